@@ -1,0 +1,56 @@
+"""Applies a trained run to images: arrays in, arrays out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from segue.errors import SegueError
+from segue.inference.forward import predict as forward
+from segue.training.run import Model, load_run
+
+
+def predict(run: Model | Path | str, images: np.ndarray) -> np.ndarray:
+    """Returns the class of every pixel, int64, of images (H, W), (C, H, W) or (N, C, H, W) in acquired units.
+
+    The result has the shape of the images without channels: (H, W) or (N, H, W). Each image is standardised by its
+    own mean and standard deviation, as in training. Raises SegueError for another number of channels.
+
+    >>> labels = predict("runs/train-0123456789abcdef", image)  # doctest: +SKIP
+    """
+    model = _model(run)
+    scores, single = _scores(model, images)
+    labels = model.target.decode(scores).numpy()
+    return labels[0] if single else labels
+
+
+def probabilities(run: Model | Path | str, images: np.ndarray) -> np.ndarray:
+    """Returns the probability of each class, float32 (K, H, W) or (N, K, H, W), of images as `predict` takes them."""
+    model = _model(run)
+    scores, single = _scores(model, images)
+    found = model.target.probabilities(scores).numpy()
+    return found[0] if single else found
+
+
+def _model(run: Model | Path | str) -> Model:
+    return run if isinstance(run, Model) else load_run(Path(run))
+
+
+def _scores(model: Model, images: np.ndarray) -> tuple[torch.Tensor, bool]:
+    count = len(model.channels)
+    single = images.ndim < 4
+    batch = images[None, None] if images.ndim == 2 else images[None] if images.ndim == 3 else images
+    if batch.ndim != 4 or batch.shape[1] != count:
+        raise SegueError(
+            f"images of shape {images.shape}: the run takes {count} channels ({', '.join(model.channels)}); give "
+            f"(H, W) for one channel, ({count}, H, W) or (N, {count}, H, W)."
+        )
+    values = torch.from_numpy(batch.astype(np.float32))
+    if not values.isfinite().all():
+        raise SegueError("images: hold NaN or infinite values; replace them before predicting.")
+    if model.spec.normalise == "image":
+        deviation, mean = torch.std_mean(values, dim=(2, 3), keepdim=True, correction=0)
+        values = (values - mean) / torch.where(deviation > 0, deviation, 1.0)
+    return forward(model.network, values, divisor=model.divisor, precision="fp32"), single

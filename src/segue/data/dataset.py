@@ -1,0 +1,254 @@
+"""The dataset: one HDF5 file of tiles, labels, sample rows, whole micrographs and splits, readable by plain h5py.
+
+tiles/images (N, C, H, W)              acquired type
+tiles/labels/<layer> (N, H, W)         int32; 0 background, -1 ignored; attributes kind and names
+tiles/valid (N, 4)                     y0, x0, y1, x1: the box that is not padding
+tiles/intensity (N, C, 2)              mean and standard deviation of the whole micrograph
+tiles/class_counts/<layer> (N, K)      pixels of each class
+samples/<column> (N,)                  group, source, y_px, x_px, conditions
+micrographs/<source>/{image, labels/<layer>}
+splits/<name> (N,)                     0 train, 1 validation, 2 test
+attributes                             format, format_version, channels, pixel_size_nm, provenance (JSON)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+
+from segue.data.assembly import (
+    FORMAT,
+    FORMAT_VERSION,
+    assemble,
+    micrograph_key,
+    micrograph_name,
+    read_column,
+    write_part,
+)
+from segue.data.digest import content_digest
+from segue.data.hdf5 import Node, open_file, reading
+from segue.data.layers import Layer, Micrograph, Part
+from segue.data.split import Split, SplitSpec, codes_of
+from segue.errors import SegueError
+from segue.spec import unknown
+
+__all__ = ["Dataset", "Layer", "Micrograph", "Part", "Split", "assemble", "content_digest", "write_part"]
+
+LABEL_CACHE_BYTES = 64 * 2**20
+
+
+class Dataset:
+    """A dataset opened for reading; close it, or use it in a `with` block. Never share it across processes."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Opens `path`; raises SegueError when it is missing, not HDF5, truncated, foreign or of a newer format."""
+        self.path = Path(path)
+        self._process = os.getpid()
+        self._file = open_file(self.path)
+        try:
+            with reading(self.path):
+                self._read_header()
+        except SegueError:
+            self._file.close()
+            raise
+
+    def _read_header(self) -> None:
+        attributes = {name: _plain(value) for name, value in self._file.attrs.items()}
+        if attributes.pop("format", None) != FORMAT or "tiles/images" not in self._file:
+            raise SegueError(
+                f"{self.path}: is an HDF5 file but not a segue dataset (no format attribute and tiles/images); "
+                "make one with `segue prepare` or `segue simulate`."
+            )
+        version = int(attributes["format_version"])
+        if version > FORMAT_VERSION:
+            raise SegueError(
+                f"{self.path}: has dataset format {version}, this segue reads up to {FORMAT_VERSION}; upgrade segue."
+            )
+        self._images = _uncached(self._file, "tiles/images")
+        self._labels = {name: _cached(self._file, f"tiles/labels/{name}") for name in self._file["tiles/labels"]}
+        self.count: int = self._images.shape[0]
+        self.tile_shape: tuple[int, int, int] = self._images.shape[1:]
+        self.dtype: np.dtype = self._images.dtype
+        self.channels: tuple[str, ...] = tuple(attributes.pop("channels"))
+        self.attributes: dict[str, Any] = attributes
+        self.layers: dict[str, Layer] = {
+            name: Layer(name, _plain(labels.attrs["kind"]), tuple(_plain(labels.attrs["names"])))
+            for name, labels in self._labels.items()
+        }
+        self._samples: dict[str, np.ndarray] | None = None
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Dataset:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        self.close()
+
+    def samples(self) -> dict[str, np.ndarray]:
+        """Returns all columns, each (N,): text as objects of str, numbers as int64 or float64."""
+        if self._samples is None:
+            self._samples = {name: read_column(values) for name, values in self._opened()["samples"].items()}
+        return dict(self._samples)
+
+    def select(self, conditions: Mapping[str, Any]) -> np.ndarray:
+        """Returns the sorted indices of the samples that meet every condition; {} selects all.
+
+        A condition is a value, a list of values, or a range {"min": …, "max": …} (one of them may be left out; both
+        ends belong to it). Raises SegueError for an unknown column and for a value that no sample has.
+        """
+        columns = self.samples()
+        chosen = np.ones(self.count, dtype=bool)
+        for name, wanted in conditions.items():
+            if name not in columns:
+                raise SegueError(f"{self.path}: {unknown(name, columns, 'condition')}.")
+            chosen &= _matches(f"{self.path}: condition '{name}'", columns[name], wanted)
+        if not chosen.any():
+            shown = ", ".join(f"{name} = {wanted}" for name, wanted in conditions.items())
+            raise SegueError(f"{self.path}: no sample meets all of {shown}; each is met alone: relax one of them.")
+        return np.flatnonzero(chosen)
+
+    def split(self, split: SplitSpec) -> np.ndarray:
+        """Returns (N,) uint8: 0 train, 1 validation, 2 test, from the stored split it names or computed by group."""
+        if split.stored is None:
+            return np.array(codes_of(self.samples()["group"], split), dtype=np.uint8)
+        return self.split_codes(split.stored)
+
+    def split_codes(self, name: str) -> np.ndarray:
+        """Returns the (N,) uint8 codes of the stored split `name`."""
+        if name not in self.split_names():
+            raise SegueError(f"{self.path}: {unknown(name, self.split_names(), 'stored split')}.")
+        return self._opened()[f"splits/{name}"][()]
+
+    def split_names(self) -> tuple[str, ...]:
+        return tuple(self._opened().get("splits", ()))
+
+    def split_attributes(self, name: str) -> dict[str, Any]:
+        """Returns how the stored split was made: seed, validation and test, or given = True."""
+        return {key: _plain(value) for key, value in self._opened()[f"splits/{name}"].attrs.items()}
+
+    def read(self, indices: np.ndarray, *, layer: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns images (n, C, H, W) in the acquired type and labels (n, H, W) int32, or None without a layer.
+
+        Indices in any order, repeats allowed; runs of neighbours are read at once, and sorted order is fastest.
+        """
+        self._opened()
+        if layer is not None and layer not in self._labels:
+            raise SegueError(f"{self.path}: {unknown(layer, self._labels, 'label layer')}.")
+        with reading(self.path):
+            images = _read_rows(self._images, indices)
+            return images, None if layer is None else _read_rows(self._labels[layer], indices)
+
+    def valid(self, indices: np.ndarray) -> np.ndarray:
+        """Returns (n, 4) int32: the box y0, x0, y1, x1 of each tile that is not padding."""
+        return self._opened()["tiles/valid"][()][indices]
+
+    def intensity(self, indices: np.ndarray) -> np.ndarray:
+        """Returns (n, C, 2) float32: mean and standard deviation of the micrograph each tile was cut from."""
+        return self._opened()["tiles/intensity"][()][indices]
+
+    def class_counts(self, layer: str) -> np.ndarray:
+        """Returns (N, K) int64: the pixels of each class in each tile, without ignored ones."""
+        if layer not in self.layers or self.layers[layer].kind != "classes":
+            classes = [name for name, known in self.layers.items() if known.kind == "classes"]
+            raise SegueError(f"{self.path}: {unknown(layer, classes, 'class layer')}.")
+        return self._opened()[f"tiles/class_counts/{layer}"][()]
+
+    def micrograph(self, source: str) -> Micrograph:
+        """Returns the whole image (C, H, W) and its labels; raises SegueError when it is not kept."""
+        group = self._opened().get(f"micrographs/{micrograph_key(source)}")
+        if group is None:
+            raise SegueError(
+                f"{self.path}: holds no micrograph '{source}' ({len(self.micrograph_ids())} are kept); "
+                "name one of them, or make the dataset with keep_micrographs = true."
+            )
+        with reading(self.path):
+            return Micrograph(group["image"][()], {name: labels[()] for name, labels in group["labels"].items()})
+
+    def micrograph_ids(self) -> tuple[str, ...]:
+        """Returns the sources whose whole images are kept, sorted."""
+        return tuple(sorted(micrograph_name(key) for key in self._opened().get("micrographs", ())))
+
+    def _opened(self) -> Node:
+        if os.getpid() != self._process:
+            raise RuntimeError(f"{self.path}: opened in another process; an HDF5 handle must not be shared, open anew")
+        return self._file
+
+
+def _matches(where: str, values: np.ndarray, wanted: Any) -> np.ndarray:
+    if isinstance(wanted, Mapping):
+        return _in_range(where, values, wanted)
+    chosen = np.zeros(len(values), dtype=bool)
+    for value in wanted if isinstance(wanted, (list, tuple)) else [wanted]:
+        if isinstance(value, str) != (values.dtype.kind == "O"):
+            same = np.zeros(len(values), dtype=bool)
+        else:
+            same = values == value if isinstance(value, str) else np.isclose(values, float(value), rtol=1e-9, atol=0)
+        if not same.any():
+            raise SegueError(f"{where}: no sample has {value!r}; found are {_present(values)}.")
+        chosen |= same
+    return chosen
+
+
+def _in_range(where: str, values: np.ndarray, wanted: Mapping[str, Any]) -> np.ndarray:
+    odd = set(wanted) - {"min", "max"}
+    if odd or not wanted or values.dtype.kind == "O":
+        raise SegueError(
+            f"{where}: {dict(wanted)} is no range for values such as {_present(values)}; "
+            "give a value, a list, or for numbers { min = …, max = … }."
+        )
+    chosen = (values >= wanted.get("min", -np.inf)) & (values <= wanted.get("max", np.inf))
+    if not chosen.any():
+        raise SegueError(f"{where}: no sample lies in {dict(wanted)}; found are {_present(values)}.")
+    return chosen
+
+
+def _present(values: np.ndarray) -> str:
+    found = [str(value) for value in np.unique(values)]
+    return ", ".join(found) if len(found) <= 12 else f"{', '.join(found[:6])}, … {found[-1]} ({len(found)} values)"
+
+
+def _read_rows(dataset: Node, indices: np.ndarray) -> np.ndarray:
+    wanted = np.asarray(indices, dtype=np.int64)
+    if wanted.size and not (wanted.min() >= 0 and wanted.max() < dataset.shape[0]):
+        raise IndexError(f"indices reach from {wanted.min()} to {wanted.max()}, the dataset holds {dataset.shape[0]}")
+    order, place = np.unique(wanted, return_inverse=True)
+    rows = np.empty((len(order), *dataset.shape[1:]), dtype=dataset.dtype)
+    ends = np.flatnonzero(np.diff(order, append=-1) != 1) + 1
+    start = 0
+    for end in ends:
+        dataset.read_direct(rows, np.s_[order[start] : order[end - 1] + 1], np.s_[start:end])
+        start = end
+    return rows if np.array_equal(order, wanted) else rows[place]
+
+
+def _uncached(file: Node, name: str) -> Node:
+    """Opens an uncompressed array so that reading one row reads that row, not its whole chunk."""
+    return _with_cache(file, name, 0)
+
+
+def _cached(file: Node, name: str) -> Node:
+    """Opens a compressed array so that rows in sorted order decompress each chunk once."""
+    return _with_cache(file, name, LABEL_CACHE_BYTES)
+
+
+def _with_cache(file: Node, name: str, size: int) -> Node:
+    access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
+    access.set_chunk_cache(521, size, 0.75)
+    return h5py.Dataset(h5py.h5d.open(file.id, name.encode(), access))
+
+
+def _plain(value: Any) -> Any:
+    """Returns an attribute as a plain Python value: str, int, float, bool or a list of them."""
+    if isinstance(value, np.ndarray):
+        return [_plain(item) for item in value]
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,148 @@
+"""HDF5 files opened so that a full disk, a truncated file or a foreign file ends in one clear sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import h5py
+
+from segue.data.files import replacing
+from segue.errors import SegueError
+
+Node: TypeAlias = Any  # an h5py file, group or dataset: h5py types every item as a union of all of these and links
+
+
+class WriteRefused(OSError):
+    """What the disk refused while an HDF5 file was written."""
+
+
+class Sink(io.RawIOBase):
+    """A file for h5py to write to that never fails: it keeps the first error and swallows what follows.
+
+    HDF5 2.0 crashes at exit when a file cannot be closed because a write was refused; so it is told that all is
+    well, and whoever writes asks for the error (`NewFile.check`).
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._file = path.open("w+b", buffering=0)
+        self.error: OSError | None = None
+
+    def write(self, data) -> int:  # any bytes-like object
+        view = memoryview(data).cast("B")
+        done = 0
+        while self.error is None and done < len(view):
+            try:
+                done += self._file.write(view[done:]) or 0
+            except OSError as error:
+                self.error = error
+        return len(view)
+
+    def readinto(self, buffer) -> int:
+        view = memoryview(buffer).cast("B")
+        count = self._file.readinto(view) or 0
+        view[count:] = bytes(len(view) - count)
+        return len(view)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def truncate(self, size: int | None = None) -> int:
+        if self.error is None:
+            try:
+                return self._file.truncate(size)
+            except OSError as error:
+                self.error = error
+        return size or 0
+
+    def flush(self) -> None:
+        """Does nothing: the file is unbuffered."""
+
+    def settle(self) -> None:
+        """Puts the bytes on the disk; a refusal is kept like any other."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self.error = self.error or error
+
+    def check(self) -> None:
+        if self.error is not None:
+            raise WriteRefused(*self.error.args) from self.error
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class NewFile:
+    """An HDF5 file being written; `check` raises the OSError of the first write that the disk refused."""
+
+    file: Node
+    sink: Sink
+
+    def check(self) -> None:
+        self.sink.check()
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[NewFile]:
+    """Gives an HDF5 file that appears at `path` only when the block ends without an error.
+
+    Raises SegueError naming `path` when the disk refuses; long writers call `check` now and then to learn it early.
+    """
+    with replacing(path) as partial, contextlib.closing(Sink(partial)) as sink:
+        with h5py.File(sink, "w") as file:
+            yield NewFile(file, sink)
+        sink.settle()
+        sink.check()
+
+
+def open_file(path: Path) -> Node:
+    """Returns the HDF5 file opened for reading; raises SegueError when it is missing, foreign or truncated."""
+    if not path.exists():
+        raise SegueError(f"{path}: there is no such file; give the path of an HDF5 dataset.")
+    if path.is_dir():
+        raise SegueError(f"{path}: is a folder; give the path of an HDF5 dataset.")
+    try:
+        if not h5py.is_hdf5(path):
+            raise SegueError(f"{path}: is not an HDF5 file; give a dataset made by segue, or prepare one from images.")
+        return h5py.File(path, "r")
+    except OSError as error:
+        if "truncated" in str(error):
+            raise SegueError(f"{path}: the HDF5 file is truncated; copy it again or make it anew.") from error
+        raise SegueError(f"{path}: cannot be opened as HDF5 ({_first_words(error)}); copy or make it anew.") from error
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Words the errors of reads from an open file: a damaged chunk, a disk that fails."""
+    try:
+        yield
+    except WriteRefused:
+        raise
+    except (OSError, RuntimeError) as error:
+        message = f"{path}: cannot be read, the file is damaged ({_first_words(error)}); copy it again or make it anew."
+        raise SegueError(message) from error
+
+
+def _first_words(error: Exception) -> str:
+    return str(error).split("\n")[0].split(" (")[-1].strip("()")[:120]

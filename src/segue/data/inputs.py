@@ -1,0 +1,80 @@
+"""Content digests of input files, cached by path, size and time of change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from segue.data.files import replacing
+from segue.errors import SegueError
+
+
+def digest_inputs(files: Iterable[Path], cache_path: Path | None = None) -> str:
+    """Returns the sha256 (hex) over the files' names, below the folder they share, and their contents.
+
+    Moving the whole folder does not change it. Digests of unchanged files (path, size, mtime_ns) are taken from the
+    JSON file `cache_path` and added to it. Raises SegueError for a file that is missing or cannot be read.
+    """
+    digests = file_digests(files, cache_path)
+    folder = shared_folder(digests)
+    lines = sorted(f"{tidy(path).relative_to(folder).as_posix()}\0{digest}" for path, digest in digests.items())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def file_digests(files: Iterable[Path], cache_path: Path | None = None) -> dict[Path, str]:
+    """Returns the sha256 (hex) of each file's content, cached as in `digest_inputs`."""
+    cache = _read_cache(cache_path)
+    digests, added = {}, False
+    for path in files:
+        key, stamp = str(tidy(path)), _stamp(path)
+        known = cache.get(key)
+        if known is None or known[:2] != stamp:
+            known = [*stamp, _sha256(path)]
+            cache[key], added = known, True
+        digests[path] = str(known[2])
+    if cache_path is not None and added:
+        with replacing(cache_path) as partial:
+            partial.write_text(json.dumps(cache, indent=0, sort_keys=True), encoding="utf-8")
+    return digests
+
+
+def shared_folder(files: Iterable[Path]) -> Path:
+    """Returns the deepest folder that holds all files."""
+    folders = [tidy(path).parent for path in files]
+    shared = folders[0] if folders else Path()
+    while not all(folder.is_relative_to(shared) for folder in folders):
+        shared = shared.parent
+    return shared
+
+
+def tidy(path: Path) -> Path:
+    """Returns the absolute path without "..", the file itself not followed where it is a link: its name is kept."""
+    return path.parent.resolve() / path.name
+
+
+def _read_cache(cache_path: Path | None) -> dict[str, list[int | str]]:
+    if cache_path is None or not cache_path.exists():
+        return {}
+    try:
+        found = json.loads(cache_path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # only a cache: the digests are computed anew
+    return found if isinstance(found, dict) else {}
+
+
+def _stamp(path: Path) -> list[int | str]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise SegueError(f"{path}: cannot be read ({error.strerror}); correct the path.") from error
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise SegueError(f"{path}: cannot be read ({error.strerror}); check the file's permissions.") from error

@@ -1,0 +1,239 @@
+"""Which image goes with which label image, in which group and under which conditions: by name or by a table."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segue.data.headers import read_header
+from segue.data.inputs import shared_folder, tidy
+from segue.data.split import PARTS, PartName
+from segue.errors import SegueError
+
+if TYPE_CHECKING:
+    from segue.data.prepare import PrepareSpec
+
+SHOWN = 10
+TABLE_COLUMNS = ("image", "label", "group", "split", "pixel_size_nm")
+OWN_COLUMNS = ("group", "source", "y_px", "x_px", "pixel_size_nm", "split", "image", "label")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image with its label image; `source` is the image's path below the folder that all images share."""
+
+    image: Path
+    label: Path
+    source: str
+    group: str
+    part: PartName | None = None
+    pixel_size_nm: float | None = None
+    conditions: Mapping[str, str | int | float] = field(default_factory=dict)
+
+
+def find_pairs(spec: PrepareSpec, where: Path) -> tuple[list[Pair], list[str]]:
+    """Returns the pairs sorted by group and source, and a sentence for each file that does not fit.
+
+    `where` is the folder that paths in the spec start from. Raises SegueError when nothing can be paired at all:
+    a folder without images, a table that cannot be read.
+    """
+    pairs, problems = (_from_table if spec.manifest else _by_name)(spec, where)
+    problems += _repeated(pairs)
+    if spec.sizes is not None:
+        pairs, wrong = _of_sizes(pairs, spec.sizes)
+        problems += wrong
+        if not pairs and not problems:
+            shown = ", ".join(f"{h} × {w}" for h, w in spec.sizes)
+            raise SegueError(f"{spec.name}: no image has one of the sizes {shown}; correct `sizes` or leave it out.")
+    problems += _torn_groups(pairs)
+    return sorted(pairs, key=lambda pair: (pair.group, pair.source)), problems
+
+
+def refuse(name: str, problems: Sequence[str]) -> None:
+    """Raises SegueError with the first ten problems and their count, if there are any."""
+    if len(problems) == 1:
+        raise SegueError(f"{name}: {problems[0]}")
+    if problems:
+        more = [f"  … and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        lines = [f"{name}: {len(problems)} problems with the files", *(f"  {p}" for p in problems[:SHOWN]), *more]
+        raise SegueError("\n".join(lines))
+
+
+def _by_name(spec: PrepareSpec, where: Path) -> tuple[list[Pair], list[str]]:
+    assert spec.images is not None and spec.labels.files is not None
+    found = _matching(where, spec.images)
+    label_of = {image: tidy(where / spec.labels.files.replace("{stem}", image.stem)) for image in found}
+    labels = {label for image, label in label_of.items() if label != image}
+    images = [image for image in found if image not in labels]  # labels may lie beside the images
+    if not images:
+        raise SegueError(f"{spec.name}: images = '{spec.images}' matches no file below {where}; correct the pattern.")
+    folder = shared_folder(images)
+    pairs, problems = [], []
+    for image in images:
+        label = label_of[image]
+        if label.is_file():
+            source = _source(image, folder)
+            group, mistake = _group_of(spec, source, image)
+            problems += mistake
+            pairs.append(Pair(image, label, source, group, None, None, spec.conditions))
+        else:
+            problems.append(f"{image}: has no label image {label}; add it, or leave the image out.")
+    used = {pair.label for pair in pairs}
+    for label in _matching(where, spec.labels.files.replace("{stem}", "*")):
+        if label not in used and label not in label_of:
+            problems.append(f"{label}: is a label image without an image of that name; add it, or leave the label out.")
+    return pairs, problems
+
+
+def _matching(where: Path, pattern: str) -> list[Path]:
+    """Returns the files that a pattern relative to `where` matches, sorted; the pattern may begin with ../ or /."""
+    parts = Path(pattern).parts
+    fixed = next((i for i, part in enumerate(parts) if any(sign in part for sign in "*?[")), len(parts) - 1)
+    folder = where.joinpath(*parts[:fixed]).resolve()
+    return sorted(path for path in folder.glob(str(Path(*parts[fixed:]))) if path.is_file())
+
+
+def _from_table(spec: PrepareSpec, where: Path) -> tuple[list[Pair], list[str]]:
+    assert spec.manifest is not None
+    table = where / spec.manifest
+    rows = _read_table(table)
+    folder = shared_folder([where / row["image"] for row in rows])
+    values, problems = _columns(table, rows, spec.conditions)
+    pairs = []
+    for number, row in enumerate(rows):
+        place = f"{table}: line {number + 2}"
+        image, label = tidy(where / row["image"]), tidy(where / row["label"])
+        missing = [f"{place}: there is no file {path}; correct it." for path in (image, label) if not path.is_file()]
+        problems += missing
+        if missing:
+            continue
+        source = _source(image, folder)
+        group, mistake = (row["group"], []) if row.get("group") else _group_of(spec, source, image)
+        part, size, wrong = _part_and_size(place, row)
+        problems += mistake + wrong
+        conditions = {**spec.conditions, **{name: column[number] for name, column in values.items()}}
+        pairs.append(Pair(image, label, source, group, part, size, conditions))
+    given = sum(pair.part is not None for pair in pairs)
+    if 0 < given < len(pairs):
+        problems.append(
+            f"{table}: {len(pairs) - given} of {len(pairs)} rows name no split; fill the column or drop it."
+        )
+    return pairs, problems
+
+
+def _read_table(table: Path) -> list[dict[str, str]]:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows = [{k: v.strip() for k, v in row.items() if isinstance(k, str) and v is not None} for row in reader]
+            columns = list(reader.fieldnames or ())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SegueError(f"{table}: cannot be read as a CSV table ({error}); correct the path or the file.") from error
+    missing = [column for column in ("image", "label") if column not in columns]
+    if missing or not rows:
+        found = ", ".join(columns) or "nothing"
+        raise SegueError(f"{table}: needs a row per image and the columns image and label; found {found}: correct it.")
+    return rows
+
+
+def _columns(
+    table: Path, rows: list[dict[str, str]], constants: Mapping[str, object]
+) -> tuple[dict[str, Sequence[str | int | float]], list[str]]:
+    """Returns the condition columns, each as integers, numbers or text throughout."""
+    names = sorted({name for row in rows for name in row} - set(TABLE_COLUMNS))
+    values: dict[str, Sequence[str | int | float]] = {}
+    problems = []
+    for name in names:
+        if not name or name in OWN_COLUMNS or name in constants:
+            problems.append(f"{table}: the column '{name}' cannot be a condition, the name is taken; rename it.")
+            continue
+        empty = [number + 2 for number, row in enumerate(rows) if not row.get(name)]
+        if empty:
+            problems.append(f"{table}: column '{name}' is empty in line {empty[0]} ({len(empty)} in all); fill it in.")
+            values[name] = [0] * len(rows)
+            continue
+        values[name] = _typed([row[name] for row in rows])
+    return values, problems
+
+
+def _typed(texts: list[str]) -> Sequence[str | int | float]:
+    for kind in (int, float):
+        try:
+            values = [kind(text) for text in texts]
+        except ValueError:
+            continue
+        if all(math.isfinite(value) for value in values):
+            return values
+    return texts
+
+
+def _part_and_size(place: str, row: Mapping[str, str]) -> tuple[PartName | None, float | None, list[str]]:
+    problems = []
+    known: dict[str, PartName] = {name: name for name in PARTS}
+    part = known.get(row.get("split", ""))
+    if row.get("split") and part is None:
+        problems.append(f"{place}: split is '{row['split']}'; allowed are {', '.join(PARTS)}: correct it.")
+    size = None
+    if row.get("pixel_size_nm"):
+        try:
+            size = float(row["pixel_size_nm"])
+        except ValueError:
+            size = math.nan
+        if not 0 < size < math.inf:
+            problems.append(f"{place}: pixel_size_nm is '{row['pixel_size_nm']}'; give a length above 0.")
+    return part, size, problems
+
+
+def _source(image: Path, folder: Path) -> str:
+    return image.relative_to(folder).as_posix()
+
+
+def _group_of(spec: PrepareSpec, source: str, image: Path) -> tuple[str, list[str]]:
+    if spec.group_pattern is None:
+        return (image.stem if spec.group == "stem" else source), []
+    found = re.search(spec.group_pattern, source)
+    if found is None or not found.group(1):
+        return source, [
+            f"{image}: group_pattern '{spec.group_pattern}' does not match '{source}'; correct the pattern."
+        ]
+    return found.group(1), []
+
+
+def _repeated(pairs: Sequence[Pair]) -> list[str]:
+    problems = []
+    for attribute, what in (("image", "image occurs {} times; keep one"), ("label", "label belongs to {} images")):
+        counts = Counter(getattr(pair, attribute) for pair in pairs)
+        for path, count in sorted(counts.items()):
+            if count > 1:
+                problems.append(f"{path}: this {what.format(count)}; give each image its own row and label.")
+    return problems
+
+
+def _of_sizes(pairs: Sequence[Pair], sizes: Sequence[tuple[int, int]]) -> tuple[list[Pair], list[str]]:
+    kept, problems = [], []
+    for pair in pairs:
+        try:
+            header = read_header(pair.image)
+        except SegueError as error:
+            problems.append(str(error))
+            continue
+        if (header.height, header.width) in sizes:
+            kept.append(pair)
+    return kept, problems
+
+
+def _torn_groups(pairs: Sequence[Pair]) -> list[str]:
+    parts: dict[str, set[PartName | None]] = {}
+    for pair in pairs:
+        parts.setdefault(pair.group, set()).add(pair.part)
+    return [
+        f"group '{group}': is in {' and '.join(sorted(str(part) for part in found))}; a group belongs to one split."
+        for group, found in sorted(parts.items())
+        if len(found) > 1 and None not in found
+    ]

@@ -1,0 +1,217 @@
+"""Cuts paired images and labels into part files, one per micrograph, and assembles the dataset."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+
+from segue.data.annotations import read_labels
+from segue.data.assembly import assemble, write_part
+from segue.data.dataset import Dataset
+from segue.data.files import make_folder, remove_abandoned
+from segue.data.layers import Micrograph, Part
+from segue.data.micrographs import intensity_of, read_micrograph
+from segue.data.pairs import Pair, refuse
+from segue.data.prepare import Prepared, PrepareSpec, part_keys
+from segue.data.split import GivenSplit, PartName, Split
+from segue.data.tiling import corners, cut
+from segue.errors import SegueError
+
+
+def make_dataset(
+    spec: PrepareSpec,
+    pairs: Sequence[Pair],
+    out: Path,
+    *,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Prepared:
+    """Writes the dataset of the pairs to `out`; see `prepare`."""
+    groups = len({pair.group for pair in pairs})
+    keys, problems = part_keys(spec, list(pairs))
+    refuse(spec.name, problems)
+    inputs = _inputs_key(spec, keys)
+    if _is_made(out, inputs):
+        return Prepared(out, len(pairs), groups, 0)
+    folder = make_folder(out.with_name(f"{out.name}.parts"))
+    paths = [folder / f"{key[:40]}.h5" for key in keys]
+    missing = [(pair, path) for pair, path in zip(pairs, paths, strict=True) if not path.exists()]
+    refuse(spec.name, _make_parts(spec, missing, workers, progress))
+    attributes, names, problems = _attributes(spec, pairs, paths)
+    refuse(spec.name, problems)
+    assemble(
+        paths,
+        out,
+        layers=[spec.layer],
+        channels=names,
+        attributes={**attributes, "inputs": inputs},
+        splits=_splits(spec, pairs),
+    )
+    remove_abandoned(out)
+    shutil.rmtree(folder, ignore_errors=True)
+    return Prepared(out, len(pairs), groups, len(missing))
+
+
+def make_part(spec: PrepareSpec, pair: Pair) -> Part:
+    """Returns the tiles of one micrograph; raises SegueError for an image or a label image that is amiss."""
+    acquired = read_micrograph(pair.image)
+    image = acquired.image
+    height, width = image.shape[1:]
+    labels = {
+        spec.layer.name: read_labels(pair.label, spec.layer, shape=(height, width), values=spec.labels.values),
+    }
+    intensity = intensity_of(image)
+    places = corners(height, width, tile_px=spec.tile_px, stride_px=spec.step_px)
+    tiles = cut(image, labels, tile_px=spec.tile_px, places=places, fill=intensity[:, 0])
+    count = len(places)
+    samples: dict[str, np.ndarray] = {
+        "group": np.array([pair.group] * count, dtype=object),
+        "source": np.array([pair.source] * count, dtype=object),
+        "y_px": tiles.corners[:, 0],
+        "x_px": tiles.corners[:, 1],
+        "pixel_size_nm": np.full(count, _pixel_size_nm(spec, pair, acquired.pixel_size_nm)),
+    }
+    for name, value in pair.conditions.items():
+        samples[name] = np.array([value] * count, dtype=object if isinstance(value, str) else None)
+    kept = {pair.source: Micrograph(image, labels)} if spec.keep_micrographs else {}
+    return Part(tiles.images, tiles.labels, tiles.valid, np.tile(intensity, (count, 1, 1)), samples, kept)
+
+
+def _pixel_size_nm(spec: PrepareSpec, pair: Pair, found: float | None) -> float:
+    """Returns the table's size, else the file's, else the spec's, else NaN; a file must not contradict the spec."""
+    if pair.pixel_size_nm is not None:
+        return pair.pixel_size_nm
+    stated = spec.pixel_size_nm
+    if found is not None and stated is not None and abs(found - stated) > 0.01 * stated:
+        raise SegueError(
+            f"{pair.image}: its metadata say {found:g} nm per pixel, the spec says {stated:g}; remove pixel_size_nm "
+            "from the spec, or give it per image in a manifest."
+        )
+    return found if found is not None else stated if stated is not None else float("nan")
+
+
+def _make_parts(
+    spec: PrepareSpec,
+    missing: Sequence[tuple[Pair, Path]],
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> list[str]:
+    """Writes the missing part files and returns a sentence for each micrograph that could not be cut."""
+    found: dict[Path, str] = {}
+    total = len(missing)
+    if workers <= 1 or total < 2:
+        for done, (pair, path) in enumerate(missing):
+            problem = _write(spec, pair, path)
+            if problem:
+                found[path] = problem
+            if progress:
+                progress(done + 1, total)
+    else:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(workers, total), context, _end_with_parent) as pool:
+            futures = {pool.submit(_write, spec, pair, path): path for pair, path in missing}
+            try:
+                for done, future in enumerate(as_completed(futures)):
+                    problem = future.result()
+                    if problem:
+                        found[futures[future]] = problem
+                    if progress:
+                        progress(done + 1, total)
+            except BrokenProcessPool as error:
+                raise SegueError(
+                    f"{spec.name}: a worker process was killed, perhaps for want of memory; "
+                    "run the same command again, with fewer workers: it continues."
+                ) from error
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    return [found[path] for _, path in missing if path in found]
+
+
+def _write(spec: PrepareSpec, pair: Pair, path: Path) -> str | None:
+    """Writes a part file; returns what is wrong with the micrograph, if anything. What the disk refuses is raised."""
+    try:
+        part = make_part(spec, pair)
+    except SegueError as error:
+        return str(error)
+    write_part(path, part)
+    return None
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it is gone, however it ended."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def wait() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=wait, daemon=True).start()
+
+
+def _attributes(
+    spec: PrepareSpec, pairs: Sequence[Pair], paths: Sequence[Path]
+) -> tuple[dict[str, str | int | float], list[str], list[str]]:
+    """Returns the dataset's attributes and channel names, and a sentence where micrographs disagree."""
+    from segue.data.hdf5 import open_file
+
+    kinds: dict[str, list[Pair]] = {}
+    sizes: set[float] = set()
+    channels = 0
+    for pair, path in zip(pairs, paths, strict=True):
+        with open_file(path) as file:
+            images = file["tiles/images"]
+            channels = images.shape[1]
+            kinds.setdefault(f"{channels} channel(s) of {images.dtype}", []).append(pair)
+            sizes.add(float(file["samples/pixel_size_nm"][0]))
+    if len(kinds) > 1:
+        shown = "; ".join(f"{kind}: {len(found)}, e.g. {found[0].image}" for kind, found in kinds.items())
+        return {}, [], [f"the images differ in kind ({shown}); convert them to one, or leave some out."]
+    if spec.channels is not None and len(spec.channels) != channels:
+        stated = f"{len(spec.channels)} channels are named ({', '.join(spec.channels)})"
+        return {}, [], [f"{stated}, but the images have {channels}; correct `channels`."]
+    names = list(spec.channels or (["intensity"] if channels == 1 else [f"channel {i}" for i in range(channels)]))
+    attributes: dict[str, str | int | float] = {
+        "name": spec.name,
+        "provenance": json.dumps(spec.provenance.model_dump(), sort_keys=True, ensure_ascii=False),
+    }
+    if len(sizes) == 1 and np.isfinite(next(iter(sizes))):
+        attributes["pixel_size_nm"] = next(iter(sizes))
+    return attributes, names, []
+
+
+def _splits(spec: PrepareSpec, pairs: Sequence[Pair]) -> dict[str, Split]:
+    splits: dict[str, Split] = dict(spec.splits)
+    given: dict[str, PartName] = {pair.group: pair.part for pair in pairs if pair.part is not None}
+    if given:
+        splits["given"] = GivenSplit(given)
+    return splits
+
+
+def _inputs_key(spec: PrepareSpec, keys: Sequence[str]) -> str:
+    """Returns the digest of all that the dataset depends on: the parts, and what is added when they are assembled."""
+    fields = spec.model_dump(mode="json", include={"name", "channels", "splits", "provenance"})
+    return hashlib.sha256(json.dumps([fields, list(keys)], sort_keys=True).encode()).hexdigest()
+
+
+def _is_made(out: Path, inputs: str) -> bool:
+    """Tells whether `out` is this very dataset; an older one is replaced, any other file is refused."""
+    if not out.exists():
+        return False
+    try:
+        with Dataset(out) as dataset:
+            return dataset.attributes.get("inputs") == inputs
+    except SegueError as error:
+        message = f"{out}: exists and is no whole segue dataset; remove it, or give another output."
+        raise SegueError(message) from error

@@ -1,0 +1,68 @@
+"""What this machine can do, and how `auto` settings resolve on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["fp32", "bf16"]
+
+
+def cores() -> int:
+    """Returns the number of CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def cpu_flags() -> frozenset[str]:
+    """Returns the processor's feature flags (`amx_bf16`, `avx512_bf16`, …); empty where the system does not tell."""
+    return frozenset(_cpuinfo("flags").split())
+
+
+def cpu_name() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(field: str) -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == field), "")
+
+
+def default_device() -> str:
+    """Returns "cuda" where torch sees a GPU, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def resolve_precision(wanted: Literal["auto", "fp32", "bf16"], device: str | torch.device) -> Precision:
+    """Returns what `auto` means on the device: bf16 where the hardware multiplies it, else fp32."""
+    if wanted != "auto":
+        return wanted
+    if str(device).startswith("cuda"):
+        import torch
+
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if cpu_flags() & {"amx_bf16", "avx512_bf16"} else "fp32"
+
+
+def environment(device: str | torch.device, precision: Precision, threads: int) -> dict[str, str | int]:
+    """Returns what a result may depend on beside its key: versions, machine, what `auto` resolved to."""
+    from importlib.metadata import version
+
+    import torch
+
+    packages = ("segue", "torch", "numpy", "h5py", "segmentation-models-pytorch")
+    found: dict[str, str | int] = {name: version(name) for name in packages}
+    found |= {"python": platform.python_version(), "cpu": cpu_name(), "cores": cores(), "device": str(device)}
+    found |= {"amx": "yes" if "amx_bf16" in cpu_flags() else "no", "precision": precision, "threads": threads}
+    if str(device).startswith("cuda"):
+        found["gpu"] = torch.cuda.get_device_name()
+    return found

@@ -1,0 +1,20 @@
+"""The errors a user can cause, worded so that they say where, what was found, what is allowed and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class SegueError(Exception):
+    """A mistake the user can mend: one clear sentence. The command line prints it and exits with code 2."""
+
+
+class SpecError(SegueError):
+    """All the mistakes of one specification file, one line each."""
+
+    def __init__(self, where: str, mistakes: Sequence[str]) -> None:
+        self.where = where
+        self.mistakes = tuple(mistakes)
+        count = len(self.mistakes)
+        head = f"{where}: {'one mistake' if count == 1 else f'{count} mistakes'}"
+        super().__init__("\n".join([head, *(f"  {mistake}" for mistake in self.mistakes)]))

@@ -1,0 +1,136 @@
+"""Says in words what a dataset, a network, a run, a plan or a study's state holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segue import networks
+from segue.errors import SegueError
+from segue.networks import NetworkSpec
+from segue.spec import validate
+from segue.terminal import size
+
+if TYPE_CHECKING:
+    from segue.study.plan import Plan
+
+
+def describe(what: str, *, width: int | None = None, channels: int = 1, classes: int = 2) -> str:
+    """Returns what lies at a path, or what a network of that name is; raises SegueError when it is neither."""
+    path = Path(what)
+    if path.is_dir():
+        return describe_run(path)
+    if path.suffix == ".toml":
+        from segue.study.plan import plan_study
+
+        return describe_plan(plan_study(path))
+    if path.is_file() or path.suffix in (".h5", ".hdf5"):
+        from segue.data.contents import describe as describe_dataset
+
+        return describe_dataset(path)
+    if "/" in what or "." in what:
+        raise SegueError(
+            f"{what}: there is no such file or folder; give a dataset, a run, a study or a network's name."
+        )
+    spec = validate(NetworkSpec, {"name": what} | ({"width": width} if width else {}), where=f"inspect {what}")
+    return describe_network(spec, channels=channels, classes=classes)
+
+
+def describe_network(spec: NetworkSpec, *, channels: int, classes: int) -> str:
+    import torch
+
+    from segue.training.freezing import counts
+
+    with torch.device("meta"):
+        network = networks.build(spec, channels=channels, classes=classes)
+    rows = [("network", spec.name + (f", width {spec.width or 64}" if spec.name in networks.NETWORKS else ""))]
+    rows += [("takes", f"(N, {channels}, H, W), H and W multiples of {networks.divisor(spec)}")]
+    rows += [("gives", f"(N, {classes}, H, W) scores")]
+    for part, found in counts(network).items():
+        rows.append((f"{part} parameters", f"{found['parameters']:,}"))
+    return aligned(rows)
+
+
+def describe_run(folder: Path) -> str:
+    if not (folder / "metrics.json").is_file():
+        raise SegueError(f"{folder}: is no finished run (no metrics.json); give the folder that `segue train` wrote.")
+    described, metrics, timing, environment = (
+        json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("spec", "metrics", "timing", "environment")
+    )
+    stage, model, labels, counted = described["stage"], described["model"], metrics["labels"], metrics["parameters"]
+    rows = [
+        ("run", f"{folder}  ({described['key']})"),
+        ("network", f"{stage['network']['name']}, {counted['network']['parameters']:,} parameters, "
+                    f"{counted['network']['trainable']:,} trained"),
+        ("frozen", ", ".join(stage["freeze"]) or "nothing"),
+        ("classes", ", ".join(model["names"])),
+        ("labels spent", f"{labels['train']} {labels['unit']} to train, {labels['validation']} to validate"),
+        ("selected", f"epoch {metrics['selected_epoch']} of {stage['epochs']}, by {metrics['selected_by']}"),
+        ("time", f"{timing['seconds']:.1f} s, {timing['images_per_s']:.0f} images/s, "
+                 f"{environment['precision']}, {environment['threads']} threads, {environment['cpu']}"),
+    ]  # fmt: skip
+    rows += [(name.replace("_", " "), number(value)) for name, value in metrics["scores"].items()]
+    return aligned(rows)
+
+
+def describe_plan(plan: Plan) -> str:
+    """Returns the counts of a plan stage by stage, and the disk space it needs."""
+    head = ("stage", "configurations", "models", "distinct", "finished", "failed")
+    rows = [
+        (c.stage, *(f"{n:,}" for n in (c.configurations, c.models, c.distinct, c.finished, c.failed)))
+        for c in plan.counts
+    ]
+    sums = [sum(getattr(c, name) for c in plan.counts) for name in head[1:]]
+    rows.append(("all", *(f"{n:,}" for n in sums)))
+    need = plan.disk()
+    uncounted = f" (and {need['uncounted']:,} networks whose size is not known beforehand)" if need["uncounted"] else ""
+    lines = [
+        plan.study.spec.title or plan.study.spec.name,
+        columns([head, *rows]),
+        f"{plan.evaluation_count:,} evaluations on {len(plan.evaluations)} domains "
+        f"({plan.study.spec.evaluate.part} part), {len(plan.datasets)} datasets",
+        f"disk still needed: {size(need['datasets'])} for datasets, {size(need['weights'])} for weights{uncounted}; "
+        f"{size(need['free'])} free in {plan.store.folder}",
+    ]
+    if need["datasets"] + need["weights"] > need["free"]:
+        lines.append('WARNING: that is more than is free; choose another --store, or keep = "metrics"')
+    return "\n".join(lines)
+
+
+def describe_status(plan: Plan) -> str:
+    """Returns what is finished, under way and failed, with the error of each failed stage."""
+    names = plan.store.names()
+    lines = [describe_plan(plan), ""]
+    for key, member in plan.datasets.items():
+        state = "finished" if member.kind == "file" or plan.store.dataset(key).exists() else "not made"
+        lines.append(
+            f"dataset {member.name}: {state}  {plan.store.dataset(key) if member.kind != 'file' else member.where}"
+        )
+    running = [train for train in plan.trains if f"{train.key}.running" in names]
+    lines.append(f"{len(running)} trainings begun and not finished")
+    failed = [train for train in plan.trains if f"{train.key}.failed.json" in names]
+    for train in failed:
+        error = json.loads(plan.store.failure(train.key).read_text(encoding="utf-8"))["error"]
+        lines.append(f"failed: {train.label} [{train.key}]\n        {error}")
+    return "\n".join(lines)
+
+
+def number(value: Any) -> str:
+    return "not defined" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def aligned(rows: Sequence[tuple[str, str]]) -> str:
+    wide = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:{wide}}  {value}" for name, value in rows)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Returns rows as a text table, the first column to the left and the others to the right."""
+    wide = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(wide[0]), *(cell.rjust(w) for cell, w in zip(row[1:], wide[1:], strict=True))])
+        for row in rows
+    )

@@ -1,0 +1,124 @@
+"""U-Net with a pre-activation ResNet-18 encoder: the network of the HRTEM transfer-learning study.
+
+At one channel, two classes and width 64 it has exactly 14,323,492 trainable parameters. The shape of
+every intermediate is given at width w for an input (N, C, H, W), H and W multiples of 32:
+
+    stem      (N,  w, H/2,  W/2)   batch norm of the input, 7x7 convolution of stride 2, BN, ReLU
+    stage 0   (N,  w, H/4,  W/4)   after a 2x2 max-pool
+    stage 1   (N, 2w, H/8,  W/8)
+    stage 2   (N, 4w, H/16, W/16)
+    stage 3   (N, 8w, H/32, W/32)
+    decoder   4w, 2w, w, w/2 channels with the skips of stages 2, 1, 0 and of the stem; then w/4 at full size
+    head      3x3 convolution to the classes, with bias
+
+Architecture: Rangel DaCosta, Oill and Scott, Elemental Microscopy EM000010 (doi:10.69761/kjte5358);
+pre-activation units: He et al., "Identity mappings in deep residual networks", ECCV 2016.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+DIVISOR = 32
+
+
+class PreActivationUnit(nn.Module):
+    """BN, ReLU, 3x3 convolution, twice, added to the input.
+
+    Where the shape changes, the shortcut is a 1x1 convolution of the activated input (not of the input itself).
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int, projected: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False)
+        self.shortcut = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False) if projected else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = F.relu(self.norm1(x))
+        kept = x if self.shortcut is None else self.shortcut(activated)
+        return kept + self.conv2(F.relu(self.norm2(self.conv1(activated))))
+
+
+class Encoder(nn.Module):
+    """Returns the features of the stem and of the four stages, finest first."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.norm_input = nn.BatchNorm2d(channels)
+        self.conv = nn.Conv2d(channels, width, 7, 2, 3, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        stages, before = [], width
+        for level in range(4):
+            after, stride = width << level, 1 if level == 0 else 2
+            stages.append(
+                nn.Sequential(
+                    PreActivationUnit(before, after, stride, projected=True),
+                    PreActivationUnit(after, after, 1, projected=False),
+                )
+            )
+            before = after
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = F.relu(self.norm(self.conv(self.norm_input(x))))
+        features = [x]
+        x = F.max_pool2d(x, 2)
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features
+
+
+class UpBlock(nn.Module):
+    """Nearest-neighbour upsampling by two, the skip concatenated, then twice 3x3 convolution, BN, ReLU."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, 1, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels_out)
+
+    def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        if skip is not None:
+            x = torch.cat((x, skip), dim=1)
+        return F.relu(self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))))
+
+
+class Decoder(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        skips = [4 * width, 2 * width, width, width, 0]
+        widths = [4 * width, 2 * width, width, width // 2, width // 4]
+        before = [8 * width, *widths[:-1]]
+        self.blocks = nn.ModuleList(UpBlock(b + s, w) for b, s, w in zip(before, skips, widths, strict=True))
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        *skips, x = features
+        for block, skip in zip(self.blocks, [*reversed(skips), None], strict=True):
+            x = block(x, skip)
+        return x
+
+
+class ResUNet(nn.Module):
+    """Maps images (N, channels, H, W), H and W multiples of 32, to (N, classes, H, W) unnormalised scores."""
+
+    def __init__(self, channels: int, classes: int, width: int) -> None:
+        super().__init__()
+        self.encoder = Encoder(channels, width)
+        self.decoder = Decoder(width)
+        self.head = nn.Conv2d(width // 4, classes, 3, 1, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.decoder(self.encoder(x)))

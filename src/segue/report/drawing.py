@@ -1,0 +1,201 @@
+"""How every figure looks, and how one drawing becomes a file for a paper and an inline picture for the page.
+
+Figures are drawn once, with the colours of `INKS` in their light form. In the page those colours are replaced by CSS
+variables of the same names, so that the same drawing follows a dark page, and its text takes the page's typeface.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+# Light form -> (CSS variable, dark form). The hues after "faint" are Okabe and Ito's, deepened for thin lines.
+INKS = {
+    "#1c2127": ("ink", "#e8e6e1"),
+    "#5d6670": ("muted", "#a3a9b2"),
+    "#dfe2e6": ("grid", "#343a43"),
+    "#f0f1f3": ("faint", "#262b33"),
+    "#fdfdfc": ("paper", "#16191e"),
+    "#0b68a8": ("blue", "#5eb2ec"),
+    "#c8500a": ("vermilion", "#f58a4b"),
+    "#0d8a66": ("green", "#3fc79c"),
+    "#a8508a": ("purple", "#db8fc2"),
+    "#a87a00": ("amber", "#e5b53c"),
+    "#2f93ad": ("teal", "#6fd0e6"),
+    "#70543e": ("brown", "#c8a68a"),
+    "#7c838c": ("grey", "#99a0aa"),
+}
+INK, MUTED, GRID, FAINT, PAPER, BLUE, VERMILION, GREEN, PURPLE, AMBER, TEAL, BROWN, GREY = INKS
+CATEGORIES = (BLUE, VERMILION, GREEN, PURPLE, AMBER, TEAL, BROWN)
+FONT = "DejaVu Sans"  # ships with matplotlib, so that layout is the same everywhere
+WIDTH_IN = 10.0
+SCALE = "cividis"  # perceptually uniform, and alike for colour-blind readers
+STYLE: dict[Any, Any] = {
+    "font.family": FONT,
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.7,
+    "axes.facecolor": PAPER,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "figure.facecolor": PAPER,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "segue",  # equal figures are equal bytes
+    "image.interpolation": "none",
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with its caption (HTML), what it shows in words for those who cannot see it, and its tooltips."""
+
+    name: str
+    figure: Figure
+    caption: str
+    alt: str
+    tips: dict[str, str] = field(default_factory=dict)  # gid of an artist -> text
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Sets the figures' style inside, and matplotlib's own on leaving."""
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+def sheet(height_in: float) -> Figure:
+    return Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+
+
+def tip(tips: dict[str, str], artist: Artist, text: str) -> None:
+    """Gives `artist` a tooltip in the page."""
+    gid = f"tip-{len(tips)}"
+    artist.set_gid(gid)
+    tips[gid] = text
+
+
+def bare(axes: Axes) -> None:
+    """Takes the frame, ticks and grid off."""
+    axes.grid(False)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def scale_axis(axes: Axes, which: Literal["x", "y"], values: np.ndarray, fold: float = 8) -> None:
+    """Makes an axis logarithmic where `values` are positive and differ more than `fold`; writes plain numbers."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    if low > 0 and high / low > fold:
+        (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+        axis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if high / low < 300 else (1,)))
+        axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
+
+
+def colours_of(names: Sequence[str]) -> dict[str, str]:
+    """Returns a colour per name, the same wherever a name occurs: distinct hues, or a scale where there are many."""
+    if len(names) <= len(CATEGORIES):
+        return dict(zip(names, CATEGORIES, strict=False))
+    return graded(names)
+
+
+def graded(names: Sequence[str]) -> dict[str, str]:
+    """Returns colours along a scale of one order, readable on light and on dark."""
+    scale = matplotlib.colormaps["plasma"]
+    steps = [0.08 + 0.72 * i / max(1, len(names) - 1) for i in range(len(names))]
+    return {name: to_hex(scale(step)) for name, step in zip(names, steps, strict=True)}
+
+
+def svg_text(figure: Figure) -> str:
+    """Returns the SVG of `figure` for a file: light, the same bytes each time, no date, every picture in it once."""
+    buffer = io.StringIO()
+    with style():
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return _pictures_once(buffer.getvalue().replace(f"'{FONT}'", f"'{FONT}', Arial, sans-serif"))
+
+
+def _pictures_once(svg: str) -> str:
+    """Returns `svg` with equal pictures, which matplotlib embeds anew each time, defined once and referred to."""
+    defined: dict[str, str] = {}
+
+    def refer(match: re.Match[str]) -> str:
+        tag = match.group(0)
+        name, place = (re.search(rf'\s{attribute}="([^"]*)"', tag) for attribute in ("id", "transform"))
+        if name is None or place is None:
+            return tag
+        defined[name.group(1)] = tag.replace(place.group(0), "")
+        return f'<use xlink:href="#{name.group(1)}"{place.group(0)}/>'
+
+    text = re.sub(r"<image\s[^>]*>", refer, svg)
+    if not defined:
+        return svg
+    end_of_head = text.index(">", text.index("<svg")) + 1
+    return f"{text[:end_of_head]}<defs>{''.join(defined.values())}</defs>{text[end_of_head:]}"
+
+
+def png_bytes(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    with style():
+        figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def inline(drawing: Drawing, svg: str) -> str:
+    """Returns `svg`, the text of the drawing's figure, as an element of the page: themed, titled, with own ids."""
+    text = svg[svg.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    for colour, (name, _) in INKS.items():
+        text = text.replace(colour, f"var(--{name})")
+    text = text.replace(f"'{FONT}', Arial, sans-serif", "var(--sans)")
+    for gid, words in drawing.tips.items():
+        text = text.replace(f'<g id="{gid}">', f'<g id="{gid}"><title>{escape(words)}</title>', 1)
+    text = re.sub(r'\bid="', f'id="{drawing.name}-', text)
+    text = text.replace("url(#", f"url(#{drawing.name}-")
+    text = re.sub(r'href="#', f'href="#{drawing.name}-', text)
+    text = re.sub(r"\n\s*", "\n", text)
+    head = f'<svg role="img" aria-label="{escape(drawing.alt)}" class="drawing" '
+    return head + text.removeprefix("<svg").lstrip()
+
+
+def theme() -> tuple[str, str]:
+    """Returns the CSS declarations of the light and of the dark inks."""
+    light = " ".join(f"--{name}: {colour};" for colour, (name, _) in INKS.items())
+    dark = " ".join(f"--{name}: {colour};" for name, colour in INKS.values())
+    return light, dark

@@ -1,0 +1,139 @@
+"""How numbers, metrics and axes read on the page."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from segue.report.statistics import Estimate
+
+METRICS = {
+    "loss": "loss",
+    "loss_adjusted": "adjusted loss",
+    "dice_mean": "mean Dice",
+    "iou_mean": "mean intersection over union",
+    "accuracy": "pixel accuracy",
+}
+AXES = {
+    "domain": "domain",
+    "images": "labelled images",
+    "groups": "labelled groups",
+    "freeze": "frozen part",
+    "optimizer.lr": "learning rate",
+    "optimizer.name": "optimiser",
+    "optimizer": "optimiser",
+    "schedule.name": "schedule",
+    "epochs": "epochs",
+    "batch": "batch size",
+    "variant": "variant",
+}
+
+
+STAGES = {
+    "pretrain": "pretraining",
+    "train": "training",
+    "scratch": "training from scratch",
+    "finetune": "fine-tuning",
+    "tune": "tuning",
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of the table to compare by, how it is called, and which way is better."""
+
+    column: str
+    words: str
+    lower_is_better: bool
+
+
+def metric_named(column: str) -> Metric:
+    kind, _, name = column.partition("_")
+    kinds = {"iou": "intersection over union", "dice": "Dice", "precision": "precision", "recall": "recall"}
+    words = METRICS.get(column) or (f"{kinds[kind]} of {name}" if kind in kinds and name else column.replace("_", " "))
+    return Metric(column, words, lower_is_better="loss" in column)
+
+
+def stage_words(stage: str) -> str:
+    """Returns what a stage is called in a sentence: "pretraining" for "pretrain"."""
+    return STAGES.get(stage, stage)
+
+
+def percent(share: float) -> str:
+    """Returns "97 %" for 0.97; "more than 99 %" rather than 100 % where not all."""
+    if 0.995 <= share < 1:
+        return "more than 99 %"
+    return "less than 1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
+
+
+def axis_words(axis: str) -> str:
+    """Returns "pretraining: learning rate" for "pretrain.optimizer.lr"."""
+    stage, _, key = axis.partition(".")
+    return f"{stage_words(stage)}: {AXES.get(key, key)}" if key else axis
+
+
+def level_text(value: Any) -> str:
+    """Returns a value of an axis as one would write it: 64, 1e-4, encoder."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (int, float)) or hasattr(value, "dtype"):
+        number = float(value)
+        if number != 0 and abs(number) < 0.01:
+            mantissa, _, exponent = f"{number:.6e}".partition("e")
+            return f"{float(mantissa):g}e{int(exponent)}"
+        return f"{int(number)}" if number == int(number) else f"{number:g}"
+    return str(value)
+
+
+def number(value: float, *, signed: bool = False) -> str:
+    """Returns `value` to three significant digits, never in more than four decimals, with a true minus sign."""
+    if not math.isfinite(value):
+        return "–"
+    size = abs(value)
+    decimals = 4 if size < 0.1 else 3 if size < 10 else 1 if size < 1000 else 0
+    text = f"{size:.{decimals}f}"
+    if float(text) == 0:
+        text, value = (f"{size:.1e}", value) if value else ("0", 0.0)
+    sign = "−" if value < 0 else "+" if signed and value > 0 else ""
+    return sign + text
+
+
+def cell_number(value: float) -> str:
+    """Returns `value` shortly enough for a cell of a matrix: .0144, .183, 2.41."""
+    if not math.isfinite(value):
+        return "–"
+    size = abs(value)
+    text = (
+        f"{size:.4f}" if size < 0.1 else f"{size:.3f}" if size < 1 else f"{size:.2f}" if size < 100 else f"{size:.0f}"
+    )
+    return ("−" if value < 0 else "") + (text.removeprefix("0") if size < 1 and text.startswith("0.") else text)
+
+
+def estimate_text(found: Estimate, *, signed: bool = False) -> str:
+    """Returns "0.0144 [0.0141, 0.0147]", without the brackets where there is no interval."""
+    text = number(found.median, signed=signed)
+    if found.interval is None:
+        return text
+    low, high = (number(end, signed=signed) for end in found.interval)
+    return f"{text} [{low}, {high}]"
+
+
+def duration(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "–"
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.1f} min" if seconds < 600 else f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def listed(names: list[str]) -> str:
+    """Returns "a, b and c"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
+
+
+def several(count: int, singular: str, plural: str | None = None) -> str:
+    """Returns "1 run", "7,200 runs"."""
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"

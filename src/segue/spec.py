@@ -1,0 +1,164 @@
+"""Loads TOML specifications and words their mistakes: all of them at once, each with its place and remedy.
+
+The models themselves stand beside the functions that consume them; here are only the model they derive
+from, the loader and the messages.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from segue.errors import SegueError, SpecError
+
+
+class SpecModel(BaseModel):
+    """A frozen table of a specification file; unknown keys are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Model = TypeVar("Model", bound=SpecModel)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Returns the tables of a TOML file; raises SegueError when it is missing, unreadable or not TOML."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SegueError(f"{path}: there is no such file; give the path of a TOML specification.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SegueError(f"{path}: cannot be read as text ({error}); give the path of a TOML specification.") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SegueError(f"{path}: is not valid TOML: {error}.") from None
+
+
+def load(model: type[Model], path: Path) -> Model:
+    """Returns `model` filled from the TOML file; raises SpecError with every mistake."""
+    return validate(model, read_toml(path), where=str(path))
+
+
+def validate(model: type[Model], data: Any, *, where: str) -> Model:
+    """Returns `model` filled from plain data; raises SpecError with every mistake, headed by `where`."""
+    found, mistakes = attempt(model, data)
+    if found is None:
+        raise SpecError(where, mistakes)
+    return found
+
+
+def attempt(model: type[Model], data: Any, *, place: str = "") -> tuple[Model | None, list[str]]:
+    """Returns the filled model and no mistakes, or None and a sentence for each mistake.
+
+    `place` is the dotted key under which `data` stands in its file.
+    """
+    try:
+        return model.model_validate(data), []
+    except ValidationError as error:
+        return None, [_sentence(model, mistake, place) for mistake in error.errors(include_url=False)]
+
+
+def unknown(found: str, allowed: typing.Iterable[str], what: str = "name") -> str:
+    """Returns "unknown name 'x'; did you mean 'y'? Allowed: …", for any closed set of names."""
+    names = sorted(allowed)
+    close = difflib.get_close_matches(found, names, n=1, cutoff=0.5)
+    meant = f" did you mean '{close[0]}'?" if close else ""
+    return f"unknown {what} '{found}';{meant} allowed: {', '.join(names)}"
+
+
+def _sentence(model: type[BaseModel], mistake: Any, place: str) -> str:
+    location = list(mistake["loc"])
+    kind, context = mistake["type"], mistake.get("ctx", {})
+    if kind == "extra_forbidden":
+        owner = _model_at(model, location[:-1])
+        allowed = list(owner.model_fields) if owner else []
+        return f"{_dotted(model, location[:-1], place) or 'at the top'}: {unknown(str(location[-1]), allowed, 'key')}"
+    where = _dotted(model, location, place)
+    if kind == "missing":
+        return f"{where}: is missing; add it"
+    found = "" if kind == "union_tag_not_found" else f"found {_shown(mistake['input'])}; "
+    if kind in ("union_tag_invalid",):
+        return f"{where}.name: " + unknown(str(context["tag"]), context["expected_tags"].replace("'", "").split(", "))
+    if kind == "literal_error":
+        allowed = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        return f"{where}: {unknown(str(mistake['input']), allowed, 'value')}"
+    if kind == "value_error":
+        return f"{where or 'at the top'}: {context['error']}"
+    message = mistake["msg"]
+    return f"{where or 'at the top'}: {found}{message[0].lower()}{message[1:]}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _dotted(model: type[BaseModel], location: list[Any], place: str) -> str:
+    """Returns the location as a dotted key, without the tags that pydantic adds for unions."""
+    parts = [place] if place else []
+    owner: Any = model
+    for step in location:
+        options = _options(owner)
+        following = [_child(option, step) for option in options]
+        following = [option for option in following if option is not None]
+        if not following and options and isinstance(step, str) and not _is_key(options, step):
+            owner = _tagged(options, step) or owner
+            continue
+        parts.append(f"[{step}]" if isinstance(step, int) else str(step))
+        owner = following[0] if following else None
+    return ".".join(parts).replace(".[", "[")
+
+
+def _model_at(model: type[BaseModel], location: list[Any]) -> type[BaseModel] | None:
+    owner: Any = model
+    for step in location:
+        options = _options(owner)
+        following = next((c for c in (_child(option, step) for option in options) if c is not None), None)
+        owner = following if following is not None else (_tagged(options, step) or owner)
+    models = [option for option in _options(owner) if isinstance(option, type) and issubclass(option, BaseModel)]
+    return models[0] if models else None
+
+
+def _options(annotation: Any) -> list[Any]:
+    """Returns the alternatives of an annotation: the members of a union, without Annotated."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _options(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        return [option for member in typing.get_args(annotation) for option in _options(member)]
+    return [annotation]
+
+
+def _child(option: Any, step: Any) -> Any:
+    if isinstance(option, type) and issubclass(option, BaseModel):
+        field = option.model_fields.get(step) if isinstance(step, str) else None
+        return None if field is None else field.annotation
+    arguments = typing.get_args(option)
+    if typing.get_origin(option) is dict and arguments and isinstance(step, str):
+        return arguments[1]
+    if typing.get_origin(option) in (list, tuple) and arguments and isinstance(step, int):
+        return arguments[min(step, len(arguments) - 1)] if arguments[-1] is not Ellipsis else arguments[0]
+    return None
+
+
+def _is_key(options: list[Any], step: str) -> bool:
+    models = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
+    return any(step in option.model_fields for option in models) or not models
+
+
+def _tagged(options: list[Any], tag: Any) -> Any:
+    """Returns the member of a union that pydantic names `tag`: by class name or by its literal `name`."""
+    for option in options:
+        if not (isinstance(option, type) and issubclass(option, BaseModel)):
+            continue
+        field = option.model_fields.get("name")
+        if option.__name__ == tag or (field and tag in typing.get_args(field.annotation)):
+            return option
+    return None

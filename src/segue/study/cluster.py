@@ -1,0 +1,80 @@
+"""Stages on a Dask cluster: worker processes of this machine, or a scheduler that runs elsewhere."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from distributed import Client, LocalCluster, WorkerPlugin, as_completed
+
+from segue.errors import SegueError
+from segue.study.execute import Done, Work, perform
+
+PR_SET_PDEATHSIG = 1
+
+
+class EndWithParent(WorkerPlugin):
+    """Ends a worker when the process that started it is killed: it would go on training unwatched."""
+
+    name = "end-with-parent"
+
+    def setup(self, worker: Any) -> None:
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class OnCluster:
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._works: dict[str, Work] = {}
+        self._completed = as_completed(with_results=True, raise_errors=False)
+
+    def submit(self, work: Work) -> None:
+        future = self._client.submit(perform, work, key=work.key, pure=False)
+        self._works[work.key] = work
+        self._completed.add(future)
+
+    def next(self) -> Done:
+        future, result = next(self._completed)
+        if isinstance(result, Done):
+            return result
+        # a worker that died takes its exception's place: the stage resumes from its checkpoint the next time
+        error = result[1] if isinstance(result, tuple) else result
+        return Done(future.key, 0.0, f"its worker was lost ({error}); run the study again to go on from its checkpoint")
+
+
+@contextmanager
+def connected(workers: int, scheduler: str | None) -> Iterator[OnCluster]:
+    """Gives a cluster of `workers` local processes with one thread each, or the one at `scheduler` (host:port)."""
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+    if scheduler is not None:
+        try:
+            client = Client(scheduler, timeout="20s")
+        except (OSError, ValueError, TimeoutError) as error:
+            raise SegueError(
+                f"--scheduler {scheduler}: no Dask scheduler answers ({error}); give the address it printed when it "
+                "started, such as tcp://host:8786."
+            ) from error
+        with client:
+            yield OnCluster(client)
+        return
+    os.environ.setdefault("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "60s")
+    with (
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=0,
+            dashboard_address="",
+            silence_logs=logging.ERROR,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        client.register_plugin(EndWithParent())
+        yield OnCluster(client)

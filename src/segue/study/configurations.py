@@ -1,0 +1,223 @@
+"""From a study file to its configurations: every stage's grid, joined to the grids of its ancestors, and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from segue.errors import SpecError
+from segue.spec import attempt, read_toml, unknown
+from segue.study import grammar
+from segue.study.datasets import Members, members
+from segue.study.grammar import Label, StudySpec, Table
+from segue.training.stage import ParentSpec, StageSpec
+
+STUDY_KEYS = {"from", "domain", "mix", "pairs", "variants", "images", "groups"}
+STAGE_KEYS = set(StageSpec.model_fields) - {"data", "parent", "seed", "init", "draw", "keep_epochs"}
+INHERITED = ("network", "target", "split")
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One point of a study's grid, without its seed.
+
+    axes: "<stage>.<dotted key>" -> value as written in tables, of this stage and its ancestors; own: those of this
+    stage alone; table: the stage's table without axes; spec: the same as the training takes it, with names of datasets
+    in place of their keys; domain: what it trains on, in words.
+    """
+
+    stage: str
+    parent: Configuration | None
+    axes: Mapping[str, Label]
+    own: tuple[str, ...]
+    table: Table
+    spec: StageSpec
+    domain: str
+
+    @cached_property
+    def title(self) -> str:
+        told = ", ".join(f"{axis} = {value}" for axis, value in self.axes.items())
+        return f"{self.stage} ({told})" if told else self.stage
+
+    @property
+    def lineage(self) -> dict[str, Configuration]:
+        above = self.parent.lineage if self.parent else {}
+        return above | {self.stage: self}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file, read and unfolded. `configurations` lists each stage's, parents first."""
+
+    path: Path
+    spec: StudySpec
+    datasets: Mapping[str, Members]
+    configurations: Mapping[str, tuple[Configuration, ...]]
+    parents: Mapping[str, str | None]
+
+
+def read_study(path: Path) -> Study:
+    """Returns the study of a TOML file; raises SpecError with all of its mistakes."""
+    data = read_toml(path)
+    spec, mistakes = attempt(StudySpec, data)
+    if spec is None:
+        raise SpecError(str(path), mistakes)
+    datasets = {}
+    for name, source in spec.datasets.items():
+        datasets[name], found = members(name, source, path.parent)
+        mistakes += found
+    mistakes += _domain_mistakes(spec, datasets)
+    order, found = _order(spec.stages)
+    mistakes += found
+    configurations: dict[str, tuple[Configuration, ...]] = {}
+    for name in order:
+        configurations[name], found = _unfold(name, spec, datasets, configurations)
+        mistakes += found
+    if mistakes:
+        raise SpecError(str(path), list(dict.fromkeys(mistakes)))
+    parents = {name: _parent(spec.stages[name]) for name in order}
+    return Study(path, spec, datasets, configurations, parents)
+
+
+def _parent(table: Table) -> str | None:
+    parent = table.get("from")
+    return parent if isinstance(parent, str) else None
+
+
+def _order(stages: Mapping[str, Table]) -> tuple[list[str], list[str]]:
+    """Returns the stages with parents before children, and the mistakes in `from`."""
+    order: list[str] = []
+    waiting, mistakes = dict(stages), []
+    while waiting:
+        ready = [name for name, table in waiting.items() if _parent(table) is None or _parent(table) in order]
+        for name in ready:
+            order.append(name)
+            del waiting[name]
+        if not ready:
+            for name, table in waiting.items():
+                parent = str(_parent(table))
+                reason = "a stage cannot descend from itself" if parent in stages else unknown(parent, stages, "stage")
+                mistakes.append(f"stages.{name}.from: {reason}")
+            break
+    return order, mistakes
+
+
+def _domain_mistakes(spec: StudySpec, datasets: Mapping[str, Members]) -> list[str]:
+    mistakes = []
+    for name, domain in spec.domains.items():
+        dataset = domain.get("dataset")
+        if dataset not in spec.datasets:
+            found = "is missing" if dataset is None else unknown(str(dataset), spec.datasets, "dataset")
+            mistakes.append(f"domains.{name}.dataset: {found}")
+        elif datasets[dataset].all:
+            _, problem = datasets[dataset].select(domain)
+            mistakes += [f"domains.{name}: {problem}"] if problem else []
+    chosen = spec.evaluate.domains
+    for name in chosen if isinstance(chosen, list) else []:
+        if name not in spec.domains:
+            mistakes.append(f"evaluate.domains: {unknown(name, spec.domains, 'domain')}")
+    return mistakes
+
+
+def _unfold(
+    name: str, spec: StudySpec, datasets: Mapping[str, Members], known: Mapping[str, tuple[Configuration, ...]]
+) -> tuple[tuple[Configuration, ...], list[str]]:
+    place = f"stages.{name}"
+    try:
+        points = grammar.unfold(spec.stages[name])
+    except ValueError as error:
+        return (), [f"{place}.{error}"]
+    parent_name = _parent(spec.stages[name])
+    parents: tuple[Configuration | None, ...] = known.get(parent_name, ()) if parent_name else (None,)
+    mistakes = []
+    found = []
+    for point in points:
+        stage_spec, domain, wrong = _stage_spec(place, point.table, spec, datasets)
+        mistakes += wrong
+        for parent in parents:
+            ruled_out, wrong = _ruled_out(place, point, parent)
+            mistakes += wrong
+            if ruled_out or stage_spec is None:
+                continue
+            inherited = {
+                key: getattr(parent.spec, key) for key in INHERITED if parent is not None and key not in point.table
+            }
+            own = {f"{name}.{axis}": grammar.label(value) for axis, value in point.coordinates.items()}
+            axes = dict(parent.axes) | own if parent else own
+            joined = stage_spec.model_copy(update=inherited) if inherited else stage_spec
+            found.append(Configuration(name, parent, axes, tuple(own), point.table, joined, domain))
+    if not found and not mistakes and (parents or parent_name is None):
+        mistakes.append(f"{place}: `except` leaves no combination; widen `each` or drop `except`")
+    return tuple(found), mistakes
+
+
+def _ruled_out(place: str, point: grammar.Point, parent: Configuration | None) -> tuple[bool, list[str]]:
+    mistakes = []
+    for axis, names in point.avoid.items():
+        for path in names:
+            stage, _, key = path.partition(".")
+            ancestor = parent.lineage.get(stage) if parent else None
+            if ancestor is None:
+                above = ", ".join(parent.lineage) if parent else "none, since it has no `from`"
+                mistakes.append(f"{place}.{axis}.except: '{path}' names no ancestor of this stage; ancestors: {above}")
+            elif grammar.lookup(ancestor.table, key) is None:
+                mistakes.append(f"{place}.{axis}.except: stage '{stage}' sets no '{key}'; name a key it sets")
+            elif grammar.lookup(ancestor.table, key) == point.coordinates[axis]:
+                return True, mistakes
+    return False, mistakes
+
+
+def _stage_spec(
+    place: str, table: Table, spec: StudySpec, datasets: Mapping[str, Members]
+) -> tuple[StageSpec | None, str, list[str]]:
+    """Returns the training's specification of one point of the grid, its domain in words, and the mistakes."""
+    foreign = [key for key in table if key not in STUDY_KEYS | STAGE_KEYS]
+    mistakes = [f"{place}: {unknown(key, STUDY_KEYS | STAGE_KEYS, 'key')}" for key in foreign]
+    data, domain, wrong = _data(place, table, spec, datasets)
+    mistakes += wrong
+    plain: dict[str, Any] = {key: value for key, value in table.items() if key in STAGE_KEYS}
+    for key in INHERITED:
+        default = getattr(spec, key)
+        if key not in plain and default:
+            plain[key] = default
+    origin = table.get("from")
+    if isinstance(origin, dict):
+        external, wrong = attempt(ParentSpec, origin, place=f"{place}.from")
+        mistakes += wrong
+        plain["from"] = external.model_dump(exclude_none=True) if external else None
+    elif "load" in table and origin is None:
+        mistakes.append(f"{place}.load: names parts of a parent, but the stage has no `from`; add it or remove load")
+    # without data, because of a mistake told already, the rest is checked with a placeholder
+    found, wrong = attempt(StageSpec, {**plain, "data": data or [{"dataset": "?"}], "seed": spec.seed}, place=place)
+    return (None if mistakes or wrong else found), domain, mistakes + wrong
+
+
+def _data(
+    place: str, table: Table, spec: StudySpec, datasets: Mapping[str, Members]
+) -> tuple[list[Table], str, list[str]]:
+    """Returns what StageSpec.data takes, from `domain` or `mix`."""
+    if ("domain" in table) == ("mix" in table):
+        return [], "", [f"{place}: give either `domain` or `mix`, which say what the stage trains on"]
+    if "domain" in table:
+        counts = {key: table[key] for key in ("images", "groups") if key in table}
+        items: Any = [{"domain": table["domain"], **counts}]
+        described = str(table["domain"])
+    else:
+        items = table["mix"]
+        if not (isinstance(items, list) and items and all(isinstance(i, dict) and "domain" in i for i in items)):
+            return [], "", [f'{place}.mix: found {items!r}; write mix = [{{ domain = "a", images = 128 }}, ...]']
+        if "images" in table or "groups" in table:
+            return [], "", [f"{place}: with `mix` the numbers of images stand in its items; remove images and groups"]
+        described = grammar.mixture(items)
+    data, mistakes = [], []
+    for item in items:
+        domain = spec.domains.get(item["domain"]) if isinstance(item["domain"], str) else None
+        if domain is None:
+            mistakes.append(f"{place}.domain: {unknown(str(item['domain']), spec.domains, 'domain')}")
+        elif (source := datasets.get(domain.get("dataset", ""))) is not None and source.all:
+            entry, _ = source.select(domain)
+            data.append({**entry, **{key: value for key, value in item.items() if key != "domain"}})
+    return data, described, mistakes

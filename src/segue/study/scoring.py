@@ -1,0 +1,99 @@
+"""Evaluation stages: a finished run scored on a domain's held-out part, each result in a file of its own."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segue import device as devices
+from segue import networks
+from segue.data.dataset import Dataset
+from segue.data.source import ResidentSource
+from segue.data.split import PartName
+from segue.errors import SegueError
+from segue.inference.forward import score
+from segue.study.store import write_json
+from segue.training import checkpoint
+from segue.training.drawing import part_indices, refuse_leaks
+from segue.training.run import Model, choose_layer, load_run
+from segue.training.stage import DataSpec
+from segue.training.transfer import load_parts
+
+
+def score_run(
+    model: Model, dataset: Path, data: DataSpec, part: PartName, *, every_epoch: bool = False
+) -> dict[str, Any]:
+    """Returns the scores of a run on the part of a domain, and how many samples and groups they are from.
+
+    With `every_epoch` also `epochs`, the scores of each epoch's weights, where the run kept them. Raises SegueError
+    when the data do not fit the run, when the part is empty, or when any of its groups was trained on.
+    """
+    spec = model.spec
+    environment = json.loads((model.folder / "environment.json").read_text(encoding="utf-8"))
+    torch.set_num_threads(spec.threads)
+    device = devices.default_device()
+    precision = devices.resolve_precision(environment["precision"], device)
+    with Dataset(dataset) as opened:
+        layer = choose_layer(opened, spec.target.layer)
+        networks.require_fit(spec.network, opened.tile_shape, str(dataset))
+        _require_fit(model, opened, layer.names)
+        indices = part_indices(opened, data, spec, part)
+        if not len(indices):
+            raise SegueError(
+                f"{dataset}: the {part} part of {data.conditions or 'all samples'} is empty; change the split."
+            )
+        groups = sorted(set(opened.samples()["group"][indices]))
+        source = ResidentSource.from_dataset(opened, indices, layer=layer.name, normalise=spec.normalise)
+    known = json.loads((model.folder / "groups.json").read_text(encoding="utf-8"))
+    selecting = known["validation"] if part == "test" else []
+    refuse_leaks({*known["training"], *known["ancestors"], *selecting}, groups, part, str(dataset))
+    network = model.network.to(device)
+
+    def scored() -> dict[str, float | None]:
+        found = score(network, model.target, source, batch=spec.batch, device=device, precision=precision)
+        return {name: None if math.isnan(value) else value for name, value in found.items()}
+
+    result: dict[str, Any] = {"part": part, "samples": len(indices), "groups": len(groups), "scores": scored()}
+    if every_epoch:
+        result["epochs"] = []
+        for epoch in range(1, spec.epochs + 1):
+            weights = checkpoint.load_weights(model.folder / "epochs" / f"{epoch}.safetensors")
+            load_parts(network, weights, None, where=str(model.folder))
+            result["epochs"].append(scored())
+    return result
+
+
+def _require_fit(model: Model, dataset: Dataset, names: tuple[str, ...]) -> None:
+    if (dataset.channels, names) != (model.channels, model.target.names):
+        raise SegueError(
+            f"{dataset.path}: has channels {dataset.channels} and classes {names}, but {model.folder} was trained on "
+            f"channels {model.channels} and classes {model.target.names}; give data of the same kind."
+        )
+
+
+def score_missing(
+    run: Path, wanted: Mapping[Path, tuple[str, Path, DataSpec]], part: PartName, *, every_epoch: bool = False
+) -> dict[str, str]:
+    """Writes the evaluations of a run that are not there yet; returns the domains that failed and why.
+
+    wanted: result file -> (domain, dataset file, what of it).
+    """
+    missing = {file: how for file, how in wanted.items() if not file.exists()}
+    failed: dict[str, str] = {}
+    if not missing:
+        return failed
+    try:
+        model = load_run(run)
+    except SegueError as error:
+        return {domain: str(error) for domain, _, _ in missing.values()}
+    for file, (domain, dataset, data) in missing.items():
+        try:
+            write_json(file, score_run(model, dataset, data, part, every_epoch=every_epoch))
+        except SegueError as error:
+            failed[domain] = str(error)
+    return failed

@@ -1,0 +1,176 @@
+"""Gathers what a study's runs recorded into one tidy table, their histories, failures and costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from segue.data.files import replacing
+from segue.errors import SegueError
+from segue.study.plan import Plan, Train
+from segue.study.results import StudyResults
+from segue.study.store import read_json
+
+
+def collect(plan: Plan, *, command: str) -> StudyResults:
+    """Returns the results of all finished runs of a plan, without example images."""
+    study = plan.study
+    rows, histories, costs = [], [], []
+    for train in plan.trains:
+        folder = plan.store.run(train.key)
+        metrics = read_json(folder / "metrics.json")
+        if metrics is None:
+            continue
+        identity = _identity(plan, train, metrics)
+        found = [(e, read_json(plan.store.evaluation(train.key, plan.evaluation_key(e)))) for e in plan.evaluations]
+        for evaluation, result in found:
+            if result is not None:
+                scores = {"evaluated_domain": evaluation.domain, "split": result["part"], "samples": result["samples"]}
+                rows.append(identity | scores | result["scores"])
+        histories.append(_history(folder, identity, {e.domain: r for e, r in found if r is not None}))
+        costs.append(_cost(folder, train))
+    failures = _failures(plan)
+    return StudyResults(
+        name=study.spec.name,
+        title=study.spec.title or study.spec.name,
+        question=study.spec.question,
+        command=command,
+        spec_text=study.path.read_text(encoding="utf-8"),
+        table=_ordered(pd.DataFrame(rows)),
+        histories=pd.concat(histories, ignore_index=True) if histories else pd.DataFrame(),
+        failures=failures,
+        counts=_counts(plan, len(failures), len(rows)),
+        cost=_total_cost(costs),
+        stages={name: _own_axes(found) for name, found in study.configurations.items()},
+        parents=dict(study.parents),
+        domains=list(study.spec.domains),
+        examples=[],
+    )
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Writes a table as Parquet or CSV, as the file's ending says."""
+    if path.suffix not in (".parquet", ".csv"):
+        raise SegueError(f"{path}: tables are written as .parquet or .csv; give the file one of these endings.")
+    with replacing(path) as partial:
+        if path.suffix == ".csv":
+            table.to_csv(partial, index=False)
+        else:
+            table.to_parquet(partial, index=False)
+
+
+def _identity(plan: Plan, train: Train, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the columns that say which run a row is of. Timings and dates are not among them."""
+    configuration, labels = train.configuration, metrics["labels"]
+    return {
+        "study": plan.study.spec.name,
+        "stage": configuration.stage,
+        "run": train.key,
+        "parent": train.parent or "",
+        "status": "finished",
+        **configuration.axes,
+        **_trained_on(train),
+        "domain": configuration.domain,
+        "seed_init": train.spec.init,
+        "seed_draw": train.spec.draw,
+        "labels_train": labels["train"],
+        "labels_validation": labels["validation"],
+        "labels": labels["train"] + labels["validation"],
+        "label_unit": labels["unit"],
+        "selected_epoch": metrics["selected_epoch"],
+        "epochs": train.spec.epochs,
+        "precision": metrics["precision"],
+        "threads": metrics["threads"],
+    }
+
+
+def _trained_on(train: Train) -> dict[str, str]:
+    """Returns "<stage>.domain" of the stage and its ancestors, whether or not the domain is an axis."""
+    return {f"{stage}.domain": c.domain for stage, c in train.configuration.lineage.items()}
+
+
+def _own_axes(configurations: tuple[Any, ...]) -> list[str]:
+    return list(dict.fromkeys(axis for configuration in configurations for axis in configuration.own))
+
+
+def _history(folder: Path, identity: Mapping[str, Any], evaluations: Mapping[str, Any]) -> pd.DataFrame:
+    history = pd.read_parquet(folder / "history.parquet")
+    for domain, result in evaluations.items():
+        for name in ("loss_adjusted", "dice_mean") if "epochs" in result else ():
+            history[f"{name}@{domain}"] = [scores[name] for scores in result["epochs"]]
+    left_out = ("selected_epoch", "epochs", "labels_train", "labels_validation", "labels", "label_unit", "status")
+    columns = {name: value for name, value in identity.items() if name not in left_out}
+    return pd.concat([pd.DataFrame([columns] * len(history)), history], axis=1)
+
+
+def _cost(folder: Path, train: Train) -> dict[str, Any]:
+    timing = json.loads((folder / "timing.json").read_text(encoding="utf-8"))
+    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    machine = environment.get("gpu") or f"{environment['cpu']}, {environment['cores']} cores"
+    if environment["amx"] == "yes":
+        machine += " with AMX"
+    return {
+        "stage": train.configuration.stage,
+        "seconds": timing["seconds"],
+        "images_per_s": timing["images_per_s"],
+        "threads": environment["threads"],
+        "precision": environment["precision"],
+        "machine": machine,
+    }
+
+
+def _total_cost(costs: list[dict[str, Any]]) -> pd.DataFrame:
+    if not costs:
+        return pd.DataFrame()
+    frame = pd.DataFrame(costs)
+    grouped = frame.groupby("stage", sort=False)
+    total = grouped["seconds"].agg(runs="size", seconds_total="sum", seconds_median="median")
+    total["images_per_s"] = grouped["images_per_s"].median()
+    for name in ("threads", "precision", "machine"):
+        total[name] = grouped[name].agg(lambda values: ", ".join(sorted({str(value) for value in values})))
+    return total.reset_index()
+
+
+def _failures(plan: Plan) -> pd.DataFrame:
+    rows = []
+    for train in plan.trains:
+        found = read_json(plan.store.failure(train.key)) if f"{train.key}.failed.json" in plan.store.names() else None
+        if found is not None:
+            stage = train.configuration.stage
+            rows.append({"stage": stage, "run": train.key, "configuration": train.label, "error": found["error"]})
+    for key, member in plan.datasets.items():
+        found = read_json(plan.store.failure(key))
+        if found is not None:
+            rows.append({"stage": "dataset", "run": key, "configuration": member.name, "error": found["error"]})
+    return pd.DataFrame(rows, columns=["stage", "run", "configuration", "error"])
+
+
+def _counts(plan: Plan, failed: int, evaluations: int) -> dict[str, int]:
+    finished = sum(count.finished for count in plan.counts)
+    return {
+        "configurations": sum(count.configurations for count in plan.counts),
+        "models": sum(count.models for count in plan.counts),
+        "stages": len(plan.trains),
+        "finished": finished,
+        "failed": failed,
+        "pending": max(len(plan.trains) - finished - failed, 0),
+        "evaluations": evaluations,
+    }
+
+
+def _ordered(table: pd.DataFrame) -> pd.DataFrame:
+    """Puts the columns that say what a row is before its scores."""
+    if table.empty:
+        return table
+    late = ("evaluated_domain", "split", "samples", "loss", "loss_floor", "loss_adjusted", "accuracy")
+    first = [
+        name
+        for name in table.columns
+        if name not in late and not name.startswith(("iou_", "dice_", "precision_", "recall_"))
+    ]
+    rest = [name for name in table.columns if name not in first]
+    return table.reindex(columns=first + rest)

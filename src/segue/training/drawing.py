@@ -1,0 +1,107 @@
+"""Which labelled samples a stage trains on and validates with: split by group, then drawn in a nested order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from segue import rng
+from segue.data.dataset import Dataset
+from segue.data.split import PartName
+from segue.errors import SegueError
+from segue.training.stage import DataSpec, Range, StageSpec
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Sorted indices into a dataset, the groups they come from, and how many labels they count for."""
+
+    indices: np.ndarray
+    groups: frozenset[str]
+    labels: int
+
+
+def plain_conditions(item: DataSpec) -> dict[str, object]:
+    return {
+        name: value.model_dump(exclude_none=True) if isinstance(value, Range) else value
+        for name, value in item.conditions.items()
+    }
+
+
+def part_indices(dataset: Dataset, item: DataSpec, spec: StageSpec, part: PartName) -> np.ndarray:
+    """Returns the sorted indices of the samples that meet the item's conditions and lie in a part of the split."""
+    selected = dataset.select(plain_conditions(item))
+    return selected[dataset.split(spec.split)[selected] == ("train", "validation", "test").index(part)]
+
+
+def draw_training(dataset: Dataset, item: DataSpec, spec: StageSpec, identity: str) -> Drawn:
+    """Returns the training samples of an item; `identity` is the dataset's key, so that domains draw independently.
+
+    Subsets are nested: of one domain and draw index, the 64 images are among the 128. Raises SegueError when the
+    training part holds fewer than asked for.
+    """
+    available = part_indices(dataset, item, spec, "train")
+    counting = "groups" if item.groups is not None else "images"
+    wanted = item.groups if item.groups is not None else item.images
+    return _draw(dataset, available, "all" if wanted is None else wanted, (spec, item, identity, "train", counting))
+
+
+def draw_validation(dataset: Dataset, item: DataSpec, spec: StageSpec, identity: str) -> Drawn:
+    """Returns the validation samples of an item: all, or as many as `spec.validation` says."""
+    available = part_indices(dataset, item, spec, "validation")
+    return _draw(dataset, available, spec.validation, (spec, item, identity, "validation", spec.label_unit))
+
+
+def _draw(
+    dataset: Dataset, available: np.ndarray, wanted: int | str, purpose: tuple[StageSpec, DataSpec, str, PartName, str]
+) -> Drawn:
+    spec, item, identity, part, counting = purpose
+    groups = dataset.samples()["group"][available]
+    units = list(dict.fromkeys(groups)) if counting == "groups" else _sample_names(groups)
+    if not units or (wanted != "all" and int(wanted) > len(units)):
+        raise SegueError(
+            f"{dataset.path}: the {part} part of {_domain(item)} holds {len(units)} {counting}, but the stage wants "
+            f"{'at least one' if wanted == 'all' else wanted}; lower the number, or change the split's seed or "
+            f"fractions (validation {spec.split.validation}, test {spec.split.test})."
+        )
+    if wanted == "all":
+        return Drawn(available, frozenset(groups), len(units))
+    domain = json.dumps(plain_conditions(item), sort_keys=True)
+    order = sorted(
+        range(len(units)), key=lambda i: rng.derive(spec.seed, "draw", spec.draw, identity, domain, part, units[i])
+    )
+    chosen = order[: int(wanted)]
+    if counting == "groups":
+        kept = {units[i] for i in chosen}
+        indices = available[[group in kept for group in groups]]
+    else:
+        indices = np.sort(available[chosen])
+    return Drawn(indices, frozenset(dataset.samples()["group"][indices]), len(chosen))
+
+
+def _sample_names(groups: Iterable[str]) -> list[str]:
+    """Returns a name per sample: its group and its number within the group."""
+    seen: dict[str, int] = {}
+    names = []
+    for group in groups:
+        seen[group] = seen.get(group, -1) + 1
+        names.append(f"{group}#{seen[group]}")
+    return names
+
+
+def _domain(item: DataSpec) -> str:
+    told = ", ".join(f"{name} = {value}" for name, value in plain_conditions(item).items())
+    return f"({told})" if told else "the dataset"
+
+
+def refuse_leaks(training: Collection[str], held_out: Collection[str], part: PartName, where: str) -> None:
+    """Raises SegueError when held-out groups occur among the training groups of a stage or of its ancestors."""
+    shared = sorted(set(training) & set(held_out))
+    if shared:
+        raise SegueError(
+            f"{where}: {len(shared)} of its {part} groups were trained on, by it or by a stage it descends from (first "
+            f"'{shared[0]}'); give all stages the same split (seed and fractions)."
+        )

@@ -1,0 +1,318 @@
+"""One stage from its specification to a run folder, and a finished run back to a model.
+
+    spec.json             what was asked, resolved, and what the network takes and gives
+    groups.json           groups trained on (by ancestors too) and validated with
+    weights.safetensors   of the selected epoch; last.safetensors where that is not the last
+    history.parquet       a row per epoch
+    metrics.json          selected epoch, its validation scores, labels spent, parameters
+    timing.json           seconds, rates, interruptions    } apart from results, since they
+    environment.json      versions and machine             } differ from run to run
+
+While it runs the folder is called `<name>.running` and holds `state/`; it is renamed when all is written.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from segue import device as devices
+from segue import networks, rng
+from segue.data.dataset import Dataset
+from segue.data.files import make_folder, refusal
+from segue.data.layers import Layer
+from segue.data.source import ResidentSource, concatenate
+from segue.errors import SegueError
+from segue.targets import classes as targets
+from segue.training import checkpoint, drawing, freezing, loop
+from segue.training.stage import StageSpec
+from segue.training.transfer import load_parts
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where a stage's inputs lie. datasets: name in the specification -> (path, identity), the identity being a key
+    or a digest that draws depend on; parent: the folder of a finished run, or a safetensors file."""
+
+    datasets: Mapping[str, tuple[Path, str]]
+    parent: Path | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network with what is needed to use it: its target, channels, normalisation and input divisor."""
+
+    network: nn.Module
+    target: targets.Classes
+    spec: StageSpec
+    channels: tuple[str, ...]
+    folder: Path
+
+    @property
+    def divisor(self) -> int:
+        return networks.divisor(self.spec.network)
+
+
+def is_finished(folder: Path) -> bool:
+    return (folder / "metrics.json").is_file()
+
+
+def working_folder(folder: Path) -> Path:
+    """Returns where an unfinished run of `folder` lies."""
+    return folder.with_name(folder.name + ".running")
+
+
+def train_stage(
+    spec: StageSpec, folder: Path, *, key: str, inputs: Inputs, checkpoint_s: float = 60.0, tell: Tell | None = None
+) -> None:
+    """Trains the stage into `folder`, going on from where an earlier attempt was interrupted.
+
+    A finished run of the same key is left alone. Raises SegueError for what the user can mend: data that do not fit
+    the network, too few labels, leaking groups, a folder in use or holding another run, a full disk.
+    """
+    if is_finished(folder):
+        _require_same(folder, key)
+        _clear(folder)
+        return
+    working = working_folder(folder)
+    make_folder(working)
+    with _lock(working):
+        if is_finished(folder):  # another process finished it while this one waited
+            return
+        if _recorded_key(working) not in (None, key):
+            shutil.rmtree(working / "state", ignore_errors=True)
+        try:
+            _train(spec, working, key, inputs, (checkpoint_s, tell))
+            if folder.exists():
+                raise SegueError(f"{folder}: is in the way and is no finished run; move it or choose another folder.")
+            working.rename(folder)
+        except OSError as error:
+            raise SegueError(refusal(folder, error)) from error
+        except SafetensorError as error:
+            raise SegueError(
+                f"{folder}: its weights cannot be written ({error}); free disk space, then run the same command again."
+            ) from error
+    _clear(folder)
+
+
+def _clear(folder: Path) -> None:
+    """Removes what only an unfinished run needs."""
+    shutil.rmtree(folder / "state", ignore_errors=True)
+    (folder / "lock").unlink(missing_ok=True)
+
+
+def _train(spec: StageSpec, working: Path, key: str, inputs: Inputs, how: tuple[float, Tell | None]) -> None:
+    began = time.monotonic()
+    checkpoint_s, tell = how
+    torch.set_num_threads(spec.threads)
+    device = devices.default_device()
+    precision = devices.resolve_precision(spec.precision, device)
+    data = _load_data(spec, inputs, str(working))
+    if tell is not None:
+        tell(
+            f"{data.drawn_training} training and {data.drawn_validation} validation {spec.label_unit}, "
+            f"{data.bytes / 1e6:.0f} MB resident; {precision} on {device}, {spec.threads} threads"
+        )
+    target = targets.build(
+        spec.target, names=data.layer.names, instances=data.layer.kind == "instances", where=str(working)
+    )
+    with rng.scope(spec.seed, "init", spec.init):
+        network = networks.build(spec.network, channels=len(data.channels), classes=target.channels)
+    loaded = _load_parent(network, spec, inputs.parent)
+    described = {
+        "kind": "train", "key": key, "stage": spec.model_dump(mode="json", by_alias=True),
+        "model": {"channels": data.channels, "layer": data.layer.name, "names": target.names,
+                  "instances": target.instances, "divisor": networks.divisor(spec.network)},
+    }  # fmt: skip
+    _write_json(working / "spec.json", described)
+    settings = loop.Settings(working / "state", device, precision, checkpoint_s, tell)
+    outcome = loop.train(
+        network, target, training=data.training, validation=data.validation, spec=spec, settings=settings
+    )
+    checkpoint.save_weights(outcome.selected, working / "weights.safetensors")
+    if outcome.selected_epoch != spec.epochs:
+        checkpoint.save_weights(outcome.last, working / "last.safetensors")
+    _write_history(outcome.history, working / "history.parquet")
+    environment = devices.environment(device, precision, spec.threads)
+    _write_json(working / "environment.json", environment)
+    views = len(loop.views(spec, len(data.training), 0)[0]) * spec.epochs
+    timing = {"seconds": outcome.seconds, "images_per_s": views / max(outcome.seconds, 1e-9),
+              "seconds_with_loading": time.monotonic() - began, "interruptions": outcome.interruptions,
+              "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}  # fmt: skip
+    _write_json(working / "timing.json", timing)
+    _write_json(working / "groups.json", data.groups)
+    row = outcome.history[outcome.selected_epoch - 1]
+    metrics = {
+        "selected_epoch": outcome.selected_epoch,
+        "selected_by": "validation loss" if spec.selects_best else "last epoch",
+        "scores": {name: value for name, value in row.items() if name not in ("epoch", "lr")},
+        "labels": {"unit": spec.label_unit, "train": data.drawn_training, "validation": data.drawn_validation},
+        "parameters": freezing.counts(network),
+        "transfer": loaded,
+        "precision": precision,
+        "threads": spec.threads,
+    }
+    _write_json(working / "metrics.json", metrics)
+
+
+@dataclass(frozen=True)
+class _Data:
+    training: ResidentSource
+    validation: ResidentSource | None
+    drawn_training: int
+    drawn_validation: int
+    groups: dict[str, list[str]]
+    layer: Layer
+    channels: tuple[str, ...]
+    bytes: int
+
+
+def _load_data(spec: StageSpec, inputs: Inputs, where: str) -> _Data:
+    training, validation = [], []
+    train_groups: set[str] = set()
+    validation_groups: set[str] = set()
+    labels = [0, 0]
+    seen: dict[str, tuple[tuple[int, ...], tuple[str, ...], Layer]] = {}
+    for item in spec.data:
+        path, identity = inputs.datasets[item.dataset]
+        with Dataset(path) as dataset:
+            networks.require_fit(spec.network, dataset.tile_shape, str(path))
+            layer = choose_layer(dataset, spec.target.layer)
+            seen[str(path)] = (dataset.tile_shape, dataset.channels, layer)
+            drawn = drawing.draw_training(dataset, item, spec, identity)
+            training.append(_resident(dataset, drawn.indices, layer, spec))
+            train_groups |= drawn.groups
+            labels[0] += drawn.labels
+            if spec.validation != 0:
+                held = drawing.draw_validation(dataset, item, spec, identity)
+                validation.append(_resident(dataset, held.indices, layer, spec))
+                validation_groups |= held.groups
+                labels[1] += held.labels
+    require_alike(seen)
+    ancestors = _ancestor_groups(inputs.parent)
+    drawing.refuse_leaks(train_groups | set(ancestors), validation_groups, "validation", where)
+    _, channels, layer = next(iter(seen.values()))
+    groups = {"training": sorted(train_groups), "ancestors": sorted(ancestors), "validation": sorted(validation_groups)}
+    sources = concatenate(training), (concatenate(validation) if validation else None)
+    size = sum(source.pixels.nbytes + source.marks.nbytes for source in sources if source is not None)
+    return _Data(*sources, labels[0], labels[1], groups, layer, channels, size)
+
+
+def _resident(dataset: Dataset, indices: Any, layer: Layer, spec: StageSpec) -> ResidentSource:
+    return ResidentSource.from_dataset(dataset, indices, layer=layer.name, normalise=spec.normalise)
+
+
+def choose_layer(dataset: Dataset, wanted: str | None) -> Layer:
+    """Returns the label layer a target asks for; raises SegueError where that is not one layer."""
+    if wanted is None and len(dataset.layers) == 1:
+        return next(iter(dataset.layers.values()))
+    if wanted not in dataset.layers:
+        found = ", ".join(dataset.layers) or "none"
+        asked = "target.layer is not given" if wanted is None else f"target.layer is '{wanted}'"
+        raise SegueError(f"{dataset.path}: {asked}, the dataset has the label layers {found}; name one of them.")
+    return dataset.layers[wanted]
+
+
+def require_alike(seen: Mapping[str, tuple[tuple[int, ...], tuple[str, ...], Layer]]) -> None:
+    """Raises SegueError when datasets used together differ in tile shape, channels or class names."""
+    (first, kind), *others = seen.items()
+    for path, other in others:
+        if (other[0], other[1], other[2].names) != (kind[0], kind[1], kind[2].names):
+            raise SegueError(
+                f"{path} and {first} cannot be used together: tiles {other[0]} and {kind[0]}, channels {other[1]} and "
+                f"{kind[1]}, classes {other[2].names} and {kind[2].names}; make them alike."
+            )
+
+
+def _ancestor_groups(parent: Path | None) -> list[str]:
+    if parent is None or not parent.is_dir():
+        return []
+    known = json.loads((parent / "groups.json").read_text(encoding="utf-8"))
+    return known["training"] + known["ancestors"]
+
+
+def _load_parent(network: nn.Module, spec: StageSpec, parent: Path | None) -> dict[str, list[str]] | None:
+    if parent is None:
+        return None
+    file = weights_file(parent, spec.weights) if parent.is_dir() else parent
+    return load_parts(network, checkpoint.load_weights(file), spec.load, where=str(file))
+
+
+def weights_file(run: Path, which: str) -> Path:
+    """Returns the file with the selected ("best") or the last weights of a finished run."""
+    if not is_finished(run):
+        raise SegueError(f"{run}: is no finished run (no metrics.json); finish it, or give another run.")
+    last = run / "last.safetensors"
+    kept = last if which == "last" and last.exists() else run / "weights.safetensors"
+    if not kept.exists():
+        raise SegueError(f'{run}: its weights were not kept (keep = "metrics"); train it again with keep = "weights".')
+    return kept
+
+
+def load_run(folder: Path) -> Model:
+    """Returns the model of a finished run, on the CPU and in evaluation mode. Nothing in the folder is executed."""
+    file = weights_file(folder, "best")
+    described = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+    spec, kind = StageSpec.model_validate(described["stage"]), described["model"]
+    target = targets.build(spec.target, names=kind["names"], instances=kind["instances"], where=str(folder))
+    with rng.scope("unused"):
+        network = networks.build(spec.network, channels=len(kind["channels"]), classes=target.channels)
+    load_parts(network, checkpoint.load_weights(file), None, where=str(file))
+    network.eval().to(memory_format=torch.channels_last)
+    return Model(network, target, spec, tuple(kind["channels"]), folder)
+
+
+def _recorded_key(folder: Path) -> str | None:
+    try:
+        return json.loads((folder / "spec.json").read_text(encoding="utf-8"))["key"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _require_same(folder: Path, key: str) -> None:
+    if _recorded_key(folder) != key:
+        raise SegueError(
+            f"{folder}: holds a finished run of another specification or other data; choose another folder, "
+            "or remove this one to train anew."
+        )
+
+
+@contextmanager
+def _lock(working: Path) -> Iterator[None]:
+    """Holds the run against other processes; the system lets go when this process ends, however it ends."""
+    with (working / "lock").open("w", encoding="utf-8") as file:
+        for attempt in range(60):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if attempt == 59:
+                    raise SegueError(
+                        f"{working}: another process is training this run; wait for it, or stop it."
+                    ) from None
+                time.sleep(1)
+        yield
+
+
+def _write_history(history: list[dict[str, float]], path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    parquet.write_table(pa.Table.from_pylist([{**row, "epoch": int(row["epoch"])} for row in history]), path)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")

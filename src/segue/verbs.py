@@ -1,0 +1,147 @@
+"""The verbs of segue as functions: what the command line calls, and what `import segue` offers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segue.errors import SegueError
+from segue.spec import load
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from segue.study.execute import Summary, Watch
+    from segue.study.plan import Plan
+
+Place = Path | str
+Progress = Callable[[int, int], None]
+
+
+def simulate(spec: Place, out: Place, *, workers: int = 1, progress: Progress | None = None) -> Path:
+    """Simulates the HRTEM series of a TOML specification into a dataset, and returns its path."""
+    from segue.simulate import series
+
+    series.simulate(load(series.SeriesSpec, Path(spec)), Path(out), workers=workers, progress=progress)
+    return Path(out)
+
+
+def prepare(spec: Place, out: Place, *, workers: int = 1, progress: Progress | None = None) -> Path:
+    """Makes a dataset from folders of images and annotations, as a TOML specification says, and returns its path."""
+    from segue.data import prepare as preparing
+
+    found = load(preparing.PrepareSpec, Path(spec))
+    preparing.prepare(found, Path(out), where=Path(spec).parent, workers=workers, progress=progress)
+    return Path(out)
+
+
+def train(spec: Place, run: Place, *, checkpoint_s: float = 60.0, tell: Callable[[str], None] | None = None) -> Path:
+    """Trains the stage of a TOML specification into a run folder, and returns the folder.
+
+    Paths in the specification are relative to it. A training that was interrupted goes on from its checkpoint.
+    """
+    from segue.study.store import digest_of
+    from segue.training.stage import VERSION, StageSpec
+
+    path = Path(spec)
+    stage = load(StageSpec, path)
+
+    from segue.data.digest import content_digest
+    from segue.training.run import Inputs, train_stage, weights_file
+
+    datasets = {}
+    for item in stage.data:
+        file = path.parent / item.dataset
+        datasets[item.dataset] = (file, content_digest(file))
+    settings = stage.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"data", "parent"})
+    parent, origin = None, None
+    if stage.parent is not None:
+        parent = path.parent / (stage.parent.run or stage.parent.weights or "")
+        origin = _file_digest(weights_file(parent, stage.weights) if stage.parent.run else parent)
+    data = [item.model_dump(mode="json", exclude={"dataset"}) for item in stage.data]
+    inputs = [identity for _, identity in datasets.values()]
+    key = digest_of({"version": VERSION, "settings": settings, "data": data, "inputs": [inputs, origin]})
+    train_stage(
+        stage, Path(run), key=f"train-{key}", inputs=Inputs(datasets, parent), checkpoint_s=checkpoint_s, tell=tell
+    )
+    return Path(run)
+
+
+def _file_digest(path: Path) -> str:
+    import hashlib
+
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        raise SegueError(
+            f"{path}: there are no weights for `from`; give a finished run or a safetensors file."
+        ) from None
+
+
+def evaluate(
+    run: Place, dataset: Place, *, part: str = "test", conditions: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Returns the scores of a run on a part (test, validation) of a dataset, under the run's own split."""
+    from segue.spec import validate
+    from segue.study.scoring import score_run
+    from segue.training.run import load_run
+    from segue.training.stage import DataSpec
+
+    if part not in ("test", "validation"):
+        raise SegueError(f"part '{part}': allowed are test and validation; choose one of them.")
+    data = validate(DataSpec, {"dataset": str(dataset), "conditions": conditions or {}}, where="evaluate")
+    return score_run(load_run(Path(run)), Path(dataset), data, "validation" if part == "validation" else "test")
+
+
+def plan(study: Place, *, store: Place | None = None) -> Plan:
+    """Returns the plan of a study file: its distinct stages, what is done, what it needs. Runs nothing."""
+    from segue.study.plan import plan_study
+
+    return plan_study(Path(study), None if store is None else Path(store))
+
+
+def run_study(
+    study: Place,
+    *,
+    store: Place | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
+    force: bool = False,
+    watch: Watch | None = None,
+) -> Summary:
+    """Runs all stages of a study that are not finished; see `segue.study.execute.run_study`."""
+    from segue.study import execute
+
+    return execute.run_study(plan(study, store=store), workers=workers, scheduler=scheduler, force=force, watch=watch)
+
+
+def table(study: Place, *, store: Place | None = None) -> pd.DataFrame:
+    """Returns the tidy table of a study: a row for each run and domain it was scored on."""
+    from segue.study.table import collect
+
+    return collect(plan(study, store=store), command="").table
+
+
+def report(what: Place, out: Place, *, store: Place | None = None, metric: str | None = None) -> Path:
+    """Writes the page of a study file, or of a table (Parquet, CSV) made anywhere, and returns its path."""
+    path, page = Path(what), Path(out)
+    if path.suffix == ".toml":
+        from dataclasses import replace
+
+        from segue.study.examples import examples
+        from segue.study.table import collect
+
+        planned = plan(path, store=store)
+        where = f" --store {store}" if store is not None else ""
+        results = collect(planned, command=f"segue study run {path}{where}")
+        results = replace(results, examples=examples(planned, results.table))
+    else:
+        from segue.report.imported import from_table
+
+        results = from_table(path)
+    from segue.report.page import write_page
+
+    write_page(results, page, metric=metric)
+    return page

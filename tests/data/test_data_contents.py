@@ -1,0 +1,64 @@
+"""What a dataset holds is told in text and shown on a sheet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_datasets import LAYERS, make_dataset, make_parts
+from PIL import Image
+
+from segue.data.contents import contact_sheet, describe, spread
+from segue.data.dataset import Dataset, content_digest
+from segue.data.sheet import class_colour, coloured
+from segue.errors import SegueError
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return make_dataset(tmp_path, make_parts())
+
+
+def test_everything_is_told(path: Path) -> None:
+    """Tiles, layers with fractions, groups, conditions, splits, provenance and digest stand in the text."""
+    text = describe(path)
+    with Dataset(path) as data:
+        counts = data.class_counts("cells").sum(axis=0)
+        share = f"live {counts[1] / counts.sum():.2%}"
+        test = int((data.split_codes("default") == 2).sum())
+    told = ["13 of 16 × 16 px, 1 × uint16", share, "instances of nucleus", "-10 (6), 0 (4), 10 (3)", "cy5", "0.02 nm"]
+    for expected in [*told, "origin            made", f"test {test} tiles", "seed 3", content_digest(path)]:
+        assert expected in text
+
+
+def test_the_sheet_is_a_picture(path: Path, tmp_path: Path) -> None:
+    """A sheet is written whole for either layer; an unknown layer and a bad place are refused."""
+    for layer in (None, "nuclei"):
+        contact_sheet(path, tmp_path / "sheets" / "a.png", count=5, layer=layer)
+        with Image.open(tmp_path / "sheets" / "a.png") as sheet:
+            assert min(sheet.size) > 400
+    with pytest.raises(SegueError, match="unknown label layer 'nucleii'; did you mean 'nuclei'"):
+        contact_sheet(path, tmp_path / "b.png", layer="nucleii")
+    with pytest.raises(SegueError, match="cannot be written"):
+        contact_sheet(path, path / "b.png")
+    assert not (tmp_path / "b.png").exists()
+
+
+def test_tiles_are_spread_over_conditions(path: Path) -> None:
+    """A few tiles cover every value of the conditions."""
+    with Dataset(path) as data:
+        chosen = spread(data.samples(), 6)
+        assert len(set(chosen)) == 6
+        assert set(data.samples()["defocus_nm"][chosen]) == {-10.0, 0.0, 10.0}
+        assert len(spread(data.samples(), 99)) == data.count
+
+
+def test_outlines_follow_labels() -> None:
+    """A label's border has its class's colour, padding is grey, and background keeps its grey value."""
+    image, labels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16), np.zeros((16, 16), np.int32)
+    labels[4:8, 4:8], labels[12:] = 2, -1
+    picture = coloured(image, labels, LAYERS[0], np.array([0, 0, 12, 16]), 1)
+    assert tuple(picture[4, 5]) == class_colour(2)
+    assert len(set(picture[2, 2])) == 1
+    assert (picture[12:] == 238).all()

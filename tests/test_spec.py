@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+
+from segue.errors import SegueError, SpecError
+from segue.spec import SpecModel, load, read_toml, validate
+
+
+class Small(SpecModel):
+    name: Literal["small"]
+    size: int = 1
+
+
+class Large(SpecModel):
+    name: Literal["large"]
+    weight: float
+
+
+class Whole(SpecModel):
+    title: str
+    count: Annotated[int, Field(gt=0)] = 1
+    part: Annotated[Small | Large, Field(discriminator="name")] = Small(name="small")
+    parts: list[Small] = []
+
+
+def mistakes(data: object) -> str:
+    with pytest.raises(SpecError) as caught:
+        validate(Whole, data, where="file.toml")
+    return str(caught.value)
+
+
+def test_all_mistakes_are_told_at_once():
+    """Four mistakes of different kinds give four lines, each with its place."""
+    text = mistakes({"count": 0, "cuont": 3, "part": {"name": "large", "weihgt": 2.0}})
+    assert text.startswith("file.toml: 5 mistakes")
+    assert "title: is missing" in text
+    assert "count: found 0; input should be greater than 0" in text
+    assert "unknown key 'cuont'; did you mean 'count'?" in text
+    assert "part: unknown key 'weihgt'; did you mean 'weight'?" in text
+    assert "part.weight: is missing" in text
+
+
+def test_unknown_choice_names_the_allowed_ones():
+    """A misspelt name in a union tells what it could have been."""
+    assert "part.name: unknown name 'smal'; did you mean 'small'? allowed: large, small" in mistakes(
+        {"title": "t", "part": {"name": "smal"}}
+    )
+
+
+def test_place_in_a_list_is_given():
+    """The third entry of a list is named by its index."""
+    text = mistakes({"title": "t", "parts": [{"name": "small"}, {"name": "small"}, {"name": "small", "size": "x"}]})
+    assert "parts[2].size: found 'x'" in text
+
+
+def test_toml_mistakes_name_file_and_line(tmp_path: Path):
+    """A file that is missing or no TOML is one sentence that names it."""
+    with pytest.raises(SegueError, match=r"no\.toml: there is no such file"):
+        read_toml(tmp_path / "no.toml")
+    (tmp_path / "bad.toml").write_text("a = 1\nb = = 2\n")
+    with pytest.raises(SegueError, match=r"bad\.toml: is not valid TOML.*line 2"):
+        load(Whole, tmp_path / "bad.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SegueError, match="cannot be read as text"):
+        load(Whole, tmp_path / "binary.toml")

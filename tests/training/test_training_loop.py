@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from segue import networks, rng
+from segue.errors import SegueError
+from segue.networks import NetworkSpec
+from segue.training import checkpoint, freezing, loop
+from segue.training.run import Inputs, load_run, train_stage
+from segue.training.stage import StageSpec
+
+SMALL: dict[str, object] = {
+    "network": {"name": "resunet", "width": 4},
+    "split": {"validation": 0.2, "test": 0.2},
+    "epochs": 2,
+    "augment": "dihedral-all",
+    "precision": "fp32",
+}
+
+
+def spec_of(discs: Path, **more: object) -> StageSpec:
+    data = {"dataset": str(discs), "conditions": {"contrast": "high"}, "images": 8}
+    return StageSpec.model_validate({"data": [data], **SMALL, **more})
+
+
+def train(spec: StageSpec, folder: Path, parent: Path | None = None, checkpoint_s: float = 60.0) -> Path:
+    datasets = {item.dataset: (Path(item.dataset), "discs") for item in spec.data}
+    train_stage(spec, folder, key="k", inputs=Inputs(datasets, parent), checkpoint_s=checkpoint_s)
+    return folder
+
+
+def weights(run: Path) -> bytes:
+    return (run / "weights.safetensors").read_bytes()
+
+
+def test_same_stage_same_bytes(discs: Path, tmp_path: Path):
+    """Two trainings of one specification give the same files of weights, history and metrics, byte for byte."""
+    first, second = (train(spec_of(discs), tmp_path / name) for name in ("a", "b"))
+    for name in ("weights.safetensors", "history.parquet", "metrics.json", "groups.json", "spec.json"):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+    assert weights(first) != weights(train(spec_of(discs, init=1), tmp_path / "c"))
+
+
+def test_training_learns(discs: Path, tmp_path: Path):
+    """A few epochs lower the loss and find the discs."""
+    run = train(spec_of(discs, epochs=12, optimizer={"name": "adam", "lr": 3e-3}), tmp_path / "run")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["scores"]["validation_dice_disc"] > 0.7
+    assert metrics["labels"] == {"unit": "images", "train": 8, "validation": metrics["labels"]["validation"]}
+
+
+def test_dihedral_all_visits_every_copy_once(discs: Path):
+    """An epoch of `dihedral-all` is every image in all eight positions, in an order of its own for each epoch."""
+    spec = spec_of(discs)
+    first, second = loop.views(spec, 5, 0), loop.views(spec, 5, 1)
+    for samples, codes in (first, second):
+        assert sorted(zip(samples.tolist(), codes.tolist(), strict=True)) == [(i, c) for i in range(5) for c in range(8)]
+    assert not np.array_equal(first[0], second[0])
+
+
+def test_published_steps():
+    """512 images are 4096 views and 256 steps of 16, as in the published study."""
+    spec = StageSpec.model_validate({"data": [{"dataset": "x"}], "augment": "dihedral-all"})
+    assert len(loop.views(spec, 512, 0)[0]) == 4096 == 256 * spec.batch
+
+
+@pytest.mark.parametrize("frozen", ["encoder", "decoder"])
+def test_frozen_parts_keep_every_bit(discs: Path, tmp_path: Path, frozen: str):
+    """Weights and running statistics of a frozen part come out as they went in; the other part changes."""
+    parent = train(spec_of(discs), tmp_path / "parent")
+    child = train(spec_of(discs, freeze=frozen, init=1, select="last"), tmp_path / "child", parent)
+    before, after = (checkpoint.load_weights(run / "weights.safetensors") for run in (parent, child))
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in before if name.startswith(frozen)} <= same
+    other = "decoder" if frozen == "encoder" else "encoder"
+    assert not any(name.startswith(other) and name.endswith("weight") for name in same)
+    counted = json.loads((child / "metrics.json").read_text())["parameters"]
+    assert counted[frozen]["trainable"] == 0 < counted[other]["trainable"]
+
+
+def test_freezing_nothing_counts_everything():
+    """Without freezing every parameter is trainable."""
+    network = networks.build(NetworkSpec(width=4), channels=1, classes=2)
+    counted = freezing.counts(network)["network"]
+    assert counted["parameters"] == counted["trainable"]
+
+
+def test_loading_parts(discs: Path, tmp_path: Path):
+    """`load` takes the parts it names from the parent and initialises the rest, and the run says which."""
+    parent = train(spec_of(discs), tmp_path / "parent")
+    child = train(spec_of(discs, load=["encoder"], epochs=1), tmp_path / "child", parent)
+    told = json.loads((child / "metrics.json").read_text())["transfer"]
+    assert told["loaded"] and all(name.startswith("encoder") for name in told["loaded"])
+    assert sorted(told["initialised"]) == sorted(told["left_out"]) and not any(n.startswith("encoder") for n in told["left_out"])
+
+
+def test_parent_of_another_shape_is_refused(discs: Path, tmp_path: Path):
+    """Weights of another width are refused, naming the first tensor and both shapes; nothing is left behind."""
+    parent = train(spec_of(discs), tmp_path / "parent")
+    wide = spec_of(discs, network={"name": "resunet", "width": 8})
+    with pytest.raises(SegueError, match=r"another shape.*first 'encoder.conv.weight' \(\(4, 1, 7, 7\) there"):
+        train(wide, tmp_path / "child", parent)
+    assert not (tmp_path / "child").exists()
+
+
+def test_best_epoch_is_reported_and_kept(discs: Path, tmp_path: Path):
+    """The weights kept are those of the epoch with the least validation loss, and the last ones beside them."""
+    run = train(spec_of(discs, epochs=5, optimizer={"name": "adam", "lr": 0.03}), tmp_path / "run")
+    import pandas as pd
+
+    losses = pd.read_parquet(run / "history.parquet")["validation_loss"]
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["selected_epoch"] == losses.argmin() + 1
+    assert metrics["scores"]["validation_loss"] == losses.min()
+    assert (run / "last.safetensors").exists() == (metrics["selected_epoch"] != 5)
+
+
+def test_without_validation_the_last_epoch_counts(discs: Path, tmp_path: Path):
+    """With no validation images nothing is selected, no labels are spent on it, and the last epoch is kept."""
+    run = train(spec_of(discs, validation=0), tmp_path / "run")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["selected_epoch"] == 2 and metrics["selected_by"] == "last epoch"
+    assert metrics["labels"]["validation"] == 0
+    assert "validation_loss" not in metrics["scores"]
+
+
+def test_loading_a_run_gives_its_scores(discs: Path, tmp_path: Path):
+    """A run loaded again predicts exactly what the trained network did: the same validation loss."""
+    from segue.study.scoring import score_run
+
+    run = train(spec_of(discs), tmp_path / "run")
+    model = load_run(run)
+    found = score_run(model, discs, model.spec.data[0], "validation")
+    recorded = json.loads((run / "metrics.json").read_text())["scores"]
+    assert found["scores"]["loss"] == recorded["validation_loss"]
+
+
+def test_non_finite_loss_names_the_samples(discs: Path, tmp_path: Path):
+    """A loss that overflows stops the stage with the samples of that step; the run stays unfinished."""
+    with pytest.raises(SegueError, match=r"the loss is (nan|inf) on the samples group-\d+ tile 0,0.*lower optimizer.lr"):
+        train(spec_of(discs, optimizer={"name": "adam", "lr": 1e30}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_few_images_says_how_many_there_are(discs: Path, tmp_path: Path):
+    """Asking for more images than the training part holds tells both numbers."""
+    data = [{"dataset": str(discs), "conditions": {"contrast": "high"}, "images": 1000}]
+    with pytest.raises(SegueError, match=r"holds \d+ images, but the stage wants 1000"):
+        train(spec_of(discs, data=data), tmp_path / "run")
+
+
+def test_leaking_groups_are_refused(discs: Path, tmp_path: Path):
+    """A child whose validation groups its parent was trained on is refused."""
+    parent = train(spec_of(discs, data=[{"dataset": str(discs)}]), tmp_path / "parent")
+    with pytest.raises(SegueError, match="were trained on, by it or by a stage it descends from"):
+        train(spec_of(discs, split={"seed": 5, "validation": 0.2, "test": 0.2}), tmp_path / "child", parent)
+
+
+def test_a_run_folder_of_another_stage_is_left_alone(discs: Path, tmp_path: Path):
+    """Training into the folder of a finished run with another key is refused and changes nothing."""
+    run = train(spec_of(discs), tmp_path / "run")
+    before = weights(run)
+    with pytest.raises(SegueError, match="holds a finished run of another specification"):
+        train_stage(spec_of(discs), run, key="other", inputs=Inputs({str(discs): (discs, "discs")}))
+    assert weights(run) == before
+
+
+def test_truncated_state_falls_back_to_the_one_before(tmp_path: Path):
+    """A state cut short is noticed by its digest, and the previous one is used."""
+    with rng.scope("test"):
+        network = networks.build(NetworkSpec(width=4), channels=1, classes=2)
+    optimizer = torch.optim.Adam(network.parameters(), fused=True)
+    for epoch in (1, 2, 3):
+        network.head.bias.data.fill_(epoch)
+        checkpoint.save(tmp_path, network, optimizer, {}, checkpoint.Progress(epoch=epoch))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
+    newest = tmp_path / "3" / "tensors.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    restored = checkpoint.restore(tmp_path, network, optimizer)
+    assert restored is not None and restored[0].epoch == 2
+    assert (network.head.bias == 2).all()
+
+
+def test_optimiser_state_keeps_its_memory_format(discs: Path, tmp_path: Path):
+    """A channels-last parameter gets its averages back in channels-last, else the fused step would mix elements."""
+    with rng.scope("test"):
+        network = networks.build(NetworkSpec(width=4), channels=1, classes=2).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(network.parameters(), fused=True)
+    network(torch.randn(2, 1, 64, 64)).square().mean().backward()
+    optimizer.step()
+    checkpoint.save(tmp_path, network, optimizer, {}, checkpoint.Progress())
+    fresh = torch.optim.Adam(network.parameters(), fused=True)
+    checkpoint.restore(tmp_path, network, fresh)
+    for parameter, state in optimizer.state.items():
+        for kind, value in state.items():
+            assert torch.equal(fresh.state[parameter][kind], value)
+            assert fresh.state[parameter][kind].stride() == value.stride()
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path[:0] = [{tests!r}]
+from test_training_loop import spec_of, train
+train(spec_of(Path({discs!r}), epochs=4), Path({folder!r}), checkpoint_s=0.0)
+"""
+
+
+def test_killed_at_any_moment_gives_the_same_weights(discs: Path, tmp_path: Path):
+    """SIGKILL several times in one stage, then the same call: the same bytes as undisturbed."""
+    undisturbed = train(spec_of(discs, epochs=4), tmp_path / "undisturbed")
+    folder = tmp_path / "killed"
+    code = KILLED.format(tests=str(Path(__file__).parent), discs=str(discs), folder=str(folder))
+    generator = rng.numpy_generator("kills")
+    kills = 0
+    for attempt in range(30):
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        if attempt < 6:
+            kills += _kill_after_progress(process, folder, float(generator.uniform(0, 0.15)))
+        _, told = process.communicate(timeout=120)
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, told.decode()
+    assert kills >= 3
+    assert weights(folder) == weights(undisturbed)
+    for name in ("history.parquet", "metrics.json", "groups.json"):
+        assert (folder / name).read_bytes() == (undisturbed / name).read_bytes()
+    assert json.loads((folder / "timing.json").read_text())["interruptions"] >= 1
+
+
+def _kill_after_progress(process: subprocess.Popen[bytes], folder: Path, wait_s: float) -> bool:
+    """Kills the process shortly after it has written a new state; returns whether it was still running."""
+    state = folder.with_name(folder.name + ".running") / "state"
+    before = _newest(state)
+    deadline = time.monotonic() + 60
+    while process.poll() is None and _newest(state) == before and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(wait_s)
+    if process.poll() is not None:
+        return False
+    os.kill(process.pid, signal.SIGKILL)
+    return True
+
+
+def _newest(state: Path) -> int:
+    try:
+        return max((int(path.name) for path in state.iterdir() if path.name.isdigit()), default=0)
+    except FileNotFoundError:
+        return 0
