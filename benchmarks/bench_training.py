@@ -8,17 +8,19 @@ eight dihedral copies of each image. Baselines:
     plain   DataLoader over a Dataset in memory, fp32, channels-first, default Adam
     tuned   the same with bf16 autocast, channels-last, fused Adam, whole batches fetched at once
 
-Rounds take turns, and the figures are medians of the ratios round by round, so that a machine whose speed
-drifts does not decide.
+Each runs in a process of its own. Rounds take turns, and the figures are medians of the ratios round by round, so that
+a machine whose speed drifts does not decide.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +112,9 @@ def tuned(images: torch.Tensor, labels: torch.Tensor, batch: int, bf16: bool) ->
     return epoch
 
 
-def segue_loop(images: torch.Tensor, labels: torch.Tensor, batch: int, precision: device.Precision) -> Callable[[], float]:
+def segue_loop(
+    images: torch.Tensor, labels: torch.Tensor, batch: int, precision: device.Precision
+) -> Callable[[], float]:
     names = tuple(f"image {index}" for index in range(len(images)))
     source = ResidentSource(images.permute(0, 2, 3, 1).contiguous(), labels.to(torch.uint8), names)
     spec = StageSpec.model_validate(
@@ -129,29 +133,50 @@ def segue_loop(images: torch.Tensor, labels: torch.Tensor, batch: int, precision
     return epoch
 
 
+def answer(pipe: Connection, name: str, size: int, batch: int, images: int, threads: int) -> None:
+    """Runs one contestant in a process of its own, an epoch at each request, so that none gains by another's tuning."""
+    torch.set_num_threads(threads)
+    generator = np.random.default_rng(0)
+    made = torch.from_numpy(generator.normal(size=(images, 1, size, size)).astype(np.float32))
+    labels = (made[:, 0] > 0.5).long()
+    precision = device.resolve_precision("auto", "cpu")
+    if name == "plain":
+        epoch = plain(made, labels, batch)
+    elif name == "tuned":
+        epoch = tuned(made, labels, batch, precision == "bf16")
+    else:
+        device.reuse_memory()  # as every run of segue does
+        epoch = segue_loop(made, labels, batch, precision)
+    while pipe.recv():
+        pipe.send(epoch())
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in (("size", 128), ("batch", 16), ("images", 16), ("threads", device.cores()), ("rounds", 5)):
+    for name, value in (("size", 128), ("batch", 16), ("images", 16), ("threads", device.cores()), ("rounds", 7)):
         arguments.add_argument(f"--{name}", type=int, default=value)
     found = arguments.parse_args()
-    torch.set_num_threads(found.threads)
-    generator = np.random.default_rng(0)
-    images = torch.from_numpy(generator.normal(size=(found.images, 1, found.size, found.size)).astype(np.float32))
-    labels = (images[:, 0] > 0.5).long()
-    precision = device.resolve_precision("auto", "cpu")
-    runs = {
-        "plain": plain(images, labels, found.batch),
-        "tuned": tuned(images, labels, found.batch, precision == "bf16"),
-        "segue": segue_loop(images, labels, found.batch, precision),
-    }
-    rates: dict[str, list[float]] = {name: [] for name in runs}
+    context = multiprocessing.get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    for name in ("plain", "tuned", "segue"):
+        pipes[name], theirs = context.Pipe()
+        settings = (theirs, name, found.size, found.batch, found.images, found.threads)
+        context.Process(target=answer, args=settings, daemon=True).start()
+    rates: dict[str, list[float]] = {name: [] for name in pipes}
     for round_index in range(found.rounds + 1):
-        for name, epoch in runs.items():
-            rate = epoch()
+        for name, pipe in pipes.items():
+            pipe.send(True)
+            rate = pipe.recv()
             if round_index:  # the first round warms up
                 rates[name].append(rate)
+    for pipe in pipes.values():
+        pipe.send(False)
     flags = device.cpu_flags() & {"amx_bf16", "avx512_bf16"}
-    print(f"{device.cpu_name()}, {found.threads} threads, {', '.join(sorted(flags)) or 'no bf16'}; torch {torch.__version__}")
+    precision = device.resolve_precision("auto", "cpu")
+    print(
+        f"{device.cpu_name()}, {found.threads} threads, {', '.join(sorted(flags)) or 'no bf16'}; "
+        f"torch {torch.__version__}"
+    )
     print(f"{found.size}² batch {found.batch}, {8 * found.images} views a round, {found.rounds} rounds, {precision}")
     for name, values in rates.items():
         print(f"{name:6} {statistics.median(values):7.1f} images/s  ({min(values):.1f} to {max(values):.1f})")

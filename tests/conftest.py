@@ -23,7 +23,7 @@ def disc_part(group: int, *, size: int = SIZE, per_condition: int = 1) -> Part:
     for _ in range(per_condition):
         mask = np.zeros((size, size), dtype=bool)
         for _ in range(generator.integers(1, 4)):
-            cy, cx, radius = generator.uniform(4, size - 4, 2).tolist() + [generator.uniform(3, 6)]
+            cy, cx, radius = [*generator.uniform(4, size - 4, 2).tolist(), generator.uniform(3, 6)]
             mask |= (y - cy) ** 2 + (x - cx) ** 2 < radius**2
         for name, contrast in CONTRASTS.items():
             images.append((contrast * mask + generator.normal(size=mask.shape)).astype(np.float32)[None])

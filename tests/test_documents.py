@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[1]
 def test_architecture_names_only_what_exists():
     """Every path that ARCHITECTURE.md names in code marks is there."""
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    named = [name for name in re.findall(r"`([\w./-]+)`", text) if "/" in name or name.endswith((".py", ".toml", ".md"))]
+    named = [
+        name for name in re.findall(r"`([\w./-]+)`", text) if "/" in name or name.endswith((".py", ".toml", ".md"))
+    ]
     assert named
     missing = [name for name in named if not (ROOT / name).exists() and not (ROOT / "src" / "segue" / name).exists()]
     assert not missing

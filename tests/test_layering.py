@@ -40,7 +40,9 @@ def imports(file: Path) -> set[str]:
 def test_every_module_has_a_row():
     """A new file or package must be given its place before it is imported from anywhere."""
     known = set().union(*ROWS)
-    present = {p.stem if p.is_file() else p.name for p in SOURCE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    present = {
+        p.stem if p.is_file() else p.name for p in SOURCE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()
+    }
     assert present <= known
 
 

@@ -21,7 +21,7 @@ def test_streams_are_the_same_everywhere():
 def test_uniform_is_uniform():
     """Ten thousand values have the mean and variance of the uniform distribution."""
     values = np.array([rng.uniform(0, "split", f"group {i}") for i in range(10_000)])
-    assert 0 <= values.min() and values.max() < 1
+    assert values.min() >= 0 and values.max() < 1
     assert abs(values.mean() - 0.5) < 0.01
     assert abs(values.var() - 1 / 12) < 0.005
 

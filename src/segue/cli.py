@@ -176,7 +176,7 @@ def _run(study: Path, store: Path | None, workers: int, scheduler: str | None, f
             workers=workers,
             scheduler=scheduler,
             force=force,
-            watch=lambda event: shown(event.text, event.done, event.total),
+            watch=lambda event: shown(event.text, event.done, event.total, event.share),
         )
     if summary.ran + summary.blocked == 0:
         print("nothing to do: every stage is finished")
@@ -223,11 +223,12 @@ def report(
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
     store: StorePath = None,
     metric: Annotated[str | None, typer.Option("--metric", help="The column to compare by; default: the loss.")] = None,
+    columns: Annotated[Path | None, typer.Option("--columns", help="TOML that maps a foreign table's columns.")] = None,
 ) -> None:
     """Write figures and tables of a study as one self-contained page."""
     from segue import verbs
 
-    print(f"report: {verbs.report(what, out, store=store, metric=metric)}")
+    print(f"report: {verbs.report(what, out, store=store, metric=metric, columns=columns)}")
 
 
 @app.command()

@@ -12,44 +12,72 @@ PLAIN_EVERY_S = 10.0
 
 
 class Shown(Protocol):
-    def __call__(self, text: str, done: int, total: int) -> None: ...
+    """Shows that `done` of `total` of a thing are done, which is the `share` (0 to 1) of its work."""
+
+    def __call__(self, text: str, done: int, total: int, share: float | None = None) -> None: ...
 
 
 @contextmanager
 def progress() -> Iterator[Shown]:
-    """Gives a function (text, done, total) that shows how far each thing named by its text has come."""
+    """Gives a function that shows how far each thing, named by its text, has come."""
     if sys.stderr.isatty():
         with _bars() as shown:
             yield shown
     else:
-        yield _Lines()
+        yield _lines()
 
 
-class _Lines:
-    """A line when a thing begins, when it ends, and every ten seconds between."""
+class _Pace:
+    """Words the rate and the time left of one thing from when it was first heard of."""
 
-    def __init__(self) -> None:
-        self._began: dict[str, tuple[float, int]] = {}
-        self._told: dict[str, float] = {}
+    def __init__(self, done: int, share: float) -> None:
+        self.began, self.first, self.first_share = time.monotonic(), done, share
 
-    def __call__(self, text: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        began, first = self._began.setdefault(text, (now, done))
-        finished = done >= total
-        if text in self._told and not finished and now - self._told[text] < PLAIN_EVERY_S:
+    def __call__(self, done: int, total: int, share: float) -> str:
+        seconds = time.monotonic() - self.began
+        if done <= self.first or share <= self.first_share or seconds <= 0:
+            return f"{done}/{total}"
+        rate = (done - self.first) / seconds
+        told = f"{rate:.1f}/s" if rate >= 1 else f"{60 * rate:.1f}/min"
+        left = seconds * (1 - share) / (share - self.first_share)
+        return f"{done}/{total}, {told}, " + (f"{clock(left)} left" if done < total else f"took {clock(seconds)}")
+
+
+def _lines() -> Shown:
+    """Returns what prints a line when a thing begins, when it ends, and every ten seconds between."""
+    paces: dict[str, _Pace] = {}
+    told: dict[str, float] = {}
+
+    def shown(text: str, done: int, total: int, share: float | None = None) -> None:
+        share = done / max(total, 1) if share is None else share
+        pace = paces.setdefault(text, _Pace(done, share))
+        now, finished = time.monotonic(), done >= total
+        if total == 0 or now - told.get(text, -PLAIN_EVERY_S) < (0 if finished else PLAIN_EVERY_S):
             return
-        if total == 0 or (finished and self._told.get(text) == float("inf")):
-            return
-        self._told[text] = float("inf") if finished else now
-        print(f"{text}: {done}/{total}{_pace(done - first, total - done, now - began)}", file=sys.stderr, flush=True)
+        told[text] = float("inf") if finished else now
+        print(f"{text}: {pace(done, total, share)}", file=sys.stderr, flush=True)
+
+    return shown
 
 
-def _pace(done: int, left: int, seconds: float) -> str:
-    if done <= 0 or seconds <= 0:
-        return ""
-    rate = done / seconds
-    told = f"{rate:.1f}/s" if rate >= 1 else f"{60 * rate:.1f}/min"
-    return f", {told}, {clock(left / rate)} left" if left else f", {told}, took {clock(seconds)}"
+@contextmanager
+def _bars() -> Iterator[Shown]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[pace]}"))
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        rows = {}
+        paces: dict[str, _Pace] = {}
+
+        def shown(text: str, done: int, total: int, share: float | None = None) -> None:
+            share = done / max(total, 1) if share is None else share
+            if text not in rows:
+                rows[text] = bar.add_task(text, total=1.0, pace="")
+                paces[text] = _Pace(done, share)
+            bar.update(rows[text], completed=share, pace=paces[text](done, total, share))
+
+        yield shown
 
 
 def clock(seconds: float) -> str:
@@ -60,44 +88,6 @@ def clock(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-@contextmanager
-def _bars() -> Iterator[Shown]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TaskProgressColumn(show_speed=True),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        rows = {}
-        began: dict[str, tuple[float, int]] = {}
-
-        def shown(text: str, done: int, total: int) -> None:
-            if text not in rows:
-                rows[text] = bar.add_task(text, total=total, rate="")
-                began[text] = (time.monotonic(), done)
-            start, first = began[text]
-            seconds = time.monotonic() - start
-            rate = (done - first) / seconds if seconds > 0 else 0.0
-            told = f"{rate:.1f}/s" if rate >= 1 else f"{60 * rate:.1f}/min"
-            bar.update(rows[text], completed=done, total=total, rate=told if done > first else "")
-
-        yield shown
 
 
 def size(count: float) -> str:

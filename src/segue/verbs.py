@@ -68,6 +68,12 @@ def train(spec: Place, run: Place, *, checkpoint_s: float = 60.0, tell: Callable
     return Path(run)
 
 
+def _told(path: Path) -> str:
+    """Returns the path as one would type it here: relative where it lies below the present folder."""
+    absolute = path.absolute()
+    return str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute)
+
+
 def _file_digest(path: Path) -> str:
     import hashlib
 
@@ -124,8 +130,14 @@ def table(study: Place, *, store: Place | None = None) -> pd.DataFrame:
     return collect(plan(study, store=store), command="").table
 
 
-def report(what: Place, out: Place, *, store: Place | None = None, metric: str | None = None) -> Path:
-    """Writes the page of a study file, or of a table (Parquet, CSV) made anywhere, and returns its path."""
+def report(
+    what: Place, out: Place, *, store: Place | None = None, metric: str | None = None, columns: Place | None = None
+) -> Path:
+    """Writes the page of a study file, or of a table (Parquet, CSV) made anywhere, and returns its path.
+
+    `metric` is the column to compare by, the loss unless given; `columns` a TOML file that says what the columns of a
+    table made elsewhere mean.
+    """
     path, page = Path(what), Path(out)
     if path.suffix == ".toml":
         from dataclasses import replace
@@ -134,13 +146,13 @@ def report(what: Place, out: Place, *, store: Place | None = None, metric: str |
         from segue.study.table import collect
 
         planned = plan(path, store=store)
-        where = f" --store {store}" if store is not None else ""
-        results = collect(planned, command=f"segue study run {path}{where}")
+        where = f" --store {_told(Path(store))}" if store is not None else ""
+        results = collect(planned, command=f"segue study run {_told(path)}{where}")
         results = replace(results, examples=examples(planned, results.table))
     else:
         from segue.report.imported import from_table
 
-        results = from_table(path)
+        results = from_table(path, columns=None if columns is None else Path(columns))
     from segue.report.page import write_page
 
     write_page(results, page, metric=metric)

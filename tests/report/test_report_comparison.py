@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from segue.errors import SegueError
+from segue.report.answer import answer, clear
 from segue.report.comparison import before_and_after, compare, matrix
 from segue.report.factors import against_scratch, efficiency, factors
 from segue.study.results import StudyResults
@@ -133,6 +134,19 @@ def test_levels_that_share_no_pair_have_no_difference() -> None:
     found = {f.axis: f for f in factors(compare(dataclasses.replace(results, table=table)), "train")}
     assert found["train.lr"].levels[1].difference is None
     assert np.isnan(found["train.lr"].span)
+
+
+def test_answer_claims_no_factor_within_its_interval(make: Callable[..., StudyResults]) -> None:
+    """Where every paired interval holds zero, no factor is said to matter."""
+    results = make(3, scratch=False)
+    noise = np.random.default_rng(0).lognormal(size=len(results.table))
+    text = " ".join(answer(compare(dataclasses.replace(results, table=results.table.assign(loss_adjusted=noise)))))
+    found = factors(compare(dataclasses.replace(results, table=results.table.assign(loss_adjusted=noise))), "transfer")
+    some = [
+        level for f in found if not f.is_target for level in f.levels if level.difference and clear(level.difference)
+    ]
+    assert ("nothing changes the outcome clearly" in text) == (not some)
+    assert "labelled images in transfer moves the outcome most" in " ".join(answer(compare(results)))
 
 
 def test_repeats_without_seeds_are_paired_in_order() -> None:

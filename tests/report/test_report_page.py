@@ -146,6 +146,16 @@ def _bare(r: StudyResults) -> StudyResults:
     return dataclasses.replace(r, table=table, histories=pd.DataFrame(), examples=[], cost=pd.DataFrame(), counts={})
 
 
+def _children_of_elsewhere(r: StudyResults) -> StudyResults:
+    table = r.table[r.table["stage"] == "transfer"]
+    return dataclasses.replace(r, table=table, histories=pd.DataFrame(), counts={})
+
+
+def _mixtures(r: StudyResults) -> StudyResults:
+    table = r.table[r.table["stage"] == "pretrain"].replace({"domain": {"-10nm": "-10nm:64+0nm:64"}})
+    return dataclasses.replace(r, table=table, histories=pd.DataFrame(), parents={"pretrain": None})
+
+
 def _some_nan(r: StudyResults) -> StudyResults:
     table = r.table.copy()
     table.loc[table.index % 7 == 0, ["loss", "loss_adjusted", "dice_mean"]] = np.nan
@@ -167,6 +177,8 @@ def _mixed(r: StudyResults) -> StudyResults:
     [
         (_pretraining_only, "in the runs&#x27; own domains is"),
         (_failures_only, "3 of 3 trainings failed"),
+        (_children_of_elsewhere, "After transfer, the median adjusted loss in the target domain is"),
+        (_mixtures, "-10nm:64+0nm:64"),
         (_bare, "Trained on × tested on"),
         (_some_nan, "no finite value"),
         (_all_nan, "No run has finished with a value"),

@@ -174,7 +174,10 @@ def test_dataset_stages_are_part_of_the_graph(study_file: StudyFile, tmp_path: P
     )
     path = study_file('\n[stages.good]\ndomain = "high"\nimages = 4\nepochs = 1\n')
     text = path.read_text().replace("[domains]", '[datasets.empty]\nprepare = "prepare.toml"\n\n[domains]')
-    path.write_text(text.replace("[stages.good]", '[stages.bad]\ndomain = "none"\nepochs = 1\n\n[stages.good]').replace(
-        "[domains]", '[domains]\nnone = { dataset = "empty" }'))
+    path.write_text(
+        text.replace("[stages.good]", '[stages.bad]\ndomain = "none"\nepochs = 1\n\n[stages.good]').replace(
+            "[domains]", '[domains]\nnone = { dataset = "empty" }'
+        )
+    )
     done = segue("study", "run", path, "--workers", 1)
     assert done.returncode == 2 and "images" in done.stderr and "Traceback" not in done.stderr

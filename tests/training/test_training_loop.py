@@ -64,7 +64,9 @@ def test_dihedral_all_visits_every_copy_once(discs: Path):
     spec = spec_of(discs)
     first, second = loop.views(spec, 5, 0), loop.views(spec, 5, 1)
     for samples, codes in (first, second):
-        assert sorted(zip(samples.tolist(), codes.tolist(), strict=True)) == [(i, c) for i in range(5) for c in range(8)]
+        assert sorted(zip(samples.tolist(), codes.tolist(), strict=True)) == [
+            (i, c) for i in range(5) for c in range(8)
+        ]
     assert not np.array_equal(first[0], second[0])
 
 
@@ -101,7 +103,9 @@ def test_loading_parts(discs: Path, tmp_path: Path):
     child = train(spec_of(discs, load=["encoder"], epochs=1), tmp_path / "child", parent)
     told = json.loads((child / "metrics.json").read_text())["transfer"]
     assert told["loaded"] and all(name.startswith("encoder") for name in told["loaded"])
-    assert sorted(told["initialised"]) == sorted(told["left_out"]) and not any(n.startswith("encoder") for n in told["left_out"])
+    assert sorted(told["initialised"]) == sorted(told["left_out"]) and not any(
+        n.startswith("encoder") for n in told["left_out"]
+    )
 
 
 def test_parent_of_another_shape_is_refused(discs: Path, tmp_path: Path):
@@ -147,7 +151,9 @@ def test_loading_a_run_gives_its_scores(discs: Path, tmp_path: Path):
 
 def test_non_finite_loss_names_the_samples(discs: Path, tmp_path: Path):
     """A loss that overflows stops the stage with the samples of that step; the run stays unfinished."""
-    with pytest.raises(SegueError, match=r"the loss is (nan|inf) on the samples group-\d+ tile 0,0.*lower optimizer.lr"):
+    with pytest.raises(
+        SegueError, match=r"the loss is (nan|inf) on the samples group-\d+ tile 0,0.*lower optimizer.lr"
+    ):
         train(spec_of(discs, optimizer={"name": "adam", "lr": 1e30}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

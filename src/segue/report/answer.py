@@ -171,6 +171,10 @@ def _most_influential(comparison: Comparison, stage: str) -> str:
     chosen = [factor for factor in factors(comparison, stage) if not factor.is_target and math.isfinite(factor.span)]
     if not chosen:
         return ""
+    if comparison.repeated:
+        chosen = [factor for factor in chosen if any(clear(x.difference) for x in factor.levels if x.difference)]
+        if not chosen:
+            return "Of what was varied, nothing changes the outcome clearly."
     top: Factor = max(chosen, key=lambda factor: factor.span)
     sign = 1 if comparison.metric.lower_is_better else -1
     ranked = sorted(top.levels, key=lambda level: sign * (level.difference.median if level.difference else 0.0))

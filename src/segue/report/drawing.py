@@ -138,7 +138,7 @@ def colours_of(names: Sequence[str]) -> dict[str, str]:
 def graded(names: Sequence[str]) -> dict[str, str]:
     """Returns colours along a scale of one order, readable on light and on dark."""
     scale = matplotlib.colormaps["plasma"]
-    steps = [0.08 + 0.72 * i / max(1, len(names) - 1) for i in range(len(names))]
+    steps = [0.27 + 0.58 * i / max(1, len(names) - 1) for i in range(len(names))]
     return {name: to_hex(scale(step)) for name, step in zip(names, steps, strict=True)}
 
 

@@ -142,7 +142,7 @@ def example_images(comparison: Comparison) -> Drawing | None:
     shown = min(len(examples), MOST_EXAMPLES)
     caption = (
         f"<strong>Examples.</strong> {several(shown, 'held-out image')}"
-        f"{f' of {len(examples)}' if shown < len(examples) else ''} with labels (white outline) and predictions:"
+        f"{f' of {len(examples)}' if shown < len(examples) else ''} with labels (outlined) and predictions:"
         " what was found is outlined in green, what was missed is blue, what was invented is orange. A pixel given a"
         " wrong class counts as missed. They illustrate; the figures above count."
     )
@@ -160,7 +160,8 @@ def _interval_sentence(comparison: Comparison, lines: str, estimates: list[Estim
     repeated = [found for found in estimates if found.interval]
     if not repeated:
         return "No interval is drawn, as nothing was repeated with another seed."
-    return f"{lines}: {interval_words(max(repeated, key=lambda found: found.runs))}."
+    words = interval_words(max(repeated, key=lambda found: found.runs))
+    return f"{lines}: {words}; where none shows, it is narrower than the circle."
 
 
 def _floor(comparison: Comparison) -> float:

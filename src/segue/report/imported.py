@@ -55,7 +55,7 @@ class ColumnMapping(SpecModel):
     question: str = ""
     metric: str = "loss"
     floor: float | None = None
-    split: str = "test"
+    split: str = "evaluation"
     label_unit: str = "images"
     domains: ImportedDomains = ImportedDomains()
     columns: dict[str, str] = {}

@@ -170,8 +170,8 @@ def methods_section(comparison: Comparison) -> str:
     texts = [
         f"Values are {comparison.metric.words} on the {comparison.split} split"
         + (
-            ", whose groups (micrographs, structures, wells) occur in no training or validation images of the run or of"
-            " any run it starts from. The epoch was selected on validation, not on test."
+            ", which shares no group (micrograph, structure, well) with the training and validation images of a run or"
+            " of any run it starts from. Where an epoch was selected, it was on validation, not on test."
             if comparison.split == "test"
             else "."
         ),

@@ -53,15 +53,14 @@ def _example(plan: Plan, evaluation: Evaluation, table: pd.DataFrame, runs: dict
         folder = plan.store.run(str(run["run"]))
         if str(run["parent"]):
             parent = table[table["run"] == run["parent"]].iloc[0]
-            shown[f"{parent['stage']} on {parent['domain']} only"] = load_run(plan.store.run(str(run["parent"])))
-        labels = f"{run['labels_train']} labelled {run['label_unit']}"
-        shown[f"{stage}, {labels}"] = load_run(folder)
+            shown[f"{parent['stage']} only"] = load_run(plan.store.run(str(run["parent"])))
+        shown[f"after {stage}"] = load_run(folder)
     model = next(iter(shown.values()))
     path = dataset_file(plan, evaluation.dataset)
     with Dataset(path) as dataset:
         layer = choose_layer(dataset, model.spec.target.layer)
         index = _typical(dataset, part_indices(dataset, evaluation.data, model.spec, "test"), layer.name)
-        images, labels = dataset.read(index, layer=layer.name)
+        images, _labels = dataset.read(index, layer=layer.name)
         source = ResidentSource.from_dataset(dataset, index, layer=layer.name, normalise=model.spec.normalise)
     standardised, encoded = source.read(torch.tensor([0]), "cpu")
     label = model.target.encode(encoded)[0].numpy()

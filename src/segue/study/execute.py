@@ -51,11 +51,12 @@ class Done:
 
 @dataclass(frozen=True)
 class Event:
-    """Progress: `done` of `total` of the thing that `text` names."""
+    """Progress: `done` of `total` of the thing that `text` names, which is the `share` (0 to 1) of its work."""
 
     text: str
     done: int
     total: int
+    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,9 @@ def _flow(works: Mapping[str, Work], failures: dict[str, str], runner: Executor,
     for work in ready:
         runner.submit(work)
         running += 1
-    tell(Event("trainings", 0, len(works)))
+    effort = {work.key: _effort(work.spec) for work in works.values()}
+    whole, spent = sum(effort.values()), 0
+    tell(Event("trainings", 0, len(works), 0.0))
     while running:
         done = runner.next()
         running -= 1
@@ -199,8 +202,15 @@ def _flow(works: Mapping[str, Work], failures: dict[str, str], runner: Executor,
                 if child.key not in failures:
                     runner.submit(child)
                     running += 1
-        tell(Event("trainings", finished + failed, len(works)))
+        spent += effort[done.key]
+        tell(Event("trainings", finished + failed, len(works), spent / whole))
     return Summary(finished + failed, finished, failed, 0, 0.0)
+
+
+def _effort(spec: StageSpec) -> int:
+    """Returns about how many images a training visits, to tell how far a study has come; 256 stands for "all"."""
+    images = sum(n if isinstance(n := item.images or item.groups, int) else 256 for item in spec.data)
+    return images * spec.epochs * (8 if spec.augment == "dihedral-all" else 1)
 
 
 def _block(key: str, children: Mapping[str, list[Work]], failures: dict[str, str], why: str) -> None:

@@ -36,6 +36,7 @@ def score_run(
     spec = model.spec
     environment = json.loads((model.folder / "environment.json").read_text(encoding="utf-8"))
     torch.set_num_threads(spec.threads)
+    devices.reuse_memory()
     device = devices.default_device()
     precision = devices.resolve_precision(environment["precision"], device)
     with Dataset(dataset) as opened:

@@ -118,6 +118,7 @@ def _train(spec: StageSpec, working: Path, key: str, inputs: Inputs, how: tuple[
     began = time.monotonic()
     checkpoint_s, tell = how
     torch.set_num_threads(spec.threads)
+    devices.reuse_memory()
     device = devices.default_device()
     precision = devices.resolve_precision(spec.precision, device)
     data = _load_data(spec, inputs, str(working))
