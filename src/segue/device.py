@@ -35,6 +35,16 @@ def _cpuinfo(field: str) -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == field), "")
 
 
+def free_memory() -> int | None:
+    """Returns the bytes of main memory that are free for use; None where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    found = [line.split() for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0][1]) * 1024 if found else None
+
+
 def default_device() -> str:
     """Returns "cuda" where torch sees a GPU, else "cpu"."""
     import torch

@@ -48,7 +48,8 @@ def train(spec: Place, run: Place, *, checkpoint_s: float = 60.0, tell: Callable
     stage = load(StageSpec, path)
 
     from segue.data.digest import content_digest
-    from segue.training.run import Inputs, train_stage, weights_file
+    from segue.training.loading import Inputs
+    from segue.training.run import train_stage, weights_file
 
     datasets = {}
     for item in stage.data:

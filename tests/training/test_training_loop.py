@@ -16,7 +16,8 @@ from segue import networks, rng
 from segue.errors import SegueError
 from segue.networks import NetworkSpec
 from segue.training import checkpoint, freezing, loop
-from segue.training.run import Inputs, load_run, train_stage
+from segue.training.loading import Inputs
+from segue.training.run import load_run, train_stage
 from segue.training.stage import StageSpec
 
 SMALL: dict[str, object] = {

@@ -147,7 +147,8 @@ def _unfold(
             }
             own = {f"{name}.{axis}": grammar.label(value) for axis, value in point.coordinates.items()}
             axes = dict(parent.axes) | own if parent else own
-            joined = stage_spec.model_copy(update=inherited) if inherited else stage_spec
+            differs = any(value != getattr(stage_spec, key) for key, value in inherited.items())
+            joined = stage_spec.model_copy(update=inherited) if differs else stage_spec
             found.append(Configuration(name, parent, axes, tuple(own), point.table, joined, domain))
     if not found and not mistakes and (parents or parent_name is None):
         mistakes.append(f"{place}: `except` leaves no combination; widen `each` or drop `except`")

@@ -14,7 +14,8 @@ from segue.study.execute import dataset_file
 from segue.study.plan import Evaluation, Plan
 from segue.study.results import Example
 from segue.training.drawing import part_indices
-from segue.training.run import Model, choose_layer, load_run
+from segue.training.loading import choose_layer
+from segue.training.run import Model, load_run
 
 MOST_DOMAINS = 6
 

@@ -80,7 +80,8 @@ Watch = Callable[[Event], None]
 def perform(work: Work) -> Done:
     """Trains and scores one stage in this process; never raises, so that a failure stays one stage's own."""
     from segue.study.scoring import score_missing
-    from segue.training.run import Inputs, train_stage
+    from segue.training.loading import Inputs
+    from segue.training.run import train_stage
 
     began = time.monotonic()
     try:

@@ -26,10 +26,16 @@ class Train:
     key: str
     label: str  # configuration and seeds in words; names the stage when its key has changed
     configuration: Configuration
-    spec: StageSpec
+    template: StageSpec  # without the repetition's seeds
+    seeds: Mapping[str, int]  # init and draw
     parent: str | None
     inputs: tuple[str, ...]
     fingerprint: Mapping[str, Any]  # what the key was made of: version, settings, inputs
+
+    @property
+    def spec(self) -> StageSpec:
+        """What is trained; made when asked for, since a plan has thousands."""
+        return self.template.model_copy(update=self.seeds)
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ class Plan:
         for train in self.trains:
             if train.key in names:
                 continue
-            spec = train.spec
+            spec = train.template
             parameters = networks.parameter_count(spec.network, channels=1, classes=2)
             kept = train.key in self.parent_keys or self.study.spec.keep == "weights"
             copies = kept * (1 + spec.selects_best) + spec.keep_epochs * spec.epochs
@@ -230,7 +236,7 @@ def _train(configuration: Configuration, prepared: _Prepared, seeds: tuple[int, 
     fingerprint = {"version": VERSION, "settings": {**prepared.settings, **drawn}, "inputs": inputs}
     key = f"train-{digest_of({'kind': 'train', **fingerprint})}"
     label = f"{configuration.title}, init {init}, draw {draw}"
-    return Train(key, label, configuration, spec.model_copy(update=drawn), parent, prepared.inputs, fingerprint)
+    return Train(key, label, configuration, spec, drawn, parent, prepared.inputs, fingerprint)
 
 
 def _external_key(folder: Path, spec: StageSpec, store: Store) -> str:

@@ -20,7 +20,8 @@ from segue.inference.forward import score
 from segue.study.store import write_json
 from segue.training import checkpoint
 from segue.training.drawing import part_indices, refuse_leaks
-from segue.training.run import Model, choose_layer, load_run
+from segue.training.loading import choose_layer
+from segue.training.run import Model, load_run
 from segue.training.stage import DataSpec
 from segue.training.transfer import load_parts
 
@@ -51,7 +52,7 @@ def score_run(
         groups = sorted(set(opened.samples()["group"][indices]))
         source = ResidentSource.from_dataset(opened, indices, layer=layer.name, normalise=spec.normalise)
     known = json.loads((model.folder / "groups.json").read_text(encoding="utf-8"))
-    selecting = known["validation"] if part == "test" else []
+    selecting = [*known["validation"], *known["ancestors_validation"]] if part == "test" else []
     refuse_leaks({*known["training"], *known["ancestors"], *selecting}, groups, part, str(dataset))
     network = model.network.to(device)
 

@@ -17,7 +17,7 @@ import fcntl
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,26 +29,13 @@ from torch import nn
 
 from segue import device as devices
 from segue import networks, rng
-from segue.data.dataset import Dataset
 from segue.data.files import make_folder, refusal
-from segue.data.layers import Layer
-from segue.data.source import ResidentSource, concatenate
 from segue.errors import SegueError
 from segue.targets import classes as targets
-from segue.training import checkpoint, drawing, freezing, loop
+from segue.training import checkpoint, freezing, loop
+from segue.training.loading import Inputs, Tell, load_data
 from segue.training.stage import StageSpec
 from segue.training.transfer import load_parts
-
-Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Where a stage's inputs lie. datasets: name in the specification -> (path, identity), the identity being a key
-    or a digest that draws depend on; parent: the folder of a finished run, or a safetensors file."""
-
-    datasets: Mapping[str, tuple[Path, str]]
-    parent: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -121,12 +108,9 @@ def _train(spec: StageSpec, working: Path, key: str, inputs: Inputs, how: tuple[
     devices.reuse_memory()
     device = devices.default_device()
     precision = devices.resolve_precision(spec.precision, device)
-    data = _load_data(spec, inputs, str(working))
     if tell is not None:
-        tell(
-            f"{data.drawn_training} training and {data.drawn_validation} validation {spec.label_unit}, "
-            f"{data.bytes / 1e6:.0f} MB resident; {precision} on {device}, {spec.threads} threads"
-        )
+        tell(f"{precision} on {device}, {spec.threads} threads")
+    data = load_data(spec, inputs, where=str(working), device=device, tell=tell)
     target = targets.build(
         spec.target, names=data.layer.names, instances=data.layer.kind == "instances", where=str(working)
     )
@@ -160,89 +144,13 @@ def _train(spec: StageSpec, working: Path, key: str, inputs: Inputs, how: tuple[
         "selected_epoch": outcome.selected_epoch,
         "selected_by": "validation loss" if spec.selects_best else "last epoch",
         "scores": {name: value for name, value in row.items() if name not in ("epoch", "lr")},
-        "labels": {"unit": spec.label_unit, "train": data.drawn_training, "validation": data.drawn_validation},
+        "labels": {"unit": spec.label_unit, **data.labels},
         "parameters": freezing.counts(network),
         "transfer": loaded,
         "precision": precision,
         "threads": spec.threads,
     }
     _write_json(working / "metrics.json", metrics)
-
-
-@dataclass(frozen=True)
-class _Data:
-    training: ResidentSource
-    validation: ResidentSource | None
-    drawn_training: int
-    drawn_validation: int
-    groups: dict[str, list[str]]
-    layer: Layer
-    channels: tuple[str, ...]
-    bytes: int
-
-
-def _load_data(spec: StageSpec, inputs: Inputs, where: str) -> _Data:
-    training, validation = [], []
-    train_groups: set[str] = set()
-    validation_groups: set[str] = set()
-    labels = [0, 0]
-    seen: dict[str, tuple[tuple[int, ...], tuple[str, ...], Layer]] = {}
-    for item in spec.data:
-        path, identity = inputs.datasets[item.dataset]
-        with Dataset(path) as dataset:
-            networks.require_fit(spec.network, dataset.tile_shape, str(path))
-            layer = choose_layer(dataset, spec.target.layer)
-            seen[str(path)] = (dataset.tile_shape, dataset.channels, layer)
-            drawn = drawing.draw_training(dataset, item, spec, identity)
-            training.append(_resident(dataset, drawn.indices, layer, spec))
-            train_groups |= drawn.groups
-            labels[0] += drawn.labels
-            if spec.validation != 0:
-                held = drawing.draw_validation(dataset, item, spec, identity)
-                validation.append(_resident(dataset, held.indices, layer, spec))
-                validation_groups |= held.groups
-                labels[1] += held.labels
-    require_alike(seen)
-    ancestors = _ancestor_groups(inputs.parent)
-    drawing.refuse_leaks(train_groups | set(ancestors), validation_groups, "validation", where)
-    _, channels, layer = next(iter(seen.values()))
-    groups = {"training": sorted(train_groups), "ancestors": sorted(ancestors), "validation": sorted(validation_groups)}
-    sources = concatenate(training), (concatenate(validation) if validation else None)
-    size = sum(source.pixels.nbytes + source.marks.nbytes for source in sources if source is not None)
-    return _Data(*sources, labels[0], labels[1], groups, layer, channels, size)
-
-
-def _resident(dataset: Dataset, indices: Any, layer: Layer, spec: StageSpec) -> ResidentSource:
-    return ResidentSource.from_dataset(dataset, indices, layer=layer.name, normalise=spec.normalise)
-
-
-def choose_layer(dataset: Dataset, wanted: str | None) -> Layer:
-    """Returns the label layer a target asks for; raises SegueError where that is not one layer."""
-    if wanted is None and len(dataset.layers) == 1:
-        return next(iter(dataset.layers.values()))
-    if wanted not in dataset.layers:
-        found = ", ".join(dataset.layers) or "none"
-        asked = "target.layer is not given" if wanted is None else f"target.layer is '{wanted}'"
-        raise SegueError(f"{dataset.path}: {asked}, the dataset has the label layers {found}; name one of them.")
-    return dataset.layers[wanted]
-
-
-def require_alike(seen: Mapping[str, tuple[tuple[int, ...], tuple[str, ...], Layer]]) -> None:
-    """Raises SegueError when datasets used together differ in tile shape, channels or class names."""
-    (first, kind), *others = seen.items()
-    for path, other in others:
-        if (other[0], other[1], other[2].names) != (kind[0], kind[1], kind[2].names):
-            raise SegueError(
-                f"{path} and {first} cannot be used together: tiles {other[0]} and {kind[0]}, channels {other[1]} and "
-                f"{kind[1]}, classes {other[2].names} and {kind[2].names}; make them alike."
-            )
-
-
-def _ancestor_groups(parent: Path | None) -> list[str]:
-    if parent is None or not parent.is_dir():
-        return []
-    known = json.loads((parent / "groups.json").read_text(encoding="utf-8"))
-    return known["training"] + known["ancestors"]
 
 
 def _load_parent(network: nn.Module, spec: StageSpec, parent: Path | None) -> dict[str, list[str]] | None:

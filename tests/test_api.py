@@ -1,0 +1,96 @@
+"""`import segue`: instant, and the same verbs as the command line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import disc_part
+
+import segue
+
+STAGE = """
+epochs = 10
+augment = "dihedral-all"
+network = {{ name = "resunet", width = 4 }}
+split = {{ validation = 0.2, test = 0.2 }}
+optimizer = {{ name = "adam", lr = 3e-3 }}
+
+[[data]]
+dataset = "{dataset}"
+images = 12
+"""
+
+
+@pytest.fixture(scope="module")
+def run(discs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("api")
+    (folder / "stage.toml").write_text(STAGE.format(dataset=discs), encoding="utf-8")
+    return segue.train(folder / "stage.toml", folder / "run")
+
+
+def test_import_is_light():
+    """`import segue` alone loads neither torch nor numpy."""
+    code = "import segue, sys; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'pandas')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_name_is_there():
+    """Every advertised name can be imported, and an unknown one is refused."""
+    for name in segue.__all__:
+        assert getattr(segue, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        segue.trian  # noqa: B018
+
+
+def test_arrays_in_arrays_out(run: Path):
+    """A trained run segments arrays of any size and number, in their own units."""
+    part = disc_part(99)
+    image, label = part.images[1, 0], part.labels["discs"][1]
+    labels = segue.predict(run, 50 + 100 * image)  # units do not matter
+    assert labels.shape == image.shape
+    assert 2 * (labels * label).sum() / (labels.sum() + label.sum()) > 0.6
+    assert segue.predict(run, part.images).shape == part.labels["discs"].shape
+    assert segue.predict(segue.load(run), np.pad(image, ((0, 9), (0, 31)))).shape == (41, 63)
+    chances = segue.probabilities(run, image)
+    assert chances.shape == (2, *image.shape)
+    assert np.allclose(chances.sum(0), 1, atol=1e-5)
+
+
+def test_prediction_refuses_what_it_cannot_use(run: Path):
+    """Another number of channels and NaN are refused in a sentence."""
+    with pytest.raises(segue.SegueError, match="the run takes 1 channels"):
+        segue.predict(run, np.zeros((2, 3, 32, 32)))
+    with pytest.raises(segue.SegueError, match="NaN"):
+        segue.predict(run, np.full((32, 32), np.nan))
+    with pytest.raises(segue.SegueError, match="is no finished run"):
+        segue.predict(run.parent, np.zeros((32, 32)))
+
+
+def test_evaluation_keeps_to_the_held_out_part(run: Path, discs: Path):
+    """A run is scored on the test part of its own split, or on the condition asked for."""
+    found = segue.evaluate(run, discs)
+    assert found["part"] == "test" and found["samples"] > 0
+    high = segue.evaluate(run, discs, conditions={"contrast": "high"})
+    assert high["samples"] == found["samples"] / 2
+    assert high["scores"]["dice_disc"] > 0.5
+    with pytest.raises(segue.SegueError, match="allowed are test and validation"):
+        segue.evaluate(run, discs, part="train")
+
+
+def test_training_again_does_nothing(run: Path):
+    """The same specification into the same folder leaves every file as it is."""
+    before = {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
+    segue.train(run.parent / "stage.toml", run)
+    assert {path.name: path.stat().st_mtime_ns for path in run.iterdir()} == before
+
+
+def test_another_specification_into_the_same_folder(run: Path):
+    """A finished run is not overwritten by a training with other settings."""
+    other = run.parent / "other.toml"
+    other.write_text((run.parent / "stage.toml").read_text().replace("epochs = 10", "epochs = 1"), encoding="utf-8")
+    with pytest.raises(segue.SegueError, match="holds a finished run of another specification"):
+        segue.train(other, run)
