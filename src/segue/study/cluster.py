@@ -17,6 +17,7 @@ from segue.errors import SegueError
 from segue.study.execute import Done, Work, perform
 
 PR_SET_PDEATHSIG = 1
+CONNECT_S = 20
 
 
 class EndWithParent(WorkerPlugin):
@@ -55,7 +56,7 @@ def connected(workers: int, scheduler: str | None) -> Iterator[OnCluster]:
     logging.getLogger("distributed").setLevel(logging.ERROR)
     if scheduler is not None:
         try:
-            client = Client(scheduler, timeout="20s")
+            client = Client(scheduler, timeout=CONNECT_S)
         except (OSError, ValueError, TimeoutError) as error:
             raise SegueError(
                 f"--scheduler {scheduler}: no Dask scheduler answers ({error}); give the address it printed when it "
@@ -71,7 +72,7 @@ def connected(workers: int, scheduler: str | None) -> Iterator[OnCluster]:
             threads_per_worker=1,
             processes=True,
             memory_limit=0,
-            dashboard_address="",
+            dashboard_address="127.0.0.1:0",  # any free port: a fixed one warns where two studies run
             silence_logs=logging.ERROR,
         ) as cluster,
         Client(cluster) as client,
