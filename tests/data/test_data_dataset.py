@@ -141,9 +141,9 @@ def test_parts_that_disagree_are_refused(tmp_path: Path) -> None:
 
 
 def test_chunks_fit_sixteen_megabytes() -> None:
-    """A chunk holds 1000 tiles, or as many as fit 16 MB, or one."""
+    """A chunk holds 1000 tiles, or as many as fit 16 MB shared out evenly, or one."""
     assert _chunks((5000, 1, 100, 100), 1, 1000)[0] == 1000
-    assert _chunks((5000, 1, 160, 160), 2, 1000)[0] == 312
+    assert _chunks((5000, 1, 160, 160), 2, 1000)[0] == 295
     assert _chunks((5000, 1, 4096, 4096), 4, 1000)[0] == 1
     assert _chunks((7, 1, 100, 100), 1, 1000)[0] == 7
 

@@ -255,7 +255,9 @@ def smallest(labels: np.ndarray) -> np.ndarray:
 
 def _chunks(shape: Sequence[int], itemsize: int, chunk: int) -> tuple[int, ...]:
     row_bytes = max(1, itemsize * int(np.prod(shape[1:])))
-    return (max(1, min(shape[0], chunk, CHUNK_BYTES // row_bytes)), *shape[1:])
+    most = max(1, min(shape[0], chunk, CHUNK_BYTES // row_bytes))
+    pieces = -(-shape[0] // most)
+    return (-(-shape[0] // pieces), *shape[1:])  # even chunks: a last one nearly empty takes the space of a full one
 
 
 def _shown(found: tuple[tuple[int, ...], np.dtype]) -> str:
