@@ -137,6 +137,7 @@ def test_without_validation_the_last_epoch_counts(discs: Path, tmp_path: Path):
     assert metrics["selected_epoch"] == 2 and metrics["selected_by"] == "last epoch"
     assert metrics["labels"]["validation"] == 0
     assert "validation_loss" not in metrics["scores"]
+    assert not load_run(run).spec.selects_best
 
 
 def test_loading_a_run_gives_its_scores(discs: Path, tmp_path: Path):
@@ -264,3 +265,19 @@ def _newest(state: Path) -> int:
         return max((int(path.name) for path in state.iterdir() if path.name.isdigit()), default=0)
     except FileNotFoundError:
         return 0
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"validation": 0},
+        {"select": "last"},
+        {"freeze": "encoder", "load": ["encoder"], "schedule": {"name": "exponential"}},
+        {"split": {"stored": "given"}},
+        {"target": {"class_weights": [1.0, 2.0]}, "augment": "none", "keep_epochs": True},
+    ],
+)
+def test_specifications_survive_being_written(more: dict[str, object]):
+    """What a run writes of its specification, every field of it, reads back as the same specification."""
+    spec = StageSpec.model_validate({"data": [{"dataset": "x", "conditions": {"a": {"min": 1}, "b": [1, 2]}}], **more})
+    assert StageSpec.model_validate(json.loads(json.dumps(spec.model_dump(mode="json", by_alias=True)))) == spec

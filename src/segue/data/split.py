@@ -28,7 +28,7 @@ class SplitSpec(SpecModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> SplitSpec:
-        if self.stored is not None and self.model_fields_set - {"stored"}:
+        if self.stored is not None and self != SplitSpec.model_construct(stored=self.stored):
             raise ValueError("`stored` names a split of the dataset; remove seed, validation and test, or `stored`")
         if self.validation + self.test >= 1:
             raise ValueError(f"validation {self.validation} + test {self.test} leave nothing to train; lower them")

@@ -99,10 +99,14 @@ def perform(work: Work) -> Done:
             shutil.rmtree(work.folder / "epochs", ignore_errors=True)
         return Done(work.key, time.monotonic() - began)
     except SegueError as error:
-        return Done(work.key, time.monotonic() - began, str(error))
+        return Done(work.key, time.monotonic() - began, _one_line(error))
     except Exception as error:  # recorded with its trace: the study goes on without this stage
-        told = f"{type(error).__name__}: {error}"
+        told = f"{type(error).__name__}: {_one_line(error)}"
         return Done(work.key, time.monotonic() - began, told, traceback.format_exc())
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 class InProcess:

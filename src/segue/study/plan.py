@@ -79,8 +79,8 @@ class Plan:
         rows = []
         for stage, configurations in self.study.configurations.items():
             own = [train for train in self.trains if train.configuration.stage == stage]
-            finished = sum(train.key in names for train in own)
-            failed = sum(f"{train.key}.failed.json" in names and train.key not in names for train in own)
+            failed = sum(f"{train.key}.failed.json" in names for train in own)
+            finished = sum(train.key in names and f"{train.key}.failed.json" not in names for train in own)
             models = len(configurations) * repetitions
             rows.append(StageCount(stage, len(configurations), models, len(own), finished, failed))
         return tuple(rows)

@@ -70,7 +70,8 @@ class StageSpec(SpecModel):
     """One training.
 
     validation: how many images (or groups, where `data` counts groups) of the validation part are looked at after
-    each epoch; "all", or 0 for none. select: which epoch's weights the run keeps. weights: which of the parent's
+    each epoch; "all", or 0 for none. select: which epoch's weights the run keeps; the best
+    on validation, where there is any, unless it says "last". weights: which of the parent's
     weights are taken, those it kept ("best") or those of its last epoch. load: the parts taken from the parent,
     all without it. precision "auto" is bf16 where the hardware multiplies it. threads is part of what bit-identity
     depends on. keep_epochs keeps the weights of every epoch beside, to be scored later.
@@ -92,7 +93,7 @@ class StageSpec(SpecModel):
     optimizer: AdamSpec = AdamSpec()
     schedule: ScheduleSpec = ConstantSpec(name="constant")
     validation: Annotated[int, Field(ge=0)] | Literal["all"] = "all"
-    select: Literal["best", "last"] = "best"
+    select: Literal["best", "last"] | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: Count = 1
     keep_epochs: bool = False
@@ -109,7 +110,7 @@ class StageSpec(SpecModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> StageSpec:
-        if self.validation == 0 and self.select == "best" and "select" in self.model_fields_set:
+        if self.validation == 0 and self.select == "best":
             raise ValueError('select = "best" needs validation images; use select = "last" or validation = "all"')
         if set(self.freeze) == {"encoder", "decoder", "head"}:
             raise ValueError("freeze names every part, so nothing is left to train; leave one out")
@@ -119,7 +120,7 @@ class StageSpec(SpecModel):
 
     @property
     def selects_best(self) -> bool:
-        return self.select == "best" and self.validation != 0
+        return self.select != "last" and self.validation != 0
 
     @property
     def label_unit(self) -> Literal["images", "groups"]:
