@@ -122,6 +122,15 @@ optimizer = { name = "adm" }
         assert line in text, text
 
 
+def test_tiles_that_do_not_fit_are_told_by_the_plan(tmp_path: Path):
+    """A network that cannot take the tiles of a dataset yet to be made is refused before anything is made."""
+    text = (STUDIES / "demo.toml").read_text().replace("demo-series.toml", str(STUDIES / "demo-series.toml"))
+    text = text.replace("[domains]", "set = { 'imaging.tile_px' = 100 }\n\n[domains]")
+    (tmp_path / "study.toml").write_text(text)
+    with pytest.raises(SpecError, match=r"stages.pretrain: dataset 'cdse': its tiles are 100x100 px.*multiples of 32"):
+        plan_study(tmp_path / "study.toml")
+
+
 def test_variants_merge_over_their_stage():
     """Named partial tables give an axis of their own and replace only what they name."""
     table = {

@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from segue.errors import SpecError
+from segue import networks
+from segue.errors import SegueError, SpecError
 from segue.spec import attempt, read_toml, unknown
 from segue.study import grammar
 from segue.study.datasets import Members, members
@@ -193,7 +194,23 @@ def _stage_spec(
         mistakes.append(f"{place}.load: names parts of a parent, but the stage has no `from`; add it or remove load")
     # without data, because of a mistake told already, the rest is checked with a placeholder
     found, wrong = attempt(StageSpec, {**plain, "data": data or [{"dataset": "?"}], "seed": spec.seed}, place=place)
+    if found is not None and not mistakes:
+        mistakes += _unfitting(place, found, datasets)
     return (None if mistakes or wrong else found), domain, mistakes + wrong
+
+
+def _unfitting(place: str, spec: StageSpec, datasets: Mapping[str, Members]) -> list[str]:
+    """Returns a sentence for each dataset to be made whose tiles the network cannot take."""
+    tiles = {member.name: member.tile_px for found in datasets.values() for member in found.all}
+    mistakes = []
+    for item in spec.data:
+        side = tiles.get(item.dataset)
+        if side is not None:
+            try:
+                networks.require_fit(spec.network, (1, side, side), f"{place}: dataset '{item.dataset}'")
+            except SegueError as error:
+                mistakes.append(str(error))
+    return mistakes
 
 
 def _data(

@@ -30,6 +30,13 @@ class Member:
     spec: SeriesSpec | PrepareSpec | None
     values: Mapping[str, Label]
 
+    @property
+    def tile_px(self) -> int | None:
+        """The side of its tiles, None where only the file tells."""
+        if isinstance(self.spec, SeriesSpec):
+            return self.spec.imaging.tile_px
+        return self.spec.tile_px if self.spec is not None else None
+
     def key(self, cache: Path) -> str:
         """Returns the dataset's identity; raw files enter by their content, digested once (`cache`)."""
         if isinstance(self.spec, SeriesSpec):
