@@ -15,6 +15,7 @@ from segue import device, terminal
 from segue.errors import SegueError
 
 CORES = device.cores()
+INTERRUPTED = 130  # the exit code of a command ended by Ctrl-C
 
 app = typer.Typer(
     add_completion=False,
@@ -37,13 +38,14 @@ StorePath = Annotated[
 def main() -> None:
     """Runs the command line; words the user's mistakes in one sentence."""
     try:
-        app(standalone_mode=True)
+        app()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            print("segue: interrupted; give the same command again to go on.", file=sys.stderr)
+        raise
     except SegueError as error:
         print(f"segue: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("segue: interrupted; give the same command again to go on.", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
 
