@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from conftest import disc_part
@@ -94,3 +96,21 @@ def test_another_specification_into_the_same_folder(run: Path):
     other.write_text((run.parent / "stage.toml").read_text().replace("epochs = 10", "epochs = 1"), encoding="utf-8")
     with pytest.raises(segue.SegueError, match="holds a finished run of another specification"):
         segue.train(other, run)
+
+
+def test_the_order_of_data_is_part_of_the_key(tmp_path: Path, discs: Path):
+    """Two specifications that take the same files for other conditions are not taken for each other."""
+    second = tmp_path / "second.h5"
+    shutil.copy(discs, second)
+    with h5py.File(second, "r+") as file:
+        file["tiles/images"][...] += 1
+    head = 'epochs = 1\nnetwork = { name = "resunet", width = 4 }\nsplit = { validation = 0.2, test = 0.2 }\n'
+    for name, files in (("a", (discs, second)), ("b", (second, discs))):
+        items = [
+            f'[[data]]\ndataset = "{file}"\nconditions = {{ contrast = "{contrast}" }}\n'
+            for file, contrast in zip(files, ("low", "high"), strict=True)
+        ]
+        (tmp_path / f"{name}.toml").write_text(head + "".join(items), encoding="utf-8")
+    segue.train(tmp_path / "a.toml", tmp_path / "run")
+    with pytest.raises(segue.SegueError, match="another specification or other data"):
+        segue.train(tmp_path / "b.toml", tmp_path / "run")

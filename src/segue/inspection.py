@@ -83,15 +83,16 @@ def describe_plan(plan: Plan) -> str:
         (c.stage, *(f"{n:,}" for n in (c.configurations, c.models, c.distinct, c.finished, c.failed)))
         for c in plan.counts
     ]
-    sums = [sum(getattr(c, name) for c in plan.counts) for name in head[1:]]
-    rows.append(("all", *(f"{n:,}" for n in sums)))
+    sums = {name: sum(getattr(c, name) for c in plan.counts) for name in head[1:]}
+    sums["distinct"] = len(plan.trains)  # a training that two stages share counts once
+    rows.append(("all", *(f"{n:,}" for n in sums.values())))
     need = plan.disk()
     uncounted = f" (and {need['uncounted']:,} networks whose size is not known beforehand)" if need["uncounted"] else ""
     lines = [
         plan.study.spec.title or plan.study.spec.name,
         columns([head, *rows]),
         f"{plan.evaluation_count:,} evaluations on {len(plan.evaluations)} domains "
-        f"({plan.study.spec.evaluate.part} part), {len(plan.datasets)} datasets",
+        f"({plan.study.spec.evaluate.part} part), datasets: {len(plan.datasets)}",
         f"disk still needed: {size(need['datasets'])} for datasets, {size(need['weights'])} for weights{uncounted}; "
         f"{size(need['free'])} free in {plan.store.folder}",
     ]

@@ -62,7 +62,7 @@ def attempt(model: type[Model], data: Any, *, place: str = "") -> tuple[Model | 
     try:
         return model.model_validate(data), []
     except ValidationError as error:
-        return None, [_sentence(model, mistake, place) for mistake in error.errors(include_url=False)]
+        return None, _sentences(model, error.errors(include_url=False), place)
 
 
 def unknown(found: str, allowed: typing.Iterable[str], what: str = "name") -> str:
@@ -73,12 +73,37 @@ def unknown(found: str, allowed: typing.Iterable[str], what: str = "name") -> st
     return f"unknown {what} '{found}';{meant} allowed: {', '.join(names)}"
 
 
+def _sentences(model: type[BaseModel], mistakes: list[Any], place: str) -> list[str]:
+    """Returns a sentence for each place; the alternatives of a union that all failed there become one."""
+    places = [mistake["loc"] for mistake in mistakes]
+    told: dict[str, list[str]] = {}
+    for mistake in mistakes:
+        deeper = any(other[: len(mistake["loc"])] == mistake["loc"] and other != mistake["loc"] for other in places)
+        if mistake["type"] == "too_short" and deeper:
+            continue  # what it lacks is there, but mistaken, and told by itself
+        where, _, what = _sentence(model, mistake, place).partition(": ")
+        told.setdefault(where, []).append(what)
+    return [f"{where}: {alternative}" for where, whats in told.items() for alternative in _alternatives(whats)]
+
+
+def _alternatives(whats: list[str]) -> list[str]:
+    """Joins "found X; a" and "found X; b" to "found X; a, or b"; other sentences stay as they are."""
+    joined: dict[str, list[str]] = {}
+    for what in whats:
+        found, semicolon, message = what.partition("; ")
+        if semicolon and found.startswith("found "):
+            joined.setdefault(found, []).append(message)
+        else:
+            joined[what] = []
+    return [f"{found}; {', or '.join(dict.fromkeys(rest))}" if rest else found for found, rest in joined.items()]
+
+
 def _sentence(model: type[BaseModel], mistake: Any, place: str) -> str:
     location = list(mistake["loc"])
     kind, context = mistake["type"], mistake.get("ctx", {})
     if kind == "extra_forbidden":
         owner = _model_at(model, location[:-1])
-        allowed = list(owner.model_fields) if owner else []
+        allowed = [field.alias or name for name, field in owner.model_fields.items()] if owner else []
         return f"{_dotted(model, location[:-1], place) or 'at the top'}: {unknown(str(location[-1]), allowed, 'key')}"
     where = _dotted(model, location, place)
     if kind == "missing":
@@ -88,10 +113,14 @@ def _sentence(model: type[BaseModel], mistake: Any, place: str) -> str:
         return f"{where}.name: " + unknown(str(context["tag"]), context["expected_tags"].replace("'", "").split(", "))
     if kind == "literal_error":
         allowed = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-        return f"{where}: {unknown(str(mistake['input']), allowed, 'value')}"
+        one_of_a_union = str(location[-1:]).startswith('["literal[')
+        if isinstance(mistake["input"], str) and not one_of_a_union:
+            return f"{where}: {unknown(mistake['input'], allowed, 'value')}"
+        return f"{where}: found {_shown(mistake['input'])}; allowed: {', '.join(allowed)}"
     if kind == "value_error":
         return f"{where or 'at the top'}: {context['error']}"
-    message = mistake["msg"]
+    # TOML's words for Python's
+    message = mistake["msg"].partition(" or instance of ")[0].replace("dictionary", "table").replace("tuple", "list")
     return f"{where or 'at the top'}: {found}{message[0].lower()}{message[1:]}"
 
 
@@ -108,7 +137,7 @@ def _dotted(model: type[BaseModel], location: list[Any], place: str) -> str:
         options = _options(owner)
         following = [_child(option, step) for option in options]
         following = [option for option in following if option is not None]
-        if not following and options and isinstance(step, str) and not _is_key(options, step):
+        if not following and isinstance(step, str):  # the tag that pydantic gives a member of a union
             owner = _tagged(options, step) or owner
             continue
         parts.append(f"[{step}]" if isinstance(step, int) else str(step))
@@ -138,19 +167,14 @@ def _options(annotation: Any) -> list[Any]:
 
 def _child(option: Any, step: Any) -> Any:
     if isinstance(option, type) and issubclass(option, BaseModel):
-        field = option.model_fields.get(step) if isinstance(step, str) else None
-        return None if field is None else field.annotation
+        fields = {field.alias or name: field for name, field in option.model_fields.items()}
+        return fields[step].annotation if step in fields else None
     arguments = typing.get_args(option)
     if typing.get_origin(option) is dict and arguments and isinstance(step, str):
         return arguments[1]
     if typing.get_origin(option) in (list, tuple) and arguments and isinstance(step, int):
         return arguments[min(step, len(arguments) - 1)] if arguments[-1] is not Ellipsis else arguments[0]
     return None
-
-
-def _is_key(options: list[Any], step: str) -> bool:
-    models = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
-    return any(step in option.model_fields for option in models) or not models
 
 
 def _tagged(options: list[Any], tag: Any) -> Any:

@@ -46,6 +46,8 @@ def train(spec: Place, run: Place, *, checkpoint_s: float = 60.0, tell: Callable
 
     path = Path(spec)
     stage = load(StageSpec, path)
+    if stage.load is not None and stage.parent is None:
+        raise SegueError(f"{path}: load names parts of a parent, but there is no `from`; add it or remove load.")
 
     from segue.data.digest import content_digest
     from segue.training.loading import Inputs
@@ -61,7 +63,7 @@ def train(spec: Place, run: Place, *, checkpoint_s: float = 60.0, tell: Callable
         parent = path.parent / (stage.parent.run or stage.parent.weights or "")
         origin = _file_digest(weights_file(parent, stage.weights) if stage.parent.run else parent)
     data = [item.model_dump(mode="json", exclude={"dataset"}) for item in stage.data]
-    inputs = [identity for _, identity in datasets.values()]
+    inputs = [datasets[item.dataset][1] for item in stage.data]
     key = digest_of({"version": VERSION, "settings": settings, "data": data, "inputs": [inputs, origin]})
     train_stage(
         stage, Path(run), key=f"train-{key}", inputs=Inputs(datasets, parent), checkpoint_s=checkpoint_s, tell=tell

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from made_datasets import LAYERS, make_dataset, make_parts
@@ -42,7 +43,27 @@ def test_the_sheet_is_a_picture(path: Path, tmp_path: Path) -> None:
         contact_sheet(path, tmp_path / "b.png", layer="nucleii")
     with pytest.raises(SegueError, match="cannot be written"):
         contact_sheet(path, path / "b.png")
-    assert not (tmp_path / "b.png").exists()
+    for name in ("b.jpg", "b"):
+        with pytest.raises(
+            SegueError, match=f"{name}: a contact sheet is a PNG picture; give a name that ends in .png"
+        ):
+            contact_sheet(path, tmp_path / name)
+    assert not list(tmp_path.glob("b*"))
+
+
+@pytest.mark.parametrize("group_too", [False, True])
+def test_a_dataset_without_layers(path: Path, tmp_path: Path, group_too: bool) -> None:
+    """Without label layers the contents are told and the sheet shows the images alone."""
+    with h5py.File(path, "r+") as file:
+        for group in ["tiles/labels", "tiles/class_counts", *(f"micrographs/{n}/labels" for n in file["micrographs"])]:
+            del file[group]
+        if not group_too:
+            file.create_group("tiles/labels")
+    assert "  layer " not in describe(path)
+    contact_sheet(path, tmp_path / "a.png", count=5)
+    assert (tmp_path / "a.png").is_file()
+    with Dataset(path) as data:
+        assert data.micrograph("a").labels == {}
 
 
 def test_tiles_are_spread_over_conditions(path: Path) -> None:
@@ -62,3 +83,16 @@ def test_outlines_follow_labels() -> None:
     assert tuple(picture[4, 5]) == class_colour(2)
     assert len(set(picture[2, 2])) == 1
     assert (picture[12:] == 238).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_pixels_that_are_no_number_are_black(bad: float) -> None:
+    """NaN and infinity are drawn black, without a warning, and do not change how the others are stretched."""
+    image, labels = np.arange(256, dtype=np.float32).reshape(1, 16, 16), np.zeros((16, 16), np.int32)
+    box = np.array([0, 0, 16, 16])
+    whole = coloured(image, labels, LAYERS[0], box, 1)
+    image[0, 7, 7] = bad
+    picture = coloured(image, labels, LAYERS[0], box, 1)
+    assert (picture[7, 7] == 0).all()
+    assert np.abs(np.delete(picture.astype(int) - whole, 7, axis=0)).max() <= 1
+    assert not coloured(np.full_like(image, bad), labels, LAYERS[0], box, 1).any()

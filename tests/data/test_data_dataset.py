@@ -239,3 +239,67 @@ def test_an_output_that_cannot_be_written(tmp_path: Path, parts: dict[str, Part]
             write_part(out, parts["a"])
     with pytest.raises(SegueError, match="there is nothing to assemble"):
         assemble([], tmp_path / "x.h5", layers=[], channels=[], attributes={}, splits={})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "samples/stain",
+        "samples/y_px",
+        "samples/group",
+        "tiles/valid",
+        "tiles/intensity",
+        "tiles/labels/cells",
+        "tiles/class_counts/cells",
+        "splits/default",
+    ],
+)
+def test_arrays_of_other_lengths_are_named(tmp_path: Path, parts: dict[str, Part], name: str) -> None:
+    """An array that is shorter than the images, of another shape, or not there is told when the dataset is opened."""
+    path = make_dataset(tmp_path, parts)
+    with h5py.File(path, "r+") as file:
+        values, attributes = file[name][()], dict(file[name].attrs)
+        kind = file[name].dtype
+
+        def put(array: np.ndarray) -> None:
+            del file[name]
+            file.create_dataset(name, data=array, dtype=kind).attrs.update(attributes)
+            file.flush()
+
+        put(values[:-2])
+    with pytest.raises(
+        SegueError, match=rf"data.h5: {name} has length 11, but tiles/images has length 13; the file is"
+    ):
+        Dataset(path)
+    with h5py.File(path, "r+") as file:
+        put(values[:, None])
+    with pytest.raises(SegueError, match=rf"{name} is 13 × 1.*, but must be 13"):
+        Dataset(path)
+    with h5py.File(path, "r+") as file:
+        del file[name]
+    if name not in ("samples/stain", "tiles/labels/cells", "splits/default"):
+        with pytest.raises(SegueError, match=f"the array {name} is missing"):
+            Dataset(path)
+
+
+def test_attributes_that_are_missing_are_told(tmp_path: Path, parts: dict[str, Part]) -> None:
+    """A dataset without its version, channels or the kind of a layer ends in a sentence."""
+    for number, (place, name) in enumerate(
+        [("/", "format_version"), ("/", "channels"), ("tiles/labels/cells", "kind")]
+    ):
+        path = make_dataset(tmp_path, parts, f"{number}.h5")
+        with h5py.File(path, "r+") as file:
+            del file[place].attrs[name]
+        with pytest.raises(SegueError, match=rf"{number}.h5: is no whole segue dataset .*{name}"):
+            Dataset(path)
+
+
+def test_a_split_that_is_not_stored(tmp_path: Path, parts: dict[str, Part]) -> None:
+    """An unknown split is told with those there are, and with the other way to split where there are none."""
+    path = make_dataset(tmp_path, parts)
+    with Dataset(path) as data, pytest.raises(SegueError, match="unknown stored split 'x'; allowed: default"):
+        data.split_codes("x")
+    with h5py.File(path, "r+") as file:
+        del file["splits"]
+    with Dataset(path) as data, pytest.raises(SegueError, match="stores no split; use seed, validation and test"):
+        data.split_codes("x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -10,9 +11,10 @@ import pandas as pd
 import pytest
 
 from segue.errors import SegueError
-from segue.report.answer import answer, clear
+from segue.report.answer import answer, caution, clear
 from segue.report.comparison import before_and_after, compare, matrix
-from segue.report.factors import against_scratch, efficiency, factors
+from segue.report.factors import against_scratch, coverage, efficiency, factors
+from segue.report.figures import labels_text
 from segue.study.results import StudyResults
 
 
@@ -179,3 +181,63 @@ def test_scratch_is_compared_at_equal_labels_and_seed(results: StudyResults) -> 
     left, right = (side.groupby(["domain", "seed_draw"])["value"].median() for side in sides)
     assert found[20.0].median == pytest.approx(float((left - right).median()))
     assert found[20.0].runs == 9
+
+
+def test_pairs_in_part_of_the_targets_are_said_so(results: StudyResults) -> None:
+    """Two sources that are no targets of their own meet in one target only; what is crossed in all says nothing."""
+    found = {factor.axis: factor for factor in factors(compare(results), "transfer")}
+    source, labels = found["pretrain.domain"], found["transfer.images"]
+    assert source.levels[1].paired_in == ("0nm",)
+    assert coverage(source, source.levels) == "in 18 pairs, all in the target 0nm"
+    assert labels.levels[1].paired_in == labels.targets == tuple(results.domains)
+    assert coverage(labels, labels.levels) == coverage(found["transfer.domain"], found["transfer.domain"].levels) == ""
+    harder = results.table["loss_adjusted"].where(results.table["pretrain.domain"] != "+10nm", lambda v: v + 1)
+    text = " ".join(answer(compare(dataclasses.replace(results, table=results.table.assign(loss_adjusted=harder)))))
+    assert "from +10nm to -10nm, all else equal (in 18 pairs, all in the target 0nm), the adjusted loss" in text
+
+
+def test_first_paragraph_tells_what_freezing_does(results: StudyResults) -> None:
+    """Each frozen part's change is the median over pairs that differ in it alone, by hand; parts of two are listed."""
+    table = results.table.replace({"transfer.freeze": {"decoder": "encoder,head"}})
+    own = table[(table["stage"] == "transfer") & (table["domain"] == table["evaluated_domain"])]
+    keys = ["pretrain.domain", "transfer.domain", "transfer.images", "seed_init"]
+    by = own.set_index([*keys, "transfer.freeze"])["loss_adjusted"].unstack()
+    first = answer(compare(dataclasses.replace(results, table=table)))[0]
+    assert f"freezing the encoder changes the adjusted loss by +{(by['encoder'] - by['none']).median():.4f} [" in first
+    assert f"freezing the encoder and head by +{(by['encoder,head'] - by['none']).median():.4f} [" in first
+    assert re.search(r"freezing the encoder changes [^()]*\(worse\)", first)
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(-0.2, "worse"), (0.2, "better")])
+def test_freezing_is_judged_by_the_metrics_direction(results: StudyResults, shift: float, verdict: str) -> None:
+    """Higher Dice is better, lower is worse, and an exact zero is no clear difference."""
+    shifts = results.table["transfer.freeze"].map({"encoder": shift}).fillna(0.0)
+    found = compare(dataclasses.replace(results, table=results.table.assign(dice_mean=0.5 + shifts)), "dice_mean")
+    size = f"{'+' if shift > 0 else '−'}0.200"
+    assert f"freezing the encoder changes the mean Dice by {size} [{size}, {size}] ({verdict})" in answer(found)[0]
+    assert "freezing the decoder by 0 [0, 0] (no clear difference)" in answer(found)[0]
+
+
+def test_freezing_is_left_out_without_its_reference(results: StudyResults) -> None:
+    """Where nothing was trained whole, or no part was frozen, no sentence compares."""
+    for kept in (["encoder", "decoder"], ["none"]):
+        table = results.table[(results.table["stage"] != "transfer") | results.table["transfer.freeze"].isin(kept)]
+        assert "freezing" not in " ".join(answer(compare(dataclasses.replace(results, table=table))))
+
+
+def test_label_counts_tell_training_from_validation(results: StudyResults) -> None:
+    """A sum is divided where labels were spent on validation, in both ways where runs differ, else it stands alone."""
+    groups = efficiency(compare(results), ["transfer"])
+    assert {labels_text(group.labels, [group]) for group in groups} == {"20 (16 + 4)", "68 (64 + 4)"}
+    other = dataclasses.replace(groups[0], label_split=((20.0, 0.0),))
+    assert labels_text(20, [other]) == "20"
+    assert labels_text(20, [groups[0], other]) == "20 (16 + 4 or 20 + 0)"
+    imported = results.table.drop(columns=["labels_train", "labels_validation"])
+    group = efficiency(compare(dataclasses.replace(results, table=imported)), ["transfer"])[0]
+    assert labels_text(group.labels, [group]) == "20"
+
+
+def test_a_single_seed_of_an_unfinished_study_is_called_preliminary(make: Callable[..., StudyResults]) -> None:
+    """While trainings are pending, a single seed is what there is so far, not what the study asks for."""
+    assert "So far, every" in caution(compare(dataclasses.replace(make(1), counts={"pending": 9})))
+    assert "So far" not in caution(compare(make(1)))

@@ -17,10 +17,11 @@ import pytest
 
 from segue.errors import SegueError
 from segue.report import page as page_module
-from segue.report.drawing import INKS
+from segue.report.comparison import compare
+from segue.report.drawing import INKS, style
 from segue.report.figures import colour_scale
 from segue.report.page import write_page
-from segue.report.pictures import outcome
+from segue.report.pictures import curves_figure, outcome
 from segue.study.results import Example, StudyResults
 
 
@@ -195,6 +196,41 @@ def test_page_of_incomplete_results(
     assert says in text
     assert not re.search(r">\s*nan\s*<|\bnan\b \[", text)
     assert "<no>" not in text
+
+
+def test_nothing_finished_is_not_called_a_single_seed(make: Callable[..., StudyResults], tmp_path: Path) -> None:
+    """An empty result says that nothing has finished, and nothing about seeds."""
+    write_page(_failures_only(make(2)), tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert "Nothing has finished yet." in text and "as nothing has finished yet" in text
+    assert "single seed" not in text and "second seed" not in text
+
+
+def test_captions_tell_what_is_counted_and_paired(written: Path) -> None:
+    """The page says which labels each figure counts, what an image is, and where pairs cover only some targets."""
+    text = written.read_text()
+    assert ">20 (16 + 4)</text>" in text
+    assert "in brackets the labels for training + for validation" in text
+    assert "as a factor are those to train on, without those for validation" in text
+    assert "pretraining: domain, in 18 pairs, all in the target 0nm" in text
+    assert "each tile or sample of a larger micrograph is one; groups are whole micrographs" in text
+
+
+def test_legends_of_curves_lie_outside_the_axes(make: Callable[..., StudyResults]) -> None:
+    """No legend overlaps the curves of its panel, or its title, also where names are long and take several lines."""
+    results = make(1, scratch=False)
+    long = {name: f"a rather long name of {name}" for name in results.domains}
+    histories = results.histories.replace({"transfer.domain": long})
+    with style():
+        figure = curves_figure(compare(dataclasses.replace(results, histories=histories)), 0.0)
+        figure.canvas.draw()
+    legends = [(axes, legend) for axes in figure.axes if (legend := axes.get_legend())]
+    assert len(legends) == 4
+    for axes, legend in legends:
+        box = legend.get_window_extent()
+        assert box.y0 >= axes.get_window_extent().y1 - 0.5
+        assert box.y1 <= axes._left_title.get_window_extent().y0 + 0.5  # pyright: ignore[reportAttributeAccessIssue]
+        assert box.x1 <= figure.bbox.x1
 
 
 def test_large_table_lies_beside_the_page(

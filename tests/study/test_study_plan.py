@@ -246,3 +246,41 @@ def test_disk_needed_is_counted(tmp_path: Path):
     plan = plan_study(STUDIES / "hrtem-defocus.toml", tmp_path)
     assert plan.disk()["weights"] == 30 * 2 * 4 * 14_323_492
     assert plan.disk()["datasets"] > 1e9
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ('[stages.a]\ndomain = "low"\nfrom = 3', r"stages.a.from: found 3; name one stage"),
+        ('[stages.a]\ndomain = "low"\nfrom = { each = ["a", "b"] }', "for several parents write a stage for each"),
+        ('[stages.a]\ndomain = { each = ["low", "high"], except = 3 }', r"stages.a.domain.except: found 3"),
+        ('[stages.a]\ndomain = "low"\nload = ["encoder"]', "no `from`"),
+        ('[stages.a]\ndomain = "low"\n\n[domains.odd]\ndataset = ["discs"]', "domains.odd.dataset: unknown dataset"),
+        ('[stages.a]\ndomain = "low"\nfrom = "a"', "a stage cannot descend from itself"),
+        (
+            '[stages.a]\ndomain = "low"\nimages = -1',
+            r"images: found -1; input should be greater than 0, or allowed: all",
+        ),
+    ],
+)
+def test_what_a_stage_may_not_say(study_file: StudyFile, more: str, message: str):
+    """Each of these is refused by the plan with its place, and never taken for something else."""
+    with pytest.raises(SpecError, match=message):
+        plan_study(study_file("\n" + more + "\n"))
+
+
+def test_axes_at_the_top_are_sent_to_a_stage(study_file: StudyFile):
+    """A swept network belongs in a stage, and the mistake says so."""
+    path = study_file()
+    path.write_text(path.read_text().replace("width = 4 }", "width = { each = [4, 8] } }"))
+    with pytest.raises(SpecError, match="network: `each` belongs in a stage"):
+        plan_study(path)
+
+
+def test_inherited_networks_decide_what_fits(tmp_path: Path):
+    """A child is checked against its parent's network, not against the default."""
+    text = (STUDIES / "demo.toml").read_text().replace("demo-series.toml", str(STUDIES / "demo-series.toml"))
+    text = text.replace("[domains]", "set = { 'imaging.tile_px' = 72 }\n\n[domains]")
+    text = text.replace("[stages.pretrain]", '[stages.pretrain]\nnetwork = { name = "pspnet-resnet18" }')
+    (tmp_path / "study.toml").write_text(text)
+    assert plan_study(tmp_path / "study.toml").trains

@@ -181,3 +181,68 @@ def test_dataset_stages_are_part_of_the_graph(study_file: StudyFile, tmp_path: P
     )
     done = segue("study", "run", path, "--workers", 1)
     assert done.returncode == 2 and "images" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_stages_that_coincide_share_a_run_and_keep_their_rows(study_file: StudyFile):
+    """A baseline with the settings of another stage is trained once and stands in the table under both names."""
+    stage = 'domain = "high"\nimages = 6\nepochs = 1\n'
+    plan = plan_study(study_file(f"\n[stages.pretrain]\n{stage}\n[stages.scratch]\n{stage}"))
+    assert {c.stage: (c.models, c.distinct) for c in plan.counts} == {"pretrain": (2, 2), "scratch": (2, 2)}
+    assert len(plan.trains) == 2
+    assert run_study(plan).finished == 2
+    table = collect(plan_study(plan.study.path), command="").table
+    assert sorted(table["stage"]) == ["pretrain"] * 4 + ["scratch"] * 4
+    assert table["run"].nunique() == 2
+
+
+def test_weights_not_kept_are_trained_again_when_needed(study_file: StudyFile):
+    """With keep = "metrics", a domain or a child added later brings the same weights back; nothing else changes."""
+    path = study_file('\n[stages.only]\ndomain = "high"\nimages = 6\nepochs = 2\n')
+    path.write_text(path.read_text().replace("seeds = 2", 'seeds = 1\nkeep = "metrics"'))
+    plan = plan_study(path)
+    run_study(plan)
+    folder = plan.store.run(plan.trains[0].key)
+    assert not (folder / "weights.safetensors").exists()
+    before = collect(plan_study(path), command="").table
+    path.write_text(path.read_text().replace("[domains]", '[domains]\nboth = { dataset = "discs" }'))
+    assert plan_study(path).why()[-1][2] == "weights not kept"
+    assert run_study(plan_study(path)).failed == 0
+    after = collect(plan_study(path), command="").table
+    assert after[after["evaluated_domain"] != "both"].reset_index(drop=True).equals(before)
+    (folder / "weights.safetensors").unlink()
+    path.write_text(path.read_text() + '\n[stages.child]\nfrom = "only"\ndomain = "low"\nimages = 2\nepochs = 1\n')
+    summary = run_study(plan_study(path))
+    assert (summary.finished, summary.failed) == (2, 0)
+    assert {reason for *_, reason in plan_study(path).why()} == {"finished"}
+
+
+def test_a_failure_that_no_longer_holds_is_forgotten(study_file: StudyFile):
+    """A domain that cannot be scored is recorded; taken out again, nothing failed."""
+    path = study_file('\n[stages.only]\ndomain = "high"\nimages = 6\nepochs = 1\n')
+    text = path.read_text()
+    path.write_text(text.replace("[domains]", '[domains]\nnone = { dataset = "discs", contrast = "absent" }'))
+    assert run_study(plan_study(path)).failed == 2
+    assert "absent" in collect(plan_study(path), command="").failures["error"].iloc[0]
+    path.write_text(text)
+    assert run_study(plan_study(path)).ran == 0
+    plan = plan_study(path)
+    assert plan.counts[0].failed == 0 and plan.counts[0].finished == 2
+    assert collect(plan, command="").failures.empty
+
+
+def test_leaks_through_a_weights_file_are_refused(study_file: StudyFile, tmp_path: Path):
+    """A run's weights given as a file are still the run's; a bare file's ancestry is called unknown in the table."""
+    import shutil
+
+    parent = plan_study(study_file('\n[stages.whole]\ndomain = "high"\nepochs = 1\n'))
+    run_study(parent)
+    weights = parent.store.run(parent.trains[0].key) / "weights.safetensors"
+    tune = '\n[stages.tune]\nfrom = { weights = "WEIGHTS" }\ndomain = "low"\nimages = 2\nepochs = 1\n'
+    other = tune + "split = { seed = 9, validation = 0.2, test = 0.2 }\n"
+    leaking = plan_study(study_file(other.replace("WEIGHTS", str(weights)), name="leaking.toml"))
+    assert run_study(leaking).failed == 2
+    assert "were trained on" in collect(leaking, command="").failures["error"].iloc[0]
+    shutil.copy(weights, tmp_path / "bare.safetensors")
+    bare = plan_study(study_file(other.replace("WEIGHTS", "bare.safetensors"), name="bare.toml"))
+    assert run_study(bare).failed == 0
+    assert set(collect(bare, command="").table["ancestry"]) == {"unknown"}

@@ -281,3 +281,35 @@ def test_specifications_survive_being_written(more: dict[str, object]):
     """What a run writes of its specification, every field of it, reads back as the same specification."""
     spec = StageSpec.model_validate({"data": [{"dataset": "x", "conditions": {"a": {"min": 1}, "b": [1, 2]}}], **more})
     assert StageSpec.model_validate(json.loads(json.dumps(spec.model_dump(mode="json", by_alias=True)))) == spec
+
+
+def test_what_the_network_cannot_take_is_worded(discs: Path, tmp_path: Path):
+    """A batch of one tile of one feature, which batch norm cannot train on, is refused with what to change."""
+    data = [{"dataset": str(discs), "conditions": {"contrast": "high"}, "images": 1}]
+    spec = spec_of(discs, data=data, augment="none", network={"name": "unet-resnet18"})
+    with pytest.raises(SegueError, match=r"network 'unet-resnet18' cannot train on 1 tiles of 32x32 px at once"):
+        train(spec, tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_more_threads_than_cores_are_refused(discs: Path, tmp_path: Path):
+    """A thousand threads would bring the process down; they are refused first."""
+    with pytest.raises(SegueError, match="threads = 1000, but this machine has"):
+        train(spec_of(discs, threads=1000), tmp_path / "run")
+
+
+def test_samples_are_not_counted_twice(discs: Path, tmp_path: Path):
+    """Two items of data that draw the same samples are refused: their labels would count twice."""
+    data = [{"dataset": str(discs)}, {"dataset": str(discs), "conditions": {"contrast": "high"}}]
+    with pytest.raises(SegueError, match="are drawn by two items"):
+        train(spec_of(discs, data=data), tmp_path / "run")
+
+
+def test_what_is_in_the_way_is_told_before_training(discs: Path, tmp_path: Path):
+    """A folder that is no run is refused at once and left as it is."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    with pytest.raises(SegueError, match="is in the way and is no finished run"):
+        train(spec_of(discs), tmp_path / "mine")
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]

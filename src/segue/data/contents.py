@@ -50,17 +50,21 @@ def contact_sheet(path: Path, out_png: Path, *, count: int = 24, layer: str | No
     """Writes a PNG of `count` tiles, spread over the conditions and groups, with the outlines of their labels.
 
     Intensities are stretched between the 0.5th and 99.8th percentile of each tile. Ignored pixels are hatched, padding
-    is cut off by a dashed line. `layer` is the layer drawn; without it, the first.
+    is cut off by a dashed line. `layer` is the layer drawn; without it, the first, or none where there is none.
     """
     from segue.data.sheet import draw_sheet
 
+    if out_png.suffix.lower() != ".png":
+        raise SegueError(f"{out_png}: a contact sheet is a PNG picture; give a name that ends in .png.")
     with Dataset(path) as data:
         if layer is not None and layer not in data.layers:
             raise SegueError(f"{path}: {unknown(layer, data.layers, 'label layer')}.")
-        drawn = data.layers[layer or next(iter(data.layers))]
+        name = layer or next(iter(data.layers), None)
+        drawn = Layer("", "classes", ("background",)) if name is None else data.layers[name]
         indices = spread(data.samples(), count)
-        images, labels = data.read(indices, layer=drawn.name)
-        assert labels is not None
+        images, labels = data.read(indices, layer=name)
+        if labels is None:
+            labels = np.zeros((len(images), *images.shape[2:]), dtype=np.int32)
         captions = [_caption(data.samples(), int(index)) for index in indices]
         sheet = draw_sheet(
             images,
@@ -68,7 +72,7 @@ def contact_sheet(path: Path, out_png: Path, *, count: int = 24, layer: str | No
             layer=drawn,
             valid=data.valid(indices),
             captions=captions,
-            heading=f"{path.name}: {len(indices)} of {data.count} tiles, layer {drawn.name}",
+            heading=f"{path.name}: {len(indices)} of {data.count} tiles, {f'layer {name}' if name else 'no labels'}",
         )
     with replacing(out_png) as partial:
         sheet.save(partial, format="PNG", optimize=True)

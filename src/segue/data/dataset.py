@@ -33,6 +33,7 @@ from segue.data.assembly import (
 )
 from segue.data.digest import content_digest
 from segue.data.hdf5 import Node, open_file, reading
+from segue.data.integrity import check_arrays, check_counts
 from segue.data.layers import Layer, Micrograph, Part
 from segue.data.split import Split, SplitSpec, codes_of
 from segue.errors import SegueError
@@ -47,7 +48,7 @@ class Dataset:
     """A dataset opened for reading; close it, or use it in a `with` block. Never share it across processes."""
 
     def __init__(self, path: Path | str) -> None:
-        """Opens `path`; raises SegueError when it is missing, not HDF5, truncated, foreign or of a newer format."""
+        """Opens `path`; raises SegueError when it is missing, not HDF5, truncated, damaged, foreign or too new."""
         self.path = Path(path)
         self._process = os.getpid()
         self._file = open_file(self.path)
@@ -57,6 +58,11 @@ class Dataset:
         except SegueError:
             self._file.close()
             raise
+        except (KeyError, TypeError, ValueError) as error:
+            self._file.close()
+            raise SegueError(
+                f"{self.path}: is no whole segue dataset ({error}); copy it again or make it anew."
+            ) from error
 
     def _read_header(self) -> None:
         attributes = {name: _plain(value) for name, value in self._file.attrs.items()}
@@ -70,8 +76,10 @@ class Dataset:
             raise SegueError(
                 f"{self.path}: has dataset format {version}, this segue reads up to {FORMAT_VERSION}; upgrade segue."
             )
+        check_arrays(self.path, self._file)
         self._images = _uncached(self._file, "tiles/images")
-        self._labels = {name: _cached(self._file, f"tiles/labels/{name}") for name in self._file["tiles/labels"]}
+        labelled = self._file.get("tiles/labels", ())
+        self._labels = {name: _cached(self._file, f"tiles/labels/{name}") for name in labelled}
         self.count: int = self._images.shape[0]
         self.tile_shape: tuple[int, int, int] = self._images.shape[1:]
         self.dtype: np.dtype = self._images.dtype
@@ -81,6 +89,7 @@ class Dataset:
             name: Layer(name, _plain(labels.attrs["kind"]), tuple(_plain(labels.attrs["names"])))
             for name, labels in self._labels.items()
         }
+        check_counts(self.path, self._file, self.layers.values())
         self._samples: dict[str, np.ndarray] | None = None
 
     def close(self) -> None:
@@ -95,7 +104,8 @@ class Dataset:
     def samples(self) -> dict[str, np.ndarray]:
         """Returns all columns, each (N,): text as objects of str, numbers as int64 or float64."""
         if self._samples is None:
-            self._samples = {name: read_column(values) for name, values in self._opened()["samples"].items()}
+            with reading(self.path):
+                self._samples = {name: read_column(values) for name, values in self._opened()["samples"].items()}
         return dict(self._samples)
 
     def select(self, conditions: Mapping[str, Any]) -> np.ndarray:
@@ -123,6 +133,10 @@ class Dataset:
 
     def split_codes(self, name: str) -> np.ndarray:
         """Returns the (N,) uint8 codes of the stored split `name`."""
+        if not self.split_names():
+            raise SegueError(
+                f"{self.path}: has no split '{name}': the dataset stores no split; use seed, validation and test."
+            )
         if name not in self.split_names():
             raise SegueError(f"{self.path}: {unknown(name, self.split_names(), 'stored split')}.")
         return self._opened()[f"splits/{name}"][()]
@@ -170,7 +184,9 @@ class Dataset:
                 "name one of them, or make the dataset with keep_micrographs = true."
             )
         with reading(self.path):
-            return Micrograph(group["image"][()], {name: labels[()] for name, labels in group["labels"].items()})
+            return Micrograph(
+                group["image"][()], {name: labels[()] for name, labels in group.get("labels", {}).items()}
+            )
 
     def micrograph_ids(self) -> tuple[str, ...]:
         """Returns the sources whose whole images are kept, sorted."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,7 +17,8 @@ def digest_inputs(files: Iterable[Path], cache_path: Path | None = None) -> str:
     """Returns the sha256 (hex) over the files' names, below the folder they share, and their contents.
 
     Moving the whole folder does not change it. Digests of unchanged files (path, size, mtime_ns) are taken from the
-    JSON file `cache_path` and added to it. Raises SegueError for a file that is missing or cannot be read.
+    JSON file `cache_path` and added to it where its folder exists; a cache that is damaged or cannot be read or written
+    is left aside. Raises SegueError for a file that is missing or cannot be read.
     """
     digests = file_digests(files, cache_path)
     folder = shared_folder(digests)
@@ -35,8 +38,7 @@ def file_digests(files: Iterable[Path], cache_path: Path | None = None) -> dict[
             cache[key], added = known, True
         digests[path] = str(known[2])
     if cache_path is not None and added:
-        with replacing(cache_path) as partial:
-            partial.write_text(json.dumps(cache, indent=0, sort_keys=True), encoding="utf-8")
+        _write_cache(cache_path, cache)
     return digests
 
 
@@ -55,13 +57,28 @@ def tidy(path: Path) -> Path:
 
 
 def _read_cache(cache_path: Path | None) -> dict[str, list[int | str]]:
-    if cache_path is None or not cache_path.exists():
+    if cache_path is None:
         return {}
     try:
         found = json.loads(cache_path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}  # only a cache: the digests are computed anew
-    return found if isinstance(found, dict) else {}
+    return {key: entry for key, entry in found.items() if _is_entry(entry)} if isinstance(found, dict) else {}
+
+
+def _is_entry(entry: object) -> bool:
+    """Tells whether an entry of the cache is a size, a time of change and a sha256."""
+    if not isinstance(entry, list) or [type(value) for value in entry] != [int, int, str]:
+        return False
+    return re.fullmatch("[0-9a-f]{64}", entry[2]) is not None
+
+
+def _write_cache(cache_path: Path, cache: dict[str, list[int | str]]) -> None:
+    """Writes the cache where its folder exists; planning must neither make a folder nor fail where none is writable."""
+    with contextlib.suppress(OSError, SegueError):
+        if cache_path.parent.is_dir():
+            with replacing(cache_path) as partial:
+                partial.write_text(json.dumps(cache, indent=0, sort_keys=True), encoding="utf-8")
 
 
 def _stamp(path: Path) -> list[int | str]:

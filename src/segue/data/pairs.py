@@ -45,23 +45,32 @@ def find_pairs(spec: PrepareSpec, where: Path) -> tuple[list[Pair], list[str]]:
     """
     pairs, problems = (_from_table if spec.manifest else _by_name)(spec, where)
     problems += _repeated(pairs)
+    place = place_of(spec, where)
     if spec.sizes is not None:
         pairs, wrong = _of_sizes(pairs, spec.sizes)
         problems += wrong
         if not pairs and not problems:
             shown = ", ".join(f"{h} × {w}" for h, w in spec.sizes)
-            raise SegueError(f"{spec.name}: no image has one of the sizes {shown}; correct `sizes` or leave it out.")
-    problems += _torn_groups(pairs)
+            raise SegueError(f"{place}: no image has one of the sizes {shown}; correct `sizes` or leave it out.")
+    problems += _torn_groups(pairs, place)
     return sorted(pairs, key=lambda pair: (pair.group, pair.source)), problems
 
 
-def refuse(name: str, problems: Sequence[str]) -> None:
-    """Raises SegueError with the first ten problems and their count, if there are any."""
+def place_of(spec: PrepareSpec, where: Path) -> Path:
+    """Returns the table, or the pattern of the images with its folder: what to name where no single file is amiss."""
+    return where / (spec.manifest or spec.images or "")
+
+
+def refuse(place: Path, problems: Sequence[str]) -> None:
+    """Raises SegueError with the first ten problems and their count, if there are any.
+
+    Each problem names its own file; `place`, that of the specification's files, heads a list of several.
+    """
     if len(problems) == 1:
-        raise SegueError(f"{name}: {problems[0]}")
+        raise SegueError(problems[0])
     if problems:
         more = [f"  … and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        lines = [f"{name}: {len(problems)} problems with the files", *(f"  {p}" for p in problems[:SHOWN]), *more]
+        lines = [f"{place}: {len(problems)} problems with the files", *(f"  {p}" for p in problems[:SHOWN]), *more]
         raise SegueError("\n".join(lines))
 
 
@@ -72,7 +81,7 @@ def _by_name(spec: PrepareSpec, where: Path) -> tuple[list[Pair], list[str]]:
     labels = {label for image, label in label_of.items() if label != image}
     images = [image for image in found if image not in labels]  # labels may lie beside the images
     if not images:
-        raise SegueError(f"{spec.name}: images = '{spec.images}' matches no file below {where}; correct the pattern.")
+        raise SegueError(f"{where}: images = '{spec.images}' matches no file below this folder; correct the pattern.")
     folder = shared_folder(images)
     pairs, problems = [], []
     for image in images:
@@ -228,12 +237,12 @@ def _of_sizes(pairs: Sequence[Pair], sizes: Sequence[tuple[int, int]]) -> tuple[
     return kept, problems
 
 
-def _torn_groups(pairs: Sequence[Pair]) -> list[str]:
+def _torn_groups(pairs: Sequence[Pair], place: Path) -> list[str]:
     parts: dict[str, set[PartName | None]] = {}
     for pair in pairs:
         parts.setdefault(pair.group, set()).add(pair.part)
     return [
-        f"group '{group}': is in {' and '.join(sorted(str(part) for part in found))}; a group belongs to one split."
+        f"{place}: group '{group}': is in {' and '.join(sorted(map(str, found)))}; a group belongs to one split."
         for group, found in sorted(parts.items())
         if len(found) > 1 and None not in found
     ]

@@ -18,23 +18,25 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from segue.data.headers import read_header
+from segue.data.headers import Header, read_header
 from segue.data.inputs import digest_inputs, file_digests, tidy
 from segue.data.layers import Layer
-from segue.data.pairs import OWN_COLUMNS, Pair, find_pairs, refuse
+from segue.data.pairs import OWN_COLUMNS, Pair, find_pairs, place_of, refuse
 from segue.data.split import SplitSpec
 from segue.errors import SegueError
 from segue.spec import SpecModel
 
 __all__ = ["VERSION", "PrepareSpec", "digest_inputs", "expected", "input_files", "prepare"]
 
+MOST_TILE_PX = 8192
+MOST_PADDING = 8  # a tile may be this many times as large as the largest image
 VERSION = 1  # bumped by hand when the same spec and files give another dataset
 Progress = Callable[[int, int], None]  # done, of how many micrographs
 
@@ -80,7 +82,7 @@ class PrepareSpec(SpecModel):
     images: str | None = None  # pattern, e.g. "images/*.tif"
     manifest: str | None = None  # CSV with image, label and optionally group, split, pixel_size_nm and conditions
     labels: LabelsSpec
-    tile_px: int = Field(ge=8)
+    tile_px: int = Field(ge=8, le=MOST_TILE_PX)
     stride_px: int | None = Field(default=None, ge=1)  # None: tile_px
     channels: tuple[str, ...] | None = None
     pixel_size_nm: float | None = Field(default=None, gt=0)  # where neither table nor file says it
@@ -138,19 +140,19 @@ def prepare(
 
     Micrographs are read one at a time and cut into part files in `<out>.parts`, then assembled; interrupted and called
     again, it continues with the parts that are whole, and a finished `out` of the same files is left as it is. The
-    content does not depend on `workers`. Raises SegueError with all problems of the files, or when the disk refuses.
+    content does not depend on `workers`. Raises SegueError with all problems of the files, when `out` holds anything
+    else, or when the disk refuses.
     """
     from segue.data.preparing import make_dataset
 
-    pairs, problems = find_pairs(spec, where)
-    refuse(spec.name, problems)
-    return make_dataset(spec, pairs, out, workers=workers, progress=progress)
+    pairs, place = _paired(spec, where), place_of(spec, where)
+    _check_tile(spec, _headers(pairs)[0], place)  # a header that cannot be read is told with all that is amiss
+    return make_dataset(spec, pairs, out, place=place, workers=workers, progress=progress)
 
 
 def input_files(spec: PrepareSpec, where: Path) -> list[Path]:
     """Returns every file the dataset is made from, sorted; raises SegueError with the problems of the files."""
-    pairs, problems = find_pairs(spec, where)
-    refuse(spec.name, problems)
+    pairs = _paired(spec, where)
     table = [tidy(where / spec.manifest)] if spec.manifest else []
     return sorted({*table, *(pair.image for pair in pairs), *(pair.label for pair in pairs)})
 
@@ -161,15 +163,10 @@ def expected(spec: PrepareSpec, where: Path) -> dict[str, int]:
     `bytes` is an upper estimate of the disk needed while the dataset is made: tiles and micrographs twice (part files
     beside the dataset), labels as if they did not compress.
     """
-    pairs, problems = find_pairs(spec, where)
-    refuse(spec.name, problems)
-    headers = []
-    for pair in pairs:
-        try:
-            headers.append(read_header(pair.image))
-        except SegueError as error:
-            problems.append(str(error))
-    refuse(spec.name, problems)
+    pairs, place = _paired(spec, where), place_of(spec, where)
+    headers, problems = _headers(pairs)
+    refuse(place, problems)
+    _check_tile(spec, headers, place)
     tiles = pixels = values = 0
     for header in headers:
         across = [_count(length, spec.tile_px, spec.step_px) for length in (header.height, header.width)]
@@ -179,6 +176,33 @@ def expected(spec: PrepareSpec, where: Path) -> dict[str, int]:
         pixels += area
         values += area * header.channels * max(1, header.bits // 8)
     return {"micrographs": len(pairs), "tiles": tiles, "bytes": 2 * (values + 4 * pixels) + 4096 * len(pairs)}
+
+
+def _paired(spec: PrepareSpec, where: Path) -> list[Pair]:
+    pairs, problems = find_pairs(spec, where)
+    refuse(place_of(spec, where), problems)
+    return pairs
+
+
+def _headers(pairs: Sequence[Pair]) -> tuple[list[Header], list[str]]:
+    """Returns the headers of the images, and a sentence for each that cannot be read."""
+    headers, problems = [], []
+    for pair in pairs:
+        try:
+            headers.append(read_header(pair.image))
+        except SegueError as error:
+            problems.append(str(error))
+    return headers, problems
+
+
+def _check_tile(spec: PrepareSpec, headers: Sequence[Header], place: Path) -> None:
+    """Raises SegueError where even the largest image would be nearly all padding."""
+    largest = max((max(header.height, header.width) for header in headers), default=spec.tile_px)
+    if spec.tile_px > MOST_PADDING * largest:
+        raise SegueError(
+            f"{place}: tile_px is {spec.tile_px}, but the largest image measures {largest} px; "
+            f"allowed are up to {MOST_PADDING} times that: lower tile_px."
+        )
 
 
 def part_keys(spec: PrepareSpec, pairs: list[Pair]) -> tuple[list[str], list[str]]:

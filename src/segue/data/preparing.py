@@ -33,22 +33,22 @@ def make_dataset(
     pairs: Sequence[Pair],
     out: Path,
     *,
+    place: Path,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Prepared:
-    """Writes the dataset of the pairs to `out`; see `prepare`."""
+    """Writes the dataset of the pairs to `out`; see `prepare`. Errors that concern no single file name `place`."""
     groups = len({pair.group for pair in pairs})
     keys, problems = part_keys(spec, list(pairs))
-    refuse(spec.name, problems)
-    inputs = _inputs_key(spec, keys)
+    refuse(place, problems)
+    inputs = _inputs_key(spec, pairs, keys)
     if _is_made(out, inputs):
         return Prepared(out, len(pairs), groups, 0)
     folder = make_folder(out.with_name(f"{out.name}.parts"))
     paths = [folder / f"{key[:40]}.h5" for key in keys]
     missing = [(pair, path) for pair, path in zip(pairs, paths, strict=True) if not path.exists()]
-    refuse(spec.name, _make_parts(spec, missing, workers, progress))
-    attributes, names, problems = _attributes(spec, pairs, paths)
-    refuse(spec.name, problems)
+    refuse(place, _make_parts(spec, missing, workers, progress))
+    attributes, names = _attributes(spec, pairs, paths, place)
     assemble(
         paths,
         out,
@@ -129,7 +129,7 @@ def _make_parts(
                         progress(done + 1, total)
             except BrokenProcessPool as error:
                 raise SegueError(
-                    f"{spec.name}: a worker process was killed, perhaps for want of memory; "
+                    f"{missing[0][1].parent}: a worker process was killed, perhaps for want of memory; "
                     "run the same command again, with fewer workers: it continues."
                 ) from error
             except BaseException:
@@ -144,6 +144,11 @@ def _write(spec: PrepareSpec, pair: Pair, path: Path) -> str | None:
         part = make_part(spec, pair)
     except SegueError as error:
         return str(error)
+    except MemoryError:
+        return (
+            f"{pair.image}: memory does not suffice to cut it into tiles of {spec.tile_px} px every {spec.step_px} px; "
+            "lower tile_px, raise stride_px, or use fewer workers."
+        )
     write_part(path, part)
     return None
 
@@ -161,9 +166,9 @@ def _end_with_parent() -> None:
 
 
 def _attributes(
-    spec: PrepareSpec, pairs: Sequence[Pair], paths: Sequence[Path]
-) -> tuple[dict[str, str | int | float], list[str], list[str]]:
-    """Returns the dataset's attributes and channel names, and a sentence where micrographs disagree."""
+    spec: PrepareSpec, pairs: Sequence[Pair], paths: Sequence[Path], place: Path
+) -> tuple[dict[str, str | int | float], list[str]]:
+    """Returns the dataset's attributes and channel names; raises SegueError where micrographs disagree."""
     from segue.data.hdf5 import open_file
 
     kinds: dict[str, list[Pair]] = {}
@@ -177,10 +182,10 @@ def _attributes(
             sizes.add(float(file["samples/pixel_size_nm"][0]))
     if len(kinds) > 1:
         shown = "; ".join(f"{kind}: {len(found)}, e.g. {found[0].image}" for kind, found in kinds.items())
-        return {}, [], [f"the images differ in kind ({shown}); convert them to one, or leave some out."]
+        raise SegueError(f"{place}: the images differ in kind ({shown}); convert them to one, or leave some out.")
     if spec.channels is not None and len(spec.channels) != channels:
         stated = f"{len(spec.channels)} channels are named ({', '.join(spec.channels)})"
-        return {}, [], [f"{stated}, but the images have {channels}; correct `channels`."]
+        raise SegueError(f"{place}: {stated}, but the images have {channels}; correct `channels`.")
     names = list(spec.channels or (["intensity"] if channels == 1 else [f"channel {i}" for i in range(channels)]))
     attributes: dict[str, str | int | float] = {
         "name": spec.name,
@@ -188,30 +193,42 @@ def _attributes(
     }
     if len(sizes) == 1 and np.isfinite(next(iter(sizes))):
         attributes["pixel_size_nm"] = next(iter(sizes))
-    return attributes, names, []
+    return attributes, names
+
+
+def _given(pairs: Sequence[Pair]) -> dict[str, PartName]:
+    return {pair.group: pair.part for pair in pairs if pair.part is not None}
 
 
 def _splits(spec: PrepareSpec, pairs: Sequence[Pair]) -> dict[str, Split]:
     splits: dict[str, Split] = dict(spec.splits)
-    given: dict[str, PartName] = {pair.group: pair.part for pair in pairs if pair.part is not None}
+    given = _given(pairs)
     if given:
         splits["given"] = GivenSplit(given)
     return splits
 
 
-def _inputs_key(spec: PrepareSpec, keys: Sequence[str]) -> str:
+def _inputs_key(spec: PrepareSpec, pairs: Sequence[Pair], keys: Sequence[str]) -> str:
     """Returns the digest of all that the dataset depends on: the parts, and what is added when they are assembled."""
+    given = _given(pairs)
     fields = spec.model_dump(mode="json", include={"name", "channels", "splits", "provenance"})
-    return hashlib.sha256(json.dumps([fields, list(keys)], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([fields, list(keys), *([given] if given else [])], sort_keys=True).encode()
+    ).hexdigest()
 
 
 def _is_made(out: Path, inputs: str) -> bool:
-    """Tells whether `out` is this very dataset; an older one is replaced, any other file is refused."""
+    """Tells whether `out` is there and is this very dataset; raises SegueError where it is anything else."""
     if not out.exists():
         return False
     try:
         with Dataset(out) as dataset:
-            return dataset.attributes.get("inputs") == inputs
+            found = dataset.attributes.get("inputs")
     except SegueError as error:
         message = f"{out}: exists and is no whole segue dataset; remove it, or give another output."
         raise SegueError(message) from error
+    if found != inputs:
+        raise SegueError(
+            f"{out}: holds a dataset of another specification or other files; choose another file or remove this one."
+        )
+    return True

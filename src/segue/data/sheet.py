@@ -75,8 +75,11 @@ def coloured(image: np.ndarray, labels: np.ndarray, layer: Layer, valid: np.ndar
 
 
 def _stretched(channel: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """Returns the channel from 0 to 255, stretched by its finite measured values; NaN and infinity become black."""
+    measured = measured[np.isfinite(measured)].astype(np.float64)
     low, high = np.percentile(measured, (0.5, 99.8)) if measured.size else (0, 1)
-    return ((channel.astype(np.float64) - low) / max(high - low, 1e-12)).clip(0, 1) * 255
+    values = np.where(np.isfinite(channel), channel, low).astype(np.float64)
+    return ((values - low) / max(high - low, 1e-12)).clip(0, 1) * 255
 
 
 def _outline(labels: np.ndarray) -> np.ndarray:

@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 
 from segue.report.comparison import Comparison, before_and_after
-from segue.report.factors import Factor, against_scratch, factors
+from segue.report.factors import Factor, against_scratch, coverage, factors
 from segue.report.statistics import Estimate, estimate
 from segue.report.words import estimate_text, level_text, listed, number, percent, several, stage_words
 
@@ -24,7 +26,7 @@ def answer(comparison: Comparison) -> list[str]:
         return ["No run has finished with a value to compare by, so there is no answer yet."]
     paragraphs = []
     for stage in comparison.transfers:
-        gained = _gain(comparison, stage)
+        gained = " ".join(filter(None, [_gain(comparison, stage), _freezing(comparison, stage)]))
         versus = [_versus(comparison, stage, scratch) for scratch in comparison.scratch(stage)]
         paragraphs += [gained, *versus]
     paragraphs = [text for text in paragraphs if text] or [_alone(comparison)]
@@ -37,9 +39,13 @@ def answer(comparison: Comparison) -> list[str]:
 def caution(comparison: Comparison) -> str:
     """Returns what weakens the answer, or an empty text."""
     notes = []
-    if not comparison.repeated:
+    counts = comparison.results.counts
+    if comparison.own.empty:
+        notes.append("Nothing has finished yet.")
+    elif not comparison.repeated:
+        every = "So far, every" if counts.get("pending", 0) else "Every"
         notes.append(
-            "Every configuration was run with a single seed, so no interval can be given: differences may be chance."
+            f"{every} configuration was run with a single seed, so no interval can be given: differences may be chance."
         )
     else:
         own = comparison.own
@@ -54,7 +60,6 @@ def caution(comparison: Comparison) -> str:
             for stage in comparison.transfers
             if _parents_alone(comparison, stage)
         ]
-    counts = comparison.results.counts
     if counts.get("failed", 0):
         notes.append(
             f"{several(counts['failed'], 'training')} failed and {_are(counts['failed'])} not in these numbers."
@@ -132,6 +137,32 @@ def _gain(comparison: Comparison, stage: str) -> str:
     return text
 
 
+def _freezing(comparison: Comparison, stage: str) -> str:
+    """Returns what each frozen part changes against freezing nothing, from the pairs of the figure of effects."""
+    factor = next((factor for factor in factors(comparison, stage) if factor.axis == f"{stage}.freeze"), None)
+    if factor is None or factor.levels[0].name != "none":
+        return ""
+    parts = []
+    for level in factor.levels[1:]:
+        if level.difference is None:
+            continue
+        verb = f"changes the {comparison.metric.words} by" if not parts else "by"
+        notes = [_verdict(comparison, level.difference), coverage(factor, [level])]
+        note = ", ".join(filter(None, notes))
+        size = estimate_text(level.difference, signed=True) + (f" ({note})" if note else "")
+        parts.append(f"freezing the {listed(level.name.split(','))} {verb} {size}")
+    return f"Against freezing nothing, all else equal, {listed(parts)}." if parts else ""
+
+
+def _verdict(comparison: Comparison, difference: Estimate) -> str:
+    """Returns "better", "worse" or "no clear difference", or an empty text where there is no interval."""
+    if difference.interval is None:
+        return ""
+    if not clear(difference):
+        return "no clear difference"
+    return "better" if (difference.median < 0) == comparison.metric.lower_is_better else "worse"
+
+
 def _versus(comparison: Comparison, stage: str, scratch: str) -> str:
     """Returns how transfer compares with training from scratch, by number of labels."""
     found = against_scratch(comparison, stage, scratch)
@@ -150,11 +181,10 @@ def _versus(comparison: Comparison, stage: str, scratch: str) -> str:
     if unclear:
         parts.append(f"there is no clear difference with {listed(unclear)}")
     name = "" if scratch == "scratch" else f" ({scratch})"
-    claim = (
-        f"Against training from scratch{name} on the same labelled {label_unit(comparison)}, {'; '.join(parts)}."
-        if parts
-        else ""
+    counted = label_unit(comparison) + (
+        " (training and validation)" if spends_validation(comparison, [stage, scratch]) else ""
     )
+    claim = f"Against training from scratch{name} on the same labelled {counted}, {'; '.join(parts)}." if parts else ""
     sizes = [f"{estimate_text(found[n], signed=True)} with {level_text(n)}" for n in dict.fromkeys([few, most])]
     size = f"In the median, {stage_words(stage)} less scratch is {listed(sizes)} labelled {label_unit(comparison)}."
     return f"{claim} {size}".strip()
@@ -165,6 +195,14 @@ def label_unit(comparison: Comparison) -> str:
     own = comparison.own
     units = list(own["label_unit"].dropna().unique()) if "label_unit" in own.columns else []
     return str(units[0]) if len(units) == 1 else "images"
+
+
+def spends_validation(comparison: Comparison, stages: Sequence[str]) -> bool:
+    """Returns whether any run of `stages` spent labels on validation, as far as the table tells."""
+    own = comparison.own[comparison.own["stage"].isin(stages)]
+    if "labels_validation" not in own.columns:
+        return False
+    return bool((pd.to_numeric(own["labels_validation"], errors="coerce") > 0).any())
 
 
 def _most_influential(comparison: Comparison, stage: str) -> str:
@@ -178,14 +216,17 @@ def _most_influential(comparison: Comparison, stage: str) -> str:
     top: Factor = max(chosen, key=lambda factor: factor.span)
     sign = 1 if comparison.metric.lower_is_better else -1
     ranked = sorted(top.levels, key=lambda level: sign * (level.difference.median if level.difference else 0.0))
+    where = coverage(top, [ranked[-1], ranked[0]])
     text = (
         f"Of what was varied, {top.prose} moves the outcome most: from {ranked[-1].name} to {ranked[0].name},"
-        f" all else equal, the {comparison.metric.words} changes by {number(-sign * top.span, signed=True)}."
+        f" all else equal{f' ({where})' if where else ''}, the {comparison.metric.words} changes by"
+        f" {number(-sign * top.span, signed=True)}."
     )
     others = [factor for factor in chosen if factor is not top]
     if others:
         second = max(others, key=lambda factor: factor.span)
-        text += f" Next is {second.prose} ({number(second.span)})."
+        where = coverage(second, second.levels)
+        text += f" Next is {second.prose} ({number(second.span)}{f', {where}' if where else ''})."
     return text
 
 

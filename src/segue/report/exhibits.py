@@ -11,10 +11,10 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from segue.report.answer import interval_words, label_unit
+from segue.report.answer import interval_words, label_unit, spends_validation
 from segue.report.comparison import Comparison, Matrix, before_and_after, matrix
 from segue.report.drawing import BLUE, CATEGORIES, VERMILION, Drawing, colours_of, style
-from segue.report.factors import Factor, efficiency, factors
+from segue.report.factors import Factor, coverage, efficiency, factors
 from segue.report.figures import effects_figure, efficiency_figure, matrices_figure
 from segue.report.pictures import MOST_EXAMPLES, curves_figure, examples_figure
 from segue.report.statistics import Estimate
@@ -85,6 +85,8 @@ def learning_efficiency(comparison: Comparison) -> Drawing | None:
         f" ({several(runs, 'run')}). {_marks(max(len(group.values) for group in groups))} Circles joined by a line:"
         f" medians. {_interval_sentence(comparison, 'Upright lines', [group.estimate for group in groups])}"
     )
+    if any(validation for group in groups for _, validation in group.label_split):
+        caption += " Below the axes, the sum stands first and in brackets the labels for training + for validation."
     if before:
         caption += " Dashed: the same networks after pretraining only, which has seen no label of this domain."
     return Drawing("efficiency", figure, caption, f"{comparison.metric.words} against number of labels", tips)
@@ -111,6 +113,15 @@ def effects(comparison: Comparison, stage: str) -> tuple[Drawing, list[Factor]] 
             " Right: the median difference to the first level between runs that differ in nothing else, seeds included;"
             " what the runs of a pair have in common cancels, so that it is by these that one judges."
         )
+    partial = [(factor, where) for factor in found if (where := coverage(factor, factor.levels))]
+    if partial:
+        told = "; ".join(f"{factor.words}, {where}" for factor, where in partial)
+        caption += (
+            f" Pairs do not cover every target ({escape(told)}), so that for these the left side, which mixes all"
+            " targets, can show another order."
+        )
+    if spends_validation(comparison, [stage]) and any(f.axis.endswith((".images", ".groups")) for f in found):
+        caption += " Labelled images or groups as a factor are those to train on, without those for validation."
     alt = f"Effect of {listed([factor.words for factor in found])} on {comparison.metric.words}"
     return Drawing(f"effects-{stage}", figure, caption, alt, tips), found
 

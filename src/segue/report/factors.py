@@ -14,23 +14,32 @@ import pandas as pd
 
 from segue.report.comparison import SEEDS, Comparison, repeats_of
 from segue.report.statistics import Estimate, estimate
-from segue.report.words import AXES, axis_words, level_text, stage_words
+from segue.report.words import AXES, axis_words, level_text, listed, several, stage_words
+
+MOST_TARGETS_NAMED = 3
 
 
 @dataclass(frozen=True)
 class Level:
-    """One value of an axis: the values of its runs and their median; `difference` is to the first level, in pairs."""
+    """One value of an axis: the values of its runs and their median; `difference` is to the first level, in pairs.
+
+    `paired_in` names the domains that the runs of these pairs were trained on.
+    """
 
     name: str
     values: np.ndarray
     estimate: Estimate
     second: Estimate | None
     difference: Estimate | None
+    paired_in: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Factor:
-    """An axis with at least two levels. `is_target` marks the domain that the runs themselves were trained on."""
+    """An axis with at least two levels. `is_target` marks the domain that the runs themselves were trained on.
+
+    `targets` are the domains that any of the stage's runs was trained on.
+    """
 
     axis: str
     words: str
@@ -38,6 +47,7 @@ class Factor:
     levels: tuple[Level, ...]
     is_domain: bool
     is_target: bool
+    targets: tuple[str, ...]
 
     @property
     def span(self) -> float:
@@ -48,11 +58,15 @@ class Factor:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one stage in one domain with one number of labels."""
+    """Runs of one stage in one domain with one number of labels.
+
+    `label_split` holds the ways in which this number divides into (training, validation), where the table tells.
+    """
 
     stage: str
     domain: str
     labels: float
+    label_split: tuple[tuple[float, float], ...]
     values: np.ndarray
     estimate: Estimate
 
@@ -63,6 +77,7 @@ def factors(comparison: Comparison, stage: str) -> list[Factor]:
     frame = frame[np.isfinite(frame["value"])]
     axes = [axis for axis in comparison.axes(stage) if frame[axis].nunique(dropna=True) > 1]
     seeds = repeats_of(frame)
+    targets = tuple(map(str, sorted_levels(frame["domain"], comparison.results.domains)))
     found = []
     for axis in axes:
         others = [column for column in [*comparison.axes(stage), *seeds] if column != axis]
@@ -72,8 +87,29 @@ def factors(comparison: Comparison, stage: str) -> list[Factor]:
         is_domain = axis.endswith(".domain")
         owner, _, key = axis.partition(".")
         prose = f"{AXES.get(key, key)} in {stage_words(owner)}"
-        found.append(Factor(axis, axis_words(axis), prose, levels, is_domain, axis == f"{stage}.domain"))
+        found.append(Factor(axis, axis_words(axis), prose, levels, is_domain, axis == f"{stage}.domain", targets))
     return found
+
+
+def coverage(factor: Factor, levels: Sequence[Level]) -> str:
+    """Returns "in 12 pairs, all in the target 0nm" where the differences of `levels` leave out targets, else ""."""
+    paired = [(level, level.difference.runs) for level in levels if level.difference]
+    if factor.is_target or all(len(level.paired_in) == len(factor.targets) for level, _ in paired):
+        return ""
+    parts = []
+    for level, pairs in paired:
+        where = f"in {several(pairs, 'pair')}, {_targets_text(factor, level)}"
+        parts.append(f"{level.name} {where}" if len(paired) > 1 else where)
+    return "; ".join(parts)
+
+
+def _targets_text(factor: Factor, level: Level) -> str:
+    named, every = level.paired_in, len(factor.targets)
+    if len(named) == every:
+        return "in all targets"
+    if len(named) > MOST_TARGETS_NAMED:
+        return f"in {len(named)} of the {every} targets"
+    return f"all in the target{'s' if len(named) > 1 else ''} {listed(list(named))}"
 
 
 def efficiency(comparison: Comparison, stages: Sequence[str]) -> list[Group]:
@@ -86,8 +122,17 @@ def efficiency(comparison: Comparison, stages: Sequence[str]) -> list[Group]:
         frame = frame[np.isfinite(frame["value"]) & frame["labels"].notna()]
         for (domain, labels), part in frame.groupby(["domain", "labels"]):
             values = part["value"].to_numpy()
-            groups.append(Group(stage, domain, labels, values, estimate(values, comparison.sharing(part))))
+            found = estimate(values, comparison.sharing(part))
+            groups.append(Group(stage, domain, labels, _label_split(part), values, found))
     return groups
+
+
+def _label_split(part: pd.DataFrame) -> tuple[tuple[float, float], ...]:
+    columns = ["labels_train", "labels_validation"]
+    if not all(column in part.columns for column in columns):
+        return ()
+    known = part[columns].apply(pd.to_numeric, errors="coerce").dropna().drop_duplicates()
+    return tuple(sorted((float(train), float(validation)) for train, validation in known.to_numpy()))
 
 
 def against_scratch(comparison: Comparison, transfer: str, scratch: str) -> dict[float, Estimate]:
@@ -121,13 +166,17 @@ def _levels(comparison: Comparison, frame: pd.DataFrame, axis: str, others: list
         part = frame[chosen]
         sharing = comparison.sharing(part)
         second = estimate(part["second_value"].to_numpy(), sharing) if comparison.second else None
-        difference = _paired(comparison, part, cells[chosen], reference.median()) if position else None
-        levels.append(Level(level_text(value), numbers[chosen], estimate(numbers[chosen], sharing), second, difference))
+        found = estimate(numbers[chosen], sharing)
+        pairs = _pairs(part, cells[chosen], reference.median()) if position else part[:0]
+        differences = pairs["difference"].to_numpy() if len(pairs) else None
+        difference = None if differences is None else estimate(differences, comparison.sharing(pairs))
+        paired_in = tuple(map(str, sorted_levels(pairs["domain"], comparison.results.domains)))
+        levels.append(Level(level_text(value), numbers[chosen], found, second, difference, paired_in))
     return tuple(levels)
 
 
-def _paired(comparison: Comparison, part: pd.DataFrame, cells: np.ndarray, reference: pd.Series) -> Estimate | None:
-    """Returns the median difference to `reference` over the cells that both have; None where they share none.
+def _pairs(part: pd.DataFrame, cells: np.ndarray, reference: pd.Series) -> pd.DataFrame:
+    """Returns, for the cells that both have, a run of this level with its `difference` to `reference`.
 
     Runs of a cell enter by their median. What pairs share is read from this level's runs: those of the reference
     differ by the level alone, so their seeds and parents correspond one to one.
@@ -135,8 +184,7 @@ def _paired(comparison: Comparison, part: pd.DataFrame, cells: np.ndarray, refer
     runs = part.assign(cell=cells, paired=part.groupby(cells)["value"].transform("median").to_numpy())
     pairs = runs.drop_duplicates("cell")
     pairs = pairs.assign(difference=pairs["paired"].to_numpy() - reference.reindex(pairs["cell"]).to_numpy())
-    pairs = pairs[np.isfinite(pairs["difference"])]
-    return None if pairs.empty else estimate(pairs["difference"].to_numpy(), comparison.sharing(pairs))
+    return pairs[np.isfinite(pairs["difference"])]
 
 
 def sorted_levels(values: pd.Series, domains: Sequence[str]) -> list[object]:

@@ -21,6 +21,7 @@ from segue.report.words import Metric, cell_number, estimate_text, level_text, n
 from segue.rng import numpy_generator
 
 Colour = str | tuple[float, float, float, float]
+MOST_TICK_TEXT = 110  # characters that stand beside each other below a line of panels
 MOST_DOTS = 120  # above this a strip of dots says less than its quantiles
 
 
@@ -242,6 +243,7 @@ def efficiency_figure(
     figure = sheet(0.55 + (2.15 if lines > 1 else 3.1) * lines)
     every = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
     labels = sorted({group.labels for group in groups})
+    ticks = [labels_text(count, [group for group in groups if group.labels == count]) for count in labels]
     tips: dict[str, str] = {}
     for axes, domain in zip(every.ravel(), present, strict=False):
         axes.set_title(domain)
@@ -250,7 +252,10 @@ def efficiency_figure(
         for position, (stage, colour) in enumerate(stage_colours.items()):
             chosen = [group for group in groups if group.domain == domain and group.stage == stage]
             _draw_groups(axes, chosen, labels, (position, len(stage_colours)), colour, tips)
-        axes.set_xticks(range(len(labels)), [level_text(count) for count in labels])
+        axes.set_xticks(range(len(labels)), ticks)
+        if max(map(len, ticks)) * len(ticks) * columns > MOST_TICK_TEXT:
+            axes.tick_params(axis="x", labelrotation=40)
+            axes.set_xticks(range(len(labels)), ticks, ha="right", rotation_mode="anchor")
         axes.set_xlim(-0.5, len(labels) - 0.5)
         axes.grid(axis="x", visible=False)
     shown = np.concatenate([*(group.values for group in groups), np.array(list(before.values()), dtype=float)])
@@ -267,6 +272,16 @@ def efficiency_figure(
     unique = dict(zip(names, handles, strict=True))
     figure.legend(list(unique.values()), list(unique), loc="outside upper left", ncols=len(unique))
     return figure, tips
+
+
+def labels_text(labels: float, groups: Sequence[Group]) -> str:
+    """Returns "44 (16 + 28)", the sum of training and validation labels, or the sum alone where none validate or
+    runs divide it in more than two ways."""
+    ways = sorted({way for group in groups for way in group.label_split})
+    if not any(validation for _, validation in ways) or len(ways) > 2:
+        return level_text(labels)
+    told = " or ".join(f"{level_text(train)} + {level_text(validation)}" for train, validation in ways)
+    return f"{level_text(labels)} ({told})"
 
 
 def _draw_groups(

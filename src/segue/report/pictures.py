@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from segue.report.comparison import Comparison
-from segue.report.drawing import BLUE, CATEGORIES, INK, MUTED, bare, colours_of, graded, scale_axis, sheet
+from segue.report.drawing import BLUE, CATEGORIES, INK, MUTED, WIDTH_IN, bare, colours_of, graded, scale_axis, sheet
 from segue.report.factors import sorted_levels
 from segue.report.words import AXES, level_text, stage_words
 from segue.study.results import Example
@@ -27,6 +27,8 @@ from segue.study.results import Example
 HIT, MISS, FALSE_ALARM, IGNORED = "#00c08b", "#4db4ff", "#ff7a2f", "#b9b9b9"
 CLASSES = ("#ffffff", "#ffe14d", "#f9a8d4", "#8ef0d0", "#c9b6ff", "#ffc08a")
 MOST_EXAMPLES = 8
+MOST_IN_LEGEND = 12
+LEGEND_LINE_IN = 0.175
 WIDEST_EXAMPLE_PX = 320  # larger images are reduced, as the page carries them
 
 
@@ -47,15 +49,19 @@ def curves_figure(comparison: Comparison, floor: float) -> Figure:
     stages = [stage for stage in comparison.results.stages if (histories["stage"] == stage).any()]
     plan = {stage: curve_axes(comparison, stage) or [""] for stage in stages}
     columns = max(map(len, plan.values()))
-    figure = sheet(0.6 + 2.45 * len(stages))
+    legends = {stage: _legend_lines(histories[histories["stage"] == stage], plan[stage], columns) for stage in stages}
+    figure = sheet(0.6 + sum(2.45 + LEGEND_LINE_IN * lines for lines in legends.values()))
     every = figure.subplots(len(stages), columns, squeeze=False, sharey="row")
     domain_colours = colours_of(comparison.results.domains)
     for line, (stage, axes_names) in zip(every, plan.items(), strict=True):
         frame = histories[histories["stage"] == stage]
         for axes, axis in zip(line, axes_names, strict=False):
-            _draw_curves(axes, frame, axis, comparison.results.domains, domain_colours, floor)
+            handles = _draw_curves(axes, frame, axis, comparison.results.domains, domain_colours, floor)
+            if axis and len(handles) <= MOST_IN_LEGEND:
+                _legend_above(axes, handles, columns)
             by = AXES.get(axis.partition(".")[2], axis.partition(".")[2])
-            axes.set_title(stage_words(stage) + (f", by {by}" if axis else ""))
+            pad = 6 + 72 * LEGEND_LINE_IN * legends[stage]
+            axes.set_title(stage_words(stage) + (f", by {by}" if axis else ""), pad=pad)
         line[0].set_ylabel("adjusted loss" if floor else "loss")
         for axes in line[len(axes_names) :]:
             axes.set_visible(False)
@@ -75,7 +81,8 @@ def curves_figure(comparison: Comparison, floor: float) -> Figure:
 
 def _draw_curves(
     axes: Axes, frame: pd.DataFrame, axis: str, domains: Sequence[str], domain_colours: dict[str, str], floor: float
-) -> None:
+) -> list[Line2D]:
+    """Draws the losses by level of `axis` and returns a handle per level."""
     is_domain = axis.endswith(".domain")
     levels = sorted_levels(frame[axis], domains if is_domain else []) if axis else [None]
     names = [level_text(level) if axis else "" for level in levels]
@@ -88,8 +95,31 @@ def _draw_curves(
         _draw_quantiles(axes, part, "train_loss", floor, (colour, (0, (3, 2))))
         _draw_quantiles(axes, part, "validation_loss", floor, (colour, "solid"))
         handles.append(Line2D([], [], color=colour, linewidth=1.6, label=name))
-    if axis and len(names) <= 12:
-        axes.legend(handles=handles, ncols=1 if len(names) <= 6 else 2, loc="upper right", handlelength=1.2, fontsize=8)
+    return handles
+
+
+def _legend_above(axes: Axes, handles: list[Line2D], panels: int) -> None:
+    """Places the legend between axes and title, where no curve runs; `panels` share the figure's width."""
+    count = _legend_columns([str(handle.get_label()) for handle in handles], panels)
+    axes.legend(
+        handles=handles, ncols=count, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0, borderaxespad=0.3,
+        labelspacing=0.3, columnspacing=1.2, handlelength=1.2, handletextpad=0.5, fontsize=8,
+    )  # fmt: skip
+
+
+def _legend_columns(names: Sequence[str], panels: int) -> int:
+    width_in = 0.07 * max(map(len, names), default=0) + 0.42
+    return max(1, min(len(names), int((WIDTH_IN - 0.7) / panels / width_in)))
+
+
+def _legend_lines(frame: pd.DataFrame, axes_names: Sequence[str], panels: int) -> int:
+    """Returns the most lines that a legend of a stage's panels takes."""
+    lines = 0
+    for axis in filter(None, axes_names):
+        names = [level_text(level) for level in frame[axis].dropna().unique()]
+        if len(names) <= MOST_IN_LEGEND:
+            lines = max(lines, -(-len(names) // _legend_columns(names, panels)))
+    return lines
 
 
 def _draw_quantiles(axes: Axes, part: pd.DataFrame, column: str, floor: float, how: tuple) -> None:

@@ -186,6 +186,8 @@ def methods_section(comparison: Comparison) -> str:
             " initialisations and draws are crossed, both are drawn (pigeonhole bootstrap). With two or three seeds"
             " this is the range over the seeds, which holds the true median in about 50 and 75 % of studies, not 95 %."
         )
+    elif comparison.own.empty:
+        texts.append("There are no intervals, as nothing has finished yet.")
     else:
         texts.append("There are no intervals, as no configuration was run with a second seed.")
     texts.append(
@@ -195,7 +197,9 @@ def methods_section(comparison: Comparison) -> str:
     if "labels" in comparison.own.columns:
         texts.append(
             f"Labels are counted in {label_unit(comparison)} of the target domain and include those spent on"
-            " validation, by which an epoch is selected. Labels of the domain pretrained on are not counted."
+            " validation, by which an epoch is selected. Labels of the domain pretrained on are not counted. Images are"
+            " counted as cut, so that each tile or sample of a larger micrograph is one; groups are whole micrographs,"
+            " structures or wells."
         )
     if comparison.metric.column == "loss_adjusted":
         texts.append(

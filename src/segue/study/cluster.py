@@ -66,16 +66,24 @@ def connected(workers: int, scheduler: str | None) -> Iterator[OnCluster]:
             yield OnCluster(client)
         return
     os.environ.setdefault("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "60s")
-    with (
-        LocalCluster(
+    with _local_cluster(workers) as cluster, Client(cluster) as client:
+        client.register_plugin(EndWithParent())
+        yield OnCluster(client)
+
+
+def _local_cluster(workers: int) -> LocalCluster:
+    try:
+        return LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
             memory_limit=0,
             dashboard_address="127.0.0.1:0",  # any free port: a fixed one warns where two studies run
             silence_logs=logging.ERROR,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        client.register_plugin(EndWithParent())
-        yield OnCluster(client)
+        )
+    except RuntimeError as error:
+        raise SegueError(
+            f"workers = {workers}: the worker processes did not start ({str(error).splitlines()[0]}); in a script of "
+            'your own, call segue under `if __name__ == "__main__":`, since each worker imports the script again, or '
+            "use workers=1."
+        ) from error

@@ -70,7 +70,7 @@ def read_study(path: Path) -> Study:
     for name, source in spec.datasets.items():
         datasets[name], found = members(name, source, path.parent)
         mistakes += found
-    mistakes += _domain_mistakes(spec, datasets)
+    mistakes += _domain_mistakes(spec, datasets) + _swept_at_the_top(spec)
     order, found = _order(spec.stages)
     mistakes += found
     configurations: dict[str, tuple[Configuration, ...]] = {}
@@ -110,7 +110,7 @@ def _domain_mistakes(spec: StudySpec, datasets: Mapping[str, Members]) -> list[s
     mistakes = []
     for name, domain in spec.domains.items():
         dataset = domain.get("dataset")
-        if dataset not in spec.datasets:
+        if not isinstance(dataset, str) or dataset not in spec.datasets:
             found = "is missing" if dataset is None else unknown(str(dataset), spec.datasets, "dataset")
             mistakes.append(f"domains.{name}.dataset: {found}")
         elif datasets[dataset].all:
@@ -123,16 +123,29 @@ def _domain_mistakes(spec: StudySpec, datasets: Mapping[str, Members]) -> list[s
     return mistakes
 
 
+def _swept_at_the_top(spec: StudySpec) -> list[str]:
+    return [
+        f"{key}: `each` belongs in a stage; write stages.<name>.{key} with the values to vary"
+        for key in INHERITED
+        if grammar.holds_axis(getattr(spec, key))
+    ]
+
+
 def _unfold(
     name: str, spec: StudySpec, datasets: Mapping[str, Members], known: Mapping[str, tuple[Configuration, ...]]
 ) -> tuple[tuple[Configuration, ...], list[str]]:
     place = f"stages.{name}"
+    origin = spec.stages[name].get("from")
+    if not (origin is None or isinstance(origin, str) or (isinstance(origin, dict) and "each" not in origin)):
+        wanted = 'name one stage, or give { run = "folder" } or { weights = "file" }'
+        return (), [f"{place}.from: found {origin!r}; {wanted}; for several parents write a stage for each"]
     try:
         points = grammar.unfold(spec.stages[name])
     except ValueError as error:
         return (), [f"{place}.{error}"]
     parent_name = _parent(spec.stages[name])
     parents: tuple[Configuration | None, ...] = known.get(parent_name, ()) if parent_name else (None,)
+    tiles = {member.name: member.tile_px for made in datasets.values() for member in made.all}
     mistakes = []
     found = []
     for point in points:
@@ -150,6 +163,7 @@ def _unfold(
             axes = dict(parent.axes) | own if parent else own
             differs = any(value != getattr(stage_spec, key) for key, value in inherited.items())
             joined = stage_spec.model_copy(update=inherited) if differs else stage_spec
+            mistakes += _unfitting(place, joined, tiles)
             found.append(Configuration(name, parent, axes, tuple(own), point.table, joined, domain))
     if not found and not mistakes and (parents or parent_name is None):
         mistakes.append(f"{place}: `except` leaves no combination; widen `each` or drop `except`")
@@ -194,14 +208,11 @@ def _stage_spec(
         mistakes.append(f"{place}.load: names parts of a parent, but the stage has no `from`; add it or remove load")
     # without data, because of a mistake told already, the rest is checked with a placeholder
     found, wrong = attempt(StageSpec, {**plain, "data": data or [{"dataset": "?"}], "seed": spec.seed}, place=place)
-    if found is not None and not mistakes:
-        mistakes += _unfitting(place, found, datasets)
     return (None if mistakes or wrong else found), domain, mistakes + wrong
 
 
-def _unfitting(place: str, spec: StageSpec, datasets: Mapping[str, Members]) -> list[str]:
+def _unfitting(place: str, spec: StageSpec, tiles: Mapping[str, int | None]) -> list[str]:
     """Returns a sentence for each dataset to be made whose tiles the network cannot take."""
-    tiles = {member.name: member.tile_px for found in datasets.values() for member in found.all}
     mistakes = []
     for item in spec.data:
         side = tiles.get(item.dataset)

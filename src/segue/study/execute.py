@@ -81,19 +81,23 @@ def perform(work: Work) -> Done:
     """Trains and scores one stage in this process; never raises, so that a failure stays one stage's own."""
     from segue.study.scoring import score_missing
     from segue.training.loading import Inputs
-    from segue.training.run import train_stage
+    from segue.training.run import is_finished, train_stage
 
     began = time.monotonic()
     try:
-        inputs = Inputs(work.datasets, work.parent)
-        train_stage(work.spec, work.folder, key=work.key, inputs=inputs, checkpoint_s=work.checkpoint_s)
+        found = is_finished(work.folder)
+        if not found:
+            inputs = Inputs(work.datasets, work.parent)
+            train_stage(work.spec, work.folder, key=work.key, inputs=inputs, checkpoint_s=work.checkpoint_s)
+        elif not _has_weights(work):
+            _regain_weights(work)
         part = "validation" if work.part == "validation" else "test"
         failed = score_missing(work.folder, work.evaluations, part, every_epoch=work.every_epoch)
         if failed:
             (domain, why), more = next(iter(failed.items())), len(failed) - 1
             and_more = f" (and {more} more domains)" if more else ""
             return Done(work.key, time.monotonic() - began, f"evaluation on {domain}{and_more}: {why}")
-        if not work.keep_weights:
+        if not (work.keep_weights or found):  # what another study left there is not this one's to remove
             for name in ("weights.safetensors", "last.safetensors"):
                 (work.folder / name).unlink(missing_ok=True)
             shutil.rmtree(work.folder / "epochs", ignore_errors=True)
@@ -103,6 +107,28 @@ def perform(work: Work) -> Done:
     except Exception as error:  # recorded with its trace: the study goes on without this stage
         told = f"{type(error).__name__}: {_one_line(error)}"
         return Done(work.key, time.monotonic() - began, told, traceback.format_exc())
+
+
+def _has_weights(work: Work) -> bool:
+    """Returns whether the weights that a finished run still has to give are there."""
+    wanted = [work.folder / "weights.safetensors"]
+    if work.every_epoch:
+        wanted += [work.folder / "epochs" / f"{epoch}.safetensors" for epoch in range(1, work.spec.epochs + 1)]
+    return all(file.exists() for file in wanted)
+
+
+def _regain_weights(work: Work) -> None:
+    """Trains a finished run once more beside itself and takes the weights that were not kept: they are the same."""
+    from segue.training.loading import Inputs
+    from segue.training.run import train_stage
+
+    again = work.folder.with_name(work.folder.name + ".again")
+    inputs = Inputs(work.datasets, work.parent)
+    train_stage(work.spec, again, key=work.key, inputs=inputs, checkpoint_s=work.checkpoint_s)
+    for name in ("epochs", "last.safetensors", "weights.safetensors"):
+        if (again / name).exists() and not (work.folder / name).exists():
+            (again / name).rename(work.folder / name)
+    shutil.rmtree(again, ignore_errors=True)
 
 
 def _one_line(error: Exception) -> str:
@@ -152,21 +178,36 @@ def run_study(
             shutil.rmtree(plan.store.run(train.key), ignore_errors=True)
     unavailable = _make_datasets(plan, workers, tell)
     works = {train.key: _work(plan, train, checkpoint_s) for train in plan.trains}
-    works = {key: work for key, work in works.items() if not _is_complete(work)}
+    pending = _pending(plan, works)
+    for key, work in works.items():
+        if key not in pending:
+            _failure_file(work).unlink(missing_ok=True)
     failures: dict[str, str] = {}
     for train in plan.trains:
         lacking = [key for key in train.inputs if key in unavailable]
-        if train.key in works and lacking:
+        if train.key in pending and lacking:
             failures[train.key] = f"its dataset failed: {unavailable[lacking[0]]}"
-    total = len(works)
-    with executor(workers, scheduler) if len(works) > len(failures) else _nothing() as runner:
-        ran = _flow(works, failures, runner, tell)
-    for key, error in failures.items():
-        if not plan.store.failure(key).exists() or key in unavailable:
-            write_json(plan.store.failure(key), {"label": works[key].label, "error": error})
+    with executor(workers, scheduler) if len(pending) > len(failures) else _nothing() as runner:
+        ran = _flow(pending, failures, runner, tell)
     write_json(plan.store.plan_record(plan.study.spec.name), plan.record())
-    blocked = total - ran.finished - ran.failed
+    plan.store.look_again()
+    blocked = len(pending) - ran.finished - ran.failed
     return replace(ran, blocked=blocked, seconds=time.monotonic() - began)
+
+
+def _pending(plan: Plan, works: Mapping[str, Work]) -> dict[str, Work]:
+    """Returns the works not complete, and with them the finished parents whose weights they need but were not kept."""
+    pending = {key: work for key, work in works.items() if not _is_complete(work)}
+    for train in reversed(plan.trains):  # children before parents
+        parent = works.get(train.parent or "")
+        untrained = train.key in pending and train.key not in plan.store.names()
+        if parent is not None and untrained and not _has_weights(parent):
+            pending[parent.key] = parent
+    return {key: work for key, work in works.items() if key in pending}
+
+
+def _failure_file(work: Work) -> Path:
+    return work.folder.with_name(f"{work.key}.failed.json")
 
 
 @contextmanager
@@ -181,6 +222,7 @@ def _flow(works: Mapping[str, Work], failures: dict[str, str], runner: Executor,
         if work.parent_key in works:
             children.setdefault(str(work.parent_key), []).append(work)
     for key in list(failures):
+        write_json(_failure_file(works[key]), {"label": works[key].label, "error": failures[key]})
         _block(key, children, failures, "a stage it descends from cannot run")
     ready = [w for w in works.values() if w.parent_key not in works and w.key not in failures]
     finished = failed = running = 0
@@ -194,15 +236,14 @@ def _flow(works: Mapping[str, Work], failures: dict[str, str], runner: Executor,
         done = runner.next()
         running -= 1
         work = works[done.key]
-        store_failure = work.folder.with_name(f"{work.key}.failed.json")
         if done.error is not None:
             failed += 1
             failures[done.key] = done.error
-            write_json(store_failure, {"label": work.label, "error": done.error, "trace": done.trace})
+            write_json(_failure_file(work), {"label": work.label, "error": done.error, "trace": done.trace})
             _block(done.key, children, failures, f"{work.label} failed")
         else:
             finished += 1
-            store_failure.unlink(missing_ok=True)
+            _failure_file(work).unlink(missing_ok=True)
             for child in children.get(done.key, ()):
                 if child.key not in failures:
                     runner.submit(child)
@@ -222,6 +263,7 @@ def _block(key: str, children: Mapping[str, list[Work]], failures: dict[str, str
     for child in children.get(key, ()):
         if child.key not in failures:
             failures[child.key] = f"not run: {why}"
+            write_json(_failure_file(child), {"label": child.label, "error": failures[child.key]})
             _block(child.key, children, failures, why)
 
 
@@ -242,8 +284,12 @@ def _make_datasets(plan: Plan, workers: int, tell: Watch) -> dict[str, str]:
             member.make(out, workers=workers, progress=report)
             plan.store.failure(key).unlink(missing_ok=True)
         except SegueError as error:
-            unavailable[key] = str(error)
-            write_json(plan.store.failure(key), {"label": f"dataset {name}", "error": str(error)})
+            unavailable[key] = _one_line(error)
+            write_json(plan.store.failure(key), {"label": f"dataset {name}", "error": unavailable[key]})
+        except Exception as error:  # recorded with its trace: what needs other datasets runs all the same
+            unavailable[key] = f"{type(error).__name__}: {_one_line(error)}"
+            trace = traceback.format_exc()
+            write_json(plan.store.failure(key), {"label": f"dataset {name}", "error": unavailable[key], "trace": trace})
     return unavailable
 
 

@@ -200,16 +200,24 @@ def split_axes(table: Any, path: str = "") -> tuple[Any, list[Axis]]:
     return plain, axes
 
 
+def holds_axis(table: Any) -> bool:
+    """Returns whether `each` occurs anywhere in a table."""
+    return isinstance(table, dict) and ("each" in table or any(holds_axis(value) for value in table.values()))
+
+
 def _axis(table: Table, path: str) -> Axis:
     values, avoid = table["each"], table.get("except", [])
     if not isinstance(values, list) or not values or set(table) - {"each", "except"}:
         raise ValueError(f"{path}: found {table}; write {path} = {{ each = [first, second, ...] }}")
+    names = [avoid] if isinstance(avoid, str) else avoid
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f'{path}.except: found {avoid!r}; name what an ancestor sets, such as "pretrain.domain"')
     labels = [label(value) for value in values]
     if len(set(labels)) != len(labels):
         raise ValueError(
             f"{path}: the values of `each` repeat themselves ({', '.join(map(str, labels))}); name each once"
         )
-    return Axis(path, tuple(values), (avoid,) if isinstance(avoid, str) else tuple(avoid))
+    return Axis(path, tuple(values), tuple(names))
 
 
 def _with(table: Table, path: list[str], value: Any) -> Table:

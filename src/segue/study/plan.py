@@ -64,23 +64,27 @@ class StageCount:
 
 @dataclass(frozen=True)
 class Plan:
-    """datasets: key -> how it is made; trains: the distinct trainings, parents first."""
+    """datasets: key -> how it is made; trains: the distinct trainings, parents first.
+
+    uses: each configuration with each training it needs; a training that two configurations share stands in both.
+    """
 
     study: Study
     store: Store
     datasets: Mapping[str, Member]
     trains: tuple[Train, ...]
+    uses: tuple[tuple[Configuration, Train], ...]
     evaluations: tuple[Evaluation, ...]
 
-    @cached_property
+    @property
     def counts(self) -> tuple[StageCount, ...]:
         repetitions = len(self.study.spec.repetitions)
         names = self.store.names()
         rows = []
         for stage, configurations in self.study.configurations.items():
-            own = [train for train in self.trains if train.configuration.stage == stage]
-            failed = sum(f"{train.key}.failed.json" in names for train in own)
-            finished = sum(train.key in names and f"{train.key}.failed.json" not in names for train in own)
+            own = {train.key: train for used, train in self.uses if used.stage == stage}
+            failed = sum(f"{key}.failed.json" in names for key in own)
+            finished = sum(key in names and f"{key}.failed.json" not in names for key in own)
             models = len(configurations) * repetitions
             rows.append(StageCount(stage, len(configurations), models, len(own), finished, failed))
         return tuple(rows)
@@ -134,9 +138,21 @@ class Plan:
                 "finished" if there else "new" if old is None else "input changed" if old != {"key": key} else "missing"
             )
             rows.append((key, f"dataset {member.name}", reason))
+        wanting = frozenset(train.parent for train in self.trains if train.key not in names)
         for train in self.trains:
-            rows.append((train.key, train.label, _reason(train, train.key in names, known.get(train.label), force)))
+            reason = _reason(train, train.key in names, known.get(train.label), force)
+            if reason == "finished" and self._lacks(train, wanting):
+                reason = "weights not kept"
+            rows.append((train.key, train.label, reason))
         return rows
+
+    def _lacks(self, train: Train, wanting: frozenset[str | None]) -> bool:
+        """Returns whether a finished training has to run again for weights that were not kept but are needed."""
+        if (self.store.run(train.key) / "weights.safetensors").exists():
+            return False
+        keys = [self.evaluation_key(evaluation) for evaluation in self.evaluations]
+        unscored = any(not self.store.evaluation(train.key, key).exists() for key in keys)
+        return unscored or train.key in wanting
 
     def record(self) -> dict[str, Any]:
         """Returns what `why` compares the next plan with."""
@@ -174,6 +190,7 @@ def plan_study(path: Path, store: Path | None = None) -> Plan:
     keys = {member.name: member.key(place.digest_cache) for member in used}
     datasets = {keys[member.name]: member for member in used}
     trains: dict[str, Train] = {}
+    uses: dict[tuple[int, str], tuple[Configuration, Train]] = {}
     by_configuration: dict[tuple[int, int, int], str] = {}
     for configurations in study.configurations.values():
         for configuration in configurations:
@@ -181,9 +198,10 @@ def plan_study(path: Path, store: Path | None = None) -> Plan:
             for init, draw in study.spec.repetitions:
                 parent = by_configuration.get((id(configuration.parent), init, draw)) if configuration.parent else None
                 train = _train(configuration, prepared, (init, draw), parent)
-                trains.setdefault(train.key, train)
+                train = trains.setdefault(train.key, train)
+                uses.setdefault((id(configuration), train.key), (configuration, train))
                 by_configuration[id(configuration), init, draw] = train.key
-    return Plan(study, place, datasets, tuple(trains.values()), _evaluations(study, keys))
+    return Plan(study, place, datasets, tuple(trains.values()), tuple(uses.values()), _evaluations(study, keys))
 
 
 def _used(study: Study) -> list[Member]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,14 @@ def score_run(
         groups = sorted(set(opened.samples()["group"][indices]))
         source = ResidentSource.from_dataset(opened, indices, layer=layer.name, normalise=spec.normalise)
     known = json.loads((model.folder / "groups.json").read_text(encoding="utf-8"))
-    selecting = [*known["validation"], *known["ancestors_validation"]] if part == "test" else []
-    refuse_leaks({*known["training"], *known["ancestors"], *selecting}, groups, part, str(dataset))
+    selecting = ("validation", "ancestors_validation") if part == "test" else ()
+    used = {group for name in ("training", "ancestors", *selecting) for group in known.get(name, ())}
+    refuse_leaks(used, groups, part, str(dataset))
+    target = replace(model.target, instances=layer.kind == "instances")
     network = model.network.to(device)
 
     def scored() -> dict[str, float | None]:
-        found = score(network, model.target, source, batch=spec.batch, device=device, precision=precision)
+        found = score(network, target, source, batch=spec.batch, device=device, precision=precision)
         return {name: None if math.isnan(value) else value for name, value in found.items()}
 
     result: dict[str, Any] = {"part": part, "samples": len(indices), "groups": len(groups), "scores": scored()}

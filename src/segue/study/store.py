@@ -38,6 +38,10 @@ class Store:
             )
         return self._names
 
+    def look_again(self) -> None:
+        """Forgets the listing, after something was run."""
+        self._names = None
+
     def dataset(self, key: str) -> Path:
         return self.folder / key / "dataset.h5"
 

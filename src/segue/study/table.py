@@ -11,6 +11,7 @@ import pandas as pd
 
 from segue.data.files import replacing
 from segue.errors import SegueError
+from segue.study.configurations import Configuration
 from segue.study.plan import Plan, Train
 from segue.study.results import StudyResults
 from segue.study.store import read_json
@@ -20,19 +21,20 @@ def collect(plan: Plan, *, command: str) -> StudyResults:
     """Returns the results of all finished runs of a plan, without example images."""
     study = plan.study
     rows, histories, costs = [], [], []
-    for train in plan.trains:
+    for configuration, train in plan.uses:
         folder = plan.store.run(train.key)
         metrics = read_json(folder / "metrics.json")
         if metrics is None:
             continue
-        identity = _identity(plan, train, metrics)
+        identity = _identity(plan, configuration, train, metrics)
         found = [(e, read_json(plan.store.evaluation(train.key, plan.evaluation_key(e)))) for e in plan.evaluations]
         for evaluation, result in found:
             if result is not None:
                 scores = {"evaluated_domain": evaluation.domain, "split": result["part"], "samples": result["samples"]}
                 rows.append(identity | scores | result["scores"])
         histories.append(_history(folder, identity, {e.domain: r for e, r in found if r is not None}))
-        costs.append(_cost(folder, train))
+        if configuration is train.configuration:
+            costs.append(_cost(folder, train))
     failures = _failures(plan)
     return StudyResults(
         name=study.spec.name,
@@ -63,9 +65,9 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
             table.to_parquet(partial, index=False)
 
 
-def _identity(plan: Plan, train: Train, metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _identity(plan: Plan, configuration: Configuration, train: Train, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the columns that say which run a row is of. Timings and dates are not among them."""
-    configuration, labels = train.configuration, metrics["labels"]
+    labels = metrics["labels"]
     return {
         "study": plan.study.spec.name,
         "stage": configuration.stage,
@@ -73,24 +75,25 @@ def _identity(plan: Plan, train: Train, metrics: Mapping[str, Any]) -> dict[str,
         "parent": train.parent or "",
         "status": "finished",
         **configuration.axes,
-        **_trained_on(train),
+        **_trained_on(configuration),
         "domain": configuration.domain,
-        "seed_init": train.spec.init,
-        "seed_draw": train.spec.draw,
+        "seed_init": train.seeds["init"],
+        "seed_draw": train.seeds["draw"],
         "labels_train": labels["train"],
         "labels_validation": labels["validation"],
         "labels": labels["train"] + labels["validation"],
         "label_unit": labels["unit"],
         "selected_epoch": metrics["selected_epoch"],
-        "epochs": train.spec.epochs,
+        "epochs": train.template.epochs,
+        "ancestry": metrics["ancestry"],
         "precision": metrics["precision"],
         "threads": metrics["threads"],
     }
 
 
-def _trained_on(train: Train) -> dict[str, str]:
+def _trained_on(configuration: Configuration) -> dict[str, str]:
     """Returns "<stage>.domain" of the stage and its ancestors, whether or not the domain is an axis."""
-    return {f"{stage}.domain": c.domain for stage, c in train.configuration.lineage.items()}
+    return {f"{stage}.domain": c.domain for stage, c in configuration.lineage.items()}
 
 
 def _own_axes(configurations: tuple[Any, ...]) -> list[str]:
@@ -102,7 +105,8 @@ def _history(folder: Path, identity: Mapping[str, Any], evaluations: Mapping[str
     for domain, result in evaluations.items():
         for name in ("loss_adjusted", "dice_mean") if "epochs" in result else ():
             history[f"{name}@{domain}"] = [scores[name] for scores in result["epochs"]]
-    left_out = ("selected_epoch", "epochs", "labels_train", "labels_validation", "labels", "label_unit", "status")
+    left_out = {"selected_epoch", "epochs", "ancestry", "labels_train", "labels_validation", "labels"}
+    left_out |= {"label_unit", "status"}
     columns = {name: value for name, value in identity.items() if name not in left_out}
     return pd.concat([pd.DataFrame([columns] * len(history)), history], axis=1)
 
@@ -150,7 +154,8 @@ def _failures(plan: Plan) -> pd.DataFrame:
 
 
 def _counts(plan: Plan, failed: int, evaluations: int) -> dict[str, int]:
-    finished = sum(count.finished for count in plan.counts)
+    names = plan.store.names()
+    finished = sum(t.key in names and f"{t.key}.failed.json" not in names for t in plan.trains)
     return {
         "configurations": sum(count.configurations for count in plan.counts),
         "models": sum(count.models for count in plan.counts),

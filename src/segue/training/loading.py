@@ -43,6 +43,7 @@ class StageData:
     groups: Mapping[str, list[str]]
     layer: Layer
     channels: tuple[str, ...]
+    ancestry: str  # "known", or "unknown" where a parent does not tell which groups it was trained on
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,12 @@ def load_data(spec: StageSpec, inputs: Inputs, *, where: str, device: str, tell:
     with ExitStack() as opened:
         chosen = [_choose(opened, item_index, spec, inputs) for item_index in range(len(spec.data))]
         _require_alike(chosen)
+        _require_disjoint(chosen)
         labels = {"train": sum(c.training.labels for c in chosen)}
         labels["validation"] = sum(c.validation.labels for c in chosen if c.validation)
-        groups = _groups(chosen, inputs.parent)
+        told = _told_groups(inputs.parent)
+        groups = _groups(chosen, told or {})
+        ancestry = "known" if told is not None else "unknown"
         drawing.refuse_leaks({*groups["training"], *groups["ancestors"]}, groups["validation"], "validation", where)
         needed = sum(c.bytes for c in chosen)
         if tell is not None:
@@ -81,7 +85,7 @@ def load_data(spec: StageSpec, inputs: Inputs, *, where: str, device: str, tell:
         validation = concatenate(held) if held else None
     if device.startswith("cuda") and needed < SHARE_OF_MEMORY / 2 * torch.cuda.mem_get_info()[0]:
         training, validation = training.to(device), None if validation is None else validation.to(device)
-    return StageData(training, validation, labels, groups, chosen[0].layer, chosen[0].dataset.channels)
+    return StageData(training, validation, labels, groups, chosen[0].layer, chosen[0].dataset.channels, ancestry)
 
 
 def _choose(opened: ExitStack, index: int, spec: StageSpec, inputs: Inputs) -> _Chosen:
@@ -121,11 +125,37 @@ def _require_alike(chosen: list[_Chosen]) -> None:
             )
 
 
-def _groups(chosen: list[_Chosen], parent: Path | None) -> dict[str, list[str]]:
+def _require_disjoint(chosen: list[_Chosen]) -> None:
+    """Raises SegueError when two items of the same dataset take the same samples: labels would count twice."""
+    seen: dict[Path, set[int]] = {}
+    for item in chosen:
+        taken = seen.setdefault(item.dataset.path.resolve(), set())
+        both = taken & set(item.training.indices.tolist())
+        if both:
+            raise SegueError(
+                f"{item.dataset.path}: {len(both)} samples are drawn by two items of the stage's data; make their "
+                "conditions exclude each other."
+            )
+        taken |= set(item.training.indices.tolist())
+
+
+def _told_groups(parent: Path | None) -> dict[str, list[str]] | None:
+    """Returns the groups that a parent and its ancestors used; None where it does not tell, as a bare file of weights.
+
+    A run's weights given as a file are still the run's: its groups lie beside them.
+    """
+    if parent is None:
+        return {}
+    file = (parent if parent.is_dir() else parent.parent) / "groups.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def _groups(chosen: list[_Chosen], told: Mapping[str, list[str]]) -> dict[str, list[str]]:
     """Returns the groups this stage trains on and validates with, and those that its ancestors did."""
-    known: dict[str, list[str]] = {"training": [], "ancestors": [], "validation": [], "ancestors_validation": []}
-    if parent is not None and parent.is_dir():
-        known = json.loads((parent / "groups.json").read_text(encoding="utf-8"))
+    known = {name: told.get(name, []) for name in ("training", "ancestors", "validation", "ancestors_validation")}
     return {
         "training": sorted({group for c in chosen for group in c.training.groups}),
         "validation": sorted({group for c in chosen if c.validation for group in c.validation.groups}),

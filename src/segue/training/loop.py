@@ -97,8 +97,7 @@ def train(
             images, labels = training.read(torch.from_numpy(samples[batch]), device)
             images, labels = dihedral(images, labels, torch.from_numpy(codes[batch]))
             with rng.scope(spec.seed, "dropout", spec.init, progress.epoch, step):
-                with autocast(device, settings.precision):
-                    scores = network(images)
+                scores = _forward(network, images, spec, settings.precision)
                 loss = target.loss(scores, target.encode(labels))
                 loss.backward()
             optimizer.step()
@@ -140,6 +139,20 @@ def train(
     final = {name: value.detach().clone() for name, value in network.state_dict().items()}
     selected, epoch = (best, progress.best_epoch) if progress.best_epoch else (final, spec.epochs)
     return Outcome(selected, final, epoch, progress.history, progress.seconds, progress.interruptions)
+
+
+def _forward(network: nn.Module, images: Tensor, spec: StageSpec, precision: Precision) -> Tensor:
+    """Returns the scores; words what a network says of batches or tiles too small for it, or of memory too little."""
+    try:
+        with autocast(images.device, precision):
+            return network(images)
+    except (ValueError, RuntimeError) as error:
+        count, _, height, width = images.shape
+        raise SegueError(
+            f"network '{spec.network.name}' cannot train on {count} tiles of {height}x{width} px at once "
+            f"({str(error).splitlines()[0]}); change batch or the number of images, take larger tiles, or another "
+            "network."
+        ) from error
 
 
 def views(spec: StageSpec, count: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:

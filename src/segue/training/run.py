@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import nn
 
@@ -74,18 +75,23 @@ def train_stage(
         _require_same(folder, key)
         _clear(folder)
         return
+    if folder.exists() or folder.is_symlink():
+        raise SegueError(f"{folder}: is in the way and is no finished run; move it or choose another folder.")
     working = working_folder(folder)
     make_folder(working)
-    with _lock(working):
+    with _lock(working, tell):
         if is_finished(folder):  # another process finished it while this one waited
             return
         if _recorded_key(working) not in (None, key):
-            shutil.rmtree(working / "state", ignore_errors=True)
+            for left in ("state", "epochs"):
+                shutil.rmtree(working / left, ignore_errors=True)
         try:
             _train(spec, working, key, inputs, (checkpoint_s, tell))
-            if folder.exists():
-                raise SegueError(f"{folder}: is in the way and is no finished run; move it or choose another folder.")
             working.rename(folder)
+        except SegueError:
+            if not (working / "state").exists():  # nothing to go on from
+                shutil.rmtree(working, ignore_errors=True)
+            raise
         except OSError as error:
             raise SegueError(refusal(folder, error)) from error
         except SafetensorError as error:
@@ -104,6 +110,11 @@ def _clear(folder: Path) -> None:
 def _train(spec: StageSpec, working: Path, key: str, inputs: Inputs, how: tuple[float, Tell | None]) -> None:
     began = time.monotonic()
     checkpoint_s, tell = how
+    if spec.threads > devices.cores():
+        raise SegueError(
+            f"{working}: threads = {spec.threads}, but this machine has {devices.cores()} cores; lower threads "
+            "(results are bit-identical for equal threads only)."
+        )
     torch.set_num_threads(spec.threads)
     devices.reuse_memory()
     device = devices.default_device()
@@ -128,6 +139,7 @@ def _train(spec: StageSpec, working: Path, key: str, inputs: Inputs, how: tuple[
         network, target, training=data.training, validation=data.validation, spec=spec, settings=settings
     )
     checkpoint.save_weights(outcome.selected, working / "weights.safetensors")
+    (working / "last.safetensors").unlink(missing_ok=True)
     if outcome.selected_epoch != spec.epochs:
         checkpoint.save_weights(outcome.last, working / "last.safetensors")
     _write_history(outcome.history, working / "history.parquet")
@@ -147,6 +159,7 @@ def _train(spec: StageSpec, working: Path, key: str, inputs: Inputs, how: tuple[
         "labels": {"unit": spec.label_unit, **data.labels},
         "parameters": freezing.counts(network),
         "transfer": loaded,
+        "ancestry": data.ancestry,
         "precision": precision,
         "threads": spec.threads,
     }
@@ -175,7 +188,12 @@ def load_run(folder: Path) -> Model:
     """Returns the model of a finished run, on the CPU and in evaluation mode. Nothing in the folder is executed."""
     file = weights_file(folder, "best")
     described = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
-    spec, kind = StageSpec.model_validate(described["stage"]), described["model"]
+    try:
+        spec, kind = StageSpec.model_validate(described["stage"]), described["model"]
+    except (ValidationError, KeyError) as error:
+        raise SegueError(
+            f"{folder}: was made by another version of segue, whose specification this one cannot read; train it again."
+        ) from error
     target = targets.build(spec.target, names=kind["names"], instances=kind["instances"], where=str(folder))
     with rng.scope("unused"):
         network = networks.build(spec.network, channels=len(kind["channels"]), classes=target.channels)
@@ -200,19 +218,15 @@ def _require_same(folder: Path, key: str) -> None:
 
 
 @contextmanager
-def _lock(working: Path) -> Iterator[None]:
+def _lock(working: Path, tell: Tell | None) -> Iterator[None]:
     """Holds the run against other processes; the system lets go when this process ends, however it ends."""
     with (working / "lock").open("w", encoding="utf-8") as file:
-        for attempt in range(60):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if attempt == 59:
-                    raise SegueError(
-                        f"{working}: another process is training this run; wait for it, or stop it."
-                    ) from None
-                time.sleep(1)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if tell is not None:
+                tell(f"{working}: another process is training this run; waiting for it to end")
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

@@ -33,8 +33,8 @@ def load_parts(
         ]
         raise SegueError(
             f"{where}: its weights do not fit this network: {len(missing)} tensors missing, {len(reshaped)} of another "
-            f"shape, {len(foreign)} foreign, first '{first}'{shapes}; use the parent's network and classes, or load "
-            f"fewer parts (load = {fitting})."
+            f"shape, {len(foreign)} foreign, first '{first}'{shapes}; use the parent's network and classes"
+            + (f", or load only parts that fit (load = {fitting})." if fitting else ".")
         )
     with torch.no_grad():
         for name in asked:
