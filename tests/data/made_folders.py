@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from segue.data.prepare import PrepareSpec
+from segue.data.prepare import PrepareSpec, prepare
+from segue.errors import SegueError
 from segue.spec import validate
 
 
@@ -37,3 +40,21 @@ def make_folder(where: Path, count: int = 4, shape: tuple[int, int] = (20, 30)) 
             where / f"labels/w{index // 2}_{index}.png"
         )
     return where
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes the rows as a CSV table."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def refused(spec: PrepareSpec, where: Path) -> str:
+    """Returns the message of a refused preparation, after checking that no dataset is left."""
+    out = where / "out" / "a.h5"
+    with pytest.raises(SegueError) as raised:
+        prepare(spec, out, where=where)
+    assert not out.exists()
+    assert not list(where.rglob("*.partial-*"))
+    return str(raised.value)

@@ -25,7 +25,7 @@ def check_arrays(path: Path, file: Node) -> None:
     _check(path, file, "tiles/intensity", (count, channels, 2))
     for name in file.get("tiles/labels", ()):
         _check(path, file, f"tiles/labels/{name}", (count, height, width))
-    for name in {*REQUIRED_COLUMNS, *file.get("samples", ())}:
+    for name in dict.fromkeys((*REQUIRED_COLUMNS, *file.get("samples", ()))):
         _check(path, file, f"samples/{name}", (count,))
     for name in file.get("splits", ()):
         _check(path, file, f"splits/{name}", (count,))

@@ -85,7 +85,7 @@ def _identity(plan: Plan, configuration: Configuration, train: Train, metrics: M
         "label_unit": labels["unit"],
         "selected_epoch": metrics["selected_epoch"],
         "epochs": train.template.epochs,
-        "ancestry": metrics["ancestry"],
+        "ancestry": metrics.get("ancestry", "unknown"),
         "precision": metrics["precision"],
         "threads": metrics["threads"],
     }
