@@ -70,7 +70,7 @@ def unknown(found: str, allowed: typing.Iterable[str], what: str = "name") -> st
     names = sorted(allowed)
     close = difflib.get_close_matches(found, names, n=1, cutoff=0.5)
     meant = f" did you mean '{close[0]}'?" if close else ""
-    return f"unknown {what} '{found}';{meant} allowed: {', '.join(names)}"
+    return f"unknown {what} '{found}';{meant} allowed: {', '.join(names) or 'none, for there are none'}"
 
 
 def _sentences(model: type[BaseModel], mistakes: list[Any], place: str) -> list[str]:
