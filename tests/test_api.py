@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import disc_part
+from made_discs import disc_part
 
 import segue
 
