@@ -294,8 +294,7 @@ def test_colour_scale_fits_any_values(values: list[float]) -> None:
 def test_page_opens_in_a_browser(written: Path, tmp_path: Path) -> None:
     """Chromium lays the page out without asking the network for anything, and all figures have a size."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine")
+    assert chromium, "this test needs Chromium; install Debian's package chromium, or leave the marker out"
     log = tmp_path / "net.json"
     command = [
         chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
