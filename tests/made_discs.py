@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -45,12 +46,19 @@ def disc_part(group: int, *, size: int = SIZE, per_condition: int = 1) -> Part:
     )
 
 
-def write_discs(out: Path, *, groups: int = 24, size: int = SIZE, per_condition: int = 1) -> Path:
+def write_discs(
+    out: Path,
+    *,
+    groups: int = 24,
+    size: int = SIZE,
+    per_condition: int = 1,
+    kind: Literal["classes", "instances"] = "classes",
+) -> Path:
     """Writes a dataset of `groups` groups and returns its path."""
     parts = []
     for group in range(groups):
         parts.append(out.with_suffix("") / f"{group}.part")
         write_part(parts[-1], disc_part(group, size=size, per_condition=per_condition))
-    layers = [Layer("discs", "classes", ("background", "disc"))]
+    layers = [Layer("discs", kind, ("background", "disc"))]
     assemble(parts, out, layers=layers, channels=["intensity"], attributes={"provenance": "made"}, splits={})
     return out

@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from made_discs import disc_part
+from made_discs import disc_part, write_discs
 
 import segue
 
@@ -114,3 +114,12 @@ def test_the_order_of_data_is_part_of_the_key(tmp_path: Path, discs: Path):
     segue.train(tmp_path / "a.toml", tmp_path / "run")
     with pytest.raises(segue.SegueError, match="another specification or other data"):
         segue.train(tmp_path / "b.toml", tmp_path / "run")
+
+
+def test_a_run_on_classes_is_scored_on_objects_too(run: Path, discs: Path, tmp_path: Path):
+    """Labels numbered by object count as foreground for a run that was trained on classes of the same names."""
+    objects = write_discs(tmp_path / "objects.h5", groups=40, kind="instances")
+    with h5py.File(objects, "r+") as file:
+        labels = file["tiles/labels/discs"]
+        labels[...] = 7 * labels[...]
+    assert segue.evaluate(run, objects)["scores"] == segue.evaluate(run, discs)["scores"]
