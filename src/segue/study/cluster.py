@@ -14,7 +14,7 @@ from typing import Any
 from distributed import Client, LocalCluster, WorkerPlugin, as_completed
 
 from segue.errors import SegueError
-from segue.study.execute import Done, Work, perform
+from segue.study.work import Done, Work, perform
 
 PR_SET_PDEATHSIG = 1
 CONNECT_S = 20

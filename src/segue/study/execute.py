@@ -20,33 +20,8 @@ from segue.data.files import make_folder
 from segue.errors import SegueError
 from segue.study.plan import Plan, Train, external_parent
 from segue.study.store import write_json
-from segue.training.stage import DataSpec, StageSpec
-
-
-@dataclass(frozen=True)
-class Work:
-    """All that a worker needs for one training and its evaluations; paths are absolute."""
-
-    key: str
-    label: str
-    folder: Path
-    spec: StageSpec
-    datasets: Mapping[str, tuple[Path, str]]
-    parent: Path | None
-    parent_key: str | None
-    evaluations: Mapping[Path, tuple[str, Path, DataSpec]]
-    part: str
-    every_epoch: bool
-    keep_weights: bool
-    checkpoint_s: float
-
-
-@dataclass(frozen=True)
-class Done:
-    key: str
-    seconds: float
-    error: str | None = None
-    trace: str | None = None
+from segue.study.work import Done, Work, effort_of, has_weights, one_line, perform
+from segue.training.stage import StageSpec
 
 
 @dataclass(frozen=True)
@@ -75,64 +50,6 @@ class Executor(Protocol):
 
 
 Watch = Callable[[Event], None]
-
-
-def perform(work: Work) -> Done:
-    """Trains and scores one stage in this process; never raises, so that a failure stays one stage's own."""
-    from segue.study.scoring import score_missing
-    from segue.training.loading import Inputs
-    from segue.training.run import is_finished, train_stage
-
-    began = time.monotonic()
-    try:
-        found = is_finished(work.folder)
-        if not found:
-            inputs = Inputs(work.datasets, work.parent)
-            train_stage(work.spec, work.folder, key=work.key, inputs=inputs, checkpoint_s=work.checkpoint_s)
-        elif not _has_weights(work):
-            _regain_weights(work)
-        part = "validation" if work.part == "validation" else "test"
-        failed = score_missing(work.folder, work.evaluations, part, every_epoch=work.every_epoch)
-        if failed:
-            (domain, why), more = next(iter(failed.items())), len(failed) - 1
-            and_more = f" (and {more} more domains)" if more else ""
-            return Done(work.key, time.monotonic() - began, f"evaluation on {domain}{and_more}: {why}")
-        if not (work.keep_weights or found):  # what another study left there is not this one's to remove
-            for name in ("weights.safetensors", "last.safetensors"):
-                (work.folder / name).unlink(missing_ok=True)
-            shutil.rmtree(work.folder / "epochs", ignore_errors=True)
-        return Done(work.key, time.monotonic() - began)
-    except SegueError as error:
-        return Done(work.key, time.monotonic() - began, _one_line(error))
-    except Exception as error:  # recorded with its trace: the study goes on without this stage
-        told = f"{type(error).__name__}: {_one_line(error)}"
-        return Done(work.key, time.monotonic() - began, told, traceback.format_exc())
-
-
-def _has_weights(work: Work) -> bool:
-    """Returns whether the weights that a finished run still has to give are there."""
-    wanted = [work.folder / "weights.safetensors"]
-    if work.every_epoch:
-        wanted += [work.folder / "epochs" / f"{epoch}.safetensors" for epoch in range(1, work.spec.epochs + 1)]
-    return all(file.exists() for file in wanted)
-
-
-def _regain_weights(work: Work) -> None:
-    """Trains a finished run once more beside itself and takes the weights that were not kept: they are the same."""
-    from segue.training.loading import Inputs
-    from segue.training.run import train_stage
-
-    again = work.folder.with_name(work.folder.name + ".again")
-    inputs = Inputs(work.datasets, work.parent)
-    train_stage(work.spec, again, key=work.key, inputs=inputs, checkpoint_s=work.checkpoint_s)
-    for name in ("epochs", "last.safetensors", "weights.safetensors"):
-        if (again / name).exists() and not (work.folder / name).exists():
-            (again / name).rename(work.folder / name)
-    shutil.rmtree(again, ignore_errors=True)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 class InProcess:
@@ -201,7 +118,7 @@ def _pending(plan: Plan, works: Mapping[str, Work]) -> dict[str, Work]:
     for train in reversed(plan.trains):  # children before parents
         parent = works.get(train.parent or "")
         untrained = train.key in pending and train.key not in plan.store.names()
-        if parent is not None and untrained and not _has_weights(parent):
+        if parent is not None and untrained and not has_weights(parent):
             pending[parent.key] = parent
     return {key: work for key, work in works.items() if key in pending}
 
@@ -229,7 +146,8 @@ def _flow(works: Mapping[str, Work], failures: dict[str, str], runner: Executor,
     for work in ready:
         runner.submit(work)
         running += 1
-    effort = {work.key: _effort(work.spec) for work in works.values()}
+    counted: dict[str, tuple[int, int]] = {}
+    effort = {work.key: effort_of(work, counted) for work in works.values()}
     whole, spent = sum(effort.values()), 0
     tell(Event("trainings", 0, len(works), 0.0))
     while running:
@@ -251,12 +169,6 @@ def _flow(works: Mapping[str, Work], failures: dict[str, str], runner: Executor,
         spent += effort[done.key]
         tell(Event("trainings", finished + failed, len(works), spent / whole))
     return Summary(finished + failed, finished, failed, 0, 0.0)
-
-
-def _effort(spec: StageSpec) -> int:
-    """Returns about how many images a training visits, to tell how far a study has come; 256 stands for "all"."""
-    images = sum(n if isinstance(n := item.images or item.groups, int) else 256 for item in spec.data)
-    return images * spec.epochs * (8 if spec.augment == "dihedral-all" else 1)
 
 
 def _block(key: str, children: Mapping[str, list[Work]], failures: dict[str, str], why: str) -> None:
@@ -284,10 +196,10 @@ def _make_datasets(plan: Plan, workers: int, tell: Watch) -> dict[str, str]:
             member.make(out, workers=workers, progress=report)
             plan.store.failure(key).unlink(missing_ok=True)
         except SegueError as error:
-            unavailable[key] = _one_line(error)
+            unavailable[key] = one_line(error)
             write_json(plan.store.failure(key), {"label": f"dataset {name}", "error": unavailable[key]})
         except Exception as error:  # recorded with its trace: what needs other datasets runs all the same
-            unavailable[key] = f"{type(error).__name__}: {_one_line(error)}"
+            unavailable[key] = f"{type(error).__name__}: {one_line(error)}"
             trace = traceback.format_exc()
             write_json(plan.store.failure(key), {"label": f"dataset {name}", "error": unavailable[key], "trace": trace})
     return unavailable

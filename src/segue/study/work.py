@@ -1,0 +1,128 @@
+"""One training of a study with its evaluations: what a worker is given, what it does, what it gives back."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from segue.errors import SegueError
+from segue.training.stage import DataSpec, StageSpec
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that a worker needs for one training and its evaluations; paths are absolute."""
+
+    key: str
+    label: str
+    folder: Path
+    spec: StageSpec
+    datasets: Mapping[str, tuple[Path, str]]
+    parent: Path | None
+    parent_key: str | None
+    evaluations: Mapping[Path, tuple[str, Path, DataSpec]]
+    part: str
+    every_epoch: bool
+    keep_weights: bool
+    checkpoint_s: float
+
+
+@dataclass(frozen=True)
+class Done:
+    key: str
+    seconds: float
+    error: str | None = None
+    trace: str | None = None
+
+
+def perform(work: Work) -> Done:
+    """Trains and scores one stage in this process; never raises, so that a failure stays one stage's own."""
+    from segue.study.scoring import score_missing
+    from segue.training.loading import Inputs
+    from segue.training.run import is_finished, train_stage
+
+    began = time.monotonic()
+    try:
+        found = is_finished(work.folder)
+        if not found:
+            inputs = Inputs(work.datasets, work.parent)
+            train_stage(work.spec, work.folder, key=work.key, inputs=inputs, checkpoint_s=work.checkpoint_s)
+        elif not has_weights(work):
+            _regain_weights(work)
+        part = "validation" if work.part == "validation" else "test"
+        failed = score_missing(work.folder, work.evaluations, part, every_epoch=work.every_epoch)
+        if failed:
+            (domain, why), more = next(iter(failed.items())), len(failed) - 1
+            and_more = f" (and {more} more domains)" if more else ""
+            return Done(work.key, time.monotonic() - began, f"evaluation on {domain}{and_more}: {why}")
+        if not (work.keep_weights or found):  # what another study left there is not this one's to remove
+            for name in ("weights.safetensors", "last.safetensors"):
+                (work.folder / name).unlink(missing_ok=True)
+            shutil.rmtree(work.folder / "epochs", ignore_errors=True)
+        return Done(work.key, time.monotonic() - began)
+    except SegueError as error:
+        return Done(work.key, time.monotonic() - began, one_line(error))
+    except Exception as error:  # recorded with its trace: the study goes on without this stage
+        told = f"{type(error).__name__}: {one_line(error)}"
+        return Done(work.key, time.monotonic() - began, told, traceback.format_exc())
+
+
+def has_weights(work: Work) -> bool:
+    """Returns whether the weights that a finished run still has to give are there."""
+    wanted = [work.folder / "weights.safetensors"]
+    if work.every_epoch:
+        wanted += [work.folder / "epochs" / f"{epoch}.safetensors" for epoch in range(1, work.spec.epochs + 1)]
+    return all(file.exists() for file in wanted)
+
+
+def _regain_weights(work: Work) -> None:
+    """Trains a finished run once more beside itself and takes the weights that were not kept: they are the same."""
+    from segue.training.loading import Inputs
+    from segue.training.run import train_stage
+
+    again = work.folder.with_name(work.folder.name + ".again")
+    inputs = Inputs(work.datasets, work.parent)
+    train_stage(work.spec, again, key=work.key, inputs=inputs, checkpoint_s=work.checkpoint_s)
+    for name in ("epochs", "last.safetensors", "weights.safetensors"):
+        if (again / name).exists() and not (work.folder / name).exists():
+            (again / name).rename(work.folder / name)
+    shutil.rmtree(again, ignore_errors=True)
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def effort_of(work: Work, counted: dict[str, tuple[int, int]]) -> int:
+    """Returns about how many images a training visits, to tell how far a study has come.
+
+    `counted` keeps the samples and groups of what was counted before. What cannot be counted, because its dataset
+    failed, stands as one image.
+    """
+    visited = 0
+    for item in work.spec.data:
+        samples, groups = _counted(work, item, counted)
+        if item.groups is not None:
+            visited += samples if item.groups == "all" else item.groups * samples // max(groups, 1)
+        else:
+            visited += item.images if isinstance(item.images, int) else samples
+    return max(visited, 1) * work.spec.epochs * (8 if work.spec.augment == "dihedral-all" else 1)
+
+
+def _counted(work: Work, item: DataSpec, counted: dict[str, tuple[int, int]]) -> tuple[int, int]:
+    name = f"{item.dataset} {item.conditions}"
+    if name not in counted:
+        from segue.data.dataset import Dataset
+        from segue.training.drawing import plain_conditions
+
+        try:
+            with Dataset(work.datasets[item.dataset][0]) as dataset:
+                indices = dataset.select(plain_conditions(item))
+                counted[name] = len(indices), len(set(dataset.samples()["group"][indices]))
+        except SegueError:
+            counted[name] = 1, 1
+    return counted[name]
