@@ -246,3 +246,15 @@ def test_leaks_through_a_weights_file_are_refused(study_file: StudyFile, tmp_pat
     bare = plan_study(study_file(other.replace("WEIGHTS", "bare.safetensors"), name="bare.toml"))
     assert run_study(bare).failed == 0
     assert set(collect(bare, command="").table["ancestry"]) == {"unknown"}
+
+
+def test_children_need_weights_not_scores(study_file: StudyFile):
+    """A domain that cannot be scored fails every evaluation on it, but children of the trained parent run."""
+    path = study_file()
+    path.write_text(
+        path.read_text().replace("[domains]", '[domains]\nnone = { dataset = "discs", contrast = "absent" }')
+    )
+    summary = run_study(plan_study(path))
+    assert (summary.failed, summary.blocked) == (10, 0)
+    table = collect(plan_study(path), command="").table
+    assert set(table["stage"]) == {"pretrain", "transfer"} and set(table["evaluated_domain"]) == {"low", "high"}

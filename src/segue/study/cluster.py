@@ -47,7 +47,9 @@ class OnCluster:
             return result
         # a worker that died takes its exception's place: the stage resumes from its checkpoint the next time
         error = result[1] if isinstance(result, tuple) else result
-        return Done(future.key, 0.0, f"its worker was lost ({error}); run the study again to go on from its checkpoint")
+        return Done(
+            future.key, 0.0, False, f"its worker was lost ({error}); run the study again to go on from its checkpoint"
+        )
 
 
 @contextmanager

@@ -93,6 +93,7 @@ def run_study(
     if force:
         for train in plan.trains:
             shutil.rmtree(plan.store.run(train.key), ignore_errors=True)
+    write_json(plan.store.plan_record(plan.study.spec.name), plan.record())
     unavailable = _make_datasets(plan, workers, tell)
     works = {train.key: _work(plan, train, checkpoint_s) for train in plan.trains}
     pending = _pending(plan, works)
@@ -106,7 +107,6 @@ def run_study(
             failures[train.key] = f"its dataset failed: {unavailable[lacking[0]]}"
     with executor(workers, scheduler) if len(pending) > len(failures) else _nothing() as runner:
         ran = _flow(pending, failures, runner, tell)
-    write_json(plan.store.plan_record(plan.study.spec.name), plan.record())
     plan.store.look_again()
     blocked = len(pending) - ran.finished - ran.failed
     return replace(ran, blocked=blocked, seconds=time.monotonic() - began)
@@ -158,14 +158,16 @@ def _flow(works: Mapping[str, Work], failures: dict[str, str], runner: Executor,
             failed += 1
             failures[done.key] = done.error
             write_json(_failure_file(work), {"label": work.label, "error": done.error, "trace": done.trace})
-            _block(done.key, children, failures, f"{work.label} failed")
         else:
             finished += 1
             _failure_file(work).unlink(missing_ok=True)
+        if done.trained:  # children need its weights, not its scores
             for child in children.get(done.key, ()):
                 if child.key not in failures:
                     runner.submit(child)
                     running += 1
+        else:
+            _block(done.key, children, failures, f"{work.label} failed")
         spent += effort[done.key]
         tell(Event("trainings", finished + failed, len(works), spent / whole))
     return Summary(finished + failed, finished, failed, 0, 0.0)

@@ -33,8 +33,11 @@ class Work:
 
 @dataclass(frozen=True)
 class Done:
+    """How a work ended. `trained` says whether its weights are there, also when an evaluation failed."""
+
     key: str
     seconds: float
+    trained: bool = False
     error: str | None = None
     trace: str | None = None
 
@@ -46,6 +49,7 @@ def perform(work: Work) -> Done:
     from segue.training.run import is_finished, train_stage
 
     began = time.monotonic()
+    trained = False
     try:
         found = is_finished(work.folder)
         if not found:
@@ -53,22 +57,23 @@ def perform(work: Work) -> Done:
             train_stage(work.spec, work.folder, key=work.key, inputs=inputs, checkpoint_s=work.checkpoint_s)
         elif not has_weights(work):
             _regain_weights(work)
+        trained = True
         part = "validation" if work.part == "validation" else "test"
         failed = score_missing(work.folder, work.evaluations, part, every_epoch=work.every_epoch)
         if failed:
             (domain, why), more = next(iter(failed.items())), len(failed) - 1
             and_more = f" (and {more} more domains)" if more else ""
-            return Done(work.key, time.monotonic() - began, f"evaluation on {domain}{and_more}: {why}")
+            return Done(work.key, time.monotonic() - began, trained, f"evaluation on {domain}{and_more}: {why}")
         if not (work.keep_weights or found):  # what another study left there is not this one's to remove
             for name in ("weights.safetensors", "last.safetensors"):
                 (work.folder / name).unlink(missing_ok=True)
             shutil.rmtree(work.folder / "epochs", ignore_errors=True)
-        return Done(work.key, time.monotonic() - began)
+        return Done(work.key, time.monotonic() - began, trained)
     except SegueError as error:
-        return Done(work.key, time.monotonic() - began, one_line(error))
+        return Done(work.key, time.monotonic() - began, trained, one_line(error))
     except Exception as error:  # recorded with its trace: the study goes on without this stage
         told = f"{type(error).__name__}: {one_line(error)}"
-        return Done(work.key, time.monotonic() - began, told, traceback.format_exc())
+        return Done(work.key, time.monotonic() - began, trained, told, traceback.format_exc())
 
 
 def has_weights(work: Work) -> bool:
