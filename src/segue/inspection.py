@@ -112,8 +112,10 @@ def describe_status(plan: Plan) -> str:
         )
     running = [train for train in plan.trains if f"{train.key}.running" in names]
     lines.append(f"{len(running)} trainings begun and not finished")
-    failed = [train for train in plan.trains if f"{train.key}.failed.json" in names]
-    for train in failed:
+    failed = plan.failed
+    for train in plan.trains:
+        if train.key not in failed:
+            continue
         error = json.loads(plan.store.failure(train.key).read_text(encoding="utf-8"))["error"]
         lines.append(f"failed: {train.label} [{train.key}]\n        {error}")
     return "\n".join(lines)

@@ -256,6 +256,7 @@ def test_disk_needed_is_counted(tmp_path: Path):
         ('[stages.a]\ndomain = { each = ["low", "high"], except = 3 }', r"stages.a.domain.except: found 3"),
         ('[stages.a]\ndomain = "low"\nload = ["encoder"]', "no `from`"),
         ('[stages.a]\ndomain = "low"\n\n[domains.odd]\ndataset = ["discs"]', "domains.odd.dataset: unknown dataset"),
+        ('[stages.a]\ndomain = "odd"\n\n[domains.odd]\ndataset = ["discs"]', "domains.odd.dataset: unknown dataset"),
         ('[stages.a]\ndomain = "low"\nfrom = "a"', "a stage cannot descend from itself"),
         (
             '[stages.a]\ndomain = "low"\nimages = -1',

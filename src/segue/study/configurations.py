@@ -246,7 +246,7 @@ def _data(
         domain = spec.domains.get(item["domain"]) if isinstance(item["domain"], str) else None
         if domain is None:
             mistakes.append(f"{place}.domain: {unknown(str(item['domain']), spec.domains, 'domain')}")
-        elif (source := datasets.get(domain.get("dataset", ""))) is not None and source.all:
+        elif (source := datasets.get(str(domain.get("dataset")))) is not None and source.all:
             entry, _ = source.select(domain)
             data.append({**entry, **{key: value for key, value in item.items() if key != "domain"}})
     return data, described, mistakes

@@ -90,11 +90,13 @@ def run_study(
     began = time.monotonic()
     tell: Watch = watch if watch is not None else (lambda event: None)
     make_folder(plan.store.folder)
-    if force:
-        for train in plan.trains:
-            shutil.rmtree(plan.store.run(train.key), ignore_errors=True)
     write_json(plan.store.plan_record(plan.study.spec.name), plan.record())
     unavailable = _make_datasets(plan, workers, tell)
+    if force:
+        for train in plan.trains:
+            if not set(train.inputs) & unavailable.keys():
+                shutil.rmtree(plan.store.run(train.key), ignore_errors=True)
+        plan.store.look_again()
     works = {train.key: _work(plan, train, checkpoint_s) for train in plan.trains}
     pending = _pending(plan, works)
     for key, work in works.items():
@@ -114,7 +116,7 @@ def run_study(
 
 def _pending(plan: Plan, works: Mapping[str, Work]) -> dict[str, Work]:
     """Returns the works not complete, and with them the finished parents whose weights they need but were not kept."""
-    pending = {key: work for key, work in works.items() if not _is_complete(work)}
+    pending = {key: work for key, work in works.items() if not plan.is_complete(key)}
     for train in reversed(plan.trains):  # children before parents
         parent = works.get(train.parent or "")
         untrained = train.key in pending and train.key not in plan.store.names()
@@ -248,9 +250,3 @@ def _outside(plan: Plan, spec: StageSpec) -> Path:
     """Returns an external parent: its run folder where it has one (for its groups), else the weights file."""
     file = external_parent(plan.study.path.parent, spec).absolute()
     return file.parent if spec.parent is not None and spec.parent.run is not None else file
-
-
-def _is_complete(work: Work) -> bool:
-    if not (work.folder / "metrics.json").exists():
-        return False
-    return all(file.exists() for file in work.evaluations)

@@ -83,8 +83,8 @@ class Plan:
         rows = []
         for stage, configurations in self.study.configurations.items():
             own = {train.key: train for used, train in self.uses if used.stage == stage}
-            failed = sum(f"{key}.failed.json" in names for key in own)
-            finished = sum(key in names and f"{key}.failed.json" not in names for key in own)
+            failed = len(self.failed & own.keys())
+            finished = sum(key in names for key in own.keys() - self.failed)
             models = len(configurations) * repetitions
             rows.append(StageCount(stage, len(configurations), models, len(own), finished, failed))
         return tuple(rows)
@@ -93,6 +93,18 @@ class Plan:
     def parent_keys(self) -> frozenset[str]:
         """The keys of the trainings that others start from."""
         return frozenset(train.parent for train in self.trains if train.parent)
+
+    @property
+    def failed(self) -> frozenset[str]:
+        """The keys of the trainings whose last attempt failed, or one of whose evaluations did."""
+        names = self.store.names()
+        recorded = [train for train in self.trains if f"{train.key}.failed.json" in names]
+        return frozenset(train.key for train in recorded if not self.is_complete(train.key))
+
+    def is_complete(self, key: str) -> bool:
+        """Returns whether a training is finished and scored on every domain of the plan."""
+        files = [self.store.evaluation(key, self.evaluation_key(evaluation)) for evaluation in self.evaluations]
+        return (self.store.run(key) / "metrics.json").exists() and all(file.exists() for file in files)
 
     @property
     def evaluation_count(self) -> int:

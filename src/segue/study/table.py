@@ -141,8 +141,9 @@ def _total_cost(costs: list[dict[str, Any]]) -> pd.DataFrame:
 
 def _failures(plan: Plan) -> pd.DataFrame:
     rows = []
+    failed = plan.failed
     for train in plan.trains:
-        found = read_json(plan.store.failure(train.key)) if f"{train.key}.failed.json" in plan.store.names() else None
+        found = read_json(plan.store.failure(train.key)) if train.key in failed else None
         if found is not None:
             stage = train.configuration.stage
             rows.append({"stage": stage, "run": train.key, "configuration": train.label, "error": found["error"]})
@@ -155,7 +156,8 @@ def _failures(plan: Plan) -> pd.DataFrame:
 
 def _counts(plan: Plan, failed: int, evaluations: int) -> dict[str, int]:
     names = plan.store.names()
-    finished = sum(t.key in names and f"{t.key}.failed.json" not in names for t in plan.trains)
+    lost = plan.failed
+    finished = sum(t.key in names and t.key not in lost for t in plan.trains)
     return {
         "configurations": sum(count.configurations for count in plan.counts),
         "models": sum(count.models for count in plan.counts),
@@ -170,7 +172,7 @@ def _counts(plan: Plan, failed: int, evaluations: int) -> dict[str, int]:
 def _ordered(table: pd.DataFrame) -> pd.DataFrame:
     """Puts the columns that say what a row is before its scores."""
     if table.empty:
-        return table
+        return pd.DataFrame(columns=["study", "stage", "run", "domain", "evaluated_domain", "split", "loss"])
     late = ("evaluated_domain", "split", "samples", "loss", "loss_floor", "loss_adjusted", "accuracy")
     first = [
         name

@@ -51,12 +51,13 @@ def perform(work: Work) -> Done:
     began = time.monotonic()
     trained = False
     try:
-        found = is_finished(work.folder)
+        found, regained = is_finished(work.folder), False
         if not found:
             inputs = Inputs(work.datasets, work.parent)
             train_stage(work.spec, work.folder, key=work.key, inputs=inputs, checkpoint_s=work.checkpoint_s)
         elif not has_weights(work):
             _regain_weights(work)
+            regained = True
         trained = True
         part = "validation" if work.part == "validation" else "test"
         failed = score_missing(work.folder, work.evaluations, part, every_epoch=work.every_epoch)
@@ -64,7 +65,9 @@ def perform(work: Work) -> Done:
             (domain, why), more = next(iter(failed.items())), len(failed) - 1
             and_more = f" (and {more} more domains)" if more else ""
             return Done(work.key, time.monotonic() - began, trained, f"evaluation on {domain}{and_more}: {why}")
-        if not (work.keep_weights or found):  # what another study left there is not this one's to remove
+        if not work.keep_weights and (
+            regained or not found
+        ):  # what another study left there is not this one's to remove
             for name in ("weights.safetensors", "last.safetensors"):
                 (work.folder / name).unlink(missing_ok=True)
             shutil.rmtree(work.folder / "epochs", ignore_errors=True)

@@ -110,9 +110,10 @@ def _clear(folder: Path) -> None:
 def _train(spec: StageSpec, working: Path, key: str, inputs: Inputs, how: tuple[float, Tell | None]) -> None:
     began = time.monotonic()
     checkpoint_s, tell = how
+    folder = working.with_name(working.name.removesuffix(".running"))  # as the user knows it
     if spec.threads > devices.cores():
         raise SegueError(
-            f"{working}: threads = {spec.threads}, but this machine has {devices.cores()} cores; lower threads "
+            f"{folder}: threads = {spec.threads}, but this machine has {devices.cores()} cores; lower threads "
             "(results are bit-identical for equal threads only)."
         )
     torch.set_num_threads(spec.threads)
@@ -121,9 +122,9 @@ def _train(spec: StageSpec, working: Path, key: str, inputs: Inputs, how: tuple[
     precision = devices.resolve_precision(spec.precision, device)
     if tell is not None:
         tell(f"{precision} on {device}, {spec.threads} threads")
-    data = load_data(spec, inputs, where=str(working), device=device, tell=tell)
+    data = load_data(spec, inputs, where=str(folder), device=device, tell=tell)
     target = targets.build(
-        spec.target, names=data.layer.names, instances=data.layer.kind == "instances", where=str(working)
+        spec.target, names=data.layer.names, instances=data.layer.kind == "instances", where=str(folder)
     )
     with rng.scope(spec.seed, "init", spec.init):
         network = networks.build(spec.network, channels=len(data.channels), classes=target.channels)
