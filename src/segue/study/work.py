@@ -65,9 +65,8 @@ def perform(work: Work) -> Done:
             (domain, why), more = next(iter(failed.items())), len(failed) - 1
             and_more = f" (and {more} more domains)" if more else ""
             return Done(work.key, time.monotonic() - began, trained, f"evaluation on {domain}{and_more}: {why}")
-        if not work.keep_weights and (
-            regained or not found
-        ):  # what another study left there is not this one's to remove
+        mine = regained or not found  # what another study left there is not this one's to remove
+        if mine and not work.keep_weights:
             for name in ("weights.safetensors", "last.safetensors"):
                 (work.folder / name).unlink(missing_ok=True)
             shutil.rmtree(work.folder / "epochs", ignore_errors=True)
