@@ -1,31 +1,37 @@
 """Training throughput of segue's loop against plain PyTorch loops over the same network and data, in one run.
 
-    uv run python benchmarks/bench_training.py [--size 128] [--batch 16] [--threads 2] [--rounds 5]
+    uv run python benchmarks/bench_training.py [--network unet-resnet18] [--size 128] [--batch 16] [--rounds 5]
+    uv run python benchmarks/bench_training.py --network resunet --size 160 --batch 100
 
-The network is segmentation-models-pytorch's U-Net with a ResNet-18 encoder (14.3 million parameters), the views all
-eight dihedral copies of each image. Baselines:
+The network is segmentation-models-pytorch's U-Net with the encoder named (`unet-resnet18`: 14.3 million parameters) or
+segue's `resunet` of `--width`; the views are all eight dihedral copies of each image, all in memory.
 
-    plain   DataLoader over a Dataset in memory, fp32, channels-first, default Adam
-    tuned   the same with bf16 autocast, channels-last, fused Adam, whole batches fetched at once
+    plain   DataLoader without workers, fp32, channels-first, default Adam, the loss looked at in every step
+    tuned   what segue uses where the hardware has it: bf16 autocast, channels-last, fused Adam, whole batches at once
+    segue   the loop, which also counts every pixel's class for the history; each epoch starts a training of its own
 
-Each runs in a process of its own. Rounds take turns, and the figures are medians of the ratios round by round, so that
-a machine whose speed drifts does not decide.
+Each runs in a process of its own. Rounds, one epoch each, take turns, and the ratios are medians of the ratios round by
+round, so that a machine whose speed drifts does not decide. Prints lines of a markdown table.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-import segmentation_models_pytorch as smp
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
@@ -34,25 +40,68 @@ from segue.data.source import ResidentSource
 from segue.networks import NetworkSpec
 from segue.targets import TargetSpec, classes
 from segue.training import loop
+from segue.training.member import Member
 from segue.training.stage import StageSpec
 
+COPIES = 8
+T = TypeVar("T")
+Contestant = Callable[[], Callable[[], T]]  # makes and warms up what is then measured once a round
 
+
+@dataclass(frozen=True)
+class Contest:
+    """What all contestants train: a network by name on noise, `images` tiles of `size` px in batches of `batch`."""
+
+    network: str
+    width: int
+    size: int
+    batch: int
+    images: int
+
+    @property
+    def spec(self) -> NetworkSpec:
+        return NetworkSpec(name=self.network, width=self.width if self.network == "resunet" else None)
+
+    def build(self) -> nn.Module:
+        """Returns the network as its authors make it."""
+        if self.network == "resunet":
+            return networks.build(self.spec, channels=1, classes=2)
+        import segmentation_models_pytorch as smp
+
+        decoder, _, encoder = self.network.partition("-")
+        return smp.create_model(decoder, encoder, encoder_weights=None, in_channels=1, classes=2)
+
+    def data(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns images (n, 1, H, W) float32 and labels (n, H, W) int64."""
+        generator = np.random.default_rng(0)
+        shape = (self.images, 1, self.size, self.size)
+        images = torch.from_numpy(generator.normal(size=shape).astype(np.float32))
+        return images, (images[:, 0] > 0.5).long()
+
+
+@dataclass(frozen=True)
 class Views(Dataset):
-    """All eight dihedral copies of images in memory; an index or a list of indices."""
+    """All eight dihedral copies of images in memory: one at an index, or a whole batch, channels-last, at a list."""
 
-    def __init__(self, images: torch.Tensor, labels: torch.Tensor, channels_last: bool) -> None:
-        self.images, self.labels, self.channels_last = images, labels, channels_last
+    images: torch.Tensor
+    labels: torch.Tensor
 
     def __len__(self) -> int:
-        return 8 * len(self.images)
+        return COPIES * len(self.images)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        sample, code = divmod(index, 8)
-        return turned(self.images[sample], code), turned(self.labels[sample], code)
+        sample, code = divmod(index, COPIES)
+        return turned(self.images[sample], code).contiguous(), turned(self.labels[sample], code).contiguous()
+
+
+@dataclass(frozen=True)
+class WholeBatches(Views):
+    """The same, but fetched a batch at a time."""
 
     def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        pairs = [self[index] for index in indices]
-        images, labels = torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
+        pairs = [divmod(index, COPIES) for index in indices]
+        images = torch.stack([turned(self.images[sample], code) for sample, code in pairs])
+        labels = torch.stack([turned(self.labels[sample], code) for sample, code in pairs])
         return images.contiguous(memory_format=torch.channels_last), labels
 
 
@@ -61,128 +110,153 @@ def turned(array: torch.Tensor, code: int) -> torch.Tensor:
     return array.flip(-1) if code >= 4 else array
 
 
-def plain(images: torch.Tensor, labels: torch.Tensor, batch: int) -> Callable[[], float]:
-    network = smp.Unet("resnet18", encoder_weights=None, in_channels=1, classes=2)
+def plain(found: Contest) -> Callable[[], float]:
+    network = found.build()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    views = [(image, label) for image, label in zip(images, labels, strict=True)]
+    loader = DataLoader(Views(*found.data()), batch_size=found.batch, shuffle=True)
 
-    class PerSample(Dataset):
-        def __len__(self) -> int:
-            return 8 * len(views)
-
-        def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-            sample, code = divmod(index, 8)
-            return turned(views[sample][0], code).contiguous(), turned(views[sample][1], code).contiguous()
-
-    loader = DataLoader(PerSample(), batch_size=batch, shuffle=True)
-
-    def epoch() -> float:
+    def epoch() -> None:
         network.train()
-        began = time.perf_counter()
         for x, y in loader:
             optimizer.zero_grad()
             loss = F.cross_entropy(network(x), y)
             loss.backward()
             optimizer.step()
             loss.item()
-        return 8 * len(images) / (time.perf_counter() - began)
 
-    return epoch
+    return rate_of(epoch, found)
 
 
-def tuned(images: torch.Tensor, labels: torch.Tensor, batch: int, bf16: bool) -> Callable[[], float]:
-    network = smp.Unet("resnet18", encoder_weights=None, in_channels=1, classes=2).to(memory_format=torch.channels_last)
+def tuned(found: Contest) -> Callable[[], float]:
+    network = found.build()
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
-    data = Views(images, labels, channels_last=True)
-    sampler = BatchSampler(RandomSampler(data), batch, drop_last=False)
+    data = WholeBatches(*found.data())
+    sampler = BatchSampler(RandomSampler(data), found.batch, drop_last=False)
     loader = DataLoader(data, batch_sampler=sampler, collate_fn=lambda whole: whole)
+    bf16 = device.resolve_precision("auto", "cpu") == "bf16"
 
-    def epoch() -> float:
+    def epoch() -> None:
         network.train()
-        began = time.perf_counter()
         for x, y in loader:
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 scores = network(x)
-            loss = F.cross_entropy(scores.float(), y)
-            loss.backward()
+            F.cross_entropy(scores.float(), y).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return 8 * len(images) / (time.perf_counter() - began)
 
-    return epoch
+    return rate_of(epoch, found)
 
 
-def segue_loop(
-    images: torch.Tensor, labels: torch.Tensor, batch: int, precision: device.Precision
-) -> Callable[[], float]:
+def segue(found: Contest) -> Callable[[], float]:
+    device.reuse_memory()  # as every run of segue does
+    images, labels = found.data()
     names = tuple(f"image {index}" for index in range(len(images)))
     source = ResidentSource(images.permute(0, 2, 3, 1).contiguous(), labels.to(torch.uint8), names)
-    spec = StageSpec.model_validate(
-        {"data": [{"dataset": "made"}], "augment": "dihedral-all", "batch": batch, "epochs": 1, "validation": 0}
-    )
+    table = {"augment": "dihedral-all", "batch": found.batch, "epochs": 1, "validation": 0}
+    spec = StageSpec.model_validate({"data": [{"dataset": "made"}], "network": found.spec, **table})
     target = classes.build(TargetSpec(), names=("background", "object"), instances=False, where="benchmark")
-    network = networks.build(NetworkSpec(name="unet-resnet18"), channels=1, classes=2)
-
-    def epoch() -> float:
-        with tempfile.TemporaryDirectory() as folder:
-            settings = loop.Settings(Path(folder) / "state", "cpu", precision)
-            began = time.perf_counter()
-            loop.train(network, target, training=source, validation=None, spec=spec, settings=settings)
-            return 8 * len(images) / (time.perf_counter() - began)
-
-    return epoch
-
-
-def answer(pipe: Connection, name: str, size: int, batch: int, images: int, threads: int) -> None:
-    """Runs one contestant in a process of its own, an epoch at each request, so that none gains by another's tuning."""
-    torch.set_num_threads(threads)
-    generator = np.random.default_rng(0)
-    made = torch.from_numpy(generator.normal(size=(images, 1, size, size)).astype(np.float32))
-    labels = (made[:, 0] > 0.5).long()
+    network = networks.build(found.spec, channels=1, classes=2)
     precision = device.resolve_precision("auto", "cpu")
-    if name == "plain":
-        epoch = plain(made, labels, batch)
-    elif name == "tuned":
-        epoch = tuned(made, labels, batch, precision == "bf16")
-    else:
-        device.reuse_memory()  # as every run of segue does
-        epoch = segue_loop(made, labels, batch, precision)
+
+    def epoch() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            member = Member(network, target, spec, Path(folder) / "state", precision)
+            (outcome,) = loop.train([member], training=source, validation=None, settings=loop.Settings("cpu"))
+            if isinstance(outcome, Exception):
+                raise outcome
+
+    return rate_of(epoch, found)
+
+
+def rate_of(epoch: Callable[[], None], found: Contest) -> Callable[[], float]:
+    """Returns what gives the images per second of an epoch, after one that warms up."""
+    epoch()
+
+    def measured() -> float:
+        began = time.perf_counter()
+        epoch()
+        return COPIES * found.images / (time.perf_counter() - began)
+
+    return measured
+
+
+def hold(contestants: Mapping[str, Contestant[T]], *, rounds: int, threads: int) -> dict[str, list[T]]:
+    """Returns what each contestant measured in each round: each in a process of its own, one measuring at a time."""
+    context = multiprocessing.get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    processes = []
+    for name, contestant in contestants.items():
+        pipes[name], theirs = context.Pipe()
+        processes.append(context.Process(target=_answer, args=(theirs, contestant, threads), daemon=True))
+        processes[-1].start()
+        theirs.close()  # so that the end of a process is seen here
+    for pipe in pipes.values():
+        pipe.recv()  # made and warmed up
+    found: dict[str, list[T]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, pipe in pipes.items():
+            pipe.send(True)
+            found[name].append(pipe.recv())
+    for pipe in pipes.values():
+        pipe.send(False)
+    for process in processes:
+        process.join()
+    return found
+
+
+def _answer(pipe: Connection, contestant: Contestant[T], threads: int) -> None:
+    torch.set_num_threads(threads)
+    measure = contestant()
+    pipe.send(True)
     while pipe.recv():
-        pipe.send(epoch())
+        pipe.send(measure())
+
+
+def ratio(over: Sequence[float], under: Sequence[float]) -> float:
+    """Returns the median of the ratios round by round."""
+    return statistics.median(a / b for a, b in zip(over, under, strict=True))
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Returns the median and, in brackets, the least and the greatest."""
+    shown = (f"{value:.{digits}f}" for value in (statistics.median(values), min(values), max(values)))
+    return "{} ({} to {})".format(*shown)
+
+
+def row(*cells: object) -> str:
+    """Returns a line of a markdown table."""
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def head(*names: str) -> str:
+    return row(*names) + "\n" + "|" + "---|" * len(names)
+
+
+def machine(threads: int) -> str:
+    """Returns in words what the figures were measured on."""
+    flags = ", ".join(sorted(device.cpu_flags() & {"amx_bf16", "avx512_bf16"})) or "no bf16"
+    precision = device.resolve_precision("auto", "cpu")
+    return f"{device.cpu_name()} ({flags}), {threads} threads, {precision}, torch {torch.__version__}"
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in (("size", 128), ("batch", 16), ("images", 16), ("threads", device.cores()), ("rounds", 7)):
-        arguments.add_argument(f"--{name}", type=int, default=value)
-    found = arguments.parse_args()
-    context = multiprocessing.get_context("spawn")
-    pipes: dict[str, Connection] = {}
-    for name in ("plain", "tuned", "segue"):
-        pipes[name], theirs = context.Pipe()
-        settings = (theirs, name, found.size, found.batch, found.images, found.threads)
-        context.Process(target=answer, args=settings, daemon=True).start()
-    rates: dict[str, list[float]] = {name: [] for name in pipes}
-    for round_index in range(found.rounds + 1):
-        for name, pipe in pipes.items():
-            pipe.send(True)
-            rate = pipe.recv()
-            if round_index:  # the first round warms up
-                rates[name].append(rate)
-    for pipe in pipes.values():
-        pipe.send(False)
-    flags = device.cpu_flags() & {"amx_bf16", "avx512_bf16"}
-    precision = device.resolve_precision("auto", "cpu")
-    print(
-        f"{device.cpu_name()}, {found.threads} threads, {', '.join(sorted(flags)) or 'no bf16'}; "
-        f"torch {torch.__version__}"
-    )
-    print(f"{found.size}² batch {found.batch}, {8 * found.images} views a round, {found.rounds} rounds, {precision}")
-    for name, values in rates.items():
-        print(f"{name:6} {statistics.median(values):7.1f} images/s  ({min(values):.1f} to {max(values):.1f})")
-    for name in ("plain", "tuned"):
-        ratio = statistics.median(a / b for a, b in zip(rates["segue"], rates[name], strict=True))
-        print(f"segue / {name}: {ratio:.2f}")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", default="unet-resnet18", help="resunet, or one of segmentation-models-pytorch")
+    for name, value in (("width", 16), ("size", 128), ("batch", 16), ("threads", device.cores()), ("rounds", 5)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--images", type=int, help="before turning; without it the fewest from 16 that fill batches")
+    asked = parser.parse_args()
+    fewest = asked.batch // math.gcd(asked.batch, COPIES)
+    images = asked.images or -(-16 // fewest) * fewest
+    found = Contest(asked.network, asked.width, asked.size, asked.batch, images)
+    contestants = {"plain": partial(plain, found), "tuned": partial(tuned, found), "segue": partial(segue, found)}
+    rates = hold(contestants, rounds=asked.rounds, threads=asked.threads)
+    print(f"{machine(asked.threads)}; {COPIES * images} views a round, {asked.rounds} rounds\n")
+    print(head("network", "tiles", "plain, images/s", "tuned", "segue", "segue / plain", "segue / tuned"))
+    shown = f"{found.network} of width {found.width}" if found.network == "resunet" else found.network
+    gains = (f"**{ratio(rates['segue'], rates[name]):.2f}**" for name in ("plain", "tuned"))
+    print(row(shown, f"{found.size}², batch {found.batch}", *map(spread, rates.values()), *gains))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def study_file(tmp_path: Path, discs: Path) -> Callable[[str], Path]:
 HEAD = """
 name = "discs"
 seeds = 2
-network = { name = "resunet", width = 4 }
+network = { name = "resunet", width = 8 }
 split = { validation = 0.2, test = 0.2 }
 
 [datasets.discs]

@@ -17,7 +17,7 @@ import segue
 STAGE = """
 epochs = 10
 augment = "dihedral-all"
-network = {{ name = "resunet", width = 4 }}
+network = {{ name = "resunet", width = 8 }}
 split = {{ validation = 0.2, test = 0.2 }}
 optimizer = {{ name = "adam", lr = 3e-3 }}
 
@@ -104,7 +104,7 @@ def test_the_order_of_data_is_part_of_the_key(tmp_path: Path, discs: Path):
     shutil.copy(discs, second)
     with h5py.File(second, "r+") as file:
         file["tiles/images"][...] += 1
-    head = 'epochs = 1\nnetwork = { name = "resunet", width = 4 }\nsplit = { validation = 0.2, test = 0.2 }\n'
+    head = 'epochs = 1\nnetwork = { name = "resunet", width = 8 }\nsplit = { validation = 0.2, test = 0.2 }\n'
     for name, files in (("a", (discs, second)), ("b", (second, discs))):
         items = [
             f'[[data]]\ndataset = "{file}"\nconditions = {{ contrast = "{contrast}" }}\n'

@@ -30,7 +30,7 @@ def refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
 
 STAGE = """
 epochs = 1
-network = {{ name = "resunet", width = 4 }}
+network = {{ name = "resunet", width = 8 }}
 split = {{ validation = 0.2, test = 0.2 }}
 {more}
 [[data]]
@@ -58,7 +58,7 @@ def test_all_mistakes_of_a_stage(tmp_path: Path, discs: Path):
         segue("train", path, tmp_path / "run"),
         "stage.toml: 3 mistakes",
         "unknown key 'ephocs'; did you mean 'epochs'?",
-        "augment: unknown value 'rotate'",
+        "augment: found 'rotate'; allowed: none, dihedral, dihedral-all",
         "schedule.name: unknown name 'cosin'",
     )
     assert [p.name for p in tmp_path.iterdir()] == ["stage.toml"]

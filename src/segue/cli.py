@@ -78,15 +78,38 @@ def _inspect_dataset(path: Path) -> None:
 
 @app.command()
 def inspect(
-    what: Annotated[str, typer.Argument(help="A dataset (.h5), a network's name, a run's folder, or a study (.toml).")],
-    sheet: Annotated[Path | None, typer.Option("--sheet", help="Write a contact sheet of a dataset as PNG.")] = None,
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A dataset (.h5), a network's name, a run's folder, a study (.toml), or 'schedule' with WHICH."
+        ),
+    ],
+    which: Annotated[
+        str | None, typer.Argument(help="Of 'schedule': its name, or the TOML file of a stage or study.")
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="Write a contact sheet of a dataset, or draw a schedule, as PNG.")
+    ] = None,
     width: Annotated[int | None, typer.Option("--width", help="Width of the network resunet.")] = None,
     channels: Annotated[int, typer.Option("--channels", min=1, help="Image channels of a network.")] = 1,
     classes: Annotated[int, typer.Option("--classes", min=1, help="Classes a network tells apart.")] = 2,
+    lr: Annotated[float | None, typer.Option("--lr", help="Rate under a schedule; default: 0.05.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of a schedule; default: 100.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A schedule's setting, such as floor=0.01 or warmup.epochs=5.")
+    ] = None,
 ) -> None:
-    """Tell what a dataset, a network, a run or a study holds."""
+    """Tell what a dataset, a network, a schedule, a run or a study holds."""
     from segue import inspection
 
+    if what == "schedule":
+        print(inspection.describe_schedules(which, settings or (), lr=lr, epochs=epochs, sheet=sheet))
+        return
+    if which is not None or lr is not None or epochs is not None or settings:
+        raise SegueError(
+            f"inspect {what}: a second name, --lr, --epochs and --set go with a schedule; "
+            "write: segue inspect schedule NAME"
+        )
     if sheet is not None:
         from segue.data.contents import contact_sheet
 
@@ -163,12 +186,25 @@ def study_run(
     workers: Workers = CORES,
     scheduler: Annotated[str | None, typer.Option("--scheduler", help="Address of a running Dask scheduler.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Train again what is finished.")] = False,
+    side_by_side: Annotated[
+        int | None,
+        typer.Option(
+            "--side-by-side", min=1, help="Models that share a pass over the data; default: as many as that pays for."
+        ),
+    ] = None,
 ) -> None:
     """Run every stage of a study that is not finished; go on where it was interrupted."""
-    sys.exit(_run(study, store, workers, scheduler, force))
+    sys.exit(_run(study, store, workers, scheduler, force, side_by_side))
 
 
-def _run(study: Path, store: Path | None, workers: int, scheduler: str | None, force: bool) -> int:
+def _run(
+    study: Path,
+    store: Path | None,
+    workers: int,
+    scheduler: str | None,
+    force: bool,
+    side_by_side: int | None = None,
+) -> int:
     from segue import verbs
 
     with terminal.progress() as shown:
@@ -178,6 +214,7 @@ def _run(study: Path, store: Path | None, workers: int, scheduler: str | None, f
             workers=workers,
             scheduler=scheduler,
             force=force,
+            side_by_side=side_by_side,
             watch=lambda event: shown(event.text, event.done, event.total, event.share),
         )
     if summary.ran + summary.blocked == 0:

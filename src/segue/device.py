@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from segue.errors import SegueError
 
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["fp32", "bf16"]
+UNLIMITED = 1 << 60  # version 1 of control groups writes a number of this size where there is no limit
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def cores() -> int:
@@ -36,13 +42,60 @@ def _cpuinfo(field: str) -> str:
 
 
 def free_memory() -> int | None:
-    """Returns the bytes of main memory that are free for use; None where the system does not tell."""
+    """Returns the bytes of main memory that are free for use; None where the system does not tell.
+
+    What the control groups of this process (a container's, a batch system's) leave counts as well as the machine.
+    """
+    known = [_machine_memory(), *group_memory(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]
+    return min((amount for amount in known if amount is not None), default=None)
+
+
+def _machine_memory() -> int | None:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     found = [line.split() for line in lines if line.startswith("MemAvailable:")]
     return int(found[0][1]) * 1024 if found else None
+
+
+def group_memory(membership: Path, mount: Path) -> list[int]:
+    """Returns the bytes that each limited control group of this process has left, of version 2 or 1.
+
+    membership: the file that names the groups; mount: where they are mounted. The page cache that a group could give
+    back at once (inactive files) counts as left. A path named from outside of a container is looked for at the mount.
+    """
+    try:
+        lines = membership.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    left = []
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers == "":
+            top, names = mount, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            top, names = mount / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        own = top / path.strip("/")
+        for group in dict.fromkeys([own, *own.parents, top]):
+            if group.is_relative_to(top):
+                left += _left_in(group, *names)
+    return left
+
+
+def _left_in(group: Path, limit: str, usage: str, reclaimable: str) -> list[int]:
+    """Returns [bytes left] of a control group, or nothing where it sets no limit."""
+    try:
+        most = (group / limit).read_text(encoding="utf-8").strip()
+        used = int((group / usage).read_text(encoding="utf-8"))
+        rows = [line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        return []
+    if not most.isdigit() or int(most) >= UNLIMITED:
+        return []
+    back = next((int(row[1]) for row in rows if row[0] == reclaimable), 0)
+    return [max(0, int(most) - used + back)]
 
 
 def default_device() -> str:
@@ -52,8 +105,11 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def resolve_precision(wanted: Literal["auto", "fp32", "bf16"], device: str | torch.device) -> Precision:
-    """Returns what `auto` means on the device: bf16 where the hardware multiplies it, else fp32."""
+def resolve_precision(wanted: Literal["auto"] | Precision, device: str | torch.device) -> Precision:
+    """Returns what `auto` means on the device: bf16 where the hardware multiplies it, else fp32.
+
+    fp16 is never what `auto` means: it needs its loss scaled, and gains nothing over bf16 where there is bf16.
+    """
     if wanted != "auto":
         return wanted
     if str(device).startswith("cuda"):
@@ -61,6 +117,78 @@ def resolve_precision(wanted: Literal["auto", "fp32", "bf16"], device: str | tor
 
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     return "bf16" if cpu_flags() & {"amx_bf16", "avx512_bf16"} else "fp32"
+
+
+def set_tf32(on: bool) -> None:
+    """Lets a GPU round float32 inputs of matrix products and convolutions to TF32 (10 bits of mantissa), or forbids it.
+
+    Through the older of torch's two interfaces: after the newer one the older refuses to be read, which torch's own
+    compiler still does, while these switches are seen through both.
+    """
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = on
+    torch.backends.cudnn.allow_tf32 = on
+
+
+def tf32() -> str:
+    """Returns "on", "off", or the one of "matrix products" and "convolutions" that may use TF32.
+
+    Torch's own default is "convolutions".
+    """
+    import torch
+
+    products = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    convolutions = torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
+    if products == convolutions:
+        return "on" if products else "off"
+    return "matrix products" if products else "convolutions"
+
+
+@contextmanager
+def nvml(device: str | torch.device) -> Iterator[tuple[Any, Any]]:
+    """Gives NVIDIA's management library (the module `pynvml`) and its handle of the GPU that torch calls `device`.
+
+    The GPU is found by its UUID, or by its place on the bus where the device is a part of a GPU (MIG), so that
+    CUDA_VISIBLE_DEVICES changes nothing. Raises SegueError, saying what is missing, where that is not possible.
+    """
+    import torch
+
+    if not str(device).startswith("cuda") or torch.version.hip is not None:
+        raise SegueError(f"device {device} is no NVIDIA GPU")
+    try:
+        library: Any = import_module("pynvml")
+    except ImportError:
+        raise SegueError("nvidia-ml-py is not installed") from None
+    try:
+        library.nvmlInit()
+    except library.NVMLError as error:
+        raise SegueError(f"NVIDIA's management library does not answer ({error})") from error
+    try:
+        properties = torch.cuda.get_device_properties(device)
+        try:
+            handle = library.nvmlDeviceGetHandleByUUID(f"GPU-{properties.uuid}")
+        except library.NVMLError:
+            place = (properties.pci_domain_id, properties.pci_bus_id, properties.pci_device_id)
+            try:
+                handle = library.nvmlDeviceGetHandleByPciBusId("{:08x}:{:02x}:{:02x}.0".format(*place))
+            except library.NVMLError as error:
+                raise SegueError(f"NVIDIA's management library does not know device {device} ({error})") from error
+        yield library, handle
+    finally:
+        library.nvmlShutdown()
+
+
+def power_limit_w(device: str | torch.device) -> float | None:
+    """Returns the power in watts that the GPU may draw; None where it does not tell."""
+    try:
+        with nvml(device) as (library, handle):
+            try:
+                return library.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000
+            except library.NVMLError:
+                return None
+    except SegueError:
+        return None
 
 
 def reuse_memory() -> None:
@@ -82,16 +210,23 @@ def reuse_memory() -> None:
     mallopt(trim_threshold, (1 << 31) - 1)
 
 
-def environment(device: str | torch.device, precision: Precision, threads: int) -> dict[str, str | int]:
-    """Returns what a result may depend on beside its key: versions, machine, what `auto` resolved to."""
+def environment(device: str | torch.device, precision: Precision, threads: int) -> dict[str, str | int | float]:
+    """Returns what a result may depend on beside its key: versions, machine, what `auto` resolved to.
+
+    `tf32` is the setting of this moment ("off" without a GPU); `gpu_power_limit_w` is there where the GPU tells it.
+    """
     from importlib.metadata import version
 
     import torch
 
     packages = ("segue", "torch", "numpy", "h5py", "segmentation-models-pytorch")
-    found: dict[str, str | int] = {name: version(name) for name in packages}
+    found: dict[str, str | int | float] = {name: version(name) for name in packages}
     found |= {"python": platform.python_version(), "cpu": cpu_name(), "cores": cores(), "device": str(device)}
     found |= {"amx": "yes" if "amx_bf16" in cpu_flags() else "no", "precision": precision, "threads": threads}
+    found["tf32"] = "off"
     if str(device).startswith("cuda"):
-        found["gpu"] = torch.cuda.get_device_name()
+        found |= {"gpu": torch.cuda.get_device_name(device), "tf32": tf32()}
+        found |= {"cuda": torch.version.cuda or "none", "cudnn": torch.backends.cudnn.version() or "none"}
+        limit_w = power_limit_w(device)
+        found |= {} if limit_w is None else {"gpu_power_limit_w": limit_w}
     return found

@@ -1,4 +1,4 @@
-"""Says in words what a dataset, a network, a run, a plan or a study's state holds."""
+"""Says in words what a dataset, a network, a schedule, a run, a plan or a study's state holds."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segue import networks
+from segue import networks, rates
 from segue.errors import SegueError
 from segue.networks import NetworkSpec
 from segue.spec import validate
 from segue.terminal import size
+from segue.training.schedules import SCHEDULES
 
 if TYPE_CHECKING:
     from segue.study.plan import Plan
@@ -51,6 +52,33 @@ def describe_network(spec: NetworkSpec, *, channels: int, classes: int) -> str:
     for part, found in counts(network).items():
         rows.append((f"{part} parameters", f"{found['parameters']:,}"))
     return aligned(rows)
+
+
+def describe_schedules(
+    which: str | None, settings: Sequence[str], *, lr: float | None, epochs: int | None, sheet: Path | None
+) -> str:
+    """Returns what a schedule by name does, or each in a stage's or study's TOML file; of None the names there are.
+
+    Draws them to `sheet`, a PNG, where one is given. `settings` ("key=value"), `lr` and `epochs` go with a name only.
+    """
+    if which is None:
+        if settings or lr is not None or epochs or sheet:
+            raise SegueError(
+                f"inspect schedule: no schedule is named; give one of {', '.join(SCHEDULES)}, or a TOML file."
+            )
+        return aligned(list(SCHEDULES.items()))
+    path = Path(which)
+    if path.suffix == ".toml" or path.is_file():
+        if settings or lr is not None or epochs:
+            raise SegueError(f"{path}: says rate, epochs and settings itself; leave --lr, --epochs and --set out.")
+        courses = rates.file_courses(path)
+    else:
+        courses = [rates.named_course(which, settings, lr=lr, epochs=epochs)]
+    told = [aligned(rates.rows(course)) for course in courses]
+    if sheet is not None:
+        rates.draw(courses, sheet)
+    told.append(f"drawing: {sheet}" if sheet is not None else "to draw it: --sheet FILE.png")
+    return "\n\n".join(told)
 
 
 def describe_run(folder: Path) -> str:

@@ -50,14 +50,15 @@ def train(spec: Place, run: Place, *, checkpoint_s: float = 60.0, tell: Callable
         raise SegueError(f"{path}: load names parts of a parent, but there is no `from`; add it or remove load.")
 
     from segue.data.digest import content_digest
+    from segue.training.fleet import train_stage
     from segue.training.loading import Inputs
-    from segue.training.run import train_stage, weights_file
+    from segue.training.run import weights_file
 
     datasets = {}
     for item in stage.data:
         file = path.parent / item.dataset
         datasets[item.dataset] = (file, content_digest(file))
-    settings = stage.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"data", "parent"})
+    settings = stage.keyed({"data", "parent"})
     parent, origin = None, None
     if stage.parent is not None:
         parent = path.parent / (stage.parent.run or stage.parent.weights or "")
@@ -118,12 +119,20 @@ def run_study(
     workers: int = 1,
     scheduler: str | None = None,
     force: bool = False,
+    side_by_side: int | None = None,
     watch: Watch | None = None,
 ) -> Summary:
     """Runs all stages of a study that are not finished; see `segue.study.execute.run_study`."""
     from segue.study import execute
 
-    return execute.run_study(plan(study, store=store), workers=workers, scheduler=scheduler, force=force, watch=watch)
+    return execute.run_study(
+        plan(study, store=store),
+        workers=workers,
+        scheduler=scheduler,
+        force=force,
+        side_by_side=side_by_side,
+        watch=watch,
+    )
 
 
 def table(study: Place, *, store: Place | None = None) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import torch
 from made_datasets import make_dataset, make_part, make_parts
 
 from segue.data.dataset import Dataset
-from segue.data.source import ResidentSource, bytes_needed, concatenate, standardised
+from segue.data.source import ResidentSource, Taken, bytes_needed, object_counts
 from segue.errors import SegueError
 
 
@@ -48,24 +48,55 @@ def test_reading_in_blocks_changes_nothing(data: Dataset, monkeypatch: pytest.Mo
     """Any block size gives the same source."""
     indices = np.array([9, 1, 5, 12, 0, 3])
     whole = ResidentSource.from_dataset(data, indices, layer="cells")
-    monkeypatch.setattr("segue.data.source.BLOCK_BYTES", 1)
+    monkeypatch.setattr("segue.data.source.READ_BYTES", 1)
     single = ResidentSource.from_dataset(data, indices, layer="cells")
     assert torch.equal(whole.pixels, single.pixels)
     assert torch.equal(whole.marks, single.marks)
 
 
-def test_sources_are_concatenated(tmp_path: Path, data: Dataset) -> None:
-    """A mixture holds the samples of each source in turn; other tile sizes are refused."""
-    first = ResidentSource.from_dataset(data, np.arange(3), layer="cells")
-    second = ResidentSource.from_dataset(data, np.arange(3, 8), layer="cells")
-    both = concatenate([first, second])
-    expected = ResidentSource.from_dataset(data, np.arange(8), layer="cells")
+def test_parts_are_joined(tmp_path: Path, data: Dataset) -> None:
+    """A mixture holds the samples of each part in turn; other tile sizes are refused."""
+    layer = data.layers["cells"]
+    parts = [Taken(data, np.arange(3), layer), Taken(data, np.array([7, 3, 5]), layer)]
+    both = ResidentSource.from_parts(parts, normalise="image")
+    expected = ResidentSource.from_dataset(data, np.array([0, 1, 2, 7, 3, 5]), layer="cells")
     assert torch.equal(both.pixels, expected.pixels)
+    assert torch.equal(both.marks, expected.marks)
     assert both.sample_names == expected.sample_names
     with Dataset(make_dataset(tmp_path / "other", {"a": make_part("a", size=8)})) as other:
-        odd = ResidentSource.from_dataset(other, np.arange(3), layer="cells")
-    with pytest.raises(SegueError, match="1 × 8 × 8, 1 × 16 × 16"):
-        concatenate([first, odd])
+        odd = Taken(other, np.arange(3), layer)
+        with pytest.raises(SegueError, match="1 × 8 × 8, 1 × 16 × 16"):
+            ResidentSource.from_parts([parts[0], odd], normalise="image")
+
+
+def test_an_unknown_layer_is_named(data: Dataset) -> None:
+    """A layer that is not there is refused with those that are."""
+    with pytest.raises(SegueError, match=r"unknown label layer 'cell'; did you mean 'cells'\?"):
+        ResidentSource.from_dataset(data, np.arange(2), layer="cell")
+
+
+def test_batches_are_reads(data: Dataset) -> None:
+    """batches gives for each bound what read gives, also for empty bounds, gaps and repeats."""
+    source = ResidentSource.from_dataset(data, np.arange(13), layer="cells")
+    samples = np.array([4, 4, 12, 0, 7, 1, 2])
+    bounds = [(0, 3), (3, 3), (5, 7)]
+    found = list(source.batches(samples, bounds, "cpu"))
+    assert len(found) == len(bounds)
+    for (images, labels), (start, end) in zip(found, bounds, strict=True):
+        expected = source.read(torch.from_numpy(samples[start:end]), "cpu")
+        assert torch.equal(images, expected[0])
+        assert torch.equal(labels, expected[1])
+        assert images.stride() == expected[0].stride()
+
+
+def test_pixels_of_objects_are_counted(data: Dataset) -> None:
+    """Background and objects of an instance layer are counted per sample, whatever the batch."""
+    indices = np.array([5, 0, 12])
+    source = ResidentSource.from_dataset(data, indices, layer="nuclei")
+    _, labels = data.read(indices, layer="nuclei")
+    assert labels is not None
+    expected = np.stack([(labels == 0).sum((1, 2)), (labels > 0).sum((1, 2))], axis=1)
+    np.testing.assert_array_equal(object_counts(source, batch=2), expected)
 
 
 def test_large_labels_survive(tmp_path: Path) -> None:
@@ -87,12 +118,6 @@ def test_nan_names_sample_and_file(tmp_path: Path) -> None:
         pytest.raises(SegueError, match=r"data.h5: sample a tile 0,16 holds NaN or infinity .2 pixels."),
     ):
         ResidentSource.from_dataset(data, np.arange(3), layer="cells")
-
-
-def test_a_constant_micrograph_is_zero() -> None:
-    """A deviation of 0 counts as 1, so that a constant image is standardised to 0."""
-    images = np.full((1, 1, 4, 4), 9, np.uint8)
-    assert (standardised(images, np.array([[[9.0, 0.0]]], np.float32)) == 0).all()
 
 
 def test_memory_is_estimated_from_above(data: Dataset) -> None:

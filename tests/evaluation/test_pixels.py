@@ -11,7 +11,7 @@ from segue.evaluation import pixels
 
 
 def test_scores_equal_definitions():
-    """IoU, Dice, precision, recall and accuracy equal their set definitions on random labels."""
+    """Per class, the background too, IoU, Dice, F1, precision, recall and accuracy equal their set definitions."""
     generator = rng.numpy_generator("pixels")
     labels, predicted = generator.integers(-1, 3, (4, 16, 16)), generator.integers(0, 3, (4, 16, 16))
     counts = pixels.confusion(torch.from_numpy(predicted), torch.from_numpy(labels), 3)
@@ -19,11 +19,14 @@ def test_scores_equal_definitions():
     known = labels >= 0
     assert counts.sum().item() == known.sum()
     assert found["accuracy"] == pytest.approx(np.mean((labels == predicted)[known]))
-    for value, name in ((1, "a"), (2, "b")):
+    for value, name in enumerate(("background", "a", "b")):
         truth, guess = (labels == value)[known], (predicted == value)[known]
         both = (truth & guess).sum()
         assert found[f"iou_{name}"] == pytest.approx(both / (truth | guess).sum())
         assert found[f"dice_{name}"] == pytest.approx(2 * both / (truth.sum() + guess.sum()))
+        precision, recall = found[f"precision_{name}"], found[f"recall_{name}"]
+        assert found[f"f1_{name}"] == pytest.approx(2 * precision * recall / (precision + recall))
+        assert found[f"accuracy_{name}"] == pytest.approx(np.mean(truth == guess))
         assert found[f"precision_{name}"] == pytest.approx(both / guess.sum())
         assert found[f"recall_{name}"] == pytest.approx(both / truth.sum())
     assert found["dice_mean"] == pytest.approx((found["dice_a"] + found["dice_b"]) / 2)

@@ -17,7 +17,7 @@ from segue.targets import TargetSpec, classes
 
 def made() -> torch.nn.Module:
     with rng.scope("forward"):
-        return networks.build(NetworkSpec(width=4), channels=1, classes=2).eval()
+        return networks.build(NetworkSpec(width=8), channels=1, classes=2).eval()
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (33, 70), (5, 3), (1, 1)])

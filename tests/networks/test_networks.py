@@ -22,10 +22,11 @@ def test_published_parameter_count():
     assert round(100 * trainable(network.get_submodule("encoder")) / trainable(network)) == 78
 
 
-@pytest.mark.parametrize(("width", "channels", "classes"), [(4, 1, 2), (16, 3, 5), (64, 2, 3)])
-def test_count_without_building(width: int, channels: int, classes: int):
-    """The closed form that plans rely on equals what building gives."""
-    spec = NetworkSpec(width=width)
+@pytest.mark.parametrize(("width", "channels", "classes"), [(8, 1, 2), (16, 3, 5), (64, 2, 3)])
+@pytest.mark.parametrize("norm", [None, "batch", "instance", "group", "layer"])
+def test_count_without_building(width: int, channels: int, classes: int, norm: str | None):
+    """The closed form that plans rely on equals what building gives, with every norm."""
+    spec = NetworkSpec.model_validate({"width": width, "norm": norm, "dropout": 0.1, "stochastic_depth": 0.1})
     with torch.device("meta"):
         built = networks.build(spec, channels=channels, classes=classes)
     assert networks.parameter_count(spec, channels=channels, classes=classes) == trainable(built)
@@ -52,14 +53,14 @@ def test_same_stream_same_weights():
     states = []
     for _ in range(2):
         with rng.scope(0, "init", 1):
-            states.append(networks.build(NetworkSpec(width=4), channels=1, classes=2).state_dict())
+            states.append(networks.build(NetworkSpec(width=8), channels=1, classes=2).state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def test_batch_norm_of_input_makes_scale_irrelevant():
     """In training mode the network gives the same scores for an image and for ten times that image plus one."""
     with rng.scope(0, "test"):
-        network = networks.build(NetworkSpec(width=4), channels=1, classes=2).train().double()
+        network = networks.build(NetworkSpec(width=8), channels=1, classes=2).train().double()
         images = torch.randn(4, 1, 64, 64, dtype=torch.float64)
     assert torch.allclose(network(images), network(10 * images + 1), atol=1e-4)
 
@@ -79,6 +80,9 @@ def test_names_are_those_of_the_package():
         ({"name": "unet-resnet19"}, "unknown encoder 'resnet19'; did you mean 'resnet1"),
         ({"name": "unet-resnet18", "width": 8}, "width belongs to resunet"),
         ({"name": "resunet", "width": 10}, "multiple of 4"),
+        ({"name": "unet-resnet18", "stochastic_depth": 0.1}, "'unet-resnet18' takes none: remove stochastic_depth"),
+        ({"dropout": 1.0}, "dropout: .*less than 1"),
+        ({"norm": "spectral"}, "norm: unknown value 'spectral'; allowed: batch, group, instance, layer"),
     ],
 )
 def test_bad_networks_are_refused_by_name(table: dict[str, object], message: str):

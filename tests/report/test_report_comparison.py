@@ -148,7 +148,7 @@ def test_answer_claims_no_factor_within_its_interval(make: Callable[..., StudyRe
         level for f in found if not f.is_target for level in f.levels if level.difference and clear(level.difference)
     ]
     assert ("nothing changes the outcome clearly" in text) == (not some)
-    assert "labelled images in transfer moves the outcome most" in " ".join(answer(compare(results)))
+    assert "labelled images in transfer move the outcome most" in " ".join(answer(compare(results)))
 
 
 def test_repeats_without_seeds_are_paired_in_order() -> None:

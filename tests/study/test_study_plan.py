@@ -30,6 +30,8 @@ BY_HAND = {
     "hrtem-baseline": {"mixture": (240, 720)},
     # 1 pretraining; 4 numbers of labels, from the pretrained weights and from scratch; 2 inits x 5 draws
     "nuclei-transfer": {"pretrain": (1, 10), "transfer": (4, 40), "scratch": (4, 40)},
+    # 3 optimisers with their schedules x with and without class weights; 3 seeds
+    "optimisers": {"train": (6, 18)},
 }
 
 
@@ -117,7 +119,7 @@ optimizer = { name = "adm" }
         "stages.pretrain.network.name: unknown network 'resnet'; did you mean 'resunet'?",
         "stages.transfer.from: unknown stage 'pretran'; did you mean 'pretrain'?",
         "stages.other.domain.except: 'pretrain.domain' names no ancestor of this stage",
-        "stages.other.optimizer.name: unknown value 'adm'; did you mean 'adam'?",
+        "stages.other.optimizer.name: unknown name 'adm'; did you mean 'adam'?",
     ):
         assert line in text, text
 
@@ -216,11 +218,14 @@ def test_all_images_share_the_training_over_draws(study_file: StudyFile):
 def test_children_take_their_parents_network(study_file: StudyFile):
     """A stage without its own network has that of the stage it starts from, also when that is swept."""
     path = study_file(
-        '\n[stages.a]\ndomain = "high"\nnetwork = { name = "resunet", width = { each = [4, 8] } }\n'
+        '\n[stages.a]\ndomain = "high"\nnetwork = { name = "resunet", width = { each = [8, 16] } }\n'
         '\n[stages.b]\nfrom = "a"\ndomain = "low"\n'
     )
     found = plan_study(path).study.configurations["b"]
-    assert [(c.axes, c.spec.network.width) for c in found] == [({"a.network.width": 4}, 4), ({"a.network.width": 8}, 8)]
+    assert [(c.axes, c.spec.network.width) for c in found] == [
+        ({"a.network.width": 8}, 8),
+        ({"a.network.width": 16}, 16),
+    ]
 
 
 def test_external_parents_enter_by_content(study_file: StudyFile, tmp_path: Path):
@@ -273,7 +278,7 @@ def test_what_a_stage_may_not_say(study_file: StudyFile, more: str, message: str
 def test_axes_at_the_top_are_sent_to_a_stage(study_file: StudyFile):
     """A swept network belongs in a stage, and the mistake says so."""
     path = study_file()
-    path.write_text(path.read_text().replace("width = 4 }", "width = { each = [4, 8] } }"))
+    path.write_text(path.read_text().replace("width = 8 }", "width = { each = [8, 16] } }"))
     with pytest.raises(SpecError, match="network: `each` belongs in a stage"):
         plan_study(path)
 

@@ -15,13 +15,15 @@ import torch
 from segue import networks, rng
 from segue.errors import SegueError
 from segue.networks import NetworkSpec
-from segue.training import checkpoint, freezing, loop
+from segue.training import checkpoint, freezing
+from segue.training.fleet import train_stage
 from segue.training.loading import Inputs
-from segue.training.run import load_run, train_stage
+from segue.training.run import load_run
 from segue.training.stage import StageSpec
+from segue.training.views import views
 
 SMALL: dict[str, object] = {
-    "network": {"name": "resunet", "width": 4},
+    "network": {"name": "resunet", "width": 8},
     "split": {"validation": 0.2, "test": 0.2},
     "epochs": 2,
     "augment": "dihedral-all",
@@ -63,18 +65,19 @@ def test_training_learns(discs: Path, tmp_path: Path):
 def test_dihedral_all_visits_every_copy_once(discs: Path):
     """An epoch of `dihedral-all` is every image in all eight positions, in an order of its own for each epoch."""
     spec = spec_of(discs)
-    first, second = loop.views(spec, 5, 0), loop.views(spec, 5, 1)
-    for samples, codes in (first, second):
-        assert sorted(zip(samples.tolist(), codes.tolist(), strict=True)) == [
+    first, second = (views(spec, np.zeros(5, int), epoch) for epoch in (0, 1))
+    for seen in (first, second):
+        assert sorted(zip(seen.samples.tolist(), seen.drawn.code.tolist(), strict=True)) == [
             (i, c) for i in range(5) for c in range(8)
         ]
-    assert not np.array_equal(first[0], second[0])
+        assert np.array_equal(seen.ids, seen.samples * 8 + seen.drawn.code)
+    assert not np.array_equal(first.samples, second.samples)
 
 
 def test_published_steps():
     """512 images are 4096 views and 256 steps of 16, as in the published study."""
     spec = StageSpec.model_validate({"data": [{"dataset": "x"}], "augment": "dihedral-all"})
-    assert len(loop.views(spec, 512, 0)[0]) == 4096 == 256 * spec.batch
+    assert len(views(spec, np.zeros(512, int), 0)) == 4096 == 256 * spec.batch
 
 
 @pytest.mark.parametrize("frozen", ["encoder", "decoder"])
@@ -93,7 +96,7 @@ def test_frozen_parts_keep_every_bit(discs: Path, tmp_path: Path, frozen: str):
 
 def test_freezing_nothing_counts_everything():
     """Without freezing every parameter is trainable."""
-    network = networks.build(NetworkSpec(width=4), channels=1, classes=2)
+    network = networks.build(NetworkSpec(width=8), channels=1, classes=2)
     counted = freezing.counts(network)["network"]
     assert counted["parameters"] == counted["trainable"]
 
@@ -112,8 +115,8 @@ def test_loading_parts(discs: Path, tmp_path: Path):
 def test_parent_of_another_shape_is_refused(discs: Path, tmp_path: Path):
     """Weights of another width are refused, naming the first tensor and both shapes; nothing is left behind."""
     parent = train(spec_of(discs), tmp_path / "parent")
-    wide = spec_of(discs, network={"name": "resunet", "width": 8})
-    with pytest.raises(SegueError, match=r"another shape.*first 'encoder.conv.weight' \(\(4, 1, 7, 7\) there"):
+    wide = spec_of(discs, network={"name": "resunet", "width": 16})
+    with pytest.raises(SegueError, match=r"another shape.*first 'encoder.conv.weight' \(\(8, 1, 7, 7\) there"):
         train(wide, tmp_path / "child", parent)
     assert not (tmp_path / "child").exists()
 
@@ -186,7 +189,7 @@ def test_a_run_folder_of_another_stage_is_left_alone(discs: Path, tmp_path: Path
 def test_truncated_state_falls_back_to_the_one_before(tmp_path: Path):
     """A state cut short is noticed by its digest, and the previous one is used."""
     with rng.scope("test"):
-        network = networks.build(NetworkSpec(width=4), channels=1, classes=2)
+        network = networks.build(NetworkSpec(width=8), channels=1, classes=2)
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
     for epoch in (1, 2, 3):
         network.head.bias.data.fill_(epoch)
@@ -202,7 +205,7 @@ def test_truncated_state_falls_back_to_the_one_before(tmp_path: Path):
 def test_optimiser_state_keeps_its_memory_format(discs: Path, tmp_path: Path):
     """A channels-last parameter gets its averages back in channels-last, else the fused step would mix elements."""
     with rng.scope("test"):
-        network = networks.build(NetworkSpec(width=4), channels=1, classes=2).to(memory_format=torch.channels_last)
+        network = networks.build(NetworkSpec(width=8), channels=1, classes=2).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
     network(torch.randn(2, 1, 64, 64)).square().mean().backward()
     optimizer.step()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from segue.data.normalise import normalised, statistics
 from segue.errors import SegueError
 from segue.inference.forward import predict as forward
 from segue.training.run import Model, load_run
@@ -15,8 +16,8 @@ from segue.training.run import Model, load_run
 def predict(run: Model | Path | str, images: np.ndarray) -> np.ndarray:
     """Returns the class of every pixel, int64, of images (H, W), (C, H, W) or (N, C, H, W) in acquired units.
 
-    The result has the shape of the images without channels: (H, W) or (N, H, W). Each image is standardised by its
-    own mean and standard deviation, as in training. Raises SegueError for another number of channels.
+    The result has the shape of the images without channels: (H, W) or (N, H, W). Each image is normalised as in
+    training, by its own statistics. Raises SegueError for another number of channels.
 
     >>> labels = predict("runs/train-0123456789abcdef", image)  # doctest: +SKIP
     """
@@ -47,10 +48,8 @@ def _scores(model: Model, images: np.ndarray) -> tuple[torch.Tensor, bool]:
             f"images of shape {images.shape}: the run takes {count} channels ({', '.join(model.channels)}); give "
             f"(H, W) for one channel, ({count}, H, W) or (N, {count}, H, W)."
         )
-    values = torch.from_numpy(batch.astype(np.float32))
-    if not values.isfinite().all():
+    batch = batch.astype(np.uint8) if batch.dtype == bool else batch
+    values = normalised(batch, statistics(model.spec.normalise, batch))
+    if not np.isfinite(values).all():
         raise SegueError("images: hold NaN or infinite values; replace them before predicting.")
-    if model.spec.normalise == "image":
-        deviation, mean = torch.std_mean(values, dim=(2, 3), keepdim=True, correction=0)
-        values = (values - mean) / torch.where(deviation > 0, deviation, 1.0)
-    return forward(model.network, values, divisor=model.divisor, precision="fp32"), single
+    return forward(model.network, torch.from_numpy(values), divisor=model.divisor, precision="fp32"), single

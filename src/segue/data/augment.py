@@ -1,18 +1,153 @@
-"""The eight rotations and reflections of a square (the dihedral group), applied to images and labels alike.
+"""Augmentation of whole batches on the device where they lie: `augment` carries out what was drawn for each view.
 
-A code is three bits: 1 flips left and right, 2 flips up and down, 4 transposes first. Code 0 changes nothing; 3 is half
-a turn, 6 a quarter turn to the left and 5 one to the right.
+First the eight rotations and reflections of a square (the dihedral group), which move pixels and change none; then what
+needs resampling, once for all of it; last the intensities (`segue.data.intensity`).
+
+A dihedral code is three bits: 1 flips left and right, 2 flips up and down, 4 transposes first. Code 0 changes nothing;
+3 is half a turn, 6 a quarter turn to the left and 5 one to the right.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from segue import rng
+from segue.data import intensity
+from segue.data.augmentation import AugmentSpec, Drawn
 from segue.errors import SegueError
 
 CODES = 8
 FLIP_X, FLIP_Y, TRANSPOSE = 1, 2, 4
+CACHED_VALUES = 2**18  # a CPU changes about so many values at a time (1 MiB), so that they stay in its cache
+EXACT_INTEGERS = 2**24  # below which float32 holds every integer
+
+
+def augment(spec: AugmentSpec, images: Tensor, labels: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
+    """Returns images (n, C, H, W) float32 and labels (n, H, W) int64 of n views, each changed as `drawn` for it.
+
+    Memory order and types are kept, and the arguments are not written to. A change that was not drawn for a view leaves
+    it as it is, bit for bit, and on a CPU no bit of a view depends on the batch it stands in; other devices have other
+    random numbers. Labels are moved and never mixed: each pixel takes the nearest one. What comes from beyond the tile
+    is labelled -1 (ignored), and the image goes on there as its mirror image. Things made smaller are not smoothed
+    first.
+
+    Raises SegueError for quarter turns of tiles that are not square, ValueError for parameters of another number of
+    views.
+    """
+    if len(drawn) != len(images) or len(drawn) != len(labels):
+        raise ValueError(f"{len(drawn)} views were drawn for {len(images)} images and {len(labels)} labels")
+    images, labels = dihedral(images, labels, torch.from_numpy(drawn.code))
+    if not (spec.resamples or spec.changes_intensity or spec.standardise):
+        return images, labels
+    step = len(images) if images.is_cuda else max(1, CACHED_VALUES // images[0].numel())
+    new_images, new_labels = torch.empty_like(images), torch.empty_like(labels) if spec.resamples else labels
+    for start in range(0, len(images), step):
+        some = slice(start, start + step)
+        part, marks = _resampled(spec, images[some], labels[some], drawn[some])
+        part = _intensities(spec, part, drawn[some])
+        new_images[some] = intensity.standardised(part) if spec.standardise else part
+        if spec.resamples:
+            new_labels[some] = marks
+    return new_images, new_labels
+
+
+def _intensities(spec: AugmentSpec, images: Tensor, drawn: Drawn) -> Tensor:
+    def where(applies: np.ndarray, change: Callable[[Tensor, Drawn], Tensor]) -> Tensor:
+        """Returns the images, those that it applies to changed."""
+        if not applies.any():
+            return images
+        if applies.all():
+            return change(images, drawn)
+        place = _places(applies, images.device)
+        return images.index_copy(0, place, change(images.index_select(0, place), drawn[applies]))
+
+    if spec.blur_px is not None:
+        widest_px = spec.blur_px[1]
+        images = where(drawn.blur_px > 0, lambda x, of: intensity.blurred(x, of.blur_px, widest_px=widest_px))
+    images = where(drawn.poisson_peak > 0, lambda x, of: intensity.counted(x, of.poisson_peak, of.seed))
+    images = where(drawn.noise > 0, lambda x, of: intensity.noisy(x, of.noise, of.seed))
+    images = where(drawn.gamma != 1, lambda x, of: intensity.gamma_corrected(x, of.gamma))
+    images = where(drawn.contrast != 1, lambda x, of: intensity.contrasted(x, of.contrast))
+    return where(drawn.brightness != 0, lambda x, of: intensity.brightened(x, of.brightness))
+
+
+def _resampled(spec: AugmentSpec, images: Tensor, labels: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
+    applies = drawn.resampled
+    if not applies.any():
+        return images, labels
+    sigma_px = spec.elastic.sigma_px if spec.elastic else 1.0
+    if applies.all():
+        return resample(images, labels, grid(drawn, labels.shape[-2:], sigma_px=sigma_px, device=images.device))
+    place = _places(applies, images.device)
+    points = grid(drawn[applies], labels.shape[-2:], sigma_px=sigma_px, device=images.device)
+    changed = resample(images.index_select(0, place), labels.index_select(0, place), points)
+    return images.index_copy(0, place, changed[0]), labels.index_copy(0, place, changed[1])
+
+
+def grid(drawn: Drawn, size: tuple[int, int] | torch.Size, *, sigma_px: float, device: torch.device) -> Tensor:
+    """Returns where each pixel of n views comes from, (n, H, W, 2) as x, y in the terms of `grid_sample`.
+
+    A pixel p of the view, counted from its centre, is displaced by the elastic field, turned back and shrunk back:
+    R(-angle) (p + field) / scale. -1 and 1 are the outer edges of the first and the last pixel.
+    """
+    height, width = size
+    angle = np.deg2rad(drawn.angle_deg)
+    cosine, sine = np.cos(angle) / drawn.scale, np.sin(angle) / drawn.scale
+    matrix = 2 * np.array([[cosine / width, -sine / width], [sine / height, cosine / height]])
+    (xx, xy), (yx, yy) = torch.from_numpy(matrix.astype(np.float32)).to(device, non_blocking=True)[..., None, None]
+    y = torch.arange(height, device=device).view(1, -1, 1) - (height - 1) / 2
+    x = torch.arange(width, device=device).view(1, 1, -1) - (width - 1) / 2
+    points = torch.empty(len(drawn), 2, height, width, device=device)
+    torch.add(xx * x, xy * y, out=points[:, 0])
+    torch.add(yx * x, yy * y, out=points[:, 1])
+    deformed = np.flatnonzero(drawn.elastic_px).tolist()
+    if deformed:
+        along_y, along_x = (lattice_weights(n, sigma_px).to(device, non_blocking=True) for n in (height, width))
+        amplitudes = torch.from_numpy((drawn.elastic_px * matrix).astype(np.float32)).to(device, non_blocking=True)
+        for view in deformed:  # each by itself: in one product, the last bit would depend on their number
+            generator = rng.torch_generator(int(drawn.seed[view]), "elastic", device=device)
+            nodes = torch.randn(2, along_y.shape[1], along_x.shape[1], generator=generator, device=device)
+            nodes = (amplitudes[:, :, view, None, None] * nodes).sum(1)  # the linear map costs less here than per pixel
+            points[view].baddbmm_(along_y @ nodes, along_x.T.expand(2, -1, -1))
+    return points.permute(0, 2, 3, 1)
+
+
+def lattice_weights(length: int, sigma_px: float) -> Tensor:
+    """Returns weights (length, m) by which m independent normal numbers become smooth noise of variance 1 along a line.
+
+    White noise on a lattice of spacing sigma_px, smoothed by a Gaussian of that standard deviation, and seen at every
+    pixel: no noise per pixel is needed. Its correlation differs from that of smoothed noise per pixel,
+    exp(-r² / 4 sigma_px²), by at most 2 exp(-π²) = 1e-4 (Poisson's summation formula on the lattice).
+    """
+    reach = 4  # standard deviations beyond the ends
+    nodes = torch.arange(-reach, int(length / sigma_px) + reach + 2, dtype=torch.float64)
+    weights = torch.exp(-((torch.arange(length)[:, None] / sigma_px - nodes) ** 2) / 2)
+    return (weights / weights.square().sum(1, keepdim=True).sqrt()).float()
+
+
+def resample(images: Tensor, labels: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns images, bilinear, and labels, nearest, at `points` (n, H, W, 2); for the border see `augment`."""
+    height, width = labels.shape[-2:]
+    if height * width >= EXACT_INTEGERS:
+        raise SegueError(
+            f"the tiles are {height} × {width} px, but scale, rotation and elastic take less than 4096 × 4096; "
+            "prepare smaller tiles."
+        )
+    new_images = F.grid_sample(images, points, mode="bilinear", padding_mode="reflection", align_corners=False)
+    # not the labels but their places are sampled, so that any label stays exact; 0, which is beyond, reads -1
+    places = torch.arange(1, height * width + 1, device=labels.device, dtype=points.dtype).view(1, 1, height, width)
+    places = F.grid_sample(places.expand(len(labels), -1, -1, -1), points, mode="nearest", align_corners=False)
+    marks = F.pad(labels.flatten(1), (1, 0), value=-1)
+    return new_images, marks.gather(1, places.flatten(1).long()).view_as(labels)
+
+
+def _places(applies: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.flatnonzero(applies)).to(device, non_blocking=True)
 
 
 def dihedral(images: Tensor, labels: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,13 +1,14 @@
 """Sources: whatever yields images and labels to the training loop.
 
-A source numbers its samples 0 … len - 1 and reads any of them, in any order, on the device asked for.
+A source numbers its samples 0 … len - 1 and reads any of them, in any order, on the device asked for. `ResidentSource`
+holds them in memory; `stream.StreamedSource` reads them as they are needed, and gives the same bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,10 +16,12 @@ from torch import Tensor
 
 from segue.data.assembly import smallest
 from segue.data.dataset import Dataset
+from segue.data.layers import Layer
+from segue.data.normalise import NormaliseSpec, normalised, statistics
 from segue.errors import SegueError
+from segue.spec import unknown
 
-Normalise = Literal["image", "none"]
-BLOCK_BYTES = 64 * 2**20
+READ_BYTES = 64 * 2**20
 
 
 class Source(Protocol):
@@ -30,9 +33,34 @@ class Source(Protocol):
         """Returns images and labels of the samples, in the order of `indices` (n,), repeats allowed."""
         ...
 
+    def batches(
+        self, samples: np.ndarray, bounds: Sequence[tuple[int, int]], device: torch.device | str
+    ) -> Generator[tuple[Tensor, Tensor]]:
+        """Yields images and labels of samples[start:end] for each (start, end) of `bounds`, in turn.
+
+        `samples` (m,) is the whole order of an epoch, so that a source can read ahead; repeats are allowed. Close the
+        iterator where it is not read to its end.
+        """
+        ...
+
     def names(self, indices: Sequence[int]) -> list[str]:
         """Returns what to call the samples in an error: "<source> tile y,x"."""
         ...
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The samples `indices` of a dataset, in that order, with the labels of one layer."""
+
+    dataset: Dataset
+    indices: np.ndarray
+    layer: Layer
+
+    @property
+    def mark_type(self) -> np.dtype:
+        """The type in which labels are held: int8 for the values of classes, else int32."""
+        few = self.layer.kind == "classes" and len(self.layer.names) <= 127
+        return np.dtype(np.int8 if few else np.int32)
 
 
 @dataclass(frozen=True)
@@ -45,30 +73,41 @@ class ResidentSource:
 
     @classmethod
     def from_dataset(
-        cls, dataset: Dataset, indices: np.ndarray, *, layer: str, normalise: Normalise = "image"
+        cls, dataset: Dataset, indices: np.ndarray, *, layer: str, normalise: NormaliseSpec = "image"
     ) -> ResidentSource:
-        """Returns the samples `indices` of a dataset, in that order, with the labels of `layer` as they are stored.
+        """Returns the samples `indices` of a dataset, in that order, with the labels of `layer` as they are stored."""
+        if layer not in dataset.layers:
+            raise SegueError(f"{dataset.path}: {unknown(layer, dataset.layers, 'label layer')}.")
+        return cls.from_parts([Taken(dataset, indices, dataset.layers[layer])], normalise=normalise)
 
-        normalise "image": (x - mean) / standard deviation of the micrograph that the tile was cut from, per channel
-        (a standard deviation of 0 counts as 1), so that a tile and its micrograph are standardised alike; "none": the
-        acquired values. Raises SegueError naming the sample and its file for NaN and infinity.
+    @classmethod
+    def from_parts(cls, parts: Sequence[Taken], *, normalise: NormaliseSpec) -> ResidentSource:
+        """Returns the samples of all parts, those of the first part first, normalised (`normalise.normalised`).
+
+        Raises SegueError where the parts' tiles differ, and for NaN and infinity, naming the sample and its file.
         """
-        indices = np.asarray(indices, dtype=np.int64)
-        channels, height, width = dataset.tile_shape
-        pixels = np.empty((len(indices), height, width, channels), dtype=np.float32)
-        marks = np.empty((len(indices), height, width), dtype=np.int32)
-        names = sample_names(dataset, indices)
-        intensity = dataset.intensity(indices)
-        order = np.argsort(indices, kind="stable")  # sorted, so that each compressed chunk is read once
-        step = max(1, BLOCK_BYTES // max(1, 8 * channels * height * width))
-        for start in range(0, len(order), step):
-            places = order[start : start + step]
-            images, labels = dataset.read(indices[places], layer=layer)
-            assert labels is not None
-            values = standardised(images, intensity[places]) if normalise == "image" else images.astype(np.float32)
-            _check_finite(dataset, values, [names[place] for place in places])
-            pixels[places] = np.moveaxis(values, 1, -1)
-            marks[places] = labels
+        channels, height, width = tile_shape(parts)
+        count = sum(len(part.indices) for part in parts)
+        pixels = np.empty((count, height, width, channels), dtype=np.float32)
+        marks = np.empty(
+            (count, height, width), dtype=max((part.mark_type for part in parts), key=lambda t: t.itemsize)
+        )
+        step = max(1, READ_BYTES // max(1, 8 * channels * height * width))
+        names: list[str] = []
+        for part in parts:
+            dataset, indices = part.dataset, np.asarray(part.indices, dtype=np.int64)
+            own = slice(len(names), len(names) + len(indices))
+            names += sample_names(dataset, indices)
+            intensity = dataset.intensity(indices)
+            order = np.argsort(indices, kind="stable")  # sorted, so that each compressed chunk is read once
+            for start in range(0, len(order), step):
+                places = order[start : start + step]
+                images, labels = dataset.read(indices[places], layer=part.layer.name)
+                assert labels is not None
+                values = normalised(images, statistics(normalise, images, intensity[places]))
+                require_finite(dataset, values, [names[own.start + place] for place in places])
+                pixels[own.start + places] = np.moveaxis(values, 1, -1)
+                marks[own.start + places] = labels
         return cls(torch.from_numpy(pixels), torch.from_numpy(smallest(marks)), tuple(names))
 
     def __len__(self) -> int:
@@ -81,6 +120,14 @@ class ResidentSource:
         marks = self.marks.index_select(0, place).to(device, non_blocking=True)
         return pixels.permute(0, 3, 1, 2), marks.to(torch.int64)
 
+    def batches(
+        self, samples: np.ndarray, bounds: Sequence[tuple[int, int]], device: torch.device | str
+    ) -> Generator[tuple[Tensor, Tensor]]:
+        """Yields images and labels of samples[start:end] for each of `bounds`; the order is copied across once."""
+        whole = torch.from_numpy(np.asarray(samples, dtype=np.int64)).to(self.pixels.device)
+        for start, end in bounds:
+            yield self.read(whole[start:end], device)
+
     def names(self, indices: Sequence[int]) -> list[str]:
         return [self.sample_names[int(index)] for index in indices]
 
@@ -89,22 +136,17 @@ class ResidentSource:
         return ResidentSource(self.pixels.to(device), self.marks.to(device), self.sample_names)
 
 
-def concatenate(sources: Sequence[ResidentSource]) -> ResidentSource:
-    """Returns one source of all samples, those of the first source first; raises SegueError where tiles differ."""
-    if not sources:
-        raise ValueError("nothing to concatenate")
-    shapes = {tuple(source.pixels.shape[1:]) for source in sources}
+def tile_shape(parts: Sequence[Taken]) -> tuple[int, int, int]:
+    """Returns the channels, height and width that all parts share; raises SegueError where they differ."""
+    if not parts:
+        raise ValueError("there are no samples to hold: no part is given")
+    shapes = {part.dataset.tile_shape for part in parts}
     if len(shapes) > 1:
-        shown = ", ".join(f"{c} × {h} × {w}" for h, w, c in sorted(shapes))
+        shown = ", ".join(f"{c} × {h} × {w}" for c, h, w in sorted(shapes))
         raise SegueError(
             f"the tiles of the mixed domains differ ({shown}); prepare them with one tile_px and channels."
         )
-    kind = max((source.marks.dtype for source in sources), key=lambda dtype: torch.iinfo(dtype).max)
-    return ResidentSource(
-        torch.cat([source.pixels for source in sources]),
-        torch.cat([source.marks.to(kind) for source in sources]),
-        tuple(name for source in sources for name in source.sample_names),
-    )
+    return shapes.pop()
 
 
 def bytes_needed(dataset: Dataset, count: int) -> int:
@@ -120,16 +162,18 @@ def sample_names(dataset: Dataset, indices: np.ndarray) -> list[str]:
     return [f"{source} tile {y},{x}" for source, y, x in zip(*columns, strict=True)]
 
 
-def standardised(images: np.ndarray, intensity: np.ndarray) -> np.ndarray:
-    """Returns (images - mean) / deviation as float32, with intensity (n, C, 2); a deviation of 0 counts as 1."""
-    mean, deviation = intensity[..., 0, None, None], intensity[..., 1, None, None]
-    values = images.astype(np.float32)
-    values -= mean
-    values /= np.where(deviation == 0, 1, deviation)
-    return values
+def object_counts(source: Source, *, batch: int = 64) -> np.ndarray:
+    """Returns (n, 2) int64: the background's and the objects' pixels of each sample; ignored pixels count nowhere."""
+    bounds = [(start, min(start + batch, len(source))) for start in range(0, len(source), batch)]
+    found = [
+        torch.stack([(labels == 0).sum((1, 2)), (labels > 0).sum((1, 2))], dim=1)
+        for _, labels in source.batches(np.arange(len(source)), bounds, "cpu")
+    ]
+    return torch.cat(found).numpy()
 
 
-def _check_finite(dataset: Dataset, values: np.ndarray, names: Sequence[str]) -> None:
+def require_finite(dataset: Dataset, values: np.ndarray, names: Sequence[str]) -> None:
+    """Raises SegueError, naming the first sample, where values (n, C, H, W) hold NaN or infinity."""
     finite = np.isfinite(values).reshape(len(values), -1)
     bad = np.flatnonzero(~finite.all(axis=1))
     if len(bad):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segue.data.source import Source
 from segue.device import Precision
-from segue.evaluation import pixels
+from segue.evaluation import curves, pixels
 
 if TYPE_CHECKING:
     from segue.targets.classes import Classes
@@ -19,7 +22,9 @@ if TYPE_CHECKING:
 
 def autocast(device: torch.device | str, precision: Precision) -> AbstractContextManager[object]:
     """Returns the context in which a network computes at the precision; weights stay float32."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
+    halves: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    dtype = halves.get(precision, torch.bfloat16)
+    return torch.autocast(torch.device(device).type, dtype, enabled=precision in halves)
 
 
 @torch.inference_mode()
@@ -39,27 +44,79 @@ def predict(network: nn.Module, images: Tensor, *, divisor: int, precision: Prec
     return scores.float()[..., :height, :width]
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Scored:
+    """`scores` by name; `kept` (n, K, H, W) uint8, 255 times the probabilities of the samples asked for, on the CPU."""
+
+    scores: dict[str, float]
+    kept: Tensor
+
+
 def score(
     network: nn.Module, target: Classes, source: Source, *, batch: int, device: torch.device | str, precision: Precision
 ) -> dict[str, float]:
-    """Returns the loss per labelled pixel and the pixel scores of the network over all of a source.
+    """Returns the loss and the scores of the network over all of a source: `score_many` of one."""
+    return score_many([network], [target], source, batch=batch, device=device, precision=precision)[0].scores
 
-    `loss_adjusted` is the loss less the least value it can take (`loss_floor`).
+
+@torch.inference_mode()
+def score_many(
+    networks: Sequence[nn.Module],
+    targets: Sequence[Classes],
+    source: Source,
+    *,
+    batch: int,
+    device: torch.device | str,
+    precision: Precision,
+    keep: Sequence[int] = (),
+) -> list[Scored]:
+    """Returns what each network, with its target, scores over all of a source that is read once.
+
+    The scores are the loss, `loss_floor` (the least value it can take), `loss_adjusted` (the loss less that), and those
+    of `pixels.scores` and `curves.scores`. keep: samples of the source, in the order wanted, whose probabilities are
+    returned too; raises IndexError for one that the source does not have.
     """
-    network.eval()
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    mass = torch.zeros((), dtype=torch.float64, device=device)
-    counts = torch.zeros((target.channels, target.channels), dtype=torch.int64, device=device)
-    for start in range(0, len(source), batch):
-        images, labels = source.read(torch.arange(start, min(start + batch, len(source))), device)
-        classes = target.encode(labels)
-        with autocast(device, precision):
-            scores = network(images)
-        part, weight = target.loss_sum(scores, classes)
-        total += part
-        mass += weight
-        counts += pixels.confusion(target.decode(scores), classes, target.channels)
-    loss = (total / mass).item()
-    adjusted = {"loss": loss, "loss_floor": target.floor, "loss_adjusted": loss - target.floor}
-    return adjusted | pixels.scores(counts, target.names)
+    unknown = [str(index) for index in keep if not 0 <= index < len(source)]
+    if unknown:
+        raise IndexError(f"keep: the source has samples 0 to {len(source) - 1}, not {', '.join(unknown)}")
+    tallies = [_Tally(target, device, keep) for target in targets]
+    for network in networks:
+        network.eval()
+    bounds = [(start, min(start + batch, len(source))) for start in range(0, len(source), batch)]
+    with closing(source.batches(np.arange(len(source)), bounds, device)) as batches:
+        for (start, _), (images, labels) in zip(bounds, batches, strict=True):
+            for network, tally in zip(networks, tallies, strict=True):
+                with autocast(device, precision):
+                    scores = network(images)
+                tally.add(scores, labels, start)
+    return [tally.scored() for tally in tallies]
+
+
+class _Tally:
+    """What is summed over batches for one network; nothing waits for the device before `scored`, save what is kept."""
+
+    def __init__(self, target: Classes, device: torch.device | str, keep: Sequence[int]) -> None:
+        count = target.channels
+        self.target, self.keep = target, list(keep)
+        self.totals = self.masses = torch.zeros((), dtype=torch.float64, device=device)
+        self.confusion = torch.zeros((count, count), dtype=torch.int64, device=device)
+        self.histogram = torch.zeros((count, 2, curves.BINS), dtype=torch.int64, device=device)
+        self.kept: dict[int, Tensor] = {}
+
+    def add(self, scores: Tensor, labels: Tensor, start: int) -> None:
+        """Adds a batch, `start` being the index of its first sample."""
+        classes = self.target.encode(labels)
+        probabilities = self.target.probabilities(scores)
+        self.totals = self.totals + self.target.totals(scores, classes).double()
+        self.masses = self.masses + self.target.masses(classes).double()
+        self.confusion += pixels.confusion(self.target.decode(scores), classes, self.target.channels)
+        self.histogram += curves.histogram(probabilities, classes)
+        for index in set(self.keep) & set(range(start, start + len(scores))):
+            self.kept[index] = (probabilities[index - start] * 255).round().to(torch.uint8).cpu()
+
+    def scored(self) -> Scored:
+        loss = (self.totals / self.masses).sum().item()
+        found = {"loss": loss, "loss_floor": self.target.floor, "loss_adjusted": loss - self.target.floor}
+        found |= pixels.scores(self.confusion, self.target.names) | curves.scores(self.histogram, self.target.names)
+        kept = [self.kept[index] for index in self.keep]
+        return Scored(found, torch.stack(kept) if kept else torch.empty(0, dtype=torch.uint8))

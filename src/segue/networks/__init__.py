@@ -7,7 +7,7 @@ Nothing here imports torch before a network is built, so that a plan can be chec
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -18,14 +18,30 @@ from segue.spec import SpecModel, unknown
 if TYPE_CHECKING:
     from torch import nn
 
+    from segue.networks.network import Network
+
 NETWORKS = {"resunet": "U-Net with a pre-activation ResNet-18 encoder (14,323,492 parameters at width 64)"}
 
 
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
 class NetworkSpec(SpecModel):
-    """`width` scales the channels of `resunet` (64 in the published study) and belongs to it alone."""
+    """A network by name, and what is changed of it.
+
+    width: scales the channels of `resunet` (64 in the published study) and belongs to it alone.
+    norm: what stands in the place of its batch norms (see `normalisation.replace_batch_norms`); its own without it.
+    dropout: with which probability a channel is left out before the head while training.
+    stochastic_depth: with which probability the last residual unit of the encoder is left out for an image while
+    training, growing linearly from the first; `resunet` and encoders of timm (`tu-…`) take it. 0 leaves what the
+    encoder's authors chose, which is none but for a few transformers.
+    """
 
     name: str = "resunet"
-    width: int | None = Field(default=None, ge=4, multiple_of=4)
+    width: int | None = Field(default=None, ge=8, multiple_of=4)
+    norm: Literal["batch", "instance", "group", "layer"] | None = None
+    dropout: Probability = 0.0
+    stochastic_depth: Probability = 0.0
 
     @field_validator("name")
     @classmethod
@@ -43,9 +59,16 @@ class NetworkSpec(SpecModel):
         return name
 
     @model_validator(mode="after")
-    def _width_only_where_it_counts(self) -> NetworkSpec:
-        if self.width is not None and self.name not in NETWORKS:
+    def _only_where_it_counts(self) -> NetworkSpec:
+        if self.name in NETWORKS:
+            return self
+        if self.width is not None:
             raise ValueError(f"width belongs to resunet; '{self.name}' has the widths of its encoder: remove width")
+        if self.stochastic_depth and not self.name.partition("-")[2].startswith("tu-"):
+            raise ValueError(
+                f"stochastic_depth belongs to resunet and to encoders of timm (tu-…); '{self.name}' takes none: "
+                "remove stochastic_depth"
+            )
         return self
 
 
@@ -54,16 +77,47 @@ def divisor(spec: NetworkSpec) -> int:
     return 32 if spec.name in NETWORKS else SMP_DECODERS[spec.name.partition("-")[0]].divisor
 
 
-def build(spec: NetworkSpec, *, channels: int, classes: int) -> nn.Module:
-    """Returns the untrained network for images (N, channels, H, W), initialised from torch's global generator."""
+def build(spec: NetworkSpec, *, channels: int, classes: int) -> Network:
+    """Returns the untrained network for images (N, channels, H, W), initialised from torch's global generator.
+
+    Raises SegueError when its encoder and decoder, or what is asked of its norm or depth, do not go together.
+    """
     if spec.name in NETWORKS:
-        from segue.networks.resunet import ResUNet
+        from segue.networks.resunet import resunet
 
-        return ResUNet(channels, classes, spec.width or 64)
-    from segue.networks.smp import SmpNetwork
+        network = resunet(
+            channels, classes, spec.width or 64, dropout=spec.dropout, stochastic_depth=spec.stochastic_depth
+        )
+    else:
+        from segue.networks.smp import smp_network
 
-    decoder, _, encoder = spec.name.partition("-")
-    return SmpNetwork(decoder, encoder, channels=channels, classes=classes)
+        decoder, _, encoder = spec.name.partition("-")
+        network = smp_network(
+            decoder,
+            encoder,
+            channels=channels,
+            classes=classes,
+            dropout=spec.dropout,
+            stochastic_depth=spec.stochastic_depth,
+        )
+    if spec.norm is not None:
+        from segue.networks.normalisation import replace_batch_norms
+
+        replace_batch_norms(network, spec.norm, where=f"network '{spec.name}'")
+    return network
+
+
+def parts(network: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Returns the smallest parts in order, each with the dotted names of its modules and parameters.
+
+    `encoder.stem`, `encoder.0`, …, `decoder.0`, …, `head` for a network of ours (see `Network.parts`); the children
+    of any other module.
+    """
+    from segue.networks.network import Network
+
+    if isinstance(network, Network):
+        return network.parts
+    return {name: (name,) for name, _ in network.named_children()}
 
 
 def require_fit(spec: NetworkSpec, tile_shape: tuple[int, int, int], where: str) -> None:
@@ -79,7 +133,10 @@ def require_fit(spec: NetworkSpec, tile_shape: tuple[int, int, int], where: str)
 
 
 def parameter_count(spec: NetworkSpec, *, channels: int, classes: int) -> int | None:
-    """Returns the number of trainable parameters without building the network, or None where only building tells."""
+    """Returns the number of trainable parameters without building the network, or None where only building tells.
+
+    It is the same for every norm: each has a scale and a shift per channel.
+    """
     if spec.name not in NETWORKS:
         return None
     w = spec.width or 64

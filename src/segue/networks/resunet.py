@@ -12,7 +12,8 @@ every intermediate is given at width w for an input (N, C, H, W), H and W multip
     head      3x3 convolution to the classes, with bias
 
 Architecture: Rangel DaCosta, Oill and Scott, Elemental Microscopy EM000010 (doi:10.69761/kjte5358);
-pre-activation units: He et al., "Identity mappings in deep residual networks", ECCV 2016.
+pre-activation units: He et al., "Identity mappings in deep residual networks", ECCV 2016;
+stochastic depth: Huang et al., "Deep networks with stochastic depth", ECCV 2016.
 """
 
 from __future__ import annotations
@@ -21,44 +22,68 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segue.networks.network import Network
+
 DIVISOR = 32
+STAGES, UNITS = 4, 2  # of the encoder, and residual units in each
+
+
+class StochasticDepth(nn.Module):
+    """Sets the whole of a sample to zero with `probability` while training, else divides it by what is kept.
+
+    Its expectation is the input, so that nothing is to be scaled when the network is used.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        kept = 1 - self.probability
+        return x * x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(kept).div_(kept)
 
 
 class PreActivationUnit(nn.Module):
     """BN, ReLU, 3x3 convolution, twice, added to the input.
 
     Where the shape changes, the shortcut is a 1x1 convolution of the activated input (not of the input itself).
+    What is added to the shortcut is left out with probability `drop` while training.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, stride: int, projected: bool) -> None:
+    def __init__(self, channels_in: int, channels_out: int, stride: int, projected: bool, *, drop: float) -> None:
         super().__init__()
         self.norm1 = nn.BatchNorm2d(channels_in)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False)
         self.shortcut = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False) if projected else None
+        self.drop = StochasticDepth(drop) if drop else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         activated = F.relu(self.norm1(x))
         kept = x if self.shortcut is None else self.shortcut(activated)
-        return kept + self.conv2(F.relu(self.norm2(self.conv1(activated))))
+        return kept + self.drop(self.conv2(F.relu(self.norm2(self.conv1(activated)))))
 
 
 class Encoder(nn.Module):
     """Returns the features of the stem and of the four stages, finest first."""
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, stochastic_depth: float) -> None:
         super().__init__()
         self.norm_input = nn.BatchNorm2d(channels)
         self.conv = nn.Conv2d(channels, width, 7, 2, 3, bias=False)
         self.norm = nn.BatchNorm2d(width)
         stages, before = [], width
-        for level in range(4):
+        for level in range(STAGES):
             after, stride = width << level, 1 if level == 0 else 2
+            # linear in depth: the first of all units is left out least, the last with the full probability
+            first, second = (stochastic_depth * (UNITS * level + unit) / (STAGES * UNITS) for unit in (1, 2))
             stages.append(
                 nn.Sequential(
-                    PreActivationUnit(before, after, stride, projected=True),
-                    PreActivationUnit(after, after, 1, projected=False),
+                    PreActivationUnit(before, after, stride, projected=True, drop=first),
+                    PreActivationUnit(after, after, 1, projected=False, drop=second),
                 )
             )
             before = after
@@ -106,19 +131,18 @@ class Decoder(nn.Module):
         return x
 
 
-class ResUNet(nn.Module):
-    """Maps images (N, channels, H, W), H and W multiples of 32, to (N, classes, H, W) unnormalised scores."""
-
-    def __init__(self, channels: int, classes: int, width: int) -> None:
-        super().__init__()
-        self.encoder = Encoder(channels, width)
-        self.decoder = Decoder(width)
-        self.head = nn.Conv2d(width // 4, classes, 3, 1, 1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.decoder(self.encoder(x)))
+def resunet(channels: int, classes: int, width: int, *, dropout: float = 0.0, stochastic_depth: float = 0.0) -> Network:
+    """Returns the network for images (N, channels, H, W), H and W multiples of 32, with Kaiming-normal weights."""
+    network = Network(
+        Encoder(channels, width, stochastic_depth),
+        Decoder(width),
+        nn.Conv2d(width // 4, classes, 3, 1, 1),
+        channels=channels,
+        dropout=dropout,
+    )
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network

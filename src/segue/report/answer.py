@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from segue.report.comparison import Comparison, before_and_after
 from segue.report.factors import Factor, against_scratch, coverage, factors
+from segue.report.ranking import ranking
 from segue.report.statistics import Estimate, estimate
+from segue.report.variants import stage_table, variants
 from segue.report.words import estimate_text, level_text, listed, number, percent, several, stage_words
 
 
@@ -29,7 +32,7 @@ def answer(comparison: Comparison) -> list[str]:
         gained = " ".join(filter(None, [_gain(comparison, stage), _freezing(comparison, stage)]))
         versus = [_versus(comparison, stage, scratch) for scratch in comparison.scratch(stage)]
         paragraphs += [gained, *versus]
-    paragraphs = [text for text in paragraphs if text] or [_alone(comparison)]
+    paragraphs = [text for text in paragraphs if text] or [*_best(comparison), _alone(comparison)]
     leading = next((stage for stage in comparison.transfers), comparison.leaves()[0])
     paragraphs.append(" ".join(filter(None, [_most_influential(comparison, leading), _hardest(comparison, leading)])))
     paragraphs.append(caution(comparison))
@@ -73,6 +76,12 @@ def caution(comparison: Comparison) -> str:
     if lost:
         notes.append(
             f"{several(lost, 'finished run')} {'has' if lost == 1 else 'have'} no finite value and is left out."
+        )
+    chosen = [len(ranked.entries) for ranked in map(partial(ranking, comparison), _lone(comparison)) if ranked]
+    if comparison.split == "test" and max(chosen, default=0) > 2:
+        notes.append(
+            f"The best of {max(chosen)} configurations was found by the values that are stated of it, which makes them"
+            " a little rosy."
         )
     if comparison.split != "test":
         notes.append(
@@ -140,7 +149,9 @@ def _gain(comparison: Comparison, stage: str) -> str:
 def _freezing(comparison: Comparison, stage: str) -> str:
     """Returns what each frozen part changes against freezing nothing, from the pairs of the figure of effects."""
     factor = next((factor for factor in factors(comparison, stage) if factor.axis == f"{stage}.freeze"), None)
-    if factor is None or factor.levels[0].name != "none":
+    if factor is None:
+        return _freezing_variants(comparison, stage)
+    if factor.levels[0].name != "none":
         return ""
     parts = []
     for level in factor.levels[1:]:
@@ -152,6 +163,35 @@ def _freezing(comparison: Comparison, stage: str) -> str:
         size = estimate_text(level.difference, signed=True) + (f" ({note})" if note else "")
         parts.append(f"freezing the {listed(level.name.split(','))} {verb} {size}")
     return f"Against freezing nothing, all else equal, {listed(parts)}." if parts else ""
+
+
+def _freezing_variants(comparison: Comparison, stage: str) -> str:
+    """Returns the same where freezing is varied by variants alone, and what else these differ in."""
+    factor = next((factor for factor in factors(comparison, stage) if factor.axis == f"{stage}.variant"), None)
+    tables, default = variants(comparison.results, stage), stage_table(comparison.results, stage).get("freeze", "none")
+    frozen = {name: _parts(table.get("freeze", default)) for name, table in tables.items()}
+    if factor is None or frozen.get(factor.levels[0].name) != []:
+        return ""
+    first, parts = factor.levels[0].name, []
+    for level in factor.levels[1:]:
+        if level.difference is None or not frozen.get(level.name):
+            continue
+        verb = f"changes the {comparison.metric.words} by" if not parts else "by"
+        other = tables[level.name]
+        differ = [
+            key for key in {**tables[first], **other} if key != "freeze" and tables[first].get(key) != other.get(key)
+        ]
+        notes = [_verdict(comparison, level.difference), f"which also differs in {listed(differ)}" if differ else ""]
+        note = ", ".join(filter(None, notes))
+        size = estimate_text(level.difference, signed=True) + (f" ({note})" if note else "")
+        parts.append(f"“{level.name}”, which freezes the {listed(frozen[level.name])}, {verb} {size}")
+    return f"Against “{first}”, which freezes nothing, {listed(parts)}." if parts else ""
+
+
+def _parts(freeze: object) -> list[str]:
+    """Returns the parts that a stage's `freeze` names, none for "none"."""
+    names = [freeze] if isinstance(freeze, str) else list(freeze) if isinstance(freeze, list) else []
+    return [str(name) for name in names if name != "none"]
 
 
 def _verdict(comparison: Comparison, difference: Estimate) -> str:
@@ -218,7 +258,8 @@ def _most_influential(comparison: Comparison, stage: str) -> str:
     ranked = sorted(top.levels, key=lambda level: sign * (level.difference.median if level.difference else 0.0))
     where = coverage(top, [ranked[-1], ranked[0]])
     text = (
-        f"Of what was varied, {top.prose} moves the outcome most: from {ranked[-1].name} to {ranked[0].name},"
+        f"Of what was varied, {top.prose} {_verb(top, 'move')} the outcome most: from {ranked[-1].name} to"
+        f" {ranked[0].name},"
         f" all else equal{f' ({where})' if where else ''}, the {comparison.metric.words} changes by"
         f" {number(-sign * top.span, signed=True)}."
     )
@@ -226,7 +267,7 @@ def _most_influential(comparison: Comparison, stage: str) -> str:
     if others:
         second = max(others, key=lambda factor: factor.span)
         where = coverage(second, second.levels)
-        text += f" Next is {second.prose} ({number(second.span)}{f', {where}' if where else ''})."
+        text += f" Next {_verb(second, 'come')} {second.prose} ({number(second.span)}{f', {where}' if where else ''})."
     return text
 
 
@@ -243,6 +284,11 @@ def _hardest(comparison: Comparison, stage: str) -> str:
     )
 
 
+def _lone(comparison: Comparison) -> list[str]:
+    """Returns the stages whose configurations are ranked: where nothing is transferred, those of the outcome."""
+    return [] if comparison.transfers or comparison.own.empty else comparison.leaves()
+
+
 def _alone(comparison: Comparison) -> str:
     parts = []
     for stage in comparison.leaves():
@@ -250,6 +296,39 @@ def _alone(comparison: Comparison) -> str:
         found = estimate(own["value"].to_numpy(), comparison.sharing(own))
         parts.append(f"{estimate_text(found)} for {stage_words(stage)} ({several(found.runs, 'run')})")
     return f"The median {comparison.metric.words} in the runs' own domains is {listed(parts)}."
+
+
+def _best(comparison: Comparison) -> list[str]:
+    """Returns, for each stage that others do not start from, which configuration is best and whether clearly so."""
+    texts = []
+    metric = comparison.metric
+    for stage in _lone(comparison):
+        found = ranking(comparison, stage)
+        if found is None:
+            continue
+        best, second, *rest = found.entries
+        text = (
+            f"Of {len(found.entries)} configurations of {stage_words(stage)}, {best.words} has the best {metric.words}"
+            f" on the {comparison.split} split, a median of {estimate_text(best.estimate)}; next"
+            f" {'are' if rest else 'is'} {second.words} at {estimate_text(second.estimate)}"
+        )
+        text += f" and, last, {rest[-1].words} at {estimate_text(rest[-1].estimate)}." if rest else "."
+        if found.lead is not None:
+            size = estimate_text(found.lead, signed=True)
+            if found.lead.interval is None:
+                text += f" In pairs of runs, the first less the second is {size}."
+            else:
+                every = found.lead.freedom < 3  # the interval is the range over the seeds
+                ahead = f"{'' if every else 'clearly '}ahead of the second{' with every seed' if every else ''}"
+                no = "" if clear(found.lead) else "not "
+                text += f" In pairs of runs with equal seeds, the first is {no}{ahead}: {size}."
+        texts.append(text)
+    return texts
+
+
+def _verb(factor: Factor, stem: str) -> str:
+    """Returns the verb as the factor's name asks for: "class weights in training move", "batch size ... moves"."""
+    return stem if factor.prose.partition(" in ")[0].endswith("s") else f"{stem}s"
 
 
 def _absolute(found: Estimate) -> Estimate:

@@ -19,12 +19,15 @@ import pandas as pd
 
 from segue.errors import SegueError
 from segue.report.statistics import Sharing
+from segue.report.variants import target_varies
 from segue.report.words import Metric, metric_named
 from segue.spec import unknown
 from segue.study.results import StudyResults
 
 IDENTITY = ("stage", "run", "domain", "evaluated_domain")
 PREFERRED = ("loss", "dice_mean", "iou_mean", "accuracy")
+LOSSES = ("loss", "loss_adjusted")
+SCORES = "loss|iou_|dice_|accuracy|precision_|recall_|f1_|auprc_|auroc_"
 SEEDS = {"seed_draw": "draws of images", "seed_init": "initialisations"}
 
 
@@ -107,7 +110,10 @@ class Matrix:
 
 
 def compare(results: StudyResults, metric: str | None = None) -> Comparison:
-    """Returns the comparison by `metric`, a column of the table, or by the loss (less its floor, where it has one)."""
+    """Returns the comparison by `metric`, a column of the table, or by the loss (less its floor, where it has one).
+
+    Where runs differ in their target (class weights, kind of loss), their losses are not one quantity: then by Dice.
+    """
     table = results.table
     missing = [column for column in IDENTITY if column not in table.columns]
     if missing and table.empty:
@@ -122,7 +128,7 @@ def compare(results: StudyResults, metric: str | None = None) -> Comparison:
     split = _split(table)
     if "split" in table.columns:
         table = table[table["split"] == split]
-    chosen, second = _metrics(table, metric)
+    chosen, second = _metrics(table, metric, one_loss=not target_varies(results))
     rows = table.assign(
         value=pd.to_numeric(table[chosen.column], errors="coerce").astype(float),
         second_value=pd.to_numeric(table[second.column], errors="coerce").astype(float) if second else np.nan,
@@ -183,16 +189,17 @@ def _split(table: pd.DataFrame) -> str:
     return next((name for name in ("test", "validation") if name in present), present[0] if present else "test")
 
 
-def _metrics(table: pd.DataFrame, wanted: str | None) -> tuple[Metric, Metric | None]:
+def _metrics(table: pd.DataFrame, wanted: str | None, *, one_loss: bool) -> tuple[Metric, Metric | None]:
     def usable(column: str) -> bool:
         return column in table.columns and bool(pd.to_numeric(table[column], errors="coerce").notna().any())
 
     if wanted is not None and wanted not in table.columns:
-        numeric = [str(c) for c in table.columns if re.match("loss|iou_|dice_|accuracy|precision_|recall_", str(c))]
+        numeric = [str(c) for c in table.columns if re.match(SCORES, str(c))]
         raise SegueError(f"metric: {unknown(wanted, numeric, 'metric')}.")
     floors = usable("loss_floor") and bool((pd.to_numeric(table["loss_floor"], errors="coerce") > 0).any())
     adjusted = usable("loss_adjusted") and (floors or not usable("loss"))
     order = [*(["loss_adjusted"] if adjusted else []), *PREFERRED, "loss_adjusted"]
+    order.sort(key=lambda column: column in LOSSES and not one_loss)
     chosen = wanted or next((column for column in order if usable(column)), None)
     if chosen is None:
         chosen = next((column for column in order if column in table.columns), None)
@@ -200,8 +207,8 @@ def _metrics(table: pd.DataFrame, wanted: str | None) -> tuple[Metric, Metric | 
             raise SegueError(f"table: has no column to compare by; allowed: {', '.join(PREFERRED)}.")
         return metric_named(chosen), None
     others = [column for column in ("dice_mean", "iou_mean", "loss_adjusted", "loss") if column != chosen]
-    if chosen in ("loss", "loss_adjusted"):
-        others = others[:2]
+    if chosen in LOSSES or not one_loss:
+        others = [column for column in others if column not in LOSSES]
     second = next((column for column in others if usable(column)), None)
     return metric_named(chosen), metric_named(second) if second else None
 

@@ -13,12 +13,17 @@ import pandas as pd
 
 from segue.report.answer import interval_words, label_unit, spends_validation
 from segue.report.comparison import Comparison, Matrix, before_and_after, matrix
+from segue.report.courses import MOST_SINGLE, Courses, courses, courses_figure
 from segue.report.drawing import BLUE, CATEGORIES, VERMILION, Drawing, colours_of, style
 from segue.report.factors import Factor, coverage, efficiency, factors
 from segue.report.figures import effects_figure, efficiency_figure, matrices_figure
 from segue.report.pictures import MOST_EXAMPLES, curves_figure, examples_figure
 from segue.report.statistics import Estimate
-from segue.report.words import listed, several, stage_words
+from segue.report.variants import target_varies
+from segue.report.words import axis_words, listed, several, stage_words
+
+MOST_FAILED_NAMED = 3
+OWN_LOSS = "Each run's loss is that of its own target (class weights, kind of loss): levels compare only within one."
 
 
 def matrices(comparison: Comparison, *, second: bool = False) -> Drawing | None:
@@ -40,7 +45,7 @@ def matrices(comparison: Comparison, *, second: bool = False) -> Drawing | None:
             (f"after {stage_words(stage)}, in the target domain", "pretrained on", "transferred to, tested on", found)
         )
     panels = [panel for panel in panels if np.isfinite(panel[3].values).any()]
-    if not panels:
+    if all(panel[3].values.size == 1 for panel in panels):  # one number is no matrix; the answer states it
         return None
     with style():
         figure, tips = matrices_figure(panels, metric)
@@ -141,7 +146,64 @@ def learning_curves(comparison: Comparison) -> Drawing | None:
     )
     if floor:
         caption += f" The loss cannot fall below {floor:.4f}, which is taken off."
+    if target_varies(comparison.results):
+        caption += f" {OWN_LOSS}"
     return Drawing("learning-curves", figure, caption, "Training and validation loss by epoch")
+
+
+def training_courses(comparison: Comparison, stage: str) -> Drawing | None:
+    """Returns learning rate, loss and metrics by epoch, a column per optimiser and schedule, where these differ."""
+    found = courses(comparison, stage)
+    if found is None:
+        return None
+    with style():
+        figure, tips = courses_figure(found)
+    caption = " ".join(filter(None, [_courses_lines(found), _courses_reading(comparison, found)]))
+    alt = f"Learning rate, loss and metrics by epoch of {stage_words(stage)}: {listed(found.columns)}"
+    return Drawing(f"courses-{stage}", figure, caption, alt, tips)
+
+
+def _courses_lines(found: Courses) -> str:
+    """Returns the caption's part that says what is drawn."""
+    text = (
+        f"<strong>Courses of {escape(stage_words(found.stage))}.</strong> By epoch, in columns of one optimiser and"
+        f" schedule each ({several(found.runs, 'run')}): the learning rate at the epoch's end, on a logarithmic axis"
+        f"{', shaded up to the highest within it' if 'lr_max' in found.frame.columns else ''} (what falls out of the"
+        " axis is nearly 0); the loss on"
+        " training (dashed) and validation images (solid)"
+    )
+    if any(row.kind == "metric" for row in found.rows):
+        text += "; and metrics on validation images, on axes that leave out their lowest tenth, mostly early epochs"
+    over = listed(["seeds", *(axis_words(axis) for axis in found.pooled)])
+    if found.most == 1:
+        text += ". Each line is a single run."
+    elif found.most <= MOST_SINGLE:
+        text += f". Thick lines are medians over {escape(over)}, thin lines the single runs."
+    else:
+        text += f". Lines are medians over {escape(over)}, bands the middle half of the runs."
+    if len(found.columns) < found.all_columns:
+        text += f" Shown are the first {len(found.columns)} of {found.all_columns} columns."
+    if len(found.classes) < found.all_classes:
+        text += f" Metrics are of the first {len(found.classes)} of {found.all_classes} classes."
+    return text
+
+
+def _courses_reading(comparison: Comparison, found: Courses) -> str:
+    """Returns the caption's part that says what to beware of, and which runs are missing."""
+    notes = []
+    if target_varies(comparison.results):
+        notes.append(OWN_LOSS)
+    failures = comparison.results.failures
+    failed = failures[failures["stage"] == found.stage] if "stage" in failures.columns else failures[:0]
+    if len(failed):
+        names = list(failed["configuration"].astype(str)[:MOST_FAILED_NAMED]) if "configuration" in failed else []
+        rest = len(failed) - len(names)
+        named = [escape(name) for name in names] + ([f"{rest:,} more"] if rest and names else [])
+        notes.append(
+            f"{several(len(failed), 'run')} that failed {'is' if len(failed) == 1 else 'are'} missing"
+            f"{': ' + '; '.join(named) if named else ''}."
+        )
+    return " ".join(notes)
 
 
 def example_images(comparison: Comparison) -> Drawing | None:

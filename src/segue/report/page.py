@@ -25,13 +25,15 @@ from segue.report.sections import (
     levels_table,
     methods_section,
     paragraphs,
+    ranking_table,
     rerun_section,
 )
+from segue.report.variants import target_varies
 from segue.report.words import several
 from segue.study.results import StudyResults
 
 MOST_EMBEDDED_BYTES = 2_000_000
-FIGURE_NAMES = ("matrices", "efficiency", "effects-", "learning-curves", "examples")
+FIGURE_NAMES = ("matrices", "efficiency", "effects-", "courses-", "learning-curves", "examples")
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,14 @@ def _shown(comparison: Comparison) -> list[Shown]:
         if drawn := exhibits.effects(comparison, stage):
             heading = ("Effect of each factor", "factors") if position == 0 else ("", "")
             found.append(Shown(*heading, drawn[0], beneath=levels_table(comparison, drawn[1])))
-    if drawing := exhibits.learning_curves(comparison):
+    heading = ("Learning rate and metrics by epoch", "courses")
+    for stage in comparison.results.stages:
+        if drawing := exhibits.training_courses(comparison, stage):
+            found.append(Shown(*heading, drawing, beneath=ranking_table(comparison, stage)))
+            heading = ("", "")
+    drawn = {entry.drawing.name for entry in found}
+    told = all(f"courses-{stage}" in drawn for stage in comparison.present) and target_varies(comparison.results)
+    if not told and (drawing := exhibits.learning_curves(comparison)):  # would pool losses that do not compare
         found.append(Shown("Learning curves", "curves", drawing))
     if drawing := exhibits.example_images(comparison):
         found.append(Shown("Examples", "examples", drawing))

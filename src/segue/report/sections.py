@@ -15,7 +15,8 @@ import pandas as pd
 from segue.report.answer import label_unit
 from segue.report.comparison import Comparison
 from segue.report.factors import Factor
-from segue.report.words import duration, estimate_text, listed, several
+from segue.report.ranking import ranking
+from segue.report.words import duration, estimate_text, listed, number, several
 from segue.study.results import StudyResults
 
 COUNTS = {
@@ -130,6 +131,24 @@ def levels_table(comparison: Comparison, found: Sequence[Factor]) -> str:
             rows.append(row)
     table = html_table(heads, rows, numbers=range(1, len(heads)))
     return f"<details><summary>The numbers of this figure, with intervals</summary>{table}</details>"
+
+
+def ranking_table(comparison: Comparison, stage: str) -> str:
+    """Returns the stage's configurations, best first, folded away; empty where there are not two with a value."""
+    found = ranking(comparison, stage)
+    if found is None:
+        return ""
+    heads = ["configuration", "runs", f"median {comparison.metric.words}", *(metric.words for metric in found.beside)]
+    rows = [
+        [entry.words, f"{entry.estimate.runs:,}", estimate_text(entry.estimate)]
+        + [number(entry.beside[metric.column]) for metric in found.beside]
+        for entry in found.entries
+    ]
+    table = html_table(heads, rows, numbers=range(1, len(heads)))
+    return (
+        f"<details><summary>The configurations on the {escape(comparison.split)} split, best first</summary>"
+        f"{table}</details>"
+    )
 
 
 def failures_section(results: StudyResults) -> str:

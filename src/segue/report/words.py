@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +24,21 @@ AXES = {
     "optimizer.lr": "learning rate",
     "optimizer.name": "optimiser",
     "optimizer": "optimiser",
+    "optimizer.momentum": "momentum",
+    "optimizer.weight_decay": "weight decay",
+    "schedule": "schedule",
     "schedule.name": "schedule",
+    "target.class_weights": "class weights",
+    "target.loss": "loss function",
+    "target.loss.name": "loss function",
+    "target.label_smoothing": "label smoothing",
     "epochs": "epochs",
     "batch": "batch size",
     "variant": "variant",
 }
 
 
+LEVELS = {"inverse_frequency": "inverse frequency", "median_frequency": "median frequency"}
 STAGES = {
     "pretrain": "pretraining",
     "train": "training",
@@ -50,7 +59,15 @@ class Metric:
 
 def metric_named(column: str) -> Metric:
     kind, _, name = column.partition("_")
-    kinds = {"iou": "intersection over union", "dice": "Dice", "precision": "precision", "recall": "recall"}
+    kinds = {
+        "iou": "intersection over union",
+        "dice": "Dice",
+        "f1": "F1",
+        "precision": "precision",
+        "recall": "recall",
+        "auprc": "area under the precision–recall curve",
+        "auroc": "area under the ROC curve",
+    }
     words = METRICS.get(column) or (f"{kinds[kind]} of {name}" if kind in kinds and name else column.replace("_", " "))
     return Metric(column, words, lower_is_better="loss" in column)
 
@@ -73,6 +90,28 @@ def axis_words(axis: str) -> str:
     return f"{stage_words(stage)}: {AXES.get(key, key)}" if key else axis
 
 
+def configuration_words(levels: Mapping[str, Any]) -> str:
+    """Returns the levels of axes as one phrase: "sgd plateau with no class weights" for a variant and its weights."""
+    parts = []
+    for axis, value in levels.items():
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            continue  # an axis of other variants
+        key, text = axis.partition(".")[2], level_text(value)
+        if key in ("variant", "domain", "optimizer.name"):
+            parts.append(text)
+        elif key == "target.class_weights":
+            parts.append(_weights_text(text))
+        else:
+            parts.append(f"{AXES.get(key, key)} {text}")
+    return f"{parts[0]} with {listed(parts[1:])}" if len(parts) > 1 else "".join(parts)
+
+
+def _weights_text(text: str) -> str:
+    if text == "none":
+        return "no class weights"
+    return f"{text.replace(' ', '-')} class weights" if text.endswith(" frequency") else f"class weights {text}"
+
+
 def level_text(value: Any) -> str:
     """Returns a value of an axis as one would write it: 64, 1e-4, encoder."""
     if isinstance(value, bool):
@@ -83,7 +122,7 @@ def level_text(value: Any) -> str:
             mantissa, _, exponent = f"{number:.6e}".partition("e")
             return f"{float(mantissa):g}e{int(exponent)}"
         return f"{int(number)}" if number == int(number) else f"{number:g}"
-    return str(value)
+    return LEVELS.get(str(value), str(value))
 
 
 def number(value: float, *, signed: bool = False) -> str:

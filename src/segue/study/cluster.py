@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,23 +36,22 @@ class EndWithParent(WorkerPlugin):
 class OnCluster:
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._works: dict[str, Work] = {}
+        self._works: dict[str, Sequence[Work]] = {}
         self._completed = as_completed(with_results=True, raise_errors=False)
 
-    def submit(self, work: Work) -> None:
-        future = self._client.submit(perform, work, key=work.key, pure=False)
-        self._works[work.key] = work
-        self._completed.add(future)
+    def submit(self, works: Sequence[Work]) -> None:
+        key = works[0].key
+        self._works[key] = works
+        self._completed.add(self._client.submit(perform, works, key=key, pure=False))
 
-    def next(self) -> Done:
+    def next(self) -> list[Done]:
         future, result = next(self._completed)
-        if isinstance(result, Done):
+        if isinstance(result, list):
             return result
-        # a worker that died takes its exception's place: the stage resumes from its checkpoint the next time
+        # a worker that died takes its exception's place: the stages resume from their checkpoints the next time
         error = result[1] if isinstance(result, tuple) else result
-        return Done(
-            future.key, 0.0, False, f"its worker was lost ({error}); run the study again to go on from its checkpoint"
-        )
+        told = f"its worker was lost ({error}); run the study again to go on from its checkpoint"
+        return [Done(work.key, 0.0, False, told) for work in self._works[future.key]]
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import shutil
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from segue.data.files import make_folder
 from segue.errors import SegueError
 from segue.study.plan import Plan, Train, external_parent
 from segue.study.store import write_json
+from segue.study.together import groups
 from segue.study.work import Done, Work, effort_of, has_weights, one_line, perform
 from segue.training.stage import StageSpec
 
@@ -44,24 +45,28 @@ class Summary:
 
 
 class Executor(Protocol):
-    def submit(self, work: Work) -> None: ...
+    def submit(self, works: Sequence[Work]) -> None:
+        """Takes works to be done side by side."""
+        ...
 
-    def next(self) -> Done: ...
+    def next(self) -> list[Done]:
+        """Returns how the works of one submission ended, when they have."""
+        ...
 
 
 Watch = Callable[[Event], None]
 
 
 class InProcess:
-    """Runs one stage after another in this process."""
+    """Runs one submission after another in this process."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Work] = deque()
+        self._waiting: deque[Sequence[Work]] = deque()
 
-    def submit(self, work: Work) -> None:
-        self._waiting.append(work)
+    def submit(self, works: Sequence[Work]) -> None:
+        self._waiting.append(works)
 
-    def next(self) -> Done:
+    def next(self) -> list[Done]:
         return perform(self._waiting.popleft())
 
 
@@ -84,9 +89,13 @@ def run_study(
     scheduler: str | None = None,
     force: bool = False,
     checkpoint_s: float = 60.0,
+    side_by_side: int | None = None,
     watch: Watch | None = None,
 ) -> Summary:
-    """Runs all of a plan that is not finished; returns how many stages ran, failed or wait for a failed one."""
+    """Runs all of a plan that is not finished; returns how many stages ran, failed or wait for a failed one.
+
+    side_by_side: how many models at most share a pass over the data; by default as many as pay (`study.together`).
+    """
     began = time.monotonic()
     tell: Watch = watch if watch is not None else (lambda event: None)
     make_folder(plan.store.folder)
@@ -108,7 +117,7 @@ def run_study(
         if train.key in pending and lacking:
             failures[train.key] = f"its dataset failed: {unavailable[lacking[0]]}"
     with executor(workers, scheduler) if len(pending) > len(failures) else _nothing() as runner:
-        ran = _flow(pending, failures, runner, tell)
+        ran = _flow(pending, failures, (runner, workers, side_by_side), tell)
     plan.store.look_again()
     blocked = len(pending) - ran.finished - ran.failed
     return replace(ran, blocked=blocked, seconds=time.monotonic() - began)
@@ -134,8 +143,14 @@ def _nothing() -> Iterator[Executor]:
     yield InProcess()
 
 
-def _flow(works: Mapping[str, Work], failures: dict[str, str], runner: Executor, tell: Watch) -> Summary:
-    """Runs the works whose parents are finished, and their children as they finish."""
+def _flow(
+    works: Mapping[str, Work], failures: dict[str, str], how: tuple[Executor, int, int | None], tell: Watch
+) -> Summary:
+    """Runs the works whose parents are finished, and their children as they finish.
+
+    how: what runs them, its number of workers, and how many models at most are trained side by side.
+    """
+    runner, workers, side_by_side = how
     children: dict[str, list[Work]] = {}
     for work in works.values():
         if work.parent_key in works:
@@ -145,32 +160,37 @@ def _flow(works: Mapping[str, Work], failures: dict[str, str], runner: Executor,
         _block(key, children, failures, "a stage it descends from cannot run")
     ready = [w for w in works.values() if w.parent_key not in works and w.key not in failures]
     finished = failed = running = 0
-    for work in ready:
-        runner.submit(work)
-        running += 1
+
+    def submit(some: Sequence[Work]) -> int:
+        found = groups(some, workers=workers, most=side_by_side)
+        for together in found:
+            runner.submit(together)
+        return len(found)
+
+    running += submit(ready)
     counted: dict[str, tuple[int, int]] = {}
     effort = {work.key: effort_of(work, counted) for work in works.values()}
     whole, spent = sum(effort.values()), 0
     tell(Event("trainings", 0, len(works), 0.0))
     while running:
-        done = runner.next()
+        ended = runner.next()
         running -= 1
-        work = works[done.key]
-        if done.error is not None:
-            failed += 1
-            failures[done.key] = done.error
-            write_json(_failure_file(work), {"label": work.label, "error": done.error, "trace": done.trace})
-        else:
-            finished += 1
-            _failure_file(work).unlink(missing_ok=True)
-        if done.trained:  # children need its weights, not its scores
-            for child in children.get(done.key, ()):
-                if child.key not in failures:
-                    runner.submit(child)
-                    running += 1
-        else:
-            _block(done.key, children, failures, f"{work.label} failed")
-        spent += effort[done.key]
+        following: list[Work] = []
+        for done in ended:
+            work = works[done.key]
+            if done.error is not None:
+                failed += 1
+                failures[done.key] = done.error
+                write_json(_failure_file(work), {"label": work.label, "error": done.error, "trace": done.trace})
+            else:
+                finished += 1
+                _failure_file(work).unlink(missing_ok=True)
+            if done.trained:  # children need its weights, not its scores
+                following += [child for child in children.get(done.key, ()) if child.key not in failures]
+            else:
+                _block(done.key, children, failures, f"{work.label} failed")
+            spent += effort[done.key]
+        running += submit(following)
         tell(Event("trainings", finished + failed, len(works), spent / whole))
     return Summary(finished + failed, finished, failed, 0, 0.0)
 

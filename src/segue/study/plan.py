@@ -16,7 +16,7 @@ from segue.study.datasets import Member
 from segue.study.store import Store, digest_of, read_json
 from segue.training.stage import VERSION, DataSpec, StageSpec
 
-EVALUATION_VERSION = 1  # of what an evaluation measures; bump it by hand when that changes
+EVALUATION_VERSION = 2  # of what an evaluation measures; bump it by hand when that changes
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def _prepare(configuration: Configuration, study: Study, keys: Mapping[str, str]
     spec = configuration.spec
     if study.spec.evaluate.every_epoch:
         spec = spec.model_copy(update={"keep_epochs": True})
-    settings = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"parent", "init", "draw"})
+    settings = spec.keyed({"parent", "init", "draw"})
     inputs = tuple(keys[item.dataset] for item in spec.data)
     for item, key in zip(settings["data"], inputs, strict=True):
         item["dataset"] = key

@@ -65,8 +65,9 @@ def score_run(
 
     result: dict[str, Any] = {"part": part, "samples": len(indices), "groups": len(groups), "scores": scored()}
     if every_epoch:
+        trained = json.loads((model.folder / "metrics.json").read_text(encoding="utf-8"))
         result["epochs"] = []
-        for epoch in range(1, spec.epochs + 1):
+        for epoch in range(1, trained["epochs"] + 1):
             weights = checkpoint.load_weights(model.folder / "epochs" / f"{epoch}.safetensors")
             load_parts(network, weights, None, where=str(model.folder))
             result["epochs"].append(scored())

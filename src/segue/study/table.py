@@ -84,7 +84,7 @@ def _identity(plan: Plan, configuration: Configuration, train: Train, metrics: M
         "labels": labels["train"] + labels["validation"],
         "label_unit": labels["unit"],
         "selected_epoch": metrics["selected_epoch"],
-        "epochs": train.template.epochs,
+        "epochs": metrics.get("epochs", train.template.epochs),
         "ancestry": metrics.get("ancestry", "unknown"),
         "precision": metrics["precision"],
         "threads": metrics["threads"],
@@ -169,15 +169,14 @@ def _counts(plan: Plan, failed: int, evaluations: int) -> dict[str, int]:
     }
 
 
+SCORES = ("iou_", "dice_", "f1_", "precision_", "recall_", "accuracy_", "auprc_", "auroc_")
+
+
 def _ordered(table: pd.DataFrame) -> pd.DataFrame:
     """Puts the columns that say what a row is before its scores."""
     if table.empty:
         return pd.DataFrame(columns=["study", "stage", "run", "domain", "evaluated_domain", "split", "loss"])
     late = ("evaluated_domain", "split", "samples", "loss", "loss_floor", "loss_adjusted", "accuracy")
-    first = [
-        name
-        for name in table.columns
-        if name not in late and not name.startswith(("iou_", "dice_", "precision_", "recall_"))
-    ]
+    first = [name for name in table.columns if name not in late and not name.startswith(SCORES)]
     rest = [name for name in table.columns if name not in first]
     return table.reindex(columns=first + rest)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,17 +43,58 @@ class Done:
     trace: str | None = None
 
 
-def perform(work: Work) -> Done:
-    """Trains and scores one stage in this process; never raises, so that a failure stays one stage's own."""
-    from segue.study.scoring import score_missing
-    from segue.training.loading import Inputs
-    from segue.training.run import is_finished, train_stage
+def perform(works: Sequence[Work]) -> list[Done]:
+    """Trains and scores stages in this process, several side by side; never raises, so that a failure stays its own."""
+    from segue.training.run import is_finished
 
     began = time.monotonic()
+    failed: dict[str, Done] = {}
+    there = {work.key for work in works if is_finished(work.folder)}
+    if len(works) - len(there) > 1:
+        try:
+            failed = _train_together([work for work in works if work.key not in there])
+        except Exception as error:  # as below
+            told = f"{type(error).__name__}: {one_line(error)}"
+            trace = traceback.format_exc()
+            failed = {work.key: Done(work.key, 0.0, False, told, trace) for work in works if work.key not in there}
+    spent = (time.monotonic() - began) / len(works)
+    return [
+        failed[work.key] if work.key in failed else _perform_one(work, spent, new=work.key not in there)
+        for work in works
+    ]
+
+
+def _train_together(works: Sequence[Work]) -> dict[str, Done]:
+    """Trains stages side by side; returns how the ones that failed ended, by key."""
+    from segue.training.fleet import Stage, train_fleet
+    from segue.training.loading import Inputs
+
+    began = time.monotonic()
+    stages = [Stage(w.spec, w.folder, w.key, Inputs(w.datasets, w.parent)) for w in works]
+    errors = train_fleet(stages, checkpoint_s=works[0].checkpoint_s)
+    seconds = (time.monotonic() - began) / len(works)
+    return {
+        work.key: Done(work.key, seconds, False, one_line(error))
+        for work, error in zip(works, errors, strict=True)
+        if error is not None
+    }
+
+
+def _perform_one(work: Work, spent: float, *, new: bool) -> Done:
+    """Trains the stage if that is still to be done, and scores it.
+
+    `spent` seconds went before; `new` says that its run was not there when this process began with it.
+    """
+    from segue.study.scoring import score_missing
+    from segue.training.fleet import train_stage
+    from segue.training.loading import Inputs
+    from segue.training.run import is_finished
+
+    began = time.monotonic() - spent
     trained = False
     try:
-        found, regained = is_finished(work.folder), False
-        if not found:
+        regained = False
+        if not is_finished(work.folder):
             inputs = Inputs(work.datasets, work.parent)
             train_stage(work.spec, work.folder, key=work.key, inputs=inputs, checkpoint_s=work.checkpoint_s)
         elif not has_weights(work):
@@ -65,7 +107,7 @@ def perform(work: Work) -> Done:
             (domain, why), more = next(iter(failed.items())), len(failed) - 1
             and_more = f" (and {more} more domains)" if more else ""
             return Done(work.key, time.monotonic() - began, trained, f"evaluation on {domain}{and_more}: {why}")
-        mine = regained or not found  # what another study left there is not this one's to remove
+        mine = regained or new  # what another study left there is not this one's to remove
         if mine and not work.keep_weights:
             for name in ("weights.safetensors", "last.safetensors"):
                 (work.folder / name).unlink(missing_ok=True)
@@ -78,18 +120,23 @@ def perform(work: Work) -> Done:
         return Done(work.key, time.monotonic() - began, trained, told, traceback.format_exc())
 
 
+def epochs_of(run: Path) -> int:
+    """Returns how many epochs a finished run trained: fewer than asked for where it stopped early."""
+    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))["epochs"]
+
+
 def has_weights(work: Work) -> bool:
     """Returns whether the weights that a finished run still has to give are there."""
     wanted = [work.folder / "weights.safetensors"]
     if work.every_epoch:
-        wanted += [work.folder / "epochs" / f"{epoch}.safetensors" for epoch in range(1, work.spec.epochs + 1)]
+        wanted += [work.folder / "epochs" / f"{epoch}.safetensors" for epoch in range(1, epochs_of(work.folder) + 1)]
     return all(file.exists() for file in wanted)
 
 
 def _regain_weights(work: Work) -> None:
     """Trains a finished run once more beside itself and takes the weights that were not kept: they are the same."""
+    from segue.training.fleet import train_stage
     from segue.training.loading import Inputs
-    from segue.training.run import train_stage
 
     again = work.folder.with_name(work.folder.name + ".again")
     inputs = Inputs(work.datasets, work.parent)
@@ -113,11 +160,32 @@ def effort_of(work: Work, counted: dict[str, tuple[int, int]]) -> int:
     visited = 0
     for item in work.spec.data:
         samples, groups = _counted(work, item, counted)
-        if item.groups is not None:
-            visited += samples if item.groups == "all" else item.groups * samples // max(groups, 1)
-        else:
-            visited += item.images if isinstance(item.images, int) else samples
+        visited += _taken(item, samples, groups)
     return max(visited, 1) * work.spec.epochs * (8 if work.spec.augment == "dihedral-all" else 1)
+
+
+def _taken(item: DataSpec, samples: int, groups: int) -> int:
+    """Returns about how many of an item's samples, which are in so many groups, a training takes."""
+    if item.groups is not None:
+        return samples if item.groups == "all" else item.groups * samples // max(groups, 1)
+    return item.images if isinstance(item.images, int) else samples
+
+
+def bytes_of(work: Work) -> int:
+    """Returns about how much memory the samples of a training take; 0 where its dataset cannot be read."""
+    from segue.data.dataset import Dataset
+    from segue.data.source import bytes_needed
+
+    counted: dict[str, tuple[int, int]] = {}
+    needed = 0
+    for item in work.spec.data:
+        samples, groups = _counted(work, item, counted)
+        try:
+            with Dataset(work.datasets[item.dataset][0]) as dataset:
+                needed += bytes_needed(dataset, _taken(item, samples, groups))
+        except SegueError:
+            return 0
+    return needed
 
 
 def _counted(work: Work, item: DataSpec, counted: dict[str, tuple[int, int]]) -> tuple[int, int]:

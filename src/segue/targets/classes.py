@@ -1,43 +1,17 @@
-"""One of K classes per pixel, trained by cross entropy."""
+"""One of K classes per pixel."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from segue.errors import SegueError
-from segue.targets import TargetSpec
-
-IGNORED = -1
-
-
-def cross_entropy(scores: Tensor, classes: Tensor, weights: Tensor | None) -> Tensor:
-    """Returns the summed cross entropy of softmax(scores); scores (N, K, H, W), classes (N, H, W), −1 ignored."""
-    return F.cross_entropy(scores, classes, weights, ignore_index=IGNORED, reduction="sum")
-
-
-def cross_entropy_of_probabilities(scores: Tensor, classes: Tensor, weights: Tensor | None) -> Tensor:
-    """Returns the summed cross entropy with the softmax *probabilities* taken for scores, as in the published tables.
-
-    Its least value per pixel is not 0 but `floor`, since probabilities lie in [0, 1].
-    """
-    return F.cross_entropy(scores.softmax(1), classes, weights, ignore_index=IGNORED, reduction="sum")
-
-
-LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
-    "cross_entropy": cross_entropy,
-    "cross_entropy_of_probabilities": cross_entropy_of_probabilities,
-}
-
-
-def floor(loss: str, classes: int) -> float:
-    """Returns the least value a loss can take with K classes: ln(1 + (K−1)/e) for probabilities, 0 for scores."""
-    return math.log1p((classes - 1) * math.exp(-1)) if loss == "cross_entropy_of_probabilities" else 0.0
+from segue.targets import LossSpec, TargetSpec, losses
+from segue.targets.weights import weights_from_counts
 
 
 @dataclass(frozen=True)
@@ -46,8 +20,9 @@ class Classes:
 
     names: tuple[str, ...]
     instances: bool
-    loss_name: str
+    loss_spec: LossSpec
     weights: tuple[float, ...] | None = None
+    label_smoothing: float = 0.0
 
     @property
     def channels(self) -> int:
@@ -55,23 +30,30 @@ class Classes:
 
     @property
     def floor(self) -> float:
-        return floor(self.loss_name, self.channels)
+        """The least value the loss can take."""
+        return losses.floor(self._settings, self.channels)
+
+    @property
+    def _settings(self) -> losses.Settings:
+        return losses.Settings(self.loss_spec, self.weights, self.label_smoothing)
 
     def encode(self, labels: Tensor) -> Tensor:
         """Returns class indices (N, H, W) int64 of labels (N, H, W); objects become class 1, −1 stays ignored."""
         return labels.clamp(max=1).long() if self.instances else labels.long()
 
-    def loss_sum(self, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the loss summed over the labelled pixels and the sum of their weights, both scalars."""
-        weights = None if self.weights is None else torch.tensor(self.weights, device=scores.device)
-        labelled = classes >= 0
-        mass = labelled.sum() if weights is None else (weights[classes.clamp(min=0)] * labelled).sum()
-        return LOSSES[self.loss_name](scores.float(), classes, weights), mass
+    def totals(self, scores: Tensor, classes: Tensor) -> Tensor:
+        """Returns the sum over samples of each of the loss's T terms, (T,) float32, differentiable."""
+        terms = losses.LOSSES[self.loss_spec.name]
+        return torch.stack([term.total(scores.float(), classes, self._settings) for term in terms])
+
+    def masses(self, classes: Tensor) -> Tensor:
+        """Returns what each term's total is divided by, (T,) float32: a sum over samples, as the total is."""
+        terms = losses.LOSSES[self.loss_spec.name]
+        return torch.stack([term.mass(classes, self._settings) for term in terms])
 
     def loss(self, scores: Tensor, classes: Tensor) -> Tensor:
-        """Returns the mean loss per labelled pixel; 0 where a batch has none."""
-        total, mass = self.loss_sum(scores, classes)
-        return total / mass.clamp(min=1e-12)
+        """Returns the loss of a batch, per labelled pixel or image; 0 where a batch has no labels."""
+        return (self.totals(scores, classes) / self.masses(classes).clamp(min=1e-12)).sum()
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """Returns softmax probabilities (N, K, H, W), float32, of scores (N, K, H, W)."""
@@ -82,11 +64,43 @@ class Classes:
         return scores.argmax(1)
 
 
-def build(spec: TargetSpec, *, names: Sequence[str], instances: bool, where: str) -> Classes:
-    """Returns the target for a layer with these class names; raises SegueError when the weights do not fit them."""
-    if spec.class_weights is not None and len(spec.class_weights) != len(names):
+def build(
+    spec: TargetSpec,
+    *,
+    names: Sequence[str],
+    instances: bool,
+    where: str,
+    counts: np.ndarray | Sequence[int] | None = None,
+) -> Classes:
+    """Returns the target for a layer with these class names; raises SegueError when the settings do not fit them.
+
+    counts: the pixels of each class per training sample (n, K), or their totals (K,), needed where
+    `spec.needs_counts`; see `weights.weights_from_counts`.
+    """
+    if spec.loss_name in ("dice", "tversky", "dice_cross_entropy") and len(names) < 2:
         raise SegueError(
-            f"{where}: target.class_weights has {len(spec.class_weights)} values, but the layer has {len(names)} "
-            f"classes ({', '.join(names)}); give one weight for each."
+            f"{where}: target.loss '{spec.loss_name}' is of foreground classes, but the layer has only "
+            f"{', '.join(names) or 'none'}; use cross_entropy or another layer."
         )
-    return Classes(tuple(names), instances, spec.loss, spec.class_weights)
+    return Classes(tuple(names), instances, spec.loss_spec, _weights(spec, names, where, counts), spec.label_smoothing)
+
+
+def _weights(
+    spec: TargetSpec, names: Sequence[str], where: str, counts: np.ndarray | Sequence[int] | None
+) -> tuple[float, ...] | None:
+    given = spec.class_weights
+    if given is None:
+        return None
+    if isinstance(given, tuple):
+        if len(given) != len(names):
+            raise SegueError(
+                f"{where}: target.class_weights has {len(given)} values, but the layer has {len(names)} "
+                f"classes ({', '.join(names)}); give one weight for each."
+            )
+        return given
+    if counts is None:
+        raise SegueError(
+            f"{where}: target.class_weights follow from the pixels of each class in the training samples, which are "
+            "not known here; give one weight for each class."
+        )
+    return weights_from_counts(given, counts, names=names, where=where)

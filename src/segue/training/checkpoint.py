@@ -25,17 +25,29 @@ KEPT = 2
 class Progress:
     """All that resuming needs beside tensors. Random streams are derived from indices and need no state.
 
-    `epoch` (from 0) and `step` are the next to be taken; `losses` those of the steps already taken in the epoch;
-    `history` a row per finished epoch; `best_epoch` counts from 1, 0 where none was selected yet.
+    `epoch` (from 0) and `step` are the next to be taken; `losses` those of the steps already taken in the epoch, and
+    `counts` their confusion matrix; `updates` the steps taken in all; `rate` the last and `highest_rate` the highest
+    rate of the epoch; `history` a row per finished epoch; `best_epoch` counts from 1, 0 where none was selected yet,
+    and `best_loss` is its monitored value, to be made small. `schedule`, `stopping` and `scaler` are the memories of
+    the schedule, of early stopping and of the scaling of losses.
     """
 
     epoch: int = 0
     step: int = 0
+    updates: int = 0
     losses: list[float] = field(default_factory=list)
+    counts: list[list[int]] = field(default_factory=list)
+    rate: float = 0.0
+    highest_rate: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best_loss: float = float("inf")
+    schedule: dict[str, float] = field(default_factory=dict)
+    stopping: dict[str, float] = field(default_factory=dict)
+    stopped: bool = False
+    scaler: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    energy_J: float | None = None
     interruptions: int = 0
 
 
@@ -55,14 +67,23 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def save(
-    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, best: Mapping[str, Tensor], progress: Progress
+    folder: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    kept: Mapping[str, Mapping[str, Tensor]],
+    progress: Progress,
 ) -> None:
-    """Writes the state as `folder/<count>`, renamed when whole; the last two are kept."""
+    """Writes the state as `folder/<count>`, renamed when whole; the last two are kept.
+
+    kept: further state dicts by name (the best weights, the moving average).
+    """
     names: dict[Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
     tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
-    tensors |= {f"best.{name}": value for name, value in best.items()}
+    for kind, weights in kept.items():
+        tensors |= {f"kept.{kind}.{name}": value for name, value in weights.items()}
     for parameter, values in optimizer.state.items():
-        tensors |= {f"optimizer.{names[parameter]}/{kind}": value for kind, value in values.items()}
+        held = {kind: value for kind, value in values.items() if isinstance(value, Tensor)}
+        tensors |= {f"optimizer.{names[parameter]}/{kind}": value for kind, value in held.items()}
     existing = _numbers(folder)
     number = existing[-1] + 1 if existing else 1
     partial = folder / f"partial-{number}"
@@ -87,8 +108,8 @@ def save(
 
 def restore(
     folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[Progress, dict[str, Tensor]] | None:
-    """Fills network and optimiser from the newest whole state and returns its progress and best weights.
+) -> tuple[Progress, dict[str, dict[str, Tensor]]] | None:
+    """Fills network and optimiser from the newest whole state and returns its progress and what else was kept.
 
     A state whose bytes do not have the digest recorded is passed over for the one before. None without any.
     """
@@ -97,8 +118,14 @@ def restore(
         if found is not None:
             progress, tensors = found
             _fill(network, optimizer, tensors)
-            return progress, {name[5:]: value for name, value in tensors.items() if name.startswith("best.")}
+            return progress, _kept(network, tensors)
     return None
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    """Returns the history of the newest whole state; [] without any."""
+    found = (_read(folder / str(number)) for number in reversed(_numbers(folder)))
+    return next((progress.history for progress, _ in filter(None, found)), [])
 
 
 def _read(state: Path) -> tuple[Progress, dict[str, Tensor]] | None:
@@ -109,6 +136,17 @@ def _read(state: Path) -> tuple[Progress, dict[str, Tensor]] | None:
         return Progress(**recorded), load_file(state / "tensors.safetensors")
     except (OSError, ValueError, TypeError, KeyError, SafetensorError):
         return None
+
+
+def _kept(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Returns the state dicts kept beside the network's own, on its device and in its order in memory."""
+    own = network.state_dict()
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("kept."):
+            kind, _, entry = name[5:].partition(".")
+            found.setdefault(kind, {})[entry] = torch.empty_like(own[entry]).copy_(value)
+    return found
 
 
 def _fill(network: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:

@@ -1,27 +1,30 @@
-"""Loads what a stage trains on: samples drawn by group, checked for leaks and memory, then held resident."""
+"""Loads what a stage trains on: samples drawn by group, checked for leaks, then held in memory or streamed."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
-import torch
+import numpy as np
 
 from segue import networks
+from segue.data import order
 from segue.data.dataset import Dataset
 from segue.data.layers import Layer
-from segue.data.source import ResidentSource, bytes_needed, concatenate
-from segue.device import free_memory
+from segue.data.source import Source, Taken, bytes_needed, object_counts
+from segue.data.stream import StreamedSource
 from segue.errors import SegueError
 from segue.training import drawing
 from segue.training.drawing import Drawn
+from segue.training.holding import hold
 from segue.training.stage import StageSpec
 
 Tell = Callable[[str], None]
-SHARE_OF_MEMORY = 0.8  # of what is free: activations and the optimiser need room beside the data
 
 
 @dataclass(frozen=True)
@@ -35,15 +38,39 @@ class Inputs:
 
 @dataclass(frozen=True)
 class StageData:
-    """labels: how many images or groups each part spends; groups: which were trained on and validated with."""
+    """labels: how many images or groups each part spends; groups: which were trained on and validated with.
 
-    training: ResidentSource
-    validation: ResidentSource | None
+    blocks (n,) and window say in what order an epoch may visit the training samples (`order.order`): they are the same
+    whether these are resident or streamed. Close it after use.
+    """
+
+    training: Source
+    validation: Source | None
     labels: Mapping[str, int]
     groups: Mapping[str, list[str]]
     layer: Layer
     channels: tuple[str, ...]
     ancestry: str  # "known", or "unknown" where a parent does not tell which groups it was trained on
+    blocks: np.ndarray
+    window: int | None
+    counting: Callable[[], np.ndarray]
+
+    def sample_counts(self) -> np.ndarray:
+        """Returns (n, K) int64: the pixels of each class in each training sample, ignored ones nowhere.
+
+        Of a layer of classes they are stored in the dataset; objects are counted, which reads the labels once.
+        """
+        return self.counting()
+
+    def class_counts(self) -> tuple[int, ...]:
+        """Returns the pixels of each class over all training samples."""
+        return tuple(self.counting().sum(0).tolist())
+
+    def close(self) -> None:
+        """Closes the files of streamed samples; resident ones stay."""
+        for source in (self.training, self.validation):
+            if isinstance(source, StreamedSource):
+                source.close()
 
 
 @dataclass(frozen=True)
@@ -53,14 +80,9 @@ class _Chosen:
     training: Drawn
     validation: Drawn | None
 
-    @property
-    def bytes(self) -> int:
-        count = len(self.training.indices) + (len(self.validation.indices) if self.validation else 0)
-        return bytes_needed(self.dataset, count)
-
 
 def load_data(spec: StageSpec, inputs: Inputs, *, where: str, device: str, tell: Tell | None) -> StageData:
-    """Returns the stage's samples in memory, on the device where they fit there.
+    """Returns the stage's samples, in memory or streamed, and the order in which they may be visited.
 
     What they will take is said through `tell` before any is read. Raises SegueError when tiles do not fit the network
     or one another, when too few labels are there, when groups leak, and when memory does not suffice.
@@ -71,21 +93,48 @@ def load_data(spec: StageSpec, inputs: Inputs, *, where: str, device: str, tell:
         _require_disjoint(chosen)
         labels = {"train": sum(c.training.labels for c in chosen)}
         labels["validation"] = sum(c.validation.labels for c in chosen if c.validation)
-        told = _told_groups(inputs.parent)
-        groups = _groups(chosen, told or {})
-        ancestry = "known" if told is not None else "unknown"
-        drawing.refuse_leaks({*groups["training"], *groups["ancestors"]}, groups["validation"], "validation", where)
-        needed = sum(c.bytes for c in chosen)
-        if tell is not None:
-            spent = f"{labels['train']} training and {labels['validation']} validation {spec.label_unit}"
-            tell(f"{spent}, held in memory: {needed / 1e6:.0f} MB")
-        _require_memory(needed, where)
-        training = concatenate([_resident(c, c.training, spec) for c in chosen])
-        held = [_resident(c, c.validation, spec) for c in chosen if c.validation]
-        validation = concatenate(held) if held else None
-    if device.startswith("cuda") and needed < SHARE_OF_MEMORY / 2 * torch.cuda.mem_get_info()[0]:
-        training, validation = training.to(device), None if validation is None else validation.to(device)
-    return StageData(training, validation, labels, groups, chosen[0].layer, chosen[0].dataset.channels, ancestry)
+        groups, ancestry = _with_ancestors(_groups(chosen), inputs.parent, where)
+        taken = [_taken(c, c.training) for c in chosen]
+        looked_at = [_taken(c, c.validation) for c in chosen if c.validation]
+        blocks = _blocks(taken)
+        window = order.resolve_window(spec.shuffle, len(blocks), bytes_needed(taken[0].dataset, 1))
+        spent = f"{labels['train']:,} training and {labels['validation']:,} validation {spec.label_unit}"
+        training, validation = hold(
+            taken, looked_at, spec=spec, window=window, spent=spent, where=where, device=device, tell=tell
+        )
+        counting = _counting(training, taken, tell)
+    first = chosen[0]
+    channels = first.dataset.channels
+    return StageData(
+        training, validation, labels, groups, first.layer, channels, ancestry, blocks, window, cache(counting)
+    )
+
+
+def _taken(chosen: _Chosen, drawn: Drawn) -> Taken:
+    return Taken(chosen.dataset, drawn.indices, chosen.layer)
+
+
+def _blocks(taken: list[Taken]) -> np.ndarray:
+    shapes = [(t.dataset.count, *t.dataset.tile_shape[1:]) for t in taken]
+    return order.places([(t.dataset.path, t.indices, shape) for t, shape in zip(taken, shapes, strict=True)])
+
+
+def _counting(training: Source, taken: list[Taken], tell: Tell | None) -> Callable[[], np.ndarray]:
+    """Returns what counts the pixels of each class in each sample when it is asked to."""
+    parts = [(t.dataset.path, t.indices, t.layer) for t in taken]
+
+    def count() -> np.ndarray:
+        if parts[0][2].kind == "instances":
+            if tell is not None and isinstance(training, StreamedSource):
+                tell(f"counting the pixels of objects in {len(training):,} samples")
+            return object_counts(training)
+        found = []
+        for path, indices, layer in parts:
+            with Dataset(path) as dataset:
+                found.append(dataset.class_counts(layer.name)[indices])
+        return np.concatenate(found)
+
+    return count
 
 
 def _choose(opened: ExitStack, index: int, spec: StageSpec, inputs: Inputs) -> _Chosen:
@@ -97,10 +146,6 @@ def _choose(opened: ExitStack, index: int, spec: StageSpec, inputs: Inputs) -> _
     training = drawing.draw_training(dataset, item, spec, identity)
     validation = drawing.draw_validation(dataset, item, spec, identity) if spec.validation != 0 else None
     return _Chosen(dataset, layer, training, validation)
-
-
-def _resident(chosen: _Chosen, drawn: Drawn, spec: StageSpec) -> ResidentSource:
-    return ResidentSource.from_dataset(chosen.dataset, drawn.indices, layer=chosen.layer.name, normalise=spec.normalise)
 
 
 def choose_layer(dataset: Dataset, wanted: str | None) -> Layer:
@@ -153,21 +198,33 @@ def _told_groups(parent: Path | None) -> dict[str, list[str]] | None:
         return None
 
 
-def _groups(chosen: list[_Chosen], told: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    """Returns the groups this stage trains on and validates with, and those that its ancestors did."""
-    known = {name: told.get(name, []) for name in ("training", "ancestors", "validation", "ancestors_validation")}
+def with_parent(data: StageData, parent: Path | None, *, where: str) -> StageData:
+    """Returns the same data as a stage sees them that descends from `parent`; raises SegueError where groups leak."""
+    groups, ancestry = _with_ancestors(data.groups, parent, where)
+    return replace(data, groups=groups, ancestry=ancestry)
+
+
+def _groups(chosen: list[_Chosen]) -> dict[str, list[str]]:
+    """Returns the groups this stage trains on and validates with."""
     return {
         "training": sorted({group for c in chosen for group in c.training.groups}),
         "validation": sorted({group for c in chosen if c.validation for group in c.validation.groups}),
-        "ancestors": sorted({*known["training"], *known["ancestors"]}),
-        "ancestors_validation": sorted({*known["validation"], *known["ancestors_validation"]}),
     }
 
 
-def _require_memory(needed: int, where: str) -> None:
-    free = free_memory()
-    if free is not None and needed > SHARE_OF_MEMORY * free:
-        raise SegueError(
-            f"{where}: its samples need {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free; train on fewer "
-            "images, run fewer workers, or use a machine with more memory."
-        )
+def _with_ancestors(
+    own: Mapping[str, list[str]], parent: Path | None, where: str
+) -> tuple[dict[str, list[str]], Literal["known", "unknown"]]:
+    """Adds the groups that a parent and its ancestors used, and whether it tells; raises SegueError where they leak."""
+    told = _told_groups(parent)
+    known = {
+        name: (told or {}).get(name, []) for name in ("training", "ancestors", "validation", "ancestors_validation")
+    }
+    groups = {
+        "training": own["training"],
+        "validation": own["validation"],
+        "ancestors": sorted({*known["training"], *known["ancestors"]}),
+        "ancestors_validation": sorted({*known["validation"], *known["ancestors_validation"]}),
+    }
+    drawing.refuse_leaks({*groups["training"], *groups["ancestors"]}, groups["validation"], "validation", where)
+    return groups, "known" if told is not None else "unknown"

@@ -1,42 +1,42 @@
 """The one training loop, read from top to bottom.
 
-Views of the training images in a fixed random order, a batch at a time: read, turn, forward, loss, backward, step.
-After each epoch the validation images are scored, the best weights so far are kept and the state is saved.
-Everything random is derived from (seed, purpose, epoch, step), so a training that is interrupted and
-resumed goes on to the very weights it would have had.
+Views of the training images, a batch at a time: read, turn, forward, loss, backward, step. After each epoch the
+validation images are scored, the best weights so far are kept and the state is saved. Several models can share the
+pass over the data: they step one after another on each batch, and each becomes what it would have become alone.
+Everything random is derived from (seed, purpose, epoch, step), so a training that is interrupted and resumed goes on to
+the very weights it would have had.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from segue import rng
-from segue.data.augment import dihedral
-from segue.data.files import make_folder
+from segue.data.augment import augment
 from segue.data.source import Source
-from segue.device import Precision
 from segue.errors import SegueError
-from segue.inference.forward import autocast, score
-from segue.targets.classes import Classes
-from segue.training import checkpoint, freezing, optimizers, schedules
+from segue.training import averaging, features, freezing, watching
+from segue.training import member as steps_of
+from segue.training.distributed import ALONE, Group
+from segue.training.member import Member, Training
 from segue.training.stage import StageSpec
+from segue.training.views import Views, are_fixed, augment_spec, copies, views
 
 LOOK_EVERY = 50  # steps between looks at the losses: each look waits for the device
+TELL_S = 15.0  # seconds between lines within an epoch
 CHECKPOINT_SHARE = 0.02  # a checkpoint at the end of an epoch may cost this share of the time since the last
-DIHEDRAL = 8  # the symmetries of a square
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`selected` and `last` are state dicts; `history` has a row per epoch; seconds are of training alone."""
+    """`selected` and `last` are state dicts; `history` has a row per epoch; seconds are of training alone, and, as the
+    energy, this member's even share where several are trained side by side."""
 
     selected: Mapping[str, Tensor]
     last: Mapping[str, Tensor]
@@ -44,154 +44,205 @@ class Outcome:
     history: list[dict[str, float]]
     seconds: float
     interruptions: int
+    energy_J: float | None
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What does not change a result: where the state is kept, how often, and who is told (epoch, epochs, rate)."""
+    """How a pass is run. The order is part of the result, the rest is not.
 
-    state: Path
+    blocks (n,) and window say in what order samples may be visited (`data.order`), all at once without them;
+    sample_counts gives the pixels of each class in each training sample (n, K); energy_J reads the meter.
+    """
+
     device: str
-    precision: Precision
     checkpoint_s: float = 60.0
-    report: Callable[[str], None] | None = None
+    blocks: np.ndarray | None = None
+    window: int | None = None
+    sample_counts: Callable[[], np.ndarray] | None = None
+    group: Group = ALONE
+    energy_J: Callable[[], float | None] = lambda: None
 
 
 def train(
-    network: nn.Module,
-    target: Classes,
-    *,
-    training: Source,
-    validation: Source | None,
-    spec: StageSpec,
-    settings: Settings,
-) -> Outcome:
-    """Returns the weights of the selected epoch and of the last, after `spec.epochs` passes over the views.
+    members: Sequence[Member], *, training: Source, validation: Source | None, settings: Settings
+) -> list[Outcome | SegueError]:
+    """Trains the members side by side; returns of each its outcome, or why it stopped without one.
 
-    The network's present weights are the start. Where `settings.state` holds a state, training goes on from it.
-    A loss that is not finite raises SegueError naming the samples of the first such step.
+    Members must agree in all that decides which views are seen when (`stage.shared_pass`). Where their `state` holds a
+    state, training goes on from it. A loss that is not finite ends its member, naming the samples of the first such
+    step, and the others go on.
     """
     device = torch.device(settings.device)
-    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    freezing.freeze(network, spec.freeze)
-    optimizer = optimizers.build(spec.optimizer, [p for p in network.parameters() if p.requires_grad])
-    resumed = checkpoint.restore(settings.state, network, optimizer)
-    progress, best = resumed if resumed else (checkpoint.Progress(), {})
-    progress.interruptions += bool(resumed)
-    began = saved = time.monotonic()
-    before = progress.seconds
-    cost = 0.0
+    group = settings.group
+    trainings = [steps_of.begin(member, device) for member in members]
+    blocks = np.zeros(len(training), dtype=np.int64) if settings.blocks is None else settings.blocks
+    clock = _Clock(settings.checkpoint_s, settings.energy_J)
 
-    while progress.epoch < spec.epochs:
-        samples, codes = views(spec, len(training), progress.epoch)
-        steps = math.ceil(len(samples) / spec.batch)
-        rate = spec.optimizer.lr * schedules.factor(spec.schedule, progress.epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        losses = torch.zeros(steps, device=device)
-        losses[: progress.step] = torch.tensor(progress.losses, device=device)
-        looked = progress.step
-        freezing.set_training(network, spec.freeze)
-        for step in range(progress.step, steps):
-            batch = slice(step * spec.batch, (step + 1) * spec.batch)
-            images, labels = training.read(torch.from_numpy(samples[batch]), device)
-            images, labels = dihedral(images, labels, torch.from_numpy(codes[batch]))
-            with rng.scope(spec.seed, "dropout", spec.init, progress.epoch, step):
-                scores = _forward(network, images, spec, settings.precision)
-                loss = target.loss(scores, target.encode(labels))
-                loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            losses[step] = loss.detach()
-            last = step == steps - 1
-            due = time.monotonic() - saved > settings.checkpoint_s
-            if due or last or (step + 1) % LOOK_EVERY == 0:
-                _require_finite(losses[looked : step + 1], looked, training, samples, spec)
-                looked = step + 1
-            if due and not last:
-                progress.step, progress.losses = step + 1, losses[: step + 1].tolist()
-                progress.seconds = before + time.monotonic() - began
-                checkpoint.save(settings.state, network, optimizer, best, progress)
-                saved = time.monotonic()
+    while active := [t for t in trainings if not t.finished]:
+        epoch = min(t.progress.epoch for t in active)
+        now = [t for t in active if t.progress.epoch == epoch]  # after an interruption some may be ahead
+        spec = now[0].spec
+        seen = views(spec, blocks, epoch, window=settings.window, counts=settings.sample_counts)
+        bounds = [(start, min(start + spec.batch, len(seen))) for start in range(0, len(seen), spec.batch)]
+        for t in now:
+            steps_of.begin_epoch(t, len(bounds), device)
+            _cache_features(t, training, settings)
+        first = min(t.progress.step for t in now)
 
-        row = {"epoch": progress.epoch + 1, "lr": rate, "train_loss": _mean(losses, len(samples), spec.batch)}
-        row["train_loss_adjusted"] = row["train_loss"] - target.floor
-        if validation is not None:
-            found = score(network, target, validation, batch=spec.batch, device=device, precision=settings.precision)
-            row |= {f"validation_{name}": value for name, value in found.items()}
-        progress.history.append(row)
-        progress.epoch, progress.step, progress.losses = progress.epoch + 1, 0, []
-        if spec.selects_best and row["validation_loss"] < progress.best_loss:
-            progress.best_loss, progress.best_epoch = row["validation_loss"], progress.epoch
-            best = {name: value.detach().clone() for name, value in network.state_dict().items()}
-        if spec.keep_epochs:
-            kept = make_folder(settings.state.with_name("epochs")) / f"{progress.epoch}.safetensors"
-            checkpoint.save_weights(network.state_dict(), kept)
-        now = time.monotonic()
-        progress.seconds = before + now - began
-        if progress.epoch < spec.epochs and now - saved > cost / CHECKPOINT_SHARE:
-            checkpoint.save(settings.state, network, optimizer, best, progress)
-            saved = time.monotonic()
-            cost = saved - now
-        if settings.report is not None:
-            settings.report(_line(row, spec, len(samples) * progress.epoch / max(progress.seconds, 1e-9)))
+        clock.begin_epoch(first)
+        with closing(_batches(spec, training, seen, bounds[first:], settings)) as batches:
+            for step, (images, labels, ids) in enumerate(batches, start=first):
+                for t in now:
+                    if t.progress.step == step and t.error is None:
+                        shown = images if t.features is None else t.features.of(ids)
+                        _step(t, shown, labels, step, len(bounds), group)
+                last = step == len(bounds) - 1
+                due = clock.is_due() and not last
+                if (
+                    (due and group.world == 1) or last or (step + 1) % LOOK_EVERY == 0
+                ):  # processes look at the same step
+                    for t in now:
+                        _look(t, step + 1, training, seen, bounds, group)
+                    if due:
+                        clock.save([t for t in now if t.error is None], group)
+                    clock.tell(now, step + 1, bounds)
 
-    final = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    selected, epoch = (best, progress.best_epoch) if progress.best_epoch else (final, spec.epochs)
-    return Outcome(selected, final, epoch, progress.history, progress.seconds, progress.interruptions)
+        now = [t for t in now if t.error is None]
+        for t in now:
+            steps_of.end_epoch(t, [stop - start for start, stop in bounds], validation, device, group)
+        clock.share(now)
+        worth = clock.is_worth()
+        unfinished = any(not t.finished for t in trainings)
+        clock.save([t for t in now if unfinished and (worth or t.finished)], group)
+        for t in now:
+            if t.member.record is not None:
+                t.member.record(t.progress.history[-1])
+            if t.member.report is not None:
+                t.member.report(_line(t, len(seen)))
+
+    return [_outcome(t) if t.error is None else t.error for t in trainings]
 
 
-def _forward(network: nn.Module, images: Tensor, spec: StageSpec, precision: Precision) -> Tensor:
-    """Returns the scores; words what a network says of batches or tiles too small for it, or of memory too little."""
+def _batches(
+    spec: StageSpec, training: Source, seen: Views, bounds: Sequence[tuple[int, int]], settings: Settings
+) -> Generator[tuple[Tensor, Tensor, Tensor]]:
+    """Yields this process's share of each batch: images, labels, and the numbers of the views."""
+    shares = [settings.group.share(*bound) for bound in bounds]
+    changes = augment_spec(spec)
+    with closing(training.batches(seen.samples, shares, settings.device)) as read:
+        for (start, stop), (images, labels) in zip(shares, read, strict=True):
+            images, labels = augment(changes, images, labels, seen.drawn[start:stop])
+            yield images, labels, torch.from_numpy(seen.ids[start:stop])
+
+
+def _step(t: Training, images: Tensor | list[Tensor], labels: Tensor, step: int, steps: int, group: Group) -> None:
     try:
-        with autocast(images.device, precision):
-            return network(images)
-    except (ValueError, RuntimeError) as error:
-        count, _, height, width = images.shape
-        raise SegueError(
-            f"network '{spec.network.name}' cannot train on {count} tiles of {height}x{width} px at once "
-            f"({str(error).splitlines()[0]}); change batch or the number of images, take larger tiles, or another "
-            "network."
-        ) from error
+        steps_of.take_step(t, images, labels, step, steps, group)
+    except SegueError as error:
+        t.error = error
 
 
-def views(spec: StageSpec, count: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the sample index and the dihedral code (0…7, 0 leaves it as it is) of every view of an epoch, in order.
+def _look(
+    t: Training, upto: int, training: Source, seen: Views, bounds: Sequence[tuple[int, int]], group: Group
+) -> None:
+    """Ends the member at a loss that is not finite."""
 
-    `dihedral-all` visits all eight copies of every image, `dihedral` a random one of each, `none` the image itself.
-    """
-    purpose = (spec.init, spec.draw if spec.draws else -1, epoch)
-    if spec.augment == "dihedral-all":
-        samples, codes = np.divmod(np.arange(count * DIHEDRAL), DIHEDRAL)
-    elif spec.augment == "dihedral":
-        generator = rng.numpy_generator(spec.seed, "augment", *purpose)
-        samples, codes = np.arange(count), generator.integers(DIHEDRAL, size=count)
-    else:
-        samples, codes = np.arange(count), np.zeros(count, dtype=np.int64)
-    order = rng.numpy_generator(spec.seed, "order", *purpose).permutation(len(samples))
-    return samples[order], codes[order]
+    def names(step: int) -> Sequence[str]:
+        start, stop = bounds[step]
+        return training.names(seen.samples[start:stop].tolist())
 
-
-def _mean(losses: Tensor, views_count: int, batch: int) -> float:
-    """Returns the mean of the steps' losses, each weighted with the size of its batch."""
-    sizes = torch.full((len(losses),), float(batch), dtype=torch.float64)
-    sizes[-1] = views_count - batch * (len(losses) - 1)
-    return ((losses.cpu().double() * sizes).sum() / views_count).item()
+    try:
+        if t.error is None:
+            steps_of.require_finite(t, upto, names, group)
+    except SegueError as error:
+        t.error = error
 
 
-def _require_finite(losses: Tensor, first: int, training: Source, samples: np.ndarray, spec: StageSpec) -> None:
-    wrong = (~losses.isfinite()).nonzero()
-    if len(wrong):
-        step = first + int(wrong[0])
-        names = training.names(samples[step * spec.batch : (step + 1) * spec.batch].tolist())
-        raise SegueError(
-            f"step {step + 1} of the epoch: the loss is {losses[int(wrong[0])].item()} on the samples "
-            f"{', '.join(dict.fromkeys(names))}; lower optimizer.lr ({spec.optimizer.lr:g}) or look at these samples."
+def _cache_features(t: Training, training: Source, settings: Settings) -> None:
+    """Gives a member whose encoder is frozen its features of every view, where views stay the same over epochs."""
+    spec, left = t.spec, t.spec.epochs - t.progress.epoch
+    fixed = spec.cache_features and are_fixed(spec) and spec.compile == "none" and settings.group.world == 1
+    if not fixed or not freezing.is_fully_frozen(t.network, "encoder", t.frozen):
+        t.features = None
+    elif t.features is None and left >= features.LEAST_EPOCHS and not t.uncached:
+        t.features = features.compute(
+            t.network,
+            training,
+            copies=copies(spec),
+            batch=spec.batch,
+            device=torch.device(settings.device),
+            precision=t.member.precision,
         )
+        t.uncached = t.features is None
 
 
-def _line(row: Mapping[str, float], spec: StageSpec, rate: float) -> str:
-    told = f"epoch {row['epoch']:.0f}/{spec.epochs}  train loss {row['train_loss_adjusted']:.4f}"
-    if "validation_loss" in row:
-        told += f"  validation loss {row['validation_loss_adjusted']:.4f}  Dice {row['validation_dice_mean']:.3f}"
-    return f"{told}  {rate:.0f} images/s"
+def _outcome(t: Training) -> Outcome:
+    progress = t.progress
+    with averaging.applied(t.network, t.average):
+        final = averaging.begin(t.network)
+    chosen = t.spec.selects_best and progress.best_epoch
+    selected, epoch = (t.best, progress.best_epoch) if chosen else (final, progress.epoch)
+    return Outcome(
+        selected, final, epoch, progress.history, progress.seconds, progress.interruptions, progress.energy_J
+    )
+
+
+def _line(t: Training, count: int) -> str:
+    progress = t.progress
+    rate = count * progress.epoch / max(progress.seconds, 1e-9)
+    left = (t.spec.epochs - progress.epoch) * progress.seconds / max(progress.epoch, 1)
+    return watching.progress_line(progress.history[-1], t.spec.epochs, rate, left)
+
+
+class _Clock:
+    """When states were last saved, and to whom the time goes: members side by side share it evenly."""
+
+    def __init__(self, checkpoint_s: float, energy_J: Callable[[], float | None]) -> None:
+        self._checkpoint_s, self._meter, self._metered = checkpoint_s, energy_J, energy_J()
+        self._saved = self._shared = self._told = time.monotonic()
+        self._cost = 0.0
+        self._began, self._first = self._saved, 0
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self._saved > self._checkpoint_s
+
+    def is_worth(self) -> bool:
+        """Returns whether a checkpoint at the end of an epoch would cost little of the time since the last."""
+        return time.monotonic() - self._saved > self._cost / CHECKPOINT_SHARE
+
+    def share(self, trainings: Sequence[Training]) -> None:
+        """Adds the time since the last call to these."""
+        now = time.monotonic()
+        metered = self._meter()
+        for training in trainings:
+            progress = training.progress
+            progress.seconds += (now - self._shared) / len(trainings)
+            if metered is not None and self._metered is not None:
+                progress.energy_J = (progress.energy_J or 0.0) + (metered - self._metered) / len(trainings)
+        self._shared, self._metered = now, metered
+
+    def save(self, trainings: Sequence[Training], group: Group) -> None:
+        if not trainings:
+            return
+        self.share(trainings)
+        if group.leads:
+            self._cost = sum(steps_of.save(training) for training in trainings)
+        self._saved = time.monotonic()
+
+    def begin_epoch(self, step: int) -> None:
+        """Starts to count the steps of an epoch, from `step` on."""
+        self._began, self._first = time.monotonic(), step
+
+    def tell(self, trainings: Sequence[Training], step: int, bounds: Sequence[tuple[int, int]]) -> None:
+        """Says now and then how far a long epoch has come."""
+        now = time.monotonic()
+        if now - self._told < TELL_S or step >= len(bounds):
+            return
+        self._told = now
+        rate = (bounds[step - 1][1] - bounds[self._first][0]) / max(now - self._began, 1e-9)
+        left = (bounds[-1][1] - bounds[step - 1][1]) / rate
+        for t in trainings:
+            if t.member.report is not None and t.error is None:
+                place = f"epoch {t.progress.epoch + 1}/{t.spec.epochs}, step {step:,} of {len(bounds):,}"
+                t.member.report(f"{place}  {rate:.0f} images/s, {left:.0f} s left of this epoch")

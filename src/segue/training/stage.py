@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from segue.data.augmentation import AugmentSpec
+from segue.data.normalise import NormaliseSpec
 from segue.data.split import SplitSpec
 from segue.networks import NetworkSpec
 from segue.spec import SpecModel
 from segue.targets import TargetSpec
-from segue.training.optimizers import AdamSpec
-from segue.training.schedules import ConstantSpec, ScheduleSpec
+from segue.training import schedules
+from segue.training.averaging import AverageSpec
+from segue.training.freezing import Part, UnfreezeSpec
+from segue.training.optimizers import AdamSpec, OptimizerSpec
+from segue.training.sampling import SamplingSpec
+from segue.training.schedules import ConstantSpec, ScheduleSpec, WarmupSpec
+from segue.training.selection import EarlyStoppingSpec
 
-VERSION = 1  # of what a training produces from its specification; bump it by hand when that changes
+VERSION = 2  # of what a training produces from its specification; bump it by hand when that changes
+OUTSIDE_KEY = frozenset({"memory_gb", "power_w", "tensorboard", "cache_features"})  # change no result
 
-Part = Literal["encoder", "decoder", "head"]
 Count = Annotated[int, Field(gt=0)]
 Scalar = bool | int | float | str
 
@@ -69,12 +77,29 @@ class ParentSpec(SpecModel):
 class StageSpec(SpecModel):
     """One training.
 
-    validation: how many images (or groups, where `data` counts groups) of the validation part are looked at after
-    each epoch; "all", or 0 for none. select: which epoch's weights the run keeps; the best
-    on validation, where there is any, unless it says "last". weights: which of the parent's
-    weights are taken, those it kept ("best") or those of its last epoch. load: the parts taken from the parent,
-    all without it. precision "auto" is bf16 where the hardware multiplies it. threads is part of what bit-identity
-    depends on. keep_epochs keeps the weights of every epoch beside, to be scored later.
+    What is learnt from
+        data, split, normalise; sampling favours rare classes; augment changes what is seen; shuffle is the window, in
+        samples, within which the order is random ("auto": everything where it is not large). `order = "shared"` gives
+        all initialisations the same order and augmentation, so that seeds can share one pass over the data.
+    What is trained
+        network, target; `from` a parent, of which `weights` ("best" or "last") and `load` (parts, all without it) are
+        taken; freeze names parts that stay as they are, unfreeze when some of them are trained after all.
+    How
+        epochs; batch samples per step of the optimiser, computed in `accumulate` parts; optimizer (Adam where none is
+        named), schedule and warmup; clip_norm bounds the norm of the gradient; average keeps a moving average of the
+        weights, which is then what is validated and kept. restore_best goes back to the best weights before each drop
+        (or kick) of the rate.
+        precision "auto" is bf16 where the hardware multiplies it; tf32 lets CUDA round float32 products; compile is
+        torch.compile, "cuda-graphs" with its graphs. threads is part of what bit-identity depends on.
+    What is kept
+        validation: how many images (or groups, where `data` counts groups) of the validation part are looked at after
+        each epoch; "all", or 0 for none. select: which epoch's weights the run keeps, the best by `monitor` on
+        validation, where there is any, unless it says "last". early_stopping ends the training where nothing improves.
+        keep_epochs keeps the weights of every epoch, film the predictions of so many validation images.
+    What changes no result
+        memory_gb for the data, beyond which they are streamed; cache_features of a frozen encoder; power_w, a cap of
+        the GPU's power; tensorboard.
+
     seed belongs to a study, init and draw to one repetition of it.
     """
 
@@ -86,17 +111,35 @@ class StageSpec(SpecModel):
     weights: Literal["best", "last"] = "best"
     load: tuple[Part, ...] | None = None
     freeze: tuple[Part, ...] = ()
-    normalise: Literal["image", "none"] = "image"
+    unfreeze: tuple[UnfreezeSpec, ...] = ()
+    normalise: NormaliseSpec = "image"
+    sampling: SamplingSpec | None = None
+    shuffle: Count | Literal["auto", "all"] = "auto"
+    order: Literal["own", "shared"] = "own"
     epochs: Count = 10
     batch: Count = 16
-    augment: Literal["none", "dihedral", "dihedral-all"] = "none"
-    optimizer: AdamSpec = AdamSpec()
+    accumulate: Count = 1
+    augment: Literal["none", "dihedral", "dihedral-all"] | AugmentSpec = "none"
+    optimizer: OptimizerSpec = AdamSpec()
     schedule: ScheduleSpec = ConstantSpec(name="constant")
+    warmup: WarmupSpec | None = None
+    clip_norm: Annotated[float | None, Field(gt=0)] = None
+    average: AverageSpec | None = None
     validation: Annotated[int, Field(ge=0)] | Literal["all"] = "all"
     select: Literal["best", "last"] | None = None
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    monitor: str = "validation_loss"
+    restore_best: bool = False
+    early_stopping: EarlyStoppingSpec | None = None
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    tf32: bool = False
+    compile: Literal["none", "default", "cuda-graphs"] = "none"
     threads: Count = 1
     keep_epochs: bool = False
+    film: Annotated[int, Field(ge=0)] = 0
+    memory_gb: Annotated[float | None, Field(gt=0)] = None
+    cache_features: bool = True
+    power_w: Annotated[float | None, Field(gt=0)] = None
+    tensorboard: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
     init: Annotated[int, Field(ge=0)] = 0
     draw: Annotated[int, Field(ge=0)] = 0
@@ -108,19 +151,71 @@ class StageSpec(SpecModel):
             return ()
         return (value,) if isinstance(value, str) else value
 
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _adam_unless_named(cls, value: Any) -> Any:
+        return {"name": AdamSpec().name, **value} if isinstance(value, dict) else value
+
     @model_validator(mode="after")
     def _consistent(self) -> StageSpec:
-        if self.validation == 0 and self.select == "best":
+        if self.validation == 0 and self.select == "best" and self.monitor.startswith("validation_"):
             raise ValueError('select = "best" needs validation images; use select = "last" or validation = "all"')
-        if set(self.freeze) == {"encoder", "decoder", "head"}:
+        if set(self.freeze) >= {"encoder", "decoder", "head"} and not self.unfreeze:
             raise ValueError("freeze names every part, so nothing is left to train; leave one out")
+        if self.unfreeze and not self.freeze:
+            raise ValueError("unfreeze names epochs at which parts are trained, but freeze names no part; add it")
         if self.load is not None and not self.load:
             raise ValueError("load names no part; remove it to load all of them")
+        if self.accumulate > self.batch:
+            raise ValueError(
+                f"accumulate = {self.accumulate} parts of a batch of {self.batch}; `batch` is the whole batch of a "
+                "step, so accumulate is at most that"
+            )
+        if self.film and self.validation == 0:
+            raise ValueError("film keeps predictions of validation images; use film = 0 or validation images")
+        schedules.require_fit(self.warmup, self.epochs)
+        if self.restore_best and schedules.monitored(self.schedule) is None:
+            raise ValueError(
+                "restore_best goes back to the best weights before a drop of the rate, but the schedule "
+                f"'{self.schedule.name}' has none; use plateau or kicks"
+            )
+        if any(step.epoch > self.epochs for step in self.unfreeze):
+            raise ValueError(f"unfreeze names an epoch after the last ({self.epochs})")
+        for name, monitor in self._monitors().items():
+            if self.validation == 0 and monitor.startswith("validation_"):
+                raise ValueError(
+                    f'{name} is "{monitor}", but validation = 0 leaves no validation images; use "train_loss" there'
+                )
+            if not monitor.startswith(("validation_", "train_")):
+                raise ValueError(f'{name}: found "{monitor}"; write a column of the history, such as "validation_loss"')
         return self
+
+    def _monitors(self) -> dict[str, str]:
+        """Returns the setting and the name of every value that a decision of this stage depends on."""
+        found: dict[str, str] = {}
+        if (monitor := schedules.monitored(self.schedule)) is not None:
+            found["schedule.monitor"] = monitor
+        if self.early_stopping is not None:
+            found["early_stopping.monitor"] = self.early_stopping.monitor
+        if self.tracks_best and self.validation != 0:
+            found["monitor"] = self.monitor
+        return found
+
+    def keyed(self, without: Collection[str]) -> dict[str, Any]:
+        """Returns the settings that a stage's identity is made of: those that differ from the defaults and can change
+        its result, less the fields named."""
+        left_out = {*OUTSIDE_KEY, *without}
+        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=left_out)
 
     @property
     def selects_best(self) -> bool:
-        return self.select != "last" and self.validation != 0
+        validated = self.validation != 0 or self.monitor.startswith("train_")
+        return self.select != "last" and validated
+
+    @property
+    def tracks_best(self) -> bool:
+        """Whether the best weights so far are remembered: to be kept, or to be gone back to."""
+        return self.selects_best or self.restore_best
 
     @property
     def label_unit(self) -> Literal["images", "groups"]:
@@ -130,3 +225,17 @@ class StageSpec(SpecModel):
     def draws(self) -> bool:
         """Whether the draw index matters: not where all images are taken."""
         return not all(item.everything for item in self.data) or self.validation not in (0, "all")
+
+
+PASS_FIELDS = (
+    "data", "split", "normalise", "sampling", "shuffle", "order", "batch", "augment", "validation", "threads",
+    "memory_gb", "tf32", "power_w", "seed", "draw",
+)  # fmt: skip
+
+
+def shared_pass(spec: StageSpec) -> str:
+    """Returns what stages must have in common to be trained side by side in one pass over the data."""
+    common = {name: spec.model_dump(mode="json", by_alias=True)[name] for name in PASS_FIELDS}
+    common["layer"] = spec.target.layer
+    common["order"] = spec.init if spec.order == "own" else "shared"
+    return repr(common)

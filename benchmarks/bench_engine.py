@@ -1,0 +1,306 @@
+"""What the training engine gains by sharing and by keeping, and what it spends beside training, each in one run.
+
+    uv run python benchmarks/bench_engine.py [fleet] [frozen] [overhead] [--rounds 3] [--threads 2]
+    uv run python benchmarks/bench_engine.py frozen overhead --augment dihedral-all
+
+    fleet      2 and 4 models in one pass over the data against one after another; resident, and streamed from HDF5 with
+               random rotation and elastic deformation, which a pass does once for all its models
+    frozen     trainings of ten epochs of 64 images: all parts trained, the encoder frozen, and its features kept
+               besides; beside what was measured, the ratios of the multiply-adds of all convolutions
+    overhead   the share of a stage's time (256 training and 32 validation images, ten epochs, checkpoints as by
+               default) that goes into its own validation, the rest of an epoch's end, and checkpoints
+
+The network is `resunet` at 128², batch 16, on noise. Contestants run in processes of their own, rounds in turn; ratios
+are medians of the ratios round by round. `overhead` is one training, whose functions are timed by Python's profiler.
+Prints lines of markdown tables. Without a name all three run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from bench_streaming import make
+from bench_training import head, hold, machine, ratio, row, spread
+from torch import Tensor, nn
+
+from segue import device, networks
+from segue.data.dataset import Dataset
+from segue.data.order import places
+from segue.data.source import ResidentSource, Source, Taken
+from segue.data.stream import StreamedSource
+from segue.inference.forward import score_many
+from segue.networks import NetworkSpec
+from segue.targets import TargetSpec, classes
+from segue.training import averaging, features, freezing, loop
+from segue.training import member as steps_of
+from segue.training.member import Member
+from segue.training.stage import StageSpec
+from segue.training.views import copies
+
+CLASSES = ("background", "live", "dead")
+BUDGET_BYTES = 2 * 10**8  # for streamed samples
+CHANGES = {"dihedral": "random", "rotation_deg": 180, "elastic": {"amplitude_px": 2, "sigma_px": 8}}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained: `images` tiles of `size` px of noise, with a `resunet` of this width, so many epochs."""
+
+    width: int
+    images: int
+    epochs: int
+    augment: str | dict[str, Any] = "none"
+    freeze: tuple[str, ...] = ()
+    cache: bool = True
+    validation: int = 0
+    size: int = 128
+    batch: int = 16
+
+    @property
+    def spec(self) -> StageSpec:
+        return StageSpec.model_validate(
+            {
+                "data": [{"dataset": "made"}],
+                "network": NetworkSpec(name="resunet", width=self.width),
+                "epochs": self.epochs,
+                "batch": self.batch,
+                "augment": self.augment,
+                "freeze": self.freeze,
+                "cache_features": self.cache,
+                "validation": self.validation,
+            }
+        )
+
+    def build(self) -> nn.Module:
+        torch.manual_seed(0)
+        return networks.build(self.spec.network, channels=1, classes=len(CLASSES))
+
+    def member(self, network: nn.Module, folder: str) -> Member:
+        target = classes.build(TargetSpec(), names=CLASSES, instances=False, where="benchmark")
+        return Member(network, target, self.spec, Path(folder) / "state", device.resolve_precision("auto", "cpu"))
+
+
+def noise(count: int, size: int, seed: int) -> ResidentSource:
+    """Returns images of noise in memory, whose labels follow from it."""
+    images = np.random.default_rng(seed).normal(size=(count, size, size, 1)).astype(np.float32)
+    labels = (images[..., 0] > 0.5).astype(np.int8) + (images[..., 0] > 1.5)
+    names = tuple(f"image {index}" for index in range(count))
+    return ResidentSource(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int8)), names)
+
+
+def train(
+    case: Case,
+    trained: Sequence[nn.Module],
+    training: Source,
+    *,
+    validation: Source | None = None,
+    settings: loop.Settings | None = None,
+) -> float:
+    """Returns the seconds of training the networks side by side, going on from the weights that they have."""
+    with tempfile.TemporaryDirectory() as folder:
+        members = [case.member(network, f"{folder}/{index}") for index, network in enumerate(trained)]
+        began = time.perf_counter()
+        found = loop.train(members, training=training, validation=validation, settings=settings or loop.Settings("cpu"))
+        seconds = time.perf_counter() - began
+    for outcome in found:
+        if isinstance(outcome, Exception):
+            raise outcome
+    return seconds
+
+
+def fleet_contestant(case: Case, path: Path, models: int, streamed: bool, together: bool) -> Callable[[], float]:
+    """Returns what gives the seconds of training several models once, side by side or one after another."""
+    device.reuse_memory()
+    with Dataset(path) as data:
+        taken = Taken(data, np.arange(data.count), data.layers["cells"])
+        blocks = places([(data.path, taken.indices, (data.count, case.size, case.size))])
+        if streamed:
+            source: Source = StreamedSource([taken], normalise="image", budget_bytes=BUDGET_BYTES)
+        else:
+            source = ResidentSource.from_parts([taken], normalise="image")
+    settings = loop.Settings("cpu", blocks=blocks)
+    trained = [case.build() for _ in range(models)]
+
+    def measured() -> float:
+        if together:
+            return train(case, trained, source, settings=settings)
+        return sum(train(case, [network], source, settings=settings) for network in trained)
+
+    measured()  # warms up
+    return measured
+
+
+def fleet(images: int, rounds: int, threads: int) -> None:
+    print(head("resunet", "data", "models", "one after another, s", "side by side, s", "gain"))
+    sources: dict[str, tuple[bool, str | dict[str, Any]]] = {
+        "resident": (False, "none"),
+        "streamed, rotated, elastic": (True, CHANGES),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = make(Path(folder), images, Case.size)
+        for width in (16, 8):
+            for what, (streamed, augment) in sources.items():
+                for models in (2, 4):
+                    case = Case(width, images, epochs=1, augment=augment)
+                    contestants = {
+                        name: partial(fleet_contestant, case, path, models, streamed, together)
+                        for name, together in (("alone", False), ("together", True))
+                    }
+                    found = hold(contestants, rounds=rounds, threads=threads)
+                    gain = f"**{ratio(found['alone'], found['together']):.2f}**"
+                    times = (spread(found[name], 2) for name in ("alone", "together"))
+                    print(row(f"width {width}", what, models, *times, gain), flush=True)
+
+
+def frozen_contestant(case: Case) -> Callable[[], float]:
+    """Returns what gives the seconds of a training; the features of a frozen encoder are computed within it."""
+    device.reuse_memory()
+    source, network = noise(case.images, case.size, 0), case.build()
+    if case.freeze and case.cache:
+        kept = features.compute(
+            network.eval(),
+            source,
+            copies=copies(case.spec),
+            batch=case.batch,
+            device=torch.device("cpu"),
+            precision=device.resolve_precision("auto", "cpu"),
+        )
+        if kept is None:
+            raise SystemExit("the features do not fit into the memory that is free, so there is nothing to compare")
+        del kept
+    train(replace(case, epochs=2), [network], source)  # warms up
+    return lambda: train(case, [network], source)
+
+
+def multiply_adds(case: Case) -> float:
+    """Returns those of all convolutions for one view in one epoch, on average over the epochs.
+
+    Forward counts one, backward one for the weights where these are trained and one for the input where its gradient is
+    needed; a frozen encoder whose features are kept is computed in one of the epochs only.
+    """
+    network = case.build()
+    freezing.freeze(network, case.freeze)
+    freezing.set_training(network, case.freeze)
+    counted = 0.0
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, epochs: int) -> None:
+        nonlocal counted
+        assert isinstance(module, nn.Conv2d)
+        forward = output[0].numel() * module.weight[0].numel()
+        counted += forward * (1 / epochs + module.weight.requires_grad + inputs[0].requires_grad)
+
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            kept = case.cache and freezing.below(name, case.freeze)
+            module.register_forward_hook(partial(count, epochs=case.epochs if kept else 1))
+    network(torch.zeros(2, 1, case.size, case.size))
+    return counted
+
+
+def frozen(widths: Sequence[int], augment: str, rounds: int, threads: int) -> None:
+    names = ("resunet", "encoder", "time, s", "cached is faster by", "by multiply-adds", "10⁶ multiply-adds a view")
+    print(head(*names))
+    for width in widths:
+        base = Case(width, images=64, epochs=10, augment=augment)
+        cases = {
+            "trained": base,
+            "frozen": replace(base, freeze=("encoder",), cache=False),
+            "frozen, cached": replace(base, freeze=("encoder",)),
+        }
+        contestants = {name: partial(frozen_contestant, case) for name, case in cases.items()}
+        found = hold(contestants, rounds=rounds, threads=threads)
+        cost = {name: multiply_adds(case) for name, case in cases.items()}
+        cached = "frozen, cached"
+        for name in cases:
+            gain = f"**{ratio(found[name], found[cached]):.2f}**" if name != cached else ""
+            bound = f"{cost[name] / cost[cached]:.2f}" if name != cached else ""
+            print(row(f"width {width}", name, spread(found[name]), gain, bound, f"{cost[name] / 1e6:.0f}"), flush=True)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of a whole training and of what belongs to it, and how many checkpoints it wrote."""
+
+    whole: float
+    validation: float
+    best_weights: float
+    scores: float
+    checkpoints: float
+    saved: int
+
+
+def overhead_contestant(case: Case) -> Callable[[], Spent]:
+    device.reuse_memory()
+    training, validation = noise(case.images, case.size, 0), noise(case.validation, case.size, 1)
+    network = case.build()
+    train(replace(case, epochs=1), [network], training, validation=validation)  # warms up
+
+    def measured() -> Spent:
+        profile = cProfile.Profile()
+        whole = profile.runcall(partial(train, case, [network], training, validation=validation))
+        entries = {entry.code: entry for entry in profile.getstats()}
+
+        def seconds(function: Callable[..., object]) -> float:
+            found = entries.get(function.__code__)
+            return found.totaltime if found is not None else 0.0
+
+        saves = entries.get(steps_of.save.__code__)
+        return Spent(
+            whole,
+            validation=seconds(score_many),
+            best_weights=seconds(averaging.begin),
+            scores=seconds(steps_of.end_epoch) - seconds(score_many) - seconds(averaging.begin),
+            checkpoints=seconds(steps_of.save),
+            saved=saves.callcount if saves is not None else 0,
+        )
+
+    return measured
+
+
+def overhead(widths: Sequence[int], augment: str, threads: int) -> None:
+    columns = ("validation", "scores of training", "copies of the best weights", "checkpoints", "together")
+    print(head("resunet", "training, s", *columns))
+    for width in widths:
+        case = Case(width, images=256, epochs=10, augment=augment, validation=32)
+        (spent,) = hold({"one": partial(overhead_contestant, case)}, rounds=1, threads=threads)["one"]
+        parts = (spent.validation, spent.scores, spent.best_weights, spent.checkpoints)
+        shares = [f"{part / spent.whole:.2%}" for part in parts]
+        shares[-1] += f" ({spent.saved} written)"
+        print(row(f"width {width}", f"{spent.whole:.1f}", *shares, f"**{sum(parts) / spent.whole:.2%}**"), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", help="fleet, frozen, overhead; all without any")
+    parser.add_argument("--threads", type=int, default=device.cores())
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--widths", type=int, nargs="+", default=[16, 64], help="of `frozen` and `overhead`")
+    parser.add_argument("--augment", choices=("none", "dihedral", "dihedral-all"), help="of `frozen` and `overhead`")
+    parser.add_argument("--fleet-images", type=int, default=96, help="samples of an epoch")
+    asked = parser.parse_args()
+    benchmarks: dict[str, Callable[[], None]] = {
+        "fleet": lambda: fleet(asked.fleet_images, asked.rounds, asked.threads),
+        "frozen": lambda: frozen(asked.widths, asked.augment or "none", asked.rounds, asked.threads),
+        "overhead": lambda: overhead(asked.widths, asked.augment or "dihedral", asked.threads),
+    }
+    for name in asked.what or benchmarks:
+        if name not in benchmarks:
+            parser.error(f"there is no benchmark '{name}'; it is one of {', '.join(benchmarks)}")
+    print(machine(asked.threads))
+    for name in asked.what or benchmarks:
+        print(f"\n{name}:\n")
+        benchmarks[name]()
+
+
+if __name__ == "__main__":
+    main()

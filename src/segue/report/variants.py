@@ -1,0 +1,32 @@
+"""What the variants of a study's stages set, read from the study file: the table knows them by name alone."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+from segue.study.results import StudyResults
+
+Table = dict[str, Any]
+
+
+def stage_table(results: StudyResults, stage: str) -> Table:
+    """Returns the stage's table of the study file, empty where the results come without one."""
+    try:
+        stages = tomllib.loads(results.spec_text).get("stages")
+    except tomllib.TOMLDecodeError:  # the text is what was given to be shown; nothing else depends on it
+        return {}
+    table = stages.get(stage) if isinstance(stages, dict) else None
+    return table if isinstance(table, dict) else {}
+
+
+def variants(results: StudyResults, stage: str) -> dict[str, Table]:
+    """Returns variant -> the settings it has of its own."""
+    found = stage_table(results, stage).get("variants")
+    return {name: table for name, table in found.items() if isinstance(table, dict)} if isinstance(found, dict) else {}
+
+
+def target_varies(results: StudyResults) -> bool:
+    """Returns whether runs of one stage differ in their target, so that their losses are not one quantity."""
+    swept = any(axis.partition(".")[2].split(".")[0] == "target" for axes in results.stages.values() for axis in axes)
+    return swept or any("target" in table for stage in results.stages for table in variants(results, stage).values())

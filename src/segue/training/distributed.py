@@ -1,0 +1,91 @@
+"""Several processes that train one model together, as `torchrun` starts them: one for each GPU, or over gloo on CPUs.
+
+Each takes its share of every batch; gradients are summed, so that the step is that of the whole batch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed, nn
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes of one training. `rank` counts them from 0; the first writes the run and tells of it."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def share(self, start: int, stop: int) -> tuple[int, int]:
+        """Returns this process's part of the samples start … stop of a batch; parts differ by one sample at most."""
+        count = stop - start
+        return start + count * self.rank // self.world, start + count * (self.rank + 1) // self.world
+
+    def sum_(self, values: Tensor) -> Tensor:
+        """Adds the tensor up over all processes, in place."""
+        if self.world > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Adds up the gradients over all processes; a parameter that got none anywhere keeps none."""
+        if self.world == 1:
+            return
+        trained = [p for p in parameters if p.requires_grad]
+        present = torch.tensor([float(p.grad is not None) for p in trained], device=trained[0].device)
+        flat = torch.cat([
+            *((torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1).float() for p in trained), present
+        ])  # fmt: skip
+        distributed.all_reduce(flat)
+        counts = flat[len(flat) - len(trained) :].tolist()
+        start = 0
+        for parameter, count in zip(trained, counts, strict=True):
+            piece = flat[start : start + parameter.numel()].reshape(parameter.shape)
+            start += parameter.numel()
+            parameter.grad = torch.empty_like(parameter).copy_(piece) if count else None
+
+    def told(self, row: Mapping[str, float] | None, device: torch.device) -> dict[str, float]:
+        """Returns the leader's row of numbers in every process; the others give None."""
+        if self.world == 1:
+            assert row is not None
+            return dict(row)
+        names: list[object] = [list(row) if row is not None else None]
+        distributed.broadcast_object_list(names, src=0, device=device)  # between the processes of one command
+        found: list[str] = names[0]  # type: ignore[assignment]
+        values = torch.tensor(list(row.values()) if row is not None else [0.0] * len(found), dtype=torch.float64)
+        values = values.to(device)
+        distributed.broadcast(values, src=0)
+        return dict(zip(found, values.tolist(), strict=True))
+
+    def wait(self) -> None:
+        if self.world > 1:
+            distributed.barrier()
+
+
+ALONE = Group()
+
+
+@contextmanager
+def joined() -> Iterator[Group]:
+    """Gives the processes that `torchrun` started this one with; a group of one without it."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield ALONE
+        return
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    distributed.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield Group(distributed.get_rank(), distributed.get_world_size())
+    finally:
+        distributed.destroy_process_group()

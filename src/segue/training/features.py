@@ -1,0 +1,74 @@
+"""What a frozen encoder makes of a fixed set of views: computed once and reused over the epochs.
+
+A frozen encoder gives the same features for the same view in every epoch, so that only decoder and head need to be
+computed. Views are put through it in a fixed order and batches of a fixed size, whatever was interrupted before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from segue.data.augment import dihedral
+from segue.data.source import Source
+from segue.device import Precision, free_memory
+from segue.inference.forward import autocast
+
+SHARE_OF_MEMORY = 0.25  # of what is free: other workers train beside this one
+LEAST_EPOCHS = 2  # the first fills the cache and gains nothing
+
+
+@dataclass(frozen=True)
+class Features:
+    """The encoder's features of every view, finest first: (views, C, H, W) each, in the type it computed them in."""
+
+    levels: tuple[Tensor, ...]
+
+    def of(self, ids: Tensor) -> list[Tensor]:
+        """Returns the features of the views `ids` (n,), channels-last."""
+        place = ids.to(self.levels[0].device)
+        return [level.index_select(0, place) for level in self.levels]
+
+
+def compute(
+    network: nn.Module, source: Source, *, copies: int, batch: int, device: torch.device, precision: Precision
+) -> Features | None:
+    """Returns the features of all `copies` (1, or the 8 turns) of every sample, or None where memory does not suffice.
+
+    View number i is copy i % copies of sample i // copies. The encoder is used as it stands, in evaluation mode.
+    """
+    count = len(source) * copies
+    levels: list[Tensor] = []
+    for start in range(0, count, batch):
+        ids = np.arange(start, min(start + batch, count))
+        images, labels = source.read(torch.from_numpy(ids // copies), device)
+        images, _ = dihedral(images, labels, torch.from_numpy(ids % copies))
+        with torch.no_grad(), autocast(device, precision):
+            found = network.encoder(images)  # type: ignore[operator]
+        if not _are_features(found):
+            return None
+        if not levels:
+            if not _fits(sum(f[0].numel() * f.element_size() for f in found) * count, device):
+                return None
+            levels = [_empty(feature, count) for feature in found]
+        for level, feature in zip(levels, found, strict=True):
+            level[start : start + len(ids)] = feature
+    return Features(tuple(levels))
+
+
+def _are_features(found: object) -> bool:
+    """Returns whether an encoder gives a plain list of (N, C, H, W) tensors, which can be kept."""
+    return isinstance(found, (list, tuple)) and all(isinstance(f, Tensor) and f.dim() == 4 for f in found)
+
+
+def _empty(feature: Tensor, count: int) -> Tensor:
+    shape = (count, *feature.shape[1:])
+    return torch.empty(shape, dtype=feature.dtype, device=feature.device, memory_format=torch.channels_last)
+
+
+def _fits(needed: int, device: torch.device) -> bool:
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+    return free is None or needed < SHARE_OF_MEMORY * free
