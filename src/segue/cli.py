@@ -5,6 +5,7 @@ Nothing heavy is imported until a verb needs it. Exit code 2 is the user's mista
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -131,9 +132,10 @@ def train(
     from segue import verbs
 
     verbs.train(spec, run, checkpoint_s=checkpoint_s, tell=lambda line: print(line, file=sys.stderr, flush=True))
-    from segue import inspection
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts, one tells
+        from segue import inspection
 
-    print(inspection.describe(str(run)))
+        print(inspection.describe(str(run)))
 
 
 @app.command()

@@ -33,6 +33,7 @@ from segue.networks.resunet import Encoder
 from segue.training.distributed import Group
 from segue.training.stage import StageSpec
 
+SEGUE = str(Path(sys.executable).with_name("segue"))
 HEAD_ONLY = {"freeze": ["encoder", "decoder"]}  # batch norm, with frozen statistics
 LOSSES: dict[str, dict[str, object]] = {
     "plain": {},
@@ -120,7 +121,7 @@ def test_two_processes_are_one(tiles: Path, tmp_path: Path, more: dict[str, obje
 def test_two_processes_killed_go_on(tiles: Path, tmp_path: Path):
     """Two processes killed in the middle of an epoch, begun again, end with the weights and the history, losses and
     counts of pixels of the interrupted epoch included, of two that were left alone."""
-    spec = spec_of(tiles, network=GROUP_NORM, optimizer=SGD, batch=2, epochs=16, images=16, augment="dihedral-all")
+    spec = spec_of(tiles, network=GROUP_NORM, optimizer=SGD, batch=2, images=14, augment="dihedral-all")
     undisturbed = train_in_processes(spec, tmp_path / "undisturbed")
     state = tmp_path / "killed.running" / "state"
     killed = 0
@@ -152,7 +153,7 @@ def test_live_batch_norm_over_cpu_processes_is_refused(tiles: Path, tmp_path: Pa
     port, here = str(free_port()), str(tmp_path / "run")
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", "segue.cli", "train", str(spec), here],
+            [SEGUE, "train", str(spec), here],
             env=_environment(rank=str(rank), port=port),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -160,8 +161,8 @@ def test_live_batch_norm_over_cpu_processes_is_refused(tiles: Path, tmp_path: Pa
         )
         for rank in range(2)
     ]
-    for process in started:
-        _, told = process.communicate(timeout=120)
+    ended = [(process, process.communicate(timeout=120)[1]) for process in started]
+    for process, told in ended:
         assert process.returncode == 2, told
         assert "batch normalisation that is trained, whose statistics several CPU processes cannot share" in told
         assert 'set network.norm = "group", freeze the parts that have it, or train in one process.' in told
@@ -184,8 +185,8 @@ def test_torchrun_trains_one_model(tiles: Path, tmp_path: Path):
     spec = tmp_path / "spec.toml"
     spec.write_text(SPEC.format(dataset=tiles, norm=', norm = "group"') + 'optimizer = { name = "sgd", lr = 0.05 }\n')
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
-    for name, how in (("one", ["-m", "segue.cli"]), ("two", [*launcher, "-m", "segue.cli"])):
-        command = [sys.executable, *how, "train", str(spec), str(tmp_path / name)]
+    for name, how in (("one", []), ("two", [sys.executable, *launcher])):
+        command = [*how, SEGUE, "train", str(spec), str(tmp_path / name)]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert ended.returncode == 0, ended.stderr
     require_close(tmp_path / "two", tmp_path / "one")
@@ -220,9 +221,7 @@ def parent(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("augment", ["none", "dihedral-all"])
-def test_cached_features_are_the_uncached(
-    tiles: Path, tmp_path: Path, parent: Path, encoded: list[int], augment: str
-):
+def test_cached_features_are_the_uncached(tiles: Path, tmp_path: Path, parent: Path, encoded: list[int], augment: str):
     """With a frozen encoder every view goes through it once, not once per epoch, and weights and history are the same
     bytes; the last batch of an epoch and that of the cache are of other sizes than the rest."""
     spec = spec_of(
@@ -246,6 +245,7 @@ def test_the_cache_ends_with_unfreezing(tiles: Path, tmp_path: Path, parent: Pat
     spec = spec_of(
         tiles, images=8, epochs=4, freeze="encoder", unfreeze=[{"epoch": 3, "parts": "encoder.3"}], validation=0
     )
+    encoded.clear()
     cached = train(spec, tmp_path / "cached", parent)
     assert encoded == [8, 8, 8]  # once for two epochs, then in each
     encoded.clear()

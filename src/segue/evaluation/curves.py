@@ -22,7 +22,8 @@ ABSENT, PRESENT = 0, 1
 def histogram(probabilities: Tensor, classes: Tensor, bins: int = BINS) -> Tensor:
     """Returns (K, 2, bins) int64: pixels per probability of each class where it is absent [k, 0] and present [k, 1].
 
-    probabilities (N, K, H, W) in [0, 1], classes (N, H, W) with -1 left out. Does not wait for a GPU.
+    probabilities (N, K, H, W) in [0, 1], NaN counting as 0; classes (N, H, W) with -1 left out. Does not wait for a
+    GPU.
 
     >>> histogram(torch.tensor([0.0, 1.0]).view(1, 1, 1, 2), torch.tensor([[[-1, 0]]]), bins=2).tolist()
     [[[0, 0], [0, 1]]]
@@ -31,7 +32,7 @@ def histogram(probabilities: Tensor, classes: Tensor, bins: int = BINS) -> Tenso
     rows = (classes + 1).mul_(bins).int()  # the first row holds what is left out
     joint = torch.stack(
         [
-            occurrences(probabilities[:, k].mul(bins - 1).round_().int().add_(rows), (count + 1) * bins)
+            occurrences(probabilities[:, k].mul(bins - 1).round_().nan_to_num_(0).int().add_(rows), (count + 1) * bins)
             for k in range(count)
         ]
     )

@@ -66,12 +66,30 @@ class Group:
         distributed.broadcast(values, src=0)
         return dict(zip(found, values.tolist(), strict=True))
 
+    def agreed(self, value: bool) -> bool:
+        """Returns what the leader says in every process."""
+        if self.world == 1:
+            return value
+        told = torch.tensor(float(value), device=_device())
+        distributed.broadcast(told, src=0)
+        return bool(told.item())
+
+    def by_all(self, values: Sequence[bool]) -> list[bool]:
+        """Returns for each value whether it is true in every process."""
+        if self.world == 1 or not values:
+            return list(values)
+        return (self.sum_(torch.tensor(values, dtype=torch.float32, device=_device())) == self.world).tolist()
+
     def wait(self) -> None:
         if self.world > 1:
             distributed.barrier()
 
 
 ALONE = Group()
+
+
+def _device() -> str:
+    return "cuda" if distributed.get_backend() == "nccl" else "cpu"
 
 
 @contextmanager

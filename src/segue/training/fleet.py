@@ -70,11 +70,12 @@ def train_fleet(
         waiting = []
         for stage in stages:
             try:
-                if _enter(stage, held, group, tell):
+                if not group.leads or _enter(stage, held, tell):
                     waiting.append(stage)
             except (SegueError, OSError) as error:
                 errors[stage.folder] = _worded(error, stage.folder)
-        group.wait()
+        to_train = group.by_all([stage in waiting for stage in stages])
+        waiting = [stage for stage, wanted in zip(stages, to_train, strict=True) if wanted]
         if waiting:
             errors |= _train(waiting, (checkpoint_s, tell), group)
         for stage in waiting:
@@ -82,11 +83,12 @@ def train_fleet(
                 shutil.rmtree(working_folder(stage.folder), ignore_errors=True)  # nothing to go on from
             elif stage.folder not in errors and group.leads:
                 _clear(stage.folder)
-        group.wait()
+        if waiting and not errors:  # a process that failed alone does not wait, which ends the others
+            group.wait()
     return [errors.get(stage.folder) for stage in stages]
 
 
-def _enter(stage: Stage, held: ExitStack, group: Group, tell: Tell | None) -> bool:
+def _enter(stage: Stage, held: ExitStack, tell: Tell | None) -> bool:
     """Takes hold of the stage's working folder; returns whether there is anything to train."""
     folder = stage.folder
     if is_finished(folder):
@@ -95,8 +97,6 @@ def _enter(stage: Stage, held: ExitStack, group: Group, tell: Tell | None) -> bo
         return False
     if folder.exists() or folder.is_symlink():
         raise SegueError(f"{folder}: is in the way and is no finished run; move it or choose another folder.")
-    if not group.leads:
-        return True
     working = working_folder(folder)
     make_folder(working)
     held.enter_context(_lock(working, tell))
@@ -128,7 +128,8 @@ def _train(stages: Sequence[Stage], how: tuple[float, Tell | None], group: Group
         if tell is not None and group.leads:
             precisions = sorted({devices.resolve_precision(stage.spec.precision, device) for stage in stages})
             tell(f"{', '.join(precisions)} on {device}, {spec.threads} threads" + _processes(group, len(stages)))
-        data = load_data(spec, stages[0].inputs, where=str(folder), device=device, tell=tell if group.leads else None)
+        inputs = stages[0].inputs if len(stages) == 1 else replace(stages[0].inputs, parent=None)  # each has its own
+        data = load_data(spec, inputs, where=str(folder), device=device, tell=tell if group.leads else None)
     except SegueError as error:
         return {stage.folder: error for stage in stages}
     errors: dict[Path, SegueError] = {}
@@ -139,6 +140,11 @@ def _train(stages: Sequence[Stage], how: tuple[float, Tell | None], group: Group
                 prepared.append(_prepare(stage, data, device, group, (opened, tell)))
             except (SegueError, OSError) as error:
                 errors[stage.folder] = _worded(error, stage.folder)
+        ready = group.by_all([stage.folder not in errors for stage in stages])
+        everywhere = {stage.folder for stage, known in zip(stages, ready, strict=True) if known}
+        for one in [p for p in prepared if p.stage.folder not in everywhere]:
+            errors[one.stage.folder] = SegueError(f"{one.stage.folder}: another process cannot begin it and tells why.")
+            prepared.remove(one)
         settings = loop.Settings(device, checkpoint_s, data.blocks, data.window, data.sample_counts, group)
         members = [p.member for p in prepared]
         try:

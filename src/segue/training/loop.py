@@ -22,9 +22,8 @@ from segue.data.augment import augment
 from segue.data.source import Source
 from segue.errors import SegueError
 from segue.training import averaging, features, freezing, watching
-from segue.training import member as steps_of
 from segue.training.distributed import ALONE, Group
-from segue.training.member import Member, Training
+from segue.training.member import Member, Training, begin, begin_epoch, end_epoch, require_finite, save, take_step
 from segue.training.stage import StageSpec
 from segue.training.views import Views, are_fixed, augment_spec, copies, views
 
@@ -75,7 +74,7 @@ def train(
     """
     device = torch.device(settings.device)
     group = settings.group
-    trainings = [steps_of.begin(member, device) for member in members]
+    trainings = [begin(member, device) for member in members]
     blocks = np.zeros(len(training), dtype=np.int64) if settings.blocks is None else settings.blocks
     clock = _Clock(settings.checkpoint_s, settings.energy_J)
 
@@ -86,7 +85,7 @@ def train(
         seen = views(spec, blocks, epoch, window=settings.window, counts=settings.sample_counts)
         bounds = [(start, min(start + spec.batch, len(seen))) for start in range(0, len(seen), spec.batch)]
         for t in now:
-            steps_of.begin_epoch(t, len(bounds), device)
+            begin_epoch(t, len(bounds), device, group)
             _cache_features(t, training, settings)
         first = min(t.progress.step for t in now)
 
@@ -98,19 +97,25 @@ def train(
                         shown = images if t.features is None else t.features.of(ids)
                         _step(t, shown, labels, step, len(bounds), group)
                 last = step == len(bounds) - 1
-                due = clock.is_due() and not last
-                if (
-                    (due and group.world == 1) or last or (step + 1) % LOOK_EVERY == 0
-                ):  # processes look at the same step
+                look = last or (step + 1) % LOOK_EVERY == 0
+                # several processes save at the same step, and do not ask one another at each
+                due = not last and (look or group.world == 1) and group.agreed(clock.is_due())
+                if look or due:
                     for t in now:
                         _look(t, step + 1, training, seen, bounds, group)
                     if due:
                         clock.save([t for t in now if t.error is None], group)
                     clock.tell(now, step + 1, bounds)
+                if all(t.error is not None for t in now):
+                    break
 
         now = [t for t in now if t.error is None]
         for t in now:
-            steps_of.end_epoch(t, [stop - start for start, stop in bounds], validation, device, group)
+            try:
+                end_epoch(t, [stop - start for start, stop in bounds], validation, device, group)
+            except SegueError as error:
+                t.error = error
+        now = [t for t in now if t.error is None]
         clock.share(now)
         worth = clock.is_worth()
         unfinished = any(not t.finished for t in trainings)
@@ -138,7 +143,7 @@ def _batches(
 
 def _step(t: Training, images: Tensor | list[Tensor], labels: Tensor, step: int, steps: int, group: Group) -> None:
     try:
-        steps_of.take_step(t, images, labels, step, steps, group)
+        take_step(t, images, labels, step, steps, group)
     except SegueError as error:
         t.error = error
 
@@ -154,7 +159,7 @@ def _look(
 
     try:
         if t.error is None:
-            steps_of.require_finite(t, upto, names, group)
+            require_finite(t, upto, names, group)
     except SegueError as error:
         t.error = error
 
@@ -226,8 +231,7 @@ class _Clock:
         if not trainings:
             return
         self.share(trainings)
-        if group.leads:
-            self._cost = sum(steps_of.save(training) for training in trainings)
+        self._cost = sum(save(training, group) for training in trainings)
         self._saved = time.monotonic()
 
     def begin_epoch(self, step: int) -> None:

@@ -7,6 +7,7 @@ Everything that a later step depends on is in the network, the optimiser, the mo
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,17 +99,21 @@ def _compiled(network: nn.Module, spec: StageSpec) -> Callable[[Tensor], Tensor]
     return torch.compile(network, mode="reduce-overhead" if spec.compile == "cuda-graphs" else "default")
 
 
-def begin_epoch(training: Training, steps: int, device: torch.device) -> None:
-    """Freezes what is frozen in this epoch and makes room for its losses, those of steps already taken filled in."""
+def begin_epoch(training: Training, steps: int, device: torch.device, group: Group) -> None:
+    """Freezes what is frozen in this epoch and makes room for its losses, those of steps already taken filled in.
+
+    Of several processes, whose sums they are, the first takes them all.
+    """
     progress, spec = training.progress, training.spec
     training.frozen = freezing.frozen_at(training.network, spec.freeze, spec.unfreeze, progress.epoch + 1)
     freezing.freeze(training.network, training.frozen)
     freezing.set_training(training.network, training.frozen)
     training.losses = torch.zeros(steps, device=device)
-    training.losses[: progress.step] = torch.tensor(progress.losses, device=device)
+    if group.leads:
+        training.losses[: progress.step] = torch.tensor(progress.losses, device=device)
     classes = training.member.target.channels
     training.counts = torch.zeros((classes, classes), dtype=torch.int64, device=device)
-    if progress.counts:
+    if progress.counts and group.leads:
         training.counts += torch.tensor(progress.counts, device=device)
     training.looked = progress.step
 
@@ -193,6 +198,7 @@ def end_epoch(
         if validation is not None:
             row = group.told(row | _validated(training, validation, device) if group.leads else None, device)
         row["epoch"] = progress.epoch + 1
+        _require_finite_validation(row, spec)
         if spec.tracks_best:
             value = selection.value_of(row, spec.monitor)
             if selection.is_better(value, progress.best_loss):
@@ -211,6 +217,19 @@ def end_epoch(
         progress.stopping, progress.stopped = selection.after_epoch(spec.early_stopping, progress.stopping, row)
     progress.epoch, progress.step, progress.losses, progress.counts = progress.epoch + 1, 0, [], []
     progress.highest_rate = 0.0
+
+
+def _require_finite_validation(row: Mapping[str, float], spec: StageSpec) -> None:
+    """Raises SegueError when the network's scores are lost although all losses of the epoch were finite.
+
+    Where no validation pixel is labelled there is no loss and no accuracy either, which is no fault of the network.
+    """
+    loss = row.get("validation_loss", 0.0)
+    if not math.isfinite(loss) and not math.isnan(row["validation_accuracy"]):
+        raise SegueError(
+            f"epoch {row['epoch']:.0f}: the validation loss is {loss} after it; lower optimizer.lr "
+            f"({spec.optimizer.lr:g}), or look at the validation images."
+        )
 
 
 def _validated(training: Training, validation: Source, device: torch.device) -> dict[str, float]:
@@ -235,12 +254,17 @@ def _validated(training: Training, validation: Source, device: torch.device) -> 
     return {f"validation_{name}": value for name, value in scored.scores.items()}
 
 
-def save(training: Training) -> float:
-    """Writes the state to disk; returns the seconds that took."""
+def save(training: Training, group: Group) -> float:
+    """Writes the state to disk; returns the seconds that took.
+
+    In the middle of an epoch all processes must call it, at the same step; the first of them writes.
+    """
     began = time.monotonic()
     progress = training.progress
-    progress.losses = training.losses[: progress.step].tolist() if progress.step else []
-    progress.counts = training.counts.tolist() if progress.step else []
+    progress.losses = group.sum_(training.losses[: progress.step].clone()).tolist() if progress.step else []
+    progress.counts = group.sum_(training.counts.clone()).tolist() if progress.step else []
+    if not group.leads:
+        return 0.0
     progress.scaler = training.scaler.state_dict()
     kept = {"best": training.best, "average": training.average or {}}
     checkpoint.save(training.member.state, training.network, training.optimizer, kept, progress)

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from segue.data.augmentation import AugmentSpec
 from segue.data.normalise import NormaliseSpec
 from segue.data.split import SplitSpec
-from segue.networks import NetworkSpec
+from segue.networks import NetworkSpec, divisor
 from segue.spec import SpecModel
 from segue.targets import TargetSpec
 from segue.training import schedules
@@ -236,6 +236,6 @@ PASS_FIELDS = (
 def shared_pass(spec: StageSpec) -> str:
     """Returns what stages must have in common to be trained side by side in one pass over the data."""
     common = {name: spec.model_dump(mode="json", by_alias=True)[name] for name in PASS_FIELDS}
-    common["layer"] = spec.target.layer
+    common["layer"], common["divisor"] = spec.target.layer, divisor(spec.network)  # the data are checked against both
     common["order"] = spec.init if spec.order == "own" else "shared"
     return repr(common)
