@@ -100,6 +100,11 @@ def describe_run(folder: Path) -> str:
         ("time", f"{timing['seconds']:.1f} s, {timing['images_per_s']:.0f} images/s, "
                  f"{environment['precision']}, {environment['threads']} threads, {environment['cpu']}"),
     ]  # fmt: skip
+    spent = timing["energy_J"]
+    rows.append(
+        ("energy", f"not measured ({timing['energy_note']})" if spent is None
+         else f"{spent / 1e3:.1f} kJ ({timing['energy_source']}: {timing['energy_note']})")
+    )  # fmt: skip
     rows += [(name.replace("_", " "), number(value)) for name, value in metrics["scores"].items()]
     return aligned(rows)
 

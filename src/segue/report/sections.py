@@ -16,7 +16,7 @@ from segue.report.answer import label_unit
 from segue.report.comparison import Comparison
 from segue.report.factors import Factor
 from segue.report.ranking import ranking
-from segue.report.words import duration, estimate_text, listed, number, several
+from segue.report.words import duration, energy, estimate_text, listed, number, several
 from segue.study.results import StudyResults
 
 COUNTS = {
@@ -75,6 +75,7 @@ def _cost_table(cost: pd.DataFrame) -> str:
         "seconds_total": "time, all",
         "seconds_median": "time each, median",
         "images_per_s": "images/s",
+        "energy_J": "energy, all",
         "threads": "threads",
         "precision": "precision",
         "machine": "machine",
@@ -83,7 +84,9 @@ def _cost_table(cost: pd.DataFrame) -> str:
 
     def cell(column: str, value: object) -> str:
         if pd.isna(value):
-            return "–"
+            return "not measured" if column == "energy_J" else "–"
+        if column == "energy_J":
+            return energy(float(str(value)))
         if column.startswith("seconds"):
             return duration(float(str(value)))
         if column in ("runs", "images_per_s"):
@@ -93,9 +96,8 @@ def _cost_table(cost: pd.DataFrame) -> str:
     rows = [[cell(column, value) for column, value in zip(present, row, strict=True)] for row in cost[present].values]
     total = float(pd.to_numeric(cost["seconds_total"], errors="coerce").sum())
     words = f"<p>All stages together took {duration(total)} of training time.</p>" if math.isfinite(total) else ""
-    numbers = [
-        i for i, column in enumerate(present) if column in ("runs", "images_per_s", "threads") or "seconds" in column
-    ]
+    counted = ("runs", "images_per_s", "energy_J", "threads", "seconds_total", "seconds_median")
+    numbers = [i for i, column in enumerate(present) if column in counted]
     return words + html_table([heads[column] for column in present], rows, numbers=numbers)
 
 

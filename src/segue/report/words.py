@@ -158,6 +158,11 @@ def estimate_text(found: Estimate, *, signed: bool = False) -> str:
     return f"{text} [{low}, {high}]"
 
 
+def energy(joules: float) -> str:
+    """Returns "12.3 kJ" or "4.1 kWh"."""
+    return f"{joules / 1e3:.1f} kJ" if joules < 3.6e6 else f"{joules / 3.6e6:.1f} kWh"
+
+
 def duration(seconds: float) -> str:
     if not math.isfinite(seconds):
         return "–"

@@ -37,7 +37,8 @@ class StudyResults:
         validation_<metric>, with the axes and seeds of the table.
     failures: stage, run, configuration, error (texts).
     counts: configurations, models, stages, finished, failed, pending, evaluations.
-    cost: stage, runs, seconds_total, seconds_median, images_per_s, threads, precision, machine.
+    cost: stage, runs, seconds_total, seconds_median, images_per_s, energy_J (NaN where a run's was not
+        measured), threads, precision, machine.
     stages: stage -> its own axes, parents first; parents: stage -> the stage it starts from, or None.
     domains: in the order of the study file.
     """

@@ -121,6 +121,7 @@ def _cost(folder: Path, train: Train) -> dict[str, Any]:
         "stage": train.configuration.stage,
         "seconds": timing["seconds"],
         "images_per_s": timing["images_per_s"],
+        "energy_J": timing["energy_J"],
         "threads": environment["threads"],
         "precision": environment["precision"],
         "machine": machine,
@@ -134,6 +135,7 @@ def _total_cost(costs: list[dict[str, Any]]) -> pd.DataFrame:
     grouped = frame.groupby("stage", sort=False)
     total = grouped["seconds"].agg(runs="size", seconds_total="sum", seconds_median="median")
     total["images_per_s"] = grouped["images_per_s"].median()
+    total["energy_J"] = grouped["energy_J"].agg(lambda values: values.astype(float).sum(skipna=False))
     for name in ("threads", "precision", "machine"):
         total[name] = grouped[name].agg(lambda values: ", ".join(sorted({str(value) for value in values})))
     return total.reset_index()

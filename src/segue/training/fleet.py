@@ -211,6 +211,7 @@ def _prepare(
     )
     with rng.scope(spec.seed, "init", spec.init):
         network = networks.build(spec.network, channels=len(data.channels), classes=target.channels)
+    freezing.freeze(network, freezing.frozen_at(network, spec.freeze, spec.unfreeze, 1))  # or tells of unknown parts
     loaded = _load_parent(network, spec, stage.inputs.parent)
     network = _together(network, spec, group, device, where)
     working = working_folder(stage.folder)

@@ -84,6 +84,8 @@ def begin(member: Member, device: torch.device) -> Training:
     resumed = checkpoint.restore(member.state, network, optimizer)
     progress, kept = resumed if resumed else (Progress(schedule=schedules.begin(spec.schedule)), {})
     progress.interruptions += bool(resumed)
+    last = max(progress.epoch, 1)  # of one that has stopped already, whose trainable parameters are still counted
+    freezing.freeze(network, freezing.frozen_at(network, spec.freeze, spec.unfreeze, last))
     if average is not None and kept.get("average"):
         average = kept["average"]
     if progress.scaler:

@@ -14,6 +14,7 @@ While it runs the folder is called `<name>.running` and holds `state/`; it is re
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,9 @@ def _write_history(history: list[dict[str, float]], path: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    parquet.write_table(pa.Table.from_pylist([{**row, "epoch": int(row["epoch"])} for row in history]), path)
+    # one NaN of the several that float64 has: a row that has been in a checkpoint has another than a computed one
+    rows = [{name: math.nan if math.isnan(value) else value for name, value in row.items()} for row in history]
+    parquet.write_table(pa.Table.from_pylist([{**row, "epoch": int(row["epoch"])} for row in rows]), path)
 
 
 def write_json(path: Path, content: Any) -> None:
