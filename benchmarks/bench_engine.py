@@ -254,12 +254,13 @@ def overhead_contestant(case: Case) -> Callable[[], Spent]:
             found = entries.get(function.__code__)
             return found.totaltime if found is not None else 0.0
 
-        saves = entries.get(steps_of.save.__code__)
+        saves, ends = entries.get(steps_of.save.__code__), entries[steps_of.end_epoch.__code__]
+        copied = {call.code: call.totaltime for call in ends.calls or ()}.get(averaging.begin.__code__, 0.0)
         return Spent(
             whole,
             validation=seconds(score_many),
-            best_weights=seconds(averaging.begin),
-            scores=seconds(steps_of.end_epoch) - seconds(score_many) - seconds(averaging.begin),
+            best_weights=copied,
+            scores=seconds(steps_of.end_epoch) - seconds(score_many) - copied,
             checkpoints=seconds(steps_of.save),
             saved=saves.callcount if saves is not None else 0,
         )

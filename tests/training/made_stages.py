@@ -34,7 +34,6 @@ SMALL: dict[str, object] = {
 GROUP_NORM = {"name": "resunet", "width": 8, "norm": "group"}
 SGD = {"name": "sgd", "lr": 0.05}  # steps in proportion to the gradient: Adam would enlarge what is rounded
 RESULTS = ("weights.safetensors", "history.parquet", "metrics.json", "groups.json", "spec.json")
-STREAMED_GB = 2.4e-3  # that which `SMALL` batches of 64 px can be streamed in, but few tiles be held
 
 # children of a server that has imported torch once: each begins at once, and can be killed alone
 FORKS = multiprocessing.get_context("forkserver")
@@ -59,7 +58,7 @@ def write_tiles(out: Path, *, groups: int = 30, size: int = 64, per_condition: i
     return out
 
 
-def spec_of(dataset: Path, images: int | str = 20, **more: object) -> StageSpec:
+def spec_of(dataset: Path, images: object = 20, **more: object) -> StageSpec:
     data = {"dataset": str(dataset), "images": images}
     return StageSpec.model_validate({"data": [data], **SMALL, **more})
 
@@ -128,6 +127,8 @@ def quietly(work: Any, *arguments: Any) -> None:
     try:
         torch.set_num_threads(1)
         work(*arguments)
+    except SystemExit as error:
+        code = int(error.code or 0)
     except BaseException as error:
         traceback.print_exc()
         code = 2 if isinstance(error, SegueError) else 1

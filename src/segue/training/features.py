@@ -30,7 +30,7 @@ class Features:
     def of(self, ids: Tensor) -> list[Tensor]:
         """Returns the features of the views `ids` (n,), channels-last."""
         place = ids.to(self.levels[0].device)
-        return [level.index_select(0, place) for level in self.levels]
+        return [level[place] for level in self.levels]  # index_select would return them channels-first
 
 
 def compute(

@@ -29,7 +29,7 @@ from segue.training.views import Views, are_fixed, augment_spec, copies, views
 
 LOOK_EVERY = 50  # steps between looks at the losses: each look waits for the device
 TELL_S = 15.0  # seconds between lines within an epoch
-CHECKPOINT_SHARE = 0.02  # a checkpoint at the end of an epoch may cost this share of the time since the last
+CHECKPOINT_SHARE = 0.01  # a checkpoint at the end of an epoch may cost this share of the time since the last
 
 
 @dataclass(frozen=True)

@@ -197,7 +197,7 @@ class StageSpec(SpecModel):
             found["schedule.monitor"] = monitor
         if self.early_stopping is not None:
             found["early_stopping.monitor"] = self.early_stopping.monitor
-        if self.tracks_best and self.validation != 0:
+        if self.tracks_best:
             found["monitor"] = self.monitor
         return found
 
