@@ -100,8 +100,8 @@ def require_same_bytes(run: Path, other: Path) -> None:
         assert (run / "last.safetensors").read_bytes() == (other / "last.safetensors").read_bytes()
 
 
-def require_close(run: Path, other: Path, *, atol: float = 2e-5) -> None:
-    """The two runs agree in weights and history within the rounding of float32."""
+def require_close(run: Path, other: Path, *, atol: float = 1e-4) -> None:
+    """The two runs agree in weights and history within the rounding of float32, which may turn a ReLU on or off."""
     for name, value in weights(other).items():
         torch.testing.assert_close(weights(run)[name], value, rtol=1e-4, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
     mine, theirs = history(run), history(other)

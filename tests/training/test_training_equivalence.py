@@ -69,11 +69,11 @@ def moved(run: Path, spec: StageSpec) -> float:
 def test_a_batch_in_parts_is_the_whole_batch(tiles: Path, tmp_path: Path, kind: dict[str, object], loss: str):
     """Batches of 8 (the last of 4) at once, in 4 and in 8 parts give the same weights, although tiles ignore between
     none and all of their pixels: a part counts by its labels, not by its tiles."""
-    spec = spec_of(tiles, optimizer=SGD, select="last", target=LOSSES[loss], **kind)
+    spec = spec_of(tiles, images=12, optimizer=SGD, select="last", target=LOSSES[loss], **kind)
     whole = train(spec, tmp_path / "1")
-    for parts in (4, 8):
+    for parts in (4, 8) if loss == "weighted" else (4,):
         require_close(train(spec.model_copy(update={"accumulate": parts}), tmp_path / str(parts)), whole)
-    assert moved(whole, spec) > 0.01  # a thousand times what is allowed to differ
+    assert moved(whole, spec) > 0.01  # a hundred times what is allowed to differ
 
 
 def test_live_batch_norm_sees_the_parts(tiles: Path, tmp_path: Path):
@@ -132,7 +132,7 @@ def test_two_processes_are_one(tiles: Path, tmp_path: Path, more: dict[str, obje
 def test_two_processes_killed_go_on(tiles: Path, tmp_path: Path):
     """Two processes killed in the middle of an epoch, begun again, end with the weights and the history, losses and
     counts of pixels of the interrupted epoch included, of two that were left alone."""
-    spec = spec_of(tiles, network=GROUP_NORM, optimizer=SGD, batch=2, images=16, epochs=3)
+    spec = spec_of(tiles, network=GROUP_NORM, optimizer=SGD, batch=2, images=16)
     undisturbed = train_in_two(spec, tmp_path / "undisturbed")
     state = tmp_path / "killed.running" / "state"
     for wanted in (1, 5):  # after 2 steps of the first epoch of 8, then about 2 of the second
@@ -323,14 +323,14 @@ def test_a_fleet_killed_goes_on(tiles: Path, tmp_path: Path, alone: tuple[Path, 
     """A fleet killed at several moments, one of its states lost so that its members are at different steps, ends with
     the same bytes."""
     working = tmp_path / "dropout.running" / "state"
-    for wanted in (2, 5, 9):
+    for wanted in (2, 7):
         process = start(train_together, fleet_of(tiles), tmp_path, None, 0.0)
         while newest_state(working) < wanted and process.is_alive():
             process.join(0.002)
         assert process.is_alive()
         process.kill()
         process.join()
-        if wanted == 5:
+        if wanted == 2:
             shutil.rmtree(working / str(newest_state(working)))
     errors = train_together(fleet_of(tiles), tmp_path)
     require_fleet(tmp_path, errors, alone, tiles)
