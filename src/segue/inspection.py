@@ -44,7 +44,10 @@ def describe_network(spec: NetworkSpec, *, channels: int, classes: int) -> str:
 
     from segue.training.freezing import counts
 
-    with torch.device("meta"):
+    try:
+        with torch.device("meta"):
+            network = networks.build(spec, channels=channels, classes=classes)
+    except (RuntimeError, SegueError):  # some encoders compute numbers with tensors while they are built
         network = networks.build(spec, channels=channels, classes=classes)
     rows = [("network", spec.name + (f", width {spec.width or 64}" if spec.name in networks.NETWORKS else ""))]
     rows += [("takes", f"(N, {channels}, H, W), H and W multiples of {networks.divisor(spec)}")]

@@ -187,20 +187,6 @@ def test_missing_tensorboard_tells_what_to_install(monkeypatch: pytest.MonkeyPat
         pytest.fail("the block must not run")
 
 
-def test_rate_is_of_the_recent_epochs() -> None:
-    """At a steady pace rate and time left are exact; after a change the old pace is forgotten within five epochs."""
-    now = 100.0
-    rate = watching.Rate(2000, 400, clock=lambda: now)
-    assert rate(400) == (0.0, math.inf)
-    for done in (500, 600, 700):
-        now += 2
-        assert rate(done) == pytest.approx((50, (2000 - done) / 50))
-    for done in (800, 900, 1000, 1100, 1200, 1300):
-        now += 10
-        found = rate(done)
-    assert found == pytest.approx((10, 70))
-
-
 def test_line_of_an_epoch() -> None:
     """The line says what the history's row says, the rate and the time left; parts that do not exist are absent."""
     row = {"epoch": 3, "lr": 1e-3, "train_loss": 0.9, "train_loss_adjusted": 0.25}

@@ -7,10 +7,8 @@ predicted for them), arrays that plain NumPy reads.
 from __future__ import annotations
 
 import math
-import time
 import zipfile
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +19,6 @@ from segue.data.files import replacing
 from segue.errors import SegueError
 
 FILM = "film"  # folder in the run's folder
-RECENT = 5  # epochs over which the rate is taken
 
 Row = Mapping[str, float]
 
@@ -142,24 +139,6 @@ def _tag(name: str) -> str:
         if name.startswith(f"{part}_"):
             return f"{name.removeprefix(f'{part}_')}/{part}"
     return name
-
-
-class Rate:
-    """Images per second over the last epochs, and the seconds left of `total` images, `done` being done already."""
-
-    def __init__(self, total: int, done: int = 0, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._total, self._clock = total, clock
-        self._seen = deque([(clock(), done)], maxlen=RECENT + 1)
-
-    def __call__(self, done: int) -> tuple[float, float]:
-        """Returns (images_per_s, seconds_left), to be asked at the end of each epoch; (0, inf) where none were done."""
-        now = self._clock()
-        began, first = self._seen[0]
-        self._seen.append((now, done))
-        if done <= first:
-            return 0.0, math.inf
-        seconds = max(now - began, 1e-9)
-        return (done - first) / seconds, seconds * (self._total - done) / (done - first)
 
 
 def progress_line(row: Row, epochs: int, images_per_s: float, seconds_left: float) -> str:
