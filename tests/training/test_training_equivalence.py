@@ -37,6 +37,7 @@ from segue.cli import main
 from segue.networks.resunet import Encoder
 from segue.training import fleet, loop
 from segue.training.distributed import Group
+from segue.training.features import Features
 from segue.training.fleet import Stage, train_fleet
 from segue.training.stage import StageSpec
 
@@ -259,6 +260,14 @@ def test_cached_features_are_the_uncached(tiles: Path, tmp_path: Path, parent: P
     assert seen[False] - seen[True] == 2 * views
     for name in ("weights.safetensors", "history.parquet", "metrics.json"):
         assert (tmp_path / "True" / name).read_bytes() == (tmp_path / "False" / name).read_bytes()
+
+
+def test_kept_features_stay_channels_last():
+    """Features taken from the cache lie in memory as the encoder gives them, else every step would turn them."""
+    kept = torch.randn(6, 3, 8, 8).to(memory_format=torch.channels_last)
+    (found,) = Features((kept,)).of(torch.tensor([4, 1]))
+    assert torch.equal(found, torch.stack([kept[4], kept[1]]))
+    assert found.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_cache_ends_with_unfreezing(tiles: Path, tmp_path: Path, parent: Path, encoded: list[int]):
