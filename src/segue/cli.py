@@ -151,7 +151,7 @@ def evaluate(
     conditions = dict(_condition(text) for text in where or ())
     result = verbs.evaluate(run, dataset, part=part, conditions=conditions)
     print(f"{part} part of {dataset}: {result['samples']} samples of {result['groups']} groups")
-    print(inspection.aligned([(name, inspection.number(value)) for name, value in result["scores"].items()]))
+    print(inspection.described_scores(result["scores"], result["classes"]))
 
 
 def _condition(text: str) -> tuple[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def describe(what: str, *, width: int | None = None, channels: int = 1, classes: int = 2) -> str:
     """Returns what lies at a path, or what a network of that name is; raises SegueError when it is neither."""
     path = Path(what)
-    if path.is_dir():
+    if path.is_dir() or working_folder(path).is_dir():
         return describe_run(path)
     if path.suffix == ".toml":
         from segue.study.plan import plan_study
@@ -84,7 +84,32 @@ def describe_schedules(
     return "\n\n".join(told)
 
 
+def working_folder(folder: Path) -> Path:
+    return folder.with_name(folder.name.removesuffix(".running") + ".running")
+
+
+def describe_unfinished(folder: Path) -> str:
+    """Returns how far a training has come that is under way or was interrupted; `folder` is its working folder."""
+    from segue.training import checkpoint
+
+    stage = json.loads((folder / "spec.json").read_text(encoding="utf-8"))["stage"]
+    progress = checkpoint.newest(folder / "state")
+    rows = [("run", f"{folder}, under way or interrupted"), ("network", stage["network"]["name"])]
+    if progress is None:
+        rows.append(("come to", f"its first checkpoint is not written yet; epochs: {stage['epochs']}"))
+        return aligned(rows)
+    rows.append(("come to", f"epoch {progress.epoch + 1}, step {progress.step + 1}, of {stage['epochs']} epochs"))
+    rows.append(("trained for", f"{progress.seconds:.0f} s, interrupted {progress.interruptions} times"))
+    last = progress.history[-1] if progress.history else {}
+    shown = ("lr", "train_loss", "validation_loss", "validation_dice_mean")
+    rows += [(name.replace("_", " "), number(last[name])) for name in shown if name in last]
+    return aligned(rows)
+
+
 def describe_run(folder: Path) -> str:
+    working = working_folder(folder)
+    if not (folder / "metrics.json").is_file() and (working / "spec.json").is_file():
+        return describe_unfinished(working)
     if not (folder / "metrics.json").is_file():
         raise SegueError(f"{folder}: is no finished run (no metrics.json); give the folder that `segue train` wrote.")
     described, metrics, timing, environment = (
@@ -99,7 +124,8 @@ def describe_run(folder: Path) -> str:
         ("frozen", ", ".join(stage["freeze"]) or "nothing"),
         ("classes", ", ".join(model["names"])),
         ("labels spent", f"{labels['train']} {labels['unit']} to train, {labels['validation']} to validate"),
-        ("selected", f"epoch {metrics['selected_epoch']} of {stage['epochs']}, by {metrics['selected_by']}"),
+        ("selected", f"epoch {metrics['selected_epoch']} of {metrics['epochs']}, by {metrics['selected_by']}"
+                     + (f"; stopped early, {stage['epochs']} were asked for" if metrics["stopped_early"] else "")),
         ("time", f"{timing['seconds']:.1f} s, {timing['images_per_s']:.0f} images/s, "
                  f"{environment['precision']}, {environment['threads']} threads, {environment['cpu']}"),
     ]  # fmt: skip
@@ -108,8 +134,37 @@ def describe_run(folder: Path) -> str:
         ("energy", f"not measured ({timing['energy_note']})" if spent is None
          else f"{spent / 1e3:.1f} kJ ({timing['energy_source']}: {timing['energy_note']})")
     )  # fmt: skip
-    rows += [(name.replace("_", " "), number(value)) for name, value in metrics["scores"].items()]
-    return aligned(rows)
+    if metrics["transfer"]:
+        rows.append(("from its parent", ", ".join(
+            f"{len(names)} tensors {what.replace('_', ' ')}" for what, names in metrics["transfer"].items() if names
+        )))  # fmt: skip
+    return aligned(rows) + "\n" + described_scores(metrics["scores"], model["names"])
+
+
+PER_CLASS = ("iou", "dice", "precision", "recall", "auprc", "auroc")  # F1 of pixels is their Dice
+
+
+def described_scores(scores: Mapping[str, float | None], names: Sequence[str]) -> str:
+    """Returns scores in words: those of the whole, then a table with a row per class; of training, then validation."""
+    told: list[str] = []
+    for part in ("train_", "validation_", ""):
+        own = {name.removeprefix(part): value for name, value in scores.items() if _part(name) == part}
+        if not own:
+            continue
+        words = {"train_": "training ", "validation_": "validation "}.get(part, "")
+        whole = [name for name in ("loss", "loss_adjusted", "accuracy", "iou_mean", "dice_mean") if name in own]
+        if own.get("loss_adjusted") == own.get("loss"):
+            whole = [name for name in whole if name != "loss_adjusted"]
+        told.append(aligned([(words + name.replace("_", " "), number(own[name])) for name in whole]))
+        columns_ = [name for name in PER_CLASS if any(f"{name}_{label}" in own for label in names)]
+        if columns_:
+            body = [(label, *(number(own.get(f"{name}_{label}")) for name in columns_)) for label in names]
+            told.append(columns([(words.strip() or "class", *columns_), *body]))
+    return "\n".join(told)
+
+
+def _part(name: str) -> str:
+    return next((part for part in ("train_", "validation_") if name.startswith(part)), "")
 
 
 def describe_plan(plan: Plan) -> str:

@@ -79,8 +79,12 @@ def _sentences(model: type[BaseModel], mistakes: list[Any], place: str) -> list[
     told: dict[str, list[str]] = {}
     for mistake in mistakes:
         deeper = any(other[: len(mistake["loc"])] == mistake["loc"] and other != mistake["loc"] for other in places)
-        if mistake["type"] == "too_short" and deeper:
+        if deeper and mistake["type"] == "too_short":
             continue  # what it lacks is there, but mistaken, and told by itself
+        above = mistake["loc"][:-1]
+        beside = any(other != mistake["loc"] and other[: len(above)] == above for other in places)
+        if beside and mistake["type"] == "literal_error" and isinstance(mistake["input"], dict):
+            continue  # a table is allowed there too, and is mistaken in what is told by itself
         where, _, what = _sentence(model, mistake, place).partition(": ")
         told.setdefault(where, []).append(what)
     return [f"{where}: {alternative}" for where, whats in told.items() for alternative in _alternatives(whats)]
@@ -119,6 +123,12 @@ def _sentence(model: type[BaseModel], mistake: Any, place: str) -> str:
         return f"{where}: found {_shown(mistake['input'])}; allowed: {', '.join(allowed)}"
     if kind == "value_error":
         return f"{where or 'at the top'}: {context['error']}"
+    if kind in ("model_type", "model_attributes_type"):
+        owner = _model_at(model, location)
+        named = isinstance(mistake["input"], str) and owner is not None and "name" in owner.model_fields
+        return f"{where}: {found}input should be a table" + (
+            f', such as {{ name = "{mistake["input"]}" }}' if named else ""
+        )
     # TOML's words for Python's
     message = mistake["msg"].partition(" or instance of ")[0].replace("dictionary", "table").replace("tuple", "list")
     return f"{where or 'at the top'}: {found}{message[0].lower()}{message[1:]}"

@@ -46,6 +46,8 @@ def train(spec: Place, run: Place, *, checkpoint_s: float = 60.0, tell: Callable
 
     path = Path(spec)
     stage = load(StageSpec, path)
+    if stage.weights != "best" and stage.parent is None:
+        raise SegueError(f"{path}: weights names those of a parent, but there is no `from`; add it or remove weights.")
     if stage.load is not None and stage.parent is None:
         raise SegueError(f"{path}: load names parts of a parent, but there is no `from`; add it or remove load.")
 

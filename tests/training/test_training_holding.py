@@ -57,7 +57,10 @@ def test_what_fits_is_resident(tiles: Path):
     assert isinstance(data.training, ResidentSource)
     assert isinstance(data.validation, ResidentSource)
     counts = f"{len(data.training)} training and {len(data.validation)} validation images"
-    assert told == [f"{counts}, held in memory: {resident_bytes(data) / 1e6:.0f} MB"]
+    assert told == [
+        "split by group: 12.5% test, 12.5% validation, seed 0",
+        f"{counts}, held in memory: {resident_bytes(data) / 1e6:.0f} MB",
+    ]
     assert data.window is None
 
 
@@ -68,7 +71,7 @@ def test_what_does_not_fit_is_streamed(tiles: Path):
     data = load(tiles, told, memory_gb=0.0045, shuffle=16)
     assert isinstance(data.training, StreamedSource)
     assert isinstance(data.validation, ResidentSource)
-    assert "more than the limit of 0.0045 GB: streamed in windows of 16 samples, " in told[0]
+    assert "more than the limit of 0.0045 GB: streamed in windows of 16 samples, " in told[1]
     np.testing.assert_array_equal(data.blocks, resident.blocks)
     assert data.window == resident.window == 16
     for source, known in ((data.training, resident.training), (data.validation, resident.validation)):
@@ -86,7 +89,7 @@ def test_a_window_that_does_not_fit_is_told(tiles: Path):
     """The whole shuffled from random places is called slow, with a window that would fit."""
     told: list[str] = []
     load(tiles, told, memory_gb=0.0035).close()
-    assert "streamed from random places; slow, for the shuffle window of all samples does not fit: give " in told[0]
+    assert "streamed from random places; slow, for the shuffle window of all samples does not fit: give " in told[1]
 
 
 def test_too_little_memory_is_refused(tiles: Path):

@@ -145,6 +145,10 @@ class StreamedSource:
         """Returns whether an epoch in windows of so many samples (None: all) reads every chunk once."""
         return self._peak(window, batch) <= self.slots(batch)
 
+    def bytes_to_shuffle(self, window: int | None, batch: int) -> int:
+        """Returns the smallest budget with which `shuffles_in_memory`."""
+        return self._peak(window, batch) * self._slot_bytes() + self._beside(batch, self._loaders())
+
     def bytes_in_use(self, window: int | None, batch: int) -> int:
         """Returns what an epoch in such windows holds: two of them where there is room, else what there is."""
         slots = min(2 * self._peak(window, batch), len(self), self.slots(batch))

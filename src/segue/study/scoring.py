@@ -63,7 +63,8 @@ def score_run(
         found = score(network, target, source, batch=spec.batch, device=device, precision=precision)
         return {name: None if math.isnan(value) else value for name, value in found.items()}
 
-    result: dict[str, Any] = {"part": part, "samples": len(indices), "groups": len(groups), "scores": scored()}
+    result: dict[str, Any] = {"part": part, "samples": len(indices), "groups": len(groups)}
+    result |= {"classes": list(target.names), "scores": scored()}
     if every_epoch:
         trained = json.loads((model.folder / "metrics.json").read_text(encoding="utf-8"))
         result["epochs"] = []

@@ -112,6 +112,8 @@ class TargetSpec(SpecModel):
     @field_validator("class_weights", mode="before")
     @classmethod
     def _none(cls, value: Any) -> Any:
+        if value == "effective_number":
+            raise ValueError('it needs a beta: write { name = "effective_number", beta = 0.9999 }')
         return None if value == "none" else value
 
     @model_validator(mode="after")

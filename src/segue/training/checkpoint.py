@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ from segue.data.files import refusal
 from segue.errors import SegueError
 
 KEPT = 2
+UMASK = os.umask(0)
+os.umask(UMASK)
+MODE = 0o666 & ~UMASK
 
 
 @dataclass
@@ -54,6 +58,7 @@ class Progress:
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     """Writes a state dict as safetensors with one metadata key, so that equal weights give equal bytes."""
     save_file({name: value.contiguous() for name, value in weights.items()}, path, metadata={"format": "pt"})
+    path.chmod(MODE)  # as every other file: safetensors lets only the owner read
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -122,10 +127,17 @@ def restore(
     return None
 
 
-def history(folder: Path) -> list[dict[str, float]]:
-    """Returns the history of the newest whole state; [] without any."""
+def damaged(folder: Path) -> Path | None:
+    """Returns the newest state where it is not whole, None where it is or where there is none."""
+    numbers = _numbers(folder)
+    newest = folder / str(numbers[-1]) if numbers else None
+    return newest if newest is not None and _read(newest) is None else None
+
+
+def newest(folder: Path) -> Progress | None:
+    """Returns the progress of the newest whole state; None without any."""
     found = (_read(folder / str(number)) for number in reversed(_numbers(folder)))
-    return next((progress.history for progress, _ in filter(None, found)), [])
+    return next((progress for progress, _ in filter(None, found)), None)
 
 
 def _read(state: Path) -> tuple[Progress, dict[str, Tensor]] | None:

@@ -27,6 +27,10 @@ class Features:
 
     levels: tuple[Tensor, ...]
 
+    @property
+    def bytes(self) -> int:
+        return sum(level.numel() * level.element_size() for level in self.levels)
+
     def of(self, ids: Tensor) -> list[Tensor]:
         """Returns the features of the views `ids` (n,), channels-last."""
         place = ids.to(self.levels[0].device)

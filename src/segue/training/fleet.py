@@ -128,6 +128,8 @@ def _train(stages: Sequence[Stage], how: tuple[float, Tell | None], group: Group
         if tell is not None and group.leads:
             precisions = sorted({devices.resolve_precision(stage.spec.precision, device) for stage in stages})
             tell(f"{', '.join(precisions)} on {device}, {spec.threads} threads" + _processes(group, len(stages)))
+        if len(stages) == 1:  # of several, one with a mistake does not stop the others
+            _require_parts(spec)
         inputs = stages[0].inputs if len(stages) == 1 else replace(stages[0].inputs, parent=None)  # each has its own
         data = load_data(spec, inputs, where=str(folder), device=device, tell=tell if group.leads else None)
     except SegueError as error:
@@ -164,6 +166,17 @@ def _train(stages: Sequence[Stage], how: tuple[float, Tell | None], group: Group
         except (SegueError, OSError, SafetensorError) as error:
             errors[one.stage.folder] = _worded(error, one.stage.folder)
     return errors
+
+
+def _require_parts(spec: StageSpec) -> None:
+    """Raises SegueError where freeze or unfreeze name parts that the network does not have: before data are read."""
+    try:
+        with torch.device("meta"):
+            network = networks.build(spec.network, channels=1, classes=2)
+    except (RuntimeError, SegueError):
+        return  # it counts with tensors while it is built; what is wrong is found when it is built for these data
+    freezing.leaves(network, spec.freeze)
+    freezing.frozen_at(network, spec.freeze, spec.unfreeze, spec.epochs)
 
 
 def _hardware(spec: StageSpec, folder: Path) -> str:
@@ -212,7 +225,7 @@ def _prepare(
     with rng.scope(spec.seed, "init", spec.init):
         network = networks.build(spec.network, channels=len(data.channels), classes=target.channels)
     freezing.freeze(network, freezing.frozen_at(network, spec.freeze, spec.unfreeze, 1))  # or tells of unknown parts
-    loaded = _load_parent(network, spec, stage.inputs.parent)
+    loaded = _load_parent(network, spec, stage.inputs.parent, tell if group.leads else None)
     network = _together(network, spec, group, device, where)
     working = working_folder(stage.folder)
     described = {
@@ -224,7 +237,8 @@ def _prepare(
     if not group.leads:
         return _Prepared(stage, Member(network, target, spec, working / "state", precision), data, loaded)
     write_json(working / "spec.json", described)
-    earlier = checkpoint.history(working / "state") if spec.tensorboard else []
+    before = checkpoint.newest(working / "state") if spec.tensorboard else None
+    earlier = before.history if before is not None else []
     record = opened.enter_context(
         watching.tensorboard_writer(working / "tensorboard", spec.tensorboard, history=earlier)
     )
@@ -285,11 +299,16 @@ def _finish(one: _Prepared, outcome: loop.Outcome, timing: Mapping[str, Any], de
     working.rename(one.stage.folder)
 
 
-def _load_parent(network: nn.Module, spec: StageSpec, parent: Path | None) -> dict[str, list[str]] | None:
+def _load_parent(
+    network: nn.Module, spec: StageSpec, parent: Path | None, tell: Tell | None
+) -> dict[str, list[str]] | None:
     if parent is None:
         return None
     file = weights_file(parent, spec.weights) if parent.is_dir() else parent
-    return load_parts(network, checkpoint.load_weights(file), spec.load, where=str(file))
+    loaded = load_parts(network, checkpoint.load_weights(file), spec.load, where=str(file))
+    if tell is not None:
+        tell(f"{file}: " + ", ".join(f"{len(n)} tensors {w.replace('_', ' ')}" for w, n in loaded.items() if n))
+    return loaded
 
 
 def _clear(folder: Path) -> None:

@@ -133,9 +133,9 @@ def frozen_at(
         if not asked <= frozen:
             trained = ", ".join(leaf for leaf in networks.parts(network) if leaf in asked - frozen)
             raise SegueError(
-                f"unfreeze at epoch {change.epoch}: {trained} is not frozen then; "
+                f"unfreeze at epoch {change.epoch}: frozen then is not {trained}; "
                 + (f"frozen are {', '.join(condensed(network, frozen))}" if frozen else "nothing is frozen")
-                + "; name parts of these, or add it to freeze."
+                + "; name parts of these, or freeze more."
             )
         frozen = frozen - asked
         now = frozen if change.epoch <= epoch else now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
@@ -52,9 +53,11 @@ def hold(
             if _bytes(parts) > budget:
                 streamed[name] = StreamedSource(parts, normalise=spec.normalise, budget_bytes=budget)
                 undone.callback(streamed[name].close)
-                _require_room(streamed[name], spec.batch, budget, f"{where}: {name}", limit)
+                share = VALIDATION_SHARE if name == "validation" else 1 - VALIDATION_SHARE
+                enough = min(wanted + looked_at, math.ceil(streamed[name].least_bytes(spec.batch) / share))
+                _require_room(streamed[name], spec.batch, budget, f"{where}: {name}", (limit, enough))
         if tell is not None:
-            told = _how(streamed, spec.batch, window)
+            told = _how(streamed, spec.batch, window, looked_at)
             needed = _gb(wanted + looked_at)
             tell(f"{spent}: {needed} GB, more than the limit of {_gb(limit)} GB: {told}")
         first = streamed.get("training") or _resident(training, spec, device, wanted)
@@ -85,18 +88,32 @@ def _resident(parts: Sequence[Taken], spec: StageSpec, device: str, together: in
     return source
 
 
-def _require_room(source: StreamedSource, batch: int, budget: int, where: str, limit: int) -> None:
+def _require_room(source: StreamedSource, batch: int, budget: int, where: str, of: tuple[int, int]) -> None:
+    """Raises SegueError where the budget is too small; of: the limit for all samples, and one that is enough."""
+    limit, enough = of
     least = source.least_bytes(batch)
     if least > budget:
         raise SegueError(
             f"{where}: even streamed, {len(source):,} samples in batches of {batch} take {_gb(least)} GB of memory "
             f"(a block of the file and batches made ahead), but of the limit of {_gb(limit)} GB only {_gb(budget)} GB "
-            "are theirs; raise memory_gb, lower batch, run fewer workers, or use a machine with more memory."
+            f"are theirs; raise memory_gb (to {_rounded_up(enough):.3g}), lower batch, run fewer "
+            "workers, or use a machine with more memory."
         )
 
 
-def _how(streamed: dict[str, StreamedSource], batch: int, window: int | None) -> str:
-    """Returns in words what is streamed and how."""
+def _least_limit(for_training: int, looked_at: int) -> float:
+    """Returns the memory_gb that leaves so many bytes to training."""
+    return _rounded_up(min(for_training + looked_at, for_training / (1 - VALIDATION_SHARE)))
+
+
+def _rounded_up(amount: float) -> float:
+    """Returns GB of bytes, rounded up to three digits."""
+    step = 10.0 ** (math.floor(math.log10(amount / 1e9)) - 2)
+    return math.ceil(amount / 1e9 / step) * step
+
+
+def _how(streamed: dict[str, StreamedSource], batch: int, window: int | None, looked_at: int) -> str:
+    """Returns in words what is streamed and how; `looked_at` bytes are those of all validation samples."""
     training = streamed.get("training")
     if training is None:
         return "validation is streamed"
@@ -107,7 +124,8 @@ def _how(streamed: dict[str, StreamedSource], batch: int, window: int | None) ->
         windows = "one window of all samples" if window is None else f"windows of {shown}"
         return f"streamed in {windows}, {held} GB{too}"
     largest = training.largest_window(batch)
-    remedy = f"shuffle = {largest}, which trains in another order" if largest else "a higher memory_gb"
+    remedy = f"memory_gb = {_least_limit(training.bytes_to_shuffle(window, batch), looked_at):.3g}"
+    remedy += f", or shuffle = {largest}, which trains in another order" if largest else ""
     return f"streamed from random places{too}; slow, for the shuffle window of {shown} does not fit: give {remedy}"
 
 

@@ -17,6 +17,7 @@ from segue.data import order
 from segue.data.dataset import Dataset
 from segue.data.layers import Layer
 from segue.data.source import Source, Taken, bytes_needed, object_counts
+from segue.data.split import SplitSpec
 from segue.data.stream import StreamedSource
 from segue.errors import SegueError
 from segue.training import drawing
@@ -96,6 +97,7 @@ def load_data(spec: StageSpec, inputs: Inputs, *, where: str, device: str, tell:
         groups, ancestry = _with_ancestors(_groups(chosen), inputs.parent, where)
         taken = [_taken(c, c.training) for c in chosen]
         looked_at = [_taken(c, c.validation) for c in chosen if c.validation]
+        _tell_split(chosen, spec, tell)
         blocks = _blocks(taken)
         window = order.resolve_window(spec.shuffle, len(blocks), bytes_needed(taken[0].dataset, 1))
         spent = f"{labels['train']:,} training and {labels['validation']:,} validation {spec.label_unit}"
@@ -108,6 +110,22 @@ def load_data(spec: StageSpec, inputs: Inputs, *, where: str, device: str, tell:
     return StageData(
         training, validation, labels, groups, first.layer, channels, ancestry, blocks, window, cache(counting)
     )
+
+
+def _tell_split(chosen: list[_Chosen], spec: StageSpec, tell: Tell | None) -> None:
+    """Says how groups are divided, and where a dataset has a split of its own that is not used."""
+    split = spec.split
+    if tell is None or split.stored is not None:
+        return
+    own = sorted({name for c in chosen for name in c.dataset.split_names() if not _is_same(c.dataset, name, split)})
+    tell(
+        f"split by group: {100 * split.test:.3g}% test, {100 * split.validation:.3g}% validation, seed {split.seed}"
+        + (f'; not the split stored in the dataset (split = {{ stored = "{own[0]}" }})' if own else "")
+    )
+
+
+def _is_same(dataset: Dataset, stored: str, split: SplitSpec) -> bool:
+    return np.array_equal(dataset.split(SplitSpec(stored=stored)), dataset.split(split))
 
 
 def _taken(chosen: _Chosen, drawn: Drawn) -> Taken:

@@ -180,6 +180,8 @@ def _cache_features(t: Training, training: Source, settings: Settings) -> None:
             precision=t.member.precision,
         )
         t.uncached = t.features is None
+        if t.features is not None and t.member.report is not None:
+            t.member.report(f"the frozen encoder's features of all views are kept: {t.features.bytes / 1e6:.0f} MB")
 
 
 def _outcome(t: Training) -> Outcome:

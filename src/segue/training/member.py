@@ -84,6 +84,9 @@ def begin(member: Member, device: torch.device) -> Training:
     resumed = checkpoint.restore(member.state, network, optimizer)
     progress, kept = resumed if resumed else (Progress(schedule=schedules.begin(spec.schedule)), {})
     progress.interruptions += bool(resumed)
+    if resumed and member.report is not None:
+        place = f"epoch {progress.epoch + 1}, step {progress.step + 1}" if progress.epoch < spec.epochs else "its end"
+        member.report(f"going on from {place}" + _passed_over(member.state))
     last = max(progress.epoch, 1)  # of one that has stopped already, whose trainable parameters are still counted
     freezing.freeze(network, freezing.frozen_at(network, spec.freeze, spec.unfreeze, last))
     if average is not None and kept.get("average"):
@@ -93,6 +96,11 @@ def begin(member: Member, device: torch.device) -> Training:
     return Training(
         member, network, optimizer, scaler, progress, kept.get("best", {}), average, _compiled(network, spec)
     )
+
+
+def _passed_over(state: Path) -> str:
+    damaged = checkpoint.damaged(state)
+    return f" (the newest state, {damaged}, is damaged)" if damaged is not None else ""
 
 
 def _compiled(network: nn.Module, spec: StageSpec) -> Callable[[Tensor], Tensor]:
@@ -211,7 +219,12 @@ def end_epoch(
             checkpoint.save_weights(training.network.state_dict(), kept)
     progress.history.append(row)
     progress.schedule, turns = schedules.after_epoch(spec.schedule, spec.warmup, progress.schedule, row, progress.epoch)
-    if turns and spec.restore_best and training.best:
+    back = turns and spec.restore_best and training.best
+    if turns and training.member.report is not None:
+        turned = "kicked up" if spec.schedule.name == "kicks" else "lowered"
+        told = f", from the weights of epoch {progress.best_epoch}" if back else ""
+        training.member.report(f"epoch {progress.epoch + 1}: the rate is {turned} now{told}")
+    if back:
         training.network.load_state_dict(training.best)
         if training.average is not None:
             training.average = averaging.begin(training.network)
