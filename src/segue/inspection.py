@@ -40,21 +40,7 @@ def describe(what: str, *, width: int | None = None, channels: int = 1, classes:
 
 
 def describe_network(spec: NetworkSpec, *, channels: int, classes: int) -> str:
-    import torch
-
-    from segue.training.freezing import counts
-
-    try:
-        with torch.device("meta"):
-            network = networks.build(spec, channels=channels, classes=classes)
-    except (RuntimeError, SegueError):  # some encoders compute numbers with tensors while they are built
-        network = networks.build(spec, channels=channels, classes=classes)
-    rows = [("network", spec.name + (f", width {spec.width or 64}" if spec.name in networks.NETWORKS else ""))]
-    rows += [("takes", f"(N, {channels}, H, W), H and W multiples of {networks.divisor(spec)}")]
-    rows += [("gives", f"(N, {classes}, H, W) scores")]
-    for part, found in counts(network).items():
-        rows.append((f"{part} parameters", f"{found['parameters']:,}"))
-    return aligned(rows)
+    return aligned(networks.describe(spec, channels=channels, classes=classes))
 
 
 def describe_schedules(
@@ -138,10 +124,31 @@ def describe_run(folder: Path) -> str:
         rows.append(("from its parent", ", ".join(
             f"{len(names)} tensors {what.replace('_', ' ')}" for what, names in metrics["transfer"].items() if names
         )))  # fmt: skip
+    decoding = metrics.get("decoding")
+    if decoding:
+        rows.append(("decoding", ", ".join(f"{name} {value:g}" for name, value in decoding["parameters"].items())))
+        rows.append(("tuned on", f"{decoding['images']} validation images: {decoding['metric'].replace('_', ' ')} "
+                     f"{decoding['value']:.4f}, {decoding['value_of_defaults']:.4f} with the defaults"))  # fmt: skip
     return aligned(rows) + "\n" + described_scores(metrics["scores"], model["names"])
 
 
 PER_CLASS = ("iou", "dice", "precision", "recall", "auprc", "auroc")  # F1 of pixels is their Dice
+
+
+OF_OBJECTS = {
+    "objects_true": "objects labelled",
+    "objects_predicted": "objects found",
+    "ap50": "AP at IoU 0.5",
+    "ap_mean": "mean AP, IoU 0.5 to 0.95",
+    "f1_50": "F1 at IoU 0.5",
+    "precision_50": "precision at IoU 0.5",
+    "recall_50": "recall at IoU 0.5",
+    "pq": "panoptic quality",
+    "aji": "aggregated Jaccard index",
+    "boundary_f1": "boundary F1, 2 px",
+    "splits": "objects split",
+    "merges": "objects merged",
+}
 
 
 def described_scores(scores: Mapping[str, float | None], names: Sequence[str]) -> str:
@@ -156,11 +163,19 @@ def described_scores(scores: Mapping[str, float | None], names: Sequence[str]) -
         if own.get("loss_adjusted") == own.get("loss"):
             whole = [name for name in whole if name != "loss_adjusted"]
         told.append(aligned([(words + name.replace("_", " "), number(own[name])) for name in whole]))
+        of_objects = [name for name in OF_OBJECTS if name in own]
+        if of_objects:
+            told.append(aligned([(OF_OBJECTS[name], _count_or_share(name, own[name])) for name in of_objects]))
         columns_ = [name for name in PER_CLASS if any(f"{name}_{label}" in own for label in names)]
         if columns_:
             body = [(label, *(number(own.get(f"{name}_{label}")) for name in columns_)) for label in names]
             told.append(columns([(words.strip() or "class", *columns_), *body]))
     return "\n".join(told)
+
+
+def _count_or_share(name: str, value: float | None) -> str:
+    counts = ("objects_true", "objects_predicted", "splits", "merges")
+    return f"{value:,.0f}" if name in counts and value is not None else number(value)
 
 
 def _part(name: str) -> str:

@@ -66,8 +66,13 @@ def train(spec: Place, run: Place, *, checkpoint_s: float = 60.0, tell: Callable
         parent = path.parent / (stage.parent.run or stage.parent.weights or "")
         origin = _file_digest(weights_file(parent, stage.weights) if stage.parent.run else parent)
     data = [item.model_dump(mode="json", exclude={"dataset"}) for item in stage.data]
-    inputs = [datasets[item.dataset][1] for item in stage.data]
-    key = digest_of({"version": VERSION, "settings": settings, "data": data, "inputs": [inputs, origin]})
+    inputs = [[datasets[item.dataset][1] for item in stage.data], origin]
+    if isinstance(stage.network.pretrained, Path):
+        weights = path.parent / stage.network.pretrained
+        inputs.append(_file_digest(weights))
+        network = stage.network.model_copy(update={"pretrained": weights})
+        stage = stage.model_copy(update={"network": network})
+    key = digest_of({"version": VERSION, "settings": settings, "data": data, "inputs": inputs})
     train_stage(
         stage, Path(run), key=f"train-{key}", inputs=Inputs(datasets, parent), checkpoint_s=checkpoint_s, tell=tell
     )
@@ -87,9 +92,7 @@ def _file_digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
-        raise SegueError(
-            f"{path}: there are no weights for `from`; give a finished run or a safetensors file."
-        ) from None
+        raise SegueError(f"{path}: there are no such weights; give a finished run or a safetensors file.") from None
 
 
 def evaluate(

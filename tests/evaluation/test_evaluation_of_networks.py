@@ -14,7 +14,8 @@ from segue.data.source import ResidentSource
 from segue.evaluation import curves
 from segue.inference.forward import Scored, autocast, score, score_many
 from segue.networks import NetworkSpec
-from segue.targets import TargetSpec, classes, losses
+from segue.targets import classes, losses
+from segue.targets.classes_spec import ClassesSpec
 
 COUNT = 11
 
@@ -31,7 +32,7 @@ def made(seed: int = 0) -> torch.nn.Module:
 
 
 def target(loss: str = "cross_entropy") -> classes.Classes:
-    spec = TargetSpec.model_validate({"loss": loss})
+    spec = ClassesSpec.model_validate({"loss": loss})
     return classes.build(spec, names=("background", "disc"), instances=False, where="test")
 
 

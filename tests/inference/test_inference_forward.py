@@ -12,7 +12,8 @@ from segue.data.source import ResidentSource
 from segue.evaluation import pixels
 from segue.inference.forward import predict, score
 from segue.networks import NetworkSpec
-from segue.targets import TargetSpec, classes
+from segue.targets import classes
+from segue.targets.classes_spec import ClassesSpec
 
 
 def made() -> torch.nn.Module:
@@ -36,7 +37,7 @@ def test_score_equals_whole_at_once(discs: Path):
     """Loss and scores summed over batches equal those of all samples in one batch."""
     with Dataset(discs) as dataset:
         source = ResidentSource.from_dataset(dataset, np.arange(11), layer="discs")
-    target = classes.build(TargetSpec(), names=("background", "disc"), instances=False, where="test")
+    target = classes.build(ClassesSpec(), names=("background", "disc"), instances=False, where="test")
     network = made()
     few, all_at_once = (
         score(network, target, source, batch=batch, device="cpu", precision="fp32") for batch in (4, 11)
@@ -47,5 +48,5 @@ def test_score_equals_whole_at_once(discs: Path):
     with torch.inference_mode():
         scores = network(images)
     assert few["loss"] == pytest.approx(target.loss(scores, target.encode(labels)).item(), rel=1e-5)
-    counts = pixels.confusion(target.decode(scores), target.encode(labels), 2)
+    counts = pixels.confusion(target.classes(scores), target.encode(labels), 2)
     assert few["accuracy"] == pytest.approx((counts.diagonal().sum() / counts.sum()).item())

@@ -42,6 +42,7 @@ def test_no_scheduler_is_told(study_file: StudyFile, monkeypatch: pytest.MonkeyP
         run_study(plan_study(study_file()), scheduler="tcp://127.0.0.1:9")
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_nothing_but_time(study_file: StudyFile, tmp_path: Path):
     """SIGKILL of worker processes during a study: it goes on with new ones and ends with the same table."""
     path = study_file()

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from segue import rng
 from segue.errors import SegueError
-from segue.targets import TargetSpec, classes, losses
+from segue.targets import classes, losses
+from segue.targets.classes_spec import ClassesSpec
 
 NAMES = ("background", "a", "b")
 WEIGHTS = (0.5, 2.0, 3.0)
@@ -21,7 +22,7 @@ def batch(images: int = 4, seed: str = "losses") -> tuple[torch.Tensor, torch.Te
 
 
 def target(loss: object, **settings: object) -> classes.Classes:
-    spec = TargetSpec.model_validate({"loss": loss, **settings})
+    spec = ClassesSpec.model_validate({"loss": loss, **settings})
     return classes.build(spec, names=NAMES, instances=False, where="test")
 
 
@@ -179,10 +180,10 @@ def test_floor_is_what_a_minimiser_finds(loss: str, weights: tuple[float, ...] |
 
 def test_floor_of_smoothed_labels_is_their_entropy():
     """Two classes and a smoothing of 0.2: shares 0.9 and 0.1; probabilities cannot be more certain than e / (e + 1)."""
-    spec = TargetSpec(label_smoothing=0.2)
+    spec = ClassesSpec(label_smoothing=0.2)
     entropy = -0.9 * math.log(0.9) - 0.1 * math.log(0.1)
     assert classes.build(spec, names=NAMES[:2], instances=False, where="").floor == pytest.approx(entropy)
-    spec = TargetSpec.model_validate({"loss": "cross_entropy_of_probabilities", "label_smoothing": 0.2})
+    spec = ClassesSpec.model_validate({"loss": "cross_entropy_of_probabilities", "label_smoothing": 0.2})
     found = classes.build(spec, names=NAMES[:2], instances=False, where="").floor
     assert found == pytest.approx(math.log(math.e + 1) - 0.9)
 
@@ -201,4 +202,4 @@ def test_weights_made_while_scoring_serve_in_training():
 def test_dice_needs_a_foreground():
     """A layer of the background alone has nothing to overlap with."""
     with pytest.raises(SegueError, match="of foreground classes, but the layer has only background"):
-        classes.build(TargetSpec.model_validate({"loss": "dice"}), names=NAMES[:1], instances=False, where="x.h5")
+        classes.build(ClassesSpec.model_validate({"loss": "dice"}), names=NAMES[:1], instances=False, where="x.h5")

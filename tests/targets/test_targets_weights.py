@@ -5,7 +5,8 @@ import pytest
 
 from segue.errors import SegueError, SpecError
 from segue.spec import validate
-from segue.targets import EffectiveNumberSpec, TargetSpec, classes
+from segue.targets import classes
+from segue.targets.classes_spec import ClassesSpec, EffectiveNumberSpec
 from segue.targets.weights import weights_from_counts
 
 NAMES = ("background", "a", "b")
@@ -60,8 +61,8 @@ def test_class_without_pixels_is_named():
 
 def test_build_takes_counts():
     """The target holds the weights that follow, and refuses to guess them without counts or for other classes."""
-    spec = TargetSpec(class_weights="median_frequency")
-    assert spec.needs_counts and not TargetSpec(class_weights=(1.0, 2.0, 3.0)).needs_counts
+    spec = ClassesSpec(class_weights="median_frequency")
+    assert spec.needs_counts and not ClassesSpec(class_weights=(1.0, 2.0, 3.0)).needs_counts
     made = classes.build(spec, names=NAMES, instances=False, where="x.h5", counts=[50, 30, 20])
     assert made.weights == weights("median_frequency", [50, 30, 20])
     with pytest.raises(SegueError, match="follow from the pixels of each class"):
@@ -72,7 +73,7 @@ def test_build_takes_counts():
 
 def key(**settings: object) -> dict[str, object]:
     """Returns what a stage's key is made of."""
-    return TargetSpec.model_validate(settings).model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    return ClassesSpec.model_validate(settings).model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
 
 def test_both_ways_of_writing_have_one_key():
@@ -97,9 +98,9 @@ def test_both_ways_of_writing_have_one_key():
 )
 def test_dumps_load_again(settings: dict[str, object]):
     """What a run records is the same specification when read."""
-    spec = TargetSpec.model_validate(settings)
-    assert TargetSpec.model_validate(spec.model_dump(mode="json", by_alias=True)) == spec
-    assert TargetSpec.model_validate_json(spec.model_dump_json()) == spec
+    spec = ClassesSpec.model_validate(settings)
+    assert ClassesSpec.model_validate(spec.model_dump(mode="json", by_alias=True)) == spec
+    assert ClassesSpec.model_validate_json(spec.model_dump_json()) == spec
 
 
 @pytest.mark.parametrize(
@@ -121,6 +122,6 @@ def test_dumps_load_again(settings: dict[str, object]):
 def test_mistakes_are_told(settings: dict[str, object], told: str):
     """Each mistake is one sentence with its place and what is allowed."""
     with pytest.raises(SpecError) as caught:
-        validate(TargetSpec, settings, where="study.toml")
+        validate(ClassesSpec, settings, where="study.toml")
     assert told in str(caught.value)
     assert "one mistake" in str(caught.value)

@@ -1,11 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -216,58 +211,6 @@ def test_optimiser_state_keeps_its_memory_format(discs: Path, tmp_path: Path):
         for kind, value in state.items():
             assert torch.equal(fresh.state[parameter][kind], value)
             assert fresh.state[parameter][kind].stride() == value.stride()
-
-
-KILLED = """
-import sys
-from pathlib import Path
-sys.path[:0] = [{tests!r}]
-from test_training_loop import spec_of, train
-train(spec_of(Path({discs!r}), epochs=4), Path({folder!r}), checkpoint_s=0.0)
-"""
-
-
-def test_killed_at_any_moment_gives_the_same_weights(discs: Path, tmp_path: Path):
-    """SIGKILL several times in one stage, then the same call: the same bytes as undisturbed."""
-    undisturbed = train(spec_of(discs, epochs=4), tmp_path / "undisturbed")
-    folder = tmp_path / "killed"
-    code = KILLED.format(tests=str(Path(__file__).parent), discs=str(discs), folder=str(folder))
-    generator = rng.numpy_generator("kills")
-    kills = 0
-    for attempt in range(30):
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        if attempt < 6:
-            kills += _kill_after_progress(process, folder, float(generator.uniform(0, 0.15)))
-        _, told = process.communicate(timeout=120)
-        if process.returncode == 0:
-            break
-        assert process.returncode == -signal.SIGKILL, told.decode()
-    assert kills >= 3
-    assert weights(folder) == weights(undisturbed)
-    for name in ("history.parquet", "metrics.json", "groups.json"):
-        assert (folder / name).read_bytes() == (undisturbed / name).read_bytes()
-    assert json.loads((folder / "timing.json").read_text())["interruptions"] >= 1
-
-
-def _kill_after_progress(process: subprocess.Popen[bytes], folder: Path, wait_s: float) -> bool:
-    """Kills the process shortly after it has written a new state; returns whether it was still running."""
-    state = folder.with_name(folder.name + ".running") / "state"
-    before = _newest(state)
-    deadline = time.monotonic() + 60
-    while process.poll() is None and _newest(state) == before and time.monotonic() < deadline:
-        time.sleep(0.005)
-    time.sleep(wait_s)
-    if process.poll() is not None:
-        return False
-    os.kill(process.pid, signal.SIGKILL)
-    return True
-
-
-def _newest(state: Path) -> int:
-    try:
-        return max((int(path.name) for path in state.iterdir() if path.name.isdigit()), default=0)
-    except FileNotFoundError:
-        return 0
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,14 @@ import torch
 from segue.data.normalise import normalised, statistics
 from segue.errors import SegueError
 from segue.inference.forward import predict as forward
+from segue.targets.classes import Classes
 from segue.training.run import Model, load_run
 
 
 def predict(run: Model | Path | str, images: np.ndarray) -> np.ndarray:
     """Returns the class of every pixel, int64, of images (H, W), (C, H, W) or (N, C, H, W) in acquired units.
+
+    Of a run whose target is of objects (flows, rays …) the objects of each image instead, numbered 1 … n, 0 background.
 
     The result has the shape of the images without channels: (H, W) or (N, H, W). Each image is normalised as in
     training, by its own statistics. Raises SegueError for another number of channels.
@@ -23,7 +26,10 @@ def predict(run: Model | Path | str, images: np.ndarray) -> np.ndarray:
     """
     model = _model(run)
     scores, single = _scores(model, images)
-    labels = model.target.decode(scores).numpy()
+    if isinstance(model.target, Classes):
+        labels = model.target.classes(scores).numpy()
+    else:
+        labels = np.stack([model.target.decode(image, model.decoding) for image in scores.numpy()]).astype(np.int64)
     return labels[0] if single else labels
 
 

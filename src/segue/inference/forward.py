@@ -17,7 +17,7 @@ from segue.device import Precision
 from segue.evaluation import curves, pixels
 
 if TYPE_CHECKING:
-    from segue.targets.classes import Classes
+    from segue.targets.target import Target
 
 
 def autocast(device: torch.device | str, precision: Precision) -> AbstractContextManager[object]:
@@ -53,7 +53,7 @@ class Scored:
 
 
 def score(
-    network: nn.Module, target: Classes, source: Source, *, batch: int, device: torch.device | str, precision: Precision
+    network: nn.Module, target: Target, source: Source, *, batch: int, device: torch.device | str, precision: Precision
 ) -> dict[str, float]:
     """Returns the loss and the scores of the network over all of a source: `score_many` of one."""
     return score_many([network], [target], source, batch=batch, device=device, precision=precision)[0].scores
@@ -62,7 +62,7 @@ def score(
 @torch.inference_mode()
 def score_many(
     networks: Sequence[nn.Module],
-    targets: Sequence[Classes],
+    targets: Sequence[Target],
     source: Source,
     *,
     batch: int,
@@ -95,8 +95,8 @@ def score_many(
 class _Tally:
     """What is summed over batches for one network; nothing waits for the device before `scored`, save what is kept."""
 
-    def __init__(self, target: Classes, device: torch.device | str, keep: Sequence[int]) -> None:
-        count = target.channels
+    def __init__(self, target: Target, device: torch.device | str, keep: Sequence[int]) -> None:
+        count = len(target.names)
         self.target, self.keep = target, list(keep)
         self.totals = self.masses = torch.zeros((), dtype=torch.float64, device=device)
         self.confusion = torch.zeros((count, count), dtype=torch.int64, device=device)
@@ -105,11 +105,12 @@ class _Tally:
 
     def add(self, scores: Tensor, labels: Tensor, start: int) -> None:
         """Adds a batch, `start` being the index of its first sample."""
-        classes = self.target.encode(labels)
+        encoded = self.target.encode(labels)
+        classes = self.target.truth(encoded)
         probabilities = self.target.probabilities(scores)
-        self.totals = self.totals + self.target.totals(scores, classes).double()
-        self.masses = self.masses + self.target.masses(classes).double()
-        self.confusion += pixels.confusion(self.target.decode(scores), classes, self.target.channels)
+        self.totals = self.totals + self.target.totals(scores, encoded).double()
+        self.masses = self.masses + self.target.masses(encoded).double()
+        self.confusion += pixels.confusion(self.target.classes(scores), classes, len(self.target.names))
         self.histogram += curves.histogram(probabilities, classes)
         for index in set(self.keep) & set(range(start, start + len(scores))):
             self.kept[index] = (probabilities[index - start] * 255).round().to(torch.uint8).cpu()

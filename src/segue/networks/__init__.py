@@ -1,110 +1,82 @@
 """Networks by name: functions of plain numbers that return an nn.Module with .encoder, .decoder and .head.
 
-`resunet` is the network of the HRTEM study. Any other name is `<decoder>-<encoder>` of
-segmentation-models-pytorch, e.g. `unet-resnet18`, `fpn-mobilenet_v2`, `unet-tu-convnext_tiny`.
-Nothing here imports torch before a network is built, so that a plan can be checked in an instant.
+`spec.py` says which names there are. Nothing here imports torch before a network is built, so that a plan can be
+checked in an instant.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from pydantic import Field, field_validator, model_validator
+from typing import TYPE_CHECKING
 
 from segue.errors import SegueError
-from segue.networks.names import SMP_DECODERS, SMP_ENCODERS
-from segue.spec import SpecModel, unknown
+from segue.networks.counts import parameter_count
+from segue.networks.names import FAMILIES
+from segue.networks.spec import NETWORKS, NetworkSpec, divisor, is_dense
 
 if TYPE_CHECKING:
     from torch import nn
 
     from segue.networks.network import Network
+    from segue.networks.pretrained import LoadingReport
 
-NETWORKS = {"resunet": "U-Net with a pre-activation ResNet-18 encoder (14,323,492 parameters at width 64)"}
-
-
-Probability = Annotated[float, Field(ge=0, lt=1)]
-
-
-class NetworkSpec(SpecModel):
-    """A network by name, and what is changed of it.
-
-    width: scales the channels of `resunet` (64 in the published study) and belongs to it alone.
-    norm: what stands in the place of its batch norms (see `normalisation.replace_batch_norms`); its own without it.
-    dropout: with which probability a channel is left out before the head while training.
-    stochastic_depth: with which probability the last residual unit of the encoder is left out for an image while
-    training, growing linearly from the first; `resunet` and encoders of timm (`tu-…`) take it. 0 leaves what the
-    encoder's authors chose, which is none but for a few transformers.
-    """
-
-    name: str = "resunet"
-    width: int | None = Field(default=None, ge=8, multiple_of=4)
-    norm: Literal["batch", "instance", "group", "layer"] | None = None
-    dropout: Probability = 0.0
-    stochastic_depth: Probability = 0.0
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name in NETWORKS:
-            return name
-        decoder, _, encoder = name.partition("-")
-        if decoder not in SMP_DECODERS:
-            raise ValueError(
-                unknown(name, [*NETWORKS, *(f"{d}-<encoder>" for d in SMP_DECODERS)], "network")
-                + "; <encoder> is one of segmentation-models-pytorch, e.g. unet-resnet18"
-            )
-        if encoder not in SMP_ENCODERS and not encoder.startswith("tu-"):
-            raise ValueError(unknown(encoder, [*SMP_ENCODERS, "tu-<timm name>"], "encoder"))
-        return name
-
-    @model_validator(mode="after")
-    def _only_where_it_counts(self) -> NetworkSpec:
-        if self.name in NETWORKS:
-            return self
-        if self.width is not None:
-            raise ValueError(f"width belongs to resunet; '{self.name}' has the widths of its encoder: remove width")
-        if self.stochastic_depth and not self.name.partition("-")[2].startswith("tu-"):
-            raise ValueError(
-                f"stochastic_depth belongs to resunet and to encoders of timm (tu-…); '{self.name}' takes none: "
-                "remove stochastic_depth"
-            )
-        return self
-
-
-def divisor(spec: NetworkSpec) -> int:
-    """Returns the number of pixels of which height and width of an input must be multiples."""
-    return 32 if spec.name in NETWORKS else SMP_DECODERS[spec.name.partition("-")[0]].divisor
+__all__ = [
+    "NETWORKS", "NetworkSpec", "build", "describe", "divisor", "is_dense", "load_pretrained", "parameter_count",
+    "parts", "require_fit",
+]  # fmt: skip
 
 
 def build(spec: NetworkSpec, *, channels: int, classes: int) -> Network:
     """Returns the untrained network for images (N, channels, H, W), initialised from torch's global generator.
 
-    Raises SegueError when its encoder and decoder, or what is asked of its norm or depth, do not go together.
+    Pretrained weights are not in it yet: see `load_pretrained`. Raises SegueError when its encoder and decoder, or
+    what is asked of its norm or depth, do not go together, or timm has no such model.
     """
     if spec.name in NETWORKS:
-        from segue.networks.resunet import resunet
-
-        network = resunet(
-            channels, classes, spec.width or 64, dropout=spec.dropout, stochastic_depth=spec.stochastic_depth
-        )
+        network = _own(spec, channels, classes)
+    elif spec.family in FAMILIES:
+        network = _of_timm(spec, channels, classes)
     else:
         from segue.networks.smp import smp_network
 
-        decoder, _, encoder = spec.name.partition("-")
         network = smp_network(
-            decoder,
-            encoder,
+            spec.decoder,
+            spec.encoder,
             channels=channels,
             classes=classes,
             dropout=spec.dropout,
             stochastic_depth=spec.stochastic_depth,
         )
-    if spec.norm is not None:
+    if spec.norm not in (None, "none"):
         from segue.networks.normalisation import replace_batch_norms
 
         replace_batch_norms(network, spec.norm, where=f"network '{spec.name}'")
     return network
+
+
+def load_pretrained(network: Network, spec: NetworkSpec, *, where: str) -> LoadingReport | None:
+    """Fills the encoder as `spec.pretrained` says and returns the report; None where it says nothing.
+
+    Raises SegueError when the weights cannot be fetched or read, or do not fit; the network is then as it was.
+    """
+    if spec.pretrained is False:
+        return None
+    from segue.networks import pretrained
+
+    return pretrained.load_pretrained(network, spec, where=where)
+
+
+def describe(
+    spec: NetworkSpec, *, channels: int, classes: int, batch: int = 1, side_px: int | None = None
+) -> list[tuple[str, str]]:
+    """Returns label and text of each line on the network, built on the meta device where that can be.
+
+    The memory told is that of a step on `batch` images of side_px x side_px px (about 256 px where None). Raises
+    SegueError as `build` does.
+    """
+    from segue.networks import description
+
+    network = description.built_without_memory(lambda: build(spec, channels=channels, classes=classes))
+    return description.rows(spec, network, channels=channels, classes=classes, batch=batch, side_px=side_px)
 
 
 def parts(network: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -124,6 +96,11 @@ def require_fit(spec: NetworkSpec, tile_shape: tuple[int, int, int], where: str)
     """Raises SegueError when tiles (C, H, W) are of a size that the network cannot take."""
     factor = divisor(spec)
     _, height, width = tile_shape
+    if spec.family == "timm" and spec.side_px is not None and (height, width) != (spec.side_px, spec.side_px):
+        raise SegueError(
+            f"{where}: its tiles are {height}x{width} px, but network '{spec.name}' is asked for images of "
+            f"{spec.side_px}x{spec.side_px} px; set its side_px to the side of the tiles."
+        )
     if height % factor or width % factor:
         fitting = [max(factor, side // factor * factor) for side in (height, width)]
         raise SegueError(
@@ -132,21 +109,56 @@ def require_fit(spec: NetworkSpec, tile_shape: tuple[int, int, int], where: str)
         )
 
 
-def parameter_count(spec: NetworkSpec, *, channels: int, classes: int) -> int | None:
-    """Returns the number of trainable parameters without building the network, or None where only building tells.
+def _own(spec: NetworkSpec, channels: int, classes: int) -> Network:
+    width, depth = spec.setting("width") or 0, spec.setting("depth") or 0
+    dropout, stochastic_depth = spec.dropout, spec.stochastic_depth
+    if spec.name == "unet":
+        from segue.networks.unet import unet
 
-    It is the same for every norm: each has a scale and a shift per channel.
-    """
-    if spec.name not in NETWORKS:
-        return None
-    w = spec.width or 64
-    total = 2 * channels + 49 * channels * w + 2 * w
-    before = w
-    for after in (w, 2 * w, 4 * w, 8 * w):
-        total += 2 * before + 9 * before * after + 2 * after + 9 * after * after + before * after
-        total += 2 * (2 * after + 9 * after * after)
-        before = after
-    for skip, after in zip((4 * w, 2 * w, w, w, 0), (4 * w, 2 * w, w, w // 2, w // 4), strict=True):
-        total += 9 * (before + skip) * after + 9 * after * after + 4 * after
-        before = after
-    return total + 9 * before * classes + classes
+        count, normed = spec.setting("convolutions") or 0, spec.norm != "none"
+        return unet(channels, classes, width, depth=depth, count=count, normed=normed, dropout=dropout)
+    if spec.name == "cellpose":
+        from segue.networks.cellpose import cellpose
+
+        return cellpose(channels, classes, width, depth=depth, dropout=dropout, stochastic_depth=stochastic_depth)
+    if spec.name == "mobilenet-transposed":
+        from segue.networks.mobilenet import mobilenet_transposed
+
+        return mobilenet_transposed(channels, classes, dropout=dropout, stochastic_depth=stochastic_depth)
+    if spec.name == "mlp":
+        from segue.networks.classifiers import mlp
+
+        return mlp(channels, classes, width, depth=depth, side=spec.setting("side_px") or 0, dropout=dropout)
+    if spec.name == "alexnet-small":
+        from segue.networks.classifiers import alexnet_small
+
+        return alexnet_small(channels, classes, width, dropout=dropout)
+    from segue.networks.resunet import resunet
+
+    return resunet(channels, classes, width, dropout=dropout, stochastic_depth=stochastic_depth)
+
+
+def _of_timm(spec: NetworkSpec, channels: int, classes: int) -> Network:
+    if spec.family == "timm":
+        from segue.networks.classifiers import timm_classifier
+
+        return timm_classifier(
+            spec.encoder,
+            channels=channels,
+            classes=classes,
+            side_px=spec.side_px,
+            dropout=spec.dropout,
+            stochastic_depth=spec.stochastic_depth,
+        )
+    from segue.networks.transformers import dense_transformer
+
+    return dense_transformer(
+        spec.family,
+        spec.encoder,
+        channels=channels,
+        classes=classes,
+        patch_px=spec.patch_px,
+        side_px=spec.side_px,
+        dropout=spec.dropout,
+        stochastic_depth=spec.stochastic_depth,
+    )

@@ -1,6 +1,7 @@
 """The decoders and encoders of segmentation-models-pytorch by name, so that a plan is checked without importing it.
 
-A test holds these names against the installed package.
+A test holds these names against the installed package. Of timm's models, of which there are a thousand, only the
+beginnings of the names are checked beforehand.
 """
 
 from __future__ import annotations
@@ -14,6 +15,23 @@ class Decoder(NamedTuple):
     model: str
     divisor: int
 
+
+class Family(NamedTuple):
+    """Encoders of timm whose names begin with one of `prefixes`."""
+
+    prefixes: tuple[str, ...]
+    example: str
+
+
+FAMILIES = {
+    "vit": Family(("vit_", "deit_", "deit3_", "flexivit_"), "vit_tiny_patch16_224"),
+    # of swinv2 only these: swinv2_cr_… are models of another kind
+    "swin": Family(
+        ("swin_", "swinv2_tiny_", "swinv2_small_", "swinv2_base_", "swinv2_large_"), "swin_tiny_patch4_window7_224"
+    ),
+    "sam": Family(("samvit_",), "samvit_base_patch16"),
+    "timm": Family(("",), "resnet18"),
+}
 
 SMP_DECODERS = {
     "unet": Decoder("Unet", 32),

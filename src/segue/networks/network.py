@@ -11,7 +11,7 @@ from segue.networks.stages import encoder_stages
 
 
 class Network(nn.Module):
-    """Maps images (N, channels, H, W) to unnormalised scores (N, classes, H, W).
+    """Maps images (N, channels, H, W) to unnormalised scores, (N, classes, H, W), or (N, classes) where not `dense`.
 
     `encoder` gives features at several scales; `tokens` says that it gives pairs of features and class tokens, as
     the encoders of DPT do. `dropout` is the probability with which a whole channel of the decoder's output is set to
@@ -27,12 +27,14 @@ class Network(nn.Module):
         channels: int,
         dropout: float = 0.0,
         tokens: bool = False,
+        dense: bool = True,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
-        self.dropout = nn.Dropout2d(dropout) if dropout else nn.Identity()
+        self.dropout = (nn.Dropout2d if dense else nn.Dropout)(dropout) if dropout else nn.Identity()
         self.head = head
+        self.dense = dense
         self._channels = channels
         self._tokens = tokens
 

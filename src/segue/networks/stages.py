@@ -48,7 +48,8 @@ def _trace(encoder: nn.Module, channels: int) -> tuple[list[set[str]], list[int]
     modes = [(module, module.training) for module in encoder.modules()]
     encoder.eval()  # nothing random, no statistics
     try:
-        for side in SIDES_PX:
+        only: int | None = getattr(encoder, "side_px", None)
+        for side in SIDES_PX if only is None else (only,):
             images = torch.empty(1, channels, side, side, device="meta", dtype=dtype)
             try:
                 with torch.enable_grad():
@@ -66,7 +67,8 @@ def _trace(encoder: nn.Module, channels: int) -> tuple[list[set[str]], list[int]
 def _first_uses(features: list[Tensor], names: dict[int, str], side: int) -> tuple[list[set[str]], list[int]]:
     seen: set[object] = set()
     owned, strides = [], []
-    for feature in features:
+    # a pooled feature (N, C) behind maps makes no stage of its own
+    for feature in [f for f in features if f.dim() == 4] or features:
         new = set()
         nodes = [feature.grad_fn]
         while nodes:
@@ -80,7 +82,7 @@ def _first_uses(features: list[Tensor], names: dict[int, str], side: int) -> tup
             nodes += [following for following, _ in node.next_functions]
         if new:
             owned.append(new)
-            strides.append(side // feature.shape[-1])
+            strides.append(side // feature.shape[-1] if feature.dim() == 4 else side)
     return owned, strides
 
 

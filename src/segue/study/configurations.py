@@ -214,6 +214,11 @@ def _stage_spec(
 def _unfitting(place: str, spec: StageSpec, tiles: Mapping[str, int | None]) -> list[str]:
     """Returns a sentence for each dataset to be made whose tiles the network cannot take."""
     mistakes = []
+    if isinstance(spec.network.pretrained, Path):
+        mistakes.append(
+            f"{place}: network.pretrained names a file, whose content a study does not follow; pretrained = true, or "
+            "train the stage by itself with `segue train`"
+        )
     for item in spec.data:
         side = tiles.get(item.dataset)
         if side is not None:

@@ -64,7 +64,7 @@ def _example(plan: Plan, evaluation: Evaluation, table: pd.DataFrame, runs: dict
         images, _labels = dataset.read(index, layer=layer.name)
         source = ResidentSource.from_dataset(dataset, index, layer=layer.name, normalise=model.spec.normalise)
     standardised, encoded = source.read(torch.tensor([0]), "cpu")
-    label = model.target.encode(encoded)[0].numpy()
+    label = model.target.truth(model.target.encode(encoded))[0].numpy()
     predictions = {caption: _predicted(shown_model, standardised) for caption, shown_model in shown.items()}
     return Example(images[0, 0].astype(float), label, evaluation.domain, predictions)
 
@@ -79,4 +79,4 @@ def _typical(dataset: Dataset, indices: np.ndarray, layer: str) -> np.ndarray:
 
 def _predicted(model: Model, images: torch.Tensor) -> np.ndarray:
     scores = predict(model.network, images, divisor=model.divisor, precision="fp32")
-    return model.target.decode(scores)[0].numpy()
+    return model.target.classes(scores)[0].numpy()

@@ -14,17 +14,23 @@ import torch
 from segue import device as devices
 from segue import networks
 from segue.data.dataset import Dataset
+from segue.data.layers import Layer
 from segue.data.source import ResidentSource
 from segue.data.split import PartName
+from segue.data.wholes import whole_images
 from segue.errors import SegueError
+from segue.evaluation import objects
 from segue.inference.forward import score
 from segue.study.store import write_json
+from segue.targets.classes import Classes
+from segue.targets.target import Target
 from segue.training import checkpoint
 from segue.training.drawing import part_indices, refuse_leaks
 from segue.training.loading import choose_layer
 from segue.training.run import Model, load_run
 from segue.training.stage import DataSpec
 from segue.training.transfer import load_parts
+from segue.training.tuning import scored_images
 
 
 def score_run(
@@ -56,15 +62,29 @@ def score_run(
     selecting = ("validation", "ancestors_validation") if part == "test" else ()
     used = {group for name in ("training", "ancestors", *selecting) for group in known.get(name, ())}
     refuse_leaks(used, groups, part, str(dataset))
-    target = replace(model.target, instances=layer.kind == "instances")
+    target = _target_for(model, layer, str(dataset))
     network = model.network.to(device)
+
+    of_objects: dict[str, float | None] = {}
+    if layer.kind == "instances":
+        with Dataset(dataset) as opened:
+            wholes = whole_images(opened, indices, layer=layer.name)
+        shown = scored_images(
+            network, [image for image, _ in wholes], normalise=spec.normalise, divisor=model.divisor, device=device,
+            precision=precision,
+        )  # fmt: skip
+        tallies = [
+            objects.tally(labels, target.decode(found, model.decoding))
+            for found, (_, labels) in zip(shown, wholes, strict=True)
+        ]
+        of_objects |= _plain(objects.scores(objects.merged(tallies)))
 
     def scored() -> dict[str, float | None]:
         found = score(network, target, source, batch=spec.batch, device=device, precision=precision)
-        return {name: None if math.isnan(value) else value for name, value in found.items()}
+        return _plain(found)
 
     result: dict[str, Any] = {"part": part, "samples": len(indices), "groups": len(groups)}
-    result |= {"classes": list(target.names), "scores": scored()}
+    result |= {"classes": list(target.names), "scores": scored() | of_objects}
     if every_epoch:
         trained = json.loads((model.folder / "metrics.json").read_text(encoding="utf-8"))
         result["epochs"] = []
@@ -73,6 +93,24 @@ def score_run(
             load_parts(network, weights, None, where=str(model.folder))
             result["epochs"].append(scored())
     return result
+
+
+def _plain(scores: Mapping[str, float]) -> dict[str, float | None]:
+    """Returns scores as JSON can hold them: None where one is not defined."""
+    return {name: None if math.isnan(value) else value for name, value in scores.items()}
+
+
+def _target_for(model: Model, layer: Layer, where: str) -> Target:
+    """Returns the run's target for a layer of classes or of objects; raises SegueError where it cannot be scored."""
+    instances = layer.kind == "instances"
+    if isinstance(model.target, Classes):
+        return replace(model.target, instances=instances)
+    if not instances:
+        raise SegueError(
+            f"{where}: layer '{layer.name}' holds classes, but {model.folder} was trained on objects (target "
+            f"'{model.spec.target.name}'); give a layer of instances."
+        )
+    return model.target
 
 
 def _require_fit(model: Model, dataset: Dataset, names: tuple[str, ...]) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import cc3d
 import numpy as np
 import torch
 from torch import Tensor
 
+from segue.data.augment import dihedral
 from segue.errors import SegueError
-from segue.targets import LossSpec, TargetSpec, losses
+from segue.targets import losses
+from segue.targets.classes_spec import ClassesSpec, LossSpec
 from segue.targets.weights import weights_from_counts
 
 
@@ -29,6 +32,18 @@ class Classes:
         return len(self.names)
 
     @property
+    def planes(self) -> int:
+        return 1
+
+    @property
+    def parameters(self) -> Mapping[str, float]:
+        return {}
+
+    @property
+    def ranges(self) -> Mapping[str, tuple[float, ...]]:
+        return {}
+
+    @property
     def floor(self) -> float:
         """The least value the loss can take."""
         return losses.floor(self._settings, self.channels)
@@ -41,31 +56,45 @@ class Classes:
         """Returns class indices (N, H, W) int64 of labels (N, H, W); objects become class 1, −1 stays ignored."""
         return labels.clamp(max=1).long() if self.instances else labels.long()
 
-    def totals(self, scores: Tensor, classes: Tensor) -> Tensor:
+    def totals(self, scores: Tensor, encoded: Tensor) -> Tensor:
         """Returns the sum over samples of each of the loss's T terms, (T,) float32, differentiable."""
         terms = losses.LOSSES[self.loss_spec.name]
-        return torch.stack([term.total(scores.float(), classes, self._settings) for term in terms])
+        return torch.stack([term.total(scores.float(), encoded, self._settings) for term in terms])
 
-    def masses(self, classes: Tensor) -> Tensor:
+    def masses(self, encoded: Tensor) -> Tensor:
         """Returns what each term's total is divided by, (T,) float32: a sum over samples, as the total is."""
         terms = losses.LOSSES[self.loss_spec.name]
-        return torch.stack([term.mass(classes, self._settings) for term in terms])
+        return torch.stack([term.mass(encoded, self._settings) for term in terms])
 
-    def loss(self, scores: Tensor, classes: Tensor) -> Tensor:
+    def loss(self, scores: Tensor, encoded: Tensor) -> Tensor:
         """Returns the loss of a batch, per labelled pixel or image; 0 where a batch has no labels."""
-        return (self.totals(scores, classes) / self.masses(classes).clamp(min=1e-12)).sum()
+        return (self.totals(scores, encoded) / self.masses(encoded).clamp(min=1e-12)).sum()
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """Returns softmax probabilities (N, K, H, W), float32, of scores (N, K, H, W)."""
         return scores.float().softmax(1)
 
-    def decode(self, scores: Tensor) -> Tensor:
+    def truth(self, encoded: Tensor) -> Tensor:
+        """Returns the class indices themselves."""
+        return encoded
+
+    def classes(self, scores: Tensor) -> Tensor:
         """Returns the most probable class (N, H, W) int64 of scores (N, K, H, W)."""
         return scores.argmax(1)
 
+    def turned(self, encoded: Tensor, codes: Tensor) -> Tensor:
+        """Returns class indices turned by codes (N,) as `augment.dihedral` turns labels."""
+        return dihedral(encoded[:, None], encoded, codes)[1]
+
+    def decode(self, scores: np.ndarray, parameters: Mapping[str, float]) -> np.ndarray:
+        """Returns the most probable class (H, W) int32 of scores (K, H, W); objects are numbered where they are asked
+        for: connected parts of the foreground, 8-connected."""
+        found = scores.argmax(0).astype(np.int32)
+        return cc3d.connected_components(found > 0, connectivity=8).astype(np.int32) if self.instances else found
+
 
 def build(
-    spec: TargetSpec,
+    spec: ClassesSpec,
     *,
     names: Sequence[str],
     instances: bool,
@@ -86,7 +115,7 @@ def build(
 
 
 def _weights(
-    spec: TargetSpec, names: Sequence[str], where: str, counts: np.ndarray | Sequence[int] | None
+    spec: ClassesSpec, names: Sequence[str], where: str, counts: np.ndarray | Sequence[int] | None
 ) -> tuple[float, ...] | None:
     given = spec.class_weights
     if given is None:

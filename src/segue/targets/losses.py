@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segue.targets import FocalSpec, LossSpec, TverskySpec
+from segue.targets.classes_spec import FocalSpec, LossSpec, TverskySpec
 
 IGNORED = -1
 SMOOTHING_PX = 0.5

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from segue.errors import SegueError
-from segue.targets import CountedWeights, EffectiveNumberSpec
+from segue.targets.classes_spec import CountedWeights, EffectiveNumberSpec
 
 
 def weights_from_counts(

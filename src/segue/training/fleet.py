@@ -16,11 +16,14 @@ from safetensors import SafetensorError
 from torch import nn
 
 from segue import device as devices
-from segue import networks, rng
+from segue import networks, rng, targets
+from segue.data.dataset import Dataset
 from segue.data.files import make_folder, refusal
+from segue.data.wholes import Labelled, tiles, whole_images
 from segue.errors import SegueError
-from segue.targets import classes as targets
-from segue.training import checkpoint, energy, freezing, loop, watching
+from segue.targets.classes import Classes
+from segue.targets.classes_spec import ClassesSpec
+from segue.training import checkpoint, drawing, energy, freezing, loop, tuning, watching
 from segue.training.distributed import Group, joined
 from segue.training.energy import power_cap
 from segue.training.loading import Inputs, StageData, Tell, load_data, with_parent
@@ -206,6 +209,7 @@ class _Prepared:
     member: Member
     data: StageData
     loaded: dict[str, list[str]] | None
+    pretrained: dict[str, Any] | None
 
 
 def _prepare(
@@ -220,22 +224,27 @@ def _prepare(
         names=data.layer.names,
         instances=data.layer.kind == "instances",
         where=where,
-        counts=data.sample_counts() if spec.target.needs_counts else None,
+        counts=data.sample_counts() if isinstance(spec.target, ClassesSpec) and spec.target.needs_counts else None,
     )
     with rng.scope(spec.seed, "init", spec.init):
         network = networks.build(spec.network, channels=len(data.channels), classes=target.channels)
     freezing.freeze(network, freezing.frozen_at(network, spec.freeze, spec.unfreeze, 1))  # or tells of unknown parts
+    pretrained = networks.load_pretrained(network, spec.network, where=where)
+    if pretrained is not None and tell is not None and group.leads:
+        tell(pretrained.words())
     loaded = _load_parent(network, spec, stage.inputs.parent, tell if group.leads else None)
+    report = None if pretrained is None else pretrained.as_dict()
     network = _together(network, spec, group, device, where)
     working = working_folder(stage.folder)
     described = {
         "kind": "train", "key": stage.key, "stage": spec.model_dump(mode="json", by_alias=True),
         "model": {"channels": data.channels, "layer": data.layer.name, "names": target.names,
-                  "instances": target.instances, "class_weights": target.weights,
+                  "instances": data.layer.kind == "instances",
+                  "class_weights": target.weights if isinstance(target, Classes) else None,
                   "divisor": networks.divisor(spec.network)},
     }  # fmt: skip
     if not group.leads:
-        return _Prepared(stage, Member(network, target, spec, working / "state", precision), data, loaded)
+        return _Prepared(stage, Member(network, target, spec, working / "state", precision), data, loaded, report)
     write_json(working / "spec.json", described)
     before = checkpoint.newest(working / "state") if spec.tensorboard else None
     earlier = before.history if before is not None else []
@@ -243,7 +252,7 @@ def _prepare(
         watching.tensorboard_writer(working / "tensorboard", spec.tensorboard, history=earlier)
     )
     member = Member(network, target, spec, working / "state", precision, tell, record)
-    return _Prepared(stage, member, data, loaded)
+    return _Prepared(stage, member, data, loaded, report)
 
 
 def _together(network: nn.Module, spec: StageSpec, group: Group, device: str, where: str) -> nn.Module:
@@ -289,14 +298,42 @@ def _finish(one: _Prepared, outcome: loop.Outcome, timing: Mapping[str, Any], de
     write_json(working / "timing.json", timing)
     write_json(working / "groups.json", data.groups)
     told = {
+        "decoding": _tuned(one, outcome, device),
+        "class_weights": member.target.weights if isinstance(member.target, Classes) else None,
         "labels": {"unit": spec.label_unit, **data.labels},
         "parameters": freezing.counts(member.network),
         "transfer": one.loaded,
+        "pretrained": one.pretrained,
         "ancestry": data.ancestry,
         "precision": member.precision,
     }
-    write_run(working, spec, outcome, target=member.target, told=told)
+    write_run(working, spec, outcome, told=told)
     working.rename(one.stage.folder)
+
+
+def _tuned(one: _Prepared, outcome: loop.Outcome, device: str) -> dict[str, Any] | None:
+    """Returns the decode parameters as tuned on the validation images; None where there are none of either."""
+    spec, member = one.stage.spec, one.member
+    if not member.target.ranges or one.data.validation is None:
+        return None
+    found: list[Labelled] = []
+    for item in spec.data:
+        path, identity = one.stage.inputs.datasets[item.dataset]
+        with Dataset(path) as dataset:
+            indices = drawing.draw_validation(dataset, item, spec, identity).indices
+            take = whole_images if spec.validation == "all" else tiles  # no label is spent that was not drawn
+            found += take(dataset, indices, layer=one.data.layer.name)
+    images, labels = zip(*tuning.chosen(found), strict=True)
+    member.network.load_state_dict(outcome.selected)
+    scores = tuning.scored_images(
+        member.network,
+        images,
+        normalise=spec.normalise,
+        divisor=networks.divisor(spec.network),
+        device=device,
+        precision=member.precision,
+    )
+    return tuning.tuned(member.target, scores, labels)
 
 
 def _load_parent(

@@ -23,7 +23,7 @@ from segue.device import Precision
 from segue.errors import SegueError
 from segue.evaluation import pixels
 from segue.inference.forward import autocast, score_many
-from segue.targets.classes import Classes
+from segue.targets.target import Target
 from segue.training import averaging, checkpoint, freezing, optimizers, schedules, selection, watching
 from segue.training.checkpoint import Progress
 from segue.training.distributed import Group
@@ -37,7 +37,7 @@ class Member:
     state is kept while it trains. `report` is told a line after each epoch, `record` its row of the history."""
 
     network: nn.Module
-    target: Classes
+    target: Target
     spec: StageSpec
     state: Path
     precision: Precision
@@ -121,7 +121,7 @@ def begin_epoch(training: Training, steps: int, device: torch.device, group: Gro
     training.losses = torch.zeros(steps, device=device)
     if group.leads:
         training.losses[: progress.step] = torch.tensor(progress.losses, device=device)
-    classes = training.member.target.channels
+    classes = len(training.member.target.names)
     training.counts = torch.zeros((classes, classes), dtype=torch.int64, device=device)
     if progress.counts and group.leads:
         training.counts += torch.tensor(progress.counts, device=device)
@@ -142,16 +142,17 @@ def take_step(
     optimizers.set_rate(training.optimizer, factor)
     progress.rate = spec.optimizer.lr * factor
     progress.highest_rate = max(progress.highest_rate, progress.rate)
-    classes = target.encode(labels)
-    masses = group.sum_(target.masses(classes)).clamp(min=1e-12)
+    encoded = target.encode(labels)
+    masses = group.sum_(target.masses(encoded)).clamp(min=1e-12)
     stream = (spec.seed, "dropout", spec.init, progress.epoch, step, *([group.rank] if group.rank else []))
     with rng.scope(*stream):
         for part in _parts(len(labels), spec.accumulate):
             scores = _forward(training, images, part)
-            loss = (target.totals(scores, classes[part]) / masses).sum()
+            loss = (target.totals(scores, encoded[part]) / masses).sum()
             training.scaler.scale(loss).backward()
             training.losses[step] += loss.detach()
-            training.counts += pixels.confusion(target.decode(scores.detach()), classes[part], target.channels)
+            found, known = target.classes(scores.detach()), target.truth(encoded[part])
+            training.counts += pixels.confusion(found, known, len(target.names))
     trained = [p for p in training.network.parameters() if p.requires_grad]
     group.sum_gradients(trained)
     if spec.clip_norm is not None:
@@ -264,7 +265,9 @@ def _validated(training: Training, validation: Source, device: torch.device) -> 
         folder = make_folder(member.state.with_name("film"))
         if training.progress.epoch == 0:
             images, labels = validation.read(torch.as_tensor(shown), device)
-            watching.save_still(folder, images.cpu().numpy(), member.target.encode(labels).cpu().numpy())
+            watching.save_still(
+                folder, images.cpu().numpy(), member.target.truth(member.target.encode(labels)).cpu().numpy()
+            )
         watching.save_frame(folder, training.progress.epoch + 1, scored.kept.numpy())
     return {f"validation_{name}": value for name, value in scored.scores.items()}
 

@@ -24,9 +24,10 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from segue import networks, rng
+from segue import networks, rng, targets
 from segue.errors import SegueError
-from segue.targets import classes as targets
+from segue.targets.classes_spec import ClassesSpec
+from segue.targets.target import Target
 from segue.training import checkpoint
 from segue.training.loop import Outcome
 from segue.training.stage import StageSpec
@@ -35,13 +36,17 @@ from segue.training.transfer import load_parts
 
 @dataclass(frozen=True)
 class Model:
-    """A trained network with what is needed to use it: its target, channels, normalisation and input divisor."""
+    """A trained network with what is needed to use it: its target, channels, normalisation and input divisor.
+
+    decoding: the target's decode parameters, tuned on validation images where there were any.
+    """
 
     network: nn.Module
-    target: targets.Classes
+    target: Target
     spec: StageSpec
     channels: tuple[str, ...]
     folder: Path
+    decoding: Mapping[str, float]
 
     @property
     def divisor(self) -> int:
@@ -79,13 +84,16 @@ def load_run(folder: Path) -> Model:
             f"{folder}: was made by another version of segue, whose specification this one cannot read; train it again."
         ) from error
     found = kind["class_weights"]  # as they followed from the training samples
-    asked = spec.target.model_copy(update={"class_weights": None if found is None else tuple(found)})
+    asked = spec.target
+    if isinstance(asked, ClassesSpec):
+        asked = asked.model_copy(update={"class_weights": None if found is None else tuple(found)})
     target = targets.build(asked, names=kind["names"], instances=kind["instances"], where=str(folder))
     with rng.scope("unused"):
         network = networks.build(spec.network, channels=len(kind["channels"]), classes=target.channels)
     load_parts(network, checkpoint.load_weights(file), None, where=str(file))
     network.eval().to(memory_format=torch.channels_last)
-    return Model(network, target, spec, tuple(kind["channels"]), folder)
+    tuned = json.loads((folder / "metrics.json").read_text(encoding="utf-8")).get("decoding") or {}
+    return Model(network, target, spec, tuple(kind["channels"]), folder, tuned.get("parameters", target.parameters))
 
 
 def recorded_key(folder: Path) -> str | None:
@@ -108,9 +116,7 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def write_run(
-    working: Path, spec: StageSpec, outcome: Outcome, *, target: targets.Classes, told: Mapping[str, Any]
-) -> None:
+def write_run(working: Path, spec: StageSpec, outcome: Outcome, *, told: Mapping[str, Any]) -> None:
     """Writes what a training yielded into its working folder.
 
     told: the further entries of metrics.json.
@@ -127,7 +133,6 @@ def write_run(
         "epochs": len(outcome.history),
         "stopped_early": len(outcome.history) < spec.epochs,
         "scores": {name: value for name, value in row.items() if name not in ("epoch", "lr", "lr_max")},
-        "class_weights": target.weights,
         "threads": spec.threads,
         **told,
     }

@@ -10,9 +10,10 @@ from pydantic import Field, field_validator, model_validator
 from segue.data.augmentation import AugmentSpec
 from segue.data.normalise import NormaliseSpec
 from segue.data.split import SplitSpec
-from segue.networks import NetworkSpec, divisor
+from segue.networks import NetworkSpec, divisor, is_dense
 from segue.spec import SpecModel
 from segue.targets import TargetSpec
+from segue.targets.classes_spec import ClassesSpec
 from segue.training import schedules
 from segue.training.averaging import AverageSpec
 from segue.training.freezing import Part, UnfreezeSpec
@@ -105,7 +106,7 @@ class StageSpec(SpecModel):
 
     data: Annotated[tuple[DataSpec, ...], Field(min_length=1)]
     network: NetworkSpec = NetworkSpec()
-    target: TargetSpec = TargetSpec()
+    target: TargetSpec = ClassesSpec()
     split: SplitSpec = SplitSpec()
     parent: Annotated[ParentSpec | None, Field(alias="from")] = None
     weights: Literal["best", "last"] = "best"
@@ -160,6 +161,11 @@ class StageSpec(SpecModel):
     def _consistent(self) -> StageSpec:
         if self.validation == 0 and self.select == "best" and self.monitor.startswith("validation_"):
             raise ValueError('select = "best" needs validation images; use select = "last" or validation = "all"')
+        if not is_dense(self.network):
+            raise ValueError(
+                f"network '{self.network.name}' tells one class of a whole image, and targets are of pixels; use a "
+                "network of pixels, such as resunet"
+            )
         if set(self.freeze) >= {"encoder", "decoder", "head"} and not self.unfreeze:
             raise ValueError("freeze names every part, so nothing is left to train; leave one out")
         if self.unfreeze and not self.freeze:

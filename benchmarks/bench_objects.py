@@ -1,0 +1,94 @@
+"""Matching of objects at ten IoU thresholds, and all object scores, against stardist.matching on the same label maps.
+
+    uv run --with stardist python benchmarks/bench_objects.py [--rounds 9] [--side 1024]
+
+Discs of 8 to 18 px radius, about 500 at 1024², some merged, cut, moved or missing in the prediction. Contestants, one
+thread each, take turns in every round: stardist's `matching` and `matching_dataset` at ten thresholds, `overlap` with
+`match` at the same ten (the same numbers: both are compared first), and `tally`, which adds AJI, AJI+, splits, merges
+and boundaries. Medians over rounds; the ratio is the median of the ratios round by round. Prints lines of a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+from stardist.matching import matching, matching_dataset
+
+from segue import rng
+from segue.evaluation.objects import THRESHOLDS, tally
+from segue.evaluation.overlap import Matching, match, overlap
+
+PITCH_PX = 45
+
+
+def discs(side_px: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a true and a predicted label map, (side, side) int32, with about (side / 45)² objects."""
+    generator = rng.numpy_generator("bench-objects")
+    true, predicted = np.zeros((2, side_px, side_px), np.int32)
+    rows, columns = np.mgrid[:side_px, :side_px]
+    count = side_px // PITCH_PX
+    for index in range(count * count):
+        y, x = (np.array(divmod(index, count)) + 0.5) * PITCH_PX + generator.uniform(-6, 6, 2)
+        radius, moved = generator.uniform(8, 18), generator.uniform(-3, 3, 2)
+        window = np.s_[max(0, int(y) - 30) : int(y) + 30, max(0, int(x) - 30) : int(x) + 30]
+        for labels, dy, dx in ((true, 0.0, 0.0), (predicted, *moved)):
+            inside = (rows[window] - y - dy) ** 2 + (columns[window] - x - dx) ** 2 < radius**2
+            labels[window][inside] = index + 1
+        fate = generator.random()
+        if fate < 0.05:
+            predicted[predicted == index + 1] = 0
+        elif fate < 0.1:
+            predicted[predicted == index + 1] = index  # merged with its neighbour
+        elif fate < 0.15:
+            predicted[window][(predicted[window] == index + 1) & (rows[window] < y)] = count * count + index + 1
+    return true, predicted
+
+
+def matches(true: np.ndarray, predicted: np.ndarray) -> list[Matching]:
+    table = overlap(true, predicted)
+    return [match(table, threshold) for threshold in THRESHOLDS]
+
+
+def seconds(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--side", type=int, default=1024, help="px")
+    asked = parser.parse_args()
+    true, predicted = discs(asked.side)
+    theirs, own = matching(true, predicted, thresh=THRESHOLDS), matches(true, predicted)
+    assert [each.tp for each in theirs] == [found.iou.size for found in own]
+    assert np.allclose([each.mean_true_score * each.n_true for each in theirs], [found.iou.sum() for found in own])
+
+    contestants: dict[str, Callable[[], object]] = {
+        "stardist matching": lambda: matching(true, predicted, thresh=THRESHOLDS),
+        "stardist matching_dataset": lambda: matching_dataset(
+            [true], [predicted], thresh=THRESHOLDS, show_progress=False
+        ),
+        "overlap and match": lambda: matches(true, predicted),
+        "tally, all scores": lambda: tally(true, predicted),
+    }
+    for action in contestants.values():
+        action()  # compiled, memory is had
+    rounds = [{name: seconds(action) for name, action in contestants.items()} for _ in range(asked.rounds)]
+    print(
+        f"{asked.side}² px, {theirs[0].n_true} true and {theirs[0].n_pred} predicted objects, {asked.rounds} rounds\n"
+    )
+    print("| ten thresholds | ms | stardist matching / it |\n|---|---|---|")
+    for name in contestants:
+        taken = statistics.median(each[name] for each in rounds)
+        ratio = statistics.median(each["stardist matching"] / each[name] for each in rounds)
+        print(f"| {name} | {1000 * taken:.2f} | {ratio:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
