@@ -137,7 +137,8 @@ def test_every_epoch_is_scored_on_request(study_file: StudyFile):
     assert run.loc[row["selected_epoch"].iloc[0], "loss_adjusted@low"] == row["loss_adjusted"].iloc[0]
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_killed_studies_go_on(study_file: StudyFile, tmp_path: Path, workers: int):
     """SIGKILL of the whole command again and again, then the same words: the same table as undisturbed."""
     path = study_file()

@@ -116,6 +116,7 @@ def test_hostile_labels():
     contract.check_hostile_labels(asked, exact={"empty", "one_object"}, parameters=every_object(asked))
 
 
+@pytest.mark.slow
 def test_shipped_labels_come_back():
     """AP at IoU 0.9 of decoded perfect scores on objects above 30 px: what parts that share no side lose, no more."""
     for settings, least in ((SETTINGS[0], {"dsb2018": 0.996, "bbbc039": 1.0}), (SETTINGS[1], {"bbbc039": 0.9})):
