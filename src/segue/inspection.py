@@ -108,7 +108,7 @@ def describe_run(folder: Path) -> str:
         ("network", f"{stage['network']['name']}, {counted['network']['parameters']:,} parameters, "
                     f"{counted['network']['trainable']:,} trained"),
         ("frozen", ", ".join(stage["freeze"]) or "nothing"),
-        ("classes", ", ".join(model["names"])),
+        ("target", described_target(stage["target"], model["names"])),
         ("labels spent", f"{labels['train']} {labels['unit']} to train, {labels['validation']} to validate"),
         ("selected", f"epoch {metrics['selected_epoch']} of {metrics['epochs']}, by {metrics['selected_by']}"
                      + (f"; stopped early, {stage['epochs']} were asked for" if metrics["stopped_early"] else "")),
@@ -130,6 +130,20 @@ def describe_run(folder: Path) -> str:
         rows.append(("tuned on", f"{decoding['images']} validation images: {decoding['metric'].replace('_', ' ')} "
                      f"{decoding['value']:.4f}, {decoding['value_of_defaults']:.4f} with the defaults"))  # fmt: skip
     return aligned(rows) + "\n" + described_scores(metrics["scores"], model["names"])
+
+
+def described_target(target: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Returns what a network was asked for, in a line."""
+    told = target["name"]
+    if told == "combined":
+        others = (f"{part['target']['name']} × {part['weight']:g}" for part in target["auxiliary"])
+        told = f"{target['main']['name']}, beside it {', '.join(others)}"
+    elif told == "reconstruction":
+        shown = {"masked": "images partly covered", "noise": "images with noise", "nothing": "images as they are"}
+        told += f" from {shown[target['corruption']['name']]}"
+    elif told == "image-class":
+        told += f" from column '{target['column']}'"
+    return told + (f" ({', '.join(names)})" if names else "")
 
 
 PER_CLASS = ("iou", "dice", "precision", "recall", "auprc", "auroc")  # F1 of pixels is their Dice

@@ -159,13 +159,17 @@ def report(
     if path.suffix == ".toml":
         from dataclasses import replace
 
+        from segue.report.comparison import compare
+        from segue.report.objects import typical_runs
         from segue.study.examples import examples
+        from segue.study.failures import object_examples
         from segue.study.table import collect
 
         planned = plan(path, store=store)
         where = f" --store {_told(Path(store))}" if store is not None else ""
         results = collect(planned, command=f"segue study run {_told(path)}{where}")
-        results = replace(results, examples=examples(planned, results.table))
+        shown = object_examples(planned, typical_runs(compare(results, metric)))
+        results = replace(results, examples=examples(planned, results.table), object_examples=shown)
     else:
         from segue.report.imported import from_table
 

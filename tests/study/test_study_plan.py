@@ -32,6 +32,16 @@ BY_HAND = {
     "nuclei-transfer": {"pretrain": (1, 10), "transfer": (4, 40), "scratch": (4, 40)},
     # 3 optimisers with their schedules x with and without class weights; 3 seeds
     "optimisers": {"train": (6, 18)},
+    # 7 output representations; 3 seeds
+    "representations": {"train": (7, 21)},
+    # 2 pretrainings; 3 numbers of labels from each of 3 starts; 5 draws
+    "few-labels": {
+        "unlabelled": (1, 5),
+        "elsewhere": (1, 5),
+        "scratch": (3, 15),
+        "reconstructed": (3, 15),
+        "labelled": (3, 15),
+    },
 }
 
 

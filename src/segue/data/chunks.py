@@ -10,7 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 from segue.data.dataset import Dataset
+from segue.data.derived import labels_of
 from segue.data.hdf5 import Node, open_file, reading
+from segue.data.layers import Layer
 from segue.data.order import block_rows
 from segue.errors import SegueError
 
@@ -23,24 +25,31 @@ class LabelChunks:
     `rows` is how many tiles a chunk holds, `scratch_bytes` what decoding one takes at most.
     """
 
-    def __init__(self, dataset: Dataset, layer: str) -> None:
+    def __init__(self, dataset: Dataset, layer: Layer) -> None:
         self._dataset, self._layer = dataset, layer
         self._file = open_file(dataset.path)
-        self._labels: Node = self._file[f"tiles/labels/{layer}"]
+        self._count, (_, height, width) = dataset.count, dataset.tile_shape
+        if not layer.stored:
+            self._plain, self.rows = False, block_rows(self._count, height, width)
+            self.scratch_bytes: int = 4 * self.rows * height * width
+            return
+        self._labels: Node = self._file[f"tiles/labels/{layer.name}"]
         count, height, width = self._labels.shape
         chunks = self._labels.chunks
         self._plain = chunks is not None and chunks[1:] == (height, width) and _as_assembled(self._labels)
         self.rows: int = chunks[0] if chunks is not None else block_rows(count, height, width)
-        self.scratch_bytes: int = 2 * 4 * self.rows * height * width
+        self.scratch_bytes = 2 * 4 * self.rows * height * width
 
     def close(self) -> None:
         self._file.close()
 
     def read(self, number: int) -> np.ndarray:
         """Returns the labels (rows, H, W) of a chunk in int8, int16 or int32; raises SegueError where it is damaged."""
-        count, height, width = self._labels.shape
         first = number * self.rows
-        rows = min(self.rows, count - first)
+        rows = min(self.rows, self._count - first)
+        if not self._layer.stored:
+            return labels_of(self._dataset, np.arange(first, first + rows), self._layer)
+        _, height, width = self._labels.shape
         with reading(self._dataset.path):
             if self._plain:
                 skipped, raw = self._labels.id.read_direct_chunk((first, 0, 0))
@@ -56,7 +65,7 @@ class LabelChunks:
         inflated = deflate_decode(raw, out=expected)
         if len(inflated) != expected:
             raise SegueError(
-                f"{self._dataset.path}: a chunk of labels '{self._layer}' holds {len(inflated)} bytes instead of "
+                f"{self._dataset.path}: a chunk of labels '{self._layer.name}' holds {len(inflated)} bytes instead of "
                 f"{expected}, the file is damaged; copy it again or make it anew."
             )
         return unshuffled(np.frombuffer(inflated, dtype=np.int8).reshape(4, -1))

@@ -35,6 +35,7 @@ def describe(path: Path) -> str:
             ("pixel size", _pixel_sizes(data, samples)),
             ("padding", _padding(data)),
             *((f"layer {layer.name}", _layer(data, layer)) for layer in data.layers.values()),
+            ("labels", "" if data.layers else "none: for reconstruction and classes of whole images"),
             ("groups", f"{len(set(samples['group']))}, e.g. {samples['group'][0]}"),
             ("micrographs", f"{len(set(samples['source']))}, of which {kept} are kept whole"),
             *_conditions(samples),

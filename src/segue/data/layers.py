@@ -17,12 +17,18 @@ class Layer:
     """A label layer.
 
     classes: `names[v]` is the name of value v, names[0] the background. instances: ("background", <object name>),
-    every object has its own value from 1 on. In both, 0 is background and -1 is ignored.
+    every object has its own value from 1 on. In both, 0 is background and -1 is ignored. Not stored but derived from
+    what a dataset holds of every sample (`segue.data.derived`): images, without any names, and column, whose classes
+    are of whole images.
     """
 
     name: str
-    kind: Literal["classes", "instances"]
+    kind: Literal["classes", "instances", "images", "column"]
     names: tuple[str, ...]
+
+    @property
+    def stored(self) -> bool:
+        return self.kind in ("classes", "instances")
 
 
 @dataclass(frozen=True)

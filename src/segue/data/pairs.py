@@ -26,10 +26,10 @@ OWN_COLUMNS = ("group", "source", "y_px", "x_px", "pixel_size_nm", "split", "ima
 
 @dataclass(frozen=True)
 class Pair:
-    """An image with its label image; `source` is the image's path below the folder that all images share."""
+    """An image with its label image, where it has one; `source` is the image's path below the folder that all share."""
 
     image: Path
-    label: Path
+    label: Path | None
     source: str
     group: str
     part: PartName | None = None
@@ -75,9 +75,10 @@ def refuse(place: Path, problems: Sequence[str]) -> None:
 
 
 def _by_name(spec: PrepareSpec, where: Path) -> tuple[list[Pair], list[str]]:
-    assert spec.images is not None and spec.labels.files is not None
+    assert spec.images is not None
     found = _matching(where, spec.images)
-    label_of = {image: tidy(where / spec.labels.files.replace("{stem}", image.stem)) for image in found}
+    files = None if spec.labels is None else spec.labels.files
+    label_of = {image: tidy(where / files.replace("{stem}", image.stem)) for image in found} if files else {}
     labels = {label for image, label in label_of.items() if label != image}
     images = [image for image in found if image not in labels]  # labels may lie beside the images
     if not images:
@@ -85,8 +86,8 @@ def _by_name(spec: PrepareSpec, where: Path) -> tuple[list[Pair], list[str]]:
     folder = shared_folder(images)
     pairs, problems = [], []
     for image in images:
-        label = label_of[image]
-        if label.is_file():
+        label = label_of.get(image)
+        if label is None or label.is_file():
             source = _source(image, folder)
             group, mistake = _group_of(spec, source, image)
             problems += mistake
@@ -94,7 +95,7 @@ def _by_name(spec: PrepareSpec, where: Path) -> tuple[list[Pair], list[str]]:
         else:
             problems.append(f"{image}: has no label image {label}; add it, or leave the image out.")
     used = {pair.label for pair in pairs}
-    for label in _matching(where, spec.labels.files.replace("{stem}", "*")):
+    for label in _matching(where, files.replace("{stem}", "*")) if files else ():
         if label not in used and label not in label_of:
             problems.append(f"{label}: is a label image without an image of that name; add it, or leave the label out.")
     return pairs, problems
@@ -111,14 +112,15 @@ def _matching(where: Path, pattern: str) -> list[Path]:
 def _from_table(spec: PrepareSpec, where: Path) -> tuple[list[Pair], list[str]]:
     assert spec.manifest is not None
     table = where / spec.manifest
-    rows = _read_table(table)
+    rows = _read_table(table, labelled=spec.labels is not None)
     folder = shared_folder([where / row["image"] for row in rows])
     values, problems = _columns(table, rows, spec.conditions)
     pairs = []
     for number, row in enumerate(rows):
         place = f"{table}: line {number + 2}"
-        image, label = tidy(where / row["image"]), tidy(where / row["label"])
-        missing = [f"{place}: there is no file {path}; correct it." for path in (image, label) if not path.is_file()]
+        image, label = tidy(where / row["image"]), tidy(where / row["label"]) if spec.labels is not None else None
+        files = [path for path in (image, label) if path is not None]
+        missing = [f"{place}: there is no file {path}; correct it." for path in files if not path.is_file()]
         problems += missing
         if missing:
             continue
@@ -136,7 +138,7 @@ def _from_table(spec: PrepareSpec, where: Path) -> tuple[list[Pair], list[str]]:
     return pairs, problems
 
 
-def _read_table(table: Path) -> list[dict[str, str]]:
+def _read_table(table: Path, *, labelled: bool) -> list[dict[str, str]]:
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
@@ -144,10 +146,19 @@ def _read_table(table: Path) -> list[dict[str, str]]:
             columns = list(reader.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SegueError(f"{table}: cannot be read as a CSV table ({error}); correct the path or the file.") from error
-    missing = [column for column in ("image", "label") if column not in columns]
+    wanted = ("image", "label") if labelled else ("image",)
+    missing = [column for column in wanted if column not in columns]
     if missing or not rows:
         found = ", ".join(columns) or "nothing"
-        raise SegueError(f"{table}: needs a row per image and the columns image and label; found {found}: correct it.")
+        raise SegueError(
+            f"{table}: needs a row per image and the column{'s' if labelled else ''} {' and '.join(wanted)}; found "
+            f"{found}: correct it."
+        )
+    if not labelled and "label" in columns:
+        raise SegueError(
+            f"{table}: has a column label, but the specification does not say what labels mean; add [labels], or "
+            "remove the column."
+        )
     return rows
 
 
@@ -217,7 +228,7 @@ def _group_of(spec: PrepareSpec, source: str, image: Path) -> tuple[str, list[st
 def _repeated(pairs: Sequence[Pair]) -> list[str]:
     problems = []
     for attribute, what in (("image", "image occurs {} times; keep one"), ("label", "label belongs to {} images")):
-        counts = Counter(getattr(pair, attribute) for pair in pairs)
+        counts = Counter(path for pair in pairs if (path := getattr(pair, attribute)) is not None)
         for path, count in sorted(counts.items()):
             if count > 1:
                 problems.append(f"{path}: this {what.format(count)}; give each image its own row and label.")

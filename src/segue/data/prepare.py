@@ -81,7 +81,7 @@ class PrepareSpec(SpecModel):
     title: str = ""
     images: str | None = None  # pattern, e.g. "images/*.tif"
     manifest: str | None = None  # CSV with image, label and optionally group, split, pixel_size_nm and conditions
-    labels: LabelsSpec
+    labels: LabelsSpec | None = None  # images without labels serve for reconstruction and classes of whole images
     tile_px: int = Field(ge=8, le=MOST_TILE_PX)
     stride_px: int | None = Field(default=None, ge=1)  # None: tile_px
     channels: tuple[str, ...] | None = None
@@ -98,7 +98,7 @@ class PrepareSpec(SpecModel):
     def _consistent(self) -> PrepareSpec:
         if (self.images is None) == (self.manifest is None):
             raise ValueError("give either images, a pattern, or manifest, a CSV table")
-        if (self.images is None) != (self.labels.files is None):
+        if self.labels is not None and (self.images is None) != (self.labels.files is None):
             raise ValueError("labels.files goes with images; a manifest has a column label instead")
         if self.stride_px is not None and self.stride_px > self.tile_px:
             raise ValueError(f"stride_px {self.stride_px} leaves gaps between tiles of {self.tile_px}; lower it")
@@ -115,8 +115,8 @@ class PrepareSpec(SpecModel):
         return self
 
     @property
-    def layer(self) -> Layer:
-        return Layer(self.labels.layer, self.labels.kind, self.labels.names)
+    def layer(self) -> Layer | None:
+        return None if self.labels is None else Layer(self.labels.layer, self.labels.kind, self.labels.names)
 
     @property
     def step_px(self) -> int:
@@ -154,7 +154,7 @@ def input_files(spec: PrepareSpec, where: Path) -> list[Path]:
     """Returns every file the dataset is made from, sorted; raises SegueError with the problems of the files."""
     pairs = _paired(spec, where)
     table = [tidy(where / spec.manifest)] if spec.manifest else []
-    return sorted({*table, *(pair.image for pair in pairs), *(pair.label for pair in pairs)})
+    return sorted({*table, *(pair.image for pair in pairs), *(pair.label for pair in pairs if pair.label)})
 
 
 def expected(spec: PrepareSpec, where: Path) -> dict[str, int]:
@@ -210,14 +210,14 @@ def part_keys(spec: PrepareSpec, pairs: list[Pair]) -> tuple[list[str], list[str
 
     A key is a digest of what the part depends on: the files' content, the pair's row, and the fields that cut.
     """
-    digests = file_digests([path for pair in pairs for path in (pair.image, pair.label)])
+    digests = file_digests([path for pair in pairs for path in (pair.image, pair.label) if path])
     fields = spec.model_dump(
         mode="json", include={"labels", "tile_px", "stride_px", "pixel_size_nm", "keep_micrographs"}
     )
     seen: dict[str, Pair] = {}
     keys, problems = [], []
     for pair in pairs:
-        image, label = digests[pair.image], digests[pair.label]
+        image, label = digests[pair.image], digests[pair.label] if pair.label else None
         first = seen.setdefault(image, pair)
         if first is not pair:
             problems.append(f"{pair.image}: holds the same bytes as {first.image}; keep one of them.")

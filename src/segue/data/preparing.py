@@ -52,7 +52,7 @@ def make_dataset(
     assemble(
         paths,
         out,
-        layers=[spec.layer],
+        layers=[] if spec.layer is None else [spec.layer],
         channels=names,
         attributes={**attributes, "inputs": inputs},
         splits=_splits(spec, pairs),
@@ -67,9 +67,10 @@ def make_part(spec: PrepareSpec, pair: Pair) -> Part:
     acquired = read_micrograph(pair.image)
     image = acquired.image
     height, width = image.shape[1:]
-    labels = {
-        spec.layer.name: read_labels(pair.label, spec.layer, shape=(height, width), values=spec.labels.values),
-    }
+    labels = {}
+    if spec.labels is not None and spec.layer is not None and pair.label is not None:
+        layer, values = spec.layer, spec.labels.values
+        labels[layer.name] = read_labels(pair.label, layer, shape=(height, width), values=values)
     intensity = intensity_of(image)
     places = corners(height, width, tile_px=spec.tile_px, stride_px=spec.step_px)
     tiles = cut(image, labels, tile_px=spec.tile_px, places=places, fill=intensity[:, 0])

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from segue.data.assembly import smallest
 from segue.data.dataset import Dataset
+from segue.data.derived import labels_of
 from segue.data.layers import Layer
 from segue.data.normalise import NormaliseSpec, normalised, statistics
 from segue.errors import SegueError
@@ -59,8 +60,13 @@ class Taken:
     @property
     def mark_type(self) -> np.dtype:
         """The type in which labels are held: int8 for the values of classes, else int32."""
-        few = self.layer.kind == "classes" and len(self.layer.names) <= 127
+        few = self.layer.kind != "instances" and len(self.layer.names) <= 127
         return np.dtype(np.int8 if few else np.int32)
+
+    def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns images (n, C, H, W), as acquired, and labels (n, H, W) of samples of the dataset."""
+        images, labels = self.dataset.read(indices, layer=self.layer.name if self.layer.stored else None)
+        return images, labels_of(self.dataset, indices, self.layer) if labels is None else labels
 
 
 @dataclass(frozen=True)
@@ -102,8 +108,7 @@ class ResidentSource:
             order = np.argsort(indices, kind="stable")  # sorted, so that each compressed chunk is read once
             for start in range(0, len(order), step):
                 places = order[start : start + step]
-                images, labels = dataset.read(indices[places], layer=part.layer.name)
-                assert labels is not None
+                images, labels = part.read(indices[places])
                 values = normalised(images, statistics(normalise, images, intensity[places]))
                 require_finite(dataset, values, [names[own.start + place] for place in places])
                 pixels[own.start + places] = np.moveaxis(values, 1, -1)

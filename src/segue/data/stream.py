@@ -75,7 +75,7 @@ class StreamedSource:
         self._budget = budget_bytes
         self._intensity = np.concatenate([part.dataset.intensity(part.indices) for part in parts])
         self._row = np.concatenate([np.asarray(part.indices, dtype=np.int64) for part in parts])
-        layers = {part.dataset.path.resolve(): (part.dataset.path, part.layer.name) for part in parts}
+        layers = {part.dataset.path.resolve(): (part.dataset.path, part.layer) for part in parts}
         files = {path: index for index, path in enumerate(layers)}
         of_part = [files[part.dataset.path.resolve()] for part in parts]
         self._file = np.repeat(np.array(of_part), [len(part.indices) for part in parts])

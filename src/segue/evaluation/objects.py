@@ -181,6 +181,12 @@ def per_image(counts: Tally) -> dict[str, np.ndarray]:
     }
 
 
+def counts_per_image(counts: Tally) -> dict[str, list[int]]:
+    """Returns what was counted in every micrograph, I numbers each; `hits_50` are matches at IoU 0.5."""
+    found = {name: getattr(counts, name) for name in ("true_objects", "predicted_objects", "merges", "splits")}
+    return {name: values.tolist() for name, values in (found | {"hits_50": counts.hits[:, 0]}).items()}
+
+
 def per_threshold(counts: Tally) -> Mapping[str, np.ndarray]:
     """Returns `ap`, `f1`, `precision`, `recall`, `matched_iou` and `true_iou` at each of THRESHOLDS, (I, 10) each."""
     true, predicted = counts.true_objects[:, None], counts.predicted_objects[:, None]

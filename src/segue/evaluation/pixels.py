@@ -26,6 +26,22 @@ def confusion(predicted: Tensor, classes: Tensor, count: int) -> Tensor:
     return occurrences(pairs, (count + 1) * count).view(count + 1, count)[1:]
 
 
+def scores_of_images(counts: Tensor, names: Sequence[str]) -> dict[str, float]:
+    """Returns accuracy, balanced accuracy (the mean recall) and mean F1 over the classes that occur, and per class
+    `f1_<class>`, `precision_` and `recall_`, of a (K, K) confusion matrix of classified images. None is background."""
+    counts = counts.double().cpu()
+    hits, labelled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    per_class = {"f1": 2 * hits / (labelled + predicted), "precision": hits / predicted, "recall": hits / labelled}
+    found = {
+        "accuracy": (hits.sum() / counts.sum()).item(),
+        "accuracy_balanced": per_class["recall"].nanmean().item(),
+        "f1_mean": per_class["f1"].nanmean().item(),
+    }
+    for index, name in enumerate(names):
+        found |= {f"{score}_{name}": values[index].item() for score, values in per_class.items()}
+    return found
+
+
 def scores(counts: Tensor, names: Sequence[str]) -> dict[str, float]:
     """Returns accuracy, mean IoU and Dice, and scores per class, of a (K, K) confusion matrix.
 

@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segue import rng
 from segue.data.source import Source
 from segue.device import Precision
 from segue.evaluation import curves, pixels
+from segue.targets import taught
+from segue.targets.image_class import ImageClass
 
 if TYPE_CHECKING:
     from segue.targets.target import Target
@@ -73,7 +76,7 @@ def score_many(
     """Returns what each network, with its target, scores over all of a source that is read once.
 
     The scores are the loss, `loss_floor` (the least value it can take), `loss_adjusted` (the loss less that), and those
-    of `pixels.scores` and `curves.scores`. keep: samples of the source, in the order wanted, whose probabilities are
+    of `class_scores` and `curves.scores`. keep: samples of the source, in the order wanted, whose probabilities are
     returned too; raises IndexError for one that the source does not have.
     """
     unknown = [str(index) for index in keep if not 0 <= index < len(source)]
@@ -84,12 +87,21 @@ def score_many(
         network.eval()
     bounds = [(start, min(start + batch, len(source))) for start in range(0, len(source), batch)]
     with closing(source.batches(np.arange(len(source)), bounds, device)) as batches:
-        for (start, _), (images, labels) in zip(bounds, batches, strict=True):
+        for (start, stop), (images, labels) in zip(bounds, batches, strict=True):
             for network, tally in zip(networks, tallies, strict=True):
+                seeds = np.array([rng.derive("scoring", index) for index in range(start, stop)])
+                shown, encoded = taught(tally.target, images, labels, seeds)
                 with autocast(device, precision):
-                    scores = network(images)
-                tally.add(scores, labels, start)
+                    scores = network(shown)
+                tally.add(scores, encoded, start)
     return [tally.scored() for tally in tallies]
+
+
+def class_scores(target: Target, counts: Tensor) -> dict[str, float]:
+    """Returns the scores of a (K, K) confusion matrix of pixels, or of images where they are what is classified."""
+    if not target.names:
+        return {}
+    return (pixels.scores_of_images if isinstance(target, ImageClass) else pixels.scores)(counts, target.names)
 
 
 class _Tally:
@@ -103,13 +115,14 @@ class _Tally:
         self.histogram = torch.zeros((count, 2, curves.BINS), dtype=torch.int64, device=device)
         self.kept: dict[int, Tensor] = {}
 
-    def add(self, scores: Tensor, labels: Tensor, start: int) -> None:
+    def add(self, scores: Tensor, encoded: Tensor, start: int) -> None:
         """Adds a batch, `start` being the index of its first sample."""
-        encoded = self.target.encode(labels)
-        classes = self.target.truth(encoded)
-        probabilities = self.target.probabilities(scores)
         self.totals = self.totals + self.target.totals(scores, encoded).double()
         self.masses = self.masses + self.target.masses(encoded).double()
+        if not self.target.names:
+            return
+        classes = self.target.truth(encoded)
+        probabilities = self.target.probabilities(scores)
         self.confusion += pixels.confusion(self.target.classes(scores), classes, len(self.target.names))
         self.histogram += curves.histogram(probabilities, classes)
         for index in set(self.keep) & set(range(start, start + len(scores))):
@@ -118,6 +131,6 @@ class _Tally:
     def scored(self) -> Scored:
         loss = (self.totals / self.masses).sum().item()
         found = {"loss": loss, "loss_floor": self.target.floor, "loss_adjusted": loss - self.target.floor}
-        found |= pixels.scores(self.confusion, self.target.names) | curves.scores(self.histogram, self.target.names)
+        found |= class_scores(self.target, self.confusion) | curves.scores(self.histogram, self.target.names)
         kept = [self.kept[index] for index in self.keep]
         return Scored(found, torch.stack(kept) if kept else torch.empty(0, dtype=torch.uint8))

@@ -19,7 +19,7 @@ import pandas as pd
 
 from segue.errors import SegueError
 from segue.report.statistics import Sharing
-from segue.report.variants import target_varies
+from segue.report.variants import target_names, target_varies
 from segue.report.words import Metric, metric_named
 from segue.spec import unknown
 from segue.study.results import StudyResults
@@ -27,7 +27,8 @@ from segue.study.results import StudyResults
 IDENTITY = ("stage", "run", "domain", "evaluated_domain")
 PREFERRED = ("loss", "dice_mean", "iou_mean", "accuracy")
 LOSSES = ("loss", "loss_adjusted")
-SCORES = "loss|iou_|dice_|accuracy|precision_|recall_|f1_|auprc_|auroc_"
+OBJECTS = r"ap\d\d|ap_mean|f1_50|precision_50|recall_50|pq|aji|boundary_f1|count_error_|merges|splits|objects_"
+SCORES = rf"loss|iou_|dice_|accuracy|precision_|recall_|f1_|auprc_|auroc_|{OBJECTS}"
 SEEDS = {"seed_draw": "draws of images", "seed_init": "initialisations"}
 
 
@@ -38,6 +39,7 @@ class Comparison:
     `own` also holds `configuration`, a number, `root`, the run it descends from or itself, and `repeat`, which numbers
     the runs of a configuration where the table has no seeds.
     `repeated` tells whether anything was repeated with another seed, without which no interval can be given.
+    `reason` says why the metric is one of objects, where nobody asked for it; else it is empty.
     """
 
     results: StudyResults
@@ -47,6 +49,7 @@ class Comparison:
     rows: pd.DataFrame
     own: pd.DataFrame
     repeated: bool
+    reason: str = ""
 
     def axes(self, stage: str) -> list[str]:
         """Returns the axes of `stage` after those of its ancestors, as far as the table has them."""
@@ -113,6 +116,8 @@ def compare(results: StudyResults, metric: str | None = None) -> Comparison:
     """Returns the comparison by `metric`, a column of the table, or by the loss (less its floor, where it has one).
 
     Where runs differ in their target (class weights, kind of loss), their losses are not one quantity: then by Dice.
+    Where any target but `classes` takes part and every run that no other starts from is scored on objects, by their
+    mean AP.
     """
     table = results.table
     missing = [column for column in IDENTITY if column not in table.columns]
@@ -128,7 +133,8 @@ def compare(results: StudyResults, metric: str | None = None) -> Comparison:
     split = _split(table)
     if "split" in table.columns:
         table = table[table["split"] == split]
-    chosen, second = _metrics(table, metric, one_loss=not target_varies(results))
+    reason = _reason(results, table) if metric is None else ""
+    chosen, second = _metrics(table, "ap_mean" if reason else metric, one_loss=not target_varies(results))
     rows = table.assign(
         value=pd.to_numeric(table[chosen.column], errors="coerce").astype(float),
         second_value=pd.to_numeric(table[second.column], errors="coerce").astype(float) if second else np.nan,
@@ -143,7 +149,24 @@ def compare(results: StudyResults, metric: str | None = None) -> Comparison:
     if not any(seed in own.columns for seed in SEEDS):
         own = own.assign(repeat=configurations.cumcount())
     seeds = repeats_of(own)
-    return Comparison(results, chosen, second, split, rows, own, len(own[seeds].drop_duplicates()) > 1)
+    return Comparison(results, chosen, second, split, rows, own, len(own[seeds].drop_duplicates()) > 1, reason)
+
+
+def _reason(results: StudyResults, table: pd.DataFrame) -> str:
+    """Returns why runs are compared by their objects, or an empty text where they are not."""
+    targets = target_names(results)
+    asked = table[~table["stage"].isin(set(results.parents.values()))]
+    scored = "ap_mean" in asked.columns and not asked.empty and bool(asked["ap_mean"].notna().all())
+    if not scored or not targets - {"classes"}:
+        return ""
+    many = len(targets) > 1
+    why = (
+        "the targets differ, so that their losses are not one quantity, and overlap of pixels does not tell whether"
+        " objects are merged or split"
+        if many
+        else f"its target, {min(targets)}, is of objects"
+    )
+    return f"Runs are compared by {metric_named('ap_mean').words}, because {why}."
 
 
 def repeats_of(own: pd.DataFrame) -> list[str]:
@@ -221,9 +244,11 @@ def _in_own_domain(rows: pd.DataFrame, domains: Sequence[str]) -> pd.DataFrame:
     inside = [e in mixtures[d] for d, e in zip(rest["domain"], rest["evaluated_domain"], strict=True)]
     rest = rest[np.array(inside, dtype=bool)]
     if not rest.empty:
-        means = rest.groupby("run")[["value", "second_value"]].mean()
+        of_objects = [name for name in map(str, rest.columns) if re.match(OBJECTS, name)]
+        averaged = ["value", "second_value", *of_objects]
+        means = rest[["run", *averaged]].groupby("run").mean(numeric_only=True)
         rest = rest.drop_duplicates("run").set_index("run")
-        rest[["value", "second_value"]] = means
+        rest[means.columns] = means
         own = pd.concat([own, rest.reset_index()], ignore_index=True)
     return own.reset_index(drop=True)
 

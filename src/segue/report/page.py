@@ -15,10 +15,11 @@ from pathlib import Path
 import pandas as pd
 
 from segue.errors import SegueError
-from segue.report import exhibits
+from segue.report import exhibits, objects
 from segue.report.answer import answer, caution
 from segue.report.comparison import Comparison, compare
 from segue.report.drawing import Drawing, inline, png_bytes, svg_text, theme
+from segue.report.failures import failures_drawing
 from segue.report.sections import (
     cost_section,
     failures_section,
@@ -33,16 +34,17 @@ from segue.report.words import several
 from segue.study.results import StudyResults
 
 MOST_EMBEDDED_BYTES = 2_000_000
-FIGURE_NAMES = ("matrices", "efficiency", "effects-", "courses-", "learning-curves", "examples")
+FIGURE_NAMES = ("matrices", "efficiency", "effects-", "courses-", "learning-curves", "examples", "objects", "failures")
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A drawing in its place: under which heading, with what beneath it, and folded away or not."""
+    """A drawing in its place: under which heading, with what above and beneath it, and folded away or not."""
 
     heading: str
     anchor: str
     drawing: Drawing
+    above: str = ""
     beneath: str = ""
     folded: str = ""
 
@@ -70,7 +72,8 @@ def write_page(results: StudyResults, out: Path, *, metric: str | None = None) -
 
 def _shown(comparison: Comparison) -> list[Shown]:
     """Returns the drawings in the order of the page."""
-    found: list[Shown] = []
+    of_objects = _of_objects(comparison)
+    found: list[Shown] = [*of_objects] if comparison.reason else []
     if drawing := exhibits.matrices(comparison):
         found.append(Shown("Trained on × tested on", "matrices", drawing))
         if again := exhibits.matrices(comparison, second=True):
@@ -82,6 +85,7 @@ def _shown(comparison: Comparison) -> list[Shown]:
         if drawn := exhibits.effects(comparison, stage):
             heading = ("Effect of each factor", "factors") if position == 0 else ("", "")
             found.append(Shown(*heading, drawn[0], beneath=levels_table(comparison, drawn[1])))
+    found += [] if comparison.reason else of_objects
     heading = ("Learning rate and metrics by epoch", "courses")
     for stage in comparison.results.stages:
         if drawing := exhibits.training_courses(comparison, stage):
@@ -91,8 +95,23 @@ def _shown(comparison: Comparison) -> list[Shown]:
     told = all(f"courses-{stage}" in drawn for stage in comparison.present) and target_varies(comparison.results)
     if not told and (drawing := exhibits.learning_curves(comparison)):  # would pool losses that do not compare
         found.append(Shown("Learning curves", "curves", drawing))
-    if drawing := exhibits.example_images(comparison):
+    failures = any(entry.drawing.name == "failures" for entry in found)  # they show the same, and by what
+    if not failures and (drawing := exhibits.example_images(comparison)):
         found.append(Shown("Examples", "examples", drawing))
+    return found
+
+
+def _of_objects(comparison: Comparison) -> list[Shown]:
+    """Returns scores of objects with their table, and where each representation fails."""
+    scored = objects.object_scores(comparison)
+    drawing = objects.objects_drawing(comparison, scored)
+    if drawing is None:
+        return []
+    why = f"<p>{escape(comparison.reason)}</p>" if comparison.reason else ""
+    found = [Shown("Objects", "objects", drawing, above=why, beneath=objects.objects_table(comparison, scored))]
+    names = {str(run): one.words for one in scored for run in one.frame["run"]}
+    if drawing := failures_drawing(comparison.results.object_examples, names):
+        found.append(Shown("Where each fails", "fails", drawing))
     return found
 
 
@@ -112,7 +131,7 @@ def _figure(entry: Shown, position: int, folder: Path) -> str:
     heading = f'<h2 id="{entry.anchor}">{escape(entry.heading)}</h2>' if entry.heading else ""
     if entry.folded:
         element = f"<details><summary>{escape(entry.folded)}</summary>{element}</details>"
-    return heading + element + entry.beneath
+    return heading + entry.above + element + entry.beneath
 
 
 def _page(comparison: Comparison, shown: Sequence[Shown], figures: Sequence[str], table: str) -> str:

@@ -161,11 +161,11 @@ def examples_figure(examples: Sequence[Example]) -> Figure:
     figure = sheet(0.55 + height * len(examples))
     every = figure.subplots(len(examples), columns, squeeze=False)
     for line, example in zip(every, examples, strict=True):
-        shades = _shades(example.image)
+        shown = grey_levels(example.image)
         for axes in line:
             bare(axes)
-        _show(line[0], shades)
-        _show(line[1], shades)
+        _show(line[0], shown)
+        _show(line[1], shown)
         for position, value in enumerate(np.unique(example.label[example.label > 0])[: len(CLASSES)]):
             _outline(line[1], example.label == value, CLASSES[position])
         line[0].set_ylabel(example.domain, color=INK)
@@ -173,7 +173,7 @@ def examples_figure(examples: Sequence[Example]) -> Figure:
             if caption not in example.predictions:
                 axes.text(0.5, 0.5, "no such run", ha="center", va="center", color=MUTED, transform=axes.transAxes)
                 continue
-            _show(axes, shades)
+            _show(axes, shown)
             _draw_outcome(axes, outcome(example.label, example.predictions[caption]))
     for axes, title in zip(every[0], ["image", "label", *captions], strict=True):
         axes.set_title(title, loc="left")
@@ -202,11 +202,11 @@ def _reduced(example: Example) -> Example:
     return replace(example, image=blocks.mean(axis=(1, 3)), label=thinned(example.label), predictions=predictions)
 
 
-def _show(axes: Axes, shades: np.ndarray) -> None:
-    axes.imshow(shades, cmap="gray", vmin=0, vmax=255)
+def _show(axes: Axes, shown: np.ndarray) -> None:
+    axes.imshow(shown, cmap="gray", vmin=0, vmax=255)
 
 
-def _shades(image: np.ndarray) -> np.ndarray:
+def grey_levels(image: np.ndarray) -> np.ndarray:
     """Returns the image as grey levels 0 to 255 between its 0.5th and 99.5th percentile; what is not finite is 0."""
     finite = image[np.isfinite(image)]
     low, high = np.quantile(finite, [0.005, 0.995]) if finite.size else (0.0, 1.0)

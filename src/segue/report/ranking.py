@@ -50,7 +50,8 @@ def ranking(comparison: Comparison, stage: str) -> Ranking | None:
     beside = [
         metric_named(column)
         for column in map(str, frame.columns)
-        if column.startswith(tuple(f"{kind}_" for kind in BESIDE)) and not column.endswith("_background")
+        if column.startswith(tuple(f"{kind}_" for kind in BESIDE))
+        and not column.endswith(("_background", "_50", "_objects"))
         if column != comparison.metric.column and pd.to_numeric(frame[column], errors="coerce").notna().any()
     ]
     parts: list[tuple[Ranked, pd.DataFrame]] = []

@@ -188,7 +188,8 @@ def rerun_section(results: StudyResults) -> str:
 
 def methods_section(comparison: Comparison) -> str:
     """Returns how to read the numbers: median and interval, the split, which labels count."""
-    texts = [
+    texts = [comparison.reason] if comparison.reason else []
+    texts += [
         f"Values are {comparison.metric.words} on the {comparison.split} split"
         + (
             ", which shares no group (micrograph, structure, well) with the training and validation images of a run or"

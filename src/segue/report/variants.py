@@ -10,6 +10,20 @@ from segue.study.results import StudyResults
 Table = dict[str, Any]
 
 
+def target_names(results: StudyResults) -> set[str]:
+    """Returns the targets that take part, as far as the table or the study file tell."""
+    swept = [c for c in map(str, results.table.columns) if c.endswith(".target.name")]
+    found = {str(name) for column in swept for name in results.table[column].dropna().unique()}
+    try:
+        study = tomllib.loads(results.spec_text)
+    except tomllib.TOMLDecodeError:  # as below
+        return found
+    tables = [study, *(table for stage in results.stages for table in variants(results, stage).values())]
+    tables += [stage_table(results, stage) for stage in results.stages]
+    targets = [table["target"] for table in tables if isinstance(table.get("target"), dict)]
+    return found | {target["name"] for target in targets if isinstance(target.get("name"), str)}
+
+
 def stage_table(results: StudyResults, stage: str) -> Table:
     """Returns the stage's table of the study file, empty where the results come without one."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,20 @@ METRICS = {
     "dice_mean": "mean Dice",
     "iou_mean": "mean intersection over union",
     "accuracy": "pixel accuracy",
+    "ap_mean": "mean AP (IoU 0.5 to 0.95)",
+    "f1_50": "F1 of objects (IoU 0.5)",
+    "precision_50": "precision of objects (IoU 0.5)",
+    "recall_50": "recall of objects (IoU 0.5)",
+    "pq": "panoptic quality",
+    "aji": "aggregated Jaccard index",
+    "boundary_f1": "F1 of boundaries",
+    "auprc_objects": "area under the precision–recall curve of objects",
+    "count_error_absolute": "miscounted objects per image",
+    "count_error_relative": "miscounted share of objects",
+    "merges": "merges",
+    "splits": "splits",
 }
+LOWER = ("count_error_absolute", "count_error_relative", "merges", "splits")  # besides losses, what should be small
 AXES = {
     "domain": "domain",
     "images": "labelled images",
@@ -28,6 +42,7 @@ AXES = {
     "optimizer.weight_decay": "weight decay",
     "schedule": "schedule",
     "schedule.name": "schedule",
+    "target.name": "output representation",
     "target.class_weights": "class weights",
     "target.loss": "loss function",
     "target.loss.name": "loss function",
@@ -69,7 +84,9 @@ def metric_named(column: str) -> Metric:
         "auroc": "area under the ROC curve",
     }
     words = METRICS.get(column) or (f"{kinds[kind]} of {name}" if kind in kinds and name else column.replace("_", " "))
-    return Metric(column, words, lower_is_better="loss" in column)
+    if re.fullmatch(r"ap\d\d", column):
+        words = f"AP (IoU 0.{column[2:].rstrip('0')})"
+    return Metric(column, words, lower_is_better="loss" in column or column in LOWER)
 
 
 def stage_words(stage: str) -> str:
@@ -97,7 +114,7 @@ def configuration_words(levels: Mapping[str, Any]) -> str:
         if value is None or (isinstance(value, float) and math.isnan(value)):
             continue  # an axis of other variants
         key, text = axis.partition(".")[2], level_text(value)
-        if key in ("variant", "domain", "optimizer.name"):
+        if key in ("variant", "domain", "optimizer.name", "target.name"):
             parts.append(text)
         elif key == "target.class_weights":
             parts.append(_weights_text(text))

@@ -59,7 +59,7 @@ def _example(plan: Plan, evaluation: Evaluation, table: pd.DataFrame, runs: dict
     model = next(iter(shown.values()))
     path = dataset_file(plan, evaluation.dataset)
     with Dataset(path) as dataset:
-        layer = choose_layer(dataset, model.spec.target.layer)
+        layer = choose_layer(dataset, model.spec.target)
         index = _typical(dataset, part_indices(dataset, evaluation.data, model.spec, "test"), layer.name)
         images, _labels = dataset.read(index, layer=layer.name)
         source = ResidentSource.from_dataset(dataset, index, layer=layer.name, normalise=model.spec.normalise)

@@ -16,7 +16,7 @@ from segue.study.datasets import Member
 from segue.study.store import Store, digest_of, read_json
 from segue.training.stage import VERSION, DataSpec, StageSpec
 
-EVALUATION_VERSION = 3  # of what an evaluation measures; bump it by hand when that changes
+EVALUATION_VERSION = 4  # of what an evaluation measures; bump it by hand when that changes
 
 
 @dataclass(frozen=True)

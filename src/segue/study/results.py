@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +24,17 @@ class Example:
 
 
 @dataclass(frozen=True)
+class ObjectExample:
+    """One held-out micrograph with its objects and those that several runs find in it."""
+
+    image: np.ndarray  # (H, W) float, any range
+    label: np.ndarray  # (H, W) int; 0 background, -1 ignored, objects 1 …
+    domain: str
+    number: int  # which of the domain's held-out micrographs, from 1
+    predictions: dict[str, np.ndarray]  # run -> (H, W) int; 0 background, objects 1 …
+
+
+@dataclass(frozen=True)
 class StudyResults:
     """A study as its report needs it. Frames may be empty, and optional columns absent.
 
@@ -32,7 +43,8 @@ class StudyResults:
         on; a mixture reads "a:128+b:384"), seed_init, seed_draw, labels_train, labels_validation, labels (their sum),
         label_unit ("images" or "groups"), evaluated_domain, split, loss, loss_floor, loss_adjusted (loss less its
         floor), accuracy, iou_mean, dice_mean, for each foreground class iou_<class>, dice_<class>,
-        precision_<class>, recall_<class>; selected_epoch, epochs, precision ("bf16", "fp32"), threads.
+        precision_<class>, recall_<class>; where objects are scored, the scores of `evaluation.objects.scores`;
+        selected_epoch, epochs, precision ("bf16", "fp32"), threads.
     histories: a row per (run, epoch from 1): run, stage, epoch, lr, train_loss, validation_loss (NaN where none),
         validation_<metric>, with the axes and seeds of the table.
     failures: stage, run, configuration, error (texts).
@@ -41,6 +53,8 @@ class StudyResults:
         measured), threads, precision, machine.
     stages: stage -> its own axes, parents first; parents: stage -> the stage it starts from, or None.
     domains: in the order of the study file.
+    timings: a row per (run, evaluated domain), apart from the table since times differ from time to time: run,
+        evaluated_domain, train_s, decode_s (of an image, the median; NaN where objects are not scored).
     """
 
     name: str
@@ -57,3 +71,5 @@ class StudyResults:
     parents: dict[str, str | None]
     domains: list[str]
     examples: list[Example]
+    timings: pd.DataFrame | None = None
+    object_examples: list[ObjectExample] = field(default_factory=list)

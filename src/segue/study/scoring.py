@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from segue import device as devices
 from segue import networks
 from segue.data.dataset import Dataset
 from segue.data.layers import Layer
-from segue.data.source import ResidentSource
+from segue.data.source import ResidentSource, Taken
 from segue.data.split import PartName
 from segue.data.wholes import whole_images
 from segue.errors import SegueError
 from segue.evaluation import objects
 from segue.inference.forward import score
-from segue.study.store import write_json
+from segue.study.store import timing_file, write_json
 from segue.targets.classes import Classes
 from segue.targets.target import Target
 from segue.training import checkpoint
@@ -38,9 +40,17 @@ def score_run(
 ) -> dict[str, Any]:
     """Returns the scores of a run on the part of a domain, and how many samples and groups they are from.
 
-    With `every_epoch` also `epochs`, the scores of each epoch's weights, where the run kept them. Raises SegueError
-    when the data do not fit the run, when the part is empty, or when any of its groups was trained on.
+    Of objects also `images`: for each micrograph, in the order of `whole_images`, its objects, matches at IoU 0.5,
+    merges and splits. With `every_epoch` also `epochs`, the scores of each epoch's weights, where the run kept them.
+    Raises SegueError when the data do not fit the run, the part is empty, or any of its groups was trained on.
     """
+    return _score_timed(model, dataset, data, part, every_epoch)[0]
+
+
+def _score_timed(
+    model: Model, dataset: Path, data: DataSpec, part: PartName, every_epoch: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns what `score_run` does and, apart from it since it differs from time to time, how long decoding took."""
     spec = model.spec
     environment = json.loads((model.folder / "environment.json").read_text(encoding="utf-8"))
     torch.set_num_threads(spec.threads)
@@ -48,7 +58,9 @@ def score_run(
     device = devices.default_device()
     precision = devices.resolve_precision(environment["precision"], device)
     with Dataset(dataset) as opened:
-        layer = choose_layer(opened, spec.target.layer)
+        layer = choose_layer(opened, spec.target)
+        if layer.kind == "column":
+            layer = replace(layer, names=model.target.names)  # of which the dataset may hold only some
         networks.require_fit(spec.network, opened.tile_shape, str(dataset))
         _require_fit(model, opened, layer.names)
         indices = part_indices(opened, data, spec, part)
@@ -57,15 +69,17 @@ def score_run(
                 f"{dataset}: the {part} part of {data.conditions or 'all samples'} is empty; change the split."
             )
         groups = sorted(set(opened.samples()["group"][indices]))
-        source = ResidentSource.from_dataset(opened, indices, layer=layer.name, normalise=spec.normalise)
+        source = ResidentSource.from_parts([Taken(opened, indices, layer)], normalise=spec.normalise)
     known = json.loads((model.folder / "groups.json").read_text(encoding="utf-8"))
     selecting = ("validation", "ancestors_validation") if part == "test" else ()
     used = {group for name in ("training", "ancestors", *selecting) for group in known.get(name, ())}
     refuse_leaks(used, groups, part, str(dataset))
-    target = _target_for(model, layer, str(dataset))
+    target = target_for(model, layer, str(dataset))
     network = model.network.to(device)
 
     of_objects: dict[str, float | None] = {}
+    result: dict[str, Any] = {"part": part, "samples": len(indices), "groups": len(groups)}
+    timing: dict[str, Any] = {}
     if layer.kind == "instances":
         with Dataset(dataset) as opened:
             wholes = whole_images(opened, indices, layer=layer.name)
@@ -73,17 +87,22 @@ def score_run(
             network, [image for image, _ in wholes], normalise=spec.normalise, divisor=model.divisor, device=device,
             precision=precision,
         )  # fmt: skip
-        tallies = [
-            objects.tally(labels, target.decode(found, model.decoding))
-            for found, (_, labels) in zip(shown, wholes, strict=True)
-        ]
-        of_objects |= _plain(objects.scores(objects.merged(tallies)))
+        tallies, seconds = [], []
+        for found, (_, labels) in zip(shown, wholes, strict=True):
+            began = time.perf_counter()
+            decoded = target.decode(found, model.decoding)
+            seconds.append(time.perf_counter() - began)
+            tallies.append(objects.tally(labels, decoded))
+        counts = objects.merged(tallies)
+        of_objects |= _plain(objects.scores(counts))
+        result["images"] = objects.counts_per_image(counts)
+        # the median, since the first image may wait for compiled code to be read
+        timing = {"images": len(seconds), "decode_s_median": float(np.median(seconds)), "decode_s": sum(seconds)}
 
     def scored() -> dict[str, float | None]:
         found = score(network, target, source, batch=spec.batch, device=device, precision=precision)
         return _plain(found)
 
-    result: dict[str, Any] = {"part": part, "samples": len(indices), "groups": len(groups)}
     result |= {"classes": list(target.names), "scores": scored() | of_objects}
     if every_epoch:
         trained = json.loads((model.folder / "metrics.json").read_text(encoding="utf-8"))
@@ -92,7 +111,7 @@ def score_run(
             weights = checkpoint.load_weights(model.folder / "epochs" / f"{epoch}.safetensors")
             load_parts(network, weights, None, where=str(model.folder))
             result["epochs"].append(scored())
-    return result
+    return result, timing
 
 
 def _plain(scores: Mapping[str, float]) -> dict[str, float | None]:
@@ -100,9 +119,11 @@ def _plain(scores: Mapping[str, float]) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in scores.items()}
 
 
-def _target_for(model: Model, layer: Layer, where: str) -> Target:
+def target_for(model: Model, layer: Layer, where: str) -> Target:
     """Returns the run's target for a layer of classes or of objects; raises SegueError where it cannot be scored."""
     instances = layer.kind == "instances"
+    if not layer.stored:
+        return model.target
     if isinstance(model.target, Classes):
         return replace(model.target, instances=instances)
     if not instances:
@@ -138,7 +159,10 @@ def score_missing(
         return {domain: str(error) for domain, _, _ in missing.values()}
     for file, (domain, dataset, data) in missing.items():
         try:
-            write_json(file, score_run(model, dataset, data, part, every_epoch=every_epoch))
+            result, timing = _score_timed(model, dataset, data, part, every_epoch)
+            if timing:
+                write_json(timing_file(file), timing)
+            write_json(file, result)
         except SegueError as error:
             failed[domain] = str(error)
     return failed

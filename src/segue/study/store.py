@@ -1,7 +1,7 @@
 """Where a study's stages lie: a folder of runs and datasets, each named by its key.
 
 <store>/train-<digest>/                    a finished run; `.running` while unfinished
-<store>/train-<digest>/evaluations/<key>.json
+<store>/train-<digest>/evaluations/<key>.json and <key>.timing.json
 <store>/train-<digest>.failed.json         why the last attempt failed
 <store>/data-<digest>/dataset.h5
 <store>/plans/<study>.json                 the keys of the last time, by which `plan --why` tells what changed
@@ -60,6 +60,11 @@ class Store:
     @property
     def digest_cache(self) -> Path:
         return self.folder / "digests.json"
+
+
+def timing_file(evaluation: Path) -> Path:
+    """Returns the file beside an evaluation that says how long it took: results are the same each time, times not."""
+    return evaluation.with_suffix(".timing.json")
 
 
 def write_json(path: Path, content: Any) -> None:

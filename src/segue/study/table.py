@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,15 @@ import pandas as pd
 from segue.data.files import replacing
 from segue.errors import SegueError
 from segue.study.configurations import Configuration
-from segue.study.plan import Plan, Train
+from segue.study.plan import Evaluation, Plan, Train
 from segue.study.results import StudyResults
-from segue.study.store import read_json
+from segue.study.store import read_json, timing_file
 
 
 def collect(plan: Plan, *, command: str) -> StudyResults:
     """Returns the results of all finished runs of a plan, without example images."""
     study = plan.study
-    rows, histories, costs = [], [], []
+    rows, histories, costs, timings = [], [], [], []
     for configuration, train in plan.uses:
         folder = plan.store.run(train.key)
         metrics = read_json(folder / "metrics.json")
@@ -35,6 +36,7 @@ def collect(plan: Plan, *, command: str) -> StudyResults:
         histories.append(_history(folder, identity, {e.domain: r for e, r in found if r is not None}))
         if configuration is train.configuration:
             costs.append(_cost(folder, train))
+            timings += [_timing(plan, train, e, costs[-1]["seconds"]) for e, result in found if result is not None]
     failures = _failures(plan)
     return StudyResults(
         name=study.spec.name,
@@ -51,6 +53,7 @@ def collect(plan: Plan, *, command: str) -> StudyResults:
         parents=dict(study.parents),
         domains=list(study.spec.domains),
         examples=[],
+        timings=pd.DataFrame(timings),
     )
 
 
@@ -126,6 +129,12 @@ def _cost(folder: Path, train: Train) -> dict[str, Any]:
         "precision": environment["precision"],
         "machine": machine,
     }
+
+
+def _timing(plan: Plan, train: Train, evaluation: Evaluation, train_s: float) -> dict[str, Any]:
+    taken = read_json(timing_file(plan.store.evaluation(train.key, plan.evaluation_key(evaluation)))) or {}
+    decode_s = taken.get("decode_s_median", math.nan)
+    return {"run": train.key, "evaluated_domain": evaluation.domain, "train_s": train_s, "decode_s": decode_s}
 
 
 def _total_cost(costs: list[dict[str, Any]]) -> pd.DataFrame:

@@ -7,7 +7,7 @@ name is given.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import BeforeValidator, Field
@@ -15,42 +15,88 @@ from pydantic import BeforeValidator, Field
 from segue.errors import SegueError
 from segue.targets.boundary_spec import BoundarySpec
 from segue.targets.classes_spec import ClassesSpec
-from segue.targets.descriptors_spec import DescriptorsSpec
+from segue.targets.combined_spec import CombinedSpec, ObjectsSpec, classes_unless_named
 from segue.targets.distance_spec import DistanceSpec
 from segue.targets.flows_spec import FlowsSpec
 from segue.targets.foreground_spec import ForegroundSpec
+from segue.targets.image_class_spec import ImageClassSpec
 from segue.targets.rays_spec import RaysSpec
+from segue.targets.reconstruction_spec import ReconstructionSpec
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from segue.targets.target import Target
 
-ObjectsSpec = ForegroundSpec | BoundarySpec | DistanceSpec | RaysSpec | FlowsSpec | DescriptorsSpec
+OfLayer = ClassesSpec | ObjectsSpec | ReconstructionSpec
+Spec = OfLayer | ImageClassSpec | CombinedSpec
+TargetSpec = Annotated[Annotated[Spec, Field(discriminator="name")], BeforeValidator(classes_unless_named)]
 
 
-def _classes_unless_named(value: Any) -> Any:
-    return {"name": "classes", **value} if isinstance(value, dict) else value
+def needs_counts(spec: Spec) -> bool:
+    """Returns whether the class weights follow from the training samples."""
+    return isinstance(spec, ClassesSpec | ImageClassSpec) and spec.needs_counts
 
 
-TargetSpec = Annotated[
-    Annotated[ClassesSpec | ObjectsSpec, Field(discriminator="name")], BeforeValidator(_classes_unless_named)
-]
+def learns_images(spec: Spec) -> bool:
+    """Returns whether the network is taught by the image itself, and not by labels alone."""
+    if isinstance(spec, CombinedSpec):
+        return any(isinstance(part.target, ReconstructionSpec) for part in spec.auxiliary)
+    return isinstance(spec, ReconstructionSpec)
+
+
+def taught(target: Target, images: Tensor, labels: Tensor, seeds: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Returns what the network is shown of images (N, C, H, W), and what it is taught (`Target.encode`).
+
+    seeds (N,): where what is random in each view comes from.
+    """
+    from segue.targets.combined import Combined
+    from segue.targets.reconstruction import Reconstruction
+
+    if isinstance(target, Reconstruction | Combined):
+        return target.taught(images, labels, seeds)
+    return images, target.encode(labels)
 
 
 def build(
-    spec: ClassesSpec | ObjectsSpec,
+    spec: Spec,
     *,
     names: Sequence[str],
     instances: bool,
     where: str,
     counts: np.ndarray | Sequence[int] | None = None,
+    channels: int = 1,
 ) -> Target:
     """Returns the target for a layer with these class names; raises SegueError when the two do not fit.
 
     instances: whether the layer numbers objects. counts: the pixels of each class per training sample (n, K), or their
-    totals (K,), needed where `spec.needs_counts`.
+    totals (K,), needed where `needs_counts` says so. channels: those of the images.
     """
-    from segue.targets import boundary, classes, descriptors, distance, flows, foreground, rays
+    if isinstance(spec, ImageClassSpec):
+        from segue.targets import image_class
 
+        return image_class.build(spec, names=names, where=where, counts=counts)
+    if isinstance(spec, CombinedSpec):
+        from segue.targets.combined import Combined
+
+        asked = (spec.main, *(part.target for part in spec.auxiliary))
+        parts = [_build(one, names, instances, (where, counts, channels)) for one in asked]
+        return Combined(tuple(parts), (1.0, *(part.weight for part in spec.auxiliary)))
+    return _build(spec, names, instances, (where, counts, channels))
+
+
+def _build(
+    spec: OfLayer,
+    names: Sequence[str],
+    instances: bool,
+    of: tuple[str, np.ndarray | Sequence[int] | None, int],
+) -> Target:
+    """of: where, counts and channels, as in `build`."""
+    from segue.targets import boundary, classes, descriptors, distance, flows, foreground, rays, reconstruction
+
+    where, counts, channels = of
+    if isinstance(spec, ReconstructionSpec):
+        return reconstruction.build(spec, channels=channels)
     if isinstance(spec, ClassesSpec):
         return classes.build(spec, names=names, instances=instances, where=where, counts=counts)
     if not instances:

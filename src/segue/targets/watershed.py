@@ -91,10 +91,17 @@ def consecutive(labels: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _descending(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Returns the flat places of the mask's pixels from the highest value to the lowest, int32."""
+    """Returns the flat places of the mask's pixels from the highest value to the lowest, int32.
+
+    Equal values are in scan order, so that neither the processor nor where an image was cut decides. (Numbers made of
+    value and place are sorted: twice as fast as the values' own indirect sort, which leaves equal ones in any order.)
+    """
     places = np.flatnonzero(mask)
-    # not stable, which is quicker: equal values are given one level, or are joined in any order
-    return places[np.argsort(-values.ravel()[places])].astype(np.int32)
+    bits = (np.float32(0) - values.ravel()[places].astype(np.float32, copy=False)).view(np.uint32)  # 0 and -0 are one
+    bits = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))  # unsigned, in the order of the floats
+    keys = bits.astype(np.uint64) << np.uint64(32) | places.astype(np.uint64)
+    keys.sort()
+    return (keys & np.uint64(0xFFFFFFFF)).astype(np.int32)
 
 
 @njit(cache=True, nogil=True)

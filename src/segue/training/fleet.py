@@ -22,7 +22,7 @@ from segue.data.files import make_folder, refusal
 from segue.data.wholes import Labelled, tiles, whole_images
 from segue.errors import SegueError
 from segue.targets.classes import Classes
-from segue.targets.classes_spec import ClassesSpec
+from segue.targets.image_class import ImageClass
 from segue.training import checkpoint, drawing, energy, freezing, loop, tuning, watching
 from segue.training.distributed import Group, joined
 from segue.training.energy import power_cap
@@ -224,7 +224,8 @@ def _prepare(
         names=data.layer.names,
         instances=data.layer.kind == "instances",
         where=where,
-        counts=data.sample_counts() if isinstance(spec.target, ClassesSpec) and spec.target.needs_counts else None,
+        counts=data.sample_counts() if targets.needs_counts(spec.target) else None,
+        channels=len(data.channels),
     )
     with rng.scope(spec.seed, "init", spec.init):
         network = networks.build(spec.network, channels=len(data.channels), classes=target.channels)
@@ -240,7 +241,7 @@ def _prepare(
         "kind": "train", "key": stage.key, "stage": spec.model_dump(mode="json", by_alias=True),
         "model": {"channels": data.channels, "layer": data.layer.name, "names": target.names,
                   "instances": data.layer.kind == "instances",
-                  "class_weights": target.weights if isinstance(target, Classes) else None,
+                  "class_weights": target.weights if isinstance(target, Classes | ImageClass) else None,
                   "divisor": networks.divisor(spec.network)},
     }  # fmt: skip
     if not group.leads:
@@ -299,7 +300,7 @@ def _finish(one: _Prepared, outcome: loop.Outcome, timing: Mapping[str, Any], de
     write_json(working / "groups.json", data.groups)
     told = {
         "decoding": _tuned(one, outcome, device),
-        "class_weights": member.target.weights if isinstance(member.target, Classes) else None,
+        "class_weights": member.target.weights if isinstance(member.target, Classes | ImageClass) else None,
         "labels": {"unit": spec.label_unit, **data.labels},
         "parameters": freezing.counts(member.network),
         "transfer": one.loaded,
@@ -333,7 +334,7 @@ def _tuned(one: _Prepared, outcome: loop.Outcome, device: str) -> dict[str, Any]
         device=device,
         precision=member.precision,
     )
-    return tuning.tuned(member.target, scores, labels)
+    return tuning.tuned(member.target, scores, labels, metric=spec.tuning)
 
 
 def _load_parent(

@@ -12,14 +12,17 @@ from typing import Literal
 
 import numpy as np
 
-from segue import networks
+from segue import networks, targets
 from segue.data import order
 from segue.data.dataset import Dataset
+from segue.data.derived import UNLABELLED, column_layer, labels_of
 from segue.data.layers import Layer
 from segue.data.source import Source, Taken, bytes_needed, object_counts
 from segue.data.split import SplitSpec
 from segue.data.stream import StreamedSource
 from segue.errors import SegueError
+from segue.targets.image_class_spec import ImageClassSpec
+from segue.targets.reconstruction_spec import ReconstructionSpec
 from segue.training import drawing
 from segue.training.drawing import Drawn
 from segue.training.holding import hold
@@ -149,7 +152,11 @@ def _counting(training: Source, taken: list[Taken], tell: Tell | None) -> Callab
         found = []
         for path, indices, layer in parts:
             with Dataset(path) as dataset:
-                found.append(dataset.class_counts(layer.name)[indices])
+                if layer.kind == "column":
+                    own = labels_of(dataset, indices, layer).max(axis=(1, 2))
+                    found.append(np.eye(len(layer.names), dtype=np.int64)[own])
+                else:
+                    found.append(dataset.class_counts(layer.name)[indices])
         return np.concatenate(found)
 
     return count
@@ -160,14 +167,19 @@ def _choose(opened: ExitStack, index: int, spec: StageSpec, inputs: Inputs) -> _
     path, identity = inputs.datasets[item.dataset]
     dataset = opened.enter_context(Dataset(path))
     networks.require_fit(spec.network, dataset.tile_shape, str(path))
-    layer = choose_layer(dataset, spec.target.layer)
+    layer = choose_layer(dataset, spec.target)
     training = drawing.draw_training(dataset, item, spec, identity)
     validation = drawing.draw_validation(dataset, item, spec, identity) if spec.validation != 0 else None
     return _Chosen(dataset, layer, training, validation)
 
 
-def choose_layer(dataset: Dataset, wanted: str | None) -> Layer:
-    """Returns the label layer a target asks for; raises SegueError where that is not one layer."""
+def choose_layer(dataset: Dataset, target: targets.Spec) -> Layer:
+    """Returns the label layer a target asks for, or the derived one; raises SegueError where that is not one layer."""
+    if isinstance(target, ReconstructionSpec):
+        return UNLABELLED
+    if isinstance(target, ImageClassSpec):
+        return column_layer(dataset, target.column)
+    wanted = target.layer
     if wanted is None and len(dataset.layers) == 1:
         return next(iter(dataset.layers.values()))
     if wanted not in dataset.layers:

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segue import targets
 from segue.data.augment import augment
 from segue.data.source import Source
 from segue.errors import SegueError
-from segue.training import averaging, features, freezing, watching
+from segue.training import averaging, encodings, features, freezing, watching
 from segue.training.distributed import ALONE, Group
 from segue.training.member import Member, Training, begin, begin_epoch, end_epoch, require_finite, save, take_step
 from segue.training.stage import StageSpec
@@ -87,15 +88,15 @@ def train(
         for t in now:
             begin_epoch(t, len(bounds), device, group)
             _cache_features(t, training, settings)
+            _keep_encodings(t, training, device)
         first = min(t.progress.step for t in now)
 
         clock.begin_epoch(first)
         with closing(_batches(spec, training, seen, bounds[first:], settings)) as batches:
-            for step, (images, labels, ids) in enumerate(batches, start=first):
+            for step, batch in enumerate(batches, start=first):
                 for t in now:
                     if t.progress.step == step and t.error is None:
-                        shown = images if t.features is None else t.features.of(ids)
-                        _step(t, shown, labels, step, len(bounds), group)
+                        _step(t, batch, step, len(bounds), group)
                 last = step == len(bounds) - 1
                 look = last or (step + 1) % LOOK_EVERY == 0
                 # several processes save at the same step, and do not ask one another at each
@@ -129,21 +130,40 @@ def train(
     return [_outcome(t) if t.error is None else t.error for t in trainings]
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """This process's share of a batch: what `views` says of it, images and labels as changed for it, and the labels as
+    they are stored."""
+
+    seen: Views
+    images: Tensor
+    labels: Tensor
+    stored: Tensor
+
+
 def _batches(
     spec: StageSpec, training: Source, seen: Views, bounds: Sequence[tuple[int, int]], settings: Settings
-) -> Generator[tuple[Tensor, Tensor, Tensor]]:
-    """Yields this process's share of each batch: images, labels, and the numbers of the views."""
+) -> Generator[_Batch]:
+    """Yields this process's share of each batch."""
     shares = [settings.group.share(*bound) for bound in bounds]
     changes = augment_spec(spec)
     with closing(training.batches(seen.samples, shares, settings.device)) as read:
-        for (start, stop), (images, labels) in zip(shares, read, strict=True):
-            images, labels = augment(changes, images, labels, seen.drawn[start:stop])
-            yield images, labels, torch.from_numpy(seen.ids[start:stop])
+        for (start, stop), (images, stored) in zip(shares, read, strict=True):
+            own = seen[start:stop]
+            images, labels = augment(changes, images, stored, own.drawn)
+            yield _Batch(own, images, labels, stored)
 
 
-def _step(t: Training, images: Tensor | list[Tensor], labels: Tensor, step: int, steps: int, group: Group) -> None:
+def _step(t: Training, batch: _Batch, step: int, steps: int, group: Group) -> None:
+    seen = batch.seen
     try:
-        take_step(t, images, labels, step, steps, group)
+        if t.encodings is not None:
+            samples, codes = torch.from_numpy(seen.samples), torch.from_numpy(seen.drawn.code)
+            images, encoded = batch.images, t.encodings.of(samples, batch.stored, codes)
+        else:
+            images, encoded = targets.taught(t.member.target, batch.images, batch.labels, seen.drawn.seed)
+        shown = images if t.features is None else t.features.of(torch.from_numpy(seen.ids))
+        take_step(t, shown, encoded, step, steps, group)
     except SegueError as error:
         t.error = error
 
@@ -168,6 +188,7 @@ def _cache_features(t: Training, training: Source, settings: Settings) -> None:
     """Gives a member whose encoder is frozen its features of every view, where views stay the same over epochs."""
     spec, left = t.spec, t.spec.epochs - t.progress.epoch
     fixed = spec.cache_features and are_fixed(spec) and spec.compile == "none" and settings.group.world == 1
+    fixed = fixed and not targets.learns_images(spec.target)  # which may change the images that the network is shown
     if not fixed or not freezing.is_fully_frozen(t.network, "encoder", t.frozen):
         t.features = None
     elif t.features is None and left >= features.LEAST_EPOCHS and not t.uncached:
@@ -182,6 +203,14 @@ def _cache_features(t: Training, training: Source, settings: Settings) -> None:
         t.uncached = t.features is None
         if t.features is not None and t.member.report is not None:
             t.member.report(f"the frozen encoder's features of all views are kept: {t.features.bytes / 1e6:.0f} MB")
+
+
+def _keep_encodings(t: Training, training: Source, device: torch.device) -> None:
+    if t.encodings is None and encodings.are_turned(t.spec):
+        _, labels = training.read(torch.zeros(1, dtype=torch.int64), "cpu")
+        t.encodings = encodings.Encodings.begin(
+            t.member.target, (len(training), labels.shape[1], labels.shape[2]), device
+        )
 
 
 def _outcome(t: Training) -> Outcome:

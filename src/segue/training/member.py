@@ -22,11 +22,12 @@ from segue.data.source import Source
 from segue.device import Precision
 from segue.errors import SegueError
 from segue.evaluation import pixels
-from segue.inference.forward import autocast, score_many
+from segue.inference.forward import autocast, class_scores, score_many
 from segue.targets.target import Target
 from segue.training import averaging, checkpoint, freezing, optimizers, schedules, selection, watching
 from segue.training.checkpoint import Progress
 from segue.training.distributed import Group
+from segue.training.encodings import Encodings
 from segue.training.features import Features
 from segue.training.stage import StageSpec
 
@@ -62,6 +63,7 @@ class Training:
     looked: int = 0
     frozen: tuple[str, ...] = ()
     features: Features | None = None
+    encodings: Encodings | None = None
     uncached: bool = False  # the features do not fit into memory
     error: SegueError | None = None
 
@@ -129,9 +131,10 @@ def begin_epoch(training: Training, steps: int, device: torch.device, group: Gro
 
 
 def take_step(
-    training: Training, images: Tensor | list[Tensor], labels: Tensor, step: int, steps: int, group: Group
+    training: Training, images: Tensor | list[Tensor], encoded: Tensor, step: int, steps: int, group: Group
 ) -> None:
-    """Learns from one batch (of which this process may hold a share); images, or features of the frozen encoder.
+    """Learns from one batch (of which this process may hold a share): images, or features of the frozen encoder, and
+    what the network is taught of them.
 
     The loss is that of the whole batch, whether it is computed at once, in parts, or by several processes: what the
     sums are divided by is known from the labels before the first part is computed.
@@ -142,17 +145,17 @@ def take_step(
     optimizers.set_rate(training.optimizer, factor)
     progress.rate = spec.optimizer.lr * factor
     progress.highest_rate = max(progress.highest_rate, progress.rate)
-    encoded = target.encode(labels)
     masses = group.sum_(target.masses(encoded)).clamp(min=1e-12)
     stream = (spec.seed, "dropout", spec.init, progress.epoch, step, *([group.rank] if group.rank else []))
     with rng.scope(*stream):
-        for part in _parts(len(labels), spec.accumulate):
+        for part in _parts(len(encoded), spec.accumulate):
             scores = _forward(training, images, part)
             loss = (target.totals(scores, encoded[part]) / masses).sum()
             training.scaler.scale(loss).backward()
             training.losses[step] += loss.detach()
-            found, known = target.classes(scores.detach()), target.truth(encoded[part])
-            training.counts += pixels.confusion(found, known, len(target.names))
+            if target.names:
+                found, known = target.classes(scores.detach()), target.truth(encoded[part])
+                training.counts += pixels.confusion(found, known, len(target.names))
     trained = [p for p in training.network.parameters() if p.requires_grad]
     group.sum_gradients(trained)
     if spec.clip_norm is not None:
@@ -203,7 +206,7 @@ def end_epoch(
     row: dict[str, float] = {"epoch": progress.epoch + 1, "lr": progress.rate, "lr_max": progress.highest_rate}
     row["train_loss"] = ((losses * weights).sum() / weights.sum()).item()
     row["train_loss_adjusted"] = row["train_loss"] - target.floor
-    found = pixels.scores(group.sum_(training.counts), target.names)
+    found = class_scores(target, group.sum_(training.counts))
     row |= {f"train_{name}": value for name, value in found.items()}
     with averaging.applied(training.network, training.average):
         if validation is not None:
@@ -241,7 +244,7 @@ def _require_finite_validation(row: Mapping[str, float], spec: StageSpec) -> Non
     Where no validation pixel is labelled there is no loss and no accuracy either, which is no fault of the network.
     """
     loss = row.get("validation_loss", 0.0)
-    if not math.isfinite(loss) and not math.isnan(row["validation_accuracy"]):
+    if not math.isfinite(loss) and not math.isnan(row.get("validation_accuracy", 0.0)):
         raise SegueError(
             f"epoch {row['epoch']:.0f}: the validation loss is {loss} after it; lower optimizer.lr "
             f"({spec.optimizer.lr:g}), or look at the validation images."

@@ -27,6 +27,7 @@ from torch import nn
 from segue import networks, rng, targets
 from segue.errors import SegueError
 from segue.targets.classes_spec import ClassesSpec
+from segue.targets.image_class_spec import ImageClassSpec
 from segue.targets.target import Target
 from segue.training import checkpoint
 from segue.training.loop import Outcome
@@ -73,8 +74,9 @@ def weights_file(run: Path, which: str) -> Path:
     return kept
 
 
-def load_run(folder: Path) -> Model:
+def load_run(folder: Path | str) -> Model:
     """Returns the model of a finished run, on the CPU and in evaluation mode. Nothing in the folder is executed."""
+    folder = Path(folder)
     file = weights_file(folder, "best")
     described = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
     try:
@@ -85,9 +87,11 @@ def load_run(folder: Path) -> Model:
         ) from error
     found = kind["class_weights"]  # as they followed from the training samples
     asked = spec.target
-    if isinstance(asked, ClassesSpec):
+    if isinstance(asked, ClassesSpec | ImageClassSpec):
         asked = asked.model_copy(update={"class_weights": None if found is None else tuple(found)})
-    target = targets.build(asked, names=kind["names"], instances=kind["instances"], where=str(folder))
+    target = targets.build(
+        asked, names=kind["names"], instances=kind["instances"], where=str(folder), channels=len(kind["channels"])
+    )
     with rng.scope("unused"):
         network = networks.build(spec.network, channels=len(kind["channels"]), classes=target.channels)
     load_parts(network, checkpoint.load_weights(file), None, where=str(file))

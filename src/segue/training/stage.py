@@ -21,8 +21,9 @@ from segue.training.optimizers import AdamSpec, OptimizerSpec
 from segue.training.sampling import SamplingSpec
 from segue.training.schedules import ConstantSpec, ScheduleSpec, WarmupSpec
 from segue.training.selection import EarlyStoppingSpec
+from segue.training.tuning_spec import TuningMetric
 
-VERSION = 2  # of what a training produces from its specification; bump it by hand when that changes
+VERSION = 3  # of what a training produces from its specification; bump it by hand when that changes
 OUTSIDE_KEY = frozenset({"memory_gb", "power_w", "tensorboard", "cache_features"})  # change no result
 
 Count = Annotated[int, Field(gt=0)]
@@ -96,7 +97,8 @@ class StageSpec(SpecModel):
         validation: how many images (or groups, where `data` counts groups) of the validation part are looked at after
         each epoch; "all", or 0 for none. select: which epoch's weights the run keeps, the best by `monitor` on
         validation, where there is any, unless it says "last". early_stopping ends the training where nothing improves.
-        keep_epochs keeps the weights of every epoch, film the predictions of so many validation images.
+        keep_epochs keeps the weights of every epoch, film the predictions of so many validation images. tuning: the
+        score of objects on validation images for the best of which decode parameters are chosen in the end.
     What changes no result
         memory_gb for the data, beyond which they are streamed; cache_features of a frozen encoder; power_w, a cap of
         the GPU's power; tensorboard.
@@ -129,6 +131,7 @@ class StageSpec(SpecModel):
     validation: Annotated[int, Field(ge=0)] | Literal["all"] = "all"
     select: Literal["best", "last"] | None = None
     monitor: str = "validation_loss"
+    tuning: TuningMetric = "ap_mean"
     restore_best: bool = False
     early_stopping: EarlyStoppingSpec | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -161,11 +164,7 @@ class StageSpec(SpecModel):
     def _consistent(self) -> StageSpec:
         if self.validation == 0 and self.select == "best" and self.monitor.startswith("validation_"):
             raise ValueError('select = "best" needs validation images; use select = "last" or validation = "all"')
-        if not is_dense(self.network):
-            raise ValueError(
-                f"network '{self.network.name}' tells one class of a whole image, and targets are of pixels; use a "
-                "network of pixels, such as resunet"
-            )
+        self._require_kind()
         if set(self.freeze) >= {"encoder", "decoder", "head"} and not self.unfreeze:
             raise ValueError("freeze names every part, so nothing is left to train; leave one out")
         if self.unfreeze and not self.freeze:
@@ -195,6 +194,19 @@ class StageSpec(SpecModel):
             if not monitor.startswith(("validation_", "train_")):
                 raise ValueError(f'{name}: found "{monitor}"; write a column of the history, such as "validation_loss"')
         return self
+
+    def _require_kind(self) -> None:
+        """Raises ValueError where network, target and what is asked of them are not of the same kind."""
+        target = self.target.name
+        if not is_dense(self.network) and target != "image-class":
+            raise ValueError(
+                f"network '{self.network.name}' tells one class of a whole image, and target '{target}' is of pixels; "
+                "use a network of pixels, such as resunet, or the target image-class"
+            )
+        if self.film and target in ("image-class", "reconstruction"):
+            raise ValueError(f"film shows classes of pixels, and target '{target}' has none; remove film")
+        if self.sampling is not None and target == "reconstruction":
+            raise ValueError("sampling favours rare classes, and target 'reconstruction' has none; remove sampling")
 
     def _monitors(self) -> dict[str, str]:
         """Returns the setting and the name of every value that a decision of this stage depends on."""

@@ -38,6 +38,9 @@ class Views:
     def __len__(self) -> int:
         return len(self.samples)
 
+    def __getitem__(self, index: slice) -> Views:
+        return Views(self.samples[index], self.ids[index], self.drawn[index])
+
 
 def copies(spec: StageSpec) -> int:
     """Returns how many views of each sample an epoch visits: 8 where all turns are asked for, else 1."""
