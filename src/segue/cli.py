@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from segue import device, terminal
+from segue import device, draw, terminal
 from segue.errors import SegueError
 
 CORES = device.cores()
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 study_app = typer.Typer(no_args_is_help=True, help="Plan and run a study: a grid of trainings that share parents.")
 app.add_typer(study_app, name="study")
+app.add_typer(draw.app, name="draw")
 
 Spec = Annotated[Path, typer.Argument(metavar="SPEC.toml", help="The TOML specification.")]
 Study = Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study file.")]
