@@ -38,6 +38,7 @@ def network(
     from segue.networks import NetworkSpec
     from segue.networks.drawing import draw_network
     from segue.spec import validate
+    from segue.training.freezing import leaves
 
     if out.suffix.lower() != ".svg":
         raise SegueError(f"{out}: the drawing of a network is an SVG; give a name that ends in .svg.")
@@ -47,7 +48,7 @@ def network(
             raise SegueError(f"draw network {what}: a run knows its width; leave --width out.")
         model = _model(Path(what))
         spec, channels, classes = model.spec.network, len(model.channels), model.target.channels
-        parts = parts or model.spec.freeze
+        parts = parts or leaves(model.network, model.spec.freeze)
     else:
         spec = validate(NetworkSpec, {"name": what} | ({"width": width} if width else {}), where=f"draw network {what}")
     svg = draw_network(spec, channels=channels, classes=classes, size=size, frozen=parts)

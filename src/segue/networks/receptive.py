@@ -99,7 +99,10 @@ def effective_field(network: Network, images: Tensor, *, seed: int = 0, shares: 
         (gradient,) = torch.autograd.grad((signs * centre).sum(), given)
     mean = gradient.abs().double().sum(1).mean(0).cpu().numpy()
     if not np.isfinite(mean).all() or mean.sum() == 0:
-        raise SegueError("receptive field: the gradient is zero or not finite; give images that are standardised.")
+        raise SegueError(
+            "receptive field: nothing at the images reaches the scores at their centre (the gradient is zero or not "
+            "finite); give images with something at their centre, standardised."
+        )
     mean /= mean.sum()
     sides = {share: side_holding(mean, (height // 2, width // 2), share) for share in shares}
     touched = np.nonzero(mean.any(1))[0], np.nonzero(mean.any(0))[0]

@@ -50,11 +50,6 @@ class Combined:
     def ranges(self) -> Mapping[str, tuple[float, ...]]:
         return self.main.ranges
 
-    @property
-    def learns_images(self) -> bool:
-        """Whether a part is taught by the image itself."""
-        return any(isinstance(part, Reconstruction) for part in self.parts)
-
     def encode(self, labels: Tensor) -> Tensor:
         """Returns the planes of all parts; raises TypeError where one is taught by images: see `taught`."""
         return _stacked([part.encode(labels) for part in self.parts])
