@@ -15,6 +15,7 @@ from segue.errors import SegueError
 if TYPE_CHECKING:
     import torch
 
+SHARE_TO_KEEP = 0.25  # of free memory
 UNLIMITED = 1 << 60  # version 1 of control groups writes a number of this size where there is no limit
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -39,6 +40,15 @@ def _cpuinfo(field: str) -> str:
     except OSError:
         return ""
     return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == field), "")
+
+
+def fits_beside(needed: int, device: torch.device) -> bool:
+    """Returns whether so many bytes may be kept on a device to save work: a share of what is free, since other workers
+    train beside this one."""
+    import torch
+
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+    return free is None or needed < SHARE_TO_KEEP * free
 
 
 def free_memory() -> int | None:

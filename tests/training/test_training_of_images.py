@@ -14,13 +14,13 @@ from pydantic import ValidationError
 from scipy.ndimage import uniform_filter
 
 import segue
+from segue import device
 from segue.data.dataset import Dataset, assemble, write_part
 from segue.data.derived import UNLABELLED, column_layer
 from segue.data.source import ResidentSource, Taken
 from segue.data.stream import StreamedSource
 from segue.errors import SegueError
 from segue.study.scoring import score_run
-from segue.training import encodings
 from segue.training.run import load_run
 
 MASKED = {"name": "reconstruction", "corruption": {"name": "masked", "patch_px": 4}}
@@ -158,5 +158,5 @@ def test_kept_encodings_change_no_bit(objects: Path, tmp_path: Path, monkeypatch
     """Encodings made once and turned, and those made anew for want of memory, train the same network."""
     spec = spec_of(objects, target={"name": "rays"}, epochs=2, augment=augment)
     kept = train(spec, tmp_path / "kept")
-    monkeypatch.setattr(encodings, "SHARE_OF_MEMORY", 0.0)
+    monkeypatch.setattr(device, "SHARE_TO_KEEP", 0.0)
     require_same_bytes(train(spec, tmp_path / "anew"), kept)

@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from segue.device import free_memory
+from segue.device import fits_beside
 from segue.targets import learns_images
 from segue.targets.target import Target
 from segue.training.stage import StageSpec
 from segue.training.views import augment_spec
 
-SHARE_OF_MEMORY = 0.25  # of what is free: other workers train beside this one
 CHEAP = ("classes", "foreground", "image-class")  # to encode, about as fast as to turn
 
 
@@ -42,7 +41,7 @@ class Encodings:
     def begin(cls, target: Target, shape: tuple[int, int, int], device: torch.device) -> Encodings:
         """Returns room for the encodings of samples of this shape (n, H, W)."""
         count, height, width = shape
-        if not _fits(4 * target.planes * count * height * width, device):
+        if not fits_beside(4 * target.planes * count * height * width, device):
             return cls(target, None)
         kept = torch.empty(count, target.planes, height, width, device=device)
         return cls(target, kept, torch.zeros(count, dtype=torch.bool))
@@ -59,8 +58,3 @@ class Encodings:
                 self.known[samples] = True
             encoded = self.kept[samples.to(self.kept.device)]
         return self.target.turned(encoded, codes) if codes.any() else encoded
-
-
-def _fits(needed: int, device: torch.device) -> bool:
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
-    return free is not None and needed < SHARE_OF_MEMORY * free

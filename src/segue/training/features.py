@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from segue.data.augment import dihedral
 from segue.data.source import Source
-from segue.device import Precision, free_memory
+from segue.device import Precision, fits_beside
 from segue.inference.forward import autocast
 
-SHARE_OF_MEMORY = 0.25  # of what is free: other workers train beside this one
 LEAST_EPOCHS = 2  # the first fills the cache and gains nothing
 
 
@@ -55,7 +54,7 @@ def compute(
         if not _are_features(found):
             return None
         if not levels:
-            if not _fits(sum(f[0].numel() * f.element_size() for f in found) * count, device):
+            if not fits_beside(sum(f[0].numel() * f.element_size() for f in found) * count, device):
                 return None
             levels = [_empty(feature, count) for feature in found]
         for level, feature in zip(levels, found, strict=True):
@@ -71,8 +70,3 @@ def _are_features(found: object) -> bool:
 def _empty(feature: Tensor, count: int) -> Tensor:
     shape = (count, *feature.shape[1:])
     return torch.empty(shape, dtype=feature.dtype, device=feature.device, memory_format=torch.channels_last)
-
-
-def _fits(needed: int, device: torch.device) -> bool:
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
-    return free is None or needed < SHARE_OF_MEMORY * free
