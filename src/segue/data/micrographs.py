@@ -111,7 +111,7 @@ def _without_alpha(path: Path, pixels: np.ndarray) -> np.ndarray:
 
 def _decode_tiff(path: Path) -> tuple[np.ndarray, float | None]:
     try:
-        with _complaints() as complaints, tifffile.TiffFile(path) as tiff:
+        with complaints_of_tifffile() as complaints, tifffile.TiffFile(path) as tiff:
             series = tiff.series
             if len(series) != 1:
                 shapes = ", ".join("×".join(map(str, one.shape)) for one in series[:4])
@@ -121,7 +121,7 @@ def _decode_tiff(path: Path) -> tuple[np.ndarray, float | None]:
             shape, axes = series[0].shape, series[0].axes
             _check_axes(path, shape, axes)
             pixels = series[0].asarray()
-            pixel_size_nm = _pixel_size_nm(path, tiff)
+            pixel_size_nm = pixel_size_of(path, tiff)
     except (SegueError, MemoryError):
         raise
     except Exception as error:  # whatever the bytes make the decoders raise
@@ -161,7 +161,8 @@ def _channels_first(path: Path, pixels: np.ndarray, axes: str) -> np.ndarray:
     )
 
 
-def _pixel_size_nm(path: Path, tiff: Any) -> float | None:
+def pixel_size_of(path: Path, tiff: Any) -> float | None:
+    """Returns the pixel size in nm that the metadata of an open `tifffile.TiffFile` give (ImageJ and OME), or None."""
     if tiff.is_imagej:
         unit = str((tiff.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ").lower()
         tags = tiff.pages[0].tags
@@ -191,7 +192,7 @@ def _square(path: Path, width_nm: float, height_nm: float) -> float:
 
 
 @contextlib.contextmanager
-def _complaints() -> Iterator[list[str]]:
+def complaints_of_tifffile() -> Iterator[list[str]]:
     """Collects what tifffile logs as errors (a page lost by truncation is only logged) instead of printing it."""
     found: list[str] = []
 

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
 import shutil
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +19,7 @@ from segue.data.layers import Micrograph, Part
 from segue.data.micrographs import intensity_of, read_micrograph
 from segue.data.pairs import Pair, refuse
 from segue.data.prepare import Prepared, PrepareSpec, part_keys
+from segue.data.processes import each
 from segue.data.split import GivenSplit, PartName, Split
 from segue.data.tiling import corners, cut
 from segue.errors import SegueError
@@ -109,38 +106,19 @@ def _make_parts(
 ) -> list[str]:
     """Writes the missing part files and returns a sentence for each micrograph that could not be cut."""
     found: dict[Path, str] = {}
-    total = len(missing)
-    if workers <= 1 or total < 2:
-        for done, (pair, path) in enumerate(missing):
-            problem = _write(spec, pair, path)
-            if problem:
-                found[path] = problem
-            if progress:
-                progress(done + 1, total)
-    else:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, total), context, _end_with_parent) as pool:
-            futures = {pool.submit(_write, spec, pair, path): path for pair, path in missing}
-            try:
-                for done, future in enumerate(as_completed(futures)):
-                    problem = future.result()
-                    if problem:
-                        found[futures[future]] = problem
-                    if progress:
-                        progress(done + 1, total)
-            except BrokenProcessPool as error:
-                raise SegueError(
-                    f"{missing[0][1].parent}: a worker process was killed, perhaps for want of memory; "
-                    "run the same command again, with fewer workers: it continues."
-                ) from error
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+    for done, ((_, path), problem) in enumerate(
+        each(partial(_write, spec), missing, workers=workers, place=missing[0][1].parent if missing else Path())
+    ):
+        if problem:
+            found[path] = problem
+        if progress:
+            progress(done + 1, len(missing))
     return [found[path] for _, path in missing if path in found]
 
 
-def _write(spec: PrepareSpec, pair: Pair, path: Path) -> str | None:
-    """Writes a part file; returns what is wrong with the micrograph, if anything. What the disk refuses is raised."""
+def _write(spec: PrepareSpec, item: tuple[Pair, Path]) -> str | None:
+    """Writes a pair's part file; returns what is wrong with the micrograph, if anything. A refusing disk raises."""
+    pair, path = item
     try:
         part = make_part(spec, pair)
     except SegueError as error:
@@ -152,18 +130,6 @@ def _write(spec: PrepareSpec, pair: Pair, path: Path) -> str | None:
         )
     write_part(path, part)
     return None
-
-
-def _end_with_parent() -> None:
-    """Ends this process when the one that started it is gone, however it ended."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-
-        def wait() -> None:
-            parent.join()
-            os._exit(1)
-
-        threading.Thread(target=wait, daemon=True).start()
 
 
 def _attributes(

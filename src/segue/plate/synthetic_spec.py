@@ -20,6 +20,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from segue.spec import SpecModel
 
+VERSION = 1  # raised by hand when the same specification gives other files
 COLUMNS_OF_PLATE = 6  # wells are named row by row on a 24-well plate: A1 … A6, B1 … D6
 ROWS_OF_PLATE = 4
 TRANSMITTED = "brightfield"
