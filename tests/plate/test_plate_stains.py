@@ -1,0 +1,273 @@
+"""Labels from stains: thresholds against references, nuclei against what was drawn, classes by rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+from skimage import filters
+
+from segue import rng
+from segue.errors import SpecError
+from segue.evaluation.objects import scores, tally
+from segue.plate.overlay import COLOURS, overlay, write_overlay
+from segue.plate.scene import render_scene
+from segue.plate.stains import cell_area, estimate_bleed_through, join, label_stains, unmix
+from segue.plate.stains_spec import BlockMaximaThreshold, CellAreaSpec, OtsuThreshold, StainsSpec
+from segue.plate.synthetic_spec import SyntheticSpec
+from segue.plate.thresholds import half_sample_mode, threshold, without_background
+from segue.spec import validate
+
+SIDE = 240
+
+
+def drawn(discs: Sequence[tuple[int, int, float, float]], *, seed: int = 0, background: float = 300.0) -> np.ndarray:
+    """Returns a stain (SIDE, SIDE) in counts with noise: discs (y, x, radius, height), blurred by 1 px."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    image = np.zeros((SIDE, SIDE))
+    for row, column, radius, height in discs:
+        image += height * (np.hypot(y - row, x - column) <= radius)
+    image = background + ndimage.gaussian_filter(image, 1.0)
+    return image + 15 * rng.numpy_generator(seed, "noise").standard_normal(image.shape)
+
+
+def labelled(dapi: np.ndarray, cy5: np.ndarray, valid: np.ndarray | None = None, **settings: object):
+    spec = validate(StainsSpec, settings, where="labels")
+    return label_stains({"dapi": dapi, "cy5": cy5}, spec, pixel_size_um=1.0, valid=valid)
+
+
+FOUR = [(40, 40, 7, 1500), (40, 120, 7, 900), (120, 40, 7, 2500), (160, 160, 6, 1200)]
+
+
+def test_half_sample_mode_finds_the_narrow_group():
+    """The mode of a narrow normal group is found under as many values spread widely above it; ties are no trouble."""
+    g = rng.numpy_generator(1, "mode")
+    values = np.concatenate([g.normal(10, 0.3, 600), g.uniform(12, 100, 500)])
+    assert half_sample_mode(values) == pytest.approx(10, abs=0.4)
+    assert half_sample_mode(np.full(9, 4)) == 4
+    with pytest.raises(ValueError, match="no values"):
+        half_sample_mode(np.empty(0))
+
+
+def test_otsu_is_scikit_images():
+    """The threshold of Otsu is scikit-image's, to a bin."""
+    image = drawn(FOUR)
+    assert threshold(image, OtsuThreshold(name="otsu"), pixel_size_um=1).counts == pytest.approx(
+        filters.threshold_otsu(np.minimum(image, np.quantile(image, 0.9999)), 1024), abs=np.ptp(image) / 1024
+    )
+
+
+def test_block_maxima_say_when_they_cannot_tell():
+    """The level is factor × the maxima of empty blocks; too few blocks, or too few empty ones, are told."""
+    spec = BlockMaximaThreshold()
+    quiet = np.full((240, 240), 10.0, np.float32)
+    quiet[:40] += 500 * rng.numpy_generator(3, "blocks").random((40, 240))
+    level = threshold(quiet, spec, pixel_size_um=1)
+    assert level.counts == pytest.approx(11.5) and not level.notes and level.empty == pytest.approx(16 / 20, abs=0.01)
+    crowded = 500 * (1 + rng.numpy_generator(4, "blocks").random((240, 240)))
+    crowded[::12, ::12] = 900 + 300 * rng.numpy_generator(5, "blocks").random((20, 20))
+    narrow = spec.model_copy(update={"factor": 0.9})
+    assert "under the threshold" in threshold(crowded, narrow, pixel_size_um=1).notes[0]
+    assert "blocks" in threshold(quiet[:36, :36], spec, pixel_size_um=1).notes[0]
+    with pytest.raises(ValueError, match="no block"):
+        threshold(quiet[:8, :8], spec, pixel_size_um=1)
+
+
+@pytest.mark.parametrize("name", ["opening", "gaussian"])
+def test_slow_background_goes_and_nuclei_stay(name):
+    """A background that rises fivefold over the field is taken off to a few counts, a nucleus keeps its height."""
+    slope = np.linspace(0, 1200, SIDE)[None] + np.zeros((SIDE, 1))
+    image = drawn([(120, 60, 6, 1500)]) + slope
+    spec = validate(StainsSpec, {"stains": {"dapi": {"background": {"name": name}}, "cy5": {}}}, where="labels")
+    flat = without_background(image, spec.stains["dapi"].background, pixel_size_um=1)
+    assert np.abs(np.median(flat[40:200, 100:200], axis=0)).max() < 120
+    assert flat[118:123, 58:63].mean() == pytest.approx(1500, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"name": "block-maxima"},
+        {"name": "otsu"},
+        {"name": "local", "offset_counts": 150, "window_um": 60},
+        {"name": "fixed", "counts": 150},
+    ],
+)
+def test_classes_by_every_threshold(rule):
+    """Nuclei of the first stain alone are live, those with the second dead, whichever threshold: places and areas."""
+    dead = [FOUR[2], (200, 60, 5, 1500)]  # one carries both, one the second alone
+    found = labelled(drawn(FOUR), drawn(dead, seed=1), bleed_through={},
+                     stains={"dapi": {"threshold": rule}, "cy5": {"threshold": rule}})  # fmt: skip
+    centres = np.stack([found.objects["y_px"], found.objects["x_px"]], 1)
+    true = {(40, 40): 1, (40, 120): 1, (120, 40): 2, (160, 160): 1, (200, 60): 2}
+    assert len(centres) == len(true)
+    for (y, x), number in true.items():
+        nearest = int(np.argmin(np.hypot(*(centres - (y, x)).T)))
+        assert np.hypot(*(centres[nearest] - (y, x))) < 0.7
+        assert found.objects["class"][nearest] == number == found.classes[y, x]
+        assert found.nuclei[y, x] == found.objects["id"][nearest]
+        assert found.objects["area_px"][nearest] == (found.nuclei == found.nuclei[y, x]).sum()
+    assert found.objects["mean_cy5"][found.nuclei[40, 40] - 1] < 60 < found.objects["mean_dapi"].min() + 60
+    assert set(found.thresholds) == {"dapi", "cy5"}
+
+
+def test_touching_nuclei_are_parted():
+    """Two discs that touch are two nuclei with splitting, one without; a large bright one is not cut to pieces."""
+    touching = drawn([(100, 100, 8, 1500), (100, 115, 8, 1500), (180, 60, 14, 1500)])
+    empty = drawn([], seed=1)
+    assert len(labelled(touching, empty).objects["id"]) == 3
+    whole = labelled(touching, empty, stains={"dapi": {"split": "none"}, "cy5": {}})
+    assert len(whole.objects["id"]) == 2
+
+
+def test_joining_of_stains():
+    """A rim left around: one nucleus. A neighbour in a clump: one of its own."""
+    lower, upper = np.zeros((2, 40, 90), np.int32)
+    y, x = np.mgrid[:40, :90]
+    lower[np.hypot(y - 20, x - 15) < 10] = 1
+    upper[np.hypot(y - 20, x - 15) < 6] = 1  # 36 % of it, in its midst
+    lower[(np.hypot(y - 20, x - 45) < 9) | (np.hypot(y - 20, x - 60) < 9)] = 2
+    upper[np.hypot(y - 20, x - 60) < 9] = 2
+    lower[12:28, 75:85] = 3
+    nuclei, carried = join([lower, upper], 0.7)
+    assert int(nuclei.max()) == 4
+    assert (nuclei == nuclei[20, 15]).sum() == (lower == 1).sum() and carried[nuclei[20, 15]].all()
+    assert nuclei[20, 45] != nuclei[20, 60] and carried[nuclei[20, 45]].tolist() == [True, False]
+    assert carried[nuclei[20, 60]].all() and carried[nuclei[20, 80]].tolist() == [True, False]
+    assert sorted(np.unique(nuclei)) == [0, 1, 2, 3, 4]
+
+
+def test_bleed_through_is_estimated_and_taken_off():
+    """A known share of one stain in the other is found to 0.005, and unmixing undoes a mixing of both ways exactly."""
+    g = rng.numpy_generator(5, "bleed")
+    places = [(y, x, 5, float(g.uniform(800, 3000))) for y in range(15, 230, 28) for x in range(15, 230, 28)]
+    dead = [(y, x, r, float(g.uniform(300, 1500))) for y, x, r, _ in places[::3]]
+    dapi = drawn(places)
+    cy5 = drawn(dead, seed=1) + 0.06 * (dapi - 300)
+    found = labelled(dapi, cy5)
+    assert found.bleed_through["dapi_in_cy5"] == pytest.approx(0.06, abs=0.005)
+    assert (found.objects["class"] == 2).sum() == len(dead) and len(found.objects["id"]) == len(places)
+    assert (labelled(dapi, cy5, bleed_through={}).objects["class"] == 2).sum() > len(dead)
+    own = {"a": g.random((4, 4), np.float32), "b": g.random((4, 4), np.float32)}
+    mixed = {"a": own["a"] + np.float32(0.02) * own["b"], "b": own["b"] + np.float32(0.1) * own["a"]}
+    assert unmix(mixed, {("a", "b"): 0.1, ("b", "a"): 0.02}) == ["a", "b"]
+    assert all(np.allclose(mixed[name], own[name], atol=1e-6) for name in own)
+
+
+def test_bleed_through_needs_nuclei():
+    """From a handful of nuclei no share is estimated, and a note says so."""
+    assert estimate_bleed_through(np.ones((9, 9)), np.ones((9, 9)), np.eye(9, dtype=np.int32)) is None
+    found = labelled(drawn(FOUR), drawn([], seed=1))
+    assert found.bleed_through == {"dapi_in_cy5": 0.0} and any("bleed-through" in note for note in found.notes)
+
+
+def test_what_is_not_valid_changes_nothing():
+    """Labels are −1 outside `valid`, and what light is there does not matter; with nothing valid all is ignored."""
+    dapi, cy5 = drawn(FOUR), drawn([FOUR[2]], seed=1)
+    valid = np.ones(dapi.shape, bool)
+    valid[:, 190:] = False
+    other = np.where(valid, dapi, 60000.0)
+    one, two = labelled(dapi, cy5, valid), labelled(other, cy5, valid)
+    assert np.array_equal(one.classes, two.classes) and np.array_equal(one.nuclei, two.nuclei)
+    assert (one.classes[~valid] == -1).all() and (one.nuclei[~valid] == -1).all()
+    assert (one.classes[valid] >= 0).all() and one.thresholds == two.thresholds
+    nothing = labelled(dapi, cy5, np.zeros_like(valid))
+    assert (nothing.classes == -1).all() and nothing.objects["id"].size == 0
+
+
+def test_five_classes_in_order():
+    """With cells and outline the classes are background, cell, live, dead, outline; nuclei stay whole beneath."""
+    settings = {"cells": {"hole_um2": 2000}, "outline": {"width_um": 2}, "bleed_through": {}}
+    spec = validate(StainsSpec, settings, where="labels")
+    assert spec.class_names == ("background", "cell", "live", "dead", "outline")
+    cells = np.zeros((SIDE, SIDE), bool)
+    y, x = np.mgrid[:SIDE, :SIDE]
+    for row, column, *_ in FOUR:
+        cells |= np.hypot(y - row, x - column) <= 18
+    light = 8000 + 300 * ndimage.gaussian_filter(cells.astype(float), 1.5)
+    light += 40 * rng.numpy_generator(9, "light").standard_normal(light.shape)
+    found = label_stains({"dapi": drawn(FOUR), "cy5": drawn([FOUR[2]], seed=1)}, spec, pixel_size_um=1,
+                         transmitted=light, valid=None)  # fmt: skip
+    seen = found.classes > 0
+    assert (seen & cells).sum() / (seen | cells).sum() > 0.7
+    assert found.classes[40, 40] == 2 and found.classes[120, 40] == 3 and found.classes[40, 52] == 1
+    assert found.classes[40, 46] == 4 and found.nuclei[40, 46] == found.nuclei[40, 40]
+    assert ((found.classes == 4) <= (found.nuclei > 0)).all()
+    area = cell_area(light, CellAreaSpec(hole_um2=2000), pixel_size_um=1, nuclei=np.zeros((SIDE, SIDE), np.int32))
+    assert (area & cells).sum() / (area | cells).sum() > 0.7
+
+
+def test_labels_of_a_made_well_are_its_nuclei():
+    """Of a made well of the default ranges, live and dead nuclei are found with F1 of at least 0.9 and 0.85."""
+    stage = {"rows": 1, "columns": 1, "tile_px": 384, "overlap": 0.0}
+    spec = SyntheticSpec.model_validate({"seed": 77, "plates": 1, "wells": 8, "stained_wells": 8, "stage": stage})
+    scene = render_scene(spec, plate=0, well=4, time=1)
+    found = label_stains(scene.channels, StainsSpec(), pixel_size_um=spec.stage.pixel_size_um)
+    true = np.zeros(int(scene.nuclei.max()) + 1, int)
+    true[scene.objects["id"]] = scene.objects["class"]
+    by_id = np.concatenate([[0], found.objects["class"]])
+    for number, least in ((1, 0.9), (2, 0.85)):
+        counted = tally(
+            np.where(true[scene.nuclei] == number, scene.nuclei, 0),
+            np.where(by_id[found.nuclei] == number, found.nuclei, 0),
+        )
+        assert scores(counted)["f1_50"] >= least
+
+
+def test_turning_the_images_turns_the_labels():
+    """A quarter turn of the stains turns the classes, but for a few pixels where values tie."""
+    dapi, cy5 = drawn(FOUR), drawn([FOUR[2]], seed=1)
+    straight, turned = labelled(dapi, cy5), labelled(np.rot90(dapi), np.rot90(cy5))
+    assert (np.rot90(straight.classes) != turned.classes).mean() < 0.002
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"stains": {"hoechst": {}}}, "unknown stain 'dapi'"),
+        ({"bleed_through": {"cy5_on_dapi": 0.1}}, "<stain>_in_<stain>"),
+        ({"stains": {"dapi": {"threshold": {"name": "triangle"}}, "cy5": {}}}, "threshold"),
+        ({"rules": [{"name": "background", "has": ["dapi"]}]}, "occurs twice"),
+        ({"outline": {"of": "cells"}}, "labels.cells"),
+        ({"stains": {"dapi": {"largest_area_um2": 3}, "cy5": {}}}, "largest_area_um2"),
+    ],
+)
+def test_mistakes_are_told(settings, words):
+    """Settings that contradict each other are refused with a sentence that names what is wrong."""
+    with pytest.raises(SpecError, match=words):
+        validate(StainsSpec, settings, where="labels")
+
+
+def test_unfit_images_are_refused():
+    """A missing stain, unlike shapes and a missing transmitted image are told; so is an unknown pixel size."""
+    dapi = drawn(FOUR)
+    with pytest.raises(ValueError, match="no image of the stain 'cy5'"):
+        label_stains({"dapi": dapi}, StainsSpec(), pixel_size_um=1)
+    with pytest.raises(ValueError, match="must be one"):
+        label_stains({"dapi": dapi, "cy5": dapi[1:]}, StainsSpec(), pixel_size_um=1)
+    with pytest.raises(ValueError, match="transmitted"):
+        label_stains({"dapi": dapi, "cy5": dapi}, StainsSpec(cells=CellAreaSpec()), pixel_size_um=1)
+    told = label_stains({"dapi": dapi, "cy5": dapi}, StainsSpec(bleed_through={}), pixel_size_um=None)
+    assert "pixel size" in told.notes[0]
+
+
+def test_overlay_draws_each_class_in_its_colour(tmp_path):
+    """Edges have the class's colour, inner pixels the image's grey, ignored ones are dark; the file is as asked."""
+    found = labelled(drawn(FOUR), drawn([FOUR[2]], seed=1))
+    classes, nuclei = found.classes.copy(), found.nuclei.copy()
+    classes[:, 220:] = nuclei[:, 220:] = -1
+    image = np.full((SIDE, SIDE), 5.0)
+    image[:, ::2] = 9.0
+    picture = overlay(image, classes, nuclei)
+    for (y, x), number in (((40, 40), 1), ((120, 40), 2)):
+        own = np.flatnonzero(nuclei[y] == nuclei[y, x])
+        assert tuple(picture[y, own[0]]) == COLOURS[number - 1] == tuple(picture[y, own[-1]])
+        assert picture[y, x].tolist() == [255 * (x % 2 == 0)] * 3
+    assert picture[:, 220:].max() == 102
+    write_overlay(tmp_path / "new" / "a.png", image, classes, nuclei, largest_px=100)
+    assert np.asarray(Image.open(tmp_path / "new" / "a.png")).shape == (80, 80, 3)
+    with pytest.raises(ValueError, match="must be one"):
+        overlay(image, classes[1:], nuclei)
