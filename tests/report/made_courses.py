@@ -49,6 +49,7 @@ def history(variant: str, weights: str, generator: np.random.Generator, classes:
         shift = 0.03 if weighted else 0.0
         dice = np.clip(course - noisy, 0, 1)
         found |= {
+            f"validation_accuracy_{name}": 1 - 0.1 * (1 - course),
             f"validation_precision_{name}": np.clip(course - shift - noisy, 0, 1),
             f"validation_recall_{name}": np.clip(course + shift + noisy, 0, 1),
             f"validation_f1_{name}": dice,

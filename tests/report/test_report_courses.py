@@ -51,7 +51,8 @@ def test_columns_are_courses_and_colours_are_weights(study: StudyResults) -> Non
     assert found.columns == ["Adam restarts", "SGD plateau", "SGD kicks"]
     assert list(found.colours) == [PLAIN, WEIGHTED] and len(set(found.colours.values())) == 2
     assert [row.words.replace("\n", " ") for row in found.rows] == [
-        "learning rate", "loss", "precision", "recall", "F1 (Dice)", "area under PR curve",
+        "learning rate", "loss", "accuracy", "precision", "recall", "F1 (Dice)", "area under PR curve",
+        "area under ROC curve",
     ]  # fmt: skip
     assert (found.runs, found.most, found.pooled) == (18, 3, [])
 
@@ -115,7 +116,7 @@ def test_at_most_eight_columns_and_the_caption_says_so() -> None:
     results = made_courses(8, variants=10)
     drawing = exhibits.training_courses(compare(results), "train")
     assert drawing is not None
-    assert len(drawing.figure.axes) == 8 * 6
+    assert len(drawing.figure.axes) == 8 * 8
     assert "Shown are the first 8 of 10 columns." in drawing.caption and "(128 runs)" in drawing.caption
     assert "bands the middle half of the runs" in drawing.caption
 
@@ -130,10 +131,10 @@ def test_caption_names_what_failed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("classes", "rows"), [(("a",), 4), (("a", "b"), 8), (("a", "b", "c"), 6), (tuple("abcdef"), 8)]
+    ("classes", "rows"), [(("a",), 6), (("a", "b"), 12), (("a", "b", "c"), 6), (tuple("abcdef"), 8)]
 )
 def test_rows_for_any_number_of_classes(classes: tuple[str, ...], rows: int) -> None:
-    """Up to two classes have precision, recall, F1 and area; more only the last two, and of four classes at most."""
+    """Up to two classes have all six metrics; more only F1 and the area under the PR curve, and of four at most."""
     found = found_in(made_courses(1, classes=classes))
     assert len(found.rows) == 2 + rows
     assert (len(found.classes), found.all_classes) == (min(4, len(classes)), len(classes))
@@ -147,10 +148,10 @@ def _no_validation(histories: pd.DataFrame) -> pd.DataFrame:
     ("change", "rows"),
     [
         (_no_validation, 2),
-        (lambda h: h.assign(train_loss=np.nan, validation_loss=np.nan), 5),
-        (lambda h: h[h["epoch"] == 1], 6),
-        (lambda h: h.drop(columns=["lr_max", "validation_f1_nucleus"]), 6),
-        (lambda h: h[(h["epoch"] <= 20) | (h["train.variant"] != "SGD plateau")], 6),
+        (lambda h: h.assign(train_loss=np.nan, validation_loss=np.nan), 7),
+        (lambda h: h[h["epoch"] == 1], 8),
+        (lambda h: h.drop(columns=["lr_max", "validation_f1_nucleus"]), 8),
+        (lambda h: h[(h["epoch"] <= 20) | (h["train.variant"] != "SGD plateau")], 8),
     ],
 )
 def test_incomplete_histories_are_drawn(

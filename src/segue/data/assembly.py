@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
+from segue.data.division import codes
 from segue.data.hdf5 import NewFile, Node, new_file, open_file, reading
 from segue.data.layers import IGNORED, Layer, Part
-from segue.data.split import GivenSplit, Split, codes_of
+from segue.data.packing import COMPRESSION, create_labels, write_labels
+from segue.data.split import GivenSplit, Split
 from segue.errors import SegueError
 
 FORMAT = "segue dataset"
 FORMAT_VERSION = 1
 CHUNK_BYTES = 16 * 10**6
 REQUIRED_COLUMNS = ("group", "source", "y_px", "x_px")
-COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 
 
 def write_part(path: Path, part: Part) -> None:
@@ -33,9 +33,9 @@ def write_part(path: Path, part: Part) -> None:
         tiles["valid"] = part.valid.astype(np.int32)
         tiles["intensity"] = part.intensity.astype(np.float32)
         for column, values in part.samples.items():
-            _write_column(new.file, column, values)
+            write_column(new.file, column, values)
         for source, micrograph in part.micrographs.items():
-            _write_micrograph(new.file, source, micrograph.image, micrograph.labels)
+            write_micrograph(new.file, source, micrograph.image, micrograph.labels)
 
 
 def assemble(
@@ -59,10 +59,7 @@ def assemble(
     plan = _survey(parts, out, layers, channels)
     with new_file(out) as new:
         file = new.file
-        file.attrs["format"], file.attrs["format_version"] = FORMAT, FORMAT_VERSION
-        file.attrs["channels"] = np.array(list(channels), dtype=h5py.string_dtype())
-        for name, value in attributes.items():
-            file.attrs[name] = value
+        write_header(file, channels, attributes)
         writers = _create(file, plan, layers, chunk)
         columns: dict[str, list[np.ndarray]] = {}
         for path in parts:
@@ -76,9 +73,9 @@ def assemble(
             writer.flush()
         samples = {column: np.concatenate(values) for column, values in columns.items()}
         for column, values in samples.items():
-            _write_column(file, column, values)
+            write_column(file, column, values)
         for name, split in splits.items():
-            _write_split(file, name, split, [str(group) for group in samples["group"]])
+            write_split(file, name, split, samples, where=str(out))
 
 
 @dataclass
@@ -180,9 +177,7 @@ def _create(file: Node, plan: _Plan, layers: Sequence[Layer], chunk: int) -> dic
         options = COMPRESSION if name.startswith("labels/") else {}
         writers[name] = _Rows(tiles.create_dataset(name, full, dtype, chunks=chunks, **options), chunks[0], [])
     for layer in layers:
-        attributes = tiles[f"labels/{layer.name}"].attrs
-        attributes["kind"] = layer.kind
-        attributes["names"] = np.array(layer.names, dtype=h5py.string_dtype())
+        name_layer(tiles[f"labels/{layer.name}"], layer)
         if layer.kind == "classes":
             full = (plan.count, len(layer.names))
             counts = tiles.create_dataset(f"class_counts/{layer.name}", full, np.int64, chunks=_chunks(full, 8, 10**5))
@@ -203,7 +198,22 @@ def _pour(source: Node, writers: Mapping[str, _Rows | _Counts], new: NewFile) ->
                 new.check()
 
 
-def _write_column(file: Node, column: str, values: np.ndarray) -> None:
+def write_header(file: Node, channels: Sequence[str], attributes: Mapping[str, str | int | float]) -> None:
+    """Writes what tells a dataset from other files, the channels' names and further attributes."""
+    file.attrs["format"], file.attrs["format_version"] = FORMAT, FORMAT_VERSION
+    file.attrs["channels"] = np.array(list(channels), dtype=h5py.string_dtype())
+    for name, value in attributes.items():
+        file.attrs[name] = value
+
+
+def name_layer(labels: Node, layer: Layer) -> None:
+    """Writes a layer's kind and names beside its labels."""
+    labels.attrs["kind"] = layer.kind
+    labels.attrs["names"] = np.array(layer.names, dtype=h5py.string_dtype())
+
+
+def write_column(file: Node, column: str, values: np.ndarray) -> None:
+    """Writes samples/<column>: text, or numbers as int64 or float64."""
     if values.dtype.kind in "OU":
         file.create_dataset(f"samples/{column}", data=[str(value) for value in values], dtype=h5py.string_dtype())
     else:
@@ -215,27 +225,31 @@ def read_column(dataset: Node) -> np.ndarray:
     return dataset.asstr()[()] if h5py.check_string_dtype(dataset.dtype) is not None else dataset[()]
 
 
-def _write_micrograph(file: Node, source: str, image: np.ndarray, labels: Mapping[str, np.ndarray]) -> None:
+def write_micrograph(file: Node, source: str, image: np.ndarray, labels: Mapping[str, np.ndarray]) -> Node:
+    """Returns the new group micrographs/<source> with the image (C, H, W) and its labels {layer: (H, W) int32}."""
     group = file.create_group(f"micrographs/{micrograph_key(source)}")
     group["image"] = image
     for layer, values in labels.items():
-        group.create_dataset(f"labels/{layer}", data=values.astype(np.int32), chunks=values.shape, **COMPRESSION)
+        write_labels(create_labels(group, f"labels/{layer}", values.shape, chunk=len(values)), values)
+    return group
 
 
 def _copy_micrographs(source: Node, new: NewFile) -> None:
     for key, group in source.get("micrographs", {}).items():
         labels = {layer: values[()] for layer, values in group.get("labels", {}).items()}
-        _write_micrograph(new.file, micrograph_name(key), group["image"][()], labels)
+        write_micrograph(new.file, micrograph_name(key), group["image"][()], labels)
         new.check()
 
 
-def _write_split(file: Node, name: str, split: Split, groups: list[str]) -> None:
-    dataset = file.create_dataset(f"splits/{name}", data=np.array(codes_of(groups, split), dtype=np.uint8))
+def write_split(file: Node, name: str, split: Split, samples: Mapping[str, np.ndarray], *, where: str) -> None:
+    """Writes splits/<name> and how it was made; `samples` and `where` as in `division.codes`."""
+    dataset = file.create_dataset(f"splits/{name}", data=codes(split, samples, where=where))
     if isinstance(split, GivenSplit):
         dataset.attrs["given"] = True
-    else:
-        for field in ("seed", "validation", "test"):
-            dataset.attrs[field] = getattr(split, field)
+        return
+    always = {field: getattr(split, field) for field in ("seed", "validation", "test")}
+    for field, value in (always | split.model_dump(exclude_defaults=True)).items():
+        dataset.attrs[field] = value
 
 
 def micrograph_key(source: str) -> str:

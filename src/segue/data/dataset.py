@@ -13,6 +13,7 @@ attributes                             format, format_version, channels, pixel_s
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from segue.data import division
 from segue.data.assembly import (
     FORMAT,
     FORMAT_VERSION,
@@ -32,10 +34,11 @@ from segue.data.assembly import (
     write_part,
 )
 from segue.data.digest import content_digest
+from segue.data.division import Neighbours
 from segue.data.hdf5 import Node, open_file, reading
 from segue.data.integrity import check_arrays, check_counts
 from segue.data.layers import Layer, Micrograph, Part
-from segue.data.split import Split, SplitSpec, codes_of
+from segue.data.split import Split, SplitSpec
 from segue.errors import SegueError
 from segue.spec import unknown
 
@@ -126,10 +129,28 @@ class Dataset:
         return np.flatnonzero(chosen)
 
     def split(self, split: SplitSpec) -> np.ndarray:
-        """Returns (N,) uint8: 0 train, 1 validation, 2 test, from the stored split it names or computed by group."""
+        """Returns (N,) uint8: 0 train, 1 validation, 2 test, from the stored split it names or as `division.codes`."""
         if split.stored is None:
-            return np.array(codes_of(self.samples()["group"], split), dtype=np.uint8)
+            return division.codes(split, self.samples(), where=str(self.path))
         return self.split_codes(split.stored)
+
+    def division(self, split: SplitSpec) -> str:
+        """Returns what tells apart the ways in which groups are torn, "" where they are not: `division.division`."""
+        return division.division(self.origin(split), self.samples())
+
+    def origin(self, split: SplitSpec) -> SplitSpec:
+        """Returns the split by which a stored one was made, where it tells; any other is its own."""
+        if split.stored is None or split.stored not in self.split_names():
+            return split
+        told = {
+            key: value for key, value in self.split_attributes(split.stored).items() if key in SplitSpec.model_fields
+        }
+        return SplitSpec.model_validate(told) if told else split
+
+    def neighbours(self, training: np.ndarray, validation: np.ndarray) -> Neighbours:
+        """Returns how many neighbouring tiles lie across the border of two sets of samples: `division.neighbours`."""
+        shape = (self.tile_shape[1], self.tile_shape[2])
+        return division.neighbours(self.samples(), shape, training=training, validation=validation)
 
     def split_codes(self, name: str) -> np.ndarray:
         """Returns the (N,) uint8 codes of the stored split `name`."""
@@ -187,6 +208,19 @@ class Dataset:
             return Micrograph(
                 group["image"][()], {name: labels[()] for name, labels in group.get("labels", {}).items()}
             )
+
+    def micrograph_attributes(self, source: str) -> dict[str, Any]:
+        """Returns what is stored of a kept micrograph beside its pixels: of a mosaic plate, well, time, conditions …"""
+        group = self._opened().get(f"micrographs/{micrograph_key(source)}")
+        if group is None:
+            raise SegueError(
+                f"{self.path}: holds no micrograph '{source}' ({len(self.micrograph_ids())} are kept); name another."
+            )
+        return {name: _plain(value) for name, value in group.attrs.items()}
+
+    def micrograph_layers(self, source: str) -> tuple[str, ...]:
+        """Returns the names of a kept micrograph's label layers, without reading them; unlabelled ones have none."""
+        return tuple(self._opened().get(f"micrographs/{micrograph_key(source)}/labels", ()))
 
     def micrograph_ids(self) -> tuple[str, ...]:
         """Returns the sources whose whole images are kept, sorted."""
@@ -251,8 +285,13 @@ def _uncached(file: Node, name: str) -> Node:
 
 
 def _cached(file: Node, name: str) -> Node:
-    """Opens a compressed array so that rows in sorted order decompress each chunk once."""
-    return _with_cache(file, name, LABEL_CACHE_BYTES)
+    """Opens a compressed array so that rows in sorted order decompress each chunk once, however large it is."""
+    return _with_cache(file, name, max(LABEL_CACHE_BYTES, _chunk_bytes(file[name])))
+
+
+def _chunk_bytes(dataset: Node) -> int:
+    """Returns what a chunk takes in memory; the caller must let go of `dataset` before it opens it with a cache."""
+    return math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
 
 
 def _with_cache(file: Node, name: str, size: int) -> Node:

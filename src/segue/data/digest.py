@@ -51,7 +51,7 @@ def _add_dataset(digest: Any, dataset: Node, name: str) -> None:
     rows = max(1, BLOCK_BYTES // row_bytes)
     if dataset.chunks and rows > dataset.chunks[0]:
         rows -= rows % dataset.chunks[0]
-    elif dataset.chunks and row_bytes * dataset.chunks[0] <= 4 * BLOCK_BYTES:
+    elif dataset.chunks and row_bytes * dataset.chunks[0] <= 8 * BLOCK_BYTES:
         rows = dataset.chunks[0]
     for start in range(0, dataset.shape[0], rows):
         digest.update(_plain_bytes(dataset[start : start + rows]))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from segue.data.layers import IGNORED
+
+Edge = Literal["drop", "shift"]  # of the tile that would reach beyond the border: left out, or moved back inside
 
 
 @dataclass(frozen=True)
@@ -20,22 +23,29 @@ class Tiles:
     corners: np.ndarray
 
 
-def starts(length_px: int, tile_px: int, stride_px: int) -> list[int]:
+def starts(length_px: int, tile_px: int, stride_px: int, *, edge: Edge = "shift") -> list[int]:
     """Returns where tiles begin along one axis: every stride, the last shifted so that it ends at the border.
 
-    Every pixel is covered when stride <= tile. An axis shorter than the tile has one start, 0.
+    Every pixel is covered when stride <= tile. An axis shorter than the tile has one start, 0. With edge "drop" there
+    are only the tiles that lie inside at whole strides, (length - tile) // stride + 1 of them.
 
     >>> starts(520, 256, 256)
     [0, 256, 264]
+    >>> starts(520, 256, 256, edge="drop")
+    [0, 256]
     """
+    if edge == "drop":
+        return list(range(0, length_px - tile_px + 1, stride_px))
     last = max(0, length_px - tile_px)
     return [*range(0, last, stride_px), last]
 
 
-def corners(height_px: int, width_px: int, *, tile_px: int, stride_px: int) -> list[tuple[int, int]]:
-    """Returns the upper left corners (y, x) of all tiles, row by row."""
-    columns = starts(width_px, tile_px, stride_px)
-    return [(y, x) for y in starts(height_px, tile_px, stride_px) for x in columns]
+def corners(
+    height_px: int, width_px: int, *, tile_px: int, stride_px: int, edge: Edge = "shift"
+) -> list[tuple[int, int]]:
+    """Returns the upper left corners (y, x) of all tiles, row by row; `edge` as in `starts`."""
+    columns = starts(width_px, tile_px, stride_px, edge=edge)
+    return [(y, x) for y in starts(height_px, tile_px, stride_px, edge=edge) for x in columns]
 
 
 def cut(

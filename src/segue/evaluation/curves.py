@@ -53,6 +53,16 @@ def average_precision(counts: Tensor) -> Tensor:
     return (precision * steps).sum(-1) / true[:, -1]
 
 
+def precision_recall(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns precision and recall of each class at falling thresholds, both (K, bins) float64, of (K, 2, bins).
+
+    Precision is NaN where no pixel is as probable as that, recall for a class that no pixel has. `average_precision`
+    is the area under them as steps.
+    """
+    false, true = _cumulated(counts)
+    return true / (true + false), true / true[:, -1:]
+
+
 def roc_auc(counts: Tensor) -> Tensor:
     """Returns the area under each class's ROC curve by the trapezoidal rule, (K,) float64, of counts (K, 2, bins).
 

@@ -26,9 +26,17 @@ from segue.report.words import configuration_words, number, several
 COURSE_KEYS = ("variant", "optimizer", "schedule", "warmup")  # settings that make a course of the learning rate
 MOST_COLUMNS = 8
 MOST_SINGLE = 6  # runs drawn one by one; more become a band
-MOST_CLASSES = 4  # of which the metrics are drawn; above two, without precision and recall
+MOST_CLASSES = 4  # of which the metrics are drawn; above two, F1 and area under the PR curve alone
 DECADES = 7  # of learning rate, below which a course is cut off
-MEASURES = (("precision", "precision"), ("recall", "recall"), ("f1", "F1 (Dice)"), ("auprc", "area under\nPR curve"))
+MEASURES = (
+    ("accuracy", "accuracy"),
+    ("precision", "precision"),
+    ("recall", "recall"),
+    ("f1", "F1 (Dice)"),
+    ("auprc", "area under\nPR curve"),
+    ("auroc", "area under\nROC curve"),
+)
+FEW_MEASURES = [entry for entry in MEASURES if entry[0] in ("f1", "auprc")]  # where there are many classes
 LEGEND_ROW_IN = 0.22
 LEGEND_CHARACTERS = 130
 HIDDEN = 0.1  # share of a metric's lowest values, those of the first epochs, that an axis may leave out
@@ -198,7 +206,7 @@ def _rows(frame: pd.DataFrame) -> tuple[list[Row], list[str], int]:
     part = "validation" if any(known(c) for c in frame.columns if str(c).startswith("validation_")) else "train"
     found = [str(column).removeprefix(f"{part}_dice_") for column in frame.columns if f"{part}_dice_" in str(column)]
     classes = [name for name in found if name not in ("mean", "background")]
-    measures = MEASURES if len(classes) <= 2 else MEASURES[2:]
+    measures = MEASURES if len(classes) <= 2 else FEW_MEASURES
     for name in classes[:MOST_CLASSES]:
         for measure, words in measures:
             column = f"{part}_{measure}_{name}"

@@ -15,11 +15,12 @@ from pathlib import Path
 import pandas as pd
 
 from segue.errors import SegueError
-from segue.report import exhibits, objects
+from segue.report import exhibits, leak, objects
 from segue.report.answer import answer, caution
 from segue.report.comparison import Comparison, compare
 from segue.report.drawing import Drawing, inline, png_bytes, svg_text, theme
 from segue.report.failures import failures_drawing
+from segue.report.film import sheet_drawing
 from segue.report.sections import (
     cost_section,
     failures_section,
@@ -34,7 +35,18 @@ from segue.report.words import several
 from segue.study.results import StudyResults
 
 MOST_EMBEDDED_BYTES = 2_000_000
-FIGURE_NAMES = ("matrices", "efficiency", "effects-", "courses-", "learning-curves", "examples", "objects", "failures")
+FIGURE_NAMES = (
+    "matrices",
+    "efficiency",
+    "effects-",
+    "courses-",
+    "learning-curves",
+    "examples",
+    "objects",
+    "failures",
+    "leak",
+    "film-",
+)
 
 
 @dataclass(frozen=True)
@@ -86,11 +98,17 @@ def _shown(comparison: Comparison) -> list[Shown]:
             heading = ("Effect of each factor", "factors") if position == 0 else ("", "")
             found.append(Shown(*heading, drawn[0], beneath=levels_table(comparison, drawn[1])))
     found += [] if comparison.reason else of_objects
+    if let_through := leak.shown(comparison):
+        drawing, texts, table = let_through
+        found.append(Shown("What the split lets through", "leak", drawing, above=paragraphs(texts), beneath=table))
     heading = ("Learning rate and metrics by epoch", "courses")
     for stage in comparison.results.stages:
         if drawing := exhibits.training_courses(comparison, stage):
             found.append(Shown(*heading, drawing, beneath=ranking_table(comparison, stage)))
             heading = ("", "")
+    for position, (stage, run) in enumerate(comparison.results.films.items()):
+        heading = ("Classification by epoch", "films") if position == 0 else ("", "")
+        found.append(Shown(*heading, sheet_drawing(stage, run)))
     drawn = {entry.drawing.name for entry in found}
     told = all(f"courses-{stage}" in drawn for stage in comparison.present) and target_varies(comparison.results)
     if not told and (drawing := exhibits.learning_curves(comparison)):  # would pool losses that do not compare

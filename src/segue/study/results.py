@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     import pandas as pd
 
@@ -44,7 +46,10 @@ class StudyResults:
         label_unit ("images" or "groups"), evaluated_domain, split, loss, loss_floor, loss_adjusted (loss less its
         floor), accuracy, iou_mean, dice_mean, for each foreground class iou_<class>, dice_<class>,
         precision_<class>, recall_<class>; where objects are scored, the scores of `evaluation.objects.scores`;
-        selected_epoch, epochs, precision ("bf16", "fp32"), threads.
+        selected_epoch, epochs, precision ("bf16", "fp32"), threads. Where stages differ in `split.by` also split_by
+        (words), split_tears (whether groups were torn), apart_from_split (equal for runs that differ in nothing else
+        but the seeds), validation_groups, evaluated_groups, and of torn groups neighbouring_pairs, validation_tiles and
+        validation_tiles_near (`training.drawing.Leak`).
     histories: a row per (run, epoch from 1): run, stage, epoch, lr, train_loss, validation_loss (NaN where none),
         validation_<metric>, with the axes and seeds of the table.
     failures: stage, run, configuration, error (texts).
@@ -73,3 +78,4 @@ class StudyResults:
     examples: list[Example]
     timings: pd.DataFrame | None = None
     object_examples: list[ObjectExample] = field(default_factory=list)
+    films: dict[str, Path] = field(default_factory=dict)  # stage -> the folder of a run that kept a film

@@ -27,7 +27,7 @@ from segue.study.store import timing_file, write_json
 from segue.targets.classes import Classes
 from segue.targets.target import Target
 from segue.training import checkpoint
-from segue.training.drawing import part_indices, refuse_leaks
+from segue.training.drawing import part_indices, refuse_divided_leaks, refuse_leaks, trained_on
 from segue.training.loading import choose_layer
 from segue.training.run import Model, load_run
 from segue.training.stage import DataSpec
@@ -69,11 +69,20 @@ def _score_timed(
                 f"{dataset}: the {part} part of {data.conditions or 'all samples'} is empty; change the split."
             )
         groups = sorted(set(opened.samples()["group"][indices]))
+        division = opened.division(spec.split) if part == "validation" else ""
+        by = opened.origin(spec.split).by
         source = ResidentSource.from_parts([Taken(opened, indices, layer)], normalise=spec.normalise)
     known = json.loads((model.folder / "groups.json").read_text(encoding="utf-8"))
-    selecting = ("validation", "ancestors_validation") if part == "test" else ()
-    used = {group for name in ("training", "ancestors", *selecting) for group in known.get(name, ())}
-    refuse_leaks(used, groups, part, str(dataset))
+    if part == "test":
+        seen = ("training", "ancestors", "validation", "ancestors_validation")
+        refuse_leaks({group for name in seen for group in known.get(name, ())}, groups, part, str(dataset))
+    else:
+        refuse_divided_leaks(trained_on(known), {division: groups}, str(dataset))
+    if layer.kind == "instances" and part == "validation" and by == "chunk":
+        raise SegueError(
+            f"{dataset}: objects are scored on whole micrographs, of which a split by chunks trains on other tiles; "
+            "score the test part, or split by group."
+        )
     target = target_for(model, layer, str(dataset))
     network = model.network.to(device)
 

@@ -10,28 +10,38 @@ from typing import Any
 
 import pandas as pd
 
+from segue.data.dataset import Dataset
 from segue.data.files import replacing
+from segue.data.split import SplitSpec
 from segue.errors import SegueError
 from segue.study.configurations import Configuration
+from segue.study.execute import dataset_file
 from segue.study.plan import Evaluation, Plan, Train
 from segue.study.results import StudyResults
-from segue.study.store import read_json, timing_file
+from segue.study.store import digest_of, read_json, timing_file
+
+LEAK = ("neighbouring_pairs", "validation_tiles", "validation_tiles_near")
 
 
 def collect(plan: Plan, *, command: str) -> StudyResults:
     """Returns the results of all finished runs of a plan, without example images."""
     study = plan.study
     rows, histories, costs, timings = [], [], [], []
+    splits = _splits(plan)
+    apart = _apart_from_split(plan, splits)
     for configuration, train in plan.uses:
         folder = plan.store.run(train.key)
         metrics = read_json(folder / "metrics.json")
         if metrics is None:
             continue
-        identity = _identity(plan, configuration, train, metrics)
+        identity = _identity(plan, configuration, train, metrics) | _divided(
+            folder, splits[train.key], apart.get(train.key), metrics
+        )
         found = [(e, read_json(plan.store.evaluation(train.key, plan.evaluation_key(e)))) for e in plan.evaluations]
         for evaluation, result in found:
             if result is not None:
                 scores = {"evaluated_domain": evaluation.domain, "split": result["part"], "samples": result["samples"]}
+                scores |= {"evaluated_groups": result["groups"]} if apart else {}
                 rows.append(identity | scores | result["scores"])
         histories.append(_history(folder, identity, {e.domain: r for e, r in found if r is not None}))
         if configuration is train.configuration:
@@ -94,6 +104,53 @@ def _identity(plan: Plan, configuration: Configuration, train: Train, metrics: M
     }
 
 
+def _splits(plan: Plan) -> dict[str, SplitSpec]:
+    """Returns the split of each training; of one stored in a dataset that is there, the one it was made by."""
+    found: dict[str, SplitSpec] = {}
+    origins: dict[tuple[str, str], SplitSpec] = {}
+    for train in plan.trains:
+        split = found[train.key] = train.template.split
+        if split.stored is not None:
+            place = (train.inputs[0], split.stored)
+            path = dataset_file(plan, train.inputs[0])
+            if place not in origins and path.exists():
+                with Dataset(path) as dataset:
+                    origins[place] = dataset.origin(split)
+            found[train.key] = origins.get(place, split)
+    return found
+
+
+def _apart_from_split(plan: Plan, splits: Mapping[str, SplitSpec]) -> dict[str, str]:
+    """Returns for each training a digest of all that it is made of but the way of splitting and the repetition, its
+    ancestors included; the part for test is in it. Empty where the study divides all samples by the same."""
+    if len({split.by for split in splits.values()}) < 2:
+        return {}
+    found: dict[str, str] = {}
+    for train in plan.trains:
+        settings: dict[str, Any] = train.template.keyed({"parent", "init", "draw", "split"})
+        settings["test"] = splits[train.key].model_dump(include={"stored", "seed", "test"})
+        inputs = [*train.inputs, found.get(train.parent or "", train.fingerprint["inputs"][-1])]
+        found[train.key] = digest_of({"settings": settings, "inputs": inputs})
+    return found
+
+
+def _divided(folder: Path, split: SplitSpec, apart: str | None, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the columns that say how a run's samples were divided; none where no run was divided otherwise."""
+    if apart is None:
+        return {}
+    leak = metrics.get("leak") or {}
+    groups = json.loads((folder / "groups.json").read_text(encoding="utf-8"))
+    return {
+        "split_by": split.words,
+        "split_tears": split.tears_groups,
+        "apart_from_split": apart,
+        "validation_groups": len(groups["validation"]),
+        "neighbouring_pairs": leak.get("neighbouring_pairs", 0),
+        "validation_tiles": leak.get("validation_tiles", math.nan),
+        "validation_tiles_near": leak.get("validation_tiles_near", 0),
+    }
+
+
 def _trained_on(configuration: Configuration) -> dict[str, str]:
     """Returns "<stage>.domain" of the stage and its ancestors, whether or not the domain is an axis."""
     return {f"{stage}.domain": c.domain for stage, c in configuration.lineage.items()}
@@ -109,7 +166,7 @@ def _history(folder: Path, identity: Mapping[str, Any], evaluations: Mapping[str
         for name in ("loss_adjusted", "dice_mean") if "epochs" in result else ():
             history[f"{name}@{domain}"] = [scores[name] for scores in result["epochs"]]
     left_out = {"selected_epoch", "epochs", "ancestry", "labels_train", "labels_validation", "labels"}
-    left_out |= {"label_unit", "status"}
+    left_out |= {"label_unit", "status", "apart_from_split", "validation_groups", *LEAK}
     columns = {name: value for name, value in identity.items() if name not in left_out}
     return pd.concat([pd.DataFrame([columns] * len(history)), history], axis=1)
 

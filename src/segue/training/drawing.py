@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -13,6 +15,18 @@ from segue.data.dataset import Dataset
 from segue.data.split import PartName
 from segue.errors import SegueError
 from segue.training.stage import DataSpec, Range, StageSpec
+
+Divided = Mapping[str, Collection[str]]  # division (`division.division`, "" where groups are whole) -> groups
+
+
+class Leak(TypedDict):
+    """What a split that tears groups lets through: by what it divides, the pairs of neighbouring tiles across the
+    border, and how many of the validation tiles have a neighbour that is trained on."""
+
+    split: str
+    neighbouring_pairs: int
+    validation_tiles: int
+    validation_tiles_near: int
 
 
 @dataclass(frozen=True)
@@ -65,7 +79,7 @@ def _draw(
         raise SegueError(
             f"{dataset.path}: the {part} part of {_domain(item)} holds {len(units)} {counting}, but the stage wants "
             f"{'at least one' if wanted == 'all' else wanted}; lower the number, or change the split's seed or "
-            f"fractions (validation {spec.split.validation}, test {spec.split.test})."
+            f"fractions (validation {spec.split.validation}, test {spec.split.test}, by {spec.split.words})."
         )
     if wanted == "all":
         return Drawn(available, frozenset(groups), len(units))
@@ -103,5 +117,65 @@ def refuse_leaks(training: Collection[str], held_out: Collection[str], part: Par
     if shared:
         raise SegueError(
             f"{where}: {len(shared)} of its {part} groups were trained on, by it or by a stage it descends from (first "
-            f"'{shared[0]}'); give all stages the same split (seed and fractions)."
+            f"'{shared[0]}'); give all stages the same split (by, seed and fractions)."
         )
+
+
+def refuse_divided_leaks(training: Divided, validation: Divided, where: str) -> None:
+    """Raises SegueError when validation samples may have been trained on, by a stage or by its ancestors.
+
+    Whole groups must not occur among the groups trained on in any way. Torn ones may, where they were torn by the same
+    division, which puts each sample on one side: that their neighbours were trained on is what `leak` tells.
+    """
+    for held, groups in validation.items():
+        others = {group for division, found in training.items() if not held or division != held for group in found}
+        refuse_leaks(others, groups, "validation", where)
+
+
+def merged(parts: Iterable[Divided]) -> dict[str, list[str]]:
+    """Returns the groups of all parts by division, sorted."""
+    found: dict[str, set[str]] = {}
+    for part in parts:
+        for division, groups in part.items():
+            found.setdefault(division, set()).update(groups)
+    return {division: sorted(groups) for division, groups in sorted(found.items())}
+
+
+def trained_on(told: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Returns by division the groups that a run and its ancestors trained on, from its groups.json."""
+    return told.get("divisions") or {"": sorted({*told.get("training", ()), *told.get("ancestors", ())})}
+
+
+def leak(drawn: Sequence[tuple[Dataset, Drawn, Drawn | None]], spec: StageSpec) -> Leak | None:
+    """Returns what the stage's split lets through between the samples drawn for training and for validation.
+
+    drawn: the dataset, training and validation samples of each item. None where groups are whole or nothing validates.
+    """
+    by_file: dict[Path, list[tuple[Dataset, Drawn, Drawn]]] = {}
+    for dataset, training, validation in drawn:
+        if validation is not None and dataset.origin(spec.split).tears_groups:
+            by_file.setdefault(dataset.path.resolve(), []).append((dataset, training, validation))
+    if not by_file:
+        return None
+    found = []
+    for items in by_file.values():
+        training = np.unique(np.concatenate([one.indices for _, one, _ in items]))
+        validation = np.unique(np.concatenate([one.indices for _, _, one in items]))
+        found.append(items[0][0].neighbours(training, validation))
+    return {
+        "split": next(iter(by_file.values()))[0][0].origin(spec.split).words,
+        "neighbouring_pairs": sum(one.pairs for one in found),
+        "validation_tiles": sum(one.validation for one in found),
+        "validation_tiles_near": sum(one.near for one in found),
+    }
+
+
+def leak_words(found: Leak) -> str:
+    """Returns the warning of a split that tears groups."""
+    near, tiles = found["validation_tiles_near"], found["validation_tiles"]
+    return (
+        f"WARNING: split by {found['split']} tears groups: {found['neighbouring_pairs']:,} pairs of neighbouring tiles "
+        "(they overlap, at the same or an adjacent time) lie across the border between training and validation, and "
+        f"{near:,} of {tiles:,} validation tiles have a neighbour that is trained on. Validation scores are not of "
+        "unseen groups; those of the test part, which is by group, are."
+    )

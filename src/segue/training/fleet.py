@@ -297,7 +297,7 @@ def _finish(one: _Prepared, outcome: loop.Outcome, timing: Mapping[str, Any], de
     working = working_folder(one.stage.folder)
     write_json(working / "environment.json", devices.environment(device, member.precision, spec.threads))
     write_json(working / "timing.json", timing)
-    write_json(working / "groups.json", data.groups)
+    write_json(working / "groups.json", data.told_groups)
     told = {
         "decoding": _tuned(one, outcome, device),
         "class_weights": member.target.weights if isinstance(member.target, Classes | ImageClass) else None,
@@ -307,6 +307,7 @@ def _finish(one: _Prepared, outcome: loop.Outcome, timing: Mapping[str, Any], de
         "pretrained": one.pretrained,
         "ancestry": data.ancestry,
         "precision": member.precision,
+        **({"leak": data.leak} if data.leak is not None else {}),
     }
     write_run(working, spec, outcome, told=told)
     working.rename(one.stage.folder)
@@ -322,7 +323,9 @@ def _tuned(one: _Prepared, outcome: loop.Outcome, device: str) -> dict[str, Any]
         path, identity = one.stage.inputs.datasets[item.dataset]
         with Dataset(path) as dataset:
             indices = drawing.draw_validation(dataset, item, spec, identity).indices
-            take = whole_images if spec.validation == "all" else tiles  # no label is spent that was not drawn
+            # no label is spent that was not drawn, and no pixel looked at that was trained on
+            whole = spec.validation == "all" and dataset.origin(spec.split).by != "chunk"
+            take = whole_images if whole else tiles
             found += take(dataset, indices, layer=one.data.layer.name)
     images, labels = zip(*tuning.chosen(found), strict=True)
     member.network.load_state_dict(outcome.selected)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from segue.errors import SegueError
 from segue.targets.image_class_spec import ImageClassSpec
 from segue.targets.reconstruction_spec import ReconstructionSpec
 from segue.training import drawing
-from segue.training.drawing import Drawn
+from segue.training.drawing import Drawn, Leak
 from segue.training.holding import hold
 from segue.training.stage import StageSpec
 
@@ -44,6 +44,8 @@ class Inputs:
 class StageData:
     """labels: how many images or groups each part spends; groups: which were trained on and validated with.
 
+    own: "training" and "validation" -> the stage's own groups by division (`drawing.Divided`); divisions: those trained
+    on, by ancestors too; leak: what the split lets through, None where it tears no groups.
     blocks (n,) and window say in what order an epoch may visit the training samples (`order.order`): they are the same
     whether these are resident or streamed. Close it after use.
     """
@@ -58,6 +60,14 @@ class StageData:
     blocks: np.ndarray
     window: int | None
     counting: Callable[[], np.ndarray]
+    own: Mapping[str, Mapping[str, list[str]]]
+    divisions: Mapping[str, list[str]]
+    leak: Leak | None
+
+    @property
+    def told_groups(self) -> dict[str, Any]:
+        """What groups.json tells: `groups`, and `divisions` where any of them were torn."""
+        return {**self.groups, **({"divisions": dict(self.divisions)} if set(self.divisions) - {""} else {})}
 
     def sample_counts(self) -> np.ndarray:
         """Returns (n, K) int64: the pixels of each class in each training sample, ignored ones nowhere.
@@ -97,10 +107,12 @@ def load_data(spec: StageSpec, inputs: Inputs, *, where: str, device: str, tell:
         _require_disjoint(chosen)
         labels = {"train": sum(c.training.labels for c in chosen)}
         labels["validation"] = sum(c.validation.labels for c in chosen if c.validation)
-        groups, ancestry = _with_ancestors(_groups(chosen), inputs.parent, where)
+        own = _divided(chosen, spec.split)
+        groups, divisions, ancestry = _with_ancestors(own, inputs.parent, where)
         taken = [_taken(c, c.training) for c in chosen]
         looked_at = [_taken(c, c.validation) for c in chosen if c.validation]
-        _tell_split(chosen, spec, tell)
+        leak = drawing.leak([(c.dataset, c.training, c.validation) for c in chosen], spec)
+        _tell_split(chosen, spec, leak, tell)
         blocks = _blocks(taken)
         window = order.resolve_window(spec.shuffle, len(blocks), bytes_needed(taken[0].dataset, 1))
         spent = f"{labels['train']:,} training and {labels['validation']:,} validation {spec.label_unit}"
@@ -111,18 +123,24 @@ def load_data(spec: StageSpec, inputs: Inputs, *, where: str, device: str, tell:
     first = chosen[0]
     channels = first.dataset.channels
     return StageData(
-        training, validation, labels, groups, first.layer, channels, ancestry, blocks, window, cache(counting)
-    )
+        training, validation, labels, groups, first.layer, channels, ancestry, blocks, window, cache(counting), own,
+        divisions, leak,
+    )  # fmt: skip
 
 
-def _tell_split(chosen: list[_Chosen], spec: StageSpec, tell: Tell | None) -> None:
-    """Says how groups are divided, and where a dataset has a split of its own that is not used."""
+def _tell_split(chosen: list[_Chosen], spec: StageSpec, leak: Leak | None, tell: Tell | None) -> None:
+    """Says how samples are divided, what that lets through, and where a dataset has a split of its own, not used."""
     split = spec.split
-    if tell is None or split.stored is not None:
+    if tell is None:
+        return
+    if leak is not None:
+        tell(drawing.leak_words(leak))
+    if split.stored is not None:
         return
     own = sorted({name for c in chosen for name in c.dataset.split_names() if not _is_same(c.dataset, name, split)})
     tell(
-        f"split by group: {100 * split.test:.3g}% test, {100 * split.validation:.3g}% validation, seed {split.seed}"
+        f"split by {split.words}: {100 * split.test:.3g}% test{'' if split.by == 'group' else ' by group'}, "
+        f"{100 * split.validation:.3g}% validation, seed {split.seed}"
         + (f'; not the split stored in the dataset (split = {{ stored = "{own[0]}" }})' if own else "")
     )
 
@@ -214,7 +232,7 @@ def _require_disjoint(chosen: list[_Chosen]) -> None:
         taken |= set(item.training.indices.tolist())
 
 
-def _told_groups(parent: Path | None) -> dict[str, list[str]] | None:
+def _told_groups(parent: Path | None) -> dict[str, Any] | None:
     """Returns the groups that a parent and its ancestors used; None where it does not tell, as a bare file of weights.
 
     A run's weights given as a file are still the run's: its groups lie beside them.
@@ -230,31 +248,35 @@ def _told_groups(parent: Path | None) -> dict[str, list[str]] | None:
 
 def with_parent(data: StageData, parent: Path | None, *, where: str) -> StageData:
     """Returns the same data as a stage sees them that descends from `parent`; raises SegueError where groups leak."""
-    groups, ancestry = _with_ancestors(data.groups, parent, where)
-    return replace(data, groups=groups, ancestry=ancestry)
+    groups, divisions, ancestry = _with_ancestors(data.own, parent, where)
+    return replace(data, groups=groups, divisions=divisions, ancestry=ancestry)
 
 
-def _groups(chosen: list[_Chosen]) -> dict[str, list[str]]:
-    """Returns the groups this stage trains on and validates with."""
-    return {
-        "training": sorted({group for c in chosen for group in c.training.groups}),
-        "validation": sorted({group for c in chosen if c.validation for group in c.validation.groups}),
-    }
+def _divided(chosen: list[_Chosen], split: SplitSpec) -> dict[str, dict[str, list[str]]]:
+    """Returns by division the groups this stage trains on and validates with."""
+    divisions = [c.dataset.division(split) for c in chosen]
+    training = [{division: c.training.groups} for division, c in zip(divisions, chosen, strict=True)]
+    validation = [{d: c.validation.groups} for d, c in zip(divisions, chosen, strict=True) if c.validation]
+    return {"training": drawing.merged(training), "validation": drawing.merged(validation)}
 
 
 def _with_ancestors(
-    own: Mapping[str, list[str]], parent: Path | None, where: str
-) -> tuple[dict[str, list[str]], Literal["known", "unknown"]]:
-    """Adds the groups that a parent and its ancestors used, and whether it tells; raises SegueError where they leak."""
+    own: Mapping[str, Mapping[str, list[str]]], parent: Path | None, where: str
+) -> tuple[dict[str, list[str]], dict[str, list[str]], Literal["known", "unknown"]]:
+    """Adds the groups that a parent and its ancestors used; raises SegueError where they leak.
+
+    Returns the groups, those trained on by division, and whether the parent tells.
+    """
     told = _told_groups(parent)
     known = {
         name: (told or {}).get(name, []) for name in ("training", "ancestors", "validation", "ancestors_validation")
     }
     groups = {
-        "training": own["training"],
-        "validation": own["validation"],
+        "training": sorted({group for found in own["training"].values() for group in found}),
+        "validation": sorted({group for found in own["validation"].values() for group in found}),
         "ancestors": sorted({*known["training"], *known["ancestors"]}),
         "ancestors_validation": sorted({*known["validation"], *known["ancestors_validation"]}),
     }
-    drawing.refuse_leaks({*groups["training"], *groups["ancestors"]}, groups["validation"], "validation", where)
-    return groups, "known" if told is not None else "unknown"
+    divisions = drawing.merged([own["training"], drawing.trained_on(told or {})])
+    drawing.refuse_divided_leaks(divisions, own["validation"], where)
+    return groups, divisions, "known" if told is not None else "unknown"

@@ -3,6 +3,7 @@
     spec.json             what was asked, resolved, and what the network takes and gives
     groups.json           groups trained on (by ancestors too) and validated with
     weights.safetensors   of the selected epoch; last.safetensors where that is not the last
+    epochs/, film/        weights of every epoch, and what they predict for some images, where they were asked for
     history.parquet       a row per epoch
     metrics.json          selected epoch, its validation scores, labels spent, parameters
     timing.json           seconds, rates, interruptions    } apart from results, since they
@@ -72,6 +73,19 @@ def weights_file(run: Path, which: str) -> Path:
     if not kept.exists():
         raise SegueError(f'{run}: its weights were not kept (keep = "metrics"); train it again with keep = "weights".')
     return kept
+
+
+def epoch_files(run: Path) -> dict[int, Path]:
+    """Returns the files with the weights of every epoch of a finished run, in order; raises SegueError without any."""
+    if not is_finished(run):
+        raise SegueError(f"{run}: is no finished run (no metrics.json); finish it, or give another run.")
+    found = {int(file.stem): file for file in (run / "epochs").glob("*.safetensors") if file.stem.isdigit()}
+    if not found:
+        raise SegueError(
+            f"{run}: the weights of its epochs were not kept; train it with keep_epochs = true, in a study with "
+            "every_epoch = true under [evaluate]."
+        )
+    return {epoch: found[epoch] for epoch in sorted(found)}
 
 
 def load_run(folder: Path | str) -> Model:

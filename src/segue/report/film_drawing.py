@@ -1,0 +1,301 @@
+"""How a film looks: the picture, the curves beside it, words and courses above and beneath; and the sheet of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb, to_rgba
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter
+from PIL import Image
+
+from segue.report.drawing import GRID, INK, MUTED, PAPER, bare, sheet, style
+from segue.report.film_picture import HIT, Easel, Scene, Shot, colour_of, legend_handles
+
+LEAST_HEIGHT_PX = 540
+MARGIN_PX, HEAD_PX, LEGEND_PX, COLUMN_PX = 16, 58, 24, 404
+DPI = 100
+FADING = 0.8  # of the opacity of a curve, per epoch
+EARLIER = 14  # curves that stay while they fade
+SHEET_CELL_PX = 440
+AREAS = 3  # told in a line
+
+
+class Screen:
+    """Draws the frames of a film one after another: what does not move is drawn once."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.easel = Easel(scene)
+        self._earlier: list[list[np.ndarray]] = []
+        with style():
+            self._layout()
+
+    def _layout(self) -> None:
+        scene = self.scene
+        nothing = np.zeros(scene.images.shape, np.uint8)
+        height, width = self.easel.paint(nothing, paper=INK).shape[:2]
+        handles = legend_handles(scene, outlined=self.easel.outlined)
+        columns = max(1, min(len(handles), width // 172))
+        legend = LEGEND_PX * -(-len(handles) // columns)
+        self._height = _even(max(LEAST_HEIGHT_PX, HEAD_PX + height + legend + MARGIN_PX))
+        self._width = _even(MARGIN_PX + width + COLUMN_PX)
+        self._corner = (HEAD_PX, MARGIN_PX)
+        self._figure = Figure(figsize=(self._width / DPI, self._height / DPI), dpi=DPI)
+        self._canvas = FigureCanvasAgg(self._figure)
+        right = MARGIN_PX + width + 58
+        self._figure.text(*self._at(MARGIN_PX, 20), scene.title, weight="bold", size=10, va="center")
+        self._figure.text(*self._at(MARGIN_PX, 40), scene.subtitle, color=MUTED, size=8.5, va="center")
+        self._figure.legend(
+            handles=handles, loc="upper left", bbox_to_anchor=self._at(MARGIN_PX - 5, HEAD_PX + height + 2),
+            ncols=columns, fontsize=8.5, handlelength=1.1, handleheight=1, borderpad=0.2, columnspacing=1.3,
+            borderaxespad=0,
+        )  # fmt: skip
+        self._words = self._figure.text(*self._at(right, 20), "", size=10, weight="bold", va="center", animated=True)
+        self._told = self._figure.text(*self._at(right, 40), "", size=8.5, color=MUTED, va="center", animated=True)
+        classes = range(1, len(scene.names))
+        wide, rows = self._width - right - MARGIN_PX, -(-len(classes) // AREAS)
+        self._figure.text(*self._at(right, HEAD_PX + 4), "area", size=8.5, color=MUTED, va="center")
+        self._areas = {k: self._area(k, right + 36, wide - 36) for k in classes}
+        top = HEAD_PX + 18 * rows
+        room = self._height - top - MARGIN_PX - 22  # for three panels and the words beneath them
+        tall = round(0.6 * room)
+        curve = self._panel(right, top, wide, tall)
+        _curve_axes(curve, scene)
+        self._fading = {k: LineCollection([], animated=True) for k in classes}
+        for fading in self._fading.values():
+            curve.add_collection(fading, autolim=False)
+        self._curves = {k: curve.plot([], [], color=colour_of(k), linewidth=2, animated=True)[0] for k in classes}
+        self._dots = {
+            k: curve.plot(
+                [], [], "o", color=colour_of(k), markeredgecolor="white", markersize=7, animated=True, clip_on=False
+            )[0]
+            for k in classes
+        }
+        self._courses = self._course_panels(right, top + tall + 48, wide, (room - tall - 72) * 3 // 5)
+        self._canvas.draw()
+        self._still = self._canvas.copy_from_bbox(self._figure.bbox)
+
+    def _area(self, k: int, left: int, width: int) -> Text:
+        """Returns the text that tells the area under the curve of class k, above the curves."""
+        x, y = left + (k - 1) % AREAS * width // AREAS, HEAD_PX + 4 + 18 * ((k - 1) // AREAS)
+        return self._figure.text(
+            *self._at(x, y), "", size=9, va="center", color=colour_of(k), weight="bold", animated=True
+        )
+
+    def _at(self, x: float, y: float) -> tuple[float, float]:
+        """Returns the figure's coordinates of a pixel, counted from the upper left corner."""
+        return x / self._width, 1 - y / self._height
+
+    def _panel(self, left: int, top: int, width: int, height: int) -> Axes:
+        x, y = self._at(left, top + height)
+        return self._figure.add_axes((x, y, width / self._width, height / self._height))
+
+    def _course_panels(self, left: int, top: int, width: int, height: int) -> dict[str, tuple[Line2D, Line2D]]:
+        """Draws losses and learning rate faintly over all epochs; returns per column the line so far and its tip."""
+        courses = self.scene.courses
+        kinds = {"loss": ("train_loss", "validation_loss"), "learning rate": ("lr",)}
+        last = max([self.scene.epochs[-1], *(epochs.max() for epochs, _ in courses.values())])
+        kinds = {words: tuple(filter(courses.__contains__, columns)) for words, columns in kinds.items()}
+        drawn: dict[str, tuple[Line2D, Line2D]] = {}
+        heights = {"loss": height, "learning rate": height * 2 // 3}
+        for words, columns in kinds.items():
+            if not columns:
+                continue
+            axes = self._panel(left, top, width, heights[words])
+            top += heights[words] + 20
+            for column in columns:
+                look = {"color": INK, "linewidth": 1.5, "linestyle": (0, (3, 2)) if column == "train_loss" else "solid"}
+                axes.plot(*courses[column], **look, alpha=0.22)
+                line = axes.plot([], [], **look, animated=True)[0]
+                drawn[column] = line, axes.plot([], [], "o", color=INK, markersize=4, animated=True)[0]
+            told = "loss (dashed: training)" if "train_loss" in columns else words
+            _course_axes(axes, told, np.concatenate([courses[column][1] for column in columns]))
+            axes.set_xlim(0, last * 1.02)
+            axes.tick_params(labelbottom=words == "learning rate")
+            if words == "learning rate":
+                axes.set_xlabel("epoch", labelpad=1, fontsize=8)
+        return drawn
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The height and width of a frame in pixels, both even."""
+        return self._height, self._width
+
+    def palette(self) -> np.ndarray:
+        """Returns pixels (1, m, 3) uint8 of all colours of the film, for an encoder that has to choose among them."""
+        self._canvas.restore_region(self._still)
+        around = np.asarray(self._canvas.buffer_rgba())[..., :3].reshape(-1, 3)
+        # the colours of lines and words as often as those of the image
+        inks = [INK, MUTED, GRID, HIT, *(colour_of(k) for k in range(1, len(self.scene.names)))]
+        strengths = np.array([0.3, 0.6, 1.0])[:, None]  # of their rims, too
+        lines = [(1 - strengths) * to_rgb(PAPER) + strengths * np.array(to_rgb(ink)) for ink in inks]
+        lines = np.repeat(np.rint(255 * np.concatenate(lines)).astype(np.uint8), 200, axis=0)
+        tinted = np.repeat(self.easel.every_tint().reshape(-1, 3), 20, axis=0)
+        return np.concatenate([around[::7], lines, tinted])[None]
+
+    def frame(self, shot: Shot) -> np.ndarray:
+        """Returns the frame of an epoch (height, width, 3) uint8; epochs come in order, as earlier curves fade."""
+        with style():
+            self._canvas.restore_region(self._still)
+            self._move(shot)
+            drawn = [*self._fading.values(), *self._curves.values(), *self._dots.values()]
+            drawn += [one for pair in self._courses.values() for one in pair]
+            for artist in [*drawn, self._words, self._told, *self._areas.values()]:
+                artist.draw(self._canvas.get_renderer())
+        found = np.array(self._canvas.buffer_rgba())[..., :3]
+        painted = self.easel.paint(shot.classes, paper=PAPER)
+        top, left = self._corner
+        found[top : top + painted.shape[0], left : left + painted.shape[1]] = painted
+        return found
+
+    def _move(self, shot: Shot) -> None:
+        """Sets all that moves to what it is in this shot."""
+        precision, recall, areas = shot.curves()
+        right, found = operating_points(self.scene.truth, shot.classes, len(self.scene.names))
+        steps = [stepped(recall[k], precision[k]) for k in range(len(areas))]
+        for k, curve in self._curves.items():
+            curve.set_data(*steps[k].T)
+            self._dots[k].set_data([found[k]], [right[k]])
+            opacities = [0.5 * FADING**age for age in range(len(self._earlier), 0, -1)]
+            self._fading[k].set_segments([before[k] for before in self._earlier])
+            self._fading[k].set_color([to_rgba(colour_of(k), opacity) for opacity in opacities] or [to_rgba(INK)])
+            self._areas[k].set_text(f"{self.scene.names[k]} {area_text(areas[k])}")
+        self._earlier = [*self._earlier, steps][-EARLIER:]
+        self._words.set_text(f"epoch {shot.epoch} of {self.scene.epochs[-1]}")
+        self._told.set_text(course_words(self.scene, shot.epoch))
+        for column, (line, tip) in self._courses.items():
+            epochs, values = self.scene.courses[column]
+            past = epochs <= shot.epoch
+            line.set_data(epochs[past], values[past])
+            tip.set_data(epochs[past][-1:], values[past][-1:])
+
+
+def _even(size: float) -> int:
+    """Returns the least even number not below `size`: H.264 halves the resolution of colours."""
+    return -(-int(size) // 2) * 2
+
+
+def area_text(area: float) -> str:
+    return "none here" if np.isnan(area) else f"{area:.3f}"
+
+
+def course_words(scene: Scene, epoch: int) -> str:
+    """Returns the learning rate and the losses of an epoch in words."""
+    words = {"lr": "learning rate {:.1e}", "train_loss": "loss {:.3f}", "validation_loss": "validation {:.3f}"}
+    told = []
+    for column, text in words.items():
+        epochs, values = scene.courses.get(column, (np.empty(0), np.empty(0)))
+        if (here := values[epochs == epoch]).size:
+            told.append(text.format(here[0]))
+    return ", ".join(told).replace("-", "−")
+
+
+def stepped(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    """Returns the corners (m, 2) of the curve as steps, under which the area is the average precision.
+
+    recall and precision (bins,) at falling thresholds; those where precision is NaN are left out.
+
+    >>> stepped(np.array([0.0, 0.5, 1.0]), np.array([np.nan, 1.0, 0.8])).tolist()
+    [[0.0, 1.0], [0.5, 1.0], [0.5, 0.8], [1.0, 0.8]]
+    """
+    known = np.isfinite(precision) & np.isfinite(recall)
+    ends = recall[known]
+    starts = np.concatenate([[0.0], ends[:-1]]) if ends.size else ends
+    return np.column_stack([np.column_stack([starts, ends]).ravel(), np.repeat(precision[known], 2)])
+
+
+def operating_points(truth: np.ndarray, predicted: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns precision and recall (K,) of the classes as shown; NaN where nothing is predicted or labelled."""
+    judged = truth >= 0
+    pairs = truth[judged].astype(np.int64) * classes + predicted[judged]
+    counts = np.bincount(pairs, minlength=classes**2).reshape(classes, classes).astype(float)
+    with np.errstate(invalid="ignore"):
+        return counts.diagonal() / counts.sum(0), counts.diagonal() / counts.sum(1)
+
+
+def _curve_axes(axes: Axes, scene: Scene) -> None:
+    """Sets up the axes of precision by recall; dotted lines are what guessing reaches: the share of each class."""
+    axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="recall", ylabel="precision")
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
+    axes.xaxis.labelpad = axes.yaxis.labelpad = 0
+    judged = max(int((scene.truth >= 0).sum()), 1)
+    for k in range(1, len(scene.names)):
+        share = float((scene.truth == k).sum()) / judged
+        axes.axhline(share, color=colour_of(k), linewidth=1, linestyle=(0, (1, 2)), alpha=0.8)
+
+
+def _course_axes(axes: Axes, words: str, values: np.ndarray) -> None:
+    positive = values[np.isfinite(values) & (values > 0)]
+    if positive.size == values.size and positive.max() / positive.min() > 8:
+        axes.set_yscale("log")
+        axes.set_ylim(max(positive.min(), positive.max() / 1e4) / 1.5, positive.max() * 1.5)
+        axes.minorticks_off()
+    else:
+        axes.margins(y=0.15)
+        axes.locator_params(axis="y", nbins=3)
+    axes.tick_params(labelsize=7.5)
+    if axes.get_yscale() == "linear":
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
+    axes.annotate(
+        words, (1, 1), (-2, -2), xycoords="axes fraction", textcoords="offset points", ha="right", va="top",
+        fontsize=8, color=MUTED,
+    )  # fmt: skip
+
+
+def sheet_figure(scene: Scene, shots: Sequence[Shot]) -> Figure:
+    """Returns a figure with a column per shot, in lines of up to four: the image, and the curves beneath it."""
+    easel = Easel(scene)
+    columns = min(4, len(shots))
+    lines = -(-len(shots) // columns)
+    with style():
+        pictures = [easel.paint(shot.classes, paper=PAPER) for shot in shots]
+        tall = pictures[0].shape[0] / pictures[0].shape[1]
+        wide = 9.6 / max(columns, 2) - 0.35
+        figure = sheet(0.55 + lines * (wide * tall + 0.25 + 1.75))
+        every = figure.subplots(2 * lines, columns, squeeze=False, height_ratios=[wide * tall + 0.25, 1.75] * lines)
+        for axes in every.ravel():
+            axes.set_visible(False)
+        for index, (shot, picture) in enumerate(zip(shots, pictures, strict=True)):
+            above, beneath = every[index // columns * 2 : index // columns * 2 + 2, index % columns]
+            above.set_visible(True)
+            beneath.set_visible(True)
+            _sheet_picture(above, shot, picture)
+            _sheet_curves(beneath, scene, shot)
+            if index % columns:
+                beneath.set_ylabel("")
+        handles = legend_handles(scene, outlined=easel.outlined)
+        figure.legend(handles=handles, loc="outside upper left", ncols=4, handlelength=1.1, handleheight=1)
+    return figure
+
+
+def _sheet_picture(axes: Axes, shot: Shot, picture: np.ndarray) -> None:
+    bare(axes)
+    if picture.shape[1] > SHEET_CELL_PX:
+        height = round(picture.shape[0] * SHEET_CELL_PX / picture.shape[1])
+        reduced = Image.fromarray(picture).resize((SHEET_CELL_PX, height), Image.Resampling.BOX)
+        picture = np.asarray(reduced)
+    axes.imshow(picture)
+    axes.set_title(f"epoch {shot.epoch}")
+
+
+def _sheet_curves(axes: Axes, scene: Scene, shot: Shot) -> None:
+    precision, recall, areas = shot.curves()
+    right, found = operating_points(scene.truth, shot.classes, len(scene.names))
+    _curve_axes(axes, scene)
+    for k in range(1, len(scene.names)):
+        label = f"{scene.names[k]} {area_text(areas[k])}"
+        axes.plot(*stepped(recall[k], precision[k]).T, color=colour_of(k), linewidth=1.6, label=label)
+        dot = {"color": colour_of(k), "markeredgecolor": "white", "markersize": 5.5, "clip_on": False, "zorder": 3}
+        axes.plot([found[k]], [right[k]], "o", **dot)
+    axes.legend(
+        loc="lower left", fontsize=8, handlelength=1, borderpad=0.3, labelspacing=0.2, frameon=True, facecolor=PAPER,
+        edgecolor="none", framealpha=0.85,
+    )  # fmt: skip
