@@ -19,16 +19,19 @@ if TYPE_CHECKING:
     from segue.data.dataset import Dataset
     from segue.errors import SegueError
     from segue.training.run import load_run as load
-    from segue.verbs import evaluate, plan, prepare, report, run_study, simulate, table, train
+    from segue.verbs import count, evaluate, film, plan, plate, prepare, report, run_study, simulate, table, train
 
 __version__ = version("segue")
 
 _PLACES = {
     "Dataset": "segue.data.dataset:Dataset",
     "SegueError": "segue.errors:SegueError",
+    "count": "segue.verbs:count",
     "evaluate": "segue.verbs:evaluate",
+    "film": "segue.verbs:film",
     "load": "segue.training.run:load_run",
     "plan": "segue.verbs:plan",
+    "plate": "segue.verbs:plate",
     "predict": "segue.apply.predict:predict",
     "prepare": "segue.verbs:prepare",
     "probabilities": "segue.apply.predict:probabilities",
@@ -42,9 +45,12 @@ _PLACES = {
 __all__ = [
     "Dataset",
     "SegueError",
+    "count",
     "evaluate",
+    "film",
     "load",
     "plan",
+    "plate",
     "predict",
     "prepare",
     "probabilities",

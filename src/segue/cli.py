@@ -72,6 +72,36 @@ def prepare(spec: Spec, out: OutFile, workers: Workers = 1) -> None:
     _inspect_dataset(out)
 
 
+@app.command()
+def plate(
+    spec: Annotated[Path | None, typer.Argument(metavar="SPEC.toml", help="The TOML specification.")] = None,
+    out: Annotated[Path | None, typer.Argument(metavar="OUT.h5", help="The dataset to write.")] = None,
+    synthetic: Annotated[
+        Path | None,
+        typer.Option("--synthetic", metavar="FOLDER", help="Make a screen with known truth there; SPEC may say which."),
+    ] = None,
+    workers: Workers = CORES,
+) -> None:
+    """Turn a stained plate into a dataset: stitched, labelled from its stains, cut into tiles."""
+    from segue import verbs
+
+    if synthetic is not None:
+        if out is not None:
+            raise SegueError("plate: --synthetic FOLDER makes raw images alone; leave OUT.h5 out.")
+        with terminal.progress() as shown:
+            made = verbs.made_plate(
+                synthetic, spec, workers=workers, progress=lambda done, total: shown("wells", done, total)
+            )
+        print(f"raw images, truth and a specification: {synthetic}\nnext: segue plate {made} OUT.h5")
+        return
+    if spec is None or out is None:
+        raise SegueError("plate: give SPEC.toml and OUT.h5, or --synthetic FOLDER for a made screen.")
+    with terminal.progress() as shown:
+        verbs.plate(spec, out, workers=workers, progress=shown)
+    _inspect_dataset(out)
+    print(f"report and pictures: {out.with_name(f'{out.stem}.plate')}")
+
+
 def _inspect_dataset(path: Path) -> None:
     from segue.data.contents import describe
 
@@ -83,7 +113,7 @@ def inspect(
     what: Annotated[
         str,
         typer.Argument(
-            help="A dataset (.h5), a network's name, a run's folder, a study (.toml), or 'schedule' with WHICH."
+            help="A dataset (.h5), a network's name, a run's folder, a study or plate (.toml), or 'schedule'."
         ),
     ],
     which: Annotated[
@@ -163,6 +193,71 @@ def _condition(text: str) -> tuple[str, Any]:
         return name, float(value) if "." in value or "e" in value else int(value)
     except ValueError:
         return name, value
+
+
+@app.command()
+def film(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    out: Annotated[
+        list[Path] | None,
+        typer.Option("--out", "-o", help="A .mp4 or .gif film, or a .png sheet of frames; default: film.mp4."),
+    ] = None,
+    dataset: Annotated[Path | None, typer.Option("--dataset", help="A dataset (.h5) with whole images.")] = None,
+    field: Annotated[
+        str | None, typer.Option("--field", help="A micrograph of it, such as P1/A1/t000; the run kept its epochs.")
+    ] = None,
+    crop: Annotated[str | None, typer.Option("--crop", help="Part of the field: y,x,height,width in px.")] = None,
+    rate: Annotated[float | None, typer.Option("--fps", help="Epochs per second; default: as make 12 s.")] = None,
+) -> None:
+    """Film how a run classifies a field, epoch by epoch, with its precision-recall curves."""
+    from segue import verbs
+
+    part = None if crop is None else _crop(crop)
+    with terminal.progress() as shown:
+        written = verbs.film(
+            run, *(out or [Path("film.mp4")]), dataset=dataset, field=field, crop=part, frames_per_s=rate,
+            progress=lambda done, total: shown("epochs", done, total),
+        )  # fmt: skip
+    print(f"film: {', '.join(map(str, written))}")
+
+
+def _crop(text: str) -> tuple[int, int, int, int]:
+    try:
+        y, x, height, width = map(int, text.split(","))
+    except ValueError:
+        raise SegueError(
+            f"--crop {text}: is no y,x,height,width; write four whole numbers of pixels, such as 0,0,512,512."
+        ) from None
+    return y, x, height, width
+
+
+@app.command()
+def count(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset with whole images of wells.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The table: .csv or .parquet.")] = Path("counts.csv"),
+    truth: Annotated[
+        Path | None, typer.Option("--truth", metavar="FOLDER", help="Of a made plate: its folder, for the known truth.")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", help="Draw the counts over time: .png, .svg or .pdf.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="Write figure, errors and notes as one HTML page.")
+    ] = None,
+    objects: Annotated[Path | None, typer.Option("--objects", help="A run of objects, which parts the nuclei.")] = None,
+    by: Annotated[str | None, typer.Option("--by", help="Draw a panel for each value of this condition.")] = None,
+    value: Annotated[str, typer.Option("--value", help="count, fraction or density_per_mm2.")] = "count",
+) -> None:
+    """Count the cells of each class in every well and time point, with the truth beside them where it is known."""
+    from segue import verbs
+
+    with terminal.progress() as shown:
+        told = verbs.count(
+            run, dataset, out, truth=truth, figure=figure, page=page, objects=objects, by=by, value=value,
+            progress=lambda done, total: shown("images", done, total),
+        )  # fmt: skip
+    print("\n".join(told))
 
 
 @study_app.command("plan")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from segue import networks, rates
 from segue.errors import SegueError
 from segue.networks import NetworkSpec
-from segue.spec import validate
+from segue.spec import load, read_toml, validate
 from segue.terminal import size
 from segue.training.schedules import SCHEDULES
 
@@ -24,6 +24,9 @@ def describe(what: str, *, width: int | None = None, channels: int = 1, classes:
     if path.is_dir() or working_folder(path).is_dir():
         return describe_run(path)
     if path.suffix == ".toml":
+        table = read_toml(path)
+        if "stages" not in table and ("files" in table or "synthetic" in table):
+            return describe_plate(path)
         from segue.study.plan import plan_study
 
         return describe_plan(plan_study(path))
@@ -37,6 +40,19 @@ def describe(what: str, *, width: int | None = None, channels: int = 1, classes:
         )
     spec = validate(NetworkSpec, {"name": what} | ({"width": width} if width else {}), where=f"inspect {what}")
     return describe_network(spec, channels=channels, classes=classes)
+
+
+def describe_plate(path: Path) -> str:
+    """Returns what images a plate's specification finds, and what is missing, doubled or amiss; a made one's size."""
+    from segue.plate import planning
+    from segue.plate.assay_spec import PlateSpec
+    from segue.plate.layout import describe as describe_layout
+    from segue.plate.layout import find_layout
+
+    spec, where = load(PlateSpec, path), path.parent
+    if spec.files is None:
+        return f"a made plate; its dataset takes up to {size(planning.expected(spec, where)['bytes'])}"
+    return describe_layout(find_layout(spec.files, where, transmitted=spec.transmitted, strict=False))
 
 
 def describe_network(spec: NetworkSpec, *, channels: int, classes: int) -> str:

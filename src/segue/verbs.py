@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from segue.study.plan import Plan
 
 Place = Path | str
+SHOWN = ("count", "fraction", "density_per_mm2")  # of the cells of a class in a well, over time
 Progress = Callable[[int, int], None]
 
 
@@ -34,6 +35,33 @@ def prepare(spec: Place, out: Place, *, workers: int = 1, progress: Progress | N
     found = load(preparing.PrepareSpec, Path(spec))
     preparing.prepare(found, Path(out), where=Path(spec).parent, workers=workers, progress=progress)
     return Path(out)
+
+
+def plate(
+    spec: Place, out: Place, *, workers: int = 1, progress: Callable[[str, int, int], None] | None = None
+) -> Path:
+    """Makes a dataset of a plate: stitched, labelled from its stains, cut into tiles; returns its path.
+
+    Beside it, in `<out stem>.plate`, lie a report, a table of nuclei and pictures to check the labels by eye.
+    """
+    from segue.plate.assay import assay
+    from segue.plate.assay_spec import PlateSpec
+
+    found = load(PlateSpec, Path(spec))
+    return assay(found, Path(out), where=Path(spec).parent, workers=workers, progress=progress).path
+
+
+def made_plate(folder: Place, spec: Place | None = None, *, workers: int = 1, progress: Progress | None = None) -> Path:
+    """Writes a made screen with its truth into a folder, and returns the specification that `plate` takes.
+
+    `spec`: a TOML file of `segue.plate.synthetic_spec`, None for its defaults.
+    """
+    from segue.plate.synthetic import write_plates, write_specification
+    from segue.plate.synthetic_spec import SyntheticSpec
+
+    made = SyntheticSpec() if spec is None else load(SyntheticSpec, Path(spec))
+    written = write_plates(made, Path(folder), workers=workers, progress=progress)
+    return write_specification(made, written.folder)
 
 
 def train(spec: Place, run: Place, *, checkpoint_s: float = 60.0, tell: Callable[[str], None] | None = None) -> Path:
@@ -110,6 +138,80 @@ def evaluate(
     return score_run(load_run(Path(run)), Path(dataset), data, "validation" if part == "validation" else "test")
 
 
+def film(
+    run: Place,
+    *outs: Place,
+    dataset: Place | None = None,
+    field: str | None = None,
+    crop: tuple[int, int, int, int] | None = None,
+    frames_per_s: float | None = None,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Writes the film of a run's classification by epoch into .mp4, .gif and .png (a sheet) files; returns them.
+
+    It is of the validation images that the run kept predictions of (`film`), or of the micrograph `field` of a
+    dataset, or the part y, x, height, width of it, in px, where the run kept the weights of its epochs.
+    """
+    from segue.report import film as films
+
+    if (dataset is None) != (field is None) or (crop is not None and field is None):
+        raise SegueError(
+            f"{run}: a field is a micrograph of a dataset; give both dataset and field, with or without a crop of it, "
+            "or none of them for the film of the run's own validation images."
+        )
+    if dataset is None or field is None:
+        found = films.film_of_run(Path(run))
+    else:
+        found = films.film_of_field(Path(run), Path(dataset), field, crop)
+    paths = [Path(out) for out in outs]
+    films.write_film(found, paths, frames_per_s=frames_per_s, progress=progress)
+    return paths
+
+
+def count(
+    run: Place,
+    dataset: Place,
+    out: Place,
+    *,
+    truth: Place | None = None,
+    figure: Place | None = None,
+    page: Place | None = None,
+    objects: Place | None = None,
+    by: str | None = None,
+    value: str = "count",
+    progress: Progress | None = None,
+) -> list[str]:
+    """Counts the cells of each class per well and time point into a table, and returns what is to be known of it.
+
+    The arguments are those of `segue.apply.wells.count_wells` and `segue.report.wells.counts_drawing`; `figure` and
+    `page` are files to write.
+    """
+    from segue.apply.wells import count_wells, write_counts
+    from segue.report.wells import counts_drawing, write_counts_page, write_figure
+
+    if value not in SHOWN:
+        raise SegueError(f"value = '{value}'; allowed are {', '.join(SHOWN)}.")
+    found = count_wells(
+        Path(run),
+        Path(dataset),
+        objects=None if objects is None else Path(objects),
+        truth=None if truth is None else Path(truth),
+        progress=progress,
+    )
+    write_counts(found.table, Path(out))
+    told = [found.headline, *found.notes, f"table: {out}"]
+    if figure is not None or page is not None:
+        drawing = counts_drawing(found.table, conditions=found.conditions, by=by, value=value)
+        if figure is not None:
+            write_figure(drawing.figure, Path(figure))
+            told.append(f"figure: {figure}")
+        if page is not None:
+            title = f"Counts in the wells of {Path(dataset).name}"
+            write_counts_page([drawing], found.errors, Path(page), title=title, told=[found.headline, *found.notes])
+            told.append(f"page: {page}")
+    return told
+
+
 def plan(study: Place, *, store: Place | None = None) -> Plan:
     """Returns the plan of a study file: its distinct stages, what is done, what it needs. Runs nothing."""
     from segue.study.plan import plan_study
@@ -160,6 +262,7 @@ def report(
         from dataclasses import replace
 
         from segue.report.comparison import compare
+        from segue.report.film import studied_films
         from segue.report.objects import typical_runs
         from segue.study.examples import examples
         from segue.study.failures import object_examples
@@ -169,7 +272,8 @@ def report(
         where = f" --store {_told(Path(store))}" if store is not None else ""
         results = collect(planned, command=f"segue study run {_told(path)}{where}")
         shown = object_examples(planned, typical_runs(compare(results, metric)))
-        results = replace(results, examples=examples(planned, results.table), object_examples=shown)
+        films = studied_films(planned, results.table)
+        results = replace(results, examples=examples(planned, results.table), object_examples=shown, films=films)
     else:
         from segue.report.imported import from_table
 

@@ -42,6 +42,8 @@ BY_HAND = {
         "reconstructed": (3, 15),
         "labelled": (3, 15),
     },
+    # 3 optimisers x 2 networks x with and without class weights; the split by wells and by chunks; 2 seeds
+    "live-dead": {"train": (12, 24), "wells": (1, 2), "chunks": (1, 2)},
 }
 
 

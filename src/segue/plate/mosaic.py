@@ -148,13 +148,15 @@ def compose_bands(
         yield top, _as_type(sums.result(), kind)
 
 
-def covered(placement: Placement, tiles: Tiles, tile_shape: tuple[int, int]) -> Array:
-    """Returns (H, W) bool: where at least one tile lies."""
-    mask = np.zeros(placement.canvas(tile_shape), bool)
+def covered(
+    placement: Placement, tiles: Tiles, tile_shape: tuple[int, int], *, canvas: tuple[int, int] | None = None
+) -> Array:
+    """Returns (H, W) bool: where at least one tile lies; `canvas` as in `compose_bands`."""
+    mask = np.zeros(canvas or placement.canvas(tile_shape), bool)
     for cell, (y, x) in placement.positions.items():
         if tiles.get(cell) is not None:
             rows, columns = (_span(p, n) for p, n in zip((y, x), tile_shape, strict=True))
-            mask[rows, columns] = True
+            mask[max(0, rows.start) : max(0, rows.stop), max(0, columns.start) : max(0, columns.stop)] = True
     return mask
 
 

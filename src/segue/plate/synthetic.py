@@ -18,15 +18,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import multiprocessing
-import os
 import shutil
-import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -34,15 +30,26 @@ import numpy as np
 import tifffile
 from scipy.ndimage import gaussian_filter
 
+from segue.data.processes import each
 from segue.errors import SegueError
+from segue.plate.layout_spec import FilesSpec
 from segue.plate.optics import MOST_COUNTS, camera, cut, flat_field
 from segue.plate.scene import Scene, Well, cells_of, draw_well, render_scene
-from segue.plate.synthetic_spec import STAINED_CHANNELS, SyntheticSpec, plate_name, well_name
+from segue.plate.synthetic_spec import STAINED_CHANNELS, VERSION, SyntheticSpec, plate_name, well_name
 from segue.rng import numpy_generator
 
-__all__ = ["PATTERN", "WrittenPlates", "faults_of", "flat_fields", "placements", "render_scene", "write_plates"]
+__all__ = [
+    "PATTERN",
+    "WrittenPlates",
+    "faults_of",
+    "flat_fields",
+    "made_files",
+    "placements",
+    "render_scene",
+    "write_plates",
+    "write_specification",
+]
 
-VERSION = 1  # raised by hand when the same specification gives other files
 PATTERN = "raw/{plate}/{well}/t{time:03d}_r{row}_c{column}_{channel}.tif"
 DEAD_KINDS = ("black", "saturated", "defocused")
 Progress = Callable[[int, int], None]  # done, of how many wells
@@ -76,11 +83,54 @@ def write_plates(
     done = len(wells) - len(todo)
     if progress and done:
         progress(done, len(wells))
-    for finished, _ in enumerate(_written(spec, folder, todo, workers=workers), start=done + 1):
+    for finished, _ in enumerate(
+        each(partial(_write_well, spec, folder), todo, workers=workers, place=folder), start=done + 1
+    ):
         if progress:
             progress(finished, len(wells))
     sizes = [path.stat().st_size for path in (folder / "raw").rglob("*.tif")]
     return WrittenPlates(folder, folder / "plates.csv", len(wells), len(sizes), sum(sizes))
+
+
+def made_files(spec: SyntheticSpec) -> FilesSpec:
+    """Returns where the images of a plate made by `write_plates` are, below its folder."""
+    return FilesSpec(pattern=PATTERN, wells="plates.csv", overlap=spec.stage.overlap, interval_h=spec.interval_h)
+
+
+def write_specification(spec: SyntheticSpec, folder: Path) -> Path:
+    """Writes `plate.toml` beside the raw images, for `segue plate`, where there is none yet, and returns its path."""
+    path = folder / "plate.toml"
+    if not path.exists():
+        files, drift = made_files(spec), spec.stage.drift_px
+        _write_text(
+            path,
+            f"""name        = "screen"
+transmitted = "brightfield"
+
+[files]
+pattern    = "{files.pattern}"
+wells      = "{files.wells}"
+overlap    = {files.overlap}
+interval_h = {files.interval_h}
+
+[stitching]
+reach_px    = {2 * spec.stage.jitter_px + 2}
+register_px = {2 * drift + 2}
+
+[labels.stains.dapi]
+[labels.stains.cy5]
+
+[tiles]
+tile_px   = 160
+stride_px = 80
+
+[splits.wells]
+seed       = 1
+validation = 0.2
+test       = 0.25
+""",
+        )
+    return path
 
 
 def placements(spec: SyntheticSpec, *, plate: int, well: int, time: int) -> np.ndarray:
@@ -157,8 +207,9 @@ def write_truth(path: Path, scene: Scene, places: np.ndarray, states: Sequence[s
         )
 
 
-def _write_well(spec: SyntheticSpec, folder: Path, plate: int, well: int) -> None:
+def _write_well(spec: SyntheticSpec, folder: Path, which: tuple[int, int]) -> None:
     """Writes raw and truth beside their places and renames them when whole, the truth last: then the well is done."""
+    plate, well = which
     truth = _truth_folder(folder, plate, well)
     raw = folder / "raw" / plate_name(plate) / well_name(well)
     drafts = [place.with_name(place.name + ".writing") for place in (raw, truth)]
@@ -292,41 +343,3 @@ def _write_csv(path: Path, columns: Iterable[str], rows: Sequence[dict[str, obje
         writer.writeheader()
         writer.writerows(rows)
     draft.replace(path)
-
-
-def _written(
-    spec: SyntheticSpec, folder: Path, todo: Sequence[tuple[int, int]], *, workers: int
-) -> Iterator[tuple[int, int]]:
-    """Yields each well when it is written, in whatever order."""
-    if workers <= 1 or len(todo) < 2:
-        for plate, well in todo:
-            _write_well(spec, folder, plate, well)
-            yield plate, well
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(todo)), context, _end_with_parent) as pool:
-        futures = {pool.submit(_write_well, spec, folder, plate, well): (plate, well) for plate, well in todo}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                yield futures[future]
-        except BrokenProcessPool as error:
-            raise SegueError(
-                f"{folder}: a worker process was killed, perhaps for want of memory; run the same command again, with "
-                "fewer workers: it continues."
-            ) from error
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _end_with_parent() -> None:
-    """Ends this process when the one that started it is gone, however it ended."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-
-        def wait() -> None:
-            parent.join()
-            os._exit(1)
-
-        threading.Thread(target=wait, daemon=True).start()

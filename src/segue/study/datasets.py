@@ -12,6 +12,8 @@ from typing import Any
 from segue.data import prepare
 from segue.data.prepare import PrepareSpec
 from segue.errors import SegueError, SpecError
+from segue.plate import planning
+from segue.plate.assay_spec import PlateSpec
 from segue.simulate import series
 from segue.simulate.series import SeriesSpec
 from segue.spec import attempt, read_toml
@@ -19,15 +21,21 @@ from segue.study import grammar
 from segue.study.grammar import DatasetSource, Label, Table
 from segue.study.store import digest_of
 
+MODELS: dict[str, type[SeriesSpec | PrepareSpec | PlateSpec]] = {
+    "simulate": SeriesSpec,
+    "prepare": PrepareSpec,
+    "plate": PlateSpec,
+}
+
 
 @dataclass(frozen=True)
 class Member:
     """One dataset: how it is made, and the values that `set` gave it."""
 
     name: str
-    kind: str  # simulate, prepare or file
+    kind: str  # simulate, prepare, plate or file
     where: Path  # the folder that paths of its specification are relative to; the file itself for `file`
-    spec: SeriesSpec | PrepareSpec | None
+    spec: SeriesSpec | PrepareSpec | PlateSpec | None
     values: Mapping[str, Label]
 
     @property
@@ -35,6 +43,8 @@ class Member:
         """The side of its tiles, None where only the file tells."""
         if isinstance(self.spec, SeriesSpec):
             return self.spec.imaging.tile_px
+        if isinstance(self.spec, PlateSpec):
+            return self.spec.tiles.tile_px
         return self.spec.tile_px if self.spec is not None else None
 
     def key(self, cache: Path) -> str:
@@ -45,6 +55,8 @@ class Member:
             files = prepare.input_files(self.spec, self.where)
             parts = {"kind": "prepare", "version": prepare.VERSION, "spec": _settings(self.spec)}
             parts["files"] = prepare.digest_inputs(files, cache)
+        elif isinstance(self.spec, PlateSpec):
+            parts = planning.identity(self.spec, self.where, cache)
         else:
             parts = {"kind": "file", "files": prepare.digest_inputs([self.where], cache)}
         return f"data-{digest_of(parts)}"
@@ -55,6 +67,8 @@ class Member:
             return series.expected(self.spec)
         if isinstance(self.spec, PrepareSpec):
             return prepare.expected(self.spec, self.where)
+        if isinstance(self.spec, PlateSpec):
+            return planning.expected(self.spec, self.where)
         return {"bytes": self.where.stat().st_size}
 
     def make(self, out: Path, *, workers: int, progress: Callable[[int, int], None] | None) -> None:
@@ -62,6 +76,15 @@ class Member:
             series.simulate(self.spec, out, workers=workers, progress=progress)
         elif isinstance(self.spec, PrepareSpec):
             prepare.prepare(self.spec, out, where=self.where, workers=workers, progress=progress)
+        elif isinstance(self.spec, PlateSpec):
+            from segue.plate.assay import assay
+
+            assay(self.spec, out, where=self.where, workers=workers, progress=_of_wells(progress))
+
+
+def _of_wells(progress: Callable[[int, int], None] | None) -> Callable[[str, int, int], None] | None:
+    """Returns a progress that tells of wells done, and leaves out what is done before the first."""
+    return progress and (lambda what, done, total: progress(done, total) if what == "wells" else None)
 
 
 def _settings(spec: SeriesSpec | PrepareSpec) -> Any:
@@ -104,8 +127,8 @@ def members(name: str, source: DatasetSource, folder: Path) -> tuple[Members, li
         if not file.is_file():
             return Members(()), [f"datasets.{name}.file: there is no file {file}; make the dataset, or mend the path"]
         return Members((Member(name, "file", file, None, {}),)), []
-    kind = "simulate" if source.simulate is not None else "prepare"
-    path = folder / (source.simulate or source.prepare or "")
+    kind, file = next((way, file) for way in MODELS if (file := getattr(source, way)) is not None)
+    path = folder / file
     place = f"datasets.{name}.{kind}"
     try:
         base = read_toml(path)
@@ -113,7 +136,7 @@ def members(name: str, source: DatasetSource, folder: Path) -> tuple[Members, li
     except (SegueError, ValueError) as error:
         return Members(()), [f"{place}: {error}"]
     found, mistakes = [], []
-    model = SeriesSpec if kind == "simulate" else PrepareSpec
+    model = MODELS[kind]
     for values in grid:
         table = base
         for dotted, value in values.items():

@@ -23,20 +23,23 @@ Label = str | int | float | bool
 
 
 class DatasetSource(SpecModel):
-    """Where a dataset comes from: `simulate` or `prepare` a TOML specification, or a finished HDF5 `file`.
+    """Where a dataset comes from: `simulate`, `prepare` or `plate`, a TOML specification, or a finished HDF5 `file`.
 
     `set` overrides values of the specification by dotted key; `{each = [...]}` there makes a dataset per value.
     """
 
     simulate: str | None = None
     prepare: str | None = None
+    plate: str | None = None
     file: str | None = None
     set: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _one(self) -> DatasetSource:
-        if sum(way is not None for way in (self.simulate, self.prepare, self.file)) != 1:
-            raise ValueError("give one of `simulate`, `prepare` (TOML specifications) or `file` (an HDF5 dataset)")
+        if sum(way is not None for way in (self.simulate, self.prepare, self.plate, self.file)) != 1:
+            raise ValueError(
+                "give one of `simulate`, `prepare`, `plate` (TOML specifications) or `file` (an HDF5 dataset)"
+            )
         if self.file is not None and self.set:
             raise ValueError("`set` overrides a specification, but `file` has none; remove `set`")
         return self
