@@ -19,6 +19,8 @@ from segue.plate.assay_spec import PlateSpec
 from segue.plate.synthetic import made_files, write_plates
 from segue.plate.synthetic_spec import SyntheticSpec
 from segue.spec import validate
+from segue.training.loading import choose_layer
+from segue.training.stage import StageSpec
 
 MADE = {
     "seed": 5,
@@ -137,6 +139,14 @@ def test_reports_and_tables_lie_beside_it(made: Path):
         assert sum(1 for _ in csv.DictReader(file)) == counted > 20
     assert len(list((folder / "overlays").glob("*.png"))) == 4
     assert not (folder / "wells").exists()
+
+
+@pytest.mark.parametrize(("target", "layer"), [("classes", "classes"), ("flows", "nuclei"), ("boundary", "nuclei")])
+def test_targets_find_the_layer_of_their_kind(made: Path, target: str, layer: str):
+    """Classes of pixels and objects are asked for without naming the layer, since there is one of each kind."""
+    with Dataset(made) as dataset:
+        stage = validate(StageSpec, {"data": [{"dataset": str(made)}], "target": {"name": target}}, where="stage")
+        assert choose_layer(dataset, stage.target).name == layer
 
 
 def test_the_expected_size_bounds_what_is_made(made: Path):

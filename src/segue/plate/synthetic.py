@@ -125,8 +125,8 @@ tile_px   = 160
 stride_px = 80
 
 [splits.wells]
-seed       = 1
-validation = 0.2
+seed       = 7
+validation = 0.25
 test       = 0.25
 """,
         )

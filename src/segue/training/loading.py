@@ -21,6 +21,7 @@ from segue.data.source import Source, Taken, bytes_needed, object_counts
 from segue.data.split import SplitSpec
 from segue.data.stream import StreamedSource
 from segue.errors import SegueError
+from segue.targets.combined_spec import CombinedSpec
 from segue.targets.image_class_spec import ImageClassSpec
 from segue.targets.reconstruction_spec import ReconstructionSpec
 from segue.training import drawing
@@ -192,18 +193,26 @@ def _choose(opened: ExitStack, index: int, spec: StageSpec, inputs: Inputs) -> _
 
 
 def choose_layer(dataset: Dataset, target: targets.Spec) -> Layer:
-    """Returns the label layer a target asks for, or the derived one; raises SegueError where that is not one layer."""
+    """Returns the label layer a target asks for, or the derived one; raises SegueError where that is not one layer.
+
+    Without a name it is the only layer, or the only one of the target's own kind: classes, or for others instances.
+    """
     if isinstance(target, ReconstructionSpec):
         return UNLABELLED
     if isinstance(target, ImageClassSpec):
         return column_layer(dataset, target.column)
     wanted = target.layer
-    if wanted is None and len(dataset.layers) == 1:
-        return next(iter(dataset.layers.values()))
+    asked = (
+        (target.main, *(part.target for part in target.auxiliary)) if isinstance(target, CombinedSpec) else (target,)
+    )
+    fitting = "classes" if all(one.name == "classes" for one in asked) else "instances"
+    for candidates in (list(dataset.layers.values()), [x for x in dataset.layers.values() if x.kind == fitting]):
+        if wanted is None and len(candidates) == 1:
+            return candidates[0]
     if wanted not in dataset.layers:
         found = ", ".join(dataset.layers) or "none"
-        asked = "target.layer is not given" if wanted is None else f"target.layer is '{wanted}'"
-        raise SegueError(f"{dataset.path}: {asked}, the dataset has the label layers {found}; name one of them.")
+        told = "target.layer is not given" if wanted is None else f"target.layer is '{wanted}'"
+        raise SegueError(f"{dataset.path}: {told}, the dataset has the label layers {found}; name one of them.")
     return dataset.layers[wanted]
 
 
