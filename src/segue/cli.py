@@ -113,7 +113,7 @@ def inspect(
     what: Annotated[
         str,
         typer.Argument(
-            help="A dataset (.h5), a network's name, a run's folder, a study or plate (.toml), or 'schedule'."
+            help="A dataset (.h5), a network's name, a run's folder, a stage, study or plate (.toml), or 'schedule'."
         ),
     ],
     which: Annotated[

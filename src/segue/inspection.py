@@ -27,6 +27,8 @@ def describe(what: str, *, width: int | None = None, channels: int = 1, classes:
         table = read_toml(path)
         if "stages" not in table and ("files" in table or "synthetic" in table):
             return describe_plate(path)
+        if "stages" not in table and "data" in table:
+            return describe_stage(path)
         from segue.study.plan import plan_study
 
         return describe_plan(plan_study(path))
@@ -40,6 +42,31 @@ def describe(what: str, *, width: int | None = None, channels: int = 1, classes:
         )
     spec = validate(NetworkSpec, {"name": what} | ({"width": width} if width else {}), where=f"inspect {what}")
     return describe_network(spec, channels=channels, classes=classes)
+
+
+def describe_stage(path: Path) -> str:
+    """Returns what a stage's file would train: its network for the data that it names, on which target."""
+    from segue import targets
+    from segue.data.dataset import Dataset
+    from segue.training.loading import choose_layer
+    from segue.training.stage import StageSpec
+
+    spec = load(StageSpec, path)
+    with Dataset(path.parent / spec.data[0].dataset) as dataset:
+        layer, channels = choose_layer(dataset, spec.target), len(dataset.channels)
+        counts = [1] * max(1, len(layer.names))  # weights of classes change no size
+        target = targets.build(
+            spec.target,
+            names=layer.names,
+            instances=layer.kind == "instances",
+            where=str(path),
+            counts=counts,
+            channels=channels,
+        )
+        networks.require_fit(spec.network, dataset.tile_shape, str(dataset.path))
+        tile = " × ".join(map(str, dataset.tile_shape))
+    told = [("target", f"{spec.target.name}, of the layer {layer.name}"), ("a tile", f"{tile} (C × H × W)")]
+    return "\n".join([aligned(told), describe_network(spec.network, channels=channels, classes=target.channels)])
 
 
 def describe_plate(path: Path) -> str:

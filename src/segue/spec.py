@@ -145,10 +145,12 @@ def _dotted(model: type[BaseModel], location: list[Any], place: str) -> str:
     owner: Any = model
     for step in location:
         options = _options(owner)
+        if (member := _member(options, step)) is not None:
+            owner = member
+            continue
         following = [_child(option, step) for option in options]
         following = [option for option in following if option is not None]
-        if not following and isinstance(step, str):  # the tag that pydantic gives a member of a union
-            owner = _tagged(options, step) or owner
+        if not following and isinstance(step, str):  # another tag that pydantic gives a member of a union
             continue
         parts.append(f"[{step}]" if isinstance(step, int) else str(step))
         owner = following[0] if following else None
@@ -159,8 +161,11 @@ def _model_at(model: type[BaseModel], location: list[Any]) -> type[BaseModel] | 
     owner: Any = model
     for step in location:
         options = _options(owner)
+        if (member := _member(options, step)) is not None:
+            owner = member
+            continue
         following = next((c for c in (_child(option, step) for option in options) if c is not None), None)
-        owner = following if following is not None else (_tagged(options, step) or owner)
+        owner = following if following is not None else owner
     models = [option for option in _options(owner) if isinstance(option, type) and issubclass(option, BaseModel)]
     return models[0] if models else None
 
@@ -187,8 +192,13 @@ def _child(option: Any, step: Any) -> Any:
     return None
 
 
-def _tagged(options: list[Any], tag: Any) -> Any:
-    """Returns the member of a union that pydantic names `tag`: by class name or by its literal `name`."""
+def _member(options: list[Any], tag: Any) -> Any:
+    """Returns the member of a union that pydantic names `tag`: by class name or by its literal `name`.
+
+    Asked for before the fields: a member may have a field of its own name, as the target rays has.
+    """
+    if len(options) < 2:
+        return None
     for option in options:
         if not (isinstance(option, type) and issubclass(option, BaseModel)):
             continue

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from functools import cache
 from itertools import combinations
 from xml.etree import ElementTree
@@ -165,14 +166,21 @@ def built_small() -> Network:
 
 
 def test_drawings_are_the_same_each_time_and_follow_the_reader():
-    """Equal networks give equal bytes, and every colour has a dark form."""
+    """Equal networks give equal bytes; every colour has a dark form, and both are plain, as not only browsers read."""
     spec = NetworkSpec(name="cellpose", width=8)
     again, first = (draw_network(spec, channels=1, classes=2, size=64) for _ in range(2))
     assert again == first
-    light, dark = again.split("prefers-color-scheme: dark")
-    inks = {part.split(":")[0] for part in light.split("--")[1:]}
-    assert len(inks) == 11
-    assert all(f"--{ink}:" in dark for ink in inks)
+    light, dark = again.split("</style>")[0].split("prefers-color-scheme: dark")
+    inks = [re.findall("#[0-9a-f]{6}", rules) for rules in (light, dark)]
+    assert len(inks[0]) == len(inks[1]) and len(set(inks[0])) == len(set(inks[1])) == 11
+    assert not set(inks[0]) & set(inks[1])
+    assert "var(" not in again and "style=" not in again
+
+
+def test_a_size_that_does_not_fit_is_told():
+    """A size that is no multiple of what the network halves is refused in our own words, before anything is built."""
+    with pytest.raises(SegueError, match="100 × 100 px; heights and widths must be multiples of 32; give a size of 96"):
+        draw_network(NetworkSpec(name="resunet", width=8), channels=1, classes=2, size=100)
 
 
 def test_an_unknown_part_is_refused():

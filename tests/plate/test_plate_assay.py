@@ -11,12 +11,13 @@ import h5py
 import numpy as np
 import pytest
 
+from segue import inspection
 from segue.data.dataset import Dataset, content_digest
 from segue.errors import SegueError
 from segue.plate import planning
 from segue.plate.assay import assay
 from segue.plate.assay_spec import PlateSpec
-from segue.plate.synthetic import made_files, write_plates
+from segue.plate.synthetic import made_files, write_plates, write_specification
 from segue.plate.synthetic_spec import SyntheticSpec
 from segue.spec import validate
 from segue.training.loading import choose_layer
@@ -147,6 +148,18 @@ def test_targets_find_the_layer_of_their_kind(made: Path, target: str, layer: st
     with Dataset(made) as dataset:
         stage = validate(StageSpec, {"data": [{"dataset": str(made)}], "target": {"name": target}}, where="stage")
         assert choose_layer(dataset, stage.target).name == layer
+
+
+def test_a_plate_and_a_stage_on_it_are_told_before_any_work(raw: Path, made: Path, tmp_path: Path):
+    """`segue inspect` tells what a plate lacks, and of a stage which network it trains on what."""
+    told = inspection.describe(str(write_specification(validate(SyntheticSpec, MADE, where="made"), raw)))
+    assert "3 wells, 2 stained" in told and "is missing in brightfield" in told
+    stage = tmp_path / "stage.toml"
+    stage.write_text(
+        f'network = {{ name = "unet", width = 8, depth = 3 }}\n[[data]]\ndataset = "{made}"\n[target]\nname = "rays"\n'
+    )
+    told = inspection.describe(str(stage))
+    assert "rays, of the layer nuclei" in told and "gives                    (N, 33, H, W)" in told
 
 
 def test_the_expected_size_bounds_what_is_made(made: Path):

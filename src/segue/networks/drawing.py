@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from html import escape
+from string import Template
 
 from segue import networks
 from segue.errors import SegueError
@@ -27,29 +28,58 @@ LEGEND_PX = 66
 RADIUS_PX = 7
 LEAST_WIDTH_PX = 560
 
-STYLE = """
-.network-drawing { --ink: #1c2127; --muted: #5d6670; --line: #8a929b; --card: #f4f5f6; --edge: #cfd4d9;
-  --paper: #fdfdfc; --image: #7c838c; --encoder: #0b68a8; --decoder: #c8500a; --head: #0d8a66; --frozen: #dfe9f1;
-  font-family: system-ui, "Segoe UI", "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; }
-@media (prefers-color-scheme: dark) { .network-drawing { --ink: #e8e6e1; --muted: #a3a9b2; --line: #7f8893;
-  --card: #20252c; --edge: #3a424d; --paper: #16191e; --image: #99a0aa; --encoder: #5eb2ec; --decoder: #f58a4b;
-  --head: #3fc79c; --frozen: #2b3b49; } }
-.network-drawing .paper { fill: var(--paper); }
-.network-drawing text { fill: var(--ink); font-size: 12px; }
+LIGHT = {
+    "ink": "#1c2127",
+    "muted": "#5d6670",
+    "line": "#8a929b",
+    "card": "#f4f5f6",
+    "edge": "#cfd4d9",
+    "paper": "#fdfdfc",
+    "image": "#7c838c",
+    "encoder": "#0b68a8",
+    "decoder": "#c8500a",
+    "head": "#0d8a66",
+    "frozen": "#dfe9f1",
+}
+DARK = {
+    "ink": "#e8e6e1",
+    "muted": "#a3a9b2",
+    "line": "#7f8893",
+    "card": "#20252c",
+    "edge": "#3a424d",
+    "paper": "#16191e",
+    "image": "#99a0aa",
+    "encoder": "#5eb2ec",
+    "decoder": "#f58a4b",
+    "head": "#3fc79c",
+    "frozen": "#2b3b49",
+}
+RULES = """
+.network-drawing .paper { fill: $paper; }
+.network-drawing text { fill: $ink; font-size: 12px; }
 .network-drawing .title { font-size: 17px; font-weight: 600; }
 .network-drawing .name { font-size: 13px; font-weight: 600; }
-.network-drawing .small { font-size: 11px; fill: var(--muted); }
-.network-drawing .card { fill: var(--card); stroke: var(--edge); }
-.network-drawing .frozen .card { fill: url(#network-frozen); stroke: var(--encoder); stroke-dasharray: 5 3; }
-.network-drawing .hatch { fill: var(--card); } .network-drawing .stripe { stroke: var(--frozen); stroke-width: 5; }
-.network-drawing .line { fill: none; stroke: var(--ink); stroke-width: 1.8; }
-.network-drawing .skip { stroke: var(--line); stroke-width: 1.5; }
-.network-drawing .averaged { stroke: var(--line); stroke-width: 1.5; stroke-dasharray: 2 3; }
-.network-drawing .tip { fill: var(--ink); } .network-drawing .tip.grey { fill: var(--line); }
-.network-drawing .rule { stroke: var(--edge); stroke-dasharray: 1 4; }
-.network-drawing .image { fill: var(--image); } .network-drawing .encoder { fill: var(--encoder); }
-.network-drawing .decoder { fill: var(--decoder); } .network-drawing .head { fill: var(--head); }
+.network-drawing .small { font-size: 11px; fill: $muted; }
+.network-drawing .card { fill: $card; stroke: $edge; }
+.network-drawing .frozen .card { fill: url(#network-frozen); stroke: $encoder; stroke-dasharray: 5 3; }
+.network-drawing .hatch { fill: $card; } .network-drawing .stripe { stroke: $frozen; stroke-width: 5; }
+.network-drawing .line { fill: none; stroke: $ink; stroke-width: 1.8; }
+.network-drawing .skip { stroke: $line; stroke-width: 1.5; }
+.network-drawing .averaged { stroke: $line; stroke-width: 1.5; stroke-dasharray: 2 3; }
+.network-drawing .tip { fill: $ink; } .network-drawing .tip.grey { fill: $line; }
+.network-drawing .rule { stroke: $edge; stroke-dasharray: 1 4; }
+.network-drawing .image { fill: $image; } .network-drawing .encoder { fill: $encoder; }
+.network-drawing .decoder { fill: $decoder; } .network-drawing .head { fill: $head; }
 """
+
+
+def _style() -> str:
+    """Returns the drawing's CSS in plain colours, which every program reads, and the dark ones for readers who ask."""
+    fonts = 'system-ui, "Segoe UI", "Helvetica Neue", Arial, "DejaVu Sans", sans-serif'
+    light, dark = (Template(RULES).substitute(colours) for colours in (LIGHT, DARK))
+    fitting = "@media screen { .network-drawing { max-width: 100%; height: auto; } }"  # for browsers alone
+    base = f".network-drawing {{ font-family: {fonts}; }}\n{fitting}"
+    return f"\n{base}{light}@media (prefers-color-scheme: dark) {{{dark}}}\n"
 
 
 def draw_network(
@@ -60,8 +90,14 @@ def draw_network(
     frozen: parts such as `encoder`, `encoder.0` or `decoder.1`. Raises SegueError as `networks.build` does, for a part
     that the network lacks, and for a size that it cannot take.
     """
-    network = built_without_memory(lambda: networks.build(spec, channels=channels, classes=classes))
     height, width = (size, size) if isinstance(size, int) else size
+    factor = networks.divisor(spec)
+    if height % factor or width % factor:
+        raise SegueError(
+            f"the drawing of '{spec.name}': found {height} × {width} px; heights and widths must be multiples "
+            f"of {factor}; give a size of {max(factor, height // factor * factor)}, for example."
+        )
+    network = built_without_memory(lambda: networks.build(spec, channels=channels, classes=classes))
     given = {name: getattr(spec, name) for name in SETTINGS}
     given |= {name: spec.setting(name) for name in ("width", "depth", "convolutions", "side_px")}
     title = ", ".join([spec.name, *(f"{name} {value}" for name, value in given.items() if value not in (None, 0.0))])
@@ -83,10 +119,9 @@ def drawing_of(
     told = "; ".join(f"{block.name}: {_shape(block)}" for block in blocks)
     body = [
         '<svg xmlns="http://www.w3.org/2000/svg" class="network-drawing" role="img" '
-        f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" '
-        'style="max-width: 100%; height: auto">',
+        f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}">',
         f"<title>{escape(title)}</title><desc>{escape(f'{subtitle}. {told}')}</desc>",
-        f"<style>{STYLE}</style>",
+        f"<style>{_style()}</style>",
         '<defs><pattern id="network-frozen" width="9" height="9" patternUnits="userSpaceOnUse" '
         'patternTransform="rotate(45)"><rect class="hatch" width="9" height="9"/>'
         '<path class="stripe" d="M0 0V9"/></pattern></defs>',

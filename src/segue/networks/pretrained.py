@@ -106,10 +106,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
                 found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise SegueError(f"{path}: there is no such file; give a file of weights in timm's format.") from None
-    except pickle.UnpicklingError as error:
+    except pickle.UnpicklingError:
         raise SegueError(
-            f"{path}: holds more than tensors ({_first_line(error)}), and code in a file is never executed; save its "
-            "tensors as safetensors and give that file."
+            f"{path}: holds more than tensors, and code in a file is never executed; save its tensors as safetensors "
+            "and give that file."
         ) from None
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
         raise SegueError(

@@ -17,7 +17,7 @@ from segue.spec import SpecModel, unknown
 
 NETWORKS = {
     "resunet": "U-Net with a pre-activation ResNet-18 encoder (14,323,492 parameters at width 64)",
-    "unet": "classical U-Net: width 64, depth 4, two convolutions per block (31,036,546 parameters)",
+    "unet": "classical U-Net (31,036,546 parameters at width 64, depth 4, two convolutions per block)",
     "cellpose": "residual U-Net with a style vector (6,600,519 parameters for one channel, three scores)",
     "mobilenet-transposed": "MobileNetV2 encoder with a decoder of transposed convolutions (10.1 M parameters)",
     "mlp": "multilayer perceptron for classes of images",
