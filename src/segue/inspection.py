@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -285,7 +286,9 @@ def describe_status(plan: Plan) -> str:
 
 
 def number(value: Any) -> str:
-    return "not defined" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "not defined"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def aligned(rows: Sequence[tuple[str, str]]) -> str:

@@ -57,6 +57,10 @@ class CombinedSpec(SpecModel):
 
     @model_validator(mode="after")
     def _fitting(self) -> CombinedSpec:
+        asked = [self.main.model_copy(update={"layer": None}), *(part.target for part in self.auxiliary)]
+        twice = next((spec for i, spec in enumerate(asked) if spec in asked[:i]), None)
+        if twice is not None:
+            raise ValueError(f"target '{twice.name}' is asked for twice with equal settings; leave one of them out")
         for part in self.auxiliary:
             if part.target.layer is not None:
                 raise ValueError(
