@@ -77,7 +77,7 @@ def test_what_cannot_be_drawn_is_told(place: Path):
     """Another kind of file, a width of a run and an unknown column are refused, and nothing is written."""
     for arguments, told in (
         (("network", "unet", place / "x.png"), "is an SVG; give a name that ends in .svg"),
-        (("network", place / "run", place / "x.svg", "--width", 8), "leave --width out"),
+        (("network", place / "run", place / "x.svg", "--set", "width=8"), "leave --set out"),
         (("activations", place / "run", place / "image.png", place / "x.jpg"), "give a name that ends so"),
         (("embedding", place / "run", place / "discs.h5", place / "x.png", "--by", "dose"), "unknown column 'dose'"),
     ):

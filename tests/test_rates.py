@@ -145,7 +145,8 @@ def test_a_study_file(study_file, tmp_path: Path, capsys: Said):
         (["schedule", "no.toml"], "no.toml: there is no such file"),
         (["schedule", "cosine", "--sheet", "x.jpg"], "x.jpg: the drawing is a PNG picture"),
         (["resunet", "cosine"], "go with a schedule; write: segue inspect schedule NAME"),
-        (["resunet", "--set", "width=3"], "go with a schedule; write: segue inspect schedule NAME"),
+        (["resunet", "--set", "width=3"], "width: found 3"),
+        (["x.h5", "--size", "64"], "go with the name of a network"),
     ],
 )
 def test_mistakes(words: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said):

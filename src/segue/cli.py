@@ -122,13 +122,15 @@ def inspect(
     sheet: Annotated[
         Path | None, typer.Option("--sheet", help="Write a contact sheet of a dataset, or draw a schedule, as PNG.")
     ] = None,
-    width: Annotated[int | None, typer.Option("--width", help="Width of the network resunet.")] = None,
-    channels: Annotated[int, typer.Option("--channels", min=1, help="Image channels of a network.")] = 1,
-    classes: Annotated[int, typer.Option("--classes", min=1, help="Classes a network tells apart.")] = 2,
+    channels: Annotated[int | None, typer.Option("--channels", min=1, help="Channels of images; default: 1.")] = None,
+    classes: Annotated[int | None, typer.Option("--classes", min=1, help="Scores of a pixel; default: 2.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Images of a step; default: 1.")] = None,
+    side: Annotated[int | None, typer.Option("--size", min=1, help="Side of its images in px; default: 256.")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Rate under a schedule; default: 0.05.")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of a schedule; default: 100.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A schedule's setting, such as floor=0.01 or warmup.epochs=5.")
+        list[str] | None,
+        typer.Option("--set", help="A network's or schedule's setting, e.g. width=16."),
     ] = None,
 ) -> None:
     """Tell what a dataset, a network, a schedule, a run or a study holds."""
@@ -137,10 +139,9 @@ def inspect(
     if what == "schedule":
         print(inspection.describe_schedules(which, settings or (), lr=lr, epochs=epochs, sheet=sheet))
         return
-    if which is not None or lr is not None or epochs is not None or settings:
+    if which is not None or lr is not None or epochs is not None:
         raise SegueError(
-            f"inspect {what}: a second name, --lr, --epochs and --set go with a schedule; "
-            "write: segue inspect schedule NAME"
+            f"inspect {what}: a second name, --lr and --epochs go with a schedule; write: segue inspect schedule NAME"
         )
     if sheet is not None:
         from segue.data.contents import contact_sheet
@@ -148,7 +149,9 @@ def inspect(
         contact_sheet(Path(what), sheet)
         print(f"contact sheet: {sheet}")
         return
-    print(inspection.describe(what, width=width, channels=channels, classes=classes))
+    given = {"channels": channels, "classes": classes, "batch": batch, "side_px": side}
+    sizes = {name: value for name, value in given.items() if value is not None}
+    print(inspection.describe(what, settings=settings or (), sizes=inspection.Sizes(**sizes) if sizes else None))
 
 
 @app.command()

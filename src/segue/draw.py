@@ -29,28 +29,29 @@ def network(
     out: Annotated[Path, typer.Argument(metavar="OUT.svg", help="The drawing to write.")],
     size: Annotated[int, typer.Option("--size", min=1, help="Side of the image, in pixels.")] = 256,
     frozen: Annotated[list[str] | None, typer.Option("--frozen", help="A part to mark as frozen.")] = None,
-    width: Annotated[int | None, typer.Option("--width", help="Width of a network that has one.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the network, such as width=16.")
+    ] = None,
     channels: Annotated[int, typer.Option("--channels", min=1, help="Image channels.")] = 1,
     classes: Annotated[int, typer.Option("--classes", min=1, help="Scores per pixel.")] = 2,
 ) -> None:
     """Draw blocks, sizes, channels, skips and frozen parts; of a run, those that it froze."""
+    from segue import networks
     from segue.data.files import replacing
-    from segue.networks import NetworkSpec
     from segue.networks.drawing import draw_network
-    from segue.spec import validate
     from segue.training.freezing import leaves
 
     if out.suffix.lower() != ".svg":
         raise SegueError(f"{out}: the drawing of a network is an SVG; give a name that ends in .svg.")
     parts = tuple(frozen or ())
     if Path(what).is_dir():
-        if width is not None:
-            raise SegueError(f"draw network {what}: a run knows its width; leave --width out.")
+        if settings:
+            raise SegueError(f"draw network {what}: a run knows its network's settings; leave --set out.")
         model = _model(Path(what))
         spec, channels, classes = model.spec.network, len(model.channels), model.target.channels
         parts = parts or leaves(model.network, model.spec.freeze)
     else:
-        spec = validate(NetworkSpec, {"name": what} | ({"width": width} if width else {}), where=f"draw network {what}")
+        spec = networks.named(what, settings or (), where=f"draw network {what}")
     svg = draw_network(spec, channels=channels, classes=classes, size=size, frozen=parts)
     with replacing(out) as partial:
         partial.write_text(svg, encoding="utf-8")

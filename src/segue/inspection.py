@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segue import networks, rates
 from segue.errors import SegueError
 from segue.networks import NetworkSpec
-from segue.spec import load, read_toml, validate
+from segue.networks.names import FAMILIES, SMP_DECODERS
+from segue.spec import load, read_toml
 from segue.terminal import size
 from segue.training.schedules import SCHEDULES
 
@@ -19,10 +21,29 @@ if TYPE_CHECKING:
     from segue.study.plan import Plan
 
 
-def describe(what: str, *, width: int | None = None, channels: int = 1, classes: int = 2) -> str:
-    """Returns what lies at a path, or what a network of that name is; raises SegueError when it is neither."""
+@dataclass(frozen=True)
+class Sizes:
+    """Of a network's input and output, and of the step whose memory is told; `side_px` None: about 256 px."""
+
+    channels: int = 1
+    classes: int = 2
+    batch: int = 1
+    side_px: int | None = None
+
+
+def describe(what: str, *, settings: Sequence[str] = (), sizes: Sizes | None = None) -> str:
+    """Returns what lies at a path, or what a network of that name is; raises SegueError when it is neither.
+
+    `settings` ("key=value") and `sizes` go with a network's name only.
+    """
     path = Path(what)
-    if path.is_dir() or working_folder(path).is_dir():
+    named = _is_name(what)
+    if (settings or sizes) and not named:
+        raise SegueError(
+            f"inspect {what}: --set, --channels, --classes, --batch and --size go with the name of a network; "
+            "a file or a run says them itself: leave them out."
+        )
+    if _is_run(path):
         return describe_run(path)
     if path.suffix == ".toml":
         table = read_toml(path)
@@ -37,12 +58,21 @@ def describe(what: str, *, width: int | None = None, channels: int = 1, classes:
         from segue.data.contents import describe as describe_dataset
 
         return describe_dataset(path)
-    if "/" in what or "." in what:
+    if not named:
         raise SegueError(
             f"{what}: there is no such file or folder; give a dataset, a run, a study or a network's name."
         )
-    spec = validate(NetworkSpec, {"name": what} | ({"width": width} if width else {}), where=f"inspect {what}")
-    return describe_network(spec, channels=channels, classes=classes)
+    return describe_network(networks.named(what, settings, where=f"inspect {what}"), sizes or Sizes())
+
+
+def _is_run(path: Path) -> bool:
+    return path.is_dir() or working_folder(path).is_dir()
+
+
+def _is_name(what: str) -> bool:
+    """Tells whether `what` can only be a network's name; those of timm may have a dot, for the weights."""
+    dotted = "." in what and what.partition("-")[0] not in (*FAMILIES, *SMP_DECODERS)
+    return not (dotted or "/" in what or Path(what).is_file() or _is_run(Path(what)))
 
 
 def describe_stage(path: Path) -> str:
@@ -65,9 +95,11 @@ def describe_stage(path: Path) -> str:
             channels=channels,
         )
         networks.require_fit(spec.network, dataset.tile_shape, str(dataset.path))
-        tile = " × ".join(map(str, dataset.tile_shape))
+        height, tile = dataset.tile_shape[-2], " × ".join(map(str, dataset.tile_shape))
     told = [("target", f"{spec.target.name}, of the layer {layer.name}"), ("a tile", f"{tile} (C × H × W)")]
-    return "\n".join([aligned(told), describe_network(spec.network, channels=channels, classes=target.channels)])
+    return "\n".join(
+        [aligned(told), describe_network(spec.network, Sizes(channels, target.channels, spec.batch, height))]
+    )
 
 
 def describe_plate(path: Path) -> str:
@@ -83,8 +115,12 @@ def describe_plate(path: Path) -> str:
     return describe_layout(find_layout(spec.files, where, transmitted=spec.transmitted, strict=False))
 
 
-def describe_network(spec: NetworkSpec, *, channels: int, classes: int) -> str:
-    return aligned(networks.describe(spec, channels=channels, classes=classes))
+def describe_network(spec: NetworkSpec, sizes: Sizes) -> str:
+    return aligned(
+        networks.describe(
+            spec, channels=sizes.channels, classes=sizes.classes, batch=sizes.batch, side_px=sizes.side_px
+        )
+    )
 
 
 def describe_schedules(

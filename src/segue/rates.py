@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import textwrap
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 
 from segue.errors import SegueError
-from segue.spec import SpecModel, load, read_toml, validate
+from segue.spec import SpecModel, given, load, read_toml, validate
 from segue.training import schedules
 from segue.training.schedules import SCHEDULES, PlateauSpec, Schedule, ScheduleSpec, WarmupSpec
 
@@ -93,27 +92,13 @@ def named_course(name: str, settings: Iterable[str], *, lr: float | None, epochs
     Raises SegueError for an unknown name or setting.
     """
     where = f"inspect schedule {name}"
-    tables: dict[str, Any] = {"schedule": {}}
-    for text in settings:
-        key, equals, value = (part.strip() for part in text.partition("="))
-        if not equals or not key or not value:
-            raise SegueError(f"--set {text}: found no key=value; write a setting such as --set floor=0.01.")
-        if key == "name":
-            raise SegueError(f"--set {text}: the name stands after `schedule`; give that one there.")
-        table = tables["schedule"]
-        if key.startswith("warmup."):
-            table, key = tables.setdefault("warmup", {}), key.removeprefix("warmup.")
-        table[key] = _value(value)
-    tables["schedule"]["name"] = name
+    table = given(settings)
+    if "name" in table:
+        raise SegueError(f"--set name={table['name']}: the name stands after `schedule`; give that one there.")
+    tables: dict[str, Any] = {key: table.pop(key) for key in ("warmup",) if key in table}
+    tables["schedule"] = {**table, "name": name}
     tables |= {key: value for key, value in (("lr", lr), ("epochs", epochs)) if value is not None}
     return validate(Course, tables, where=where)
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text  # a bare word, such as validation_loss
 
 
 def file_courses(path: Path) -> list[Course]:

@@ -10,6 +10,7 @@ import difflib
 import tomllib
 import types
 import typing
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +40,36 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SegueError(f"{path}: is not valid TOML: {error}.") from None
+
+
+def given(settings: Iterable[str]) -> dict[str, Any]:
+    """Returns the table that settings of the command line ("key=value", values as in TOML) make; keys may be dotted.
+
+    A bare word is a text. Raises SegueError for what is no key=value.
+
+    >>> given(["kick=0.5", "warmup.epochs=5", "monitor=validation_loss"])
+    {'kick': 0.5, 'warmup': {'epochs': 5}, 'monitor': 'validation_loss'}
+    """
+    table: dict[str, Any] = {}
+    for text in settings:
+        key, _, value = (part.strip() for part in text.partition("="))
+        *outer, last = key.split(".")
+        inner = table
+        for name in outer:
+            inner = inner.setdefault(name, {})
+            if not isinstance(inner, dict):
+                raise SegueError(f"--set {text}: {name} has a value already; give it one, or settings below it.")
+        if not all((*outer, last, value)):
+            raise SegueError(f"--set {text}: found no key=value; write a setting such as --set width=16.")
+        inner[last] = _value(value)
+    return table
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def load(model: type[Model], path: Path) -> Model:

@@ -6,12 +6,14 @@ checked in an instant.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from segue.errors import SegueError
 from segue.networks.counts import parameter_count
 from segue.networks.names import FAMILIES
 from segue.networks.spec import NETWORKS, NetworkSpec, divisor, is_dense
+from segue.spec import given, validate
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
     from segue.networks.pretrained import LoadingReport
 
 __all__ = [
-    "NETWORKS", "NetworkSpec", "build", "describe", "divisor", "is_dense", "load_pretrained", "parameter_count",
-    "parts", "require_fit",
+    "NETWORKS", "NetworkSpec", "build", "describe", "divisor", "is_dense", "load_pretrained", "named",
+    "parameter_count", "parts", "require_fit",
 ]  # fmt: skip
 
 
@@ -63,6 +65,11 @@ def load_pretrained(network: Network, spec: NetworkSpec, *, where: str) -> Loadi
     from segue.networks import pretrained
 
     return pretrained.load_pretrained(network, spec, where=where)
+
+
+def named(name: str, settings: Iterable[str], *, where: str) -> NetworkSpec:
+    """Returns the network of a name with settings written as "key=value"; raises SpecError for what is unknown."""
+    return validate(NetworkSpec, {**given(settings), "name": name}, where=where)
 
 
 def describe(

@@ -40,7 +40,8 @@ def estimate(
     """Returns the memory of a training step on images (N, C, H, W), for the parameters that are not frozen.
 
     moments: per parameter; 2 for Adam, 1 for SGD with momentum. The network may lie on the meta device and is left as
-    it is. Activations are counted as autograd saves them, with attention that keeps no matrix of weights.
+    it is. Activations are counted as autograd saves them, with attention that keeps no matrix of weights. At bf16
+    copies of the weights are among them, which for small images can outweigh what is saved on activations.
     """
     parameters = list(network.parameters())
     trained = sum(p.numel() for p in parameters if p.requires_grad)

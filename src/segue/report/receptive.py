@@ -12,6 +12,7 @@ from segue.report.drawing import BLUE, INK, MUTED, SCALE, VERMILION, WIDTH_IN, b
 
 DECADES = 4  # of the gradient that are shown
 FIELD = "#ff7a2f"  # vermilion, bright enough for the dark of the scale
+PLAIN = {"boxstyle": "square,pad=0.1", "facecolor": "white", "alpha": 0.85, "linewidth": 0}  # behind text on lines
 OUTLINES = ("solid", (0, (4, 2)), (0, (1, 2)))
 
 
@@ -36,8 +37,9 @@ def receptive_figure(found: Effective, reach: Reach | None = None) -> Figure:
                 Rectangle(corner, side, side, fill=False, edgecolor="white", linestyle=outline, linewidth=1.4)
             )
             left.annotate(
-                f"{share:.0%}", (corner[0] + 2, max(2.0, corner[1] + 2)), color="white", fontsize=8, va="top", ha="left"
-            )
+                f"{share:.0%}", (corner[0] + 2, max(2.0, corner[1] + 2)), color="white", fontsize=8, va="top",
+                bbox={"boxstyle": "square,pad=0.15", "facecolor": "black", "alpha": 0.45, "linewidth": 0},
+            )  # fmt: skip
         left.set_title(f"mean gradient of the centre, {height}×{width} px")
         sides = np.arange(1, min(height, width) + 1, 2)
         y, x = np.indices(found.map.shape)
@@ -50,7 +52,7 @@ def receptive_figure(found: Effective, reach: Reach | None = None) -> Figure:
             is_right = side > 0.6 * sides[-1]
             right.annotate(
                 f"{share:.0%} in {side} px", (side, share), xytext=(-6 if is_right else 6, -12),
-                textcoords="offset points", ha="right" if is_right else "left",
+                textcoords="offset points", ha="right" if is_right else "left", bbox=PLAIN,
             )  # fmt: skip
         longest = min(height, width)
         if reach is not None and not reach.unbounded:
@@ -62,7 +64,7 @@ def receptive_figure(found: Effective, reach: Reach | None = None) -> Figure:
             right.axvline(reach.width_px, color=VERMILION, linewidth=1.2)
             right.annotate(
                 f"theoretical: {reach.width_px} px", (reach.width_px, 0.04), xytext=(-5, 0), textcoords="offset points",
-                color=VERMILION, ha="right",
+                color=VERMILION, ha="right", bbox=PLAIN,
             )  # fmt: skip
             longest = max(longest, int(1.04 * reach.width_px))
         right.set(xlim=(0, longest), ylim=(0, 1.02), xlabel="side of the square around the centre (px)")
