@@ -12,7 +12,7 @@ from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
 from segue.report.drawing import GRID, INK, MUTED, PAPER, bare, sheet, style
@@ -24,7 +24,7 @@ DPI = 100
 FADING = 0.8  # of the opacity of a curve, per epoch
 EARLIER = 14  # curves that stay while they fade
 SHEET_CELL_PX = 440
-AREAS = 3  # told in a line
+AREAS, SHEET_AREAS = 3, 2  # told in a line
 
 
 class Screen:
@@ -51,7 +51,9 @@ class Screen:
         self._canvas = FigureCanvasAgg(self._figure)
         right = MARGIN_PX + width + 58
         self._figure.text(*self._at(MARGIN_PX, 20), scene.title, weight="bold", size=10, va="center")
-        self._figure.text(*self._at(MARGIN_PX, 40), scene.subtitle, color=MUTED, size=8.5, va="center")
+        beneath = self._figure.text(*self._at(MARGIN_PX, 40), scene.subtitle, color=MUTED, size=8.5, va="center")
+        room = right - 2 * MARGIN_PX  # up to the words on the epoch
+        beneath.set_size(8.5 * min(1, room / beneath.get_window_extent(self._canvas.get_renderer()).width))
         self._figure.legend(
             handles=handles, loc="upper left", bbox_to_anchor=self._at(MARGIN_PX - 5, HEAD_PX + height + 2),
             ncols=columns, fontsize=8.5, handlelength=1.1, handleheight=1, borderpad=0.2, columnspacing=1.3,
@@ -118,6 +120,7 @@ class Screen:
             told = "loss (dashed: training)" if "train_loss" in columns else words
             _course_axes(axes, told, np.concatenate([courses[column][1] for column in columns]))
             axes.set_xlim(0, last * 1.02)
+            axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
             axes.tick_params(labelbottom=words == "learning rate")
             if words == "learning rate":
                 axes.set_xlabel("epoch", labelpad=1, fontsize=8)
@@ -291,11 +294,9 @@ def _sheet_curves(axes: Axes, scene: Scene, shot: Shot) -> None:
     right, found = operating_points(scene.truth, shot.classes, len(scene.names))
     _curve_axes(axes, scene)
     for k in range(1, len(scene.names)):
-        label = f"{scene.names[k]} {area_text(areas[k])}"
-        axes.plot(*stepped(recall[k], precision[k]).T, color=colour_of(k), linewidth=1.6, label=label)
+        axes.plot(*stepped(recall[k], precision[k]).T, color=colour_of(k), linewidth=1.6)
         dot = {"color": colour_of(k), "markeredgecolor": "white", "markersize": 5.5, "clip_on": False, "zorder": 3}
         axes.plot([found[k]], [right[k]], "o", **dot)
-    axes.legend(
-        loc="lower left", fontsize=8, handlelength=1, borderpad=0.3, labelspacing=0.2, frameon=True, facecolor=PAPER,
-        edgecolor="none", framealpha=0.85,
-    )  # fmt: skip
+        told = f"{scene.names[k]} {area_text(areas[k])}"
+        place = ((k - 1) % SHEET_AREAS / SHEET_AREAS, 1.02 + 0.09 * ((k - 1) // SHEET_AREAS))
+        axes.text(*place, told, color=colour_of(k), fontsize=8, weight="bold", transform=axes.transAxes)
