@@ -53,7 +53,7 @@ class Screen:
         self._figure.text(*self._at(MARGIN_PX, 20), scene.title, weight="bold", size=10, va="center")
         beneath = self._figure.text(*self._at(MARGIN_PX, 40), scene.subtitle, color=MUTED, size=8.5, va="center")
         room = right - 2 * MARGIN_PX  # up to the words on the epoch
-        beneath.set_size(8.5 * min(1, room / beneath.get_window_extent(self._canvas.get_renderer()).width))
+        beneath.set_fontsize(8.5 * min(1, room / beneath.get_window_extent(self._canvas.get_renderer()).width))
         self._figure.legend(
             handles=handles, loc="upper left", bbox_to_anchor=self._at(MARGIN_PX - 5, HEAD_PX + height + 2),
             ncols=columns, fontsize=8.5, handlelength=1.1, handleheight=1, borderpad=0.2, columnspacing=1.3,

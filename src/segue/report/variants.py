@@ -41,6 +41,18 @@ def variants(results: StudyResults, stage: str) -> dict[str, Table]:
 
 
 def target_varies(results: StudyResults) -> bool:
-    """Returns whether runs of one stage differ in their target, so that their losses are not one quantity."""
+    """Returns whether runs differ in their target, within a stage or between: their losses are not one quantity."""
     swept = any(axis.partition(".")[2].split(".")[0] == "target" for axes in results.stages.values() for axis in axes)
-    return swept or any("target" in table for stage in results.stages for table in variants(results, stage).values())
+    varied = any("target" in table for stage in results.stages for table in variants(results, stage).values())
+    own = [stage_table(results, stage).get("target") for stage in results.stages]
+    named = {str(table.get("name")) for table in own if isinstance(table, dict)}
+    return swept or varied or bool(named - {_study_target(results)})
+
+
+def _study_target(results: StudyResults) -> str:
+    """Returns the target that stages have without one of their own."""
+    try:
+        table = tomllib.loads(results.spec_text).get("target")
+    except tomllib.TOMLDecodeError:  # as above
+        return ""
+    return str(table.get("name")) if isinstance(table, dict) else "classes"

@@ -14,6 +14,7 @@ from segue.spec import attempt, read_toml, unknown
 from segue.study import grammar
 from segue.study.datasets import Members, members
 from segue.study.grammar import Label, StudySpec, Table
+from segue.targets.reconstruction_spec import ReconstructionSpec
 from segue.training.stage import ParentSpec, StageSpec
 
 STUDY_KEYS = {"from", "domain", "mix", "pairs", "variants", "images", "groups"}
@@ -156,9 +157,12 @@ def _unfold(
             mistakes += wrong
             if ruled_out or stage_spec is None:
                 continue
-            inherited = {
-                key: getattr(parent.spec, key) for key in INHERITED if parent is not None and key not in point.table
-            }
+            inherited = _inherited(point.table, parent, spec)
+            if isinstance(inherited.get("target"), ReconstructionSpec):
+                mistakes.append(
+                    f"{place}: starts from a stage that reconstructs images, and says no target of its own; give it "
+                    'one, such as target = { name = "boundary" }, or write a [target] for the study'
+                )
             own = {f"{name}.{axis}": grammar.label(value) for axis, value in point.coordinates.items()}
             axes = dict(parent.axes) | own if parent else own
             differs = any(value != getattr(stage_spec, key) for key, value in inherited.items())
@@ -168,6 +172,19 @@ def _unfold(
     if not found and not mistakes and (parents or parent_name is None):
         mistakes.append(f"{place}: `except` leaves no combination; widen `each` or drop `except`")
     return tuple(found), mistakes
+
+
+def _inherited(table: Table, parent: Configuration | None, spec: StudySpec) -> dict[str, Any]:
+    """Returns the settings that a stage has from its parent: those it does not set itself.
+
+    The study's [target] goes before a parent's reconstruction, which serves to start other trainings.
+    """
+    if parent is None:
+        return {}
+    found = {key: getattr(parent.spec, key) for key in INHERITED if key not in table}
+    if spec.target and isinstance(found.get("target"), ReconstructionSpec):
+        del found["target"]
+    return found
 
 
 def _ruled_out(place: str, point: grammar.Point, parent: Configuration | None) -> tuple[bool, list[str]]:

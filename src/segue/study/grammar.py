@@ -65,7 +65,8 @@ class Evaluation(SpecModel):
 
 
 class StudySpec(SpecModel):
-    """A study file. `network`, `target` and `split` hold for every stage that does not have its own."""
+    """A study file. `network`, `target` and `split` hold for every stage that does not have its own; one that starts
+    from another stage has that one's, but for a target of reconstruction, which the study's goes before."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
     title: str = ""
