@@ -132,6 +132,16 @@ def test_runs_without_objects_or_of_classes_alone_are_not(study: StudyResults) -
     assert compare(plain).reason == "" and compare(plain).metric.column == "loss"
 
 
+def test_losses_of_stages_with_other_targets_are_not_compared(study: StudyResults) -> None:
+    """Where a stage reconstructs images and another segments them, their losses are not one quantity."""
+    classes = study.table[study.table["train.target.name"] == "classes"]
+    text = '[stages.first.target]\nname = "reconstruction"\n[stages.train]\nfrom = "first"\n'
+    stages, parents = {"first": [], "train": []}, {"first": None, "train": "first"}
+    both = replace(study, table=classes.drop(columns="ap_mean"), stages=stages, parents=parents, spec_text=text)
+    assert compare(both).metric.column == "dice_mean"
+    assert compare(replace(both, spec_text=text.replace("reconstruction", "classes"))).metric.column == "loss"
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -240,6 +240,22 @@ def test_children_take_their_parents_network(study_file: StudyFile):
     ]
 
 
+RECONSTRUCTED = (
+    '\n[stages.a]\ndomain = "high"\ntarget = { name = "reconstruction" }\n\n[stages.b]\nfrom = "a"\ndomain = "low"\n'
+)
+
+
+def test_a_child_of_a_reconstruction_has_the_target_of_the_study(study_file: StudyFile):
+    """What starts from a reconstruction is not trained to reconstruct again unless it says so."""
+    path = study_file(RECONSTRUCTED)
+    with pytest.raises(SpecError, match=r"stages\.b: starts from a stage that reconstructs images"):
+        plan_study(path)
+    path.write_text('target = { name = "classes" }\n' + path.read_text())
+    assert [c.spec.target.name for c in plan_study(path).study.configurations["b"]] == ["classes"]
+    path.write_text(path.read_text() + 'target = { name = "reconstruction" }\n')
+    assert [c.spec.target.name for c in plan_study(path).study.configurations["b"]] == ["reconstruction"]
+
+
 def test_external_parents_enter_by_content(study_file: StudyFile, tmp_path: Path):
     """`from = { weights = file }` gives a key by the file's bytes, and a missing file is refused."""
     path = study_file('\n[stages.tune]\nfrom = { weights = "w.safetensors" }\ndomain = "low"\n')

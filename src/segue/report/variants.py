@@ -44,15 +44,24 @@ def target_varies(results: StudyResults) -> bool:
     """Returns whether runs differ in their target, within a stage or between: their losses are not one quantity."""
     swept = any(axis.partition(".")[2].split(".")[0] == "target" for axes in results.stages.values() for axis in axes)
     varied = any("target" in table for stage in results.stages for table in variants(results, stage).values())
-    own = [stage_table(results, stage).get("target") for stage in results.stages]
-    named = {str(table.get("name")) for table in own if isinstance(table, dict)}
-    return swept or varied or bool(named - {_study_target(results)})
+    return swept or varied or len(set(_stage_targets(results).values())) > 1
 
 
-def _study_target(results: StudyResults) -> str:
-    """Returns the target that stages have without one of their own."""
+def _stage_targets(results: StudyResults) -> dict[str, str]:
+    """Returns stage -> the name of its target: its own, else its parent's, else the study's.
+
+    A parent's reconstruction is not passed on, as in plans.
+    """
     try:
-        table = tomllib.loads(results.spec_text).get("target")
+        shared = tomllib.loads(results.spec_text).get("target")
     except tomllib.TOMLDecodeError:  # as above
-        return ""
-    return str(table.get("name")) if isinstance(table, dict) else "classes"
+        shared = None
+    found: dict[str, str] = {}
+    for stage in results.stages:  # parents first
+        table, above = stage_table(results, stage).get("target"), found.get(results.parents.get(stage) or "")
+        if not isinstance(table, dict) and above not in (None, "reconstruction"):
+            found[stage] = str(above)
+            continue
+        chosen = table if isinstance(table, dict) else shared if isinstance(shared, dict) else {}
+        found[stage] = str(chosen.get("name", "classes"))
+    return found
