@@ -11,6 +11,8 @@ from pathlib import Path
 import h5py
 import pytest
 
+from segue.inspection import described_scores
+
 StudyFile = Callable[..., Path]
 
 
@@ -145,3 +147,10 @@ def test_inspecting_a_network():
     """The published network's parameters are told by part."""
     told = segue("inspect", "resunet").stdout
     assert "14,323,492" in told and "multiples of 32" in told
+
+
+def test_a_class_that_a_part_lacks_is_named():
+    """Scores that are not defined for want of labels say so in words, beside those of the other classes."""
+    scores = {"loss": 1.0, "auprc_a": None, "auprc_b": 1.0}
+    assert "not labelled in the scored part, so that it is not told apart: a" in described_scores(scores, ["a", "b"])
+    assert "not labelled" not in described_scores({**scores, "auprc_a": 0.5}, ["a", "b"])

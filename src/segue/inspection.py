@@ -264,6 +264,10 @@ def described_scores(scores: Mapping[str, float | None], names: Sequence[str]) -
         if columns_:
             body = [(label, *(number(own.get(f"{name}_{label}")) for name in columns_)) for label in names]
             told.append(columns([(words.strip() or "class", *columns_), *body]))
+            absent = [label for label in names if f"auprc_{label}" in own and own[f"auprc_{label}"] is None]
+            if absent:
+                part_words = words.strip() or "scored"
+                told.append(f"not labelled in the {part_words} part, so that it is not told apart: {', '.join(absent)}")
     return "\n".join(told)
 
 
