@@ -43,7 +43,7 @@ BY_HAND = {
         "labelled": (3, 15),
     },
     # 3 optimisers x 2 networks x with and without class weights; the split by wells and by chunks; 2 seeds
-    "live-dead": {"train": (12, 12), "wells": (4, 4), "chunks": (4, 4)},
+    "live-dead": {"train": (12, 24), "wells": (2, 4), "chunks": (2, 4)},
 }
 
 
