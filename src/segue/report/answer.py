@@ -72,10 +72,12 @@ def caution(comparison: Comparison) -> str:
             f"{several(counts['pending'], 'training')} {_are(counts['pending'])} still to be run;"
             " the numbers will change."
         )
-    lost = int((~np.isfinite(comparison.own["value"])).sum())
-    if lost:
+    lost = comparison.own[~np.isfinite(comparison.own["value"])]
+    if len(lost):
+        where = listed([stage_words(str(stage)) for stage in lost["stage"].unique()])
         notes.append(
-            f"{several(lost, 'finished run')} {'has' if lost == 1 else 'have'} no finite value and is left out."
+            f"{several(len(lost), 'finished run')} ({where}) {'has' if len(lost) == 1 else 'have'} no finite"
+            f" {comparison.metric.words} and {_are(len(lost))} left out."
         )
     chosen = [len(ranked.entries) for ranked in map(partial(ranking, comparison), _lone(comparison)) if ranked]
     if comparison.split == "test" and max(chosen, default=0) > 2:
