@@ -181,7 +181,7 @@ def _mixed(r: StudyResults) -> StudyResults:
         (_children_of_elsewhere, "After transfer, the median adjusted loss in the target domain is"),
         (_mixtures, "-10nm:64+0nm:64"),
         (_bare, "Trained on × tested on"),
-        (_some_nan, "no finite value"),
+        (_some_nan, "no finite"),
         (_all_nan, "No run has finished with a value"),
         (_mixed, "mix different precisions (bf16 and fp32)"),
         (lambda r: r, "run with a single seed, so no interval can be given"),
