@@ -10,9 +10,10 @@ import pytest
 from made_datasets import LAYERS, make_dataset, make_parts
 from PIL import Image
 
+from segue.data.class_colours import colours_on_images
 from segue.data.contents import contact_sheet, describe, spread
 from segue.data.dataset import Dataset, content_digest
-from segue.data.sheet import class_colour, coloured
+from segue.data.sheet import coloured
 from segue.errors import SegueError
 
 
@@ -31,6 +32,22 @@ def test_everything_is_told(path: Path) -> None:
     told = ["13 of 16 × 16 px, 1 × uint16", share, "instances of nucleus", "-10 (6), 0 (4), 10 (3)", "cy5", "0.02 nm"]
     for expected in [*told, "origin            made", f"test {test} tiles", "seed 3", content_digest(path)]:
         assert expected in text
+
+
+def test_times_that_are_not_known(path: Path) -> None:
+    """Missing numbers are counted as not known, alone or beside others; more micrographs may be kept than cut up."""
+    with h5py.File(path, "r+") as file:
+        count, columns = len(file["samples/group"]), file["samples"]
+        columns["time_h"] = np.full(count, np.nan)
+        columns["dose"] = np.where(np.arange(count) < 3, np.nan, 2.0)
+        columns["focus_drawn"] = np.full(count, np.nan)
+        file.copy(file["micrographs/a"], file["micrographs"], "unlabelled")
+    with Dataset(path) as data:
+        cut, kept = set(data.samples()["source"]), set(data.micrograph_ids())
+    words = {line.split()[0]: line.split(maxsplit=1)[1] for line in describe(path).splitlines()[1:]}
+    assert words["time_h"] == words["focus_drawn"] == "not known"
+    assert words["dose"] == f"2 ({count - 3}), not known (3)"
+    assert words["micrographs"] == f"{len(cut | kept)}: {len(cut)} cut into tiles, {len(kept)} kept whole"
 
 
 def test_the_sheet_is_a_picture(path: Path, tmp_path: Path) -> None:
@@ -80,7 +97,7 @@ def test_outlines_follow_labels() -> None:
     image, labels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16), np.zeros((16, 16), np.int32)
     labels[4:8, 4:8], labels[12:] = 2, -1
     picture = coloured(image, labels, LAYERS[0], np.array([0, 0, 12, 16]), 1)
-    assert tuple(picture[4, 5]) == class_colour(2)
+    assert tuple(picture[4, 5]) == colours_on_images(LAYERS[0].names)[2]
     assert len(set(picture[2, 2])) == 1
     assert (picture[12:] == 238).all()
 

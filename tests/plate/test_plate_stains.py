@@ -11,9 +11,10 @@ from scipy import ndimage
 from skimage import filters
 
 from segue import rng
+from segue.data.class_colours import ON_IMAGES
 from segue.errors import SpecError
 from segue.evaluation.objects import scores, tally
-from segue.plate.overlay import COLOURS, overlay, write_overlay
+from segue.plate.overlay import HEAD_PX, overlay, scale_bar, write_overlay
 from segue.plate.scene import render_scene
 from segue.plate.stains import cell_area, estimate_bleed_through, join, label_stains, unmix
 from segue.plate.stains_spec import BlockMaximaThreshold, CellAreaSpec, OtsuThreshold, StainsSpec
@@ -261,13 +262,41 @@ def test_overlay_draws_each_class_in_its_colour(tmp_path):
     classes[:, 220:] = nuclei[:, 220:] = -1
     image = np.full((SIDE, SIDE), 5.0)
     image[:, ::2] = 9.0
-    picture = overlay(image, classes, nuclei)
+    names = ("background", "live", "dead")
+    picture = overlay(image, classes, nuclei, names=names)
     for (y, x), number in (((40, 40), 1), ((120, 40), 2)):
         own = np.flatnonzero(nuclei[y] == nuclei[y, x])
-        assert tuple(picture[y, own[0]]) == COLOURS[number - 1] == tuple(picture[y, own[-1]])
+        assert tuple(picture[y, own[0]]) == ON_IMAGES[number - 1] == tuple(picture[y, own[-1]])
         assert picture[y, x].tolist() == [255 * (x % 2 == 0)] * 3
     assert picture[:, 220:].max() == 102
-    write_overlay(tmp_path / "new" / "a.png", image, classes, nuclei, largest_px=100)
-    assert np.asarray(Image.open(tmp_path / "new" / "a.png")).shape == (80, 80, 3)
+    file = tmp_path / "new" / "a.png"
+    write_overlay(file, image, classes, nuclei, names=names, title="P1 A4, t2 (8 h)", pixel_size_um=0.5, largest_px=100)
+    written = np.asarray(Image.open(file))
+    small = overlay(image, classes, nuclei, names=names, largest_px=100)
+    np.testing.assert_array_equal(written[HEAD_PX:, : small.shape[1]], small)
+    head = written[:HEAD_PX].reshape(-1, 3)
+    assert all((head == colour).all(1).sum() > 100 for colour in ON_IMAGES[:2])  # the key
     with pytest.raises(ValueError, match="must be one"):
-        overlay(image, classes[1:], nuclei)
+        overlay(image, classes[1:], nuclei, names=names)
+
+
+def test_overlay_colours_follow_names():
+    """With cells and an outline live is blue and dead vermilion as without; cells have a colour of their own."""
+    classes, nuclei = np.zeros((2, 40, 40), np.int32)
+    image = np.tile(np.arange(40.0), (40, 1))
+    classes[5:35, 5:35] = 1
+    for number, (y, x) in enumerate(((10, 10), (10, 24)), start=1):
+        classes[y : y + 6, x : x + 6], nuclei[y : y + 6, x : x + 6] = 1 + number, number
+    picture = overlay(image, classes, nuclei, names=("background", "cell", "live", "dead", "outline"))
+    assert tuple(picture[10, 12]) == ON_IMAGES[0] and tuple(picture[10, 26]) == ON_IMAGES[1]
+    assert len(set(picture[2, 20])) == 1 and picture[30, 20].argmax() == 1  # bare grey; a tint of green
+
+
+@pytest.mark.parametrize(("width_px", "size_um"), [(160, 0.65), (1075, 0.65), (2048, 1.3), (900, 0.001), (50, None)])
+def test_scale_bar_has_a_round_length(width_px: int, size_um: float | None):
+    """The bar is as long as it says, to a pixel, 1, 2 or 5 of a decade, and between 7 and 20 % of the width."""
+    length_px, told = scale_bar(width_px, size_um)
+    number, unit = told.split()
+    assert unit == ("px" if size_um is None else "µm") and float(f"{float(number):e}"[0]) in (1, 2, 5)
+    assert length_px == pytest.approx(float(number) / (size_um or 1), abs=0.51)
+    assert 0.07 * width_px <= length_px <= 0.2 * width_px + 0.5

@@ -28,7 +28,7 @@ def describe(path: Path) -> str:
     with Dataset(path) as data:
         channels, height, width = data.tile_shape
         samples = data.samples()
-        kept = len(data.micrograph_ids())
+        sources, kept = set(samples["source"]), set(data.micrograph_ids())
         rows = [
             ("tiles", f"{data.count} of {height} × {width} px, {channels} × {data.dtype} ({', '.join(data.channels)})"),
             ("size", f"{path.stat().st_size / 1e6:.1f} MB"),
@@ -37,7 +37,7 @@ def describe(path: Path) -> str:
             *((f"layer {layer.name}", _layer(data, layer)) for layer in data.layers.values()),
             ("labels", "" if data.layers else "none: for reconstruction and classes of whole images"),
             ("groups", f"{len(set(samples['group']))}, e.g. {samples['group'][0]}"),
-            ("micrographs", f"{len(set(samples['source']))}, of which {kept} are kept whole"),
+            ("micrographs", f"{len(sources | kept)}: {len(sources)} cut into tiles, {len(kept)} kept whole"),
             *_conditions(samples),
             *((f"split {name}", _split(data, name, samples["group"])) for name in data.split_names()),
             *_provenance(data.attributes),
@@ -145,12 +145,18 @@ def _conditions(samples: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
         if name in OWN_COLUMNS:
             continue
         if name.endswith("_drawn"):
-            rows.append((name, f"{_shown(values.min())} to {_shown(values.max())}"))
+            known = values[np.isfinite(values)]
+            rows.append((name, f"{_shown(known.min())} to {_shown(known.max())}" if known.size else "not known"))
             continue
-        counts = Counter(values.tolist())
+        known = values[~np.isnan(values)] if values.dtype.kind == "f" else values
+        missing, counts = len(values) - len(known), Counter(known.tolist())
+        if not counts:
+            rows.append((name, "not known"))
+            continue
         shown = [f"{_shown(value)} ({counts[value]})" for value in sorted(counts)[:SHOWN_VALUES]]
         more = f", … {len(counts)} values" if len(counts) > SHOWN_VALUES else ""
-        rows.append((name, ", ".join(shown) + more))
+        unknown_too = f", not known ({missing})" if missing else ""
+        rows.append((name, ", ".join(shown) + more + unknown_too))
     return rows
 
 

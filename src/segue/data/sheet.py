@@ -5,17 +5,18 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from segue.data.class_colours import colours_on_images
 from segue.data.layers import IGNORED, Layer
 
 PAPER, INK, FAINT = (255, 255, 255), (25, 25, 30), (120, 120, 128)
 SHOWN_PX = 220  # the least side of a tile on the sheet
 GAP, MARGIN, CAPTION = 14, 22, 40
-CLASS_COLOURS = ((0, 158, 255), (255, 122, 0), (0, 200, 120), (230, 60, 170), (255, 210, 0), (150, 110, 255))
 
 
 def draw_sheet(
@@ -37,7 +38,7 @@ def draw_sheet(
     size = (2 * MARGIN + columns * (width + GAP) - GAP, top + rows * (height + CAPTION + GAP) - GAP + MARGIN)
     sheet = Image.new("RGB", (max(size[0], 640), size[1]), PAPER)
     pen = ImageDraw.Draw(sheet)
-    pen.text((MARGIN, MARGIN - 6), heading, fill=INK, font=_font(20))
+    pen.text((MARGIN, MARGIN - 6), heading, fill=INK, font=lettering(18))
     _legend(pen, layer, (MARGIN, MARGIN + 26))
     for index in range(count):
         x = MARGIN + (index % columns) * (width + GAP)
@@ -46,7 +47,7 @@ def draw_sheet(
         sheet.paste(tile, (x, y))
         _dashed_box(pen, valid[index] * scale, (x, y), (width, height))
         for line, (text, colour) in enumerate(zip(captions[index], (INK, FAINT), strict=True)):
-            pen.text((x, y + height + 3 + 16 * line), _fitting(pen, text, width), fill=colour, font=_font(13))
+            pen.text((x, y + height + 3 + 16 * line), _fitting(pen, text, width), fill=colour, font=lettering(12))
     return sheet
 
 
@@ -91,27 +92,22 @@ def _outline(labels: np.ndarray) -> np.ndarray:
 
 def _colours(layer: Layer, labels: np.ndarray) -> np.ndarray:
     if layer.kind == "classes":
-        table = np.array([(0, 0, 0), *(class_colour(value) for value in range(1, len(layer.names)))], dtype=float)
+        table = np.array(colours_on_images(layer.names), dtype=float)
         return table[np.maximum(labels, 0)]
     hues = [colorsys.hsv_to_rgb((0.11 + 0.618034 * k) % 1, 0.85, 1) for k in range(64)]
     return (np.array(hues) * 255)[np.maximum(labels, 0) % 64]
 
 
-def class_colour(value: int) -> tuple[int, int, int]:
-    """Returns the colour of class `value`, from 1 on."""
-    return CLASS_COLOURS[(value - 1) % len(CLASS_COLOURS)]
-
-
 def _legend(pen: Any, layer: Layer, place: tuple[int, int]) -> None:
     x, y = place
-    font = _font(14)
+    font = lettering(13)
     if layer.kind == "instances":
         pen.text(
             (x, y), f"each outline is one {layer.names[1]}; hatched: ignored; grey: padding", fill=FAINT, font=font
         )
         return
-    for value, name in enumerate(layer.names[1:], start=1):
-        pen.rectangle((x, y + 2, x + 13, y + 15), fill=class_colour(value))
+    for name, colour in list(zip(layer.names, colours_on_images(layer.names), strict=True))[1:]:
+        pen.rectangle((x, y + 2, x + 13, y + 15), fill=colour)
         pen.text((x + 19, y), name, fill=INK, font=font)
         x += 37 + round(pen.textlength(name, font=font))
     pen.text((x, y), "hatched: ignored; grey: padding", fill=FAINT, font=font)
@@ -130,7 +126,7 @@ def _dashed_box(pen: Any, box: np.ndarray, place: tuple[int, int], size: tuple[i
 
 
 def _fitting(pen: Any, text: str, width: int) -> str:
-    font = _font(13)
+    font = lettering(12)
     if pen.textlength(text, font=font) <= width:
         return text
     while text and pen.textlength(text + "…", font=font) > width:
@@ -138,5 +134,8 @@ def _fitting(pen: Any, text: str, width: int) -> str:
     return text + "…"
 
 
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size)
+def lettering(size: int) -> Any:
+    """Returns the font of matplotlib's figures, `size` px high: PIL's own lacks "µ", "×" and "…"."""
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)

@@ -122,8 +122,11 @@ def make_well(setting: Setting, well: Well, path: Path, *, folder: Path, key: st
             beside = f"{well.key.replace('/', '_')}_{name}"
             if spec.overlays and labels is not None:
                 image = images[spec.transmitted]
-                first = 1 if spec.labels.cells is None else 2
-                write_overlay(folder / "overlays" / f"{beside}.png", image, labels.classes, labels.nuclei, first=first)
+                write_overlay(
+                    folder / "overlays" / f"{beside}.png", image, labels.classes, labels.nuclei,
+                    names=spec.labels.class_names, title=_title(setting, frame),
+                    pixel_size_um=setting.layout.pixel_size_um,
+                )  # fmt: skip
             if spec.stitching.mosaics != "none":
                 stack, size_um = np.stack(list(images.values())), setting.layout.pixel_size_um
                 write_mosaic(
@@ -178,6 +181,13 @@ def _tiles(setting: Setting, frame: Frame, channels: Sequence[str]) -> dict[str,
 
 def _without(tiles: Mapping[Cell, Array | None], left_out: Collection[Cell]) -> dict[Cell, Array | None]:
     return {cell: None if cell in left_out else tile for cell, tile in tiles.items()}
+
+
+def _title(setting: Setting, frame: Frame) -> str:
+    """Returns well and time as in "P1 A4, t2 (8 h)"; the hours where they are known."""
+    hours = setting.layout.times_h.get(frame.time, math.nan)
+    known = "" if math.isnan(hours) else f" ({hours:g} h)"
+    return f"{frame.well.key.replace('/', ' ')}, t{frame.time}{known}"
 
 
 def _centred(placement: Placement, nominal: Positions) -> Placement:
