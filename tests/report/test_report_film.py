@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import av
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,13 +24,14 @@ from typer.testing import CliRunner
 import segue
 from segue import rng
 from segue.cli import app
+from segue.data.assembly import micrograph_name
 from segue.data.dataset import Layer, Micrograph, Part, assemble, write_part
 from segue.errors import SegueError
 from segue.evaluation import curves
 from segue.report import film, film_picture
 from segue.report.drawing import PAPER
-from segue.report.film_drawing import Screen, operating_points, stepped
-from segue.report.film_picture import Easel, Scene, Shot, colour_of, outcomes
+from segue.report.film_drawing import Screen, epoch_ticks, log_ticks, operating_points, stepped
+from segue.report.film_picture import CONFUSED, Easel, Scene, Shot, film_colours, outcomes
 from segue.report.page import write_page
 from segue.training.run import epoch_files
 from segue.verbs import film as write
@@ -129,7 +131,7 @@ def test_outcomes_follow_from_their_definition() -> None:
 
 def test_colours_of_classes() -> None:
     """Hits are green, errors blue of class 1 and red of class 2, background stays grey, and all show the image."""
-    table = film_picture.tints(3)
+    table = film_picture.tints(film_colours(NAMES))
     np.testing.assert_array_equal(table[0], np.repeat(np.arange(256)[:, None], 3, axis=1))
     assert (table[1].astype(int)[:, 1] - table[1].astype(int)[:, [0, 2]].max(1) > 20).all()
     assert (table[2].argmax(1) == 2).all() and (table[3].argmax(1) == 0).all()
@@ -138,12 +140,13 @@ def test_colours_of_classes() -> None:
 
 def test_colours_can_be_told_apart() -> None:
     """Lines on paper have a contrast of 3 to 1; on the image, hits and errors differ for the colour-blind, too."""
-    for k in range(1, 7):
-        light, dark = (_linear(to_rgb(colour)) @ [0.2126, 0.7152, 0.0722] + 0.05 for colour in (PAPER, colour_of(k)))
+    for ink in film_picture.CLASS_COLOURS:
+        light, dark = (_linear(to_rgb(colour)) @ [0.2126, 0.7152, 0.0722] + 0.05 for colour in (PAPER, ink))
         assert light / dark > 3
     for sight in SIGHTS.values():
         for grey in (60, 128, 190):
-            of_hit, *of_errors = (_lab(film_picture.tints(3)[code, grey] / 255, sight) for code in (1, 2, 3))
+            table = film_picture.tints(film_colours(NAMES))[:, grey] / 255
+            of_hit, *of_errors = (_lab(table[code], sight) for code in (1, 2, 3))
             assert min(deltaE_ciede2000(of_hit, of_error) for of_error in of_errors) > 12
             assert deltaE_ciede2000(of_errors[0], of_errors[1]) > 12
 
@@ -241,10 +244,10 @@ def test_picture_is_enlarged_and_coloured_by_pixel() -> None:
     painted = Easel(scene(truth)).paint(classes, paper="#fdfdfc")
     scale = painted.shape[0] // 40
     assert painted.shape == (40 * scale, 60 * scale, 3) and scale >= 2
-    table = film_picture.tints(3)
+    table = film_picture.tints(film_colours(NAMES))
     for (y, x), code in {(12, 12): 1, (12, 40): 3, (27, 12): 3, (30, 50): 0, (38, 10): 255}.items():
         np.testing.assert_array_equal(painted[y * scale + scale // 2, x * scale + scale // 2], table[code, 128])
-    rim = np.rint(255 * np.array(to_rgb(colour_of(1))))
+    rim = np.rint(255 * np.array(to_rgb(film_colours(NAMES)[1])))
     np.testing.assert_array_equal(painted[5 * scale, 5 * scale : 20 * scale], np.tile(rim, (15 * scale, 1)))
 
 
@@ -328,6 +331,46 @@ def test_command(trained: Path, tmp_path: Path) -> None:
     }.items():
         error = CliRunner().invoke(app, [*words, *more]).exception
         assert isinstance(error, SegueError) and expected in str(error)
+
+
+def test_fields_with_labels_are_named(trained: Path, tmp_path: Path) -> None:
+    """A field without labels cannot be filmed: the sentence names those that can, or says that none has any."""
+    dataset = tmp_path / "blobs.h5"
+    shutil.copyfile(trained / "blobs.h5", dataset)
+    with h5py.File(dataset, "r+") as file:
+        of_well = {micrograph_name(key): group for key, group in file["micrographs"].items()}
+        del of_well["P1/A1/t000"]["labels"]
+    expected = "'P1/A1/t000' has no labels 'classes'.*name one of the 5 that have: P1/A2/t000, P1/A3/t000, .*A6/t000[.]"
+    with pytest.raises(SegueError, match=expected):
+        film.film_of_field(trained / "run", dataset, "P1/A1/t000")
+    with h5py.File(dataset, "r+") as file:
+        for group in file["micrographs"].values():
+            group.pop("labels", None)
+    with pytest.raises(SegueError, match="none of those kept has; take the dataset"):
+        film.film_of_field(trained / "run", dataset, "P1/A1/t000")
+
+
+def test_classes_are_coloured_by_name() -> None:
+    """Live is blue and dead red in any order and among other classes; the words on the sheet tell field and curves."""
+    names = ("background", "cell", "dead", "live")
+    assert film_colours(names)[3] == film_colours(NAMES)[1] and film_colours(names)[2] == film_colours(NAMES)[2]
+    assert len(set(film_colours(names).values())) == 3
+    truth = np.ones((1, 32, 32), np.int16)
+    figure = film.sheet_figure(scene(truth), [shot_of(truth, truth)])
+    told = " ".join(text.get_text() for text in figure.texts)
+    assert "run: field" in told and "area under its precision-recall curve" in told and CONFUSED.capitalize() in told
+
+
+def test_axes_tell_the_last_epoch_and_more_than_one_value() -> None:
+    """Axes of courses end with a tick at the last epoch, and a logarithmic one has at least two wherever it spans 3."""
+    for last in range(2, 130):
+        ticks = epoch_ticks(last)
+        assert ticks[-1] == last and ticks == sorted(set(ticks)) and len(ticks) <= 9
+    for low in (1e-7, 0.03, 0.2, 0.9):
+        for ratio in (12, 40, 1e3, 1e5):
+            for most in (2, 4):
+                ticks = log_ticks(low, low * ratio, most)
+                assert 2 <= len(ticks) <= most and low <= ticks[0] and ticks[-1] <= low * ratio
 
 
 def test_what_a_run_did_not_keep_is_told(trained: Path, tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ LENGTH_S, SLOWEST, FASTEST = 12.0, 2.0, 12.0  # how long a film is by default, a
 STILL_S = 2.0  # how long the last frame stays
 SHEET_FRAMES = 8
 MOST_FILMS = 3  # in a page
+SHOWN_FIELDS = 8  # in a message
 GIF_COLOURS = 192
 MOVING = (".mp4", ".gif")
 
@@ -134,14 +135,18 @@ def _field(model: Model, path: Path, field: str) -> tuple[np.ndarray, np.ndarray
                 "dataset of the same channels."
             )
         if field not in (kept := dataset.micrograph_ids()):
-            shown = ", ".join(kept[:8]) + (", …" if len(kept) > 8 else "") if kept else "none"
+            more = ", …" if len(kept) > SHOWN_FIELDS else ""
+            shown = ", ".join(kept[:SHOWN_FIELDS]) + more if kept else "none"
             raise SegueError(
                 f"{path}: holds no micrograph '{field}'; kept are {shown}: name one of them"
                 + ("." if kept else ", or make the dataset with keep_micrographs = true.")
             )
         micrograph = dataset.micrograph(field)
         if layer.name not in micrograph.labels:
-            raise SegueError(f"{path}: micrograph '{field}' has no labels '{layer.name}'; choose a labelled one.")
+            raise SegueError(
+                f"{path}: micrograph '{field}' has no labels '{layer.name}', and a film shows what is right and wrong; "
+                + _labelled(dataset, kept, layer.name)
+            )
         labels = torch.from_numpy(micrograph.labels[layer.name].astype(np.int64))[None]
         samples = dataset.samples()
         groups = set(samples["group"][samples["source"] == field])
@@ -152,6 +157,16 @@ def _field(model: Model, path: Path, field: str) -> tuple[np.ndarray, np.ndarray
             "dataset of the same classes."
         )
     return micrograph.image, truth, _use_of(model.folder, groups)
+
+
+def _labelled(dataset: Dataset, kept: Sequence[str], layer: str) -> str:
+    """Returns in words which kept micrographs have labels, the first few by name."""
+    found = [source for source in kept if layer in dataset.micrograph_layers(source)]
+    if not found:
+        return "none of those kept has; take the dataset that the run was trained on."
+    return f"name one of the {len(found)} that have: {', '.join(found[:SHOWN_FIELDS])}" + (
+        ", …" if len(found) > SHOWN_FIELDS else "."
+    )
 
 
 def _use_of(run: Path, groups: set[str]) -> str:
@@ -232,7 +247,8 @@ def sheet_drawing(stage: str, run: Path) -> Drawing:
         " has the colour of that class (of one that was given another foreground class: of the labelled one). Beneath,"
         f" precision by recall of {escape(foreground)} over these pixels with the areas under the curves; the dot is"
         " the most probable class, as in the picture; dotted, the share of the class, which guessing reaches. The film:"
-        f" <code>segue film {escape(run.name)} -o film.mp4</code>."
+        f" <code>segue film {escape(run.name)} -o film.mp4</code>; of any labelled field, too, where the stage has"
+        " <code>keep_epochs = true</code>."
     )
     return Drawing(
         f"film-{stage}", figure, caption, f"Classification of {foreground} at epochs {listed(list(map(str, epochs)))}"

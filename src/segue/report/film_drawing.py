@@ -16,15 +16,22 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
 from segue.report.drawing import GRID, INK, MUTED, PAPER, bare, sheet, style
-from segue.report.film_picture import HIT, Easel, Scene, Shot, colour_of, legend_handles
+from segue.report.film_picture import CONFUSED, HIT, Easel, Scene, Shot, legend_handles
 
 LEAST_HEIGHT_PX = 540
-MARGIN_PX, HEAD_PX, LEGEND_PX, COLUMN_PX = 16, 58, 24, 404
+MARGIN_PX, HEAD_PX, LEGEND_PX, COLUMN_PX = 16, 58, 24, 408
+CURVE_PX = 62  # from the picture to the curves: room for what their axis is called
 DPI = 100
 FADING = 0.8  # of the opacity of a curve, per epoch
+RATE = "learning rate"
 EARLIER = 14  # curves that stay while they fade
+TICK_PX = 14  # at least, from one to the next
 SHEET_CELL_PX = 440
+SHEET_HEAD_IN, SHEET_LINE_IN = 0.78, 0.21
 AREAS, SHEET_AREAS = 3, 2  # told in a line
+SHEET_WORDS = (
+    "Above each graph: area under its precision-recall curve (AUPRC). Dot: as in the picture. Dotted: guessing."
+)
 
 
 class Screen:
@@ -44,27 +51,31 @@ class Screen:
         handles = legend_handles(scene, outlined=self.easel.outlined)
         columns = max(1, min(len(handles), width // 172))
         legend = LEGEND_PX * -(-len(handles) // columns)
-        self._height = _even(max(LEAST_HEIGHT_PX, HEAD_PX + height + legend + MARGIN_PX))
+        confusable = len(scene.names) > 2
+        self._height = _even(max(LEAST_HEIGHT_PX, HEAD_PX + height + legend + LEGEND_PX * confusable + MARGIN_PX))
         self._width = _even(MARGIN_PX + width + COLUMN_PX)
         self._corner = (HEAD_PX, MARGIN_PX)
         self._figure = Figure(figsize=(self._width / DPI, self._height / DPI), dpi=DPI)
         self._canvas = FigureCanvasAgg(self._figure)
-        right = MARGIN_PX + width + 58
+        right = MARGIN_PX + width + CURVE_PX
         self._figure.text(*self._at(MARGIN_PX, 20), scene.title, weight="bold", size=10, va="center")
         beneath = self._figure.text(*self._at(MARGIN_PX, 40), scene.subtitle, color=MUTED, size=8.5, va="center")
-        room = right - 2 * MARGIN_PX  # up to the words on the epoch
+        room = right - 3 * MARGIN_PX  # up to the words on the epoch
         beneath.set_fontsize(8.5 * min(1, room / beneath.get_window_extent(self._canvas.get_renderer()).width))
         self._figure.legend(
             handles=handles, loc="upper left", bbox_to_anchor=self._at(MARGIN_PX - 5, HEAD_PX + height + 2),
             ncols=columns, fontsize=8.5, handlelength=1.1, handleheight=1, borderpad=0.2, columnspacing=1.3,
             borderaxespad=0,
         )  # fmt: skip
+        if confusable:
+            below = HEAD_PX + height + 2 + legend
+            self._figure.text(*self._at(MARGIN_PX, below), CONFUSED, size=8, color=MUTED, va="top")
         self._words = self._figure.text(*self._at(right, 20), "", size=10, weight="bold", va="center", animated=True)
         self._told = self._figure.text(*self._at(right, 40), "", size=8.5, color=MUTED, va="center", animated=True)
         classes = range(1, len(scene.names))
         wide, rows = self._width - right - MARGIN_PX, -(-len(classes) // AREAS)
-        self._figure.text(*self._at(right, HEAD_PX + 4), "area", size=8.5, color=MUTED, va="center")
-        self._areas = {k: self._area(k, right + 36, wide - 36) for k in classes}
+        self._figure.text(*self._at(right, HEAD_PX + 4), "AUPRC", size=8.5, color=MUTED, va="center")
+        self._areas = {k: self._area(k, right + 54, wide - 54) for k in classes}
         top = HEAD_PX + 18 * rows
         room = self._height - top - MARGIN_PX - 22  # for three panels and the words beneath them
         tall = round(0.6 * room)
@@ -73,10 +84,10 @@ class Screen:
         self._fading = {k: LineCollection([], animated=True) for k in classes}
         for fading in self._fading.values():
             curve.add_collection(fading, autolim=False)
-        self._curves = {k: curve.plot([], [], color=colour_of(k), linewidth=2, animated=True)[0] for k in classes}
+        self._curves = {k: curve.plot([], [], color=scene.colours[k], linewidth=2, animated=True)[0] for k in classes}
         self._dots = {
             k: curve.plot(
-                [], [], "o", color=colour_of(k), markeredgecolor="white", markersize=7, animated=True, clip_on=False
+                [], [], "o", color=scene.colours[k], markeredgecolor="white", markersize=7, animated=True, clip_on=False
             )[0]
             for k in classes
         }
@@ -88,7 +99,7 @@ class Screen:
         """Returns the text that tells the area under the curve of class k, above the curves."""
         x, y = left + (k - 1) % AREAS * width // AREAS, HEAD_PX + 4 + 18 * ((k - 1) // AREAS)
         return self._figure.text(
-            *self._at(x, y), "", size=9, va="center", color=colour_of(k), weight="bold", animated=True
+            *self._at(x, y), "", size=9, va="center", color=self.scene.colours[k], weight="bold", animated=True
         )
 
     def _at(self, x: float, y: float) -> tuple[float, float]:
@@ -102,11 +113,11 @@ class Screen:
     def _course_panels(self, left: int, top: int, width: int, height: int) -> dict[str, tuple[Line2D, Line2D]]:
         """Draws losses and learning rate faintly over all epochs; returns per column the line so far and its tip."""
         courses = self.scene.courses
-        kinds = {"loss": ("train_loss", "validation_loss"), "learning rate": ("lr",)}
+        kinds = {"loss": ("train_loss", "validation_loss"), RATE: ("lr",)}
         last = max([self.scene.epochs[-1], *(epochs.max() for epochs, _ in courses.values())])
         kinds = {words: tuple(filter(courses.__contains__, columns)) for words, columns in kinds.items()}
         drawn: dict[str, tuple[Line2D, Line2D]] = {}
-        heights = {"loss": height, "learning rate": height * 2 // 3}
+        heights = {"loss": height, RATE: height * 2 // 3}
         for words, columns in kinds.items():
             if not columns:
                 continue
@@ -118,11 +129,11 @@ class Screen:
                 line = axes.plot([], [], **look, animated=True)[0]
                 drawn[column] = line, axes.plot([], [], "o", color=INK, markersize=4, animated=True)[0]
             told = "loss (dashed: training)" if "train_loss" in columns else words
-            _course_axes(axes, told, np.concatenate([courses[column][1] for column in columns]))
+            _course_axes(axes, told, np.concatenate([courses[column][1] for column in columns]), heights[words])
             axes.set_xlim(0, last * 1.02)
-            axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-            axes.tick_params(labelbottom=words == "learning rate")
-            if words == "learning rate":
+            axes.set_xticks(epoch_ticks(int(last)))
+            axes.tick_params(labelbottom=words == RATE)
+            if words == RATE:
                 axes.set_xlabel("epoch", labelpad=1, fontsize=8)
         return drawn
 
@@ -136,7 +147,7 @@ class Screen:
         self._canvas.restore_region(self._still)
         around = np.asarray(self._canvas.buffer_rgba())[..., :3].reshape(-1, 3)
         # the colours of lines and words as often as those of the image
-        inks = [INK, MUTED, GRID, HIT, *(colour_of(k) for k in range(1, len(self.scene.names)))]
+        inks = [INK, MUTED, GRID, HIT, *self.scene.colours.values()]
         strengths = np.array([0.3, 0.6, 1.0])[:, None]  # of their rims, too
         lines = [(1 - strengths) * to_rgb(PAPER) + strengths * np.array(to_rgb(ink)) for ink in inks]
         lines = np.repeat(np.rint(255 * np.concatenate(lines)).astype(np.uint8), 200, axis=0)
@@ -168,7 +179,9 @@ class Screen:
             self._dots[k].set_data([found[k]], [right[k]])
             opacities = [0.5 * FADING**age for age in range(len(self._earlier), 0, -1)]
             self._fading[k].set_segments([before[k] for before in self._earlier])
-            self._fading[k].set_color([to_rgba(colour_of(k), opacity) for opacity in opacities] or [to_rgba(INK)])
+            self._fading[k].set_color(
+                [to_rgba(self.scene.colours[k], opacity) for opacity in opacities] or [to_rgba(INK)]
+            )
             self._areas[k].set_text(f"{self.scene.names[k]} {area_text(areas[k])}")
         self._earlier = [*self._earlier, steps][-EARLIER:]
         self._words.set_text(f"epoch {shot.epoch} of {self.scene.epochs[-1]}")
@@ -228,29 +241,62 @@ def _curve_axes(axes: Axes, scene: Scene) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="recall", ylabel="precision")
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
-    axes.xaxis.labelpad = axes.yaxis.labelpad = 0
+    axes.xaxis.labelpad, axes.yaxis.labelpad = 0, 4
     judged = max(int((scene.truth >= 0).sum()), 1)
     for k in range(1, len(scene.names)):
         share = float((scene.truth == k).sum()) / judged
-        axes.axhline(share, color=colour_of(k), linewidth=1, linestyle=(0, (1, 2)), alpha=0.8)
+        axes.axhline(share, color=scene.colours[k], linewidth=1, linestyle=(0, (1, 2)), alpha=0.8)
 
 
-def _course_axes(axes: Axes, words: str, values: np.ndarray) -> None:
+def epoch_ticks(last: int) -> list[int]:
+    """Returns the epochs told on an axis from 0: round ones, and the last.
+
+    >>> epoch_ticks(20), epoch_ticks(3), epoch_ticks(101)
+    ([0, 5, 10, 15, 20], [0, 1, 2, 3], [0, 20, 40, 60, 80, 101])
+    """
+    found = [
+        int(tick) for tick in MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]).tick_values(0, last) if tick <= last
+    ]
+    step = found[1] - found[0]
+    return [*(tick for tick in found if last - tick > 0.75 * step), last]
+
+
+def log_ticks(low: float, high: float, most: int) -> list[float]:
+    """Returns up to `most` ticks of an axis in logarithms, two where it spans a factor of 5: as many as fit of 1, 2, 5,
+    of 1, 3, or of every so many decades.
+
+    >>> log_ticks(0.2, 4, 4), log_ticks(1e-6, 2e-3, 2)
+    ([0.2, 0.5, 1.0, 2.0], [1e-05, 0.001])
+    """
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    found: list[float] = []
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        every = [float(f"{step}e{decade}") for decade in decades for step in steps]
+        finer, found = found, [tick for tick in every if low <= tick <= high]
+        if len(found) < 2 <= len(finer):
+            return [finer[0], finer[-1]]
+        if len(found) <= most:
+            break
+    return found[::-1][:: -(-len(found) // most)][::-1] if found else [float(f"{low:.1g}")]
+
+
+def _course_axes(axes: Axes, words: str, values: np.ndarray, height_px: int) -> None:
     positive = values[np.isfinite(values) & (values > 0)]
     if positive.size == values.size and positive.max() / positive.min() > 8:
         axes.set_yscale("log")
         axes.set_ylim(max(positive.min(), positive.max() / 1e4) / 1.5, positive.max() * 1.5)
         axes.minorticks_off()
+        axes.set_yticks(log_ticks(*axes.get_ylim(), max(2, height_px // TICK_PX)))
     else:
         axes.margins(y=0.15)
         axes.locator_params(axis="y", nbins=3)
     axes.tick_params(labelsize=7.5)
-    if axes.get_yscale() == "linear":
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("e-0", "e−").replace("-", "−")))
+    # where falling losses, and most schedules of the rate, do not run
+    place, off, ha, va = ((0, 0), (3, 3), "left", "bottom") if words == RATE else ((1, 1), (-2, -2), "right", "top")
     axes.annotate(
-        words, (1, 1), (-2, -2), xycoords="axes fraction", textcoords="offset points", ha="right", va="top",
-        fontsize=8, color=MUTED,
-    )  # fmt: skip
+        words, place, off, xycoords="axes fraction", textcoords="offset points", ha=ha, va=va, fontsize=8, color=MUTED
+    )
 
 
 def sheet_figure(scene: Scene, shots: Sequence[Shot]) -> Figure:
@@ -262,7 +308,9 @@ def sheet_figure(scene: Scene, shots: Sequence[Shot]) -> Figure:
         pictures = [easel.paint(shot.classes, paper=PAPER) for shot in shots]
         tall = pictures[0].shape[0] / pictures[0].shape[1]
         wide = 9.6 / max(columns, 2) - 0.35
-        figure = sheet(0.55 + lines * (wide * tall + 0.25 + 1.75))
+        high = SHEET_HEAD_IN + lines * (wide * tall + 0.25 + 1.75)
+        figure = sheet(high)
+        figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - SHEET_HEAD_IN / high))
         every = figure.subplots(2 * lines, columns, squeeze=False, height_ratios=[wide * tall + 0.25, 1.75] * lines)
         for axes in every.ravel():
             axes.set_visible(False)
@@ -275,7 +323,16 @@ def sheet_figure(scene: Scene, shots: Sequence[Shot]) -> Figure:
             if index % columns:
                 beneath.set_ylabel("")
         handles = legend_handles(scene, outlined=easel.outlined)
-        figure.legend(handles=handles, loc="outside upper left", ncols=4, handlelength=1.1, handleheight=1)
+        told = SHEET_WORDS + (f" {CONFUSED.capitalize()}." if len(scene.names) > 2 else "")
+        for place, (text, look) in enumerate(
+            ((f"{scene.title}: {scene.subtitle}", {"weight": "bold", "size": 10}), (told, {"color": MUTED, "size": 8}))
+        ):
+            figure.text(0.006, 1 - (0.06 + place * SHEET_LINE_IN) / high, text, va="top", **look)
+        beneath = 1 - (0.03 + 2 * SHEET_LINE_IN) / high
+        figure.legend(
+            handles=handles, loc="upper left", bbox_to_anchor=(0, beneath), ncols=4, handlelength=1.1, handleheight=1,
+            borderaxespad=0,
+        )  # fmt: skip
     return figure
 
 
@@ -294,9 +351,9 @@ def _sheet_curves(axes: Axes, scene: Scene, shot: Shot) -> None:
     right, found = operating_points(scene.truth, shot.classes, len(scene.names))
     _curve_axes(axes, scene)
     for k in range(1, len(scene.names)):
-        axes.plot(*stepped(recall[k], precision[k]).T, color=colour_of(k), linewidth=1.6)
-        dot = {"color": colour_of(k), "markeredgecolor": "white", "markersize": 5.5, "clip_on": False, "zorder": 3}
+        axes.plot(*stepped(recall[k], precision[k]).T, color=scene.colours[k], linewidth=1.6)
+        dot = {"color": scene.colours[k], "markeredgecolor": "white", "markersize": 5.5, "clip_on": False, "zorder": 3}
         axes.plot([found[k]], [right[k]], "o", **dot)
         told = f"{scene.names[k]} {area_text(areas[k])}"
         place = ((k - 1) % SHEET_AREAS / SHEET_AREAS, 1.02 + 0.09 * ((k - 1) // SHEET_AREAS))
-        axes.text(*place, told, color=colour_of(k), fontsize=8, weight="bold", transform=axes.transAxes)
+        axes.text(*place, told, color=scene.colours[k], fontsize=8, weight="bold", transform=axes.transAxes)

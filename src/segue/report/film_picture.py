@@ -8,7 +8,9 @@ is enlarged, so that what is filled inside of one was missed and what is filled 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,14 +20,16 @@ from matplotlib.patches import Patch
 from PIL import Image
 from skimage.segmentation import find_boundaries
 
+from segue.data.class_colours import palette_places
 from segue.evaluation import curves
 from segue.report.drawing import AMBER, BROWN, INK
 
 HIT = "#00d68f"  # bluish and bright: apart from the red also for those who confuse red and green
-# of classes 1, 2 …: blue as DAPI, red as Cy5; dark enough for lines on paper, bright enough for grey images
+# of live, dead and others: blue as DAPI, red as Cy5; dark enough for lines on paper, bright enough for grey images
 CLASS_COLOURS = ("#2f74ff", "#f0302c", "#9a48e8", AMBER, "#d12c8c", BROWN)
 HIT_OPACITY, ERROR_OPACITY, IGNORED_OPACITY = 0.55, 0.72, 0.55
 IGNORED_COLOUR = "#9aa0a8"
+CONFUSED = "one class taken for another: the label's colour"
 IGNORED, RIGHT, NOTHING = 255, 1, 0  # codes of `outcomes`; the errors of class k have 1 + k
 SMALL_PX = (640, 520)  # width and height up to which images are enlarged, by whole numbers
 LARGE_PX = (960, 720)  # above which they are reduced
@@ -48,6 +52,10 @@ class Scene:
     epochs: tuple[int, ...]
     courses: dict[str, tuple[np.ndarray, np.ndarray]]
 
+    @cached_property
+    def colours(self) -> dict[int, str]:
+        return film_colours(self.names)
+
 
 @dataclass(frozen=True)
 class Shot:
@@ -65,9 +73,10 @@ class Shot:
         return precision.numpy(), recall.numpy(), curves.average_precision(counts).numpy()
 
 
-def colour_of(index: int) -> str:
-    """Returns the colour of class `index`, from 1 on."""
-    return CLASS_COLOURS[(index - 1) % len(CLASS_COLOURS)]
+def film_colours(names: Sequence[str]) -> dict[int, str]:
+    """Returns the colour of each class by its number, from 1 on: live blue and dead red wherever they stand."""
+    places = palette_places(names)
+    return {k: CLASS_COLOURS[place % len(CLASS_COLOURS)] for k, place in enumerate(places, start=1)}
 
 
 def outcomes(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -84,12 +93,12 @@ def outcomes(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     return found
 
 
-def tints(classes: int) -> np.ndarray:
-    """Returns the colour (256, 256, 3) uint8 of each code of `outcomes` on each grey level."""
+def tints(colours: Mapping[int, str]) -> np.ndarray:
+    """Returns the colour (256, 256, 3) uint8 of each code of `outcomes` on each grey level; colours by class."""
     grey = np.repeat(np.arange(256.0)[:, None], 3, axis=1)
     found = np.repeat(grey[None], 256, axis=0)
     inks = {RIGHT: (HIT, HIT_OPACITY), IGNORED: (IGNORED_COLOUR, IGNORED_OPACITY)}
-    inks |= {1 + k: (colour_of(k), ERROR_OPACITY) for k in range(1, classes)}
+    inks |= {1 + k: (colour, ERROR_OPACITY) for k, colour in colours.items()}
     for code, (ink, opacity) in inks.items():
         found[code] = (1 - opacity) * grey + opacity * 255 * np.array(to_rgb(ink))
     return np.rint(found).astype(np.uint8)
@@ -100,7 +109,7 @@ class Easel:
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
-        self._tints = tints(len(scene.names))
+        self._tints = tints(scene.colours)
         count, height, width = scene.images.shape
         fits = {columns: _scale(height, width, -(-count // columns), columns) for columns in range(1, count + 1)}
         self._columns = max(fits, key=lambda columns: (fits[columns], -abs(columns - count**0.5)))
@@ -127,8 +136,8 @@ class Easel:
         painted = []
         for index, (image, truth) in enumerate(zip(self.scene.images, self.scene.truth, strict=True)):
             picture = self._fitted(self._tints[outcomes(truth, classes[index]), image]).copy()
-            for k in range(1, len(self.scene.names)) if self._outlines else ():
-                picture[self._outlines[index] == k] = np.rint(255 * np.array(to_rgb(colour_of(k))))
+            for k, colour in self.scene.colours.items() if self._outlines else ():
+                picture[self._outlines[index] == k] = np.rint(255 * np.array(to_rgb(colour)))
             painted.append(picture)
         height, width = self._size
         rows = -(-len(painted) // self._columns)
@@ -164,9 +173,7 @@ def legend_handles(scene: Scene, *, outlined: bool) -> list[Patch | Line2D]:
     """Returns what the colours of the image mean."""
     handles: list[Patch | Line2D] = [Patch(facecolor=HIT, label="true positive")]
     handles += [
-        Patch(facecolor=colour_of(k), label=f"{name}: missed or invented")
-        for k, name in enumerate(scene.names)
-        if k > 0
+        Patch(facecolor=colour, label=f"{scene.names[k]}: missed or invented") for k, colour in scene.colours.items()
     ]
     if (scene.truth < 0).any():
         handles.append(Patch(facecolor=IGNORED_COLOUR, label="not judged"))
