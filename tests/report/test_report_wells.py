@@ -16,7 +16,7 @@ from segue import rng
 from segue.apply.nuclei import fractions, poisson_interval, wilson_interval
 from segue.apply.truth import agreement, headline
 from segue.errors import SegueError
-from segue.report.wells import by_condition, counts_drawing, write_counts_page, write_figure
+from segue.report.wells import BANDS, by_condition, counts_drawing, write_counts_page, write_figure
 
 
 def made_table(wells: int) -> pd.DataFrame:
@@ -75,8 +75,12 @@ def test_few_wells_have_a_panel_each_and_many_are_shown_by_treatment():
 
 @pytest.mark.parametrize("value", ["count", "fraction", "density_per_mm2"])
 def test_every_value_has_a_figure(tmp_path: Path, value: str):
-    """Each value is drawn and written by the extension of its file; another extension is refused."""
+    """Each value is drawn and written by the extension of its file; another extension is refused;
+    the legend says that bands are counting noise."""
     figure = counts_drawing(made_table(1), value=value).figure
+    told = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert (BANDS.get(value, "95 %") in told) == (value in BANDS)
+    assert all("counting noise only" in words for words in BANDS.values())
     assert write_figure(figure, tmp_path / "counts.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(SegueError, match="give one of these extensions"):
         write_figure(figure, tmp_path / "counts.bmp")

@@ -52,6 +52,7 @@ DASHES = ("solid", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (5, 1.5, 1.2, 1.5)))
 MARKERS = "o^sD"
 HELD_OUT = ("test", "unseen")
 WORDS = {"count": "nuclei", "fraction": "fraction of nuclei", "density_per_mm2": "nuclei / mm²"}
+BANDS = {"count": "Poisson 95 %, counting noise only", "fraction": "Wilson 95 %, counting noise only"}
 TRUTHS = {"known": "known truth", "stain": "from the stains"}  # hollow, filled
 PARTS = {"train": "training", "validation": "validation", "test": "test", "unseen": "unseen"}
 
@@ -169,15 +170,13 @@ def _of_wells(table: pd.DataFrame, conditions: Sequence[str], value: str) -> Dra
     _scale(panels, table, value)
     truths = [truth for truth in TRUTHS if f"{truth}_{value}" in table and table[f"{truth}_{value}"].notna().any()]
     used = not table["part"].isin(HELD_OUT).all()
-    band = value in ("count", "fraction")
-    _legend(figure, names, colours, truths=truths, band="95 % interval" if band else "", used=used)
+    _legend(figure, names, colours, truths=truths, band=BANDS.get(value, ""), used=used)
     words = [
         f"{WORDS[value].capitalize()} per class, well and time, predicted from the transmitted light alone (lines)"
     ]
     words[0] += "." if not truths else f"; markers: the truth, {' and '.join(TRUTHS[truth] for truth in truths)}."
-    if band:
-        kind = "Poisson's of the count" if value == "count" else "Wilson's of the fraction"
-        words.append(f"Bands: 95 % intervals, {kind}; errors of the network are not in them.")
+    if value in BANDS:
+        words.append(f"Bands: {BANDS[value]}; the network's own errors are not in them, so the truth may lie outside.")
     if used:
         words.append("Wells on grey were used in training or validation and are no evidence.")
     return Drawing("wells", figure, escape(" ".join(words)), f"Curves of {WORDS[value]} over time in each well.", tips)
