@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from segue.errors import SegueError
 from segue.study.execute import run_study
 from segue.study.plan import plan_study
 from segue.study.table import collect
+from segue.training.run import epoch_files
 
 StudyFile = Callable[..., Path]
 SEGUE = [sys.executable, "-c", "from segue.cli import main; main()"]
@@ -135,6 +137,28 @@ def test_every_epoch_is_scored_on_request(study_file: StudyFile):
     run = histories[histories["run"] == plan.trains[0].key].set_index("epoch")
     row = results.table[(results.table["run"] == plan.trains[0].key) & (results.table["evaluated_domain"] == "low")]
     assert run.loc[row["selected_epoch"].iloc[0], "loss_adjusted@low"] == row["loss_adjusted"].iloc[0]
+
+
+def test_a_stage_keeps_its_epochs_on_request(study_file: StudyFile):
+    """keep_epochs = true in a stage keeps the weights of all its epochs, is in the plan's disk, and changes only its
+    key; with keep = "metrics" it is refused."""
+    stages = (
+        '\n[stages.a]\ndomain = "high"\nimages = 6\nepochs = 2\n\n[stages.b]\ndomain = "low"\nimages = 6\nepochs = 1\n'
+    )
+    path = study_file(stages)
+    path.write_text(path.read_text().replace("seeds = 2", "seeds = 1"))
+    without = plan_study(path)
+    path.write_text(path.read_text().replace("epochs = 2", "epochs = 2\nkeep_epochs = true"))
+    plan = plan_study(path)
+    assert plan.trains[0].key != without.trains[0].key and plan.trains[1].key == without.trains[1].key
+    assert plan.disk()["weights"] > without.disk()["weights"]
+    run_study(plan)
+    assert list(epoch_files(plan.store.run(plan.trains[0].key))) == [1, 2]
+    with pytest.raises(SegueError, match="were not kept; write keep_epochs = true in its stage"):
+        epoch_files(plan.store.run(plan.trains[1].key))
+    path.write_text(path.read_text().replace("seeds = 1", 'seeds = 1\nkeep = "metrics"'))
+    with pytest.raises(SegueError, match=r'stages.a.keep_epochs: the study says keep = "metrics"'):
+        plan_study(path)
 
 
 @pytest.mark.slow

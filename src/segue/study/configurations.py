@@ -18,7 +18,7 @@ from segue.targets.reconstruction_spec import ReconstructionSpec
 from segue.training.stage import ParentSpec, StageSpec
 
 STUDY_KEYS = {"from", "domain", "mix", "pairs", "variants", "images", "groups"}
-STAGE_KEYS = set(StageSpec.model_fields) - {"data", "parent", "seed", "init", "draw", "keep_epochs"}
+STAGE_KEYS = set(StageSpec.model_fields) - {"data", "parent", "seed", "init", "draw"}
 INHERITED = ("network", "target", "split")
 
 
@@ -216,6 +216,11 @@ def _stage_spec(
         default = getattr(spec, key)
         if key not in plain and default:
             plain[key] = default
+    if table.get("keep_epochs") and spec.keep == "metrics":
+        mistakes.append(
+            f'{place}.keep_epochs: the study says keep = "metrics", which removes all weights; write keep = "weights", '
+            "or leave keep_epochs out"
+        )
     origin = table.get("from")
     if isinstance(origin, dict):
         external, wrong = attempt(ParentSpec, origin, place=f"{place}.from")

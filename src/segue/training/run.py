@@ -82,8 +82,8 @@ def epoch_files(run: Path) -> dict[int, Path]:
     found = {int(file.stem): file for file in (run / "epochs").glob("*.safetensors") if file.stem.isdigit()}
     if not found:
         raise SegueError(
-            f"{run}: the weights of its epochs were not kept; train it with keep_epochs = true, in a study with "
-            "every_epoch = true under [evaluate]."
+            f"{run}: the weights of its epochs were not kept; write keep_epochs = true in its stage (of a study, too, "
+            'then with keep = "weights") and train it again.'
         )
     return {epoch: found[epoch] for epoch in sorted(found)}
 
