@@ -131,13 +131,17 @@ def test_a_made_plate_is_made_on_the_way(made: Path, tmp_path: Path):
 
 
 def test_reports_and_tables_lie_beside_it(made: Path):
-    """The report names the missing tile; the table of nuclei has as many rows as the report counts."""
+    """The report names the missing tile and flat fields of few tiles; the table of nuclei has the rows it counts."""
     folder = made.with_name("plate.plate")
     report = json.loads((folder / "report.json").read_text())
     assert sum(bool(time["seams"]["missing"]) for times in report["wells"].values() for time in times.values()) == 1
     counted = sum(sum(t.get("nuclei", {}).values()) for times in report["wells"].values() for t in times.values())
     with (folder / "nuclei.csv").open(encoding="utf-8") as file:
         assert sum(1 for _ in csv.DictReader(file)) == counted > 20
+    assert all(
+        set(t["nuclei"]) == {"live", "dead"} for w in report["wells"].values() for t in w.values() if "nuclei" in t
+    )
+    assert ["flat field of cy5 rests on 16 tiles" in note for note in report["notes"]].count(True) == 1
     assert len(list((folder / "overlays").glob("*.png"))) == 4
     assert not (folder / "wells").exists()
 

@@ -179,6 +179,53 @@ def test_what_is_not_valid_changes_nothing():
     assert (nothing.classes == -1).all() and nothing.objects["id"].size == 0
 
 
+@pytest.mark.parametrize("margin_px", [0, 12])
+def test_a_background_that_slopes_to_the_border_is_no_nucleus(margin_px):
+    """A background that rises to a ragged border leaves no nuclei there, and true ones at the border are found."""
+    valid = np.zeros((SIDE, SIDE), bool)
+    for part in range(3):
+        rows = slice(margin_px * (part % 2), SIDE - margin_px // 2) if part < 2 else slice(margin_px, SIDE)
+        valid[rows, part * 80 + margin_px * (part == 0) : (part + 1) * 80 - margin_px * (part == 2)] = True
+    y, x = np.mgrid[:SIDE, :SIDE] / SIDE
+    slope = 500 * (x - y) + 150 * np.sin(4 * y)
+    nuclei = [(120, margin_px + 4, 7, 1500), (SIDE - margin_px // 2 - 6, 40, 7, 900), (120, 150, 7, 1500)]
+    dapi, cy5 = drawn(nuclei) + slope, drawn([nuclei[2]], seed=1) + slope
+    for stain in (dapi, cy5):
+        stain[~valid] = np.median(stain[valid])
+    found = labelled(dapi, cy5, valid, bleed_through={})
+    assert found.objects["class"].tolist() == [1, 2, 1]
+    assert [found.nuclei[y, x] for y, x, *_ in (nuclei[0], nuclei[2], nuclei[1])] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["opening", "gaussian"])
+def test_background_goes_on_at_the_border_as_inside(name):
+    """A plane is taken off to what it rises in a few pixels everywhere, also in the corners of what is valid."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    valid = (x >= 20) & (y < SIDE - 33)
+    plane = np.where(valid, 900 + 2.0 * x - 1.5 * y, 0)
+    spec = validate(StainsSpec, {"stains": {"dapi": {"background": {"name": name}}, "cy5": {}}}, where="labels")
+    flat = without_background(plane, spec.stains["dapi"].background, pixel_size_um=1, valid=valid)
+    assert np.abs(flat[valid]).max() < 10 and np.abs(flat[valid]).mean() < 2 and not flat[~valid].any()
+
+
+def test_cell_area_rests_on_what_is_valid():
+    """What was filled in beside a mosaic does not set the threshold of the cell area; an implausible share is told."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    cells = np.hypot(y - 110, x - 110) <= 40
+    light = 8000 + 300 * ndimage.gaussian_filter(cells.astype(float), 1.5)
+    light += 40 * rng.numpy_generator(9, "light").standard_normal(light.shape)
+    valid = (x < 190) & (y < 200)
+    none = np.zeros((SIDE, SIDE), np.int32)
+    whole = cell_area(light, CellAreaSpec(hole_um2=9000), pixel_size_um=1, nuclei=none)
+    light[~valid] = 8000
+    area = cell_area(light, CellAreaSpec(hole_um2=9000), pixel_size_um=1, nuclei=none, valid=valid)
+    assert not area[~valid].any() and (area != whole)[valid].mean() < 0.02
+    spec = validate(StainsSpec, {"cells": {"factor": 0.1}}, where="labels")
+    stains = {"dapi": drawn(FOUR), "cy5": drawn([], seed=1)}
+    found = label_stains(stains, spec, pixel_size_um=1, transmitted=light, valid=valid)
+    assert any("more than plausible" in note for note in found.notes)
+
+
 def test_five_classes_in_order():
     """With cells and outline the classes are background, cell, live, dead, outline; nuclei stay whole beneath."""
     settings = {"cells": {"hole_um2": 2000}, "outline": {"width_um": 2}, "bleed_through": {}}

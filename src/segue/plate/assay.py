@@ -42,6 +42,7 @@ __all__ = ["Assayed", "assay", "files_of"]
 
 Progress = Callable[[str, int, int], None]  # what is counted; done; of how many
 MOST_TILES = 400  # of a channel that its flat field is estimated from
+FEW_TILES = 50  # with fewer, cells in them may sway its flat field by some per cent
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def assay(spec: PlateSpec, out: Path, *, where: Path, workers: int = 1, progress
         reports[work.well.key] = report
         done += 1
         tell("wells", done, len(works))
-    write_json(folder / "report.json", _report(spec, layout, reports))
+    write_json(folder / "report.json", _report(spec, layout, reports, works))
     write_table(folder / "nuclei.csv", _nuclei(works))
     written = write_tiles(
         _mosaics(works, layout),
@@ -276,8 +277,20 @@ def _mosaics(works: Sequence[_Work], layout: Layout) -> Iterator[Mosaic]:
                 )
 
 
-def _report(spec: PlateSpec, layout: Layout, reports: Mapping[str, Any]) -> dict[str, Any]:
-    return {"plate": spec.name, "missing": [str(item) for item in layout.missing], "wells": dict(reports)}
+def _report(spec: PlateSpec, layout: Layout, reports: Mapping[str, Any], works: Sequence[_Work]) -> dict[str, Any]:
+    flats = {work.well.plate: work.setting.flats for work in works}
+    return {
+        "plate": spec.name,
+        "missing": [str(item) for item in layout.missing],
+        "notes": [
+            f"{plate}: the flat field of {channel} rests on {flat.tiles} tiles, {FEW_TILES} or more are wanted; seams "
+            "between fields may stay visible in it"
+            for plate, own in flats.items()
+            for channel, flat in own.items()
+            if flat.tiles < FEW_TILES
+        ],
+        "wells": dict(reports),
+    }
 
 
 def _nuclei(works: Sequence[_Work]) -> Iterator[dict[str, Any]]:

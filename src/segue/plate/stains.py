@@ -15,13 +15,14 @@ from scipy import ndimage
 
 from segue.plate.nuclei import stain_objects, widest_px
 from segue.plate.stains_spec import CellAreaSpec, StainsSpec
-from segue.plate.thresholds import Level, half_sample_mode, without_background
+from segue.plate.thresholds import Level, density_mode, without_background
 from segue.targets import watershed
 
 IGNORED = -1
 _FEWEST_FOR_BLEED = 10  # nuclei around the mode
 _RATIOS = (-0.05, 0.3)  # of the light of a nucleus in two channels, as bleed-through may be
 _RATIO_BIN, _RATIO_SD = 0.0005, 0.004
+_MOST_CELL = 0.7  # of the valid area; above, a note says so
 _OWN_WIDTH = 0.5  # of the whole object's: what sticks out of a covered object is one of its own when as wide as this
 
 
@@ -67,7 +68,7 @@ def label_stains(
         none = _objects(np.zeros(shape, np.int32), np.zeros(1, np.int64), {})
         return StainLabels(nothing, nothing.copy(), none, {}, {}, tuple(notes))
     counts = {
-        name: without_background(_filled(stains[name], valid), own.background, pixel_size_um=size_um)
+        name: without_background(stains[name], own.background, pixel_size_um=size_um, valid=valid)
         for name, own in spec.stains.items()
     }
     found: dict[str, tuple[np.ndarray, Level]] = {}
@@ -88,8 +89,14 @@ def label_stains(
     nuclei, ruled = _kept(nuclei, ruled)
     classes = ruled[nuclei].astype(np.int32)
     if spec.cells is not None and transmitted is not None:
-        cells = cell_area(_filled(transmitted, valid), spec.cells, pixel_size_um=size_um, nuclei=nuclei)
+        cells = cell_area(transmitted, spec.cells, pixel_size_um=size_um, nuclei=nuclei, valid=valid)
         classes[cells & (classes == 0)] = 1
+        share = float(cells[valid].mean())
+        if share > _MOST_CELL:
+            notes.append(
+                f"cells: {share:.0%} of the valid area is cell, which is more than plausible; look at the overlay, and "
+                "raise labels.cells.factor where empty places are taken for cell"
+            )
     if spec.outline is not None:
         around = nuclei if spec.outline.of == "nuclei" else (classes > 0)
         border = _border(around, spec.outline.width_um / size_um)
@@ -256,15 +263,28 @@ def _bleed_through(
     return shares, notes
 
 
-def cell_area(transmitted: np.ndarray, spec: CellAreaSpec, *, pixel_size_um: float, nuclei: np.ndarray) -> np.ndarray:
+def cell_area(
+    transmitted: np.ndarray,
+    spec: CellAreaSpec,
+    *,
+    pixel_size_um: float,
+    nuclei: np.ndarray,
+    valid: np.ndarray | None = None,
+) -> np.ndarray:
     """Returns (H, W) bool, where a cell is: much slope in the transmitted light (H, W), closed and filled.
 
-    The slope of empty places is that of noise, whose Sobel magnitude has a narrow mode.
+    The slope of empty places is that of noise, whose Sobel magnitude has one mode. Where `valid` is False, the
+    nearest valid pixel's light goes on, and no slope counts; nor does any that is exactly 0, for noise has none: it is
+    that of places that were filled in or are saturated.
     """
+    valid = np.ones(transmitted.shape, bool) if valid is None else valid
+    transmitted = _continued(transmitted, valid)
     image = ndimage.gaussian_filter(transmitted.astype(np.float32), spec.smoothing_um / pixel_size_um, mode="nearest")
     slope = np.hypot(*(ndimage.sobel(image, axis, mode="nearest") for axis in (0, 1)))
     step = max(1, int(np.sqrt(slope.size / 2**17)))
-    mask = slope > spec.factor * half_sample_mode(slope[::step, ::step])
+    sampled = slope[::step, ::step]
+    sampled = sampled[valid[::step, ::step] & (sampled > 0)]
+    mask = (slope > spec.factor * density_mode(sampled)) & valid if sampled.size else np.zeros(slope.shape, bool)
     radius_px = spec.closing_um / pixel_size_um
     mask = watershed.in_scan_order(watershed.components(mask), min_size_px=radius_px**2) > 0  # else noise is closed up
     if radius_px > 0:
@@ -320,9 +340,9 @@ def _checked(
     return first[0], first[1]
 
 
-def _filled(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Returns the image with its median where it is not valid, so that no edge and no light comes from there."""
-    if valid.all():
+def _continued(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Returns the image with the nearest valid pixel's value where it is not valid, so that no edge is there."""
+    if valid.all() or not valid.any():
         return image
-    image = image.astype(np.float32)
-    return np.where(valid, image, np.median(image[valid]))
+    nearest = np.asarray(ndimage.distance_transform_edt(~valid, return_distances=False, return_indices=True))
+    return image[nearest[0], nearest[1]]

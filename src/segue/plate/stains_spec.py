@@ -143,12 +143,13 @@ class ClassRule(SpecModel):
 
 class CellAreaSpec(SpecModel):
     """The class "cell", from the transmitted light: the Sobel magnitude of the image smoothed by `smoothing_um`, over
-    `factor` × the mode of its values; gaps closed with a radius of `closing_um`, holes up to `hole_um2` filled, areas
-    below `least_area_um2` dropped; nuclei are cell too.
+    `factor` × the mode of its values, which is that of noise (a higher factor loses cells near focus, which show
+    little contrast; a lower one takes in halos); gaps closed with a radius of `closing_um`, holes up to `hole_um2`
+    filled, areas below `least_area_um2` dropped; nuclei are cell too.
     """
 
     smoothing_um: NotNegative = 1.0
-    factor: Positive = 4.0
+    factor: Positive = 3.0
     closing_um: NotNegative = 3.0
     hole_um2: NotNegative = 300.0
     least_area_um2: NotNegative = 60.0

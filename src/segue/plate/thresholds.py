@@ -54,21 +54,44 @@ def half_sample_mode(values: np.ndarray) -> float:
     return float(left.mean())
 
 
-def without_background(image: np.ndarray, spec: Background, *, pixel_size_um: float) -> np.ndarray:
-    """Returns the image (H, W) float32 minus its background, about 0 where nothing is; the border is repeated."""
+def density_mode(values: np.ndarray) -> float:
+    """Returns the mode of many values (n,), n ≥ 1, of a broad distribution: of 200 bins up to the 80th percentile,
+    their counts smoothed by 4 bins. It scatters less than `half_sample_mode`, which is for narrow groups.
+    """
+    low, high = float(np.min(values)), float(np.quantile(values, 0.8))
+    if high <= low:
+        return low
+    counts, edges = np.histogram(values, 200, (low, high))
+    most = int(np.argmax(ndimage.gaussian_filter1d(counts.astype(np.float64), 4.0, mode="constant")))
+    return float(edges[most] + edges[most + 1]) / 2
+
+
+def without_background(
+    image: np.ndarray, spec: Background, *, pixel_size_um: float, valid: np.ndarray | None = None
+) -> np.ndarray:
+    """Returns the image (H, W) float32 minus its background, about 0 where nothing is, and 0 where `valid` is False.
+
+    What is not valid, and what lies beyond the image, takes no part; a background that rises or falls towards the
+    border goes on as it does inside (`_local_planes`), so that no slope is left there as light.
+    """
     image = image.astype(np.float32)
-    if isinstance(spec, NoBackground):
-        return image
+    valid = np.ones(image.shape, bool) if valid is None else valid
+    if isinstance(spec, NoBackground) or not valid.any():
+        return np.where(valid, image, np.float32(0))
     scale_px = spec.scale_um / pixel_size_um
+    block = max(1, int(scale_px / _OPENING_PX))
+    weight = _block_means(valid.astype(np.float32), block)
+    small = _block_means(np.where(valid, image, np.float32(0)), block) / np.maximum(weight, np.float32(1e-6))
     if isinstance(spec, OpeningBackground):
-        block = max(1, int(scale_px / _OPENING_PX))
-        small = _block_means(image, block)
         side = 2 * max(1, round(scale_px / block / 2)) + 1
-        opened = ndimage.grey_opening(small, size=(side, side), mode="nearest")
-        return image - _enlarged(ndimage.gaussian_filter(opened, side / 4, mode="nearest"), block, image.shape)
-    block = max(1, int(scale_px / 8))
-    smooth = ndimage.gaussian_filter(_block_means(image, block), scale_px / block, mode="nearest")
-    return image - _enlarged(smooth, block, image.shape)
+        there = weight > 0
+        # at the border a square reaches to one side only: the slope is taken off first, and again what it left
+        slow = _local_planes(_opened(small, side, there), there, side)
+        slow += _local_planes(_opened(small - slow, side, there), there, side)
+        background = slow + _smooth_within(_opened(small - slow, side, there), there, side / 4)
+    else:
+        background = _local_planes(small, weight, scale_px / block)
+    return np.where(valid, image - _enlarged(background, block, image.shape), np.float32(0))
 
 
 def threshold(image: np.ndarray, spec: Threshold, *, pixel_size_um: float, valid: np.ndarray | None = None) -> Level:
@@ -146,20 +169,65 @@ def _blocks(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def _block_means(image: np.ndarray, side: int) -> np.ndarray:
+    """Returns the means of blocks, what lies beyond the image taken as 0."""
     if side == 1:
         return image
-    padded = np.pad(image, [(0, -n % side) for n in image.shape], mode="edge")
+    padded = np.pad(image, [(0, -n % side) for n in image.shape])
     return _blocks(padded, side).mean((1, 3), dtype=np.float32)
 
 
+def _opened(image: np.ndarray, side: int, there: np.ndarray) -> np.ndarray:
+    """Returns the opening by the parts of squares that lie `there`, of squares whose centre does; 0 elsewhere."""
+    eroded = ndimage.grey_erosion(np.where(there, image, np.inf), size=(side, side), mode="constant", cval=np.inf)
+    inside = np.where(there, eroded, -np.inf)
+    opened = ndimage.grey_dilation(inside, size=(side, side), mode="constant", cval=-np.inf)
+    return np.where(there, opened, 0).astype(np.float32)
+
+
+def _smooth_within(image: np.ndarray, weight: np.ndarray, sd: float) -> np.ndarray:
+    """Returns the Gaussian mean of the image where the weight is, 0 where there is none within 4 sd."""
+    weight = weight.astype(np.float32)
+    total = ndimage.gaussian_filter(image * weight, sd, mode="constant")
+    near = ndimage.gaussian_filter(weight, sd, mode="constant")
+    return np.divide(total, near, out=np.zeros_like(total), where=near > 1e-4)
+
+
+def _local_planes(image: np.ndarray, weight: np.ndarray, sd: float) -> np.ndarray:
+    """Returns (H, W) float32: at each pixel the value of the plane that fits the image around it best, by Gaussian
+    weights of `sd` px times `weight` (H, W).
+
+    Amid valid pixels that is the Gaussian mean; at a border a slope goes on instead of bending (local linear
+    regression, Fan and Gijbels 1996). 0 where there is no weight within 4 sd.
+    """
+    y, x = (np.arange(n, dtype=np.float64) / sd for n in image.shape)
+    y, x = y[:, None], x[None]
+
+    def around(values: np.ndarray) -> np.ndarray:
+        return ndimage.gaussian_filter(values, sd, mode="constant")
+
+    share, light = weight.astype(np.float64), image.astype(np.float64) * weight
+    s = around(share)
+    known = s > 1e-4
+    s = np.where(known, s, 1.0)
+    # moments about each pixel, in sd
+    my, mx, m = around(share * y) / s - y, around(share * x) / s - x, around(light) / s
+    vy = around(share * y * y) / s - 2 * y * (my + y) + y * y - my * my
+    vx = around(share * x * x) / s - 2 * x * (mx + x) + x * x - mx * mx
+    vyx = around(share * y * x) / s - (my + y) * (mx + x)
+    cy, cx = around(light * y) / s - m * (my + y), around(light * x) / s - m * (mx + x)
+    vy, vx = vy + 1e-3, vx + 1e-3
+    determinant = vy * vx - vyx * vyx
+    slope_y, slope_x = (cy * vx - cx * vyx) / determinant, (cx * vy - cy * vyx) / determinant
+    return np.where(known, m - slope_y * my - slope_x * mx, 0).astype(np.float32)
+
+
 def _enlarged(small: np.ndarray, side: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns block values as an image, linear between the blocks' centres."""
+    """Returns block values as an image, linear between the blocks' centres and beyond the outermost."""
     if side == 1:
         return small
     for axis, length in enumerate(shape):
         place = (np.arange(length, dtype=np.float32) + 0.5) / side - 0.5
-        place = np.clip(place, 0, small.shape[axis] - 1)
-        lower = np.minimum(place.astype(np.intp), max(small.shape[axis] - 2, 0))
+        lower = np.clip(place.astype(np.intp), 0, max(small.shape[axis] - 2, 0))
         rest = (place - lower).reshape((-1, 1) if axis == 0 else (1, -1)).astype(np.float32)
         upper = np.minimum(lower + 1, small.shape[axis] - 1)
         small = np.take(small, lower, axis) * (1 - rest) + np.take(small, upper, axis) * rest

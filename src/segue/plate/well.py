@@ -316,7 +316,8 @@ def _report(
     if labels is not None:
         values = labels.objects["class"]
         names = setting.spec.labels.class_names
-        told["nuclei"] = {name: int((values == index).sum()) for index, name in enumerate(names) if index}
+        ruled = {rule.name for rule in setting.spec.labels.rules}
+        told["nuclei"] = {name: int((values == index).sum()) for index, name in enumerate(names) if name in ruled}
         told["thresholds"] = {stain: float(value) for stain, value in labels.thresholds.items()}
         told["notes"] = list(labels.notes)
         told["ignored_fraction"] = float((labels.classes == IGNORED).mean())
