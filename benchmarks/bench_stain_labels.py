@@ -1,23 +1,35 @@
 """Labels from stains against what is there: object F1 at IoU 0.5 per class on made wells, and what bleed-through does.
 
-    python benchmarks/bench_stain_labels.py [--wells 16] [--side 704] [--seed 77] [--verbose]
+    python benchmarks/bench_stain_labels.py [--wells 16] [--side 704] [--seed 77] [--screens 2] [--verbose]
 
 Every well is drawn from the documented ranges (density, stain strength, haze, focus, bleed-through) or from a corner of
 them (bright, faint, dense, all dying, strong bleed-through), at a time of its own, rendered with noise but without
 stitching. A predicted nucleus is right where it overlaps a true one of the same class with IoU ≥ 0.5; `any class` asks
 for the place alone. Bleed-through is estimated, left in, or taken off as it truly is. Prints lines of a table.
+
+Then whole screens go through the pipeline as a user's would (`--screens`; seeds from 0; two plates of two stained
+wells, three times, 3 × 3 fields, vignetting, jitter, drift, a missing and a dead field): flat fields, stitching,
+borders and drift are in these numbers. The truth is moved by whole pixels; pixels that are ignored do not count, nor do
+nuclei of which less than the least area is left. The cell area (`[labels.cells]`, defaults) is scored by IoU with the
+true bodies. `--wells 0` does the screens alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from segue.evaluation.objects import Tally, merged, scores, tally
+from segue.plate.assay import assay
+from segue.plate.assay_spec import PlateSpec
 from segue.plate.optics import camera
 from segue.plate.scene import draw_well, render_scene
 from segue.plate.stains import label_stains
@@ -59,6 +71,76 @@ def made_wells(name: str, wells: int, side: int, seed: int) -> Iterator[tuple[di
         yield channels, scene.nuclei, classes, draw_well(spec, plate=0, well=well).dapi_in_cy5
 
 
+def screen(seed: int) -> PlateSpec:
+    """Returns a made screen of two plates of two wells, all stained, labelled with the defaults and cell area."""
+    made = SyntheticSpec.model_validate({"seed": seed, "wells": 2, "stained_wells": 2})
+    stage = made.stage
+    told = {"reach_px": 2 * stage.jitter_px + 2, "register_px": 2 * stage.drift_px + 2}
+    return PlateSpec.model_validate(
+        {"name": "screen", "synthetic": made, "stitching": told, "labels": {"cells": {}}, "overlays": False}
+    )
+
+
+def stitched(spec: PlateSpec, folder: Path) -> Iterator[tuple[str, dict[str, Tally], float, float]]:
+    """Yields of each mosaic of a screen made below `folder`: its name, counts by class, IoU and share of cell area."""
+    made = assay(spec, folder / "screen.h5", where=folder)
+    report = json.loads((made.folder / "report.json").read_text())
+    for note in report["notes"]:
+        print(f"  {note}")
+    names, size_um = spec.labels.class_names, spec.synthetic.stage.pixel_size_um
+    least_px = min(stain.least_area_um2 for stain in spec.labels.stains.values()) / size_um**2
+    with h5py.File(made.path) as file:
+        for key, group in file["micrographs"].items():
+            well, time_name = key.replace("%2F", "/").rsplit("/", 1)
+            nuclei, classes = (group[f"labels/{layer}"][()] for layer in ("nuclei", "classes"))
+            with h5py.File(made.folder / "made" / "truth" / well / f"{time_name}.h5") as truth:
+                tiles = truth["tiles"]
+                places = {
+                    f"{row},{column}": (y, x)
+                    for row, column, y, x in zip(
+                        *(tiles[k][()] for k in ("row", "column", "y_px", "x_px")), strict=True
+                    )
+                }
+                found = report["wells"][well][time_name]["positions"]
+                off = np.rint(np.median([np.subtract(places[tile], at) for tile, at in found.items()], axis=0))
+                true, bodies = (
+                    np.where(classes < 0, 0, _moved(truth[name][()], off.astype(int), nuclei.shape))
+                    for name in ("nuclei", "bodies")
+                )
+                kind = np.zeros(int(truth["objects/id"][()].max(initial=0)) + 1, np.int64)
+                kind[truth["objects/id"][()]] = truth["objects/class"][()]
+            true = np.where((np.bincount(true.ravel()) < least_px)[true], 0, true)
+            counts = {
+                name: tally(np.where(kind[true] == number, true, 0), np.where(classes == names.index(name), nuclei, 0))
+                for number, name in enumerate(("live", "dead"), start=1)
+            }
+            cell, body = classes > 0, bodies > 0
+            yield f"{well}/{time_name}", counts, (cell & body).sum() / (cell | body).sum(), cell[classes >= 0].mean()
+
+
+def _moved(image: np.ndarray, by: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns image[by:] cut or padded with 0 to the shape."""
+    wide = int(np.abs(by).max()) + max(shape)
+    padded = np.pad(image, wide)
+    return padded[by[0] + wide :, by[1] + wide :][: shape[0], : shape[1]]
+
+
+def score_screens(screens: int) -> None:
+    print("screen  mosaics  live F1  dead F1  worst mosaic live / dead  cell IoU: mean, worst  share of cell: largest")
+    for seed in range(screens):
+        with tempfile.TemporaryDirectory() as folder:
+            rows = list(stitched(screen(seed), Path(folder)))
+        for name, counts, iou, share in rows:
+            f1 = ", ".join(f"{key} {scores(value)['f1_50']:.3f}" for key, value in counts.items())
+            print(f"  {name}: {f1}, cell IoU {iou:.3f}, share {share:.2f}")
+        total = [scores(merged([row[1][key] for row in rows]))["f1_50"] for key in ("live", "dead")]
+        worst = [min(scores(row[1][key])["f1_50"] for row in rows) for key in ("live", "dead")]
+        ious = [row[2] for row in rows]
+        found = f"{total[0]:.3f}    {total[1]:.3f}    {worst[0]:.3f} / {worst[1]:.3f}              "
+        cells = f"{np.mean(ious):.3f}, {min(ious):.3f}          {max(row[3] for row in rows):.2f}"
+        print(f"{seed:6}  {len(rows):7}  {found}{cells}", flush=True)
+
+
 def tallies(nuclei: np.ndarray, classes: np.ndarray, true: np.ndarray, true_classes: np.ndarray) -> dict[str, Tally]:
     """Returns the counts of one well by class; `classes` and `true_classes` are by id."""
     found = {"any class": tally(true, nuclei)}
@@ -70,13 +152,7 @@ def tallies(nuclei: np.ndarray, classes: np.ndarray, true: np.ndarray, true_clas
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--wells", type=int, default=16)
-    parser.add_argument("--side", type=int, default=704)
-    parser.add_argument("--seed", type=int, default=77)
-    parser.add_argument("--verbose", action="store_true", help="a line per well as well")
-    options = parser.parse_args()
+def score_wells(options: argparse.Namespace) -> None:
     kinds = ("estimated", "left in", "as it is")
     print(
         "wells of        bleed-through   live F1  dead F1  any F1   live IoU  dead IoU  worst live / dead  share error"
@@ -107,6 +183,20 @@ def main() -> None:
             tail = f"{np.abs(errors).max():.4f}" if kind == "estimated" else "-"
             print(f"{name:15} {kind:14}  {f1}    {iou}     {worst[0]:.3f}, {worst[1]:.3f}       {tail}")
         print(f"{'':15} {seconds / pixels * 9.72e6:.1f} s per 2700 x 3600 px", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--wells", type=int, default=16)
+    parser.add_argument("--side", type=int, default=704)
+    parser.add_argument("--seed", type=int, default=77)
+    parser.add_argument("--verbose", action="store_true", help="a line per well as well")
+    parser.add_argument("--screens", type=int, default=2, help="whole screens through the pipeline, one a seed")
+    options = parser.parse_args()
+    if options.wells:
+        score_wells(options)
+    if options.screens:
+        score_screens(options.screens)
 
 
 if __name__ == "__main__":
