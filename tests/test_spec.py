@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -7,7 +8,7 @@ import pytest
 from pydantic import Field
 
 from segue.errors import SegueError, SpecError
-from segue.spec import SpecModel, load, read_toml, validate
+from segue.spec import PATTERNS, SpecModel, load, read_toml, validate
 
 
 class Small(SpecModel):
@@ -38,7 +39,7 @@ def test_all_mistakes_are_told_at_once():
     text = mistakes({"count": 0, "cuont": 3, "part": {"name": "large", "weihgt": 2.0}})
     assert text.startswith("file.toml: 5 mistakes")
     assert "title: is missing" in text
-    assert "count: found 0; input should be greater than 0" in text
+    assert "count: found 0; give a number above 0" in text
     assert "unknown key 'cuont'; did you mean 'count'?" in text
     assert "part: unknown key 'weihgt'; did you mean 'weight'?" in text
     assert "part.weight: is missing" in text
@@ -49,6 +50,43 @@ def test_unknown_choice_names_the_allowed_ones():
     assert "part.name: unknown name 'smal'; did you mean 'small'? allowed: large, small" in mistakes(
         {"title": "t", "part": {"name": "smal"}}
     )
+
+
+class Bounded(SpecModel):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "a"
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    number: int = 1
+    flag: bool = True
+    list_of: Annotated[tuple[str, ...], Field(min_length=1)] = ("a",)
+    count: Annotated[int, Field(gt=0)] | Literal["all", "none"] = 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"name": "a b"}, "name: found 'a b'; give a name of letters of English, digits, and . _ -"),
+        ({"share": 1.0}, "share: found 1.0; give a number below 1"),
+        ({"share": -0.5}, "share: found -0.5; give a number of 0 or more"),
+        ({"number": "zero"}, "number: found 'zero'; give a whole number"),
+        ({"number": 1.5}, "number: found 1.5; give a whole number"),
+        ({"flag": "maybe"}, "flag: found 'maybe'; give true or false"),
+        ({"name": 3}, "name: found 3; give a text, in quotes"),
+        ({"list_of": []}, "list_of: found []; give 1 or more entries"),
+        ({"count": -1}, 'count: found -1; give a number above 0, or "all", or "none"'),
+    ],
+)
+def test_what_is_allowed_is_told_in_words(wrong: dict[str, object], words: str):
+    """Bounds, types, patterns and lengths are worded as what to give."""
+    with pytest.raises(SpecError) as caught:
+        validate(Bounded, wrong, where="file.toml")
+    assert caught.value.mistakes == (words,)
+
+
+def test_every_pattern_of_a_name_has_its_words():
+    """No regular expression is shown: each one that a specification uses stands in words in `segue.spec`."""
+    sources = [path.read_text(encoding="utf-8") for path in (Path(__file__).parents[1] / "src").rglob("*.py")]
+    used = {found for text in sources for found in re.findall(r'Field\([^\n]*pattern=r"([^"]+)"', text)}
+    assert used and used <= set(PATTERNS)
 
 
 def test_place_in_a_list_is_given():

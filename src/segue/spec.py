@@ -25,6 +25,35 @@ class SpecModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+PATTERNS = {  # of names, in words
+    r"^[A-Za-z0-9._-]+$": "letters of English, digits, and . _ -",
+    r"^[A-Za-z0-9][A-Za-z0-9._-]*$": "letters of English, digits, and . _ -, the first a letter or digit",
+    r"^[A-Za-z0-9_-]+$": "letters of English, digits, and _ -",
+    r"^[^/]+$": "any characters but the slash",
+}
+REMEDIES = {  # by pydantic's kind of mistake; braces are its bounds
+    "greater_than": "give a number above {gt}",
+    "greater_than_equal": "give a number of {ge} or more",
+    "less_than": "give a number below {lt}",
+    "less_than_equal": "give a number of {le} or less",
+    "finite_number": "give a finite number",
+    "int_type": "give a whole number",
+    "int_parsing": "give a whole number",
+    "int_from_float": "give a whole number",
+    "float_type": "give a number",
+    "float_parsing": "give a number",
+    "bool_type": "give true or false",
+    "bool_parsing": "give true or false",
+    "string_type": "give a text, in quotes",
+    "string_too_short": "give a text of {min_length} or more characters",
+    "string_pattern_mismatch": "give a name of {pattern}",
+    "path_type": "give a path, in quotes",
+    "list_type": "give a list, such as [a, b]",
+    "tuple_type": "give a list, such as [a, b]",
+    "dict_type": "give a table",
+    "too_short": "give {min_length} or more entries",
+    "too_long": "give {max_length} or fewer entries",
+}
 Model = TypeVar("Model", bound=SpecModel)
 
 
@@ -122,7 +151,7 @@ def _sentences(model: type[BaseModel], mistakes: list[Any], place: str) -> list[
 
 
 def _alternatives(whats: list[str]) -> list[str]:
-    """Joins "found X; a" and "found X; b" to "found X; a, or b"; other sentences stay as they are."""
+    """Joins "found X; give a" and "found X; allowed: b" to 'found X; give a, or "b"'; other sentences stay."""
     joined: dict[str, list[str]] = {}
     for what in whats:
         found, semicolon, message = what.partition("; ")
@@ -130,7 +159,16 @@ def _alternatives(whats: list[str]) -> list[str]:
             joined.setdefault(found, []).append(message)
         else:
             joined[what] = []
-    return [f"{found}; {', or '.join(dict.fromkeys(rest))}" if rest else found for found, rest in joined.items()]
+    return [f"{found}; {_either(list(dict.fromkeys(rest)))}" if rest else found for found, rest in joined.items()]
+
+
+def _either(remedies: list[str]) -> str:
+    first, *others = remedies
+    for other in others:
+        names = other.removeprefix("allowed: ")
+        quoted = ", or ".join(f'"{name}"' for name in names.split(", "))
+        first += f", or {quoted if names != other else other.removeprefix('give ')}"
+    return first
 
 
 def _sentence(model: type[BaseModel], mistake: Any, place: str) -> str:
@@ -157,9 +195,12 @@ def _sentence(model: type[BaseModel], mistake: Any, place: str) -> str:
     if kind in ("model_type", "model_attributes_type"):
         owner = _model_at(model, location)
         named = isinstance(mistake["input"], str) and owner is not None and "name" in owner.model_fields
-        return f"{where}: {found}input should be a table" + (
-            f', such as {{ name = "{mistake["input"]}" }}' if named else ""
-        )
+        return f"{where}: {found}give a table" + (f', such as {{ name = "{mistake["input"]}" }}' if named else "")
+    if kind in REMEDIES:
+        allowed = {name: f"{value:g}" if isinstance(value, float) else value for name, value in context.items()}
+        if kind == "string_pattern_mismatch":
+            allowed["pattern"] = PATTERNS.get(context["pattern"], f"what the pattern {context['pattern']} allows")
+        return f"{where or 'at the top'}: {found}{REMEDIES[kind].format(**allowed)}"
     # TOML's words for Python's
     message = mistake["msg"].partition(" or instance of ")[0].replace("dictionary", "table").replace("tuple", "list")
     return f"{where or 'at the top'}: {found}{message[0].lower()}{message[1:]}"

@@ -44,7 +44,7 @@ def test_another_dataset_is_not_replaced(tmp_path: Path, change: str) -> None:
 def test_a_tile_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tile beyond the bound, or far beyond the images, is refused before any is cut; so is want of memory."""
     make_folder(tmp_path, 2)
-    with pytest.raises(SpecError, match="tile_px: found 100000; input should be less than or equal to 8192"):
+    with pytest.raises(SpecError, match="tile_px: found 100000; give a number of 8192 or less"):
         make_spec(tile_px=100000)
     wanted = "tile_px is 241, but the largest image measures 30 px; allowed are up to 8 times that"
     message = refused(make_spec(tile_px=241), tmp_path)

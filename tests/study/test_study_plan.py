@@ -293,7 +293,7 @@ def test_disk_needed_is_counted(tmp_path: Path):
         ('[stages.a]\ndomain = "low"\nfrom = "a"', "a stage cannot descend from itself"),
         (
             '[stages.a]\ndomain = "low"\nimages = -1',
-            r"images: found -1; input should be greater than 0, or allowed: all",
+            r'images: found -1; give a number above 0, or "all"',
         ),
     ],
 )

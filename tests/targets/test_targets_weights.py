@@ -109,14 +109,14 @@ def test_dumps_load_again(settings: dict[str, object]):
         ({"loss": "focl"}, "loss: unknown value 'focl'; did you mean 'focal'?"),
         ({"loss": {"name": "focl"}}, "loss.name: unknown name 'focl'; did you mean 'focal'?"),
         ({"loss": {"name": "focal", "gama": 1}}, "loss: unknown key 'gama'; did you mean 'gamma'?"),
-        ({"loss": {"name": "focal", "gamma": -1}}, "loss.gamma: found -1; input should be greater than or equal to 0"),
+        ({"loss": {"name": "focal", "gamma": -1}}, "loss.gamma: found -1; give a number of 0 or more"),
         ({"class_weights": {"name": "effective_number"}}, "class_weights.beta: is missing; add it"),
         ({"class_weights": "inverse"}, "class_weights: unknown value 'inverse'; did you mean 'inverse_frequency'?"),
-        ({"class_weights": [1, 0]}, "class_weights[1]: found 0; input should be greater than 0"),
-        ({"class_weights": 3}, "class_weights: found 3; input should be a valid list"),
+        ({"class_weights": [1, 0]}, "class_weights[1]: found 0; give a number above 0"),
+        ({"class_weights": 3}, "class_weights: found 3; give a list, such as [a, b]"),
         ({"loss": "dice", "class_weights": [1, 2]}, "class_weights do nothing in loss 'dice'"),
         ({"loss": "focal", "label_smoothing": 0.1}, "label_smoothing belongs to cross entropy"),
-        ({"label_smoothing": 1}, "label_smoothing: found 1; input should be less than 1"),
+        ({"label_smoothing": 1}, "label_smoothing: found 1; give a number below 1"),
     ],
 )
 def test_mistakes_are_told(settings: dict[str, object], told: str):
