@@ -13,13 +13,15 @@ import pytest
 import tifffile
 from pydantic import ValidationError
 
-from segue.errors import SegueError
+from segue.errors import SegueError, SpecError
 from segue.plate.layout import Layout, Plane, WellTiles, describe, find_layout, input_digest, read_plane, well_digests
 from segue.plate.layout_found import field_cell, natural, well_name
+from segue.plate.layout_pattern import times_table
 from segue.plate.layout_spec import FilesSpec
 from segue.plate.synthetic import PATTERN, faults_of, write_plates
 from segue.plate.synthetic_spec import FaultsSpec, StageSpec, SyntheticSpec
 from segue.plate.synthetic_spec import well_name as made_well_name
+from segue.spec import validate
 
 NAMES = "{plate}/{well}/t{time}_r{row}_c{column}_{channel}.tif"
 SPEC = FilesSpec(pattern=NAMES, channels={"brightfield": "bf", "dapi": "w1"})
@@ -272,7 +274,8 @@ def test_manifest(screen: Path):
     assert layout.missing == (f"files.csv: line {len(lines) + 1}: there is no file gone.tif",)
     table.write_text("\n".join([*lines, "P,A2,one,1,1,brightfield,x.tif", "P,A2,1,1,1,,x.tif"]), encoding="utf-8")
     message = told(lambda: find_layout(spec, screen))
-    assert f"line {len(lines) + 1}: invalid literal" in message and f"line {len(lines) + 2}: a cell is empty" in message
+    assert f"line {len(lines) + 1}: time is 'one'; give a whole number" in message
+    assert f"line {len(lines) + 2}: a cell is empty, channel" in message
     table.write_text("well,path\nA1,x\n", encoding="utf-8")
     assert "needs rows, and the columns well, channel, path" in told(lambda: find_layout(spec, screen))
 
@@ -327,6 +330,30 @@ def test_mistakes_of_the_table_are_told(wrong: dict[str, object], words: str):
     """Settings that cannot be meant are refused with what to do."""
     with pytest.raises(ValidationError, match=words):
         FilesSpec.model_validate(wrong)
+
+
+def test_mistakes_of_the_table_are_told_at_once():
+    """A wrong pattern, a wrong name of a channel and a wrong overlap are told together, each at its key."""
+    wrong = {"pattern": "{wel}.tif", "overlap": 1.5, "channels": {"a/b": "x"}}
+    with pytest.raises(SpecError) as caught:
+        validate(FilesSpec, wrong, where="plate.toml")
+    assert sorted(line.split(":")[0].strip() for line in caught.value.mistakes) == ["channels", "overlap", "pattern"]
+    assert "overlap: found 1.5; give a number below 1" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("zero,0", "line 2: time is 'zero'; give a whole number"),
+        ("0,noon", "line 2: time_h is 'noon'; give a number of hours"),
+        ("0,1\n0,2", "line 3: time 0 is there twice"),
+    ],
+)
+def test_mistakes_of_the_table_of_times_are_told(tmp_path: Path, rows: str, words: str):
+    """A cell that is no number, and a time that is there twice, are told with their line."""
+    (tmp_path / "times.csv").write_text(f"time,time_h\n{rows}\n", encoding="utf-8")
+    with pytest.raises(SegueError, match=words):
+        times_table(tmp_path / "times.csv")
 
 
 def test_the_specification_is_light():

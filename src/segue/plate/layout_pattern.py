@@ -120,14 +120,16 @@ def by_manifest(spec: FilesSpec, where: Path) -> Findings:
         raise SegueError(f"{table}: a field is told by the columns row and column, or by field; correct the columns.")
     findings = Findings()
     for line, row in enumerate(rows, start=2):
-        try:
-            numbers = {name: int(row[name]) for name in NUMBERS if name in columns}
-            index = tuple(int(part) for part in re.split(r"[ ;,]+", row.get("index", "").strip("()[] ")) if part)
-        except ValueError as error:
-            findings.faults.append(f"{table}: line {line}: {error}; give whole numbers.")
+        indices = [part for part in re.split(r"[ ;,]+", row.get("index", "").strip("()[] ")) if part]
+        given = [(name, row[name]) for name in NUMBERS if name in columns] + [("index", part) for part in indices]
+        bad = next((f"{name} is '{text}'" for name, text in given if not _is_whole(text)), None)
+        if bad is not None:
+            findings.faults.append(f"{table}: line {line}: {bad}; give a whole number, 0 or more.")
             continue
-        if min([*numbers.values(), *index], default=0) < 0 or not (row["well"] and row["channel"] and row["path"]):
-            findings.faults.append(f"{table}: line {line}: a cell is empty or below 0; correct it.")
+        numbers, index = {name: int(row[name]) for name in NUMBERS if name in columns}, tuple(map(int, indices))
+        empty = next((name for name in ("well", "channel", "path") if not row[name]), None)
+        if empty is not None:
+            findings.faults.append(f"{table}: line {line}: a cell is empty, {empty}; fill it in.")
             continue
         if "/" in row.get("plate", "") + row["well"]:
             findings.faults.append(f"{table}: line {line}: a name of a plate or well has a slash; leave it out.")
@@ -183,13 +185,25 @@ def wells_table(table: Path, plates: Sequence[str]) -> dict[tuple[str, str], Wel
 def times_table(table: Path) -> dict[int, float]:
     """Returns hours by time index."""
     rows, _ = read_table(table, ("time", "time_h"))
-    try:
-        hours = {int(row["time"]): float(row["time_h"]) for row in rows}
-    except ValueError as error:
-        raise SegueError(f"{table}: {error}; time is a whole number, time_h a number of hours.") from None
-    if len(hours) < len(rows) or not all(math.isfinite(hour) for hour in hours.values()):
-        raise SegueError(f"{table}: a time is there twice, or its hours are no number; correct it.")
+    hours: dict[int, float] = {}
+    for line, row in enumerate(rows, start=2):
+        place = f"{table}: line {line}"
+        if not _is_whole(row["time"]):
+            raise SegueError(f"{place}: time is '{row['time']}'; give a whole number, 0 or more.")
+        try:
+            hour = float(row["time_h"])
+        except ValueError:
+            hour = math.nan
+        if not math.isfinite(hour):
+            raise SegueError(f"{place}: time_h is '{row['time_h']}'; give a number of hours.")
+        if int(row["time"]) in hours:
+            raise SegueError(f"{place}: time {row['time']} is there twice; keep one.")
+        hours[int(row["time"])] = hour
     return hours
+
+
+def _is_whole(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def read_table(table: Path, wanted: Sequence[str]) -> tuple[list[dict[str, str]], list[str]]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import string
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from segue.spec import SpecModel, unknown
 
@@ -65,19 +65,34 @@ class FilesSpec(SpecModel):
     only_wells: tuple[str, ...] = ()  # "A1", on all plates, or "P1/A1"; (): all
     only_times: tuple[Annotated[int, Field(ge=0)], ...] = ()
 
+    @field_validator("pattern")
+    @classmethod
+    def _readable(cls, pattern: str | None, others: ValidationInfo) -> str | None:
+        if pattern is not None:
+            _check_placeholders(pattern, others.data.get("format"))
+        return pattern
+
+    @field_validator("channels")
+    @classmethod
+    def _named(cls, channels: dict[str, str]) -> dict[str, str]:
+        bad = [name for name in channels if not name or "/" in name]
+        if bad:
+            raise ValueError(f"'{bad[0]}' cannot be a name; give one without a slash")
+        return channels
+
     @model_validator(mode="after")
     def _consistent(self) -> FilesSpec:
         if (self.format == "manifest") != (self.manifest is not None):
             raise ValueError('manifest goes with format = "manifest", and with no other; give both or neither')
         if (self.format == "manifest") == (self.pattern is not None):
             raise ValueError(f'format = "{self.format}" {"takes no" if self.pattern else "needs a"} pattern')
-        if self.pattern is not None:
-            _check_placeholders(self)
+        named = {name for _, name, _ in placeholders(self.pattern or "")}
+        if "field" in named and self.grid is None and self.format == "pattern":
+            raise ValueError(
+                f"pattern = '{self.pattern}' has {{field}}, and there is no grid; add grid = [rows, columns]"
+            )
         if self.interval_h is not None and self.times is not None:
             raise ValueError("give either interval_h or times, a table")
-        bad = [name for name in self.channels if not name or "/" in name]
-        if bad:
-            raise ValueError(f"channels: '{bad[0]}' cannot be a name; leave the slash out")
         tokens = list(self.channels.values())
         twice = sorted({token for token in tokens if tokens.count(token) > 1 or token in self.ignore_channels})
         if twice:
@@ -93,28 +108,26 @@ def placeholders(pattern: str) -> list[tuple[str, str, int]]:
     try:
         parts = list(string.Formatter().parse(pattern))
     except ValueError as error:
-        raise ValueError(f"pattern = '{pattern}' cannot be read ({error}); write e.g. {{well}}") from None
+        raise ValueError(f"'{pattern}' cannot be read ({error}); write e.g. {{well}}") from None
     found = []
     for literal, name, width, conversion in parts:
         if name is None:
             found.append((literal, "", 0))
             continue
         if name not in PLACEHOLDERS or conversion:
-            raise ValueError(f"pattern = '{pattern}': {unknown(name, PLACEHOLDERS, 'placeholder')}")
+            raise ValueError(f"'{pattern}': {unknown(name, PLACEHOLDERS, 'placeholder')}")
         digits = (width or "0").removesuffix("d")
         if not digits.isdigit() or (width and name not in NUMBERS):
-            raise ValueError(
-                f"pattern = '{pattern}': '{{{name}:{width}}}' is no number of digits; write e.g. {{time:03d}}"
-            )
+            raise ValueError(f"'{pattern}': '{{{name}:{width}}}' is no number of digits; write e.g. {{time:03d}}")
         found.append((literal, name, int(digits)))
     return found
 
 
-def _check_placeholders(spec: FilesSpec) -> None:
-    assert spec.pattern is not None
-    names = [name for _, name, _ in placeholders(spec.pattern)]
-    where = f"pattern = '{spec.pattern}'"
-    if spec.format == "pattern" and "well" not in names:
+def _check_placeholders(pattern: str, kind: str | None) -> None:
+    """Raises ValueError where the placeholders contradict each other, or do not go with `kind`, the format."""
+    names = [name for _, name, _ in placeholders(pattern)]
+    where = f"'{pattern}'"
+    if kind == "pattern" and "well" not in names:
         raise ValueError(f"{where} has no {{well}}; write e.g. '{{well}}/r{{row}}_c{{column}}_{{channel}}.tif'")
     if ("row" in names) != ("column" in names):
         raise ValueError(
@@ -122,8 +135,6 @@ def _check_placeholders(spec: FilesSpec) -> None:
         )
     if "row" in names and "field" in names:
         raise ValueError(f"{where} has {{row}} and {{column}}, and {{field}}; one of them tells the place")
-    if "field" in names and spec.grid is None and spec.format == "pattern":
-        raise ValueError(f"{where} has {{field}}, and there is no grid; add grid = [rows, columns]")
     other = sorted(set(names) - {"", "plate"})
-    if spec.format == "ome-zarr" and other:
+    if kind == "ome-zarr" and other:
         raise ValueError(f"{where} has {{{other[0]}}}; a Zarr plate tells that itself, and its name at most {{plate}}")
