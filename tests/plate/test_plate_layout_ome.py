@@ -34,13 +34,15 @@ def stage(cell: tuple[int, int]) -> tuple[float, float]:
     return float(1000 + cell[0] * STEP_UM[0] + jitter[0]), float(-300 + cell[1] * STEP_UM[1] + jitter[1])
 
 
-def write_ome(path: Path, well: int, cells: Sequence[tuple[int, int]] | None = CELLS, channels=CHANNELS) -> None:
-    """Writes a file with one image per field, with stage positions where `cells` are given."""
+def write_ome(
+    path: Path, well: int, cells: Sequence[tuple[int, int]] | None = CELLS, channels=CHANNELS, **more: object
+) -> None:
+    """Writes a file with one image per field, with stage positions where `cells` are given, and `more` metadata."""
     with tifffile.TiffWriter(path, ome=True) as writer:
         for field, image in enumerate(pixels(well)):
             metadata: dict[str, object] = {
                 "axes": "TCYX", "Channel": {"Name": list(channels)},
-                "PhysicalSizeX": PIXEL_UM, "PhysicalSizeY": PIXEL_UM,
+                "PhysicalSizeX": PIXEL_UM, "PhysicalSizeY": PIXEL_UM, **more,
             }  # fmt: skip
             if cells is not None:
                 y, x = stage(cells[field])
@@ -115,6 +117,39 @@ def test_file_per_field_gives_what_names_give(tmp_path: Path):
     assert (by_name.grid, by_name.pixel_size_um) == (by_metadata.grid, by_metadata.pixel_size_um)
 
 
+@pytest.mark.parametrize(
+    ("told_of", "hours", "note"),
+    [
+        ({"TimeIncrement": 900.0}, {0: 0, 1: 0.25}, "times are 0.25 h apart, say the metadata"),
+        ({"TimeIncrement": 90.0, "TimeIncrementUnit": "min"}, {0: 0, 1: 1.5}, "times are 1.5 h apart"),
+        ({"TimeIncrement": 0.0}, {}, ""),
+        ({"Plane": {"DeltaT": [60.0, 62.0, 3660.0, 3662.0]}}, {0: 0, 1: 1}, "planes were acquired at"),
+        ({"Plane": {"DeltaT": [5.0, 5.0, 5.0, 5.0]}}, {}, ""),
+        ({}, {}, ""),
+    ],
+)
+def test_hours_of_the_metadata(tmp_path: Path, told_of: dict[str, object], hours: dict[int, float], note: str):
+    """Hours follow from the increment in its unit, seconds without one; else from the times of planes that ascend."""
+    write_ome(tmp_path / "A1.ome.tif", 0, cells=None, **told_of)
+    spec = FilesSpec(format="ome-tiff", pattern="{well}.ome.tif", grid=(2, 2), field_order="snake-rows")
+    layout = find_layout(spec, tmp_path)
+    assert layout.times_h == pytest.approx(hours)
+    assert bool(note) == any(note in one for one in layout.notes if note)
+    own = find_layout(spec.model_copy(update={"interval_h": 4.0}), tmp_path)
+    assert own.times_h == {0: 0, 1: 4}
+    contradicted = bool(hours) and "TimeIncrement" in told_of
+    assert contradicted == any("interval_h = 4 counts" in one for one in own.notes)
+
+
+def test_intervals_that_disagree_leave_hours_open(tmp_path: Path):
+    """Files that tell different intervals give no hours, and a note says what to give."""
+    for well, interval in (("A1", 900.0), ("A2", 3600.0)):
+        write_ome(tmp_path / f"{well}.ome.tif", 0, TimeIncrement=interval)
+    layout = find_layout(FilesSpec(format="ome-tiff", pattern="{well}.ome.tif"), tmp_path)
+    assert layout.times_h == {}
+    assert any("intervals from 0.25 to 1 h" in note and "give interval_h" in note for note in layout.notes)
+
+
 def test_wells_of_the_metadata(tmp_path: Path):
     """Where names tell no well, the Plate elements of the metadata do."""
     path = tmp_path / "scan.ome.tif"
@@ -178,11 +213,12 @@ def write_zarr_plate(folder: Path, version: int, *, positions: bool) -> None:
     for number, well in enumerate(wells):
         group(folder / well, {"well": {"images": [{"path": str(i), "acquisition": 0} for i in range(4)]}})
         for i, image in enumerate(pixels(number)):
-            scale: list[dict[str, object]] = [{"type": "scale", "scale": [1, 1, 1, 500.0, 500.0]}]
+            scale: list[dict[str, object]] = [{"type": "scale", "scale": [30, 1, 1, 500.0, 500.0]}]
             if positions:
                 y, x = stage(CELLS[i])
                 scale.append({"type": "translation", "translation": [0, 0, 0, 1000 * y, 1000 * x]})
-            axes = [{"name": name, **({"unit": "nanometer"} if name in "yx" else {})} for name in "tczyx"]
+            units = {"t": "minute", "y": "nanometer", "x": "nanometer"}
+            axes = [{"name": name, **({"unit": units[name]} if name in units else {})} for name in "tczyx"]
             levels = [{"path": "0", "coordinateTransformations": scale}]
             omero = {"channels": [{"label": name} for name in CHANNELS]}
             group(folder / well / str(i), {"multiscales": [{"axes": axes, "datasets": levels}], "omero": omero})
@@ -204,6 +240,7 @@ def test_zarr_plates(tmp_path: Path, version: int, positions: bool):
         spec = spec.model_copy(update={"grid": (2, 2), "field_order": "snake-rows"})
     layout = find_layout(spec, tmp_path)
     assert layout.missing == ("screen/C3 is named by the plate screen.zarr, and is not there",)
+    assert layout.times_h == {0: 0, 1: 0.5}
     check_without_gaps = Layout(**{**vars(layout), "missing": ()})
     check(check_without_gaps, ["screen/A1", "screen/B10"])
     before = input_digest(layout)

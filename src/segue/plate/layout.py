@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,7 @@ import numpy as np
 from segue.data.pairs import refuse
 from segue.errors import SegueError
 from segue.plate.layout_checks import doubled, geometry, missing
-from segue.plate.layout_found import Cell, Findings, Plane, in_words, natural, place, well_name
+from segue.plate.layout_found import Cell, Findings, Plane, hours, in_words, natural, place, well_name
 from segue.plate.layout_ome import by_ome_tiff, by_ome_zarr
 from segue.plate.layout_pattern import WellRow, by_manifest, by_pattern, times_table, wells_table
 from segue.plate.layout_reading import digests_of, read_plane
@@ -252,8 +253,17 @@ def _chosen_times(spec: FilesSpec, found: Collection[int], where: Path) -> tuple
 
 
 def _hours(spec: FilesSpec, where: Path, times: Sequence[int], findings: Findings) -> dict[int, float]:
+    if spec.times is None and spec.interval_h is None:
+        told = hours(findings) if len(times) > 1 else {}
+        return {time: told[time] for time in times if time in told}
     if spec.times is None:
-        return {} if spec.interval_h is None else {time: time * spec.interval_h for time in times}
+        told = {one.interval_h for one in findings.found if one.interval_h is not None} if len(times) > 1 else set()
+        other = next((h for h in sorted(told) if not math.isclose(h, spec.interval_h or 0.0, rel_tol=0.01)), None)
+        if other is not None:
+            findings.notes.append(
+                f"the metadata tell {other:g} h between times; interval_h = {spec.interval_h:g} counts"
+            )
+        return {time: time * (spec.interval_h or 0.0) for time in times}
     known = times_table(where / spec.times)
     lacking = [time for time in times if time not in known]
     if lacking:

@@ -17,6 +17,7 @@ from segue.plate.layout_spec import FieldOrder, FilesSpec
 
 Cell = tuple[int, int]  # (row, column) of a field in the grid of a well, from 0
 JITTER = 0.25  # stage positions nearer than this part of a tile's side are of one row or column
+SAME_INTERVAL = 0.01  # intervals between times nearer than this, relatively, agree
 OVERLAP_TOLERANCE = 0.05  # the stage's steps may mean another overlap by so much
 
 
@@ -46,6 +47,8 @@ class Found:
     shape: tuple[int, int] | None = None
     dtype: str | None = None
     pixel_size_um: float | None = None
+    interval_h: float | None = None  # from one time index to the next
+    time_h: float | None = None  # since the acquisition began
 
     @property
     def key(self) -> str:
@@ -235,6 +238,34 @@ def _lines(values: Sequence[float], side_um: float | None) -> tuple[list[float],
         for i in group:
             line_of[i] = line
     return [statistics.fmean(values[i] for i in group) for group in groups], line_of
+
+
+def hours(findings: Findings) -> dict[int, float]:
+    """Returns hours by time index as the metadata of the images tell them; {} where they do not, or disagree.
+
+    An interval counts where all that tell one agree: index 0 is at 0 h. Without one, the medians of the times that
+    planes were acquired at, where they ascend with the index: the first is at 0 h. A note says which.
+    """
+    times = sorted({one.time for one in findings.found})
+    intervals = sorted({one.interval_h for one in findings.found if one.interval_h is not None})
+    if intervals:
+        if intervals[-1] > (1 + SAME_INTERVAL) * intervals[0]:
+            findings.notes.append(
+                f"the metadata tell intervals from {intervals[0]:g} to {intervals[-1]:g} h between times; hours are left "
+                "open: give interval_h or times"
+            )
+            return {}
+        findings.notes.append(f"times are {intervals[0]:g} h apart, say the metadata")
+        return {time: time * intervals[0] for time in times}
+    acquired: dict[int, list[float]] = defaultdict(list)
+    for one in findings.found:
+        if one.time_h is not None:
+            acquired[one.time].append(one.time_h)
+    medians = [statistics.median(acquired[time]) for time in times if time in acquired]
+    if len(medians) < max(2, len(times)) or any(a >= b for a, b in itertools.pairwise(medians)):
+        return {}
+    findings.notes.append("hours are the times that the metadata say planes were acquired at")
+    return {time: median - medians[0] for time, median in zip(times, medians, strict=True)}
 
 
 def in_words(cells: Iterable[object], most: int = 4) -> str:

@@ -22,6 +22,10 @@ from segue.plate.layout_spec import FilesSpec
 UM_PER_UNIT = {"nm": 1e-3, "nanometer": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micrometer": 1.0, "mm": 1e3,
                "millimeter": 1e3, "cm": 1e4, "m": 1e6, "meter": 1e6, "å": 1e-4, "angstrom": 1e-4}  # fmt: skip
 
+H_PER_UNIT = {"ns": 1e-9 / 3600, "µs": 1e-6 / 3600, "μs": 1e-6 / 3600, "ms": 1e-3 / 3600, "s": 1 / 3600, "min": 1 / 60,
+              "h": 1.0, "d": 24.0, "nanosecond": 1e-9 / 3600, "microsecond": 1e-6 / 3600, "millisecond": 1e-3 / 3600,
+              "second": 1 / 3600, "minute": 1 / 60, "hour": 1.0, "day": 24.0}  # fmt: skip
+
 
 def by_ome_tiff(spec: FilesSpec, where: Path, transmitted: str) -> Findings:
     """Returns the images of OME-TIFF files whose names fit the pattern: an image (series) is a field, with T and C.
@@ -79,13 +83,18 @@ def _add_file(findings: Findings, path: Path, names: Mapping[str, str], spec: Fi
 
 @dataclass(frozen=True)
 class _Image:
-    """What the OME metadata tell of one image of a file: channel names, stage position (y, x) in µm, pixel size."""
+    """What the OME metadata tell of one image of a file: channel names, stage position (y, x) in µm, pixel size, time.
+
+    acquired_h: hours since the acquisition began by (T, C) of its planes, where they are told.
+    """
 
     path: Path
     number: int
     channels: list[str]
     stage: tuple[float, float] | None
     pixel_size_um: float | None
+    interval_h: float | None
+    acquired_h: Mapping[tuple[int, int], float]
 
 
 def _image(path: Path, number: int, element: ElementTree.Element, pixel_size_um: float | None) -> _Image:
@@ -93,7 +102,10 @@ def _image(path: Path, number: int, element: ElementTree.Element, pixel_size_um:
     plane = next((plane for plane in planes if "PositionX" in plane and "PositionY" in plane), None)
     stage = None if plane is None else (_micrometres(plane, "Y"), _micrometres(plane, "X"))
     channels = [channel.attrib.get("Name", str(i)) for i, channel in enumerate(_all(element, "Channel"))]
-    return _Image(path, number, channels, stage, pixel_size_um)
+    interval = next((told for one in _all(element, "Pixels") if (told := _hours(one.attrib, "TimeIncrement"))), None)
+    acquired = {(int(one.get("TheT", 0)), int(one.get("TheC", 0))): _hours(one, "DeltaT") for one in planes}
+    known = {place: hours for place, hours in acquired.items() if hours is not None}
+    return _Image(path, number, channels, stage, pixel_size_um, interval or None, known)
 
 
 def _add_image(
@@ -142,6 +154,8 @@ def _add_image(
                 shape=(int(shape[-2]), int(shape[-1])),
                 dtype=acquired_type(series.dtype),
                 pixel_size_um=told.pixel_size_um,
+                interval_h=told.interval_h,
+                time_h=None if "time" in names else told.acquired_h.get((at.get("T", 0), at.get("C", 0))),
             )
         )
 
@@ -168,6 +182,16 @@ def _all(element: ElementTree.Element, name: str) -> list[ElementTree.Element]:
 
 def _micrometres(plane: Mapping[str, str], axis: str) -> float:
     return float(plane[f"Position{axis}"]) * UM_PER_UNIT.get(plane.get(f"Position{axis}Unit", "µm").lower(), 1.0)
+
+
+def _hours(attributes: Mapping[str, str], name: str) -> float | None:
+    """Returns a time in h, of which OME says that it is in seconds where no unit is given; None where it is no time."""
+    unit = H_PER_UNIT.get(attributes.get(f"{name}Unit", "s"))
+    try:
+        hours = float(attributes[name]) * (unit or math.nan)
+    except (KeyError, ValueError):
+        return None
+    return hours if math.isfinite(hours) and hours >= 0 else None
 
 
 def by_ome_zarr(spec: FilesSpec, where: Path) -> Findings:
@@ -222,6 +246,7 @@ def _add_zarr(findings: Findings, folder: Path, place: tuple[str, str, int]) -> 
         if many:
             raise SegueError(f"{array}: has several planes along {many}; allowed is t, c, y, x: project it.")
         size_um, stage = _geometry(array, scales)
+        interval_h = _interval_h(scales, axes)
     except SegueError as error:
         findings.faults.append(str(error))
         return
@@ -248,6 +273,7 @@ def _add_zarr(findings: Findings, folder: Path, place: tuple[str, str, int]) -> 
                 shape=(shape[-2], shape[-1]),
                 dtype=dtype,
                 pixel_size_um=size_um,
+                interval_h=interval_h,
             )
         )
 
@@ -272,6 +298,19 @@ def _geometry(array: Path, scales: Mapping[str, Any]) -> tuple[float | None, tup
         raise SegueError(f"{array}: its pixels are {scale[0]:g} × {scale[1]:g}; segue needs square ones: resample it.")
     stage = None if shift is None else (shift[0] * (unit or 1.0), shift[1] * (unit or 1.0))
     return None if unit is None else scale[1] * unit, stage
+
+
+def _interval_h(scales: Mapping[str, Any], axes: list[str]) -> float | None:
+    """Returns the hours from one index of the axis t to the next, where its unit is given."""
+    if "t" not in axes or not isinstance(scales["axes"][axes.index("t")], dict):
+        return None
+    unit = H_PER_UNIT.get(str(scales["axes"][axes.index("t")].get("unit", "")).lower())
+    transforms = [
+        *scales["datasets"][0].get("coordinateTransformations", ()),
+        *scales.get("coordinateTransformations", ()),
+    ]
+    steps = [float(one["scale"][axes.index("t")]) for one in transforms if one["type"] == "scale"]
+    return None if unit is None or not steps or math.prod(steps) <= 0 else math.prod(steps) * unit
 
 
 def array_header(folder: Path) -> tuple[tuple[int, ...], str]:
