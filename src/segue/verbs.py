@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segue.errors import SegueError
-from segue.spec import load
+from segue.spec import load, read_toml, validate
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from segue.plate.synthetic_spec import SyntheticSpec
     from segue.study.execute import Summary, Watch
     from segue.study.plan import Plan
 
@@ -54,14 +55,33 @@ def plate(
 def made_plate(folder: Place, spec: Place | None = None, *, workers: int = 1, progress: Progress | None = None) -> Path:
     """Writes a made screen with its truth into a folder, and returns the specification that `plate` takes.
 
-    `spec`: a TOML file of `segue.plate.synthetic_spec`, None for its defaults.
+    `spec`: a TOML file with the settings of a made screen (`segue.plate.synthetic_spec`), or a plate's specification
+    whose table [synthetic] has them; None for the defaults.
     """
     from segue.plate.synthetic import write_plates, write_specification
     from segue.plate.synthetic_spec import SyntheticSpec
 
-    made = SyntheticSpec() if spec is None else load(SyntheticSpec, Path(spec))
+    made = SyntheticSpec() if spec is None else _made_screen(Path(spec))
     written = write_plates(made, Path(folder), workers=workers, progress=progress)
     return write_specification(made, written.folder)
+
+
+def _made_screen(path: Path) -> SyntheticSpec:
+    """Returns the settings of a made screen: the whole file, or its table [synthetic] where there is one."""
+    from segue.plate.assay_spec import PlateSpec
+    from segue.plate.synthetic_spec import SyntheticSpec
+
+    table = read_toml(path)
+    if "synthetic" in table:
+        spec = validate(PlateSpec, {"name": "screen", **table}, where=str(path)).synthetic
+        assert spec is not None  # the table is there
+        return spec
+    if "files" in table:
+        raise SegueError(
+            f"{path}: its [files] say where images are, and --synthetic makes some; give a file with [synthetic], or "
+            f"write: segue plate {path} OUT.h5"
+        )
+    return validate(SyntheticSpec, table, where=str(path))
 
 
 def train(spec: Place, run: Place, *, checkpoint_s: float = 60.0, tell: Callable[[str], None] | None = None) -> Path:
@@ -127,7 +147,6 @@ def evaluate(
     run: Place, dataset: Place, *, part: str = "test", conditions: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Returns the scores of a run on a part (test, validation) of a dataset, under the run's own split."""
-    from segue.spec import validate
     from segue.study.scoring import score_run
     from segue.training.run import load_run
     from segue.training.stage import DataSpec

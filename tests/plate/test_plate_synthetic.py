@@ -25,6 +25,7 @@ from segue.plate.synthetic_spec import (
     plate_name,
     well_name,
 )
+from segue.verbs import made_plate
 
 SMALL = SyntheticSpec(
     seed=4,
@@ -149,6 +150,58 @@ def test_refuses_other_folders(plates: Path, tmp_path: Path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(SegueError, match="holds no made plate"):
         write_plates(SMALL, tmp_path)
+
+
+def test_places_that_cannot_hold_a_screen_are_told(tmp_path: Path):
+    """A file in place of the folder, or of one above it, is one sentence, and nothing is written."""
+    (tmp_path / "tiny.toml").write_text("plates = 1")
+    with pytest.raises(SegueError, match=r"tiny\.toml: is a file, and a made screen needs a folder"):
+        write_plates(SMALL, tmp_path / "tiny.toml")
+    with pytest.raises(SegueError, match=r"cannot be written \(Not a directory\); give a folder"):
+        write_plates(SMALL, tmp_path / "tiny.toml" / "s")
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.toml"]
+
+
+def test_a_full_disk_leaves_nothing_half_done(plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A disk that fills up within a well is one sentence; the next call makes that well."""
+    written = tifffile.imwrite
+
+    def fill_up(path: Path, *given: object, **settings: object) -> None:
+        if path.name.startswith("t001"):
+            raise OSError("10368 requested and 4096 written")  # as NumPy tells of it
+        written(path, *given, **settings)
+
+    monkeypatch.setattr(tifffile, "imwrite", fill_up)
+    with pytest.raises(SegueError, match=r"raw/P1/A1: cannot be written \(No space left on device\); free disk space"):
+        write_plates(SMALL, tmp_path / "s")
+    left = {path.relative_to(tmp_path / "s").as_posix() for path in (tmp_path / "s").rglob("*") if path.is_file()}
+    assert not [name for name in left if name.startswith(("raw/", "truth/P1/A")) or "partial" in name]
+    monkeypatch.undo()
+    write_plates(SMALL, tmp_path / "s")
+    assert contents(tmp_path / "s") == contents(plates)
+
+
+def test_settings_stand_alone_or_in_a_specification(tmp_path: Path):
+    """A file of settings and a plate's specification with [synthetic] make the same screen; other files are told."""
+    settings = """plates = 1
+wells = 1
+stained_wells = 1
+times = 1
+faults = { missing_tiles = 0, dead_fields = 0 }
+stage = { rows = 1, columns = 1, tile_px = 64, jitter_px = 2 }
+"""
+    (tmp_path / "bare.toml").write_text(settings)
+    (tmp_path / "whole.toml").write_text('name = "tiny"\n[synthetic]\n' + settings)
+    for name in ("bare", "whole"):
+        assert made_plate(tmp_path / name, tmp_path / f"{name}.toml") == tmp_path / name / "plate.toml"
+    assert contents(tmp_path / "bare") == contents(tmp_path / "whole")
+    (tmp_path / "odd.toml").write_text("sed = 3\n[synthetic]\nwels = 3\n")
+    with pytest.raises(SegueError, match=r"(?s)synthetic: unknown key 'wels'; did you mean 'wells'.*unknown key 'sed'"):
+        made_plate(tmp_path / "odd", tmp_path / "odd.toml")
+    (tmp_path / "odd.toml").write_text('name = "mine"\n[files]\npattern = "{well}.tif"\n')
+    with pytest.raises(SegueError, match=r"its \[files\] say where images are"):
+        made_plate(tmp_path / "odd", tmp_path / "odd.toml")
+    assert not (tmp_path / "odd").exists()
 
 
 def test_tiles_are_cut_where_the_truth_says(plates: Path):

@@ -43,8 +43,8 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
-def refusal(path: Path, error: OSError) -> str:
-    """Returns the sentence for a write that the system refused."""
+def refusal(path: Path, error: OSError, *, wanted: str = "the path of a file in a folder") -> str:
+    """Returns the sentence for a write that the system refused; `wanted`: what to give where `path` cannot be."""
     code = _code(error)
     reason = os.strerror(code) if code else str(error)
     if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -52,16 +52,18 @@ def refusal(path: Path, error: OSError) -> str:
     elif code in (errno.EACCES, errno.EPERM, errno.EROFS):
         remedy = "choose an output in a folder that you may write to"
     elif code in (errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST):
-        remedy = "give the path of a file in a folder"
+        remedy = f"give {wanted}"
     else:
         remedy = "check the disk, or choose an output elsewhere; then run the same command again"
     return f"{path}: cannot be written ({reason}); {remedy}."
 
 
 def _code(error: OSError) -> int | None:
-    """Returns the errno, also where HDF5 gives it only in its text."""
+    """Returns the errno, also where HDF5 gives it only in its text, and NumPy tells of a cut off write alone."""
     if error.errno:
         return error.errno
+    if re.fullmatch(r"\d+ requested and \d+ written", str(error)):
+        return errno.ENOSPC
     found = re.search(r"errno = (\d+)", str(error))
     return int(found.group(1)) if found else None
 

@@ -30,6 +30,8 @@ import numpy as np
 import tifffile
 from scipy.ndimage import gaussian_filter
 
+from segue.data.files import refusal, remove_abandoned, replacing
+from segue.data.hdf5 import new_file
 from segue.data.processes import each
 from segue.errors import SegueError
 from segue.plate.layout_spec import FilesSpec
@@ -71,7 +73,8 @@ def write_plates(
 ) -> WrittenPlates:
     """Returns what was written to `folder`; wells that a former call has finished are left as they are.
 
-    Memory: one scene at a time per worker. Raises SegueError where the folder holds something else.
+    Memory: one scene at a time per worker. Raises SegueError where the folder holds something else, is a file, or the
+    disk refuses.
     """
     folder = Path(folder)
     _claim(spec, folder)
@@ -186,7 +189,8 @@ def write_truth(path: Path, scene: Scene, places: np.ndarray, states: Sequence[s
     margin_px.
     """
     stage = spec.stage
-    with h5py.File(path, "w") as file:
+    with new_file(path) as new:
+        file = new.file
         for name, labels in (("nuclei", scene.nuclei), ("bodies", scene.bodies)):
             file.create_dataset(name, data=labels, chunks=True, compression="gzip", compression_opts=4, shuffle=True)
         for name, column in scene.objects.items():
@@ -208,15 +212,32 @@ def write_truth(path: Path, scene: Scene, places: np.ndarray, states: Sequence[s
 
 
 def _write_well(spec: SyntheticSpec, folder: Path, which: tuple[int, int]) -> None:
-    """Writes raw and truth beside their places and renames them when whole, the truth last: then the well is done."""
+    """Writes raw and truth beside their places and renames them when whole, the truth last: then the well is done.
+
+    What is not whole is removed; what the disk refused is raised as a SegueError.
+    """
     plate, well = which
     truth = _truth_folder(folder, plate, well)
     raw = folder / "raw" / plate_name(plate) / well_name(well)
     drafts = [place.with_name(place.name + ".writing") for place in (raw, truth)]
-    for place in (raw, *drafts):
-        shutil.rmtree(place, ignore_errors=True)
-    for draft in drafts:
-        draft.mkdir(parents=True)
+    try:
+        for place in (raw, *drafts):
+            shutil.rmtree(place, ignore_errors=True)
+        for draft in drafts:
+            draft.mkdir(parents=True)
+        _write_times(spec, which, *drafts)
+        for draft, place in zip(drafts, (raw, truth), strict=True):
+            draft.rename(place)
+    except OSError as error:
+        raise SegueError(refusal(raw, error)) from error
+    finally:
+        for draft in drafts:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _write_times(spec: SyntheticSpec, which: tuple[int, int], raw: Path, truth: Path) -> None:
+    """Writes the tiles of a well into `raw`, and what is true of them into `truth`."""
+    plate, well = which
     drawn = draw_well(spec, plate=plate, well=well)
     cells, flats, faults = cells_of(spec, drawn), flat_fields(spec, plate=plate), faults_of(spec, plate=plate)
     for time in range(spec.times):
@@ -230,12 +251,8 @@ def _write_well(spec: SyntheticSpec, folder: Path, which: tuple[int, int]) -> No
                     tile = expected_tile(counts, flats[channel], places[row, column])
                     name = PATTERN.format(plate="", well="", time=time, row=row, column=column, channel=channel)
                     seed = (spec.seed, "camera", plate, well, time, field, channel)
-                    _write_tile(
-                        drafts[0] / Path(name).name, _exposed(tile, state, spec, seed), channel, spec, row, column
-                    )
-        write_truth(drafts[1] / f"t{time:03d}.h5", scene, places, states, spec)
-    for draft, place in zip(drafts, (raw, truth), strict=True):
-        draft.rename(place)
+                    _write_tile(raw / Path(name).name, _exposed(tile, state, spec, seed), channel, spec, row, column)
+        write_truth(truth / f"t{time:03d}.h5", scene, places, states, spec)
 
 
 def _exposed(expected: np.ndarray, state: str, spec: SyntheticSpec, seed: tuple[str | int, ...]) -> np.ndarray:
@@ -288,32 +305,43 @@ def _truth_folder(folder: Path, plate: int, well: int) -> Path:
 
 def _claim(spec: SyntheticSpec, folder: Path) -> None:
     """Makes the folder and writes the specification into it, or checks that it holds the same one."""
+    if folder.exists() and not folder.is_dir():
+        raise SegueError(
+            f"{folder}: is a file, and a made screen needs a folder; give a new folder, then the settings' file."
+        )
     record = folder / "synthetic.json"
     content = json.dumps({"version": VERSION, "spec": spec.model_dump(mode="json")}, indent=1)
-    if record.exists():
-        if record.read_text(encoding="utf-8") != content:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(record)
+        others = [path for path in folder.iterdir() if path != record]
+        found = record.read_bytes() if record.exists() else None
+    except OSError as error:
+        raise SegueError(refusal(folder, error, wanted="a folder in one that you may write to")) from error
+    if found is not None:
+        if found != content.encode():
             raise SegueError(
                 f"{folder}: holds a plate made from other settings; give another folder or delete this one."
             )
         return
-    if folder.exists() and any(folder.iterdir()):
+    if others:
         raise SegueError(f"{folder}: is not empty and holds no made plate; give an empty or a new folder.")
-    folder.mkdir(parents=True, exist_ok=True)
     _write_text(record, content)
 
 
 def _write_text(path: Path, text: str) -> None:
-    draft = path.with_name(path.name + ".writing")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _write_flat_fields(spec: SyntheticSpec, plate: int, folder: Path) -> None:
     place = folder / "truth" / plate_name(plate) / "flatfield.h5"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(place, "w") as file:
+    remove_abandoned(place)
+    if place.exists():
+        return
+    with new_file(place) as new:
         for channel, flat in flat_fields(spec, plate=plate).items():
-            file[channel] = flat
+            new.file[channel] = flat
 
 
 def _write_tables(spec: SyntheticSpec, wells: Sequence[Well], folder: Path) -> None:
@@ -337,9 +365,7 @@ def _plain(value: object) -> object:
 
 
 def _write_csv(path: Path, columns: Iterable[str], rows: Sequence[dict[str, object]]) -> None:
-    draft = path.with_name(path.name + ".writing")
-    with draft.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(columns), extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    draft.replace(path)
