@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
+
+import pytest
+from pydantic.fields import FieldInfo
+
+from segue.plate import quality_spec, stains_spec, synthetic_spec
+from segue.plate.assay_spec import PlateSpec
+from segue.plate.layout_spec import FilesSpec
+from segue.plate.synthetic_spec import SyntheticSpec
+from segue.spec import SpecModel, validate
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,3 +48,50 @@ def test_shipped_data_stays_small():
     listed = subprocess.run(["git", "ls-files", "-z", "examples", "tests"], cwd=ROOT, capture_output=True, check=False)
     files = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
     assert sum(file.stat().st_size for file in files if file.exists()) < 15e6
+
+
+def told_default(field: FieldInfo) -> str:
+    """Returns a default as docs/plate-formats.md writes it."""
+    value = field.default
+    if value is None or isinstance(value, bool):
+        return "–" if value is None else str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(f'{number:g}' for number in value)}]"
+    return f'"{value}"' if isinstance(value, str) else f"{value:g}"
+
+
+SIMPLE = (str, bool, int, float, type(None))
+IN_TABLES = (FilesSpec, SyntheticSpec, synthetic_spec.StageSpec, synthetic_spec.CellsSpec, synthetic_spec.OpticsSpec,
+             synthetic_spec.StainsSpec, synthetic_spec.FaultsSpec, stains_spec.StainsSpec, stains_spec.StainSpec,
+             stains_spec.BlockMaximaThreshold, stains_spec.SplitSpec, stains_spec.CellAreaSpec,
+             stains_spec.OutlineSpec, quality_spec.QualitySpec, quality_spec.SaturatedSpec, quality_spec.BlackSpec,
+             quality_spec.DefocusedSpec, quality_spec.EmptySpec)  # fmt: skip
+
+
+@pytest.mark.parametrize("model", IN_TABLES)
+def test_formats_of_plates_name_every_key_and_default(model: type[SpecModel]):
+    """One table of docs/plate-formats.md has just the keys of the model, with the defaults that it has."""
+    text = (ROOT / "docs/plate-formats.md").read_text(encoding="utf-8")
+    fields = {name: field for name, field in model.model_fields.items() if name != "name"}
+    tables = [dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", part, re.MULTILINE)) for part in text.split("|---|---|---|")]
+    found = [table for table in tables if set(table) == set(fields)]
+    plain = {
+        name: told_default(field)
+        for name, field in fields.items()
+        if isinstance(field.default, SIMPLE)
+        or (isinstance(field.default, tuple) and all(isinstance(one, SIMPLE) for one in field.default))
+    }
+    assert any(plain.items() <= table.items() for table in found)
+
+
+def test_examples_of_formats_are_valid():
+    """Every TOML example of docs/plate-formats.md is a specification that is accepted."""
+    text = (ROOT / "docs/plate-formats.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 6
+    for example in examples:
+        table = tomllib.loads(example)
+        if "plates" in table:
+            validate(SyntheticSpec, table, where=example)
+        else:
+            validate(PlateSpec, {"name": "a", "files": {"pattern": "{well}.tif"}, **table}, where=example)

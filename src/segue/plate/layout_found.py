@@ -251,8 +251,8 @@ def hours(findings: Findings) -> dict[int, float]:
     if intervals:
         if intervals[-1] > (1 + SAME_INTERVAL) * intervals[0]:
             findings.notes.append(
-                f"the metadata tell intervals from {intervals[0]:g} to {intervals[-1]:g} h between times; hours are left "
-                "open: give interval_h or times"
+                f"the metadata tell intervals from {intervals[0]:g} to {intervals[-1]:g} h between times; hours are "
+                "left open: give interval_h or times"
             )
             return {}
         findings.notes.append(f"times are {intervals[0]:g} h apart, say the metadata")
