@@ -99,6 +99,7 @@ def plate(
     with terminal.progress() as shown:
         verbs.plate(spec, out, workers=workers, progress=shown)
     _inspect_dataset(out)
+    print("\n".join(verbs.plate_summary(out)))
     print(f"report and pictures: {out.with_name(f'{out.stem}.plate')}")
 
 
@@ -151,6 +152,15 @@ def inspect(
         return
     given = {"channels": channels, "classes": classes, "batch": batch, "side_px": side}
     sizes = {name: value for name, value in given.items() if value is not None}
+    found = None if sizes or settings else inspection.find_plate(Path(what))
+    if found is not None:
+        print(found.told)
+        if found.obstacles:
+            raise SegueError(
+                f"{what}: `segue plate` would refuse it for {found.obstacles} of the things told above (amiss, doubled "
+                "or refused); correct them."
+            )
+        return
     print(inspection.describe(what, settings=settings or (), sizes=inspection.Sizes(**sizes) if sizes else None))
 
 
@@ -249,6 +259,9 @@ def count(
         Path | None, typer.Option("--page", help="Write figure, errors and notes as one HTML page.")
     ] = None,
     objects: Annotated[Path | None, typer.Option("--objects", help="A run of objects, which parts the nuclei.")] = None,
+    tune_on: Annotated[
+        Path | None, typer.Option("--tune-on", metavar="FILE", help="A dataset with stained wells, to tune on.")
+    ] = None,
     by: Annotated[str | None, typer.Option("--by", help="Draw a panel for each value of this condition.")] = None,
     value: Annotated[str, typer.Option("--value", help="count, fraction or density_per_mm2.")] = "count",
 ) -> None:
@@ -257,8 +270,8 @@ def count(
 
     with terminal.progress() as shown:
         told = verbs.count(
-            run, dataset, out, truth=truth, figure=figure, page=page, objects=objects, by=by, value=value,
-            progress=lambda done, total: shown("images", done, total),
+            run, dataset, out, truth=truth, figure=figure, page=page, objects=objects, tune_on=tune_on, by=by,
+            value=value, progress=lambda done, total: shown("images", done, total),
         )  # fmt: skip
     print("\n".join(told))
 

@@ -47,8 +47,9 @@ def describe(what: str, *, settings: Sequence[str] = (), sizes: Sizes | None = N
         return describe_run(path)
     if path.suffix == ".toml":
         table = read_toml(path)
-        if "stages" not in table and ("files" in table or "synthetic" in table):
-            return describe_plate(path)
+        plate = find_plate(path)
+        if plate is not None:
+            return plate.told
         if "stages" not in table and "data" in table:
             return describe_stage(path)
         from segue.study.plan import plan_study
@@ -102,17 +103,39 @@ def describe_stage(path: Path) -> str:
     )
 
 
-def describe_plate(path: Path) -> str:
-    """Returns what images a plate's specification finds, and what is missing, doubled or amiss; a made one's size."""
-    from segue.plate import planning
+@dataclass(frozen=True)
+class PlateFound:
+    """What a plate's specification finds, in words, and how many things would make `segue plate` refuse it."""
+
+    told: str
+    obstacles: int
+
+
+def find_plate(path: Path) -> PlateFound | None:
+    """Returns what images a plate's specification finds, what is missing, doubled or amiss, and what its splits and
+    tiles would be; of a made plate its size. None where the file is no specification of a plate."""
+    if path.suffix != ".toml" or not path.is_file():
+        return None
+    table = read_toml(path)
+    if "stages" in table or not ("files" in table or "synthetic" in table):
+        return None
+    from segue.plate import foresight, planning
     from segue.plate.assay_spec import PlateSpec
     from segue.plate.layout import describe as describe_layout
-    from segue.plate.layout import find_layout
 
     spec, where = load(PlateSpec, path), path.parent
-    if spec.files is None:
-        return f"a made plate; its dataset takes up to {size(planning.expected(spec, where)['bytes'])}"
-    return describe_layout(find_layout(spec.files, where, transmitted=spec.transmitted, strict=False))
+    if spec.synthetic is not None:
+        layout, overlap = foresight.made_layout(spec.synthetic), spec.synthetic.stage.overlap
+        lines = [f"a made plate; its dataset takes up to {size(planning.expected(spec, where)['bytes'])}"]
+    else:
+        assert spec.files is not None  # the specification has one of the two
+        layout, overlap = foresight.plate_layout(spec, spec.files, where, strict=False), spec.files.overlap
+        lines = [describe_layout(layout)]
+    amiss = [*layout.faults, *layout.doubled]
+    refused = [] if amiss else foresight.obstacles(spec, layout, overlap=overlap)
+    lines += [f"refused: {told}" for told in refused]
+    lines += [f"WARNING: {told}" for told in ([] if amiss else foresight.warnings(spec, layout))]
+    return PlateFound("\n".join(lines), len(amiss) + len(refused))
 
 
 def describe_network(spec: NetworkSpec, sizes: Sizes) -> str:

@@ -52,6 +52,16 @@ def plate(
     return assay(found, Path(out), where=Path(spec).parent, workers=workers, progress=progress).path
 
 
+def plate_summary(out: Place) -> list[str]:
+    """Returns in a few lines what was left out and repaired on the way to a plate's dataset; [] without a report."""
+    import json
+
+    from segue.plate.summary import summary
+
+    path = Path(out).with_name(f"{Path(out).stem}.plate") / "report.json"
+    return summary(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
+
+
 def made_plate(folder: Place, spec: Place | None = None, *, workers: int = 1, progress: Progress | None = None) -> Path:
     """Writes a made screen with its truth into a folder, and returns the specification that `plate` takes.
 
@@ -196,6 +206,7 @@ def count(
     figure: Place | None = None,
     page: Place | None = None,
     objects: Place | None = None,
+    tune_on: Place | None = None,
     by: str | None = None,
     value: str = "count",
     progress: Progress | None = None,
@@ -214,6 +225,7 @@ def count(
         Path(run),
         Path(dataset),
         objects=None if objects is None else Path(objects),
+        tune_on=None if tune_on is None else Path(tune_on),
         truth=None if truth is None else Path(truth),
         progress=progress,
     )

@@ -10,11 +10,13 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import tifffile
+from typer.testing import CliRunner
 
-from segue import inspection
+from segue import cli, inspection
 from segue.data.dataset import Dataset, content_digest
 from segue.errors import SegueError
-from segue.plate import planning
+from segue.plate import foresight, planning
 from segue.plate.assay import assay
 from segue.plate.assay_spec import PlateSpec
 from segue.plate.synthetic import made_files, write_plates, write_specification
@@ -22,6 +24,7 @@ from segue.plate.synthetic_spec import SyntheticSpec
 from segue.spec import validate
 from segue.training.loading import choose_layer
 from segue.training.stage import StageSpec
+from segue.verbs import plate_summary
 
 MADE = {
     "seed": 5,
@@ -191,6 +194,121 @@ def test_a_plate_that_lacks_something_is_refused_before_any_work(
     with pytest.raises(SegueError, match=words):
         assay(spec_of(**changes), tmp_path / "out.h5", where=raw)
     assert not (tmp_path / "out.plate" / "wells").exists()
+
+
+SMALL: dict[str, Any] = {
+    "pattern": "{well}_t{time}_{channel}.tif",
+    "wells": "wells.csv",
+    "pixel_size_um": 1.0,
+    "interval_h": 1,
+}
+SMALL_TILES = {"tile_px": 16, "stride_px": 16}
+
+
+def small_plate(folder: Path, stained: dict[str, int]) -> PlateSpec:
+    """Writes a plate of single fields of 40 × 48 px at two times, stains where 1 says so, and returns what it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (well, stains) in enumerate(stained.items()):
+        for time in range(2):
+            for channel in ("brightfield", *(("dapi", "cy5") if stains else ())):
+                image = np.random.default_rng([number, time]).integers(900, 1000, (40, 48)).astype(np.uint16)
+                tifffile.imwrite(folder / f"{well}_t{time}_{channel}.tif", image)
+    rows = "".join(f"{well},{stains},e\n" for well, stains in stained.items())
+    (folder / "wells.csv").write_text(f"well,stained,experiment\n{rows}", encoding="utf-8")
+    return validate(PlateSpec, {"name": "small", "files": SMALL, "tiles": SMALL_TILES}, where="plate")
+
+
+def changed(spec: PlateSpec, **tables: Any) -> PlateSpec:
+    return validate(PlateSpec, {**spec.model_dump(exclude_defaults=True), **tables}, where="plate")
+
+
+def test_splits_and_tiles_are_checked_before_any_work(tmp_path: Path):
+    """Splits, tiles and keep rules that cannot be are refused together, and nothing is left beside."""
+    spec = small_plate(tmp_path, {"A1": 1, "A2": 1})
+    wrong = changed(
+        spec,
+        splits={"a": {"by": "tim"}, "b": {"by": "experiment"}, "c": {"by": "time", "blocks": 9}, "d": {"by": "chunk"}},
+        tiles={"tile_px": 64, "keep": {"classes": 7}},
+    )
+    with pytest.raises(SegueError) as caught:
+        assay(wrong, tmp_path / "out" / "a.h5", where=tmp_path)
+    for words in (
+        "column 'tim'; did you mean",
+        "one unit only",
+        "split.blocks = 9",
+        "tile_px = 64 is larger",
+        "= 7, but",
+    ):
+        assert words in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    layout = foresight.plate_layout(spec, spec.files, tmp_path)  # type: ignore[arg-type]
+    torn = changed(spec, splits={"t": {"by": "time", "blocks": 2, "test": 0}, "w": {"validation": 0.001, "test": 0.0}})
+    told = " ".join(foresight.warnings(torn, layout))
+    assert "by blocks of time (2) it tears groups" in told and "split 'w': its validation part is empty" in told
+
+
+def test_a_well_without_its_stains_is_told_and_unstained(tmp_path: Path):
+    """The table calls A2 stained and it has no images of stains: a note says that it counts as unstained."""
+    spec = small_plate(tmp_path, {"A1": 1, "A2": 0})
+    (tmp_path / "wells.csv").write_text("well,stained\nA1,1\nA2,1\n", encoding="utf-8")
+    layout = foresight.plate_layout(spec, spec.files, tmp_path)  # type: ignore[arg-type]
+    assert [well.stained for well in layout.wells] == [True, False]
+    assert "P1/A2 is called stained, has no images of dapi, cy5: treated as unstained" in layout.notes
+
+
+def test_an_unstained_plate_gives_its_mosaics(tmp_path: Path):
+    """Without any stained well the dataset holds whole images and no tiles, and report and summary say why."""
+    spec = changed(small_plate(tmp_path, {"A1": 0, "A2": 0}), splits={"wells": {}})
+    found = assay(spec, tmp_path / "a.h5", where=tmp_path)
+    assert (found.tiles, found.stained, found.wells) == (0, 0, 2)
+    with Dataset(found.path) as dataset:
+        assert dataset.count == 0 and len(dataset.micrograph_ids()) == 4 and not dataset.split_names()
+    assert any("no well is stained" in line for line in plate_summary(found.path))
+    assert assay(spec, tmp_path / "a.h5", where=tmp_path).done_now == 0
+
+
+def test_other_splits_and_tiles_need_no_stitching(tmp_path: Path):
+    """After a failure at the tiles, correcting [tiles], [splits], name and title finds all wells done."""
+    spec = small_plate(tmp_path, {"A1": 1, "A2": 0})
+    with pytest.raises(SegueError, match=r"meets tiles\.keep"):
+        assay(changed(spec, tiles={**SMALL_TILES, "keep": {"foreground": 1.0}}), tmp_path / "a.h5", where=tmp_path)
+    other = changed(spec, name="other", title="x", tiles={**SMALL_TILES, "datasets": "full"}, splits={"w": {"seed": 3}})
+    found = assay(other, tmp_path / "a.h5", where=tmp_path)
+    assert found.done_now == 0 and found.tiles == 12
+    assert content_digest(assay(other, tmp_path / "b.h5", where=tmp_path).path) == content_digest(found.path)
+
+
+def test_inspect_of_a_plate_that_would_be_refused_ends_with_2(tmp_path: Path):
+    """What is found is printed, with each mistake, and the exit code is that of the user's mistakes."""
+    small_plate(tmp_path, {"A1": 1, "A2": 1})
+    table = "".join(f"{name} = {json.dumps(value)}\n" for name, value in SMALL.items())
+    (tmp_path / "plate.toml").write_text(f'name = "s"\n[files]\n{table}[splits.x]\nby = "tim"\n', encoding="utf-8")
+    found = inspection.find_plate(tmp_path / "plate.toml")
+    assert found is not None and found.obstacles == 2
+    assert "2 wells, 2 stained" in found.told and "refused: splits.x: split.by: unknown column 'tim'" in found.told
+    result = CliRunner().invoke(cli.app, ["inspect", str(tmp_path / "plate.toml")])
+    assert isinstance(result.exception, SegueError) and "2 of the things told above" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("stains", "words"), [(["hoechst", "draq7"], 'lacks = ["draq7"]'), (["hoechst"], 'has = ["hoechst"]')]
+)
+def test_other_stains_need_rules_of_their_own(stains: list[str], words: str):
+    """The default rules are of dapi and cy5: other stains are told how rules are written."""
+    with pytest.raises(SegueError, match="no rules are given, and the default ones are of the stains dapi") as caught:
+        spec_of(labels={"stains": {stain: {} for stain in stains}})
+    assert words in str(caught.value)
+
+
+def test_what_was_done_is_told_in_few_lines(made: Path):
+    """The summary counts fields and pairs as the table of seams does, which has a row per well and time."""
+    with (made.with_name("plate.plate") / "seams.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6 and sum(int(row["fields"]) - int(row["tiles"]) for row in rows) == 1
+    told = " ".join(plate_summary(made))
+    assert "of 24 fields: 0 left out, 1 missing" in told
+    worst = max(float(row["largest_residual_px"]) for row in rows)
+    assert f"of {sum(int(row['pairs']) for row in rows)} pairs" in told and f"worst residual {worst:.2f} px" in told
 
 
 def test_another_dataset_is_not_overwritten(raw: Path, made: Path):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from segue.data import contents
 from segue.data.chunks import LabelChunks
 from segue.data.dataset import Dataset, Layer, Micrograph, Part, assemble, content_digest, write_part
 from segue.data.hdf5 import Node
@@ -193,6 +194,28 @@ def test_unstained_wells_are_stored_whole_only(tmp_path: Path) -> None:
             assert np.array_equal(data.micrograph("P1/A1/t000").labels[name], values)
 
 
+def test_a_plate_without_stained_wells_is_mosaics_alone(tmp_path: Path) -> None:
+    """No labels give a dataset of whole images with no tile, which is told, and which cannot be trained on or drawn."""
+    done = write(tmp_path / "a.h5", [make_mosaic(0, stained=False), make_mosaic(2, stained=False)])
+    assert (done.mosaics, done.tiles) == (2, 0)
+    with Dataset(tmp_path / "a.h5") as data:
+        assert (data.count, data.tile_shape, str(data.dtype)) == (0, (1, 16, 16), "uint16")
+        assert {len(values) for values in data.samples().values()} == {0} and "time" in data.samples()
+        assert np.array_equal(data.micrograph("P1/A2/t000").image, make_mosaic(2).image)
+        assert data.split(SplitSpec(by="time", blocks=3)).shape == (0,)
+        with pytest.raises(SegueError, match="holds no tiles, only images of unstained wells"):
+            data.select({})
+    assert "no tiles: all wells are unstained" in contents.describe(tmp_path / "a.h5")
+    with pytest.raises(SegueError, match="nothing to draw"):
+        contents.contact_sheet(tmp_path / "a.h5", tmp_path / "a.png")
+
+
+def test_large_tiles_lie_in_smaller_chunks() -> None:
+    """A chunk that would be too large for memory is fitted, the published one stays as it is."""
+    assert TilesSpec().rows == 1000
+    assert 1 <= TilesSpec(tile_px=5000).rows < 10
+
+
 def test_memory_does_not_grow_with_mosaics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many mosaics pass by, a file has two blocks, and of the mosaics no more than three are held at once."""
     blocks = []
@@ -291,7 +314,10 @@ def test_refusals(tmp_path: Path) -> None:
         "P1/A1/t000: layer 'classes' holds the value 7, but only the values 0 to 2": ([odd], SMALL),
         "smaller than a tile of 160 px; lower tiles.tile_px": ([make_mosaic(0)], TilesSpec()),
         "unknown class layer 'cells'; did you mean 'classes'": ([], TilesSpec(layer="cells")),
-        "none of the 1 mosaics has labels": ([make_mosaic(0, stained=False)], SMALL),
+        "none of the 1 mosaics has labels": (
+            [make_mosaic(0, stained=False)],
+            SMALL.model_copy(update={"keep_micrographs": False}),
+        ),
         r"none of the 54 tiles meets tiles.keep \(classes >= 2": ([empty], SMALL),
         "P1/A1/t000: occurs twice": ([make_mosaic(0), make_mosaic(0)], SMALL),
         r"P1/A1/t001: the column\(s\) dose are not in every mosaic": ([make_mosaic(0), longer], SMALL),
@@ -300,6 +326,6 @@ def test_refusals(tmp_path: Path) -> None:
     for message, (mosaics, spec) in told.items():
         with pytest.raises(SegueError, match=message):
             write(out, mosaics, spec)
-    with pytest.raises(ValidationError, match="set chunk = 20971 or less"):
-        TilesSpec(chunk=30_000)
+    with pytest.raises(ValidationError, match="tile_px = 9000 is too large for a chunk of the file; lower it"):
+        TilesSpec(tile_px=9000)
     assert not list(tmp_path.iterdir())

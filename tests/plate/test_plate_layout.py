@@ -216,6 +216,17 @@ def test_channels_must_be_known(screen: Path):
     assert find_layout(none, screen, transmitted="bf").channels == ("bf", "w1")
 
 
+def test_wrong_channels_are_told_once(screen: Path):
+    """A map of other tokens, or another transmitted channel, is one mistake; nothing is called missing for it."""
+    wrong = SPEC.model_copy(update={"channels": {"brightfield": "c1", "dapi": "c2"}})
+    words = describe(find_layout(wrong, screen, strict=False))
+    assert words.count("amiss") == 1 and words.count("\nmissing") == 1 and "missing   none" in words
+    message = told(lambda: find_layout(wrong, screen))
+    assert message.startswith("files: no image has the channels 'c1', 'c2', and channels 'bf', 'w1' is in no entry")
+    other = find_layout(SPEC, screen, transmitted="phase", strict=False)
+    assert len(other.faults) == 1 and not other.missing
+
+
 def test_times_and_selections(screen: Path):
     """Hours come from the interval or a table; a selection keeps grid and places; unknown wells and times are told."""
     (screen / "times.csv").write_text("time,time_h\n0,0.5\n1,3\n", encoding="utf-8")

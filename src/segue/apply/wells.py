@@ -50,6 +50,7 @@ from segue.spec import SpecModel, unknown
 from segue.training.run import Model
 
 NOT_COUNTED = ("background", "cell", "outline")  # of the five classes; counted where they are asked for
+LEAST_AREA_UM2, SPLIT_DEPTH = 12.0, 0.1  # where no well is stained: the least nucleus of `segue plate`, and mid-way
 MOST_TUNED = 24  # images that counting is tuned on
 KEYS = ["plate", "well", "experiment", "time", "time_h", "stained", "part", "class"]
 VALUES = [
@@ -77,13 +78,14 @@ class CountSpec(SpecModel):
 
 @dataclass(frozen=True)
 class Chosen:
-    """How nuclei are counted, whether that was "given" or tuned, and on wells of which part.
+    """How nuclei are counted, whether that was "given", the "default" for want of stained wells, or tuned, and on wells
+    of which part.
 
     error: |counted − true| per true nucleus of these wells, or None.
     """
 
     counting: Counting
-    source: Literal["given", "validation", "train"]
+    source: Literal["given", "validation", "train", "default"]
     error: float | None = None
 
 
@@ -109,14 +111,15 @@ def count_wells(
     spec: CountSpec | None = None,
     *,
     objects: Model | Path | str | None = None,
+    tune_on: Path | str | None = None,
     truth: Path | str | None = None,
     progress: Progress | None = None,
 ) -> WellCounts:
     """Returns the counts of every mosaic of a plate's dataset, predicted by a run from the transmitted light alone.
 
     A run of classes tells the class of pixels. A run of objects counts them all as one class; given as `objects`
-    beside a run of classes, it finds the nuclei, and each has the class of most of its pixels. truth: the folder of
-    the made plate that the dataset is of.
+    beside a run of classes, it finds the nuclei, and each has the class of most of its pixels. tune_on: another dataset
+    with stained wells, on which counting is tuned. truth: the folder of the made plate that the dataset is of.
 
     Columns of the table: plate, well, experiment, conditions, time, time_h, stained · part: train, validation or test
     as the run used the well, "unseen" where it had no labels for it · class · count, fraction (of all nuclei counted)
@@ -139,10 +142,15 @@ def count_wells(
         counted = [main.target.names.index(name) for name in names]
         reader = Reader(opened, main, second, counted=counted, layers=spec.layers, tile_px=spec.tile_px)
         parts = parts_of(opened, main, second)
-        chosen = _chosen(reader, mosaics, parts, spec)
+        pixel_um = pixel_size_um(opened)
+        if tune_on is None:
+            chosen = _chosen(reader, mosaics, parts, spec, pixel_um)
+        else:
+            with Dataset(Path(tune_on)) as other:
+                tuning = Reader(other, main, second, counted=counted, layers=spec.layers, tile_px=spec.tile_px)
+                chosen = _chosen(tuning, mosaics_of(other), parts_of(other, main, second), spec, None)
         counting = chosen.counting
         conditions = conditions_of(mosaics, taken=(*KEYS, *VALUES), where=str(path))
-        pixel_um = pixel_size_um(opened)
         told = {
             "least_area_px": counting.least_area_px,
             "split_depth": counting.split_depth,
@@ -183,7 +191,9 @@ def _counted(model: Model, spec: CountSpec) -> tuple[str, ...]:
     return spec.classes or tuple(name for name in known if name not in NOT_COUNTED and name != known[0])
 
 
-def _chosen(reader: Reader, mosaics: list[Mosaic], parts: Callable[[str], str], spec: CountSpec) -> Chosen:
+def _chosen(
+    reader: Reader, mosaics: list[Mosaic], parts: Callable[[str], str], spec: CountSpec, pixel_um: float | None
+) -> Chosen:
     depth = None if reader.finds_objects else spec.split_depth
     if spec.least_area_px != "tuned" and depth != "tuned":
         return Chosen(Counting(spec.least_area_px, depth), "given")
@@ -200,9 +210,12 @@ def _chosen(reader: Reader, mosaics: list[Mosaic], parts: Callable[[str], str], 
             except ValueError:
                 continue
             return Chosen(best, part, error)
+    if not labelled and pixel_um:
+        area = LEAST_AREA_UM2 / pixel_um**2 if spec.least_area_px == "tuned" else spec.least_area_px
+        return Chosen(Counting(area, SPLIT_DEPTH if depth == "tuned" else depth), "default")
     raise SegueError(
         f"{reader.dataset.path}: no validation or training well of the run has nuclei from stains here, so that how "
-        "they are counted cannot be tuned; give least_area_px and split_depth."
+        "they are counted cannot be tuned; give a dataset with such wells to tune on, or least_area_px and split_depth."
     )
 
 
@@ -282,6 +295,8 @@ def _notes(
     depth = "" if chosen.counting.split_depth is None else f", split at depth {chosen.counting.split_depth:g}"
     how = (
         "given"
+        if chosen.source == "given"
+        else "by default, as no well is stained; tune it on a dataset with stained wells: --tune-on"
         if chosen.error is None
         else f"tuned on {chosen.source} wells, where counts are off by {100 * chosen.error:.3g} % of the nuclei"
     )

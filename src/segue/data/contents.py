@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from segue.data import division
 from segue.data.dataset import Dataset
 from segue.data.digest import content_digest
 from segue.data.files import replacing
 from segue.data.layers import Layer
-from segue.data.split import PARTS
+from segue.data.split import PARTS, SplitSpec
 from segue.errors import SegueError
 from segue.spec import unknown
 
@@ -36,15 +37,36 @@ def describe(path: Path) -> str:
             ("padding", _padding(data)),
             *((f"layer {layer.name}", _layer(data, layer)) for layer in data.layers.values()),
             ("labels", "" if data.layers else "none: for reconstruction and classes of whole images"),
-            ("groups", f"{len(set(samples['group']))}, e.g. {samples['group'][0]}"),
+            ("groups", f"{len(set(samples['group']))}, e.g. {samples['group'][0]}" if data.count else "none"),
             ("micrographs", f"{len(sources | kept)}: {len(sources)} cut into tiles, {len(kept)} kept whole"),
             *_conditions(samples),
             *((f"split {name}", _split(data, name, samples["group"])) for name in data.split_names()),
+            *(("WARNING", warning) for warning in warnings_of(data)),
             *_provenance(data.attributes),
         ]
     rows.append(("digest", content_digest(path)))
     left = max(len(name) for name, _ in rows)
     return "\n".join([str(path), *(f"  {name:<{left}}  {text}" for name, text in rows if text)])
+
+
+def warnings_of(data: Dataset) -> list[str]:
+    """Returns what a reader must know before training: no tiles, splits with an empty part, and those that leak.
+
+    Of a stored split that tears groups, the neighbours across the border are counted over the whole dataset.
+    """
+    if not data.count:
+        return ["no tiles: all wells are unstained, and their whole images are for prediction only (`segue count`)"]
+    found = []
+    for name in data.split_names():
+        made = data.origin(SplitSpec(stored=name))
+        if made.stored is not None:
+            continue  # it came with the data
+        codes = data.split_codes(name)
+        found.append(division.empty_words(name, made, data.samples(), codes))
+        if made.tears_groups:
+            training, validation = (np.flatnonzero(codes == PARTS.index(part)) for part in ("train", "validation"))
+            found.append(f"'{name}': {division.leak_words(made.words, data.neighbours(training, validation))}")
+    return [warning for warning in found if warning]
 
 
 def contact_sheet(path: Path, out_png: Path, *, count: int = 24, layer: str | None = None) -> None:
@@ -58,6 +80,8 @@ def contact_sheet(path: Path, out_png: Path, *, count: int = 24, layer: str | No
     if out_png.suffix.lower() != ".png":
         raise SegueError(f"{out_png}: a contact sheet is a PNG picture; give a name that ends in .png.")
     with Dataset(path) as data:
+        if not data.count:
+            raise SegueError(f"{path}: holds no tiles, so that there is nothing to draw; give a dataset with tiles.")
         if layer is not None and layer not in data.layers:
             raise SegueError(f"{path}: {unknown(layer, data.layers, 'label layer')}.")
         name = layer or next(iter(data.layers), None)
@@ -119,6 +143,8 @@ def _padding(data: Dataset) -> str:
 
 
 def _layer(data: Dataset, layer: Layer) -> str:
+    if not data.count:
+        return f"{layer.kind}: {', '.join(layer.names)}"
     if layer.kind == "classes":
         counts = data.class_counts(layer.name).sum(axis=0)
         shares = counts / max(1, counts.sum())

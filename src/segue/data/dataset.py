@@ -117,6 +117,11 @@ class Dataset:
         A condition is a value, a list of values, or a range {"min": …, "max": …} (one of them may be left out; both
         ends belong to it). Raises SegueError for an unknown column and for a value that no sample has.
         """
+        if not self.count:
+            raise SegueError(
+                f"{self.path}: holds no tiles, only images of unstained wells, for prediction (`segue count`, "
+                "`segue.predict`); to train or score, give a dataset with stained wells."
+            )
         columns = self.samples()
         chosen = np.ones(self.count, dtype=bool)
         for name, wanted in conditions.items():

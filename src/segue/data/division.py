@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from segue import rng
-from segue.data.split import PARTS, GivenSplit, Split, SplitSpec, codes_of
+from segue.data.split import PARTS, GivenSplit, PartName, Split, SplitSpec, codes_of
 from segue.errors import SegueError
 from segue.spec import unknown
 
 TRAIN, VALIDATION, TEST = range(len(PARTS))
+TRIED_SEEDS = 100  # of which one is named that leaves no part empty
 Samples = Mapping[str, np.ndarray]
 
 
@@ -38,9 +39,12 @@ def codes(split: Split, samples: Samples, *, where: str) -> np.ndarray:
     """Returns (N,) uint8: 0 train, 1 validation, 2 test. The test part is by group, and so the same for every `by`.
 
     samples: the columns of the dataset, each (N,), in the order of its file. Raises SegueError, beginning with `where`,
-    for a column that is missing or differs within a group, and where there are fewer units than parts or blocks.
+    for a column that is missing or differs within a group, and where there are fewer units than parts or blocks. Where
+    there are no samples nothing is divided.
     """
     groups = samples["group"]
+    if not len(groups):
+        return np.zeros(0, dtype=np.uint8)
     if isinstance(split, GivenSplit) or split.by == "group":
         return np.array(codes_of(groups, split), dtype=np.uint8)
     by_group = np.array(codes_of(groups, SplitSpec(seed=split.seed, validation=0, test=split.test)), dtype=np.uint8)
@@ -89,6 +93,59 @@ def _units(split: SplitSpec, samples: Samples, where: str) -> np.ndarray:
             "name a column with one value in each group, or one of the ways that tear groups openly: time, chunk."
         )
     return values[place]
+
+
+def empty_parts(split: SplitSpec, codes: np.ndarray) -> list[PartName]:
+    """Returns the parts that hold no sample although the split wants some: train always, the others unless they are 0.
+
+    codes (N,): see `codes`.
+    """
+    wanted: dict[PartName, bool] = {"train": True, "validation": split.validation > 0, "test": split.test > 0}
+    return [part for part in PARTS if wanted[part] and not (codes == PARTS.index(part)).any()]
+
+
+def empty_words(name: str, split: SplitSpec, samples: Samples, found: np.ndarray) -> str:
+    """Returns the warning that parts of the split `name` with the codes `found` are empty, or "" where none is.
+
+    It names a seed that fills all parts where one of the first ones does.
+    """
+    empty = empty_parts(split, found)
+    if not empty:
+        return ""
+    seed = _filling_seed(split, samples)
+    remedy = "other fractions, or more wells" if seed is None else f"another seed, such as {seed}, or other fractions"
+    parts = f"{' and '.join(empty)} part{' is' if len(empty) == 1 else 's are'}"
+    return (
+        f"split '{name}': its {parts} empty ({len(set(samples['group']))} groups, divided by {split.words} with "
+        f"validation {split.validation:g}, test {split.test:g}, seed {split.seed}); choose {remedy}."
+    )
+
+
+def _filling_seed(split: SplitSpec, samples: Samples) -> int | None:
+    """Returns the first seed with which no part is empty, of a hundred; None where there is none or it takes long."""
+    if split.by == "chunk":
+        return None
+    keys = [samples[name].astype(str) for name in ("group", "time") if name in samples]
+    rows = np.unique(np.stack(keys), axis=1, return_index=True)[1]
+    few = {name: values[rows] for name, values in samples.items()}
+    for seed in range(TRIED_SEEDS):
+        other = split.model_copy(update={"seed": seed})
+        try:
+            if not empty_parts(other, codes(other, few, where="")):
+                return seed
+        except SegueError:
+            continue
+    return None
+
+
+def leak_words(split: str, found: Neighbours) -> str:
+    """Returns the warning of a split that tears groups; `split` says by what it divides (`SplitSpec.words`)."""
+    return (
+        f"split by {split} tears groups: {found.pairs:,} pairs of neighbouring tiles (they overlap, at the same or an "
+        "adjacent time) lie across the border between training and validation, and "
+        f"{found.near:,} of {found.validation:,} validation tiles have a neighbour that is trained on. Validation "
+        "scores are not of unseen groups; those of the test part, which is by group, are."
+    )
 
 
 def division(split: SplitSpec, samples: Samples) -> str:

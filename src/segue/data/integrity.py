@@ -18,8 +18,10 @@ REMEDY = "the file is damaged: copy it again or make it anew."
 def check_arrays(path: Path, file: Node) -> None:
     """Raises SegueError, naming the array, where one is missing or does not go with tiles/images (N, C, H, W)."""
     images = _array(path, file, "tiles/images")
-    if images.ndim != 4 or not all(images.shape):
-        raise SegueError(f"{path}: tiles/images is {_shape(images.shape)}, not N × C × H × W of one tile or more.")
+    if images.ndim != 4 or not all(images.shape[1:]):
+        raise SegueError(f"{path}: tiles/images is {_shape(images.shape)}, not N × C × H × W of tiles with pixels.")
+    if not len(images) and not len(file.get("micrographs", ())):
+        raise SegueError(f"{path}: holds neither tiles nor whole images; {REMEDY}")
     count, channels, height, width = images.shape
     _check(path, file, "tiles/valid", (count, 4))
     _check(path, file, "tiles/intensity", (count, channels, 2))

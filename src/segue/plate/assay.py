@@ -4,6 +4,7 @@
     <out stem>.plate/         what is for the eye, and the work in progress
         report.json           per well and time: seams, flags, thresholds, counts
         nuclei.csv            a row per labelled nucleus
+        seams.csv             a row per well and time: tiles, pairs, residuals, flags
         overlays/*.png        labels over images
         mosaics/              stitched images with their pixel size, where asked for
         made/                 the raw plate, where it is a made one
@@ -28,14 +29,17 @@ import numpy as np
 from segue.data.files import make_folder
 from segue.data.hdf5 import new_file, open_file, reading
 from segue.data.layers import Layer
+from segue.data.pairs import refuse
 from segue.data.processes import each
 from segue.errors import SegueError
-from segue.plate.assay_spec import VERSION, PlateSpec, settings
+from segue.plate.assay_spec import VERSION, PlateSpec, settings, well_settings
 from segue.plate.beside import write_json, write_table
 from segue.plate.cutting import Mosaic, write_tiles
 from segue.plate.flatfield import FlatField, estimate
-from segue.plate.layout import Layout, Well, find_layout, input_digest, read_plane, well_digests
+from segue.plate.foresight import LAYERS, made_layout, mosaic_columns, obstacles, plate_layout, warnings
+from segue.plate.layout import Layout, Well, image_digests, input_digest, read_plane
 from segue.plate.layout_spec import FilesSpec
+from segue.plate.summary import seam_rows
 from segue.plate.well import Setting, make_well, read_reports
 
 __all__ = ["Assayed", "assay", "files_of"]
@@ -64,18 +68,21 @@ def assay(spec: PlateSpec, out: Path, *, where: Path, workers: int = 1, progress
     plate before any work, when `out` holds anything else, or when the disk refuses.
     """
     out = Path(out)
-    folder = make_folder(out.with_name(f"{out.stem}.plate"))
+    folder = out.with_name(f"{out.stem}.plate")
     tell = progress or (lambda what, done, total: None)
+    if spec.synthetic is not None:
+        _refuse(spec, made_layout(spec.synthetic), where, spec.synthetic.stage.overlap)
     files, where = files_of(spec, folder, where, workers=workers, tell=tell)
-    layout = find_layout(files, where, transmitted=spec.transmitted)
-    _check(spec, layout, where)
+    layout = plate_layout(spec, files, where)
+    _refuse(spec, layout, where, files.overlap)
+    make_folder(folder)
     cache = folder / "digests.json"
     inputs = _digest([VERSION, settings(spec), input_digest(layout, cache)])
     stained = sum(well.stained for well in layout.wells)
     if _is_made(out, inputs):
         with open_file(out) as file:
             return Assayed(out, folder, len(layout.wells), stained, int(file["tiles/images"].shape[0]), 0)
-    digests = well_digests(layout, cache)
+    digests = image_digests(layout, cache)
     plates = sorted({well.plate for well in layout.wells})
     works = [work for plate in plates for work in _works(spec, files, layout, plate, folder, digests, tell)]
     reports = {work.well.key: read_reports(work.path, work.key) for work in works}
@@ -88,18 +95,20 @@ def assay(spec: PlateSpec, out: Path, *, where: Path, workers: int = 1, progress
         tell("wells", done, len(works))
     write_json(folder / "report.json", _report(spec, layout, reports, works))
     write_table(folder / "nuclei.csv", _nuclei(works))
+    write_table(folder / "seams.csv", seam_rows({work.well.key: reports[work.well.key] or {} for work in works}))
+    tiling = spec.tiles if stained else spec.tiles.model_copy(update={"datasets": "kept"})  # one file without tiles
     written = write_tiles(
         _mosaics(works, layout),
         out,
-        spec.tiles,
+        tiling,
         layers=_layers(spec),
         channels=[spec.transmitted],
         attributes=_attributes(spec, layout, inputs),
-        splits=spec.splits,
+        splits=spec.splits if stained else {},
     )
     for name in ("wells", "flats"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    tiles = written.tiles if spec.tiles.datasets == "full" else written.kept
+    tiles = written.tiles if tiling.datasets == "full" else written.kept
     return Assayed(out, folder, len(works), stained, tiles, len(todo))
 
 
@@ -145,7 +154,9 @@ def _works(
 ) -> list[_Work]:
     """Returns the wells of a plate with their settings; its flat fields are estimated, or read where they are done."""
     wells = [well for well in layout.wells if well.plate == plate]
-    base = _digest([VERSION, settings(spec), files.overlap, [digests[well.key] for well in wells]])
+    hours = [[time, layout.times_h.get(time)] for time in layout.times]
+    shared = [layout.grid, layout.tile_shape, layout.dtype, layout.pixel_size_um, hours, files.overlap]
+    base = _digest([VERSION, well_settings(spec), shared, [[well.key, digests[well.key]] for well in wells]])
     flats = _flats(spec, layout, wells, folder / "flats" / f"{plate}.h5", base, tell)
     geometry = replace(layout, wells=(), missing=(), doubled=())
     setting = Setting(spec, geometry, flats, files.overlap)
@@ -155,7 +166,7 @@ def _works(
             setting,
             folder / "wells" / f"{well.key.replace('/', '_')}.h5",
             folder,
-            _digest([base, well.key]),
+            _digest([base, well.key, well.stained]),
         )
         for well in wells
     ]
@@ -191,22 +202,9 @@ def _flats(
     return found
 
 
-def _check(spec: PlateSpec, layout: Layout, where: Path) -> None:
-    """Raises SegueError where the plate lacks what the specification needs."""
-    needed = [spec.transmitted, *spec.labels.stains]
-    absent = [channel for channel in needed if channel not in layout.channels]
-    if absent:
-        raise SegueError(
-            f"{where}: no image has the channel '{absent[0]}'; there are: {', '.join(layout.channels)}. "
-            "Correct `transmitted`, [labels.stains], or the channels in [files]."
-        )
-    if layout.pixel_size_um is None:
-        raise SegueError(f"{where}: neither the images nor [files] tell the pixel size; give files.pixel_size_um.")
-    if not any(well.stained for well in layout.wells):
-        raise SegueError(
-            f"{where}: no well has the stains {', '.join(spec.labels.stains)}; labels come from stained wells: correct "
-            "[labels.stains] or the column stained of the wells table."
-        )
+def _refuse(spec: PlateSpec, layout: Layout, where: Path, overlap: float) -> None:
+    """Raises SegueError where the plate lacks what the specification needs, or its tiles and splits cannot be."""
+    refuse(where, [f"{where}: {told}" for told in obstacles(spec, layout, overlap=overlap)])
 
 
 def _digest(parts: Any) -> str:
@@ -229,8 +227,8 @@ def _is_made(out: Path, inputs: str) -> bool:
 
 def _layers(spec: PlateSpec) -> list[Layer]:
     return [
-        Layer("classes", "classes", tuple(spec.labels.class_names)),
-        Layer("nuclei", "instances", ("background", "nucleus")),
+        Layer(LAYERS[0], "classes", tuple(spec.labels.class_names)),
+        Layer(LAYERS[1], "instances", ("background", "nucleus")),
     ]
 
 
@@ -252,16 +250,7 @@ def _mosaics(works: Sequence[_Work], layout: Layout) -> Iterator[Mosaic]:
             for name in sorted(file):
                 group = file[name]
                 labels = {layer: values[()] for layer, values in group.get("labels", {}).items()}
-                attributes = {
-                    **work.well.conditions,
-                    "plate": work.well.plate,
-                    "well": work.well.name,
-                    "experiment": work.well.experiment,
-                    "time": int(group.attrs["time"]),
-                    "time_h": float(group.attrs["time_h"]),
-                    "stained": int(work.well.stained),
-                    "pixel_size_nm": 1000 * (layout.pixel_size_um or float("nan")),
-                }
+                attributes = mosaic_columns(layout, work.well, int(group.attrs["time"]))
                 yield Mosaic(
                     source=f"{work.well.key}/{name}",
                     group=work.well.key,
@@ -279,16 +268,17 @@ def _mosaics(works: Sequence[_Work], layout: Layout) -> Iterator[Mosaic]:
 
 def _report(spec: PlateSpec, layout: Layout, reports: Mapping[str, Any], works: Sequence[_Work]) -> dict[str, Any]:
     flats = {work.well.plate: work.setting.flats for work in works}
+    weak = [
+        f"{plate}: the flat field of {channel} rests on {flat.tiles} tiles, {FEW_TILES} or more are wanted; seams "
+        "between fields may stay visible in it"
+        for plate, own in flats.items()
+        for channel, flat in own.items()
+        if flat.tiles < FEW_TILES
+    ]
     return {
         "plate": spec.name,
         "missing": [str(item) for item in layout.missing],
-        "notes": [
-            f"{plate}: the flat field of {channel} rests on {flat.tiles} tiles, {FEW_TILES} or more are wanted; seams "
-            "between fields may stay visible in it"
-            for plate, own in flats.items()
-            for channel, flat in own.items()
-            if flat.tiles < FEW_TILES
-        ],
+        "notes": [*warnings(spec, layout), *layout.notes, *weak],
         "wells": dict(reports),
     }
 

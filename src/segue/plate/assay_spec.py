@@ -85,6 +85,13 @@ class PlateSpec(SpecModel):
         return self
 
 
+def well_settings(spec: PlateSpec) -> str:
+    """Returns what a stitched and labelled well depends on beside its images and their geometry, as text."""
+    left_out = {*("name", "title", "files", "synthetic", "tiles", "splits", "overlays")}
+    exclude = {**dict.fromkeys(left_out, True), "stitching": {"mosaics"}}
+    return json.dumps(spec.model_dump(mode="json", exclude=exclude, exclude_defaults=True), sort_keys=True)
+
+
 def settings(spec: PlateSpec) -> str:
     """Returns what the dataset's content depends on, as text: titles, pictures and files beside it are left out."""
     left_out = {"title": True, "overlays": True, "stitching": {"mosaics"}}

@@ -72,11 +72,13 @@ def write_tiles(
     """Writes the datasets that `spec` asks for, `out` and perhaps `full_path(out)`; they appear only when whole.
 
     Tiles follow each other in the order of the mosaics and row by row in each. Labelled mosaics must have all layers,
-    one type of image and the same columns. Raises SegueError for a layer that is not there or holds what it does not
-    name, for a mosaic smaller than a tile, where no tile is left, and when the disk refuses.
+    one type of image and the same columns. Where no mosaic has labels the mosaics are stored alone, without tiles and
+    splits. Raises SegueError for a layer that is not there or holds what it does not name, for a mosaic smaller than a
+    tile, where nothing is left, and when the disk refuses.
     """
     decisive = _class_layer(spec, layers, out)
     sources: set[str] = set()
+    last: Mosaic | None = None
     labelled = tiles = kept = 0
     with contextlib.ExitStack() as stack:
         files: dict[str, TileFile] = {}
@@ -92,6 +94,7 @@ def write_tiles(
             if mosaic.source in sources:
                 raise SegueError(f"{mosaic.source}: occurs twice among the mosaics; give each its own name.")
             sources.add(mosaic.source)
+            last = mosaic
             if spec.keep_micrographs:
                 next(iter(files.values())).add_micrograph(
                     mosaic.source, mosaic.image, mosaic.labels, attributes=mosaic.attributes
@@ -106,7 +109,10 @@ def write_tiles(
         done = WrittenTiles(len(sources), labelled, tiles, kept)
         _require_tiles(done, out, spec)
         for file in files.values():
-            file.finish(splits)
+            if labelled:
+                file.finish(splits)
+            elif last is not None:
+                file.finish_without_tiles(last.image, _columns(last))
     return done
 
 
@@ -179,8 +185,12 @@ def _cut(mosaic: Mosaic, layers: Sequence[Layer], spec: TilesSpec) -> Cut:
         intensity=np.asarray(mosaic.intensity, dtype=np.float32),
         places=places,
         counts=counts,
-        columns={"group": mosaic.group, "source": mosaic.source, **mosaic.samples},
+        columns=_columns(mosaic),
     )
+
+
+def _columns(mosaic: Mosaic) -> dict[str, Value]:
+    return {"group": mosaic.group, "source": mosaic.source, **mosaic.samples}
 
 
 def _check(mosaic: Mosaic, layers: Sequence[Layer], channels: Sequence[str], spec: TilesSpec) -> None:
@@ -209,11 +219,12 @@ def _check(mosaic: Mosaic, layers: Sequence[Layer], channels: Sequence[str], spe
 
 
 def _require_tiles(done: WrittenTiles, out: Path, spec: TilesSpec) -> None:
-    if not done.labelled:
+    if not done.labelled and not (done.mosaics and spec.keep_micrographs):
         raise SegueError(
-            f"{out}: none of the {done.mosaics} mosaics has labels, so there is nothing to cut; give a stained well."
+            f"{out}: none of the {done.mosaics} mosaics has labels, so there is nothing to cut; give a stained well, "
+            "or keep_micrographs = true for the mosaics alone."
         )
-    if not done.kept and spec.datasets != "full":
+    if done.labelled and not done.kept and spec.datasets != "full":
         raise SegueError(
             f"{out}: none of the {done.tiles} tiles meets tiles.keep (classes >= {spec.keep.classes}, foreground >= "
             f'{spec.keep.foreground:g}, labelled >= {spec.keep.labelled:g}); relax it, or set datasets = "full".'

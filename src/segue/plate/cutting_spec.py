@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from segue.data.tiling import Edge
 from segue.spec import SpecModel
 
-MOST_CHUNK_BYTES = 2**31  # of labels, 4 bytes a pixel; HDF5 itself allows twice that
+MOST_CHUNK_BYTES = 2**28  # of labels, 4 bytes a pixel, as memory holds several; HDF5 itself allows sixteen times that
 
 
 class KeepSpec(SpecModel):
@@ -28,9 +28,10 @@ class TilesSpec(SpecModel):
     """The table [tiles]; the defaults are the published geometry: 2700 × 3600 px give 32 × 44 = 1408 tiles.
 
     edge: "drop" leaves out a tile that would reach beyond the border; "shift" moves it back inside, so that every pixel
-    is in a tile. chunk: tiles in a chunk of the file, fewer where there are fewer tiles. layer: the class layer whose
-    counts decide what is kept. datasets: "kept" or "full" is written to OUT.h5; with "both", OUT.h5 is the kept one and
-    OUT.full.h5 beside it holds all tiles. Whole mosaics are stored in OUT.h5 alone, where keep_micrographs is true.
+    is in a tile. chunk: tiles in a chunk of the file, fewer where there are fewer tiles or where they are large
+    (`rows`). layer: the class layer whose counts decide what is kept. datasets: "kept" or "full" is written to OUT.h5;
+    with "both", OUT.h5 is the kept one and OUT.full.h5 beside it holds all tiles. Whole mosaics are stored in OUT.h5
+    alone, where keep_micrographs is true.
     """
 
     tile_px: int = Field(default=160, ge=1)
@@ -44,12 +45,14 @@ class TilesSpec(SpecModel):
 
     @model_validator(mode="after")
     def _fits(self) -> TilesSpec:
-        most = MOST_CHUNK_BYTES // (4 * self.tile_px**2)
-        if self.chunk > most:
+        if 4 * self.tile_px**2 > MOST_CHUNK_BYTES:
+            most = int((MOST_CHUNK_BYTES // 4) ** 0.5)
             raise ValueError(
-                f"chunk = {self.chunk} tiles of {self.tile_px} px are more than HDF5 stores at once; "
-                f"set chunk = {most} or less"
-                if most
-                else f"tile_px = {self.tile_px} is too large for a chunk; lower it"
+                f"tile_px = {self.tile_px} is too large for a chunk of the file; lower it to at most {most}"
             )
         return self
+
+    @property
+    def rows(self) -> int:
+        """The most tiles in a chunk of the file: `chunk`, or as many as 256 MiB of labels are."""
+        return min(self.chunk, MOST_CHUNK_BYTES // (4 * self.tile_px**2))

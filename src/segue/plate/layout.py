@@ -31,8 +31,8 @@ from segue.plate.layout_reading import digests_of, read_plane
 from segue.plate.layout_spec import FilesSpec
 from segue.spec import unknown
 
-__all__ = ["Cell", "Layout", "Plane", "Well", "WellTiles", "describe", "find_layout", "input_digest", "read_plane",
-           "well_digests"]  # fmt: skip
+__all__ = ["Cell", "Layout", "Plane", "Well", "WellTiles", "describe", "find_layout", "image_digests", "input_digest",
+           "read_plane", "well_digests"]  # fmt: skip
 
 SHOWN = 10  # of a list of what is amiss
 Place = tuple[int, str, Cell]  # time index, channel, field
@@ -129,6 +129,7 @@ def find_layout(spec: FilesSpec, where: Path, *, transmitted: str = "brightfield
     where = Path(where).resolve()
     findings = _find(spec, where, transmitted)
     channels = _name_channels(findings, spec, transmitted)
+    misnamed = bool(findings.faults)  # what is missing of which channel cannot be told then
     if not findings.found:
         why = in_words([*findings.missing, *findings.unfit]) or "nothing fits"
         refuse(where, findings.faults or [f"{where}: no image was found ({why}); correct [files]."])
@@ -148,7 +149,7 @@ def find_layout(spec: FilesSpec, where: Path, *, transmitted: str = "brightfield
     wells = []
     for key in keys:
         well = _well(names[key], planes[key], rows, channels)
-        wanted = channels if well.stained else channels[:1]
+        wanted = () if misnamed else channels if well.stained else channels[:1]
         findings.missing += missing(key, planes[key], times=times, channels=wanted, grid=grid)
         if not well.stained and rows is not None and any(channel != transmitted for _, channel, _ in planes[key]):
             findings.notes.append(f"{key} is not stained, says the table of wells, and has files of stains")
@@ -188,13 +189,22 @@ def _name_channels(findings: Findings, spec: FilesSpec, transmitted: str) -> tup
     seen = {one.channel for one in findings.found}
     name_of = {token: name for name, token in spec.channels.items()} or {token: token for token in seen}
     known = ", ".join(sorted(seen)) or "none"
-    for token in sorted(seen - set(name_of) - set(spec.ignore_channels)):
+    strange = sorted(seen - set(name_of) - set(spec.ignore_channels))
+    absent = sorted((set(name_of) | set(spec.ignore_channels)) - seen if seen else ())
+    if strange and absent:
         findings.faults.append(
-            f"files: the channel '{token}' is in no entry of channels; found are {known}: add it there, or to "
+            f"files: no image has the {_channels(absent)}, and {_channels(strange)} is in no entry of channels; found "
+            f"are {known}: correct channels."
+        )
+    elif strange:
+        findings.faults.append(
+            f"files: the {_channels(strange)} is in no entry of channels; found are {known}: add it there, or to "
             "ignore_channels."
         )
-    for token in sorted((set(name_of) | set(spec.ignore_channels)) - seen if seen else ()):
-        findings.faults.append(f"files: there is no channel '{token}'; found are {known}: correct it or leave it out.")
+    elif absent:
+        findings.faults.append(
+            f"files: there is no {_channels(absent)}; found are {known}: correct it or leave it out."
+        )
     left_out = {token for token in seen if token in spec.ignore_channels}
     findings.found = [
         replace(one, channel=name_of.get(one.channel, one.channel)) if spec.channels else one
@@ -202,12 +212,16 @@ def _name_channels(findings: Findings, spec: FilesSpec, transmitted: str) -> tup
         if one.channel not in left_out
     ]
     names = [name for name in (spec.channels or sorted(seen - left_out)) if name != transmitted]
-    if seen and transmitted not in name_of.values():
+    if seen and transmitted not in name_of.values() and not (strange and absent):
         findings.faults.append(
             f"files: there is no transmitted-light channel '{transmitted}'; found are {known}: name it in channels, "
             f'e.g. channels = {{ {transmitted} = "{min(seen)}", … }}, or in transmitted.'
         )
     return (transmitted, *names)
+
+
+def _channels(tokens: Sequence[str]) -> str:
+    return f"channel{'s' if len(tokens) > 1 else ''} {', '.join(repr(token) for token in tokens)}"
 
 
 def _chosen_wells(
@@ -309,9 +323,9 @@ def describe(layout: Layout) -> str:
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {text}" for name, text in rows]
     for what, told in (
+        ("amiss", layout.faults),
         ("missing", layout.missing),
         ("doubled", layout.doubled),
-        ("amiss", layout.faults),
         ("left out", layout.unfit),
         ("note", layout.notes),
     ):
@@ -347,6 +361,15 @@ def well_digests(layout: Layout, cache_path: Path | None = None) -> dict[str, st
             [well.key, well.experiment, well.stained, dict(sorted(well.conditions.items())), planes]
         )
     return found
+
+
+def image_digests(layout: Layout, cache_path: Path | None = None) -> dict[str, str]:
+    """Returns a sha256 (hex) by the key of each well, over the contents of its files and their places alone."""
+    files = digests_of((plane.path for well in layout.wells for plane in well.planes.values()), cache_path)
+    return {
+        well.key: _sha256([[*place, files[plane.path], plane.index] for place, plane in sorted(well.planes.items())])
+        for well in layout.wells
+    }
 
 
 def input_digest(layout: Layout, cache_path: Path | None = None) -> str:

@@ -61,6 +61,7 @@ class SeamReport:
             "residual_px": {"median": _median(used), "largest": max(used, default=None)},
             "ncc": {"median": _median(correlated), "least": min(correlated, default=None)},
             "absolute_log_ratio": {"median": _median(mismatch), "largest": max(mismatch, default=None)},
+            "pairs": len(self.seams),
             "repaired": [[list(first), list(second)] for first, second in self.repaired],
             "missing": [list(cell) for cell in self.missing],
             "unplaced": [list(cell) for cell in self.unplaced],

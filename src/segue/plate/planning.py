@@ -17,9 +17,10 @@ def identity(spec: PlateSpec, where: Path, cache: Path) -> dict[str, Any]:
     parts: dict[str, Any] = {"kind": "plate", "version": assay_spec.VERSION, "spec": assay_spec.settings(spec)}
     if spec.files is None:
         return {**parts, "made": synthetic_spec.VERSION}
-    from segue.plate.layout import find_layout, input_digest
+    from segue.plate.foresight import plate_layout
+    from segue.plate.layout import input_digest
 
-    layout = find_layout(spec.files, where, transmitted=spec.transmitted)
+    layout = plate_layout(spec, spec.files, where)
     return {**parts, "files": input_digest(layout, cache)}
 
 
@@ -35,10 +36,10 @@ def expected(spec: PlateSpec, where: Path) -> Mapping[str, int]:
         stained, frames = made.plates * made.stained_wells * made.times, made.plates * made.wells * made.times
         raw = made.files * stage.tile_px**2 * BYTES_OF_PIXEL
     else:
-        from segue.plate.layout import find_layout
+        from segue.plate.foresight import plate_layout
 
         assert spec.files is not None  # the specification has one of the two
-        layout = find_layout(spec.files, where, transmitted=spec.transmitted)
+        layout = plate_layout(spec, spec.files, where)
         sides = zip(layout.grid, layout.tile_shape, strict=True)
         height, width = (round(side * (1 + (n - 1) * (1 - spec.files.overlap))) for n, side in sides)
         times = {well.key: len({time for time, _, _ in well.planes}) for well in layout.wells}

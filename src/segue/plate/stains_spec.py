@@ -203,6 +203,8 @@ class StainsSpec(SpecModel):
     def _consistent(self) -> StainsSpec:
         named = [stain for rule in self.rules for stain in (*rule.has, *rule.lacks)]
         missing = [stain for stain in named if stain not in self.stains]
+        if missing and "rules" not in self.model_fields_set:
+            raise ValueError(_own_rules(list(self.stains)))
         if missing:
             raise ValueError(f"rules: {unknown(missing[0], self.stains, 'stain')}; give labels.stains.{missing[0]}")
         for pair in self.bleed_through:
@@ -230,3 +232,17 @@ class StainsSpec(SpecModel):
         raise ValueError(
             f"bleed_through: '{pair}' is not of the form <stain>_in_<stain> with two of {', '.join(self.stains)}"
         )
+
+
+def _own_rules(stains: list[str]) -> str:
+    """Returns what to write where the default rules do not go with the stains."""
+    first, last = stains[0], stains[-1]
+    one = f'[[labels.rules]] with name = "nucleus" and has = ["{first}"]'
+    two = (
+        f'[[labels.rules]] with name = "live", has = ["{first}"] and lacks = ["{last}"], and another with '
+        f'name = "dead" and has = ["{last}"]'
+    )
+    return (
+        "no rules are given, and the default ones are of the stains dapi (live) and cy5 (dead), but the stains here "
+        f"are {', '.join(stains)}; say what each stain means, such as {one if first == last else two}"
+    )

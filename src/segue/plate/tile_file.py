@@ -50,7 +50,7 @@ class _Block:
     """Room for the tiles of one chunk, of which the first `count` are there."""
 
     def __init__(self, spec: TilesSpec, layers: Sequence[Layer], image: np.ndarray) -> None:
-        rows, tile, channels = spec.chunk, spec.tile_px, len(image)
+        rows, tile, channels = spec.rows, spec.tile_px, len(image)
         self.count = 0
         self.images = np.empty((rows, channels, tile, tile), dtype=image.dtype)
         self.labels = {layer.name: np.empty((rows, tile, tile), dtype=label_type(layer)) for layer in layers}
@@ -133,6 +133,17 @@ class TileFile:
     ) -> None:
         """Stores a whole image with its labels; arrays must not change afterwards. Raises where it is there already."""
         self._submit(lambda: self._store(source, image, labels, attributes))
+
+    def finish_without_tiles(self, image: np.ndarray, columns: Mapping[str, Value]) -> None:
+        """Ends a file that no tile was added to: empty arrays such as tiles of `image` (C, H, W) would have."""
+        self._wait()
+        self._rows = 1
+        self._create(_Block(self._spec.model_copy(update={"chunk": 1}), self._layers, image))
+        for name in sorted({"y_px": 0, "x_px": 0} | dict(columns)):
+            text = isinstance(columns.get(name, 0), str)
+            kind = object if text else np.float64 if isinstance(columns.get(name), float) else np.int64
+            write_column(self._new.file, name, np.empty(0, dtype=kind))
+        self._new.check()
 
     def finish(self, splits: Mapping[str, Split]) -> None:
         """Writes the last block, the sample rows and the splits; at least one tile must have been added."""

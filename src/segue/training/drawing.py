@@ -11,8 +11,10 @@ from typing import Any, TypedDict
 import numpy as np
 
 from segue import rng
+from segue.data import division as divisions
 from segue.data.dataset import Dataset
-from segue.data.split import PartName
+from segue.data.division import Neighbours
+from segue.data.split import PartName, SplitSpec
 from segue.errors import SegueError
 from segue.training.stage import DataSpec, Range, StageSpec
 
@@ -78,8 +80,8 @@ def _draw(
     if not units or (wanted != "all" and int(wanted) > len(units)):
         raise SegueError(
             f"{dataset.path}: the {part} part of {_domain(item)} holds {len(units)} {counting}, but the stage wants "
-            f"{'at least one' if wanted == 'all' else wanted}; lower the number, or change the split's seed or "
-            f"fractions (validation {spec.split.validation}, test {spec.split.test}, by {spec.split.words})."
+            f"{'at least one' if wanted == 'all' else wanted}; {'lower the number, or ' if units else ''}"
+            f"{_other_split(dataset, spec.split)}."
         )
     if wanted == "all":
         return Drawn(available, frozenset(groups), len(units))
@@ -94,6 +96,20 @@ def _draw(
     else:
         indices = np.sort(available[chosen])
     return Drawn(indices, frozenset(dataset.samples()["group"][indices]), len(chosen))
+
+
+def _other_split(dataset: Dataset, split: SplitSpec) -> str:
+    """Returns what to do about a part that is too small, with how the split that is used was made."""
+    made = dataset.origin(split)
+    if made.stored is not None:
+        return f"use another split: {made.words} was given with the data"
+    how = f"validation {made.validation:g}, test {made.test:g}, seed {made.seed}, by {made.words}"
+    if split.stored is None:
+        return f"change the split's seed or fractions ({how})"
+    return (
+        f"use another split: give seed, validation and test instead of {split.words} ({how}), or make the dataset anew "
+        "with others"
+    )
 
 
 def _sample_names(groups: Iterable[str]) -> list[str]:
@@ -172,10 +188,5 @@ def leak(drawn: Sequence[tuple[Dataset, Drawn, Drawn | None]], spec: StageSpec) 
 
 def leak_words(found: Leak) -> str:
     """Returns the warning of a split that tears groups."""
-    near, tiles = found["validation_tiles_near"], found["validation_tiles"]
-    return (
-        f"WARNING: split by {found['split']} tears groups: {found['neighbouring_pairs']:,} pairs of neighbouring tiles "
-        "(they overlap, at the same or an adjacent time) lie across the border between training and validation, and "
-        f"{near:,} of {tiles:,} validation tiles have a neighbour that is trained on. Validation scores are not of "
-        "unseen groups; those of the test part, which is by group, are."
-    )
+    across = Neighbours(found["neighbouring_pairs"], found["validation_tiles"], found["validation_tiles_near"])
+    return f"WARNING: {divisions.leak_words(found['split'], across)}"
