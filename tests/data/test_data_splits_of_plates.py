@@ -228,3 +228,19 @@ def test_keys_of_earlier_stages_are_unchanged() -> None:
     for spec in specs:
         assert StageSpec.model_validate(spec.model_dump(mode="json", by_alias=True)) == spec
     assert specs[-1].keyed(())["split"] == {"validation": 0.2, "test": 0.2, "by": "chunk", "chunk": 37}
+
+
+def test_an_empty_part_is_told_with_a_seed_that_fills_it() -> None:
+    """Of three wells none is for validation under this seed; the seed that is named fills all parts."""
+    samples = plate(wells=3, times=2, side=1)
+    split = next(
+        one
+        for seed in range(50)
+        if not (division.codes(one := SplitSpec(seed=seed, validation=0.3, test=0.3), samples, where="a") == 1).any()
+    )
+    told = division.empty_words("wells", split, samples, division.codes(split, samples, where="a"))
+    assert "validation" in told.partition(" empty ")[0] and "3 groups" in told
+    named = int(told.partition("such as ")[2].partition(",")[0])
+    filled = split.model_copy(update={"seed": named})
+    assert not division.empty_parts(filled, division.codes(filled, samples, where="a"))
+    assert not division.empty_words("wells", filled, samples, division.codes(filled, samples, where="a"))
