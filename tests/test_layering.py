@@ -8,7 +8,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[1] / "src" / "segue"
 
 ROWS = [
-    {"cli", "draw", "verbs", "inspection", "rates", "terminal", "__init__"},
+    {"cli", "draw", "wells", "verbs", "inspection", "rates", "terminal", "__init__"},
     {"report", "apply"},
     {"study"},
     {"simulate", "plate", "training"},
