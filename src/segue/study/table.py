@@ -121,13 +121,15 @@ def _splits(plan: Plan) -> dict[str, SplitSpec]:
 
 
 def _apart_from_split(plan: Plan, splits: Mapping[str, SplitSpec]) -> dict[str, str]:
-    """Returns for each training a digest of all that it is made of but the way of splitting and the repetition, its
-    ancestors included; the part for test is in it. Empty where the study divides all samples by the same."""
+    """Returns for each training a digest of all that it is made of but the way of splitting, the repetition and what is
+    kept of its epochs, its ancestors included; the part for test is in it.
+
+    Empty where the study divides all samples by the same."""
     if len({split.by for split in splits.values()}) < 2:
         return {}
     found: dict[str, str] = {}
     for train in plan.trains:
-        settings: dict[str, Any] = train.template.keyed({"parent", "init", "draw", "split"})
+        settings: dict[str, Any] = train.template.keyed({"parent", "init", "draw", "split", "keep_epochs", "film"})
         settings["test"] = splits[train.key].model_dump(include={"stored", "seed", "test"})
         inputs = [*train.inputs, found.get(train.parent or "", train.fingerprint["inputs"][-1])]
         found[train.key] = digest_of({"settings": settings, "inputs": inputs})
