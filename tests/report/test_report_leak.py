@@ -261,6 +261,7 @@ plate = { dataset = "plate" }
 [stages.wells]
 domain = "plate"
 epochs = 1
+keep_epochs = true
 split = { validation = 0.2, test = 0.25, seed = 2 }
 [stages.chunks]
 domain = "plate"
