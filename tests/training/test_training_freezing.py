@@ -131,7 +131,7 @@ def test_forms_of_parts(part: str):
         ({"freeze": ["head.0"]}, r"unknown part 'head.0'"),
         ({"freeze": ["decoder.stem"]}, r"unknown part 'decoder.stem'"),
         ({"freeze": ["encoder.2-1"]}, r"ends before it begins; write encoder\.1-2"),
-        ({"unfreeze": [{"epoch": 1, "parts": ["encoder"]}]}, r"unfreeze\[0\]\.epoch.*greater than or equal to 2"),
+        ({"unfreeze": [{"epoch": 1, "parts": ["encoder"]}]}, r"unfreeze\[0\]\.epoch.*a number of 2 or more"),
         ({"unfreeze": [{"epoch": 2, "parts": []}]}, r"unfreeze\[0\]\.parts"),
     ],
 )

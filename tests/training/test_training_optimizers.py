@@ -187,7 +187,7 @@ class Holder(SpecModel):
             {"name": "adam", "part_lr": {"neck": 0.1}},
             "part_lr.neck: .*allowed: decoder, encoder, head",
         ),
-        ({"name": "adam", "part_lr": {"head": 0}}, "greater than 0"),
+        ({"name": "adam", "part_lr": {"head": 0}}, "a number above 0"),
     ],
 )
 def test_bad_optimisers_are_refused(table: dict[str, Any], message: str):
