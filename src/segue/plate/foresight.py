@@ -1,8 +1,8 @@
 """What is known of a plate's dataset before any work: what cannot be made, and what is worth a look.
 
 layout = plate_layout(spec, files, where)
-refuse(where, obstacles(spec, layout))
-print(warnings(spec, layout))
+obstacles(spec, layout, overlap=files.overlap)  # sentences; with any of them `segue plate` does nothing
+warnings(spec, layout)
 """
 
 from __future__ import annotations
