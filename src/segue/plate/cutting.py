@@ -94,7 +94,7 @@ def write_tiles(
             if mosaic.source in sources:
                 raise SegueError(f"{mosaic.source}: occurs twice among the mosaics; give each its own name.")
             sources.add(mosaic.source)
-            last = mosaic
+            last = None if labelled else mosaic  # needed where none has labels; else a mosaic's memory for nothing
             if spec.keep_micrographs:
                 next(iter(files.values())).add_micrograph(
                     mosaic.source, mosaic.image, mosaic.labels, attributes=mosaic.attributes
