@@ -24,7 +24,7 @@ from segue.apply.truth import agreement, headline, known_counts
 from segue.apply.wells import CountSpec, count_wells, write_counts
 from segue.data.assembly import micrograph_key
 from segue.data.dataset import Dataset, Layer, Micrograph, Part, assemble, write_part
-from segue.data.split import GivenSplit
+from segue.data.split import GivenSplit, SplitSpec
 from segue.errors import SegueError
 from segue.plate.synthetic import write_plates
 from segue.plate.synthetic_spec import SyntheticSpec
@@ -196,6 +196,32 @@ def test_settings_that_are_given(wells: Path, model: Model, pictures: dict[tuple
     assert [pictures[f"{r.plate}/{r.well}", r.time].counts[1] for r in dead.itertuples()] == list(dead["count"])
     with pytest.raises(SegueError, match="'ded'"):
         count_wells(model, wells, CountSpec(classes=("ded",)))
+
+
+def test_wells_without_stains_are_counted_as_another_dataset_tells(
+    tmp_path: Path, wells: Path, model: Model, pictures: dict[tuple[str, int], Drawn]
+):
+    """Where no well is stained, counting is by default; tuned on a dataset with stained wells (validation wells first,
+    then such that the run has never seen) it finds what was drawn. A dataset without any is refused."""
+    path = write_wells(tmp_path / "plain", pictures)
+    with h5py.File(path, "a") as file:
+        for well, time in pictures:
+            group = file[f"micrographs/{micrograph_key(f'{well}/t{time:03d}')}"]
+            group.attrs["stained"] = 0
+            group.pop("labels", None)
+    blind = count_wells(model, path)
+    assert set(blind.table["counting_from"]) == {"default"} and any("--tune-on" in note for note in blind.notes)
+    other = model_of(tmp_path / "other run")
+    (other.folder / "groups.json").write_text(json.dumps({"training": ["P9/A1"], "validation": ["P9/A2"]}))
+    other = replace(other, spec=other.spec.model_copy(update={"split": SplitSpec(test=0)}))
+    expected = [pictures[f"P1/{well}", time].counts for well in ("A1", "A2", "A3", "A10") for time in TIMES]
+    for run, source in ((model, "validation"), (other, "unseen")):
+        found = count_wells(run, path, tune_on=wells)
+        assert found.chosen.source == source and found.chosen.error == 0
+        assert found.table["count"].tolist() == [number for counts in expected for number in counts]
+        assert any(f"tuned on {source} wells" in note for note in found.notes)
+    with pytest.raises(SegueError, match="no validation or unseen or train well of the run has nuclei"):
+        count_wells(model, path, tune_on=path)
 
 
 def test_objects_of_another_network_take_the_class_of_most_of_their_pixels(

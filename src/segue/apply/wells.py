@@ -59,6 +59,7 @@ VALUES = [
     *("least_area_px", "split_depth", "counting_from"),
 ]
 Progress = Callable[[int, int], None]
+Tunable = Literal["validation", "unseen", "train"]
 
 
 class CountSpec(SpecModel):
@@ -85,7 +86,7 @@ class Chosen:
     """
 
     counting: Counting
-    source: Literal["given", "validation", "train", "default"]
+    source: Tunable | Literal["given", "default"]
     error: float | None = None
 
 
@@ -119,7 +120,8 @@ def count_wells(
 
     A run of classes tells the class of pixels. A run of objects counts them all as one class; given as `objects`
     beside a run of classes, it finds the nuclei, and each has the class of most of its pixels. tune_on: another dataset
-    with stained wells, on which counting is tuned. truth: the folder of the made plate that the dataset is of.
+    with stained wells, on which counting is tuned: on validation wells, else on such that the run has never seen.
+    truth: the folder of the made plate that the dataset is of.
 
     Columns of the table: plate, well, experiment, conditions, time, time_h, stained · part: train, validation or test
     as the run used the well, "unseen" where it had no labels for it · class · count, fraction (of all nuclei counted)
@@ -144,11 +146,13 @@ def count_wells(
         parts = parts_of(opened, main, second)
         pixel_um = pixel_size_um(opened)
         if tune_on is None:
-            chosen = _chosen(reader, mosaics, parts, spec, pixel_um)
+            chosen = _chosen(reader, mosaics, parts, spec, pixel_um, ("validation", "train"))
         else:
             with Dataset(Path(tune_on)) as other:
                 tuning = Reader(other, main, second, counted=counted, layers=spec.layers, tile_px=spec.tile_px)
-                chosen = _chosen(tuning, mosaics_of(other), parts_of(other, main, second), spec, None)
+                wells = mosaics_of(other)
+                of = parts_of(other, main, second)
+                chosen = _chosen(tuning, wells, of, spec, None, ("validation", "unseen", "train"))
         counting = chosen.counting
         conditions = conditions_of(mosaics, taken=(*KEYS, *VALUES), where=str(path))
         told = {
@@ -192,13 +196,18 @@ def _counted(model: Model, spec: CountSpec) -> tuple[str, ...]:
 
 
 def _chosen(
-    reader: Reader, mosaics: list[Mosaic], parts: Callable[[str], str], spec: CountSpec, pixel_um: float | None
+    reader: Reader,
+    mosaics: list[Mosaic],
+    parts: Callable[[str], str],
+    spec: CountSpec,
+    pixel_um: float | None,
+    tunable: tuple[Tunable, ...],
 ) -> Chosen:
     depth = None if reader.finds_objects else spec.split_depth
     if spec.least_area_px != "tuned" and depth != "tuned":
         return Chosen(Counting(spec.least_area_px, depth), "given")
     labelled = [m for m in mosaics if set(reader.dataset.micrograph_layers(m.source)) & set(spec.layers)]
-    for part in ("validation", "train"):
+    for part in tunable:
         of_part = [mosaic for mosaic in labelled if parts(mosaic.group) == part]
         if of_part:
             step = max(1.0, len(of_part) / MOST_TUNED)
@@ -214,8 +223,9 @@ def _chosen(
         area = LEAST_AREA_UM2 / pixel_um**2 if spec.least_area_px == "tuned" else spec.least_area_px
         return Chosen(Counting(area, SPLIT_DEPTH if depth == "tuned" else depth), "default")
     raise SegueError(
-        f"{reader.dataset.path}: no validation or training well of the run has nuclei from stains here, so that how "
-        "they are counted cannot be tuned; give a dataset with such wells to tune on, or least_area_px and split_depth."
+        f"{reader.dataset.path}: no {' or '.join(tunable)} well of the run has nuclei from stains here, so that how "
+        "they are counted cannot be tuned; give another dataset with stained wells to tune on, or least_area_px and "
+        "split_depth."
     )
 
 
