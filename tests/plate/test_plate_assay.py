@@ -267,6 +267,18 @@ def test_an_unstained_plate_gives_its_mosaics(tmp_path: Path):
     assert assay(spec, tmp_path / "a.h5", where=tmp_path).done_now == 0
 
 
+def test_few_tiles_give_no_flat_field(tmp_path: Path):
+    """Of a single field at two times nothing is estimated, mosaics hold the counts as acquired, and a note says so."""
+    spec = small_plate(tmp_path, {"A1": 1})
+    found = assay(changed(spec, tiles={**SMALL_TILES, "datasets": "full"}), tmp_path / "a.h5", where=tmp_path)
+    with Dataset(found.path) as dataset:
+        image = dataset.micrograph("P1/A1/t001").image
+    np.testing.assert_array_equal(image[0], tifffile.imread(tmp_path / "A1_t1_brightfield.tif"))
+    notes = json.loads((tmp_path / "a.plate" / "report.json").read_text())["notes"]
+    for channel in ("brightfield", "dapi", "cy5"):
+        assert f"P1: {channel} has 2 tiles, too few to estimate a flat field from: uneven light stays in it" in notes
+
+
 def test_other_splits_and_tiles_need_no_stitching(tmp_path: Path):
     """After a failure at the tiles, correcting [tiles], [splits], name and title finds all wells done."""
     spec = small_plate(tmp_path, {"A1": 1, "A2": 0})

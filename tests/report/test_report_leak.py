@@ -51,7 +51,8 @@ def made(seeds: int = 3, *, other: str = "same") -> StudyResults:
         scores = {f"{kind}_{name}": test + shift for kind in ("f1", "auprc", "dice") for name in CLASSES}
         identity = {"stage": stage, "run": run, "parent": "", "domain": "plate", "seed_init": seed, "seed_draw": seed}
         told = {"split_by": split, "split_tears": torn, "apart_from_split": other if torn else "same"}
-        told |= {"validation_groups": 20 if torn else 3, "evaluated_groups": 2, "neighbouring_pairs": 12345 * torn}
+        told |= {"training_groups": 21 if torn else 18, "validation_groups": 20 if torn else 3, "evaluated_groups": 2}
+        told |= {"neighbouring_pairs": 12345 * torn}
         told |= {"validation_tiles": 100.0 if torn else np.nan, "validation_tiles_near": 97 * torn}
         rows.append(
             {"study": "leak", **identity, "evaluated_domain": "plate", "split": "test", "selected_epoch": 2,
@@ -96,6 +97,9 @@ def test_validation_is_that_of_the_selected_epoch() -> None:
     assert f"split by {CHUNKS} is rosier than split by group, by 0.220 [0.220, 0.220] in pairs of runs" in told
     assert f"12,345 split by {CHUNKS}, and 97 % of the validation tiles have one; none split by group" in told
     assert leak_table(found).count("<tr") == 1 + 5 * 3
+    caption = leak_drawing(found).caption
+    assert f"Groups: training images are of 18 split by group and 21 split by {CHUNKS};" in caption
+    assert "Training images of more groups" in caption
 
 
 def test_less_is_better_turns_the_gap() -> None:

@@ -158,13 +158,13 @@ def headline(errors: pd.DataFrame) -> str:
     against = "the known truth" if truth == "known" else "the stains"
     told = [
         f"{row['class']} {row['count_mae']:.3g} of {row['true_count_mean']:.3g}{_range(row, 'count')}, bias "
-        f"{row['count_bias']:+.3g}"
+        f"{_signed(row['count_bias'], '.3g')}"
         for _, row in held.iterrows()
     ]
     last = held.iloc[-1]
     share = (
         f" The fraction {last['class']} is {last['fraction_mae']:.3f} off{_range(last, 'fraction')}, bias "
-        f"{last['fraction_bias']:+.3f}."
+        f"{_signed(last['fraction_bias'], '.3f')}."
         if len(held) > 1
         else ""
     )
@@ -173,6 +173,10 @@ def headline(errors: pd.DataFrame) -> str:
         f"({int(first['images'])} images) the mean absolute error of a count against "
         f"{against} is: {'; '.join(told)}.{share}"
     )
+
+
+def _signed(value: float, form: str) -> str:
+    return f"{value:+{form}}".replace("-", "−")
 
 
 def _range(row: pd.Series, value: str) -> str:

@@ -47,6 +47,7 @@ __all__ = ["Assayed", "assay", "files_of"]
 Progress = Callable[[str, int, int], None]  # what is counted; done; of how many
 MOST_TILES = 400  # of a channel that its flat field is estimated from
 FEW_TILES = 50  # with fewer, cells in them may sway its flat field by some per cent
+FEWEST_TILES = 4  # with fewer it is as far from the truth as none: measured on a made screen
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,10 @@ def _works(
 def _flats(
     spec: PlateSpec, layout: Layout, wells: Sequence[Well], path: Path, key: str, tell: Progress
 ) -> dict[str, FlatField]:
-    """Returns the flat field of each channel of a plate, from an even draw of its tiles; kept in `path`."""
+    """Returns the flat field of each channel of a plate, from an even draw of its tiles; kept in `path`.
+
+    A channel of fewer than FEWEST_TILES tiles has none.
+    """
     if spec.stitching.flat_field == "none":
         return {}
     if path.exists():
@@ -193,7 +197,7 @@ def _flats(
             tell(f"flat fields of {wells[0].plate}", done, len(channels))
             planes = [well.planes[place] for well in wells for place in sorted(well.planes) if place[1] == channel]
             step = max(1, len(planes) // MOST_TILES)
-            if planes:
+            if len(planes) >= FEWEST_TILES:
                 tiles = (read_plane(plane) for plane in planes[::step])
                 flat = found[channel] = estimate(tiles, dark=spec.stitching.dark_counts, most=MOST_TILES)
                 new.file[channel] = flat.gain
@@ -266,15 +270,28 @@ def _mosaics(works: Sequence[_Work], layout: Layout) -> Iterator[Mosaic]:
                 )
 
 
+def _weak(spec: PlateSpec, layout: Layout, plate: str, flats: Mapping[str, FlatField]) -> Iterator[str]:
+    """Yields what is to be known of flat fields that rest on few tiles, or that are not taken for want of any."""
+    if spec.stitching.flat_field == "none":
+        return
+    for channel in (spec.transmitted, *spec.labels.stains):
+        if channel not in flats:
+            there = sum(place[1] == channel for well in layout.wells if well.plate == plate for place in well.planes)
+            if there:
+                yield (
+                    f"{plate}: {channel} has {there} {'tile' if there == 1 else 'tiles'}, too few to estimate a flat "
+                    "field from: uneven light stays in it"
+                )
+        elif flats[channel].tiles < FEW_TILES:
+            yield (
+                f"{plate}: the flat field of {channel} rests on {flats[channel].tiles} tiles, {FEW_TILES} or more are "
+                "wanted; seams between fields may stay visible in it"
+            )
+
+
 def _report(spec: PlateSpec, layout: Layout, reports: Mapping[str, Any], works: Sequence[_Work]) -> dict[str, Any]:
     flats = {work.well.plate: work.setting.flats for work in works}
-    weak = [
-        f"{plate}: the flat field of {channel} rests on {flat.tiles} tiles, {FEW_TILES} or more are wanted; seams "
-        "between fields may stay visible in it"
-        for plate, own in flats.items()
-        for channel, flat in own.items()
-        if flat.tiles < FEW_TILES
-    ]
+    weak = [note for plate, own in flats.items() for note in _weak(spec, layout, plate, own)]
     return {
         "plate": spec.name,
         "missing": [str(item) for item in layout.missing],

@@ -34,7 +34,7 @@ from segue.plate.stains_spec import StainsSpec
 from segue.plate.synthetic_spec import SyntheticSpec
 from segue.spec import SpecModel
 
-VERSION = 2  # raised by hand when the same specification and files give another dataset
+VERSION = 3  # raised by hand when the same specification and files give another dataset
 REACH_PX = 32.0
 
 
@@ -42,10 +42,10 @@ class StitchingSpec(SpecModel):
     """How the fields of a well become one mosaic per time point.
 
     reach_px: how far the shift between two neighbours may lie from the nominal one, along each axis: twice the stage's
-    error. flat_field: "estimate" from the tiles of each plate and channel, or "none". dark_counts: what the camera
-    gives without light; None estimates it. register_px: the largest drift between frames, which is measured and taken
-    out; None leaves frames where the stage put them. even: "time" evens out the brightness of the transmitted light
-    between frames. mosaics: written as files too, beside the dataset.
+    error. flat_field: "estimate" from the tiles of each plate and channel, where there are four at least, or "none".
+    dark_counts: what the camera gives without light; None estimates it. register_px: the largest drift between frames,
+    which is measured and taken out; None leaves frames where the stage put them. even: "time" evens out the brightness
+    of the transmitted light between frames. mosaics: written as files too, beside the dataset.
     """
 
     reach_px: float = Field(default=REACH_PX, gt=0)

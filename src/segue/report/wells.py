@@ -330,7 +330,9 @@ def _errors_table(errors: pd.DataFrame) -> str:
         values += [f"{row['true_count_mean']:.1f}"]
         for value, form in (("count", ".1f"), ("fraction", ".3f")):
             numbers = [(f"{value}_mae", form), (f"{value}_bias", f"+{form}"), (f"{value}_correlation", ".3f")]
-            values += ["–" if np.isnan(row[name]) else f"{row[name]:{spec}}" for name, spec in numbers]
+            values += [
+                "–" if np.isnan(row[name]) else f"{row[name]:{spec}}".replace("-", "−") for name, spec in numbers
+            ]
         body += f"<tr>{''.join(f'<td>{cell}</td>' for cell in values)}</tr>"
     head = "".join(f"<th>{escape(name)}</th>" for name in heads)
     return (

@@ -48,8 +48,8 @@ class StudyResults:
         precision_<class>, recall_<class>; where objects are scored, the scores of `evaluation.objects.scores`;
         selected_epoch, epochs, precision ("bf16", "fp32"), threads. Where stages differ in `split.by` also split_by
         (words), split_tears (whether groups were torn), apart_from_split (equal for runs that differ in nothing else
-        but the seeds), validation_groups, evaluated_groups, and of torn groups neighbouring_pairs, validation_tiles and
-        validation_tiles_near (`training.drawing.Leak`).
+        but the seeds), training_groups, validation_groups, evaluated_groups, and of torn groups neighbouring_pairs,
+        validation_tiles and validation_tiles_near (`training.drawing.Leak`).
     histories: a row per (run, epoch from 1): run, stage, epoch, lr, train_loss, validation_loss (NaN where none),
         validation_<metric>, with the axes and seeds of the table.
     failures: stage, run, configuration, error (texts).

@@ -146,6 +146,7 @@ def _divided(folder: Path, split: SplitSpec, apart: str | None, metrics: Mapping
         "split_by": split.words,
         "split_tears": split.tears_groups,
         "apart_from_split": apart,
+        "training_groups": len(groups["training"]),
         "validation_groups": len(groups["validation"]),
         "neighbouring_pairs": leak.get("neighbouring_pairs", 0),
         "validation_tiles": leak.get("validation_tiles", math.nan),
@@ -168,7 +169,7 @@ def _history(folder: Path, identity: Mapping[str, Any], evaluations: Mapping[str
         for name in ("loss_adjusted", "dice_mean") if "epochs" in result else ():
             history[f"{name}@{domain}"] = [scores[name] for scores in result["epochs"]]
     left_out = {"selected_epoch", "epochs", "ancestry", "labels_train", "labels_validation", "labels"}
-    left_out |= {"label_unit", "status", "apart_from_split", "validation_groups", *LEAK}
+    left_out |= {"label_unit", "status", "apart_from_split", "training_groups", "validation_groups", *LEAK}
     columns = {name: value for name, value in identity.items() if name not in left_out}
     return pd.concat([pd.DataFrame([columns] * len(history)), history], axis=1)
 
