@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from segue import cli, inspection
 from segue.data.dataset import Dataset, content_digest
+from segue.data.split import SplitSpec
 from segue.errors import SegueError
 from segue.plate import foresight, planning
 from segue.plate.assay import assay
@@ -167,6 +169,23 @@ def test_a_plate_and_a_stage_on_it_are_told_before_any_work(raw: Path, made: Pat
     )
     told = inspection.describe(str(stage))
     assert "rays, of the layer nuclei" in told and "gives                    (N, 33, H, W)" in told
+
+
+def test_the_split_of_a_made_plate_leaves_no_part_empty(tmp_path: Path):
+    """Its seed is another where the usual one would; with two stained wells there is none, and it stays."""
+    for stained, fills in ((2, False), (3, True), (4, True)):
+        spec = validate(SyntheticSpec, {"plates": 1, "wells": 4, "stained_wells": stained, "times": 1}, where="made")
+        folder = tmp_path / f"{stained}"
+        folder.mkdir()
+        written = tomllib.loads(write_specification(spec, folder).read_text(encoding="utf-8"))
+        split = SplitSpec.model_validate(written["splits"]["wells"])
+        assert split == foresight.filled(split, foresight.made_layout(spec))
+        empty = [
+            w
+            for w in foresight.warnings(spec_of(splits={"wells": split.model_dump()}), foresight.made_layout(spec))
+            if "empty" in w
+        ]
+        assert not empty if fills else empty and split.seed == 7
 
 
 def test_the_expected_size_bounds_what_is_made(made: Path):

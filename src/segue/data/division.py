@@ -112,7 +112,7 @@ def empty_words(name: str, split: SplitSpec, samples: Samples, found: np.ndarray
     empty = empty_parts(split, found)
     if not empty:
         return ""
-    seed = _filling_seed(split, samples)
+    seed = filling_seed(split, samples)
     remedy = "other fractions, or more wells" if seed is None else f"another seed, such as {seed}, or other fractions"
     parts = f"{' and '.join(empty)} part{' is' if len(empty) == 1 else 's are'}"
     return (
@@ -121,7 +121,7 @@ def empty_words(name: str, split: SplitSpec, samples: Samples, found: np.ndarray
     )
 
 
-def _filling_seed(split: SplitSpec, samples: Samples) -> int | None:
+def filling_seed(split: SplitSpec, samples: Samples) -> int | None:
     """Returns the first seed with which no part is empty, of a hundred; None where there is none or it takes long."""
     if split.by == "chunk":
         return None

@@ -154,6 +154,17 @@ def warnings(spec: PlateSpec, layout: Layout) -> list[str]:
     return [warning for warning in found if warning]
 
 
+def filled(split: SplitSpec, layout: Layout) -> SplitSpec:
+    """Returns the split, with the first seed that leaves no part empty where its own does and there is such a seed."""
+    if not any(well.stained for well in layout.wells):
+        return split
+    samples = _mosaics(layout)
+    if not division.empty_parts(split, division.codes(split, samples, where="split")):
+        return split
+    seed = division.filling_seed(split, samples)
+    return split if seed is None else split.model_copy(update={"seed": seed})
+
+
 def _of_tiles(spec: PlateSpec, mosaic: tuple[int, int]) -> Iterator[str]:
     tiles, classes = spec.tiles, spec.labels.class_names
     if tiles.layer != LAYERS[0]:

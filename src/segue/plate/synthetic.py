@@ -33,7 +33,9 @@ from scipy.ndimage import gaussian_filter
 from segue.data.files import refusal, remove_abandoned, replacing
 from segue.data.hdf5 import new_file
 from segue.data.processes import each
+from segue.data.split import SplitSpec
 from segue.errors import SegueError
+from segue.plate.foresight import filled, made_layout
 from segue.plate.layout_spec import FilesSpec
 from segue.plate.optics import MOST_COUNTS, camera, cut, flat_field
 from segue.plate.scene import Scene, Well, cells_of, draw_well, render_scene
@@ -53,6 +55,7 @@ __all__ = [
 ]
 
 PATTERN = "raw/{plate}/{well}/t{time:03d}_r{row}_c{column}_{channel}.tif"
+SPLIT = SplitSpec(seed=7, validation=0.25, test=0.25)  # of wells; another seed where this one leaves a part empty
 DEAD_KINDS = ("black", "saturated", "defocused")
 Progress = Callable[[int, int], None]  # done, of how many wells
 
@@ -101,10 +104,13 @@ def made_files(spec: SyntheticSpec) -> FilesSpec:
 
 
 def write_specification(spec: SyntheticSpec, folder: Path) -> Path:
-    """Writes `plate.toml` beside the raw images, for `segue plate`, where there is none yet, and returns its path."""
+    """Writes `plate.toml` beside the raw images, for `segue plate`, where there is none yet, and returns its path.
+
+    Its split leaves no part empty, where the stained wells suffice for that.
+    """
     path = folder / "plate.toml"
     if not path.exists():
-        files, drift = made_files(spec), spec.stage.drift_px
+        files, drift, split = made_files(spec), spec.stage.drift_px, filled(SPLIT, made_layout(spec))
         _write_text(
             path,
             f"""name        = "screen"
@@ -128,9 +134,9 @@ tile_px   = 160
 stride_px = 80
 
 [splits.wells]
-seed       = 7
-validation = 0.25
-test       = 0.25
+seed       = {split.seed}
+validation = {split.validation}
+test       = {split.test}
 """,
         )
     return path
