@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,6 @@ from made_stages import (
     history,
     inputs_of,
     kill_often,
-    newest_state,
     require_same_bytes,
     spec_of,
     start,
@@ -100,18 +101,30 @@ def test_killed_twenty_times(tiles: Path, tmp_path: Path, following: str):
     require_killed_is_undisturbed(spec, tmp_path, kills=20)
 
 
+def train_until(saves: int, spec: StageSpec, folder: Path) -> None:
+    """Trains with a checkpoint after every step, and is killed as soon as the given number of them is written."""
+    save, written = checkpoint.save, 0
+
+    def save_and_die(*arguments: Any, **named: Any) -> None:
+        nonlocal written
+        save(*arguments, **named)
+        written += 1
+        if written == saves:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoint.save = save_and_die
+    train(spec, folder, None, 0.0)
+
+
 @pytest.fixture(scope="module")
 def killed(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[StageSpec, Path, Path]:
     """Returns a stage, what it becomes undisturbed, and where it lies killed behind its fifth checkpoint."""
     folder = tmp_path_factory.mktemp("killed")
     spec = spec_of(tiles, average={"decay": 0.9}, epochs=4)
     undisturbed = train(spec, folder / "undisturbed")
-    process = start(train, spec, folder / "run", None, 0.0)
-    while newest_state(folder / "run.running" / "state") < 5 and process.is_alive():
-        process.join(0.002)
-    assert process.is_alive()
-    process.kill()
-    process.join()
+    process = start(train_until, 5, spec, folder / "run")
+    process.join(300)
+    assert process.exitcode == -signal.SIGKILL
     return spec, undisturbed, folder / "run.running"
 
 
