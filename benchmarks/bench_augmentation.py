@@ -27,8 +27,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from segue import rng
-from segue.data.augment import augment
-from segue.data.augmentation import AugmentSpec, draw
+from segue.data.augmentation import augment, draw
+from segue.data.spec import AugmentSpec
 
 SIGMA_PX, AMPLITUDE_PX = 8.0, 2.0
 ALPHA = AMPLITUDE_PX * 2 * SIGMA_PX * np.pi**0.5  # albumentations multiplies smoothed noise by it

@@ -35,17 +35,17 @@ from torch import Tensor, nn
 
 from segue import device, networks
 from segue.data.dataset import Dataset
-from segue.data.order import places
-from segue.data.source import ResidentSource, Source, Taken
-from segue.data.stream import StreamedSource
-from segue.inference.forward import score_many
-from segue.networks import NetworkSpec
-from segue.targets import TargetSpec, classes
-from segue.training import averaging, features, freezing, loop
-from segue.training import member as steps_of
-from segue.training.member import Member
-from segue.training.stage import StageSpec
-from segue.training.views import copies
+from segue.data.sources import ResidentSource, Source, Taken
+from segue.data.streaming import StreamedSource, places
+from segue.inference.predict import score_many
+from segue.networks.registry import NetworkSpec
+from segue.targets import classes
+from segue.targets.specs import TargetSpec
+from segue.training import cache as features
+from segue.training import freezing, loop, optimizers
+from segue.training.loop import Member
+from segue.training.sampler import copies
+from segue.training.spec import StageSpec
 
 CLASSES = ("background", "live", "dead")
 BUDGET_BYTES = 2 * 10**8  # for streamed samples
@@ -254,14 +254,14 @@ def overhead_contestant(case: Case) -> Callable[[], Spent]:
             found = entries.get(function.__code__)
             return found.totaltime if found is not None else 0.0
 
-        saves, ends = entries.get(steps_of.save.__code__), entries[steps_of.end_epoch.__code__]
-        copied = {call.code: call.totaltime for call in ends.calls or ()}.get(averaging.begin.__code__, 0.0)
+        saves, ends = entries.get(loop.save.__code__), entries[loop.end_epoch.__code__]
+        copied = {call.code: call.totaltime for call in ends.calls or ()}.get(optimizers.begin.__code__, 0.0)
         return Spent(
             whole,
             validation=seconds(score_many),
             best_weights=copied,
-            scores=seconds(steps_of.end_epoch) - seconds(score_many) - copied,
-            checkpoints=seconds(steps_of.save),
+            scores=seconds(loop.end_epoch) - seconds(score_many) - copied,
+            checkpoints=seconds(loop.save),
             saved=saves.callcount if saves is not None else 0,
         )
 

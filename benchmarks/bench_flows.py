@@ -26,7 +26,8 @@ from cellpose import dynamics
 from scipy import ndimage
 
 from segue import rng
-from segue.targets import flow_kernels, flows
+from segue.targets import flows
+from segue.targets.kernels import flows as flow_kernels
 
 SIZE, OBJECTS = 1024, 506
 CPU = torch.device("cpu")

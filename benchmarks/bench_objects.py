@@ -19,8 +19,8 @@ import numpy as np
 from stardist.matching import matching, matching_dataset
 
 from segue import rng
-from segue.evaluation.objects import THRESHOLDS, tally
-from segue.evaluation.overlap import Matching, match, overlap
+from segue.evaluation.object_metrics import THRESHOLDS, tally
+from segue.labels.matching import Matching, match, overlap
 
 PITCH_PX = 45
 

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from segue import rng
-from segue.simulate.exit_wave import exit_waves, multislice, resample
-from segue.simulate.imaging import Optics, expose, render
-from segue.simulate.series import SeriesSpec
-from segue.simulate.specimen import Atoms, Specimen, build
+from segue.hrtem.exit_wave import exit_waves, multislice, resample
+from segue.hrtem.imaging import Optics, expose, render
+from segue.hrtem.series import SeriesSpec
+from segue.hrtem.specimen import Atoms, Specimen, build
 
 DEFOCI_NM = (-10.0, -5.0, 0.0, 5.0, 10.0)
 DOSE_E_PER_A2 = 400.0

@@ -27,14 +27,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from segue.evaluation.objects import Tally, merged, scores, tally
-from segue.plate.assay import assay
-from segue.plate.assay_spec import PlateSpec
-from segue.plate.optics import camera
-from segue.plate.scene import draw_well, render_scene
-from segue.plate.stains import label_stains
-from segue.plate.stains_spec import StainsSpec
-from segue.plate.synthetic_spec import SyntheticSpec
+from segue.evaluation.object_metrics import Tally, merged, scores, tally
+from segue.plates.assay import assay
+from segue.plates.labeling.stain_labels import label_stains
+from segue.plates.spec import PlateSpec, StainsSpec
+from segue.plates.synthetic.optics import camera
+from segue.plates.synthetic.scene import draw_well, render_scene
+from segue.plates.synthetic.spec import SyntheticSpec
 
 LABELS = StainsSpec()
 SETS: dict[str, dict[str, Any]] = {

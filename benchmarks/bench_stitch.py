@@ -30,8 +30,8 @@ from skimage import io
 from skimage.registration import phase_cross_correlation
 
 from segue import rng
-from segue.plate.resampling import spline_coefficients, spline_values
-from segue.plate.stitch import measure_pairs, nominal_positions, place
+from segue.plates.stitching.spline import spline_coefficients, spline_values
+from segue.plates.stitching.stitch import measure_pairs, nominal_positions, place
 
 try:
     from ashlar import utils as ashlar_utils  # type: ignore[import-not-found]

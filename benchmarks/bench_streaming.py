@@ -30,12 +30,13 @@ from torch.nn import functional as F
 
 from segue import device as devices
 from segue import networks
-from segue.data.dataset import Dataset, Layer, Part, assemble, write_part
-from segue.data.order import order, places
-from segue.data.source import ResidentSource, Source, Taken, bytes_needed
-from segue.data.stream import StreamedSource
-from segue.inference.forward import autocast
-from segue.networks import NetworkSpec
+from segue.data.dataset import Dataset
+from segue.data.sources import ResidentSource, Source, Taken, bytes_needed
+from segue.data.spec import Layer
+from segue.data.streaming import StreamedSource, order, places
+from segue.data.writer import Part, assemble, write_part
+from segue.inference.predict import autocast
+from segue.networks.registry import NetworkSpec
 
 CLASSES = ("background", "live", "dead")
 PER_PART = 500

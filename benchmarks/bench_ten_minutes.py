@@ -46,8 +46,8 @@ Pairs = tuple[list[np.ndarray], list[np.ndarray]]
 def make_images(out: Path) -> None:
     """Writes the images and labels (H, W) of the three parts to `images.npz`, and the dataset that segue trains on."""
     import segue
-    from segue.data.split import SplitSpec
-    from segue.data.wholes import whole_images
+    from segue.data.sources import whole_images
+    from segue.data.spec import SplitSpec
 
     out.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, np.ndarray] = {}
@@ -224,15 +224,15 @@ def run_segue(out: Path, seed: int, minutes: float, epochs: int | None, target: 
 
 def table(out: Path) -> None:
     """Prints AP50, mean AP and F1 of every run, and the median and range of each tool."""
-    from segue.evaluation import objects
+    from segue.evaluation import object_metrics
 
     _, labels = images_of(out, "test")
     rows: dict[str, list[tuple[dict[str, Any], dict[str, float]]]] = {}
     for folder in sorted(out.glob("*/facts.json")):
         facts = json.loads(folder.read_text())
         with np.load(folder.with_name("labels.npz")) as file:
-            tallies = [objects.tally(label, file[f"{index:03}"]) for index, label in enumerate(labels)]
-        rows.setdefault(facts["tool"], []).append((facts, objects.scores(objects.merged(tallies))))
+            tallies = [object_metrics.tally(label, file[f"{index:03}"]) for index, label in enumerate(labels)]
+        rows.setdefault(facts["tool"], []).append((facts, object_metrics.scores(object_metrics.merged(tallies))))
     for tool, runs in rows.items():
         for facts, scores in runs:
             print(

@@ -36,10 +36,10 @@ import h5py
 import numpy as np
 from skimage.draw import ellipse
 
-from segue.data.hdf5 import Node
-from segue.data.layers import Layer
-from segue.plate.cutting import Mosaic, count_classes, keeps, write_tiles
-from segue.plate.cutting_spec import TilesSpec
+from segue.data.spec import Layer
+from segue.hdf5 import Node
+from segue.plates.spec import TilesSpec
+from segue.plates.tiles import Mosaic, count_classes, keeps, write_tiles
 
 SHAPE, TILE, CHUNK = (2700, 3600), 160, 1000
 LAYERS = (Layer("classes", "classes", ("background", "live", "dead")),)

@@ -36,12 +36,13 @@ from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
 from segue import device, networks
-from segue.data.source import ResidentSource
-from segue.networks import NetworkSpec
-from segue.targets import TargetSpec, classes
+from segue.data.sources import ResidentSource
+from segue.networks.registry import NetworkSpec
+from segue.targets import classes
+from segue.targets.specs import TargetSpec
 from segue.training import loop
-from segue.training.member import Member
-from segue.training.stage import StageSpec
+from segue.training.loop import Member
+from segue.training.spec import StageSpec
 
 COPIES = 8
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_discs import write_discs
+from samples.discs import write_discs
 
 
 @pytest.fixture(scope="session")

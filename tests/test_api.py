@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from made_discs import disc_part, write_discs
+from samples.discs import disc_part, write_discs
 
 import segue
 

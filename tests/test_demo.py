@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import segue
-from segue.cli import demo_study
+from segue.cli.main import demo_study
 
-SEGUE = [sys.executable, "-c", "from segue.cli import main; main()"]
+SEGUE = [sys.executable, "-c", "from segue.cli.main import main; main()"]
 
 
 @pytest.mark.slow

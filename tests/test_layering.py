@@ -8,17 +8,28 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[1] / "src" / "segue"
 
 ROWS = [
-    {"cli", "draw", "wells", "verbs", "inspection", "rates", "terminal", "__init__"},
-    {"report", "apply"},
+    {"cli"},
+    {"__init__"},
+    {"api"},
+    {"reporting"},
     {"study"},
-    {"simulate", "plate", "training"},
+    {"hrtem", "plates"},
+    {"training"},
     {"inference"},
     {"evaluation", "targets", "networks"},
     {"data"},
-    {"spec", "rng", "device"},
+    {"labels"},
+    {"hdf5", "storage", "fingerprint", "parallel", "spec", "rng", "device"},
     {"errors"},
 ]
-TOP = ROWS[0]  # the command line's own modules may import one another
+SAME_ROW = {
+    ("fingerprint", "hdf5"),
+    ("hdf5", "storage"),
+    ("fingerprint", "storage"),
+    ("parallel", "storage"),
+    ("device", "storage"),
+    ("device", "spec"),
+}
 
 
 def row_of(module: str) -> int:
@@ -52,7 +63,7 @@ def test_imports_point_down():
     for file in sorted(SOURCE.rglob("*.py")):
         package = file.relative_to(SOURCE).parts[0].removesuffix(".py")
         for target in imports(file):
-            if target == package or (package in TOP and target in TOP):
+            if target == package or (package, target) in SAME_ROW:
                 continue
             if row_of(target) <= row_of(package):
                 wrong.append(f"{file.relative_to(SOURCE)} imports {target}")

@@ -15,31 +15,31 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from segue.apply.predict import predict, probabilities
+    from segue.api import count, evaluate, film, plan, plate, prepare, report, run_study, simulate, table, train
     from segue.data.dataset import Dataset
     from segue.errors import SegueError
-    from segue.training.run import load_run as load
-    from segue.verbs import count, evaluate, film, plan, plate, prepare, report, run_study, simulate, table, train
+    from segue.inference.predict_run import predict, probabilities
+    from segue.training.run_folder import load_run as load
 
 __version__ = version("segue")
 
 _PLACES = {
     "Dataset": "segue.data.dataset:Dataset",
     "SegueError": "segue.errors:SegueError",
-    "count": "segue.verbs:count",
-    "evaluate": "segue.verbs:evaluate",
-    "film": "segue.verbs:film",
-    "load": "segue.training.run:load_run",
-    "plan": "segue.verbs:plan",
-    "plate": "segue.verbs:plate",
-    "predict": "segue.apply.predict:predict",
-    "prepare": "segue.verbs:prepare",
-    "probabilities": "segue.apply.predict:probabilities",
-    "report": "segue.verbs:report",
-    "run_study": "segue.verbs:run_study",
-    "simulate": "segue.verbs:simulate",
-    "table": "segue.verbs:table",
-    "train": "segue.verbs:train",
+    "count": "segue.api:count",
+    "evaluate": "segue.api:evaluate",
+    "film": "segue.api:film",
+    "load": "segue.training.run_folder:load_run",
+    "plan": "segue.api:plan",
+    "plate": "segue.api:plate",
+    "predict": "segue.inference.predict_run:predict",
+    "prepare": "segue.api:prepare",
+    "probabilities": "segue.inference.predict_run:probabilities",
+    "report": "segue.api:report",
+    "run_study": "segue.api:run_study",
+    "simulate": "segue.api:simulate",
+    "table": "segue.api:table",
+    "train": "segue.api:train",
 }
 
 __all__ = [

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from segue import rng
-from segue.evaluation import pixels
+from segue.evaluation import pixel_metrics
 
 
 def test_scores_equal_definitions():
     """Per class, the background too, IoU, Dice, F1, precision, recall and accuracy equal their set definitions."""
     generator = rng.numpy_generator("pixels")
     labels, predicted = generator.integers(-1, 3, (4, 16, 16)), generator.integers(0, 3, (4, 16, 16))
-    counts = pixels.confusion(torch.from_numpy(predicted), torch.from_numpy(labels), 3)
-    found = pixels.scores(counts, ("background", "a", "b"))
+    counts = pixel_metrics.confusion(torch.from_numpy(predicted), torch.from_numpy(labels), 3)
+    found = pixel_metrics.scores(counts, ("background", "a", "b"))
     known = labels >= 0
     assert counts.sum().item() == known.sum()
     assert found["accuracy"] == pytest.approx(np.mean((labels == predicted)[known]))
@@ -37,13 +37,13 @@ def test_confusion_adds_up_over_batches():
     generator = rng.torch_generator("batches")
     labels = torch.randint(-1, 2, (6, 8, 8), generator=generator)
     predicted = torch.randint(0, 2, (6, 8, 8), generator=generator)
-    pieces = sum(pixels.confusion(predicted[i : i + 2], labels[i : i + 2], 2) for i in (0, 2, 4))
-    assert torch.equal(torch.as_tensor(pieces), pixels.confusion(predicted, labels, 2))
+    pieces = sum(pixel_metrics.confusion(predicted[i : i + 2], labels[i : i + 2], 2) for i in (0, 2, 4))
+    assert torch.equal(torch.as_tensor(pieces), pixel_metrics.confusion(predicted, labels, 2))
 
 
 def test_absent_class_is_undefined():
     """A class in neither labels nor predictions has no score and does not spoil the mean."""
     counts = torch.tensor([[5, 0, 0], [0, 5, 0], [0, 0, 0]])
-    found = pixels.scores(counts, ("background", "a", "b"))
+    found = pixel_metrics.scores(counts, ("background", "a", "b"))
     assert math.isnan(found["iou_b"])
     assert found["iou_mean"] == 1.0

@@ -6,8 +6,7 @@ import torch
 
 from segue import networks, rng
 from segue.errors import SegueError, SpecError
-from segue.networks import NetworkSpec
-from segue.networks.names import SMP_DECODERS, SMP_ENCODERS
+from segue.networks.registry import SMP_DECODERS, SMP_ENCODERS, NetworkSpec
 from segue.spec import validate
 
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from segue import rng
 from segue.errors import SegueError
 from segue.targets import classes
-from segue.targets.classes_spec import ClassesSpec
+from segue.targets.specs import ClassesSpec
 
 NAMES = ("background", "a", "b")
 

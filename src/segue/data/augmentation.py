@@ -1,109 +1,42 @@
 """What may be done to the views of an epoch (`AugmentSpec`) and what is done to each (`draw`).
 
 A view is one visit of a sample in an epoch. Its parameters are drawn for a whole epoch at once and belong to the view,
-so an epoch may be cut into batches anyhow. `segue.data.augment` carries them out; here nothing needs torch.
+so an epoch may be cut into batches anyhow. `segue.data.augmentation` carries them out; here nothing needs torch.
+
+
+Changes of intensity on batches: blur, counting noise, Gaussian noise, gamma, contrast, brightness, standardisation.
+
+Every function returns new images (n, C, H, W) float32, each view changed by its own parameter (n,) and each channel by
+itself. No result depends, by a bit, on which other views stand in the batch: random numbers come from the view's seed,
+and sums are taken along rows first, because torch divides a sum over a whole tensor among its threads.
+
+
+Augmentation of whole batches on the device where they lie: `augment` carries out what was drawn for each view.
+
+First the eight rotations and reflections of a square (the dihedral group), which move pixels and change none; then what
+needs resampling, once for all of it; last the intensities (`segue.data.augmentation`).
+
+A dihedral code is three bits: 1 flips left and right, 2 flips up and down, 4 transposes first. Code 0 changes nothing;
+3 is half a turn, 6 a quarter turn to the left and 5 one to the right.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
-from segue.spec import SpecModel
+from segue import rng
+from segue.data.spec import AugmentSpec, Range
+from segue.errors import SegueError
 
-Range = tuple[float, float]
 COPIES = 8  # of a square under rotations and reflections
-
-
-class ElasticSpec(SpecModel):
-    """A smooth random displacement, `amplitude_px` its standard deviation along each axis.
-
-    It is white noise smoothed by a Gaussian of standard deviation `sigma_px` (Simard, Steinkraus & Platt 2003), so its
-    correlation at a distance r is exp(-r² / 4 sigma_px²) and its slope has the standard deviation
-    amplitude_px / (√2 sigma_px); beyond a third of sigma_px it begins to fold the image over itself.
-    """
-
-    amplitude_px: Annotated[float, Field(gt=0)]
-    sigma_px: Annotated[float, Field(ge=1)]
-
-    @model_validator(mode="after")
-    def _unfolded(self) -> ElasticSpec:
-        if self.amplitude_px > self.sigma_px:
-            raise ValueError(
-                f"found amplitude_px {self.amplitude_px:g} above sigma_px {self.sigma_px:g}, which folds the image over"
-                " itself; allowed: at most sigma_px, and at most a third of it for tissue; lower amplitude_px"
-            )
-        return self
-
-
-class AugmentSpec(SpecModel):
-    """Random changes of each view; what is not named is not done.
-
-    dihedral: one of the eight rotations and reflections of the tile, exact ("random"), or every one of them, eight
-    views of each sample ("all"). The changes below are each made to a view with `probability`, independently.
-
-    Geometry, of image and labels together, in one resampling about the tile's centre:
-    scale: the factor by which things grow, log-uniform between two limits; rotation_deg: the angle, uniform in ±;
-    elastic: a smooth displacement.
-
-    Intensity, per channel, in this order, as light, counting, readout and display would act:
-    blur_px: standard deviation of a Gaussian, uniform between two limits; poisson: the counts that the brightest pixel
-    of the view stands for, the darkest standing for none, log-uniform; noise: standard deviation of Gaussian noise,
-    uniform; gamma: exponent on the view's own range, which it keeps, log-uniform; contrast: factor on the distance from
-    the view's mean, log-uniform; brightness: what is added, uniform in ±. Noise and brightness are in the units of the
-    images as read: standard deviations of the micrograph where images are normalised. standardise: every view is
-    brought to mean 0 and standard deviation 1 in the end (a constant channel to 0).
-    """
-
-    dihedral: Literal["none", "random", "all"] = "random"
-    scale: Range | None = None
-    rotation_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
-    elastic: ElasticSpec | None = None
-    blur_px: Range | None = None
-    poisson: Range | None = None
-    noise: Range | None = None
-    gamma: Range | None = None
-    contrast: Range | None = None
-    brightness: Annotated[float, Field(ge=0)] = 0.0
-    standardise: bool = False
-    probability: Annotated[float, Field(gt=0, le=1)] = 1.0
-
-    @field_validator("scale", "contrast", "gamma", "poisson", "blur_px", "noise")
-    @classmethod
-    def _ordered(cls, value: Range | None, info: ValidationInfo) -> Range | None:
-        name = info.field_name
-        lowest, words = (0.0, "0 or above") if name in ("blur_px", "noise") else (math.ulp(0.0), "above 0")
-        found = "" if value is None else f"found [{value[0]:g}, {value[1]:g}]"
-        if value is not None and not lowest <= value[0] <= value[1]:
-            raise ValueError(
-                f"{found}; allowed: two numbers {words}, the lower first; give the same number twice for a fixed one"
-            )
-        if name == "scale" and value is not None and not (value[0] >= 0.1 and value[1] <= 10):
-            raise ValueError(f"{found}; allowed: factors between 0.1 and 10; narrow the range")
-        return value
-
-    @model_validator(mode="after")
-    def _used(self) -> AugmentSpec:
-        if self.probability < 1 and not (self.resamples or self.changes_intensity):
-            raise ValueError(
-                f"found probability {self.probability:g} without a change that it could apply to (it leaves dihedral "
-                "alone); add scale, rotation_deg, noise or another, or remove probability"
-            )
-        return self
-
-    @property
-    def resamples(self) -> bool:
-        return self.scale is not None or self.rotation_deg > 0 or self.elastic is not None
-
-    @property
-    def changes_intensity(self) -> bool:
-        ranges = (self.blur_px, self.poisson, self.noise, self.gamma, self.contrast)
-        return self.brightness > 0 or any(limits is not None for limits in ranges)
 
 
 @dataclass(frozen=True)
@@ -113,7 +46,7 @@ class Drawn:
     Indexing with a slice, an index array or a mask gives those views. A view's random fields are made from its `seed`.
     """
 
-    code: np.ndarray  # of segue.data.augment.dihedral; 0 changes nothing
+    code: np.ndarray  # of segue.data.augmentation.dihedral; 0 changes nothing
     scale: np.ndarray  # 1
     angle_deg: np.ndarray  # 0; positive turns to the left, as torch.rot90 does
     elastic_px: np.ndarray  # 0
@@ -179,3 +112,269 @@ def _uniform(limits: Range, value: np.ndarray) -> np.ndarray:
 def _log_uniform(limits: Range, value: np.ndarray) -> np.ndarray:
     """Returns factors between the limits, as often twice as half of a middle one, from numbers in [0, 1)."""
     return limits[0] * (limits[1] / limits[0]) ** value
+
+
+def blurred(images: Tensor, sigma_px: np.ndarray, *, widest_px: float) -> Tensor:
+    """Returns images convolved with Gaussians of standard deviations sigma_px > 0, mirrored about the border's pixels.
+
+    The kernels are cut at 3 `widest_px`, the largest sigma that could have been drawn, and sum to 1.
+    """
+    count, channels, height, width = images.shape
+    radius = math.ceil(3 * widest_px)
+    offsets = np.arange(-radius, radius + 1)
+    kernels = np.exp(-(offsets**2) / (2 * sigma_px[:, None] ** 2))
+    kernels = np.repeat(kernels / kernels.sum(axis=1, keepdims=True), channels, axis=0)
+    weights = _on(kernels, images)
+    planes = images.reshape(1, count * channels, height, width)
+    alone = count * channels == 1
+    if alone:  # a convolution in one group is another algorithm, whose last bit may differ
+        planes, weights = planes.expand(1, 2, height, width), weights.expand(2, -1)
+    groups = planes.shape[1]
+    rows, columns = (_mirrored(length, radius).to(images.device, non_blocking=True) for length in (height, width))
+    planes = F.conv2d(planes.index_select(2, rows), weights[:, None, :, None], groups=groups)
+    planes = F.conv2d(planes.index_select(3, columns), weights[:, None, None, :], groups=groups)
+    return planes[:, : count * channels].reshape(images.shape)
+
+
+def counted(images: Tensor, peak: np.ndarray, seed: np.ndarray) -> Tensor:
+    """Returns images with Poisson noise: the view's darkest value stands for 0 counts, its brightest for `peak` > 0."""
+    lowest, extent = _range(images)
+    unit = extent / _column(peak, images)  # intensity of one count
+    rate = (images - lowest) / unit.clamp(min=torch.finfo(images.dtype).tiny)
+    for view, number in enumerate(seed.tolist()):
+        rate[view] = torch.poisson(rate[view], generator=rng.torch_generator(number, "poisson", device=images.device))
+    return rate.mul_(unit).add_(lowest)
+
+
+def noisy(images: Tensor, sigma: np.ndarray, seed: np.ndarray) -> Tensor:
+    """Returns images with Gaussian noise of standard deviation `sigma` added, independent from pixel to pixel."""
+    noise = torch.empty(images.shape, dtype=images.dtype, device=images.device)
+    for view, number in enumerate(seed.tolist()):
+        noise[view].normal_(generator=rng.torch_generator(number, "noise", device=images.device))
+    return torch.addcmul(images, noise, _column(sigma, images))
+
+
+def gamma_corrected(images: Tensor, gamma: np.ndarray) -> Tensor:
+    """Returns images whose values x, as fractions of the channel's range, became x**gamma; the range stays."""
+    lowest, extent = _range(images)
+    fraction = (images - lowest) / extent.clamp(min=torch.finfo(images.dtype).tiny)
+    powers = fraction.log_().mul_(_column(gamma, images)).exp_()  # much faster than pow; 0 stays 0 by way of -inf
+    return powers.mul_(extent).add_(lowest)
+
+
+def contrasted(images: Tensor, factor: np.ndarray) -> Tensor:
+    """Returns images whose distance from the channel's mean is multiplied by `factor`."""
+    return torch.lerp(_mean(images), images, _column(factor, images))
+
+
+def brightened(images: Tensor, added: np.ndarray) -> Tensor:
+    """Returns images with `added` added."""
+    return images + _column(added, images)
+
+
+def standardised(images: Tensor) -> Tensor:
+    """Returns images of mean 0 and standard deviation 1 in each channel of each view; a constant channel becomes 0."""
+    centred = images - _mean(images)
+    deviation = _mean(centred.square()).sqrt_()
+    return centred / torch.where(deviation > 0, deviation, 1)
+
+
+def _mean(images: Tensor) -> Tensor:
+    """Returns the means (n, C, 1, 1) of the channels."""
+    return images.mean(-1, keepdim=True).mean(-2, keepdim=True)
+
+
+def _range(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the smallest value of each channel and the extent from there to the largest, both (n, C, 1, 1)."""
+    lowest, highest = images.amin((-2, -1), keepdim=True), images.amax((-2, -1), keepdim=True)
+    return lowest, highest - lowest
+
+
+def _mirrored(length: int, margin: int) -> Tensor:
+    """Returns the indices (length + 2 margin,) of a line that goes on beyond its ends as its mirror image."""
+    period = max(2 * (length - 1), 1)
+    place = torch.arange(-margin, length + margin) % period
+    return torch.minimum(place, period - place)
+
+
+def _on(values: np.ndarray, images: Tensor) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32)).to(images.device, non_blocking=True)
+
+
+def _column(values: np.ndarray, images: Tensor) -> Tensor:
+    """Returns the values (n,) as (n, 1, 1, 1) beside the images."""
+    return _on(values, images).view(-1, 1, 1, 1)
+
+
+CODES = 8
+FLIP_X, FLIP_Y, TRANSPOSE = 1, 2, 4
+CACHED_VALUES = 2**18  # a CPU changes about so many values at a time (1 MiB), so that they stay in its cache
+EXACT_INTEGERS = 2**24  # below which float32 holds every integer
+
+
+def augment(spec: AugmentSpec, images: Tensor, labels: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
+    """Returns images (n, C, H, W) float32 and labels (n, H, W) int64 of n views, each changed as `drawn` for it.
+
+    Memory order and types are kept, and the arguments are not written to. A change that was not drawn for a view leaves
+    it as it is, bit for bit, and on a CPU no bit of a view depends on the batch it stands in; other devices have other
+    random numbers. Labels are moved and never mixed: each pixel takes the nearest one. What comes from beyond the tile
+    is labelled -1 (ignored), and the image goes on there as its mirror image. Things made smaller are not smoothed
+    first.
+
+    Raises SegueError for quarter turns of tiles that are not square, ValueError for parameters of another number of
+    views.
+    """
+    if len(drawn) != len(images) or len(drawn) != len(labels):
+        raise ValueError(f"{len(drawn)} views were drawn for {len(images)} images and {len(labels)} labels")
+    images, labels = dihedral(images, labels, torch.from_numpy(drawn.code))
+    if not (spec.resamples or spec.changes_intensity or spec.standardise):
+        return images, labels
+    step = len(images) if images.is_cuda else max(1, CACHED_VALUES // images[0].numel())
+    new_images, new_labels = torch.empty_like(images), torch.empty_like(labels) if spec.resamples else labels
+    for start in range(0, len(images), step):
+        some = slice(start, start + step)
+        part, marks = _resampled(spec, images[some], labels[some], drawn[some])
+        part = _intensities(spec, part, drawn[some])
+        new_images[some] = standardised(part) if spec.standardise else part
+        if spec.resamples:
+            new_labels[some] = marks
+    return new_images, new_labels
+
+
+def _intensities(spec: AugmentSpec, images: Tensor, drawn: Drawn) -> Tensor:
+    def where(applies: np.ndarray, change: Callable[[Tensor, Drawn], Tensor]) -> Tensor:
+        """Returns the images, those that it applies to changed."""
+        if not applies.any():
+            return images
+        if applies.all():
+            return change(images, drawn)
+        place = _places(applies, images.device)
+        return images.index_copy(0, place, change(images.index_select(0, place), drawn[applies]))
+
+    if spec.blur_px is not None:
+        widest_px = spec.blur_px[1]
+        images = where(drawn.blur_px > 0, lambda x, of: blurred(x, of.blur_px, widest_px=widest_px))
+    images = where(drawn.poisson_peak > 0, lambda x, of: counted(x, of.poisson_peak, of.seed))
+    images = where(drawn.noise > 0, lambda x, of: noisy(x, of.noise, of.seed))
+    images = where(drawn.gamma != 1, lambda x, of: gamma_corrected(x, of.gamma))
+    images = where(drawn.contrast != 1, lambda x, of: contrasted(x, of.contrast))
+    return where(drawn.brightness != 0, lambda x, of: brightened(x, of.brightness))
+
+
+def _resampled(spec: AugmentSpec, images: Tensor, labels: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
+    applies = drawn.resampled
+    if not applies.any():
+        return images, labels
+    sigma_px = spec.elastic.sigma_px if spec.elastic else 1.0
+    if applies.all():
+        return resample(images, labels, grid(drawn, labels.shape[-2:], sigma_px=sigma_px, device=images.device))
+    place = _places(applies, images.device)
+    points = grid(drawn[applies], labels.shape[-2:], sigma_px=sigma_px, device=images.device)
+    changed = resample(images.index_select(0, place), labels.index_select(0, place), points)
+    return images.index_copy(0, place, changed[0]), labels.index_copy(0, place, changed[1])
+
+
+def grid(drawn: Drawn, size: tuple[int, int] | torch.Size, *, sigma_px: float, device: torch.device) -> Tensor:
+    """Returns where each pixel of n views comes from, (n, H, W, 2) as x, y in the terms of `grid_sample`.
+
+    A pixel p of the view, counted from its centre, is displaced by the elastic field, turned back and shrunk back:
+    R(-angle) (p + field) / scale. -1 and 1 are the outer edges of the first and the last pixel.
+    """
+    height, width = size
+    angle = np.deg2rad(drawn.angle_deg)
+    cosine, sine = np.cos(angle) / drawn.scale, np.sin(angle) / drawn.scale
+    matrix = 2 * np.array([[cosine / width, -sine / width], [sine / height, cosine / height]])
+    (xx, xy), (yx, yy) = torch.from_numpy(matrix.astype(np.float32)).to(device, non_blocking=True)[..., None, None]
+    y = torch.arange(height, device=device).view(1, -1, 1) - (height - 1) / 2
+    x = torch.arange(width, device=device).view(1, 1, -1) - (width - 1) / 2
+    points = torch.empty(len(drawn), 2, height, width, device=device)
+    torch.add(xx * x, xy * y, out=points[:, 0])
+    torch.add(yx * x, yy * y, out=points[:, 1])
+    deformed = np.flatnonzero(drawn.elastic_px).tolist()
+    if deformed:
+        along_y, along_x = (lattice_weights(n, sigma_px).to(device, non_blocking=True) for n in (height, width))
+        amplitudes = torch.from_numpy((drawn.elastic_px * matrix).astype(np.float32)).to(device, non_blocking=True)
+        for view in deformed:  # each by itself: in one product, the last bit would depend on their number
+            generator = rng.torch_generator(int(drawn.seed[view]), "elastic", device=device)
+            nodes = torch.randn(2, along_y.shape[1], along_x.shape[1], generator=generator, device=device)
+            nodes = (amplitudes[:, :, view, None, None] * nodes).sum(1)  # the linear map costs less here than per pixel
+            points[view].baddbmm_(along_y @ nodes, along_x.T.expand(2, -1, -1))
+    return points.permute(0, 2, 3, 1)
+
+
+def lattice_weights(length: int, sigma_px: float) -> Tensor:
+    """Returns weights (length, m) by which m independent normal numbers become smooth noise of variance 1 along a line.
+
+    White noise on a lattice of spacing sigma_px, smoothed by a Gaussian of that standard deviation, and seen at every
+    pixel: no noise per pixel is needed. Its correlation differs from that of smoothed noise per pixel,
+    exp(-r² / 4 sigma_px²), by at most 2 exp(-π²) = 1e-4 (Poisson's summation formula on the lattice).
+    """
+    reach = 4  # standard deviations beyond the ends
+    nodes = torch.arange(-reach, int(length / sigma_px) + reach + 2, dtype=torch.float64)
+    weights = torch.exp(-((torch.arange(length)[:, None] / sigma_px - nodes) ** 2) / 2)
+    return (weights / weights.square().sum(1, keepdim=True).sqrt()).float()
+
+
+def resample(images: Tensor, labels: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns images, bilinear, and labels, nearest, at `points` (n, H, W, 2); for the border see `augment`."""
+    height, width = labels.shape[-2:]
+    if height * width >= EXACT_INTEGERS:
+        raise SegueError(
+            f"the tiles are {height} × {width} px, but scale, rotation and elastic take less than 4096 × 4096; "
+            "prepare smaller tiles."
+        )
+    new_images = F.grid_sample(images, points, mode="bilinear", padding_mode="reflection", align_corners=False)
+    # not the labels but their places are sampled, so that any label stays exact; 0, which is beyond, reads -1
+    places = torch.arange(1, height * width + 1, device=labels.device, dtype=points.dtype).view(1, 1, height, width)
+    places = F.grid_sample(places.expand(len(labels), -1, -1, -1), points, mode="nearest", align_corners=False)
+    marks = F.pad(labels.flatten(1), (1, 0), value=-1)
+    return new_images, marks.gather(1, places.flatten(1).long()).view_as(labels)
+
+
+def _places(applies: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.flatnonzero(applies)).to(device, non_blocking=True)
+
+
+def dihedral(images: Tensor, labels: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns images (n, C, H, W) and labels (n, H, W), each sample changed by its code (n,) in 0 … 7.
+
+    Memory order and types are kept. Codes on the CPU cost no synchronisation with a device. Raises SegueError when a
+    transposing code (4 … 7) meets tiles that are not square.
+    """
+    height, width = labels.shape[-2:]
+    kinds = code.tolist()
+    if height != width and any(kind & TRANSPOSE for kind in kinds):
+        raise SegueError(
+            f"the tiles are {height} × {width} px, but quarter turns need square tiles; "
+            "prepare square tiles, or choose an augmentation without turns."
+        )
+    if not any(kinds):
+        return images, labels
+    new_images, new_labels = torch.empty_like(images), torch.empty_like(labels)
+    for kind in sorted(set(kinds)):
+        members = [index for index, found in enumerate(kinds) if found == kind]
+        place = torch.tensor(members).to(images.device, non_blocking=True)
+        new_images[place] = turned(images[place], kind)
+        new_labels[place] = turned(labels[place], kind)
+    return new_images, new_labels
+
+
+def turned(array: Tensor, code: int) -> Tensor:
+    """Returns (…, H, W) changed by one code; for codes 4 … 7 it becomes (…, W, H)."""
+    if code & TRANSPOSE:
+        array = array.transpose(-2, -1)
+    axes = [axis for axis, bit in ((-1, FLIP_X), (-2, FLIP_Y)) if code & bit]
+    return array.flip(axes) if axes else array
+
+
+def inverse(code: int) -> int:
+    """Returns the code that undoes `code`: itself, but for the quarter turns, which undo each other."""
+    return {5: 6, 6: 5}.get(code, code)
+
+
+def compose(first: int, then: int) -> int:
+    """Returns the one code that equals applying `first`, then `then`."""
+    flips = first & (FLIP_X | FLIP_Y)
+    if then & TRANSPOSE:
+        flips = (flips & FLIP_X) << 1 | (flips & FLIP_Y) >> 1
+    return ((first ^ then) & TRANSPOSE) | (flips ^ (then & (FLIP_X | FLIP_Y)))

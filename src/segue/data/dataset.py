@@ -1,4 +1,8 @@
-"""The dataset: one HDF5 file of tiles, labels, sample rows, whole micrographs and splits, readable by plain h5py.
+"""What datasets are made of: label layers, micrographs, and the part that one group contributes.
+
+Whether the arrays of a dataset agree with each other: a damaged file ends in one sentence when it is opened.
+
+The dataset: one HDF5 file of tiles, labels, sample rows, whole micrographs and splits, readable by plain h5py.
 
 tiles/images (N, C, H, W)              acquired type
 tiles/labels/<layer> (N, H, W)         int32; 0 background, -1 ignored; attributes kind and names
@@ -15,7 +19,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,26 +27,69 @@ from typing import Any
 import h5py
 import numpy as np
 
-from segue.data import division
-from segue.data.assembly import (
+from segue.data import splits
+from segue.data.spec import Layer, SplitSpec
+from segue.data.splits import Neighbours
+from segue.data.writer import (
     FORMAT,
     FORMAT_VERSION,
-    assemble,
+    REQUIRED_COLUMNS,
+    Micrograph,
     micrograph_key,
     micrograph_name,
     read_column,
-    write_part,
 )
-from segue.data.digest import content_digest
-from segue.data.division import Neighbours
-from segue.data.hdf5 import Node, open_file, reading
-from segue.data.integrity import check_arrays, check_counts
-from segue.data.layers import Layer, Micrograph, Part
-from segue.data.split import Split, SplitSpec
 from segue.errors import SegueError
+from segue.hdf5 import Node, open_file, reading
 from segue.spec import unknown
 
-__all__ = ["Dataset", "Layer", "Micrograph", "Part", "Split", "assemble", "content_digest", "write_part"]
+REMEDY = "the file is damaged: copy it again or make it anew."
+
+
+def check_arrays(path: Path, file: Node) -> None:
+    """Raises SegueError, naming the array, where one is missing or does not go with tiles/images (N, C, H, W)."""
+    images = _array(path, file, "tiles/images")
+    if images.ndim != 4 or not all(images.shape[1:]):
+        raise SegueError(f"{path}: tiles/images is {_shape(images.shape)}, not N × C × H × W of tiles with pixels.")
+    if not len(images) and not len(file.get("micrographs", ())):
+        raise SegueError(f"{path}: holds neither tiles nor whole images; {REMEDY}")
+    count, channels, height, width = images.shape
+    _check(path, file, "tiles/valid", (count, 4))
+    _check(path, file, "tiles/intensity", (count, channels, 2))
+    for name in file.get("tiles/labels", ()):
+        _check(path, file, f"tiles/labels/{name}", (count, height, width))
+    for name in dict.fromkeys((*REQUIRED_COLUMNS, *file.get("samples", ()))):
+        _check(path, file, f"samples/{name}", (count,))
+    for name in file.get("splits", ()):
+        _check(path, file, f"splits/{name}", (count,))
+
+
+def check_counts(path: Path, file: Node, layers: Iterable[Layer]) -> None:
+    """Raises SegueError where the stored class counts do not go with the layers' names and the number of tiles."""
+    count = file["tiles/images"].shape[0]
+    for layer in layers:
+        if layer.kind == "classes":
+            _check(path, file, f"tiles/class_counts/{layer.name}", (count, len(layer.names)))
+
+
+def _check(path: Path, file: Node, name: str, expected: tuple[int, ...]) -> None:
+    found = _array(path, file, name).shape
+    if len(found) == len(expected) and found[1:] == expected[1:] and found[0] != expected[0]:
+        raise SegueError(f"{path}: {name} has length {found[0]}, but tiles/images has length {expected[0]}; {REMEDY}")
+    if found != expected:
+        raise SegueError(f"{path}: {name} is {_shape(found)}, but must be {_shape(expected)} here; {REMEDY}")
+
+
+def _array(path: Path, file: Node, name: str) -> Node:
+    found = file.get(name)
+    if not isinstance(found, h5py.Dataset):
+        raise SegueError(f"{path}: the array {name} is missing; {REMEDY}")
+    return found
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape)) or "a single value"
+
 
 LABEL_CACHE_BYTES = 64 * 2**20
 
@@ -136,12 +183,12 @@ class Dataset:
     def split(self, split: SplitSpec) -> np.ndarray:
         """Returns (N,) uint8: 0 train, 1 validation, 2 test, from the stored split it names or as `division.codes`."""
         if split.stored is None:
-            return division.codes(split, self.samples(), where=str(self.path))
+            return splits.codes(split, self.samples(), where=str(self.path))
         return self.split_codes(split.stored)
 
     def division(self, split: SplitSpec) -> str:
         """Returns what tells apart the ways in which groups are torn, "" where they are not: `division.division`."""
-        return division.division(self.origin(split), self.samples())
+        return splits.division(self.origin(split), self.samples())
 
     def origin(self, split: SplitSpec) -> SplitSpec:
         """Returns the split by which a stored one was made, where it tells; any other is its own."""
@@ -155,7 +202,7 @@ class Dataset:
     def neighbours(self, training: np.ndarray, validation: np.ndarray) -> Neighbours:
         """Returns how many neighbouring tiles lie across the border of two sets of samples: `division.neighbours`."""
         shape = (self.tile_shape[1], self.tile_shape[2])
-        return division.neighbours(self.samples(), shape, training=training, validation=validation)
+        return splits.neighbours(self.samples(), shape, training=training, validation=validation)
 
     def split_codes(self, name: str) -> np.ndarray:
         """Returns the (N,) uint8 codes of the stored split `name`."""

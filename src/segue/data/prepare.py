@@ -11,116 +11,36 @@ The specification and what planning needs are here and import no array library; 
     layer = "nuclei"
     kind = "instances"
     names = ["background", "nucleus"]
-"""
+
+
+Cuts paired images and labels into part files, one per micrograph, and assembles the dataset."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
-from pydantic import Field, model_validator
+import numpy as np
 
-from segue.data.headers import Header, read_header
-from segue.data.inputs import digest_inputs, file_digests, tidy
-from segue.data.layers import Layer
-from segue.data.pairs import OWN_COLUMNS, Pair, find_pairs, place_of, refuse
-from segue.data.split import SplitSpec
+from segue.data.dataset import Dataset
+from segue.data.image_io import Header, intensity_of, read_header, read_labels, read_micrograph
+from segue.data.pairing import Pair, find_pairs, place_of, refuse
+from segue.data.spec import MOST_PADDING, PrepareSpec
+from segue.data.splits import GivenSplit, PartName, Split
+from segue.data.tiling import corners, cut
+from segue.data.writer import Micrograph, Part, assemble, write_part
 from segue.errors import SegueError
-from segue.spec import SpecModel
+from segue.fingerprint import file_digests, tidy
+from segue.parallel import each
+from segue.storage import make_folder, remove_abandoned
 
-__all__ = ["VERSION", "PrepareSpec", "digest_inputs", "expected", "input_files", "prepare"]
-
-MOST_TILE_PX = 8192
-MOST_PADDING = 8  # a tile may be this many times as large as the largest image
 VERSION = 1  # bumped by hand when the same spec and files give another dataset
 Progress = Callable[[int, int], None]  # done, of how many micrographs
-
-
-class LabelsSpec(SpecModel):
-    """The label images: which files, what their values mean."""
-
-    files: str | None = None  # pattern with {stem}, the image's name without its suffix; not with a manifest
-    layer: str = Field(default="labels", pattern=r"^[A-Za-z0-9_-]+$")
-    kind: Literal["classes", "instances"]
-    names: tuple[str, ...] = Field(min_length=2)  # names[0] is the background; instances: background and the object
-    values: dict[int, int] = Field(
-        default_factory=dict
-    )  # label by value in the file where they differ, e.g. { 255 = 1 }
-
-    @model_validator(mode="after")
-    def _consistent(self) -> LabelsSpec:
-        if self.files is not None and "{stem}" not in self.files:
-            raise ValueError(f"files = '{self.files}' has no {{stem}}; write e.g. files = 'labels/{{stem}}.png'")
-        if self.kind == "instances" and len(self.names) != 2:
-            raise ValueError(
-                f"names has {len(self.names)} entries; instances need two: background and the object's name"
-            )
-        if len(set(self.names)) < len(self.names):
-            raise ValueError("names holds a name twice; give each class its own")
-        return self
-
-
-class Provenance(SpecModel):
-    """Where the images come from, in the words of whoever publishes them; kept in the dataset."""
-
-    origin: str = ""
-    licence: str = ""
-    citation: str = ""
-    note: str = ""
-
-
-class PrepareSpec(SpecModel):
-    """A folder of images with label images, and how to cut it into a dataset. Paths start at the spec's folder."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    title: str = ""
-    images: str | None = None  # pattern, e.g. "images/*.tif"
-    manifest: str | None = None  # CSV with image, label and optionally group, split, pixel_size_nm and conditions
-    labels: LabelsSpec | None = None  # images without labels serve for reconstruction and classes of whole images
-    tile_px: int = Field(ge=8, le=MOST_TILE_PX)
-    stride_px: int | None = Field(default=None, ge=1)  # None: tile_px
-    channels: tuple[str, ...] | None = None
-    pixel_size_nm: float | None = Field(default=None, gt=0)  # where neither table nor file says it
-    group: Literal["stem", "file"] = "stem"  # one group per file name, or per path below the shared folder
-    group_pattern: str | None = None  # regular expression with one capture group, searched in that path
-    sizes: tuple[tuple[int, int], ...] | None = None  # keep only images of these heights and widths
-    splits: dict[str, SplitSpec] = Field(default_factory=dict)
-    keep_micrographs: bool = True
-    conditions: dict[str, str | int | float] = Field(default_factory=dict)
-    provenance: Provenance = Provenance()
-
-    @model_validator(mode="after")
-    def _consistent(self) -> PrepareSpec:
-        if (self.images is None) == (self.manifest is None):
-            raise ValueError("give either images, a pattern, or manifest, a CSV table")
-        if self.labels is not None and (self.images is None) != (self.labels.files is None):
-            raise ValueError("labels.files goes with images; a manifest has a column label instead")
-        if self.stride_px is not None and self.stride_px > self.tile_px:
-            raise ValueError(f"stride_px {self.stride_px} leaves gaps between tiles of {self.tile_px}; lower it")
-        if self.group_pattern is not None:
-            _check_pattern(self.group_pattern)
-        taken = sorted(set(self.conditions) & set(OWN_COLUMNS))
-        if taken:
-            raise ValueError(f"conditions.{taken[0]} is a column of every dataset; choose another name")
-        stored = [name for name, split in self.splits.items() if split.stored is not None]
-        if stored or "given" in self.splits:
-            raise ValueError(
-                "splits: give seed, validation and test; the name 'given' is kept for the manifest's split"
-            )
-        return self
-
-    @property
-    def layer(self) -> Layer | None:
-        return None if self.labels is None else Layer(self.labels.layer, self.labels.kind, self.labels.names)
-
-    @property
-    def step_px(self) -> int:
-        return self.stride_px or self.tile_px
 
 
 @dataclass(frozen=True)
@@ -143,7 +63,6 @@ def prepare(
     content does not depend on `workers`. Raises SegueError with all problems of the files, when `out` holds anything
     else, or when the disk refuses.
     """
-    from segue.data.preparing import make_dataset
 
     pairs, place = _paired(spec, where), place_of(spec, where)
     _check_tile(spec, _headers(pairs)[0], place)  # a header that cannot be read is told with all that is amiss
@@ -232,10 +151,177 @@ def _count(length: int, tile: int, stride: int) -> int:
     return max(0, -(-(length - tile) // stride)) + 1
 
 
-def _check_pattern(pattern: str) -> None:
+def make_dataset(
+    spec: PrepareSpec,
+    pairs: Sequence[Pair],
+    out: Path,
+    *,
+    place: Path,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Prepared:
+    """Writes the dataset of the pairs to `out`; see `prepare`. Errors that concern no single file name `place`."""
+    groups = len({pair.group for pair in pairs})
+    keys, problems = part_keys(spec, list(pairs))
+    refuse(place, problems)
+    inputs = _inputs_key(spec, pairs, keys)
+    if _is_made(out, inputs):
+        return Prepared(out, len(pairs), groups, 0)
+    folder = make_folder(out.with_name(f"{out.name}.parts"))
+    paths = [folder / f"{key[:40]}.h5" for key in keys]
+    missing = [(pair, path) for pair, path in zip(pairs, paths, strict=True) if not path.exists()]
+    refuse(place, _make_parts(spec, missing, workers, progress))
+    attributes, names = _attributes(spec, pairs, paths, place)
+    assemble(
+        paths,
+        out,
+        layers=[] if spec.layer is None else [spec.layer],
+        channels=names,
+        attributes={**attributes, "inputs": inputs},
+        splits=_splits(spec, pairs),
+    )
+    remove_abandoned(out)
+    shutil.rmtree(folder, ignore_errors=True)
+    return Prepared(out, len(pairs), groups, len(missing))
+
+
+def make_part(spec: PrepareSpec, pair: Pair) -> Part:
+    """Returns the tiles of one micrograph; raises SegueError for an image or a label image that is amiss."""
+    acquired = read_micrograph(pair.image)
+    image = acquired.image
+    height, width = image.shape[1:]
+    labels = {}
+    if spec.labels is not None and spec.layer is not None and pair.label is not None:
+        layer, values = spec.layer, spec.labels.values
+        labels[layer.name] = read_labels(pair.label, layer, shape=(height, width), values=values)
+    intensity = intensity_of(image)
+    places = corners(height, width, tile_px=spec.tile_px, stride_px=spec.step_px)
+    tiles = cut(image, labels, tile_px=spec.tile_px, places=places, fill=intensity[:, 0])
+    count = len(places)
+    samples: dict[str, np.ndarray] = {
+        "group": np.array([pair.group] * count, dtype=object),
+        "source": np.array([pair.source] * count, dtype=object),
+        "y_px": tiles.corners[:, 0],
+        "x_px": tiles.corners[:, 1],
+        "pixel_size_nm": np.full(count, _pixel_size_nm(spec, pair, acquired.pixel_size_nm)),
+    }
+    for name, value in pair.conditions.items():
+        samples[name] = np.array([value] * count, dtype=object if isinstance(value, str) else None)
+    kept = {pair.source: Micrograph(image, labels)} if spec.keep_micrographs else {}
+    return Part(tiles.images, tiles.labels, tiles.valid, np.tile(intensity, (count, 1, 1)), samples, kept)
+
+
+def _pixel_size_nm(spec: PrepareSpec, pair: Pair, found: float | None) -> float:
+    """Returns the table's size, else the file's, else the spec's, else NaN; a file must not contradict the spec."""
+    if pair.pixel_size_nm is not None:
+        return pair.pixel_size_nm
+    stated = spec.pixel_size_nm
+    if found is not None and stated is not None and abs(found - stated) > 0.01 * stated:
+        raise SegueError(
+            f"{pair.image}: its metadata say {found:g} nm per pixel, the spec says {stated:g}; remove pixel_size_nm "
+            "from the spec, or give it per image in a manifest."
+        )
+    return found if found is not None else stated if stated is not None else float("nan")
+
+
+def _make_parts(
+    spec: PrepareSpec,
+    missing: Sequence[tuple[Pair, Path]],
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> list[str]:
+    """Writes the missing part files and returns a sentence for each micrograph that could not be cut."""
+    found: dict[Path, str] = {}
+    for done, ((_, path), problem) in enumerate(
+        each(partial(_write, spec), missing, workers=workers, place=missing[0][1].parent if missing else Path())
+    ):
+        if problem:
+            found[path] = problem
+        if progress:
+            progress(done + 1, len(missing))
+    return [found[path] for _, path in missing if path in found]
+
+
+def _write(spec: PrepareSpec, item: tuple[Pair, Path]) -> str | None:
+    """Writes a pair's part file; returns what is wrong with the micrograph, if anything. A refusing disk raises."""
+    pair, path = item
     try:
-        groups = re.compile(pattern).groups
-    except re.error as error:
-        raise ValueError(f"group_pattern '{pattern}' is not a regular expression: {error}") from None
-    if groups != 1:
-        raise ValueError(f"group_pattern '{pattern}' has {groups} capture groups; it needs one, e.g. '_([A-H][0-9]+)_'")
+        part = make_part(spec, pair)
+    except SegueError as error:
+        return str(error)
+    except MemoryError:
+        return (
+            f"{pair.image}: memory does not suffice to cut it into tiles of {spec.tile_px} px every {spec.step_px} px; "
+            "lower tile_px, raise stride_px, or use fewer workers."
+        )
+    write_part(path, part)
+    return None
+
+
+def _attributes(
+    spec: PrepareSpec, pairs: Sequence[Pair], paths: Sequence[Path], place: Path
+) -> tuple[dict[str, str | int | float], list[str]]:
+    """Returns the dataset's attributes and channel names; raises SegueError where micrographs disagree."""
+    from segue.hdf5 import open_file
+
+    kinds: dict[str, list[Pair]] = {}
+    sizes: set[float] = set()
+    channels = 0
+    for pair, path in zip(pairs, paths, strict=True):
+        with open_file(path) as file:
+            images = file["tiles/images"]
+            channels = images.shape[1]
+            kinds.setdefault(f"{channels} channel(s) of {images.dtype}", []).append(pair)
+            sizes.add(float(file["samples/pixel_size_nm"][0]))
+    if len(kinds) > 1:
+        shown = "; ".join(f"{kind}: {len(found)}, e.g. {found[0].image}" for kind, found in kinds.items())
+        raise SegueError(f"{place}: the images differ in kind ({shown}); convert them to one, or leave some out.")
+    if spec.channels is not None and len(spec.channels) != channels:
+        stated = f"{len(spec.channels)} channels are named ({', '.join(spec.channels)})"
+        raise SegueError(f"{place}: {stated}, but the images have {channels}; correct `channels`.")
+    names = list(spec.channels or (["intensity"] if channels == 1 else [f"channel {i}" for i in range(channels)]))
+    attributes: dict[str, str | int | float] = {
+        "name": spec.name,
+        "provenance": json.dumps(spec.provenance.model_dump(), sort_keys=True, ensure_ascii=False),
+    }
+    if len(sizes) == 1 and np.isfinite(next(iter(sizes))):
+        attributes["pixel_size_nm"] = next(iter(sizes))
+    return attributes, names
+
+
+def _given(pairs: Sequence[Pair]) -> dict[str, PartName]:
+    return {pair.group: pair.part for pair in pairs if pair.part is not None}
+
+
+def _splits(spec: PrepareSpec, pairs: Sequence[Pair]) -> dict[str, Split]:
+    splits: dict[str, Split] = dict(spec.splits)
+    given = _given(pairs)
+    if given:
+        splits["given"] = GivenSplit(given)
+    return splits
+
+
+def _inputs_key(spec: PrepareSpec, pairs: Sequence[Pair], keys: Sequence[str]) -> str:
+    """Returns the digest of all that the dataset depends on: the parts, and what is added when they are assembled."""
+    given = _given(pairs)
+    fields = spec.model_dump(mode="json", include={"name", "channels", "splits", "provenance"})
+    return hashlib.sha256(
+        json.dumps([fields, list(keys), *([given] if given else [])], sort_keys=True).encode()
+    ).hexdigest()
+
+
+def _is_made(out: Path, inputs: str) -> bool:
+    """Tells whether `out` is there and is this very dataset; raises SegueError where it is anything else."""
+    if not out.exists():
+        return False
+    try:
+        with Dataset(out) as dataset:
+            found = dataset.attributes.get("inputs")
+    except SegueError as error:
+        message = f"{out}: exists and is no whole segue dataset; remove it, or give another output."
+        raise SegueError(message) from error
+    if found != inputs:
+        raise SegueError(
+            f"{out}: holds a dataset of another specification or other files; choose another file or remove this one."
+        )
+    return True

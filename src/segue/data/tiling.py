@@ -1,14 +1,16 @@
-"""Where to cut tiles from a micrograph, and the cutting."""
+"""Where to cut tiles from a micrograph, and the cutting.
+
+How an image is cut into tiles: cores that cover it once, and what is seen around each of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from segue.data.layers import IGNORED
+from segue.data.spec import IGNORED
 
 Edge = Literal["drop", "shift"]  # of the tile that would reach beyond the border: left out, or moved back inside
 
@@ -75,3 +77,80 @@ def cut(
             cuts[name][index, :rows, :columns] = values[y : y + rows, x : x + columns]
         valid[index] = (0, 0, rows, columns)
     return Tiles(images, cuts, valid, np.array(places, dtype=np.int64).reshape(-1, 2))
+
+
+@dataclass(frozen=True)
+class Region:
+    """Rows `top` to `bottom` and columns `left` to `right` of an image, the last ones not included."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.bottom - self.top, self.right - self.left
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+    def read(self, array: Any) -> np.ndarray:
+        """Returns this part of an array (…, H, W) that can be sliced: numpy, a memory map, zarr, HDF5."""
+        return np.asarray(array[(..., *self.slices)])
+
+    def within(self, outer: Region) -> Region:
+        """Returns the same pixels as counted from the corner of `outer`."""
+        return Region(self.top - outer.top, self.left - outer.left, self.bottom - outer.top, self.right - outer.left)
+
+    def widened(self, by_px: int, shape: tuple[int, int]) -> Region:
+        """Returns the region with `by_px` more on each side, as far as the image (H, W) goes."""
+        return Region(
+            max(self.top - by_px, 0),
+            max(self.left - by_px, 0),
+            min(self.bottom + by_px, shape[0]),
+            min(self.right + by_px, shape[1]),
+        )
+
+    def aligned(self, divisor: int, shape: tuple[int, int]) -> Region:
+        """Returns the least region around this one that begins and ends at multiples of `divisor`, or at the border."""
+        return Region(
+            self.top // divisor * divisor,
+            self.left // divisor * divisor,
+            min(-(-self.bottom // divisor) * divisor, shape[0]),
+            min(-(-self.right // divisor) * divisor, shape[1]),
+        )
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Cores of `tile_px` × `tile_px` px, each decoded with `halo_px` more on every side.
+
+    Where that is too little the halo is doubled, up to half of `tile_px`. A network is shown `context_px` beyond the
+    halo; None takes as much as it looks at (see `segue.inference.predict.reach_px`).
+    """
+
+    tile_px: int = 1024
+    halo_px: int = 128
+    context_px: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.tile_px < 1 or not 0 <= self.halo_px <= self.tile_px or (self.context_px or 0) < 0:
+            raise ValueError(
+                f"tiling: tile_px = {self.tile_px}, halo_px = {self.halo_px}, context_px = {self.context_px}; allowed "
+                "are tile_px of at least 1, halo_px from 0 to tile_px, and context_px of at least 0 or None"
+            )
+
+    def cores(self, shape: tuple[int, int]) -> list[Region]:
+        """Returns the cores that cover an image (H, W), row by row; the last of a row or column may be smaller."""
+        side = self.tile_px
+        corners = [(top, left) for top in range(0, shape[0], side) for left in range(0, shape[1], side)]
+        return [Region(y, x, min(y + side, shape[0]), min(x + side, shape[1])) for y, x in corners]
+
+    def halos(self) -> list[int]:
+        """Returns the halos to try, the least first."""
+        found = [self.halo_px]
+        while found[-1] and 2 * found[-1] <= self.tile_px // 2:
+            found.append(2 * found[-1])
+        return found

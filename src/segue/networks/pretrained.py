@@ -30,11 +30,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segue.errors import SegueError
-from segue.networks.mobilenet import MODEL as MOBILENET
-from segue.networks.names import FAMILIES
+from segue.networks.architectures.mobilenet import MODEL as MOBILENET
+from segue.networks.blocks import bicubic
 from segue.networks.network import Network
-from segue.networks.resampling import bicubic
-from segue.networks.spec import NetworkSpec
+from segue.networks.registry import FAMILIES, NetworkSpec
 
 CONTAINERS = ("state_dict", "model")  # under which training scripts keep the tensors
 SAM_PREFIX = "image_encoder."  # of the checkpoints that the authors of SAM publish

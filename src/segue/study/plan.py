@@ -11,10 +11,9 @@ from typing import Any
 
 from segue import networks
 from segue.errors import SegueError
-from segue.study.configurations import Configuration, Study, read_study
-from segue.study.datasets import Member
+from segue.study.expand import Configuration, Member, Study, read_study
 from segue.study.store import Store, digest_of, read_json
-from segue.training.stage import VERSION, DataSpec, StageSpec
+from segue.training.spec import VERSION, DataSpec, StageSpec
 
 EVALUATION_VERSION = 4  # of what an evaluation measures; bump it by hand when that changes
 
@@ -271,7 +270,7 @@ def _train(configuration: Configuration, prepared: _Prepared, seeds: tuple[int, 
 
 def _external_key(folder: Path, spec: StageSpec, store: Store) -> str:
     """Returns the identity of a parent that no stage of the study makes: the digest of its weights file."""
-    from segue.data.prepare import digest_inputs
+    from segue.fingerprint import digest_inputs
 
     file = external_parent(folder, spec)
     if not file.is_file():

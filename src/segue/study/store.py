@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from segue.data.files import replacing
+from segue.storage import replacing
 
 
 def digest_of(content: Any) -> str:

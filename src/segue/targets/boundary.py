@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segue.targets import boundary_kernels, pixels, watershed
-from segue.targets.boundary_kernels import BOUNDARY, INTERIOR, UNKNOWN
-from segue.targets.boundary_spec import BoundarySpec
+from segue.labels import watershed
+from segue.targets import target
+from segue.targets.kernels import boundary
+from segue.targets.kernels.boundary import BOUNDARY, INTERIOR, UNKNOWN
+from segue.targets.specs import BoundarySpec
 
 CERTAIN = 10.0  # the logit of a perfect network
 PARAMETERS = {
@@ -66,13 +68,11 @@ class Boundary:
 
     def encode(self, labels: Tensor) -> Tensor:
         """Returns (N, 1, H, W) float32 of labels (N, H, W) int64."""
-        return pixels.encoded_each(labels, self.planes, self._encoded)
+        return target.encoded_each(labels, self.planes, self._encoded)
 
     def _encoded(self, labels: np.ndarray) -> np.ndarray:
         numbers, count = watershed.consecutive(labels)
-        return boundary_kernels.classes(numbers, count, boundary_px=self.boundary_px, objects_only=self.objects_only)[
-            None
-        ]
+        return boundary.classes(numbers, count, boundary_px=self.boundary_px, objects_only=self.objects_only)[None]
 
     def masses(self, encoded: Tensor) -> Tensor:
         """Returns the weight of the pixels whose class is known, (1,)."""
@@ -82,12 +82,12 @@ class Boundary:
     def totals(self, scores: Tensor, encoded: Tensor) -> Tensor:
         """Returns the weighted cross entropy summed over the pixels whose class is known, (1,)."""
         classes = encoded[:, 0].long()
-        classes = classes.masked_fill(classes == UNKNOWN, pixels.IGNORED)
+        classes = classes.masked_fill(classes == UNKNOWN, target.IGNORED)
         weights = None
         if self.boundary_weight != 1:
             weights = torch.ones(3, device=scores.device)
             weights[BOUNDARY:].fill_(self.boundary_weight)
-        total = F.cross_entropy(scores.float(), classes, weights, ignore_index=pixels.IGNORED, reduction="sum")
+        total = F.cross_entropy(scores.float(), classes, weights, ignore_index=target.IGNORED, reduction="sum")
         return total[None]
 
     def truth(self, encoded: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class Boundary:
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """Returns those of background and object, (N, 2, H, W) float32."""
-        return pixels.two_probabilities(1 - scores.float().softmax(1)[:, 0])
+        return target.two_probabilities(1 - scores.float().softmax(1)[:, 0])
 
     def classes(self, scores: Tensor) -> Tensor:
         """Returns 1 where interior and boundary together are more probable than the background."""
@@ -103,7 +103,7 @@ class Boundary:
 
     def turned(self, encoded: Tensor, codes: Tensor) -> Tensor:
         """Returns the encoding of labels turned by the dihedral codes (N,)."""
-        return pixels.moved(encoded, codes)
+        return target.moved(encoded, codes)
 
     def decode(self, scores: np.ndarray, parameters: Mapping[str, float]) -> np.ndarray:
         """Returns labels (H, W) int32 of one image's scores (3, H, W)."""
@@ -126,7 +126,7 @@ class Boundary:
 def build(spec: BoundarySpec, *, names: Sequence[str], where: str) -> Boundary:
     """Returns the target for a layer of objects, `names` being the background's and the objects'."""
     return Boundary(
-        pixels.background_and_object(names, where=where, target=spec.name),
+        target.background_and_object(names, where=where, target=spec.name),
         boundary_px=spec.boundary_px,
         objects_only=spec.towards == "objects",
         boundary_weight=spec.boundary_weight,

@@ -16,9 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segue.data.augment import FLIP_X, FLIP_Y, TRANSPOSE
-from segue.targets import descriptor_kernels, pixels, watershed
-from segue.targets.descriptors_spec import DescriptorsSpec
+from segue.data.augmentation import FLIP_X, FLIP_Y, TRANSPOSE
+from segue.labels import watershed
+from segue.targets import target
+from segue.targets.kernels import descriptors
+from segue.targets.specs import DescriptorsSpec
 
 CERTAIN = 10.0  # the logit of a perfect network
 DESCRIPTORS = 6
@@ -81,22 +83,22 @@ class Descriptors:
 
     def encode(self, labels: Tensor) -> Tensor:
         """Returns (N, 7 or 9, H, W) float32 of labels (N, H, W) int64."""
-        return pixels.encoded_each(labels, self.planes, self._encoded)
+        return target.encoded_each(labels, self.planes, self._encoded)
 
     def _encoded(self, labels: np.ndarray) -> np.ndarray:
         numbers, count = watershed.consecutive(labels)
-        described = descriptor_kernels.descriptors(numbers, count, sigma_px=self.sigma_px)
+        described = descriptors.descriptors(numbers, count, sigma_px=self.sigma_px)
         planes = [described, numbers.clip(-1, 1)[None]]
         if self.affinities:
-            planes.append(descriptor_kernels.affinities(numbers))
+            planes.append(descriptors.affinities(numbers))
         return np.concatenate(planes)
 
     def masses(self, encoded: Tensor) -> Tensor:
         """Returns the values of descriptors in objects, the labelled pixels and the known affinities, (T,)."""
         masses = [DESCRIPTORS * (encoded[:, FOREGROUND] > 0).sum().float()]
-        masses.append(pixels.known_pixels(encoded[:, FOREGROUND]))
+        masses.append(target.known_pixels(encoded[:, FOREGROUND]))
         if self.affinities:
-            masses.append(pixels.known_pixels(encoded[:, FOREGROUND + 1 :]))
+            masses.append(target.known_pixels(encoded[:, FOREGROUND + 1 :]))
         return torch.stack(masses)
 
     def totals(self, scores: Tensor, encoded: Tensor) -> Tensor:
@@ -105,9 +107,9 @@ class Descriptors:
         inside = (encoded[:, FOREGROUND] > 0)[:, None]
         error = (scores[:, :DESCRIPTORS].sigmoid() - encoded[:, :DESCRIPTORS]).where(inside, 0).square().sum()
         totals = [self.descriptor_weight * error]
-        totals.append(pixels.binary_cross_entropy(scores[:, FOREGROUND], encoded[:, FOREGROUND]))
+        totals.append(target.binary_cross_entropy(scores[:, FOREGROUND], encoded[:, FOREGROUND]))
         if self.affinities:
-            totals.append(pixels.binary_cross_entropy(scores[:, FOREGROUND + 1 :], encoded[:, FOREGROUND + 1 :]))
+            totals.append(target.binary_cross_entropy(scores[:, FOREGROUND + 1 :], encoded[:, FOREGROUND + 1 :]))
         return torch.stack(totals)
 
     def truth(self, encoded: Tensor) -> Tensor:
@@ -115,14 +117,14 @@ class Descriptors:
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """Returns those of background and object, (N, 2, H, W) float32."""
-        return pixels.two_probabilities(scores[:, FOREGROUND].float().sigmoid())
+        return target.two_probabilities(scores[:, FOREGROUND].float().sigmoid())
 
     def classes(self, scores: Tensor) -> Tensor:
         return (scores[:, FOREGROUND] > 0).long()
 
     def turned(self, encoded: Tensor, codes: Tensor) -> Tensor:
         """Returns the encoding of labels turned by the dihedral codes (N,): offsets and correlations turn as well."""
-        moved = pixels.moved(encoded, codes)
+        moved = target.moved(encoded, codes)
         if moved is encoded:
             return encoded
         for image, code in zip(moved, codes.tolist(), strict=True):
@@ -146,7 +148,7 @@ class Descriptors:
 
     def decode(self, scores: np.ndarray, parameters: Mapping[str, float]) -> np.ndarray:
         """Returns labels (H, W) int32 of one image's scores (channels, H, W)."""
-        mask = scores[FOREGROUND] > pixels.logit(parameters["foreground_threshold"])
+        mask = scores[FOREGROUND] > target.logit(parameters["foreground_threshold"])
         found = _by_affinities if self.affinities else _by_offsets
         labels = found(scores, mask, parameters)
         return watershed.in_scan_order(labels, min_size_px=parameters["min_size_px"])
@@ -160,13 +162,13 @@ class Descriptors:
 
 def _by_affinities(scores: np.ndarray, mask: np.ndarray, parameters: Mapping[str, float]) -> np.ndarray:
     up, left = 1 / (1 + np.exp(-scores[FOREGROUND + 1 :].clip(-80, 80)))
-    inner = descriptor_kernels.inner(up, left, mask, parameters["seed_threshold"])
+    inner = descriptors.inner(up, left, mask, parameters["seed_threshold"])
     distance = edt.edt(inner, black_border=False)
     seeds = watershed.basins(distance, inner, depth=parameters["depth"], join=np.inf, least=0)
     seeds = watershed.in_scan_order(seeds)
     edge, unseeded = parameters["edge_threshold"], bool(parameters["keep_unseeded"])
-    labels = descriptor_kernels.fragments(up, left, mask, seeds, edge, unseeded)
-    return descriptor_kernels.merged(up, left, labels, int(labels.max(initial=0)), least=edge)
+    labels = descriptors.fragments(up, left, mask, seeds, edge, unseeded)
+    return descriptors.merged(up, left, labels, int(labels.max(initial=0)), least=edge)
 
 
 def _by_offsets(scores: np.ndarray, mask: np.ndarray, parameters: Mapping[str, float]) -> np.ndarray:
@@ -179,7 +181,7 @@ def _by_offsets(scores: np.ndarray, mask: np.ndarray, parameters: Mapping[str, f
 def build(spec: DescriptorsSpec, *, names: Sequence[str], where: str) -> Descriptors:
     """Returns the target for a layer of objects, `names` being the background's and the objects'."""
     return Descriptors(
-        pixels.background_and_object(names, where=where, target=spec.name),
+        target.background_and_object(names, where=where, target=spec.name),
         sigma_px=spec.sigma_px,
         affinities=spec.affinities,
         descriptor_weight=spec.descriptor_weight,

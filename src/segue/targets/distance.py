@@ -1,4 +1,6 @@
-"""The distance to an object's border, whose maxima are the seeds of a watershed.
+"""Distances divided by their greatest value in each object.
+
+The distance to an object's border, whose maxima are the seeds of a watershed.
 
 Distance alone is DIST (Naylor et al., IEEE TMI 38, 448 (2018)); a foreground probability beside it makes the outline
 independent of small distances.
@@ -12,11 +14,31 @@ from dataclasses import dataclass, field
 import edt
 import numpy as np
 import torch
+from numba import njit
 from scipy import ndimage
 from torch import Tensor
 
-from segue.targets import distance_kernels, pixels, watershed
-from segue.targets.distance_spec import DistanceSpec
+from segue.labels import watershed
+from segue.targets import target
+from segue.targets.specs import DistanceSpec
+
+
+@njit(cache=True, nogil=True)
+def normalise(distance: np.ndarray, numbers: np.ndarray, count: int) -> None:
+    """Divides distances (H, W) float32, in place, by their maximum in each object 1 … count, where that is above 0."""
+    height, width = numbers.shape
+    maxima = np.zeros(count + 1, dtype=np.float32)
+    for y in range(height):
+        for x in range(width):
+            label = numbers[y, x]
+            if label > 0:
+                maxima[label] = max(maxima[label], distance[y, x])
+    for y in range(height):
+        for x in range(width):
+            label = numbers[y, x]
+            if label > 0 and maxima[label] > 0:
+                distance[y, x] /= maxima[label]
+
 
 CERTAIN = 10.0  # the logit of a perfect network
 UNKNOWN = -1.0
@@ -81,7 +103,7 @@ class Distance:
 
     def encode(self, labels: Tensor) -> Tensor:
         """Returns (N, 2, H, W) float32 of labels (N, H, W) int64."""
-        return pixels.encoded_each(labels, self.planes, self._encoded)
+        return target.encoded_each(labels, self.planes, self._encoded)
 
     def _encoded(self, labels: np.ndarray) -> np.ndarray:
         numbers, count = watershed.consecutive(labels)
@@ -92,21 +114,21 @@ class Distance:
             unknown |= distance >= edt.edt(~ignored, black_border=False)
         distance[(numbers == 0) | unknown] = 0
         if self.normalised:
-            distance_kernels.normalise(distance, numbers, count)
+            normalise(distance, numbers, count)
         distance[(unknown & (numbers > 0)) | ignored] = UNKNOWN
         return np.stack([distance, numbers.clip(-1, 1)])
 
     def masses(self, encoded: Tensor) -> Tensor:
         """Returns the pixels of a known distance, and those that are labelled, (T,)."""
-        masses = [pixels.known_pixels(encoded[:, 0])]
-        return torch.stack([*masses, pixels.known_pixels(encoded[:, 1])] if self.foreground else masses)
+        masses = [target.known_pixels(encoded[:, 0])]
+        return torch.stack([*masses, target.known_pixels(encoded[:, 1])] if self.foreground else masses)
 
     def totals(self, scores: Tensor, encoded: Tensor) -> Tensor:
         """Returns the summed squared error of the distance and the weighted cross entropy of the foreground, (T,)."""
         error = (scores[:, 0].float() - encoded[:, 0]).where(encoded[:, 0] >= 0, 0).square().sum()
         if not self.foreground:
             return error[None]
-        return torch.stack([error, self.foreground_weight * pixels.binary_cross_entropy(scores[:, 1], encoded[:, 1])])
+        return torch.stack([error, self.foreground_weight * target.binary_cross_entropy(scores[:, 1], encoded[:, 1])])
 
     def truth(self, encoded: Tensor) -> Tensor:
         return encoded[:, 1].long()
@@ -117,20 +139,20 @@ class Distance:
         Without a foreground score the probability rises with the distance, linearly to 1 at twice `level`.
         """
         if self.foreground:
-            return pixels.two_probabilities(scores[:, 1].float().sigmoid())
-        return pixels.two_probabilities((scores[:, 0].float() / (2 * self.level)).clamp(0, 1))
+            return target.two_probabilities(scores[:, 1].float().sigmoid())
+        return target.two_probabilities((scores[:, 0].float() / (2 * self.level)).clamp(0, 1))
 
     def classes(self, scores: Tensor) -> Tensor:
         return (scores[:, 1] > 0 if self.foreground else scores[:, 0] > self.level).long()
 
     def turned(self, encoded: Tensor, codes: Tensor) -> Tensor:
         """Returns the encoding of labels turned by the dihedral codes (N,)."""
-        return pixels.moved(encoded, codes)
+        return target.moved(encoded, codes)
 
     def decode(self, scores: np.ndarray, parameters: Mapping[str, float]) -> np.ndarray:
         """Returns labels (H, W) int32 of one image's scores (channels, H, W)."""
         distance, threshold = scores[0], parameters["foreground_threshold"]
-        mask = scores[1] > pixels.logit(threshold) if self.foreground else distance > threshold
+        mask = scores[1] > target.logit(threshold) if self.foreground else distance > threshold
         if parameters["sigma_px"] > 0:
             distance = ndimage.gaussian_filter(distance, parameters["sigma_px"], mode="nearest", truncate=3)
         keys = ("depth", "join", "least")
@@ -152,7 +174,7 @@ class Distance:
 def build(spec: DistanceSpec, *, names: Sequence[str], where: str) -> Distance:
     """Returns the target for a layer of objects, `names` being the background's and the objects'."""
     return Distance(
-        pixels.background_and_object(names, where=where, target=spec.name),
+        target.background_and_object(names, where=where, target=spec.name),
         normalised=spec.normalised,
         foreground=spec.foreground,
         foreground_weight=spec.foreground_weight,

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segue.data.augment import FLIP_X, FLIP_Y, TRANSPOSE, dihedral
+from segue.data.augmentation import FLIP_X, FLIP_Y, TRANSPOSE, dihedral
 from segue.errors import SegueError
-from segue.targets import flow_kernels
-from segue.targets.flows_spec import FlowsSpec
+from segue.targets.kernels import flows as flow_kernels
+from segue.targets.specs import FlowsSpec
 
 FLOW_SCALE = 5.0  # the network is asked for flows times this
 FLOW_WEIGHT = 0.5

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
-from segue.targets import pixels, watershed
-from segue.targets.foreground_spec import ForegroundSpec
+from segue.labels import watershed
+from segue.targets import target
+from segue.targets.specs import ForegroundSpec
 
 CERTAIN = 10.0  # the logit of a perfect network
 PARAMETERS = {"threshold": 0.5, "min_size_px": 15.0, "fill_holes_px": 0.0}
@@ -47,29 +48,29 @@ class Foreground:
 
     def masses(self, encoded: Tensor) -> Tensor:
         """Returns the number of labelled pixels, (1,)."""
-        return pixels.known_pixels(encoded)[None]
+        return target.known_pixels(encoded)[None]
 
     def totals(self, scores: Tensor, encoded: Tensor) -> Tensor:
         """Returns the binary cross entropy summed over labelled pixels, (1,)."""
-        return pixels.binary_cross_entropy(scores, encoded)[None]
+        return target.binary_cross_entropy(scores, encoded)[None]
 
     def truth(self, encoded: Tensor) -> Tensor:
         return encoded[:, 0].long()
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """Returns those of background and object, (N, 2, H, W) float32."""
-        return pixels.two_probabilities(scores[:, 0].float().sigmoid())
+        return target.two_probabilities(scores[:, 0].float().sigmoid())
 
     def classes(self, scores: Tensor) -> Tensor:
         return (scores[:, 0] > 0).long()
 
     def turned(self, encoded: Tensor, codes: Tensor) -> Tensor:
         """Returns the encoding of labels turned by the dihedral codes (N,)."""
-        return pixels.moved(encoded, codes)
+        return target.moved(encoded, codes)
 
     def decode(self, scores: np.ndarray, parameters: Mapping[str, float]) -> np.ndarray:
         """Returns labels (H, W) int32 of one image's scores (1, H, W)."""
-        mask = scores[0] > pixels.logit(parameters["threshold"])
+        mask = scores[0] > target.logit(parameters["threshold"])
         mask = watershed.holes_filled(mask.astype(np.int32), largest_px=parameters["fill_holes_px"]) > 0
         return watershed.in_scan_order(watershed.components(mask), min_size_px=parameters["min_size_px"])
 
@@ -80,4 +81,4 @@ class Foreground:
 
 def build(spec: ForegroundSpec, *, names: Sequence[str], where: str) -> Foreground:
     """Returns the target for a layer of objects, `names` being the background's and the objects'."""
-    return Foreground(pixels.background_and_object(names, where=where, target=spec.name))
+    return Foreground(target.background_and_object(names, where=where, target=spec.name))

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segue.data import augment
+from segue.data import augmentation
 from segue.errors import SegueError
-from segue.targets import ray_kernels as kernels
-from segue.targets.rays_spec import RaysSpec
+from segue.targets.kernels import rays as kernels
+from segue.targets.specs import RaysSpec
 
 PIXEL_PROBABILITY = 0.05  # least probability of a pixel of an object: see `Rays.probabilities`
 CANDIDATES = 2**20  # of more, only the best of each cell of 2 × 2, 4 × 4 … px is taken; 128 MiB at 32 rays
@@ -124,7 +124,7 @@ class Rays:
 
     def turned(self, encoded: Tensor, codes: Tensor) -> Tensor:
         """Returns the encoding of the labels turned by dihedral codes (N,): planes moved and rays exchanged."""
-        moved, _ = augment.dihedral(encoded, encoded[:, 0], codes)
+        moved, _ = augmentation.dihedral(encoded, encoded[:, 0], codes)
         kinds = codes.tolist()
         if not any(kinds):
             return moved
@@ -226,11 +226,11 @@ def _numbered(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _sources(rays: int, code: int) -> tuple[int, ...]:
     """Returns, for each ray of a turned image, the ray of the image as it was."""
     k = np.arange(rays)
-    if code & augment.TRANSPOSE:
+    if code & augmentation.TRANSPOSE:
         k = rays // 4 - k
-    if code & augment.FLIP_X:
+    if code & augmentation.FLIP_X:
         k = rays // 2 - k
-    if code & augment.FLIP_Y:
+    if code & augmentation.FLIP_Y:
         k = -k
     return tuple(np.argsort(k % rays).tolist())
 

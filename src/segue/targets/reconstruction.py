@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from segue import rng
-from segue.data import intensity
+from segue.data import augmentation
 from segue.errors import SegueError
-from segue.targets import pixels
-from segue.targets.reconstruction_spec import Corruption, MaskedSpec, NoiseSpec, ReconstructionSpec
+from segue.targets import target
+from segue.targets.specs import Corruption, MaskedSpec, NoiseSpec, ReconstructionSpec
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Reconstruction:
             low, high = self.corruption.sigma
             sigma = np.array([low + (high - low) * rng.uniform(int(seed), "corruption") for seed in seeds])
             own = np.array([rng.derive(int(seed), "corruption", "noise") for seed in seeds])
-            return intensity.noisy(images, sigma, own), encoded
+            return augmentation.noisy(images, sigma, own), encoded
         return images, encoded
 
     @staticmethod
@@ -84,7 +84,7 @@ class Reconstruction:
 
     def truth(self, encoded: Tensor) -> Tensor:
         """Returns −1 for every pixel: there are no classes."""
-        return torch.full_like(encoded[:, 0], pixels.IGNORED, dtype=torch.int64)
+        return torch.full_like(encoded[:, 0], target.IGNORED, dtype=torch.int64)
 
     def classes(self, scores: Tensor) -> Tensor:
         return torch.zeros_like(scores[:, 0], dtype=torch.int64)
@@ -94,7 +94,7 @@ class Reconstruction:
         return scores[:, :0].float()
 
     def turned(self, encoded: Tensor, codes: Tensor) -> Tensor:
-        return pixels.moved(encoded, codes)
+        return target.moved(encoded, codes)
 
     def decode(self, scores: np.ndarray, parameters: Mapping[str, float]) -> np.ndarray:
         raise SegueError("a reconstruction has no labels to decode; it gives images.")

@@ -16,12 +16,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from segue.data.files import refusal
 from segue.errors import SegueError
+from segue.storage import refusal
 
 KEPT = 2
 UMASK = os.umask(0)
+
+
 os.umask(UMASK)
+
+
 MODE = 0o666 & ~UMASK
 
 

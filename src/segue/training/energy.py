@@ -20,7 +20,6 @@ from segue.errors import SegueError
 
 POWERCAP = Path("/sys/class/powercap")  # where Linux shows the processor's counters
 LOOK_EVERY_S = 30.0  # a package of 500 W turns over even a counter of 65 kJ in no less than 130 s
-
 Source = Literal["NVML", "RAPL", "not measured"]
 NOTES: dict[Source, str] = {
     "NVML": "of the whole GPU, other processes on it included; the processor is not in it",

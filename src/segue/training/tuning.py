@@ -21,13 +21,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from segue.data.normalise import NormaliseSpec, normalised, statistics
-from segue.data.wholes import Labelled
+from segue.data.normalization import normalised, statistics
+from segue.data.sources import Labelled
+from segue.data.spec import NormaliseSpec
 from segue.device import Precision
-from segue.evaluation import objects, overlap
-from segue.inference.forward import predict
+from segue.evaluation import object_metrics
+from segue.inference.predict import predict
+from segue.labels import matching
 from segue.targets.target import Target
-from segue.training.tuning_spec import LOWER_IS_BETTER, TuningMetric
+from segue.training.spec import LOWER_IS_BETTER, TuningMetric
 
 MOST_IMAGES = 64  # evenly spaced: decoding each a hundred times must not outlast the training
 MOST_PX = 2**24  # of all of them together, but one image at least: the scores of 33 channels are then 2 GiB
@@ -155,8 +157,8 @@ class _Trials:
         return found.most()
 
     def _by_all(self, parameters: Mapping[str, float], _: float) -> float:
-        tallies = [objects.tally(labels, self._decode(scores, parameters)) for scores, labels in self.pairs]
-        value = objects.scores(objects.merged(tallies))[self.metric]
+        tallies = [object_metrics.tally(labels, self._decode(scores, parameters)) for scores, labels in self.pairs]
+        value = object_metrics.scores(object_metrics.merged(tallies))[self.metric]
         return -1.0 if np.isnan(value) else self.shown(value)
 
     def _decode(self, scores: np.ndarray, parameters: Mapping[str, float]) -> np.ndarray:
@@ -170,12 +172,12 @@ class _Matches:
     def __init__(self, kind: str, at: slice, *, rest: int) -> None:
         self.kind, self.at, self.rest = kind, at, rest
         self.true = self.predicted = 0
-        self.hits = np.zeros(len(objects.THRESHOLDS), np.int64)
+        self.hits = np.zeros(len(object_metrics.THRESHOLDS), np.int64)
 
     def add(self, true: np.ndarray, predicted: np.ndarray) -> None:
-        table = overlap.overlap(true, predicted)
-        iou = overlap.match(table, objects.THRESHOLDS[0]).iou
-        self.hits += (iou[:, None] >= np.array(objects.THRESHOLDS)).sum(0)
+        table = matching.overlap(true, predicted)
+        iou = matching.match(table, object_metrics.THRESHOLDS[0]).iou
+        self.hits += (iou[:, None] >= np.array(object_metrics.THRESHOLDS)).sum(0)
         self.true += table.true_ids.size
         self.predicted += table.predicted_ids.size
         self.rest -= table.true_ids.size

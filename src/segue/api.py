@@ -1,0 +1,317 @@
+"""The verbs of segue as functions: what the command line calls, and what `import segue` offers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segue.data.spec import PrepareSpec
+from segue.errors import SegueError
+from segue.spec import load, read_toml, validate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from segue.plates.synthetic.spec import SyntheticSpec
+    from segue.study.executor import Summary, Watch
+    from segue.study.plan import Plan
+
+Place = Path | str
+SHOWN = ("count", "fraction", "density_per_mm2")  # of the cells of a class in a well, over time
+Progress = Callable[[int, int], None]
+
+
+def simulate(spec: Place, out: Place, *, workers: int = 1, progress: Progress | None = None) -> Path:
+    """Simulates the HRTEM series of a TOML specification into a dataset, and returns its path."""
+    from segue.hrtem import series
+
+    series.simulate(load(series.SeriesSpec, Path(spec)), Path(out), workers=workers, progress=progress)
+    return Path(out)
+
+
+def prepare(spec: Place, out: Place, *, workers: int = 1, progress: Progress | None = None) -> Path:
+    """Makes a dataset from folders of images and annotations, as a TOML specification says, and returns its path."""
+    from segue.data import prepare as preparing
+
+    found = load(PrepareSpec, Path(spec))
+    preparing.prepare(found, Path(out), where=Path(spec).parent, workers=workers, progress=progress)
+    return Path(out)
+
+
+def plate(
+    spec: Place, out: Place, *, workers: int = 1, progress: Callable[[str, int, int], None] | None = None
+) -> Path:
+    """Makes a dataset of a plate: stitched, labelled from its stains, cut into tiles; returns its path.
+
+    Beside it, in `<out stem>.plate`, lie a report, a table of nuclei and pictures to check the labels by eye.
+    """
+    from segue.plates.assay import assay
+    from segue.plates.spec import PlateSpec
+
+    found = load(PlateSpec, Path(spec))
+    return assay(found, Path(out), where=Path(spec).parent, workers=workers, progress=progress).path
+
+
+def plate_summary(out: Place) -> list[str]:
+    """Returns in a few lines what was left out and repaired on the way to a plate's dataset; [] without a report."""
+    import json
+
+    from segue.plates.exports import summary
+
+    path = Path(out).with_name(f"{Path(out).stem}.plate") / "report.json"
+    return summary(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
+
+
+def made_plate(folder: Place, spec: Place | None = None, *, workers: int = 1, progress: Progress | None = None) -> Path:
+    """Writes a made screen with its truth into a folder, and returns the specification that `plate` takes.
+
+    `spec`: a TOML file with the settings of a made screen (`segue.plates.synthetic.spec`), or a plate's specification
+    whose table [synthetic] has them; None for the defaults.
+    """
+    from segue.plates.synthetic.spec import SyntheticSpec
+    from segue.plates.synthetic.write import write_plates, write_specification
+
+    made = SyntheticSpec() if spec is None else _made_screen(Path(spec))
+    written = write_plates(made, Path(folder), workers=workers, progress=progress)
+    return write_specification(made, written.folder)
+
+
+def _made_screen(path: Path) -> SyntheticSpec:
+    """Returns the settings of a made screen: the whole file, or its table [synthetic] where there is one."""
+    from segue.plates.spec import PlateSpec
+    from segue.plates.synthetic.spec import SyntheticSpec
+
+    table = read_toml(path)
+    if "synthetic" in table:
+        spec = validate(PlateSpec, {"name": "screen", **table}, where=str(path)).synthetic
+        assert spec is not None  # the table is there
+        return spec
+    if "files" in table:
+        raise SegueError(
+            f"{path}: its [files] say where images are, and --synthetic makes some; give a file with [synthetic], or "
+            f"write: segue plate {path} OUT.h5"
+        )
+    return validate(SyntheticSpec, table, where=str(path))
+
+
+def train(spec: Place, run: Place, *, checkpoint_s: float = 60.0, tell: Callable[[str], None] | None = None) -> Path:
+    """Trains the stage of a TOML specification into a run folder, and returns the folder.
+
+    Paths in the specification are relative to it. A training that was interrupted goes on from its checkpoint.
+    """
+    from segue.study.store import digest_of
+    from segue.training.spec import VERSION, StageSpec
+
+    path = Path(spec)
+    stage = load(StageSpec, path)
+    if stage.weights != "best" and stage.parent is None:
+        raise SegueError(f"{path}: weights names those of a parent, but there is no `from`; add it or remove weights.")
+    if stage.load is not None and stage.parent is None:
+        raise SegueError(f"{path}: load names parts of a parent, but there is no `from`; add it or remove load.")
+
+    from segue.fingerprint import content_digest
+    from segue.training.data import Inputs
+    from segue.training.run import train_stage
+    from segue.training.run_folder import weights_file
+
+    datasets = {}
+    for item in stage.data:
+        file = path.parent / item.dataset
+        datasets[item.dataset] = (file, content_digest(file))
+    settings = stage.keyed({"data", "parent"})
+    parent, origin = None, None
+    if stage.parent is not None:
+        parent = path.parent / (stage.parent.run or stage.parent.weights or "")
+        origin = _file_digest(weights_file(parent, stage.weights) if stage.parent.run else parent)
+    data = [item.model_dump(mode="json", exclude={"dataset"}) for item in stage.data]
+    inputs = [[datasets[item.dataset][1] for item in stage.data], origin]
+    if isinstance(stage.network.pretrained, Path):
+        weights = path.parent / stage.network.pretrained
+        inputs.append(_file_digest(weights))
+        network = stage.network.model_copy(update={"pretrained": weights})
+        stage = stage.model_copy(update={"network": network})
+    key = digest_of({"version": VERSION, "settings": settings, "data": data, "inputs": inputs})
+    train_stage(
+        stage, Path(run), key=f"train-{key}", inputs=Inputs(datasets, parent), checkpoint_s=checkpoint_s, tell=tell
+    )
+    return Path(run)
+
+
+def _told(path: Path) -> str:
+    """Returns the path as one would type it here: relative where it lies below the present folder."""
+    absolute = path.absolute()
+    return str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute)
+
+
+def _file_digest(path: Path) -> str:
+    import hashlib
+
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        raise SegueError(f"{path}: there are no such weights; give a finished run or a safetensors file.") from None
+
+
+def evaluate(
+    run: Place, dataset: Place, *, part: str = "test", conditions: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Returns the scores of a run on a part (test, validation) of a dataset, under the run's own split."""
+    from segue.study.evaluate import score_run
+    from segue.training.run_folder import load_run
+    from segue.training.spec import DataSpec
+
+    if part not in ("test", "validation"):
+        raise SegueError(f"part '{part}': allowed are test and validation; choose one of them.")
+    data = validate(DataSpec, {"dataset": str(dataset), "conditions": conditions or {}}, where="evaluate")
+    return score_run(load_run(Path(run)), Path(dataset), data, "validation" if part == "validation" else "test")
+
+
+def film(
+    run: Place,
+    *outs: Place,
+    dataset: Place | None = None,
+    field: str | None = None,
+    crop: tuple[int, int, int, int] | None = None,
+    frames_per_s: float | None = None,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Writes the film of a run's classification by epoch into .mp4, .gif and .png (a sheet) files; returns them.
+
+    It is of the validation images that the run kept predictions of (`film`), or of the micrograph `field` of a
+    dataset, or the part y, x, height, width of it, in px, where the run kept the weights of its epochs.
+    """
+    from segue.reporting.video import film as films
+
+    if (dataset is None) != (field is None) or (crop is not None and field is None):
+        raise SegueError(
+            f"{run}: a field is a micrograph of a dataset; give both dataset and field, with or without a crop of it, "
+            "or none of them for the film of the run's own validation images."
+        )
+    if dataset is None or field is None:
+        found = films.film_of_run(Path(run))
+    else:
+        found = films.film_of_field(Path(run), Path(dataset), field, crop)
+    paths = [Path(out) for out in outs]
+    films.write_film(found, paths, frames_per_s=frames_per_s, progress=progress)
+    return paths
+
+
+def count(
+    run: Place,
+    dataset: Place,
+    out: Place,
+    *,
+    truth: Place | None = None,
+    figure: Place | None = None,
+    page: Place | None = None,
+    objects: Place | None = None,
+    tune_on: Place | None = None,
+    by: str | None = None,
+    value: str = "count",
+    progress: Progress | None = None,
+) -> list[str]:
+    """Counts the cells of each class per well and time point into a table, and returns what is to be known of it.
+
+    The arguments are those of `segue.plates.counting.count.count_wells` and
+    `segue.reporting.figures.wells.counts_drawing`;
+    `figure` and
+    `page` are files to write.
+    """
+    from segue.plates.counting.count import count_wells, write_counts
+    from segue.reporting.figures.wells import counts_drawing, write_counts_page, write_figure
+
+    if value not in SHOWN:
+        raise SegueError(f"value = '{value}'; allowed are {', '.join(SHOWN)}.")
+    found = count_wells(
+        Path(run),
+        Path(dataset),
+        objects=None if objects is None else Path(objects),
+        tune_on=None if tune_on is None else Path(tune_on),
+        truth=None if truth is None else Path(truth),
+        progress=progress,
+    )
+    write_counts(found.table, Path(out))
+    told = [found.headline, *found.notes, f"table: {out}"]
+    if figure is not None or page is not None:
+        drawing = counts_drawing(found.table, conditions=found.conditions, by=by, value=value)
+        if figure is not None:
+            write_figure(drawing.figure, Path(figure))
+            told.append(f"figure: {figure}")
+        if page is not None:
+            title = f"Counts in the wells of {Path(dataset).name}"
+            write_counts_page([drawing], found.errors, Path(page), title=title, told=[found.headline, *found.notes])
+            told.append(f"page: {page}")
+    return told
+
+
+def plan(study: Place, *, store: Place | None = None) -> Plan:
+    """Returns the plan of a study file: its distinct stages, what is done, what it needs. Runs nothing."""
+    from segue.study.plan import plan_study
+
+    return plan_study(Path(study), None if store is None else Path(store))
+
+
+def run_study(
+    study: Place,
+    *,
+    store: Place | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
+    force: bool = False,
+    side_by_side: int | None = None,
+    watch: Watch | None = None,
+) -> Summary:
+    """Runs all stages of a study that are not finished; see `segue.study.executor.run_study`."""
+    from segue.study import executor
+
+    return executor.run_study(
+        plan(study, store=store),
+        workers=workers,
+        scheduler=scheduler,
+        force=force,
+        side_by_side=side_by_side,
+        watch=watch,
+    )
+
+
+def table(study: Place, *, store: Place | None = None) -> pd.DataFrame:
+    """Returns the tidy table of a study: a row for each run and domain it was scored on."""
+    from segue.study.table import collect
+
+    return collect(plan(study, store=store), command="").table
+
+
+def report(
+    what: Place, out: Place, *, store: Place | None = None, metric: str | None = None, columns: Place | None = None
+) -> Path:
+    """Writes the page of a study file, or of a table (Parquet, CSV) made anywhere, and returns its path.
+
+    `metric` is the column to compare by, the loss unless given; `columns` a TOML file that says what the columns of a
+    table made elsewhere mean.
+    """
+    path, page = Path(what), Path(out)
+    if path.suffix == ".toml":
+        from dataclasses import replace
+
+        from segue.reporting.analysis.comparison import compare
+        from segue.reporting.figures.objects import typical_runs
+        from segue.reporting.video.film import studied_films
+        from segue.study.examples import examples, object_examples
+        from segue.study.table import collect
+
+        planned = plan(path, store=store)
+        where = f" --store {_told(Path(store))}" if store is not None else ""
+        results = collect(planned, command=f"segue study run {_told(path)}{where}")
+        shown = object_examples(planned, typical_runs(compare(results, metric)))
+        films = studied_films(planned, results.table)
+        results = replace(results, examples=examples(planned, results.table), object_examples=shown, films=films)
+    else:
+        from segue.reporting.analysis.table_import import from_table
+
+        results = from_table(path, columns=None if columns is None else Path(columns))
+    from segue.reporting.page.page import write_page
+
+    write_page(results, page, metric=metric)
+    return page

@@ -1,0 +1,124 @@
+"""`segue draw`: pictures of what a network is and of what a trained one does; heavy imports wait for a verb."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from segue.errors import SegueError
+
+if TYPE_CHECKING:
+    from segue.training.run_folder import Model
+
+app = typer.Typer(
+    no_args_is_help=True, help="Draw a network, its receptive field, activations, or a dataset as it sees it."
+)
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
+Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="A TIFF or PNG image.")]
+Figure = Annotated[Path, typer.Argument(metavar="OUT", help="The picture to write: .png, .svg or .pdf.")]
+
+
+@app.command()
+def network(
+    what: Annotated[
+        str, typer.Argument(metavar="NETWORK_OR_RUN", help="A network's name, or a finished run's folder.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT.svg", help="The drawing to write.")],
+    size: Annotated[int, typer.Option("--size", min=1, help="Side of the image, in pixels.")] = 256,
+    frozen: Annotated[list[str] | None, typer.Option("--frozen", help="A part to mark as frozen.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the network, such as width=16.")
+    ] = None,
+    channels: Annotated[int, typer.Option("--channels", min=1, help="Image channels.")] = 1,
+    classes: Annotated[int, typer.Option("--classes", min=1, help="Scores per pixel.")] = 2,
+) -> None:
+    """Draw blocks, sizes, channels, skips and frozen parts; of a run, those that it froze."""
+    from segue import networks
+    from segue.networks.analysis.drawing import draw_network
+    from segue.storage import replacing
+    from segue.training.freezing import leaves
+
+    if out.suffix.lower() != ".svg":
+        raise SegueError(f"{out}: the drawing of a network is an SVG; give a name that ends in .svg.")
+    parts = tuple(frozen or ())
+    if Path(what).is_dir():
+        if settings:
+            raise SegueError(f"draw network {what}: a run knows its network's settings; leave --set out.")
+        model = _model(Path(what))
+        spec, channels, classes = model.spec.network, len(model.channels), model.target.channels
+        parts = parts or leaves(model.network, model.spec.freeze)
+    else:
+        spec = networks.named(what, settings or (), where=f"draw network {what}")
+    svg = draw_network(spec, channels=channels, classes=classes, size=size, frozen=parts)
+    with replacing(out) as partial:
+        partial.write_text(svg, encoding="utf-8")
+    print(f"drawing: {out}")
+
+
+@app.command()
+def activations(run: Run, image: Image, out: Figure) -> None:
+    """Draw what every block of a trained network makes of an image."""
+    from segue.reporting.figures.network_views import activations_figure
+
+    _save(activations_figure(_model(run), _image(image)), out)
+
+
+@app.command("receptive-field")
+def receptive_field(run: Run, image: Image, out: Figure) -> None:
+    """Draw which pixels the scores at the centre of an image depend on, and how much."""
+    import torch
+
+    from segue.data.normalization import normalised, statistics
+    from segue.networks.analysis.receptive_field import effective_field, receptive_field
+    from segue.reporting.figures.network_views import receptive_figure
+
+    model, shown = _model(run), _image(image)
+    if len(shown) != len(model.channels):
+        raise SegueError(f"{image}: has {len(shown)} channels, the run takes {', '.join(model.channels)}.")
+    sides = [side // model.divisor * model.divisor for side in shown.shape[1:]]
+    cut = shown[None, :, : sides[0], : sides[1]]
+    if not cut.size:
+        raise SegueError(f"{image}: is smaller than {model.divisor} px, the least that the network takes.")
+    given = torch.from_numpy(normalised(cut, statistics(model.spec.normalise, shown[None])))
+    network: Any = model.network
+    reach = receptive_field(network, channels=len(model.channels), divisor=model.divisor)
+    _save(receptive_figure(effective_field(network, given), reach), out)
+
+
+@app.command()
+def embedding(
+    run: Run,
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset (.h5).")],
+    out: Figure,
+    by: Annotated[str, typer.Option("--by", help="The sample column that colours.")] = "group",
+    images: Annotated[int, typer.Option("--images", min=3, help="Most samples that are drawn.")] = 1000,
+) -> None:
+    """Draw the images of a dataset as points: near where the trained encoder sees them alike."""
+    from segue.reporting.figures.network_views import embedding as drawn
+
+    _save(drawn(_model(run), dataset, by=by, images=images), out)
+
+
+def _model(run: Path) -> Model:
+    from segue.training.run_folder import load_run
+
+    return load_run(run)
+
+
+def _image(path: Path) -> Any:
+    from segue.data.image_io import read_micrograph
+
+    return read_micrograph(path).image
+
+
+def _save(figure: Any, out: Path) -> None:
+    from segue.storage import replacing
+
+    kind = out.suffix.lower().removeprefix(".")
+    if kind not in ("png", "svg", "pdf"):
+        raise SegueError(f"{out}: a figure is a .png, .svg or .pdf; give a name that ends so.")
+    with replacing(out) as partial:
+        figure.savefig(partial, format=kind, dpi=150)
+    print(f"figure: {out}")

@@ -1,0 +1,359 @@
+"""The command line: a verb reads its arguments, calls one function and prints what it gives.
+
+Nothing heavy is imported until a verb needs it. Exit code 2 is the user's mistake, 1 is ours or a failed stage.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from segue import device
+from segue.cli import draw, progress
+from segue.cli import plate as wells
+from segue.errors import SegueError
+
+CORES = device.cores()
+INTERRUPTED = 130  # the exit code of a command ended by Ctrl-C
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train, transfer, compare and apply segmentation networks for microscopy.",
+)
+study_app = typer.Typer(no_args_is_help=True, help="Plan and run a study: a grid of trainings that share parents.")
+
+
+app.add_typer(study_app, name="study")
+
+
+app.add_typer(draw.app, name="draw")
+
+
+Spec = Annotated[Path, typer.Argument(metavar="SPEC.toml", help="The TOML specification.")]
+Study = Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study file.")]
+OutFile = Annotated[Path, typer.Argument(metavar="OUT.h5", help="The dataset to write.")]
+Workers = Annotated[int, typer.Option("--workers", "-w", min=1, help="Worker processes; default: one for each core.")]
+StorePath = Annotated[
+    Path | None, typer.Option("--store", help="Folder of runs; default: runs/ beside the study file.")
+]
+
+
+def main() -> None:
+    """Runs the command line; words the user's mistakes in one sentence."""
+    try:
+        app()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            print("segue: interrupted; give the same command again to go on.", file=sys.stderr)
+        raise
+    except SegueError as error:
+        print(f"segue: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+@app.command()
+def simulate(spec: Spec, out: OutFile, workers: Workers = CORES) -> None:
+    """Simulate an HRTEM series into a dataset."""
+    from segue import api
+
+    with progress.progress() as shown:
+        api.simulate(spec, out, workers=workers, progress=lambda done, total: shown("structures", done, total))
+    _inspect_dataset(out)
+
+
+@app.command()
+def prepare(spec: Spec, out: OutFile, workers: Workers = 1) -> None:
+    """Turn folders of images and annotations into a dataset."""
+    from segue import api
+
+    with progress.progress() as shown:
+        api.prepare(spec, out, workers=workers, progress=lambda done, total: shown("micrographs", done, total))
+    _inspect_dataset(out)
+
+
+@app.command()
+def plate(
+    spec: Annotated[Path | None, typer.Argument(metavar="SPEC.toml", help="The TOML specification.")] = None,
+    out: Annotated[Path | None, typer.Argument(metavar="OUT.h5", help="The dataset to write.")] = None,
+    synthetic: Annotated[
+        Path | None,
+        typer.Option("--synthetic", metavar="FOLDER", help="Make a screen with known truth there; SPEC may say which."),
+    ] = None,
+    workers: Workers = CORES,
+) -> None:
+    """Turn a stained plate into a dataset: stitched, labelled from its stains, cut into tiles."""
+    from segue import api
+
+    if synthetic is not None:
+        if out is not None:
+            raise SegueError("plate: --synthetic FOLDER makes raw images alone; leave OUT.h5 out.")
+        with progress.progress() as shown:
+            made = api.made_plate(
+                synthetic, spec, workers=workers, progress=lambda done, total: shown("wells", done, total)
+            )
+        print(f"raw images, truth and a specification: {synthetic}\nnext: segue plate {made} OUT.h5")
+        return
+    if spec is None or out is None:
+        raise SegueError("plate: give SPEC.toml and OUT.h5, or --synthetic FOLDER for a made screen.")
+    with progress.progress() as shown:
+        api.plate(spec, out, workers=workers, progress=shown)
+    _inspect_dataset(out)
+    print("\n".join(api.plate_summary(out)))
+    print(f"report and pictures: {out.with_name(f'{out.stem}.plate')}")
+
+
+def _inspect_dataset(path: Path) -> None:
+    from segue.data.summary import describe
+
+    print(describe(path))
+
+
+@app.command()
+def inspect(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A dataset (.h5), a network's name, a run's folder, a stage, study or plate (.toml), or 'schedule'."
+        ),
+    ],
+    which: Annotated[
+        str | None, typer.Argument(help="Of 'schedule': its name, or the TOML file of a stage or study.")
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="Write a contact sheet of a dataset, or draw a schedule, as PNG.")
+    ] = None,
+    channels: Annotated[int | None, typer.Option("--channels", min=1, help="Channels of images; default: 1.")] = None,
+    classes: Annotated[int | None, typer.Option("--classes", min=1, help="Scores of a pixel; default: 2.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Images of a step; default: 1.")] = None,
+    side: Annotated[int | None, typer.Option("--size", min=1, help="Side of its images in px; default: 256.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Rate under a schedule; default: 0.05.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of a schedule; default: 100.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A network's or schedule's setting, e.g. width=16."),
+    ] = None,
+) -> None:
+    """Tell what a dataset, a network, a schedule, a run or a study holds."""
+    from segue.cli import describe as inspection
+
+    if what == "schedule":
+        print(inspection.describe_schedules(which, settings or (), lr=lr, epochs=epochs, sheet=sheet))
+        return
+    if which is not None or lr is not None or epochs is not None:
+        raise SegueError(
+            f"inspect {what}: a second name, --lr and --epochs go with a schedule; write: segue inspect schedule NAME"
+        )
+    if sheet is not None:
+        from segue.data.summary import contact_sheet
+
+        contact_sheet(Path(what), sheet)
+        print(f"contact sheet: {sheet}")
+        return
+    given = {"channels": channels, "classes": classes, "batch": batch, "side_px": side}
+    sizes = {name: value for name, value in given.items() if value is not None}
+    found = None if sizes or settings else inspection.find_plate(Path(what))
+    if found is not None:
+        print(found.told)
+        if found.obstacles:
+            raise SegueError(
+                f"{what}: `segue plate` would refuse it for {found.obstacles} of the things told above (amiss, doubled "
+                "or refused); correct them."
+            )
+        return
+    print(inspection.describe(what, settings=settings or (), sizes=inspection.Sizes(**sizes) if sizes else None))
+
+
+@app.command()
+def train(
+    spec: Spec,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder to write.")],
+    checkpoint_s: Annotated[
+        float, typer.Option("--checkpoint-every", min=0, help="Seconds between checkpoints.")
+    ] = 60.0,
+) -> None:
+    """Train one stage into a run folder."""
+    from segue import api
+
+    api.train(spec, run, checkpoint_s=checkpoint_s, tell=lambda line: print(line, file=sys.stderr, flush=True))
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts, one tells
+        from segue.cli import describe as inspection
+
+        print(inspection.describe(str(run)))
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset (.h5).")],
+    part: Annotated[str, typer.Option("--part", help="test or validation, by the run's own split.")] = "test",
+    where: Annotated[list[str] | None, typer.Option("--where", help="A condition, such as defocus_nm=-10.")] = None,
+) -> None:
+    """Score a run on a dataset."""
+    from segue import api
+    from segue.cli import describe as inspection
+
+    conditions = dict(_condition(text) for text in where or ())
+    result = api.evaluate(run, dataset, part=part, conditions=conditions)
+    print(f"{part} part of {dataset}: {result['samples']} samples of {result['groups']} groups")
+    print(inspection.described_scores(result["scores"], result["classes"]))
+
+
+def _condition(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise SegueError(f"--where {text}: found no '='; write a condition as name=value, such as defocus_nm=-10.")
+    try:
+        return name, float(value) if "." in value or "e" in value else int(value)
+    except ValueError:
+        return name, value
+
+
+app.command()(wells.film)
+
+
+app.command()(wells.count)
+
+
+@study_app.command("plan")
+def study_plan(
+    study: Study,
+    store: StorePath = None,
+    why: Annotated[bool, typer.Option("--why", help="Say for each stage why it would run.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="With --why: as if all stages were to run again.")] = False,
+) -> None:
+    """Count what a study would run, and what it needs. Runs nothing."""
+    from segue import api
+    from segue.cli import describe as inspection
+
+    planned = api.plan(study, store=store)
+    print(inspection.describe_plan(planned))
+    if why:
+        for key, name, reason in planned.why(force):
+            print(f"{reason:17} {key}  {name}")
+
+
+@study_app.command("run")
+def study_run(
+    study: Study,
+    store: StorePath = None,
+    workers: Workers = CORES,
+    scheduler: Annotated[str | None, typer.Option("--scheduler", help="Address of a running Dask scheduler.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Train again what is finished.")] = False,
+    side_by_side: Annotated[
+        int | None,
+        typer.Option(
+            "--side-by-side", min=1, help="Models that share a pass over the data; default: as many as that pays for."
+        ),
+    ] = None,
+) -> None:
+    """Run every stage of a study that is not finished; go on where it was interrupted."""
+    sys.exit(_run(study, store, workers, scheduler, force, side_by_side))
+
+
+def _run(
+    study: Path,
+    store: Path | None,
+    workers: int,
+    scheduler: str | None,
+    force: bool,
+    side_by_side: int | None = None,
+) -> int:
+    from segue import api
+
+    with progress.progress() as shown:
+        summary = api.run_study(
+            study,
+            store=store,
+            workers=workers,
+            scheduler=scheduler,
+            force=force,
+            side_by_side=side_by_side,
+            watch=lambda event: shown(event.text, event.done, event.total, event.share),
+        )
+    if summary.ran + summary.blocked == 0:
+        print("nothing to do: every stage is finished")
+    else:
+        print(f"{summary.finished} trainings finished in {progress.clock(summary.seconds)}")
+    if summary.failed or summary.blocked:
+        where = f" --store {store}" if store is not None else ""
+        print(f"{summary.failed} failed and {summary.blocked} were not run; see: segue study status {study}{where}")
+    return 1 if summary.failed or summary.blocked else 0
+
+
+@study_app.command("status")
+def study_status(study: Study, store: StorePath = None) -> None:
+    """Tell what of a study is finished, running, failed, and why it failed."""
+    from segue import api
+    from segue.cli import describe as inspection
+
+    print(inspection.describe_status(api.plan(study, store=store)))
+
+
+@study_app.command("table")
+def study_table(
+    study: Study,
+    store: StorePath = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="A .parquet or .csv file; default: CSV printed.")
+    ] = None,
+) -> None:
+    """Write the tidy table: a row for each run and domain it was scored on."""
+    from segue import api
+
+    found = api.table(study, store=store)
+    if out is None:
+        print(found.to_csv(index=False), end="")
+        return
+    from segue.study.table import write_table
+
+    write_table(found, out)
+    print(f"{len(found)} rows: {out}")
+
+
+@app.command()
+def report(
+    what: Annotated[Path, typer.Argument(metavar="STUDY_OR_TABLE", help="A study file, or a .parquet or .csv table.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
+    store: StorePath = None,
+    metric: Annotated[str | None, typer.Option("--metric", help="The column to compare by; default: the loss.")] = None,
+    columns: Annotated[Path | None, typer.Option("--columns", help="TOML that maps a foreign table's columns.")] = None,
+) -> None:
+    """Write figures and tables of a study as one self-contained page."""
+    from segue import api
+
+    print(f"report: {api.report(what, out, store=store, metric=metric, columns=columns)}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for its runs and its report.")] = Path("segue-demo"),
+    workers: Workers = CORES,
+) -> None:
+    """Run the small study end to end: simulate, pretrain, transfer, compare, report."""
+    from segue import api
+    from segue.cli import describe as inspection
+
+    study = demo_study()
+    print(f"{study.name}: {api.plan(study, store=out / 'runs').study.spec.question}")
+    print(inspection.describe_plan(api.plan(study, store=out / "runs")))
+    code = _run(study, out / "runs", workers, None, False)
+    page = api.report(study, out / "report.html", store=out / "runs")
+    print(f"report: {page.absolute()}")
+    sys.exit(code)
+
+
+def demo_study() -> Path:
+    """Returns the demo's study file: in an installed package beside the code, in a checkout at its root."""
+    code = Path(__file__).resolve().parent
+    found = [folder / "studies" / "demo.toml" for folder in (code, code.parents[1])]
+    for file in found:
+        if file.is_file():
+            return file
+    raise SegueError(f"{found[0]}: the demo's study file is missing; install segue again.")

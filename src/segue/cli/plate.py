@@ -1,0 +1,77 @@
+"""`segue film` and `segue count`: what a finished run makes of wells; heavy imports wait for a verb."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segue.cli import progress
+from segue.errors import SegueError
+
+
+def film(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    out: Annotated[
+        list[Path] | None,
+        typer.Option("--out", "-o", help="A .mp4 or .gif film, or a .png sheet of frames; default: film.mp4."),
+    ] = None,
+    dataset: Annotated[Path | None, typer.Option("--dataset", help="A dataset (.h5) with whole images.")] = None,
+    field: Annotated[
+        str | None, typer.Option("--field", help="A micrograph of it, such as P1/A1/t000; the run kept its epochs.")
+    ] = None,
+    crop: Annotated[str | None, typer.Option("--crop", help="Part of the field: y,x,height,width in px.")] = None,
+    rate: Annotated[float | None, typer.Option("--fps", help="Epochs per second; default: as make 12 s.")] = None,
+) -> None:
+    """Film how a run classifies a field, epoch by epoch, with its precision-recall curves."""
+    from segue import api
+
+    part = None if crop is None else _crop(crop)
+    with progress.progress() as shown:
+        written = api.film(
+            run, *(out or [Path("film.mp4")]), dataset=dataset, field=field, crop=part, frames_per_s=rate,
+            progress=lambda done, total: shown("epochs", done, total),
+        )  # fmt: skip
+    print(f"film: {', '.join(map(str, written))}")
+
+
+def _crop(text: str) -> tuple[int, int, int, int]:
+    try:
+        y, x, height, width = map(int, text.split(","))
+    except ValueError:
+        raise SegueError(
+            f"--crop {text}: is no y,x,height,width; write four whole numbers of pixels, such as 0,0,512,512."
+        ) from None
+    return y, x, height, width
+
+
+def count(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset with whole images of wells.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The table: .csv or .parquet.")] = Path("counts.csv"),
+    truth: Annotated[
+        Path | None, typer.Option("--truth", metavar="FOLDER", help="Of a made plate: its folder, for the known truth.")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", help="Draw the counts over time: .png, .svg or .pdf.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="Write figure, errors and notes as one HTML page.")
+    ] = None,
+    objects: Annotated[Path | None, typer.Option("--objects", help="A run of objects, which parts the nuclei.")] = None,
+    tune_on: Annotated[
+        Path | None, typer.Option("--tune-on", metavar="FILE", help="A dataset with stained wells, to tune on.")
+    ] = None,
+    by: Annotated[str | None, typer.Option("--by", help="Draw a panel for each value of this condition.")] = None,
+    value: Annotated[str, typer.Option("--value", help="count, fraction or density_per_mm2.")] = "count",
+) -> None:
+    """Count the cells of each class in every well and time point, with the truth beside them where it is known."""
+    from segue import api
+
+    with progress.progress() as shown:
+        told = api.count(
+            run, dataset, out, truth=truth, figure=figure, page=page, objects=objects, tune_on=tune_on, by=by,
+            value=value, progress=lambda done, total: shown("images", done, total),
+        )  # fmt: skip
+    print("\n".join(told))

@@ -1,0 +1,207 @@
+"""What a schedule makes of the learning rate over a training: in words, and drawn as PNG.
+
+A schedule that follows a monitored value is shown for one that stands still from the first epoch on.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, model_validator
+
+from segue.errors import SegueError
+from segue.spec import SpecModel, given, load, read_toml, validate
+from segue.training import schedules
+from segue.training.schedules import SCHEDULES, PlateauSpec, Schedule, ScheduleSpec, WarmupSpec
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from segue.training.spec import StageSpec
+
+STEPS = 100  # of an epoch, in what is shown
+STILL = 1.0  # the monitored value that stands still
+MOST_TURNS = 24  # that are told one by one
+LOW_MEDIAN = 0.1  # a curve half of which lies below this share of its peak is drawn on a logarithmic axis
+DEFAULT_LR, DEFAULT_EPOCHS = 0.05, 100
+
+
+class Course(SpecModel):
+    """A schedule at a rate over a number of epochs; `used_by` says by which stages, in words."""
+
+    schedule: ScheduleSpec
+    warmup: WarmupSpec | None = None
+    lr: Annotated[float, Field(gt=0)] = DEFAULT_LR
+    epochs: Annotated[int, Field(gt=0)] = DEFAULT_EPOCHS
+    used_by: str = ""
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Course:
+        schedules.require_fit(self.warmup, self.epochs)
+        return self
+
+    @property
+    def title(self) -> str:
+        told = f"{self.schedule.name}{_settings(self.schedule)}"
+        return f"{told}, warm-up{_settings(self.warmup)}" if self.warmup else told
+
+    @cached_property
+    def trace(self) -> Trace:
+        return trace(self.schedule, self.warmup, lr=self.lr, epochs=self.epochs)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """`rates` at `positions` (epochs passed), STEPS of them an epoch; `turns`: after which epochs, counted from 1."""
+
+    positions: tuple[float, ...]
+    rates: tuple[float, ...]
+    turns: tuple[int, ...]
+
+
+def _settings(spec: SpecModel) -> str:
+    told = [f"{key} {value:g}" if isinstance(value, int | float) else f"{key} {value}"
+            for key, value in spec.model_dump(exclude={"name"}).items()]  # fmt: skip
+    return f" ({', '.join(told)})" if told else ""
+
+
+def trace(spec: Schedule, warmup: WarmupSpec | None, *, lr: float, epochs: int) -> Trace:
+    """Returns the rate over a training in which the monitored value stands still."""
+    state = schedules.begin(spec)
+    row = {name: STILL for name in (schedules.monitored(spec),) if name}
+    positions, rates, turns = [], [], []
+    for epoch in range(epochs):
+        for step in range(STEPS):
+            positions.append(epoch + step / STEPS)
+            rates.append(lr * schedules.factor(spec, warmup, state, positions[-1], epochs))
+        state, turned = schedules.after_epoch(spec, warmup, state, row, epoch)
+        if turned and epoch + 1 < epochs:
+            turns.append(epoch + 1)
+    return Trace(tuple(positions), tuple(rates), tuple(turns))
+
+
+def named_course(name: str, settings: Iterable[str], *, lr: float | None, epochs: int | None) -> Course:
+    """Returns the schedule of a name, with settings written as "key=value" in TOML's way ("warmup.epochs=5" too).
+
+    Raises SegueError for an unknown name or setting.
+    """
+    where = f"inspect schedule {name}"
+    table = given(settings)
+    if "name" in table:
+        raise SegueError(f"--set name={table['name']}: the name stands after `schedule`; give that one there.")
+    tables: dict[str, Any] = {key: table.pop(key) for key in ("warmup",) if key in table}
+    tables["schedule"] = {**table, "name": name}
+    tables |= {key: value for key, value in (("lr", lr), ("epochs", epochs)) if value is not None}
+    return validate(Course, tables, where=where)
+
+
+def file_courses(path: Path) -> list[Course]:
+    """Returns each distinct schedule, with its rate and epochs, of a stage's TOML file or a study's, in its order."""
+    if "stages" not in read_toml(path):
+        from segue.training.spec import StageSpec
+
+        stages: list[tuple[str, StageSpec]] = [("", load(StageSpec, path))]
+    else:
+        from segue.study.expand import read_study
+
+        study = read_study(path)
+        stages = [(name, found.spec) for name, every in study.configurations.items() for found in every]
+    used: dict[str, tuple[Mapping[str, Any], list[str]]] = {}
+    for name, stage in stages:
+        tables = {"schedule": stage.schedule, "warmup": stage.warmup, "lr": stage.optimizer.lr, "epochs": stage.epochs}
+        used.setdefault(repr(tables), (tables, []))[1].append(name)
+    return [
+        validate(Course, {**tables, "used_by": ", ".join(dict.fromkeys(filter(None, names)))}, where=str(path))
+        for tables, names in used.values()
+    ]
+
+
+def rows(course: Course) -> list[tuple[str, str]]:
+    """Returns what a schedule does, as lines of a name and a text."""
+    trace, spec = course.trace, course.schedule
+    least = min(trace.rates)
+    found = [("schedule", course.title), ("", SCHEDULES[spec.name])]
+    found += [("used by", course.used_by)] if course.used_by else []
+    found += [
+        (
+            "rate",
+            f"{trace.rates[0]:.3g} at the start, {trace.rates[-1]:.3g} at the last step of {course.epochs} epochs",
+        ),
+        ("least", f"{least:.3g}, first at {trace.positions[trace.rates.index(least)]:g} epochs"),
+        (
+            "greatest",
+            f"{max(trace.rates):.3g}, first at {trace.positions[trace.rates.index(max(trace.rates))]:g} epochs",
+        ),
+    ]
+    monitor = schedules.monitored(spec)
+    if monitor is not None:
+        told = ", ".join(str(turn) for turn in trace.turns[:MOST_TURNS]) or "none"
+        more = f" … ({len(trace.turns)} in all)" if len(trace.turns) > MOST_TURNS else ""
+        found.append((f"{_turn(spec)} after epochs", told + more))
+        found.append(("assumed", f"{monitor} stands still after the first epoch; in a training it decides"))
+    return [*found, ("", f"shown with {STEPS} steps an epoch")]
+
+
+def _turn(spec: Schedule) -> str:
+    return "drops" if isinstance(spec, PlateauSpec) else "kicks"
+
+
+def draw(courses: Sequence[Course], out_png: Path) -> None:
+    """Writes a PNG with a panel for each schedule: the rate over the epochs passed."""
+    if out_png.suffix.lower() != ".png":
+        raise SegueError(f"{out_png}: the drawing is a PNG picture; give a name that ends in .png.")
+    from segue.reporting.figures.style import png_bytes, sheet, style
+    from segue.storage import replacing
+
+    columns = 1 if len(courses) == 1 else 2
+    lines = -(-len(courses) // columns)
+    with style():
+        figure = sheet(3.9 if columns == 1 else 3.1 * lines)
+        panels = figure.subplots(lines, columns, squeeze=False).ravel()
+        for axes, course in zip(panels, courses, strict=False):
+            _panel(axes, course, 110 // columns)
+        for axes in panels[len(courses) :]:
+            axes.set_visible(False)
+    with replacing(out_png) as partial:
+        partial.write_bytes(png_bytes(figure))
+
+
+def _panel(axes: Axes, course: Course, letters: int) -> None:
+    import numpy as np
+    from matplotlib.ticker import MaxNLocator
+
+    from segue.reporting.figures.style import BLUE, GRID, MUTED, VERMILION, scale_axis
+
+    trace = course.trace
+    positions, rates = np.array(trace.positions), np.array(trace.rates)
+    if course.warmup is not None:
+        axes.axvspan(0, course.warmup.epochs, color=GRID, alpha=0.6, linewidth=0, label="warm-up")
+    axes.plot(positions, rates, color=BLUE, linewidth=1.4)
+    if trace.turns:
+        spots = [turn * STEPS for turn in trace.turns]
+        label = f"{_turn(course.schedule)}, {schedules.monitored(course.schedule)} standing still"
+        axes.plot(positions[spots], rates[spots], "o", color=VERMILION, markersize=3.5, label=label)
+    legend = bool(axes.get_legend_handles_labels()[0])  # which needs room above the curve
+    if np.median(rates) < LOW_MEDIAN * rates.max():
+        seen = rates[rates > 0]
+        lowest = np.quantile(seen, 0.01)  # a curve that ends in zero has no logarithm there
+        scale_axis(axes, "y", seen[seen >= lowest])
+        axes.set_ylim(lowest / 1.5, rates.max() * (1.5 + legend))
+    else:
+        scale_axis(axes, "y", np.zeros(0))
+        axes.set_ylim(0, rates.max() * (1.06 + 0.12 * legend))
+    axes.set_xlim(0, course.epochs)
+    axes.xaxis.set_major_locator(MaxNLocator(10, steps=[1, 2, 5, 10], integer=True))
+    together = re.sub(r" (?=[^ ,]+[,)])", "\N{NO-BREAK SPACE}", course.title)  # a setting and its value
+    title = textwrap.fill(together, letters)
+    axes.set_title(f"{title}\nused by {course.used_by}" if course.used_by else title)
+    axes.set_xlabel("epochs passed")
+    axes.set_ylabel("learning rate")
+    if legend:
+        axes.legend(loc="upper right", labelcolor=MUTED)

@@ -1,0 +1,291 @@
+"""Specifications."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from segue.spec import SpecModel
+
+OWN_COLUMNS = ("group", "source", "y_px", "x_px", "pixel_size_nm", "split", "image", "label")
+
+
+IGNORED = -1  # the label of pixels that count nowhere, also in padding
+
+
+PUBLISHED_CHUNK = 1000  # samples in a chunk of the published live-dead files, of which whole ones were validated with
+
+
+class SplitSpec(SpecModel):
+    """How samples are divided: by `stored`, a split that the dataset holds, or by a seed and two fractions.
+
+    by is what goes to training or to validation as a whole; the test part is by group whatever it says.
+        "group"   the default
+        a column  of the samples that has one value in each group, such as "experiment" or "plate": never torn either
+        "time"    contiguous `blocks` of the times that the dataset holds, in all groups alike: tears groups
+        "chunk"   `chunk` samples as they follow each other in the file, the way of the published live-dead
+                  experiments: tears groups, and with overlapping tiles neighbours lie on both sides
+    Except by group, the validation fraction is of as many units as there are, rounded, and one at least.
+    """
+
+    stored: str | None = None
+    seed: int = Field(default=0, ge=0)
+    validation: float = Field(default=0.15, ge=0, lt=1)
+    test: float = Field(default=0.1, ge=0, lt=1)
+    by: str = Field(default="group", min_length=1)
+    blocks: int | None = Field(default=None, ge=2)
+    chunk: int = Field(default=PUBLISHED_CHUNK, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SplitSpec:
+        if self.stored is not None and self != SplitSpec.model_construct(stored=self.stored):
+            raise ValueError(
+                "`stored` names a split of the dataset; remove seed, validation and test, by and what belongs to it, "
+                "or `stored`"
+            )
+        if self.validation + self.test >= 1:
+            raise ValueError(f"validation {self.validation} + test {self.test} leave nothing to train; lower them")
+        if self.by == "time" and self.blocks is None:
+            raise ValueError('by = "time" divides the times into blocks; say how many, such as blocks = 10')
+        if self.by != "time" and self.blocks is not None:
+            raise ValueError(f'blocks are of time, but by = "{self.by}"; remove blocks, or set by = "time"')
+        if self.by != "chunk" and self.chunk != PUBLISHED_CHUNK:
+            raise ValueError(f'chunk = {self.chunk} belongs to by = "chunk", but by = "{self.by}"; remove one of them')
+        return self
+
+    @property
+    def tears_groups(self) -> bool:
+        """Whether samples of one group may be trained on and validated with."""
+        return self.by in ("time", "chunk")
+
+    @property
+    def words(self) -> str:
+        """Returns by what it divides: "group", "experiment", "blocks of time (10)", "chunks of 1000 tiles"."""
+        if self.stored is not None:
+            return f"stored split '{self.stored}'"
+        told = {"time": f"blocks of time ({self.blocks})", "chunk": f"chunks of {self.chunk} tiles"}
+        return told.get(self.by, self.by)
+
+
+MOST_TILE_PX = 8192
+MOST_PADDING = 8  # a tile may be this many times as large as the largest image
+
+
+class LabelsSpec(SpecModel):
+    """The label images: which files, what their values mean."""
+
+    files: str | None = None  # pattern with {stem}, the image's name without its suffix; not with a manifest
+    layer: str = Field(default="labels", pattern=r"^[A-Za-z0-9_-]+$")
+    kind: Literal["classes", "instances"]
+    names: tuple[str, ...] = Field(min_length=2)  # names[0] is the background; instances: background and the object
+    values: dict[int, int] = Field(
+        default_factory=dict
+    )  # label by value in the file where they differ, e.g. { 255 = 1 }
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LabelsSpec:
+        if self.files is not None and "{stem}" not in self.files:
+            raise ValueError(f"files = '{self.files}' has no {{stem}}; write e.g. files = 'labels/{{stem}}.png'")
+        if self.kind == "instances" and len(self.names) != 2:
+            raise ValueError(
+                f"names has {len(self.names)} entries; instances need two: background and the object's name"
+            )
+        if len(set(self.names)) < len(self.names):
+            raise ValueError("names holds a name twice; give each class its own")
+        return self
+
+
+class Provenance(SpecModel):
+    """Where the images come from, in the words of whoever publishes them; kept in the dataset."""
+
+    origin: str = ""
+    licence: str = ""
+    citation: str = ""
+    note: str = ""
+
+
+class PrepareSpec(SpecModel):
+    """A folder of images with label images, and how to cut it into a dataset. Paths start at the spec's folder."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    title: str = ""
+    images: str | None = None  # pattern, e.g. "images/*.tif"
+    manifest: str | None = None  # CSV with image, label and optionally group, split, pixel_size_nm and conditions
+    labels: LabelsSpec | None = None  # images without labels serve for reconstruction and classes of whole images
+    tile_px: int = Field(ge=8, le=MOST_TILE_PX)
+    stride_px: int | None = Field(default=None, ge=1)  # None: tile_px
+    channels: tuple[str, ...] | None = None
+    pixel_size_nm: float | None = Field(default=None, gt=0)  # where neither table nor file says it
+    group: Literal["stem", "file"] = "stem"  # one group per file name, or per path below the shared folder
+    group_pattern: str | None = None  # regular expression with one capture group, searched in that path
+    sizes: tuple[tuple[int, int], ...] | None = None  # keep only images of these heights and widths
+    splits: dict[str, SplitSpec] = Field(default_factory=dict)
+    keep_micrographs: bool = True
+    conditions: dict[str, str | int | float] = Field(default_factory=dict)
+    provenance: Provenance = Provenance()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PrepareSpec:
+        if (self.images is None) == (self.manifest is None):
+            raise ValueError("give either images, a pattern, or manifest, a CSV table")
+        if self.labels is not None and (self.images is None) != (self.labels.files is None):
+            raise ValueError("labels.files goes with images; a manifest has a column label instead")
+        if self.stride_px is not None and self.stride_px > self.tile_px:
+            raise ValueError(f"stride_px {self.stride_px} leaves gaps between tiles of {self.tile_px}; lower it")
+        if self.group_pattern is not None:
+            _check_pattern(self.group_pattern)
+        taken = sorted(set(self.conditions) & set(OWN_COLUMNS))
+        if taken:
+            raise ValueError(f"conditions.{taken[0]} is a column of every dataset; choose another name")
+        stored = [name for name, split in self.splits.items() if split.stored is not None]
+        if stored or "given" in self.splits:
+            raise ValueError(
+                "splits: give seed, validation and test; the name 'given' is kept for the manifest's split"
+            )
+        return self
+
+    @property
+    def layer(self) -> Layer | None:
+        return None if self.labels is None else Layer(self.labels.layer, self.labels.kind, self.labels.names)
+
+    @property
+    def step_px(self) -> int:
+        return self.stride_px or self.tile_px
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"group_pattern '{pattern}' is not a regular expression: {error}") from None
+    if groups != 1:
+        raise ValueError(f"group_pattern '{pattern}' has {groups} capture groups; it needs one, e.g. '_([A-H][0-9]+)_'")
+
+
+Range = tuple[float, float]
+
+
+class ElasticSpec(SpecModel):
+    """A smooth random displacement, `amplitude_px` its standard deviation along each axis.
+
+    It is white noise smoothed by a Gaussian of standard deviation `sigma_px` (Simard, Steinkraus & Platt 2003), so its
+    correlation at a distance r is exp(-r² / 4 sigma_px²) and its slope has the standard deviation
+    amplitude_px / (√2 sigma_px); beyond a third of sigma_px it begins to fold the image over itself.
+    """
+
+    amplitude_px: Annotated[float, Field(gt=0)]
+    sigma_px: Annotated[float, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _unfolded(self) -> ElasticSpec:
+        if self.amplitude_px > self.sigma_px:
+            raise ValueError(
+                f"found amplitude_px {self.amplitude_px:g} above sigma_px {self.sigma_px:g}, which folds the image over"
+                " itself; allowed: at most sigma_px, and at most a third of it for tissue; lower amplitude_px"
+            )
+        return self
+
+
+class AugmentSpec(SpecModel):
+    """Random changes of each view; what is not named is not done.
+
+    dihedral: one of the eight rotations and reflections of the tile, exact ("random"), or every one of them, eight
+    views of each sample ("all"). The changes below are each made to a view with `probability`, independently.
+
+    Geometry, of image and labels together, in one resampling about the tile's centre:
+    scale: the factor by which things grow, log-uniform between two limits; rotation_deg: the angle, uniform in ±;
+    elastic: a smooth displacement.
+
+    Intensity, per channel, in this order, as light, counting, readout and display would act:
+    blur_px: standard deviation of a Gaussian, uniform between two limits; poisson: the counts that the brightest pixel
+    of the view stands for, the darkest standing for none, log-uniform; noise: standard deviation of Gaussian noise,
+    uniform; gamma: exponent on the view's own range, which it keeps, log-uniform; contrast: factor on the distance from
+    the view's mean, log-uniform; brightness: what is added, uniform in ±. Noise and brightness are in the units of the
+    images as read: standard deviations of the micrograph where images are normalised. standardise: every view is
+    brought to mean 0 and standard deviation 1 in the end (a constant channel to 0).
+    """
+
+    dihedral: Literal["none", "random", "all"] = "random"
+    scale: Range | None = None
+    rotation_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
+    elastic: ElasticSpec | None = None
+    blur_px: Range | None = None
+    poisson: Range | None = None
+    noise: Range | None = None
+    gamma: Range | None = None
+    contrast: Range | None = None
+    brightness: Annotated[float, Field(ge=0)] = 0.0
+    standardise: bool = False
+    probability: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    @field_validator("scale", "contrast", "gamma", "poisson", "blur_px", "noise")
+    @classmethod
+    def _ordered(cls, value: Range | None, info: ValidationInfo) -> Range | None:
+        name = info.field_name
+        lowest, words = (0.0, "0 or above") if name in ("blur_px", "noise") else (math.ulp(0.0), "above 0")
+        found = "" if value is None else f"found [{value[0]:g}, {value[1]:g}]"
+        if value is not None and not lowest <= value[0] <= value[1]:
+            raise ValueError(
+                f"{found}; allowed: two numbers {words}, the lower first; give the same number twice for a fixed one"
+            )
+        if name == "scale" and value is not None and not (value[0] >= 0.1 and value[1] <= 10):
+            raise ValueError(f"{found}; allowed: factors between 0.1 and 10; narrow the range")
+        return value
+
+    @model_validator(mode="after")
+    def _used(self) -> AugmentSpec:
+        if self.probability < 1 and not (self.resamples or self.changes_intensity):
+            raise ValueError(
+                f"found probability {self.probability:g} without a change that it could apply to (it leaves dihedral "
+                "alone); add scale, rotation_deg, noise or another, or remove probability"
+            )
+        return self
+
+    @property
+    def resamples(self) -> bool:
+        return self.scale is not None or self.rotation_deg > 0 or self.elastic is not None
+
+    @property
+    def changes_intensity(self) -> bool:
+        ranges = (self.blur_px, self.poisson, self.noise, self.gamma, self.contrast)
+        return self.brightness > 0 or any(limits is not None for limits in ranges)
+
+
+class PercentileSpec(SpecModel):
+    """(x - p_low) / (p_high - p_low): the percentiles of the image itself become 0 and 1."""
+
+    name: Literal["percentile"]
+    low: Annotated[float, Field(ge=0, le=100)] = 1.0
+    high: Annotated[float, Field(ge=0, le=100)] = 99.8
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PercentileSpec:
+        if self.low >= self.high:
+            raise ValueError(f"low = {self.low:g} is not below high = {self.high:g}; give 0 <= low < high <= 100")
+        return self
+
+
+NormaliseSpec = Literal["image", "none", "tile"] | PercentileSpec
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A label layer.
+
+    classes: `names[v]` is the name of value v, names[0] the background. instances: ("background", <object name>),
+    every object has its own value from 1 on. In both, 0 is background and -1 is ignored. Not stored but derived from
+    what a dataset holds of every sample (`segue.data.sources`): images, without any names, and column, whose classes
+    are of whole images.
+    """
+
+    name: str
+    kind: Literal["classes", "instances", "images", "column"]
+    names: tuple[str, ...]
+
+    @property
+    def stored(self) -> bool:
+        return self.kind in ("classes", "instances")

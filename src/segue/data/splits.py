@@ -1,0 +1,254 @@
+"""Splits by group: a pure function of (seed, group), hence equal in every dataset that shares groups.
+
+A group is what must not be torn apart: a structure, a micrograph, a well, a series, a plate. For comparison there are
+splits that divide training from validation otherwise, some of which tear groups; they depend on the whole dataset and
+are computed by `segue.data.splits`. Of all of them the test part is by group, so that it is the same.
+
+
+How the samples of a dataset are divided, by group or otherwise, and which neighbours a split sets apart.
+
+Splits by anything but the group divide in units of this dataset: those of lowest hash of (split seed, unit) are for
+validation, as many as the fraction asks for. Larger fractions keep the units of smaller ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from segue import rng
+from segue.data.spec import SplitSpec
+from segue.errors import SegueError
+from segue.spec import unknown
+
+PartName = Literal["train", "validation", "test"]
+PARTS: tuple[PartName, PartName, PartName] = ("train", "validation", "test")  # a sample's code is the index
+
+
+@dataclass(frozen=True)
+class GivenSplit:
+    """A split that came with the data: the part of each group."""
+
+    parts: Mapping[str, PartName]
+
+
+Split = SplitSpec | GivenSplit
+
+
+def part_of(group: str, split: Split) -> PartName:
+    """Returns the part a group belongs to; depends on nothing but the group's name and the split.
+
+    With u uniform in [0, 1) by the group's name: u < test -> test, u < test + validation -> validation,
+    else train. Raises SegueError for a group that a given split does not name, and ValueError for a split that is not
+    of groups alone.
+    """
+    if isinstance(split, GivenSplit):
+        if group not in split.parts:
+            raise SegueError(f"group '{group}': the given split does not name it; give every group a part.")
+        return split.parts[group]
+    if split.stored is not None:
+        raise ValueError(f"split '{split.stored}' is stored in a dataset; read it with Dataset.split")
+    if split.by != "group":
+        raise ValueError(f"split by {split.words} is no matter of the group alone; compute it with division.codes")
+    from segue import rng
+
+    u = rng.uniform(split.seed, "split", group)
+    if u < split.test:
+        return "test"
+    return "validation" if u < split.test + split.validation else "train"
+
+
+def codes_of(groups: Iterable[str], split: Split) -> list[int]:
+    """Returns 0 (train), 1 (validation) or 2 (test) for each group name, in order."""
+    known: dict[str, int] = {}
+    codes = []
+    for group in groups:
+        if group not in known:
+            known[group] = PARTS.index(part_of(group, split))
+        codes.append(known[group])
+    return codes
+
+
+TRAIN, VALIDATION, TEST = range(len(PARTS))
+TRIED_SEEDS = 100  # of which one is named that leaves no part empty
+Samples = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """What lies across the border between training and validation.
+
+    pairs: one tile on each side that share pixels of a group at the same or at an adjacent time; validation: the tiles
+    validated with; near: those of them that have a neighbour on the other side.
+    """
+
+    pairs: int
+    validation: int
+    near: int
+
+
+def codes(split: Split, samples: Samples, *, where: str) -> np.ndarray:
+    """Returns (N,) uint8: 0 train, 1 validation, 2 test. The test part is by group, and so the same for every `by`.
+
+    samples: the columns of the dataset, each (N,), in the order of its file. Raises SegueError, beginning with `where`,
+    for a column that is missing or differs within a group, and where there are fewer units than parts or blocks. Where
+    there are no samples nothing is divided.
+    """
+    groups = samples["group"]
+    if not len(groups):
+        return np.zeros(0, dtype=np.uint8)
+    if isinstance(split, GivenSplit) or split.by == "group":
+        return np.array(codes_of(groups, split), dtype=np.uint8)
+    by_group = np.array(codes_of(groups, SplitSpec(seed=split.seed, validation=0, test=split.test)), dtype=np.uint8)
+    held = by_group != TEST
+    found = _units(split, samples, where)
+    names = list(dict.fromkeys(found[held].tolist()))
+    if split.validation == 0 or not names:
+        return by_group
+    if len(names) < 2:
+        raise SegueError(
+            f"{where}: beside the test groups there are samples of one unit only to divide by {split.words} "
+            f"({names[0]}); divide into smaller ones, or set split.validation = 0."
+        )
+    share = split.validation / (1 - split.test)
+    count = min(max(int(share * len(names) + 0.5), 1), len(names) - 1)
+    chosen = sorted(names, key=lambda name: rng.uniform(split.seed, "split", split.by, name))[:count]
+    return np.where(held & np.isin(found, chosen), np.uint8(VALIDATION), by_group)
+
+
+def _units(split: SplitSpec, samples: Samples, where: str) -> np.ndarray:
+    """Returns the unit of each sample, (N,): an index of chunk or block, or the value of a column as text."""
+    if split.by == "chunk":
+        return np.arange(len(samples["group"])) // split.chunk
+    if split.by not in samples:
+        raise SegueError(
+            f"{where}: split.by: {unknown(split.by, samples, 'column')}; or 'chunk', by place in the file."
+        )
+    if split.by == "time":
+        assert split.blocks is not None
+        times, place = np.unique(samples["time"], return_inverse=True)
+        if len(times) < split.blocks:
+            raise SegueError(
+                f"{where}: split.blocks = {split.blocks}, but there are {len(times)} times; lower blocks to at most "
+                "that, or split by group."
+            )
+        sizes = [len(block) for block in np.array_split(times, split.blocks)]
+        return np.repeat(np.arange(split.blocks), sizes)[place]
+    values, place = np.unique(samples[split.by].astype(str), return_inverse=True)
+    groups, of_group = np.unique(samples["group"].astype(str), return_inverse=True)
+    first = np.zeros(len(groups), dtype=np.int64)
+    first[of_group] = place
+    torn = np.flatnonzero(first[of_group] != place)
+    if len(torn):
+        raise SegueError(
+            f"{where}: split.by = '{split.by}' differs within group '{samples['group'][torn[0]]}' and would tear it; "
+            "name a column with one value in each group, or one of the ways that tear groups openly: time, chunk."
+        )
+    return values[place]
+
+
+def empty_parts(split: SplitSpec, codes: np.ndarray) -> list[PartName]:
+    """Returns the parts that hold no sample although the split wants some: train always, the others unless they are 0.
+
+    codes (N,): see `codes`.
+    """
+    wanted: dict[PartName, bool] = {"train": True, "validation": split.validation > 0, "test": split.test > 0}
+    return [part for part in PARTS if wanted[part] and not (codes == PARTS.index(part)).any()]
+
+
+def empty_words(name: str, split: SplitSpec, samples: Samples, found: np.ndarray) -> str:
+    """Returns the warning that parts of the split `name` with the codes `found` are empty, or "" where none is.
+
+    It names a seed that fills all parts where one of the first ones does.
+    """
+    empty = empty_parts(split, found)
+    if not empty:
+        return ""
+    seed = filling_seed(split, samples)
+    remedy = "other fractions, or more wells" if seed is None else f"another seed, such as {seed}, or other fractions"
+    parts = f"{' and '.join(empty)} part{' is' if len(empty) == 1 else 's are'}"
+    return (
+        f"split '{name}': its {parts} empty ({len(set(samples['group']))} groups, divided by {split.words} with "
+        f"validation {split.validation:g}, test {split.test:g}, seed {split.seed}); choose {remedy}."
+    )
+
+
+def filling_seed(split: SplitSpec, samples: Samples) -> int | None:
+    """Returns the first seed with which no part is empty, of a hundred; None where there is none or it takes long."""
+    if split.by == "chunk":
+        return None
+    keys = [samples[name].astype(str) for name in ("group", "time") if name in samples]
+    rows = np.unique(np.stack(keys), axis=1, return_index=True)[1]
+    few = {name: values[rows] for name, values in samples.items()}
+    for seed in range(TRIED_SEEDS):
+        other = split.model_copy(update={"seed": seed})
+        try:
+            if not empty_parts(other, codes(other, few, where="")):
+                return seed
+        except SegueError:
+            continue
+    return None
+
+
+def leak_words(split: str, found: Neighbours) -> str:
+    """Returns the warning of a split that tears groups; `split` says by what it divides (`SplitSpec.words`)."""
+    return (
+        f"split by {split} tears groups: {found.pairs:,} pairs of neighbouring tiles (they overlap, at the same or an "
+        "adjacent time) lie across the border between training and validation, and "
+        f"{found.near:,} of {found.validation:,} validation tiles have a neighbour that is trained on. Validation "
+        "scores are not of unseen groups; those of the test part, which is by group, are."
+    )
+
+
+def division(split: SplitSpec, samples: Samples) -> str:
+    """Returns what tells apart the ways in which groups are torn; "" where they are not.
+
+    Samples of one group are never on both sides of the same division. It is made of the split and of which samples
+    the dataset holds in which order, whatever file they lie in.
+    """
+    if not split.tears_groups:
+        return ""
+    digest = hashlib.blake2b(split.model_dump_json().encode(), digest_size=8)
+    for name in ("group", "source", "y_px", "x_px", "time"):
+        if name in samples:
+            values, place = np.unique(samples[name].astype(str), return_inverse=True)
+            digest.update("\n".join(values.tolist()).encode() + place.astype(np.int64).tobytes())
+    return f"{split.words}, {digest.hexdigest()}"
+
+
+def neighbours(
+    samples: Samples, tile_shape: tuple[int, int], *, training: np.ndarray, validation: np.ndarray
+) -> Neighbours:
+    """Returns how many neighbours lie across the border between two sets of samples, given by their indices.
+
+    Neighbours are of one group, share pixels (|Δy| < height and |Δx| < width of a tile), and are of the same time or of
+    adjacent ones among those of the dataset. Without a column time, or where a group has several micrographs of one
+    time, which need not lie in one plane, only tiles of the same micrograph are.
+    """
+    from scipy.spatial import KDTree
+
+    if not len(training) or not len(validation):
+        return Neighbours(0, len(validation), 0)
+    height, width = tile_shape
+    place = np.unique(samples["group"].astype(str), return_inverse=True)[1]
+    time = np.zeros(len(place), dtype=np.int64)
+    if "time" in samples:
+        time = np.unique(samples["time"], return_inverse=True)[1]
+    source = np.unique(samples["source"].astype(str), return_inverse=True)[1]
+    frames = len(np.unique(np.stack([place, time]), axis=1).T)
+    if frames < len(np.unique(np.stack([place, time, source]), axis=1).T) or "time" not in samples:
+        place, time = source, np.zeros_like(time)
+    # the greatest distance over the axes is below `reach` for neighbours and beyond it for all others: places are far
+    # apart, adjacent times 0.6, and overlapping tiles at most a pixel less than their side, which counts as 1
+    reach = 1 - 0.5 / max(height, width)
+    points = np.stack([4.0 * place, 0.6 * time, samples["y_px"] / height, samples["x_px"] / width], axis=1)
+    trained, held = (
+        KDTree(points[np.asarray(i)], balanced_tree=False, compact_nodes=False) for i in (training, validation)
+    )
+    nearest, _ = trained.query(points[validation], p=np.inf, distance_upper_bound=reach)
+    pairs = int(trained.count_neighbors(held, reach, p=np.inf))
+    return Neighbours(pairs, len(validation), int(np.isfinite(nearest).sum()))

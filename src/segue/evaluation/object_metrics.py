@@ -1,0 +1,315 @@
+"""Scores of segmented objects, from counts per whole micrograph that are kept side by side.
+
+`tally` counts one micrograph, `merged` puts micrographs together, `scores` and `per_image` divide. Every score is
+pooled by default: counts are summed over all micrographs, then divided, so that each object weighs the same, nothing
+depends on how a field was cut into images, and empty images need no convention. It is what
+`stardist.matching.matching_dataset(by_image=False)` gives. Scores whose name ends in `_image_mean` are means over the
+images where they are defined, each image weighing the same: the usage of the Data Science Bowl 2018 and of
+`cellpose.metrics.average_precision`. With few or unequal images the two differ by several hundredths.
+
+An object is found at a threshold t if it has a match of IoU >= t, each object used once (`segue.labels.matching`,
+which also says what becomes of ignored pixels). With T true, P predicted objects and TP found:
+average precision AP = TP / (T + P - TP), F1 = 2 TP / (T + P), precision = TP / P, recall = TP / T.
+A ratio of nothing to nothing is NaN: AP and F1 where there is no object at all, precision without predicted objects.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from numba import njit
+
+from segue.labels import matching
+from segue.labels.matching import Overlap
+
+THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
+TOLERANCE_PX = 2.0
+IMAGE_MEANS = ("ap50", "ap75", "ap_mean", "f1_50", "pq", "aji", "boundary_f1")
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Counts of I micrographs, a row each; M predicted objects of all of them where probabilities were given."""
+
+    tolerance_px: float  # of the boundaries
+    images: np.ndarray  # (I,) int64, ones: so that sums know how many
+    true_objects: np.ndarray  # (I,) int64
+    predicted_objects: np.ndarray  # (I,) int64
+    miscounted: np.ndarray  # (I,) int64, |predicted - true objects|
+    hits: np.ndarray  # (I, 10) int64, matches at IoU >= each of THRESHOLDS
+    hit_iou: np.ndarray  # (I, 10) float64, their IoU summed
+    hits_above_half: np.ndarray  # (I,) int64, matches at IoU > 0.5
+    hit_iou_above_half: np.ndarray  # (I,) float64
+    aji_px: np.ndarray  # (I, 2) int64, intersection and union, as the two below
+    aji_plus_px: np.ndarray  # (I, 2) int64
+    boundary_px: np.ndarray  # (I, 4) int64: true, true near predicted, predicted, predicted near true
+    splits: np.ndarray  # (I,) int64
+    merges: np.ndarray  # (I,) int64
+    probability: np.ndarray  # (M,) float64, of each predicted object that counts
+    probability_iou: np.ndarray  # (M,) float64, of its match at IoU >= 0.5; 0 without
+
+
+_ROWS = [field.name for field in fields(Tally) if field.name != "tolerance_px"]
+_ADDITIVE = [name for name in _ROWS if not name.startswith("probability")]
+
+
+def tally(
+    true: np.ndarray,
+    predicted: np.ndarray,
+    *,
+    probabilities: np.ndarray | None = None,
+    tolerance_px: float = TOLERANCE_PX,
+) -> Tally:
+    """Returns the counts of one micrograph, (H, W) label maps: 0 background, objects 1 …, and -1 ignored in the true.
+
+    probabilities (n,) of the predicted objects, that of object k at [k - 1]: how sure the decoder is of it, for the
+    precision-recall curve. tolerance_px: how far apart boundaries may lie. Raises ValueError for unfit arrays.
+    """
+    if true.ndim != 2:
+        raise ValueError(f"tally: the true labels have shape {true.shape}; give one micrograph, (height, width)")
+    table = matching.overlap(true, predicted)
+    found = matching.match(table, THRESHOLDS[0])
+    strictly = found.iou > 0.5
+    reached = found.iou[:, None] >= np.array(THRESHOLDS)
+    probability, probability_iou = _probabilities(table, probabilities)
+    return Tally(
+        tolerance_px=float(tolerance_px),
+        images=np.array([1]),
+        true_objects=np.array([table.true_ids.size]),
+        predicted_objects=np.array([table.predicted_ids.size]),
+        miscounted=np.array([abs(table.predicted_ids.size - table.true_ids.size)]),
+        hits=reached.sum(0)[None],
+        hit_iou=(reached * found.iou[:, None]).sum(0)[None],
+        hits_above_half=np.array([strictly.sum()]),
+        hit_iou_above_half=np.array([found.iou[strictly].sum()]),
+        aji_px=np.array([matching.jaccard_aggregated(table)]),
+        aji_plus_px=np.array([matching.jaccard_aggregated_plus(table)]),
+        boundary_px=np.array([boundary_counts(true, predicted, tolerance_px=tolerance_px)]),
+        splits=np.array([len(matching.splits(table))]),
+        merges=np.array([len(matching.merges(table))]),
+        probability=probability,
+        probability_iou=probability_iou,
+    )
+
+
+def _probabilities(table: Overlap, probabilities: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the probability and the IoU of the match of each predicted object; of two halves the surer matches."""
+    if probabilities is None:
+        return np.empty(0), np.empty(0)
+    ids = table.predicted_ids
+    if probabilities.ndim != 1 or (ids.size and ids[-1] > probabilities.size):
+        raise ValueError(
+            f"tally: probabilities have shape {probabilities.shape}, the largest predicted object is "
+            f"{ids.max(initial=0)}; give one number for each object, that of object k at [k - 1]"
+        )
+    own = probabilities[ids - 1].astype(np.float64)
+    wrong = np.flatnonzero(~np.isfinite(own))
+    if wrong.size:
+        k = wrong[0]
+        raise ValueError(f"tally: the probability of predicted object {ids[k]} is {own[k]}; give finite numbers")
+    iou = np.zeros(ids.size)
+    chosen = np.flatnonzero(table.iou >= THRESHOLDS[0])
+    chosen = chosen[np.argsort(-own[table.predicted_index[chosen]], kind="stable")]
+    chosen = chosen[np.unique(table.true_index[chosen], return_index=True)[1]]
+    iou[table.predicted_index[chosen]] = table.iou[chosen]
+    return own, iou
+
+
+def merged(tallies: Sequence[Tally]) -> Tally:
+    """Returns the counts of all micrographs in one tally, in the order given. At least one, all of one tolerance."""
+    if not tallies:
+        raise ValueError("merged: no tally was given; count at least one micrograph")
+    tolerances = sorted({each.tolerance_px for each in tallies})
+    if len(tolerances) > 1:
+        raise ValueError(f"merged: boundaries were counted at tolerances of {tolerances} px; count all at one")
+    return replace(tallies[0], **{name: np.concatenate([getattr(each, name) for each in tallies]) for name in _ROWS})
+
+
+def pooled(counts: Tally) -> Tally:
+    """Returns one row in which the counts of all micrographs are summed, as if they were one."""
+    return replace(counts, **{name: getattr(counts, name).sum(0, keepdims=True) for name in _ADDITIVE})
+
+
+def scores(counts: Tally) -> dict[str, float]:
+    """Returns the scores of all micrographs together; see the head of this file for pooled against `_image_mean`.
+
+    `ap50` … `ap95` and their mean `ap_mean`; `f1_50`, `precision_50`, `recall_50`; of the matches at 0.5 the mean IoU
+    (`matched_iou_50`) and the same per true object (`true_iou_50`) · panoptic quality `pq` = `sq` x `rq` of matches
+    above 0.5 (Kirillov et al., CVPR 2019), and `pq_50`, with matches of exactly 0.5 too, as stardist has it · `aji`,
+    `aji_plus` · `boundary_f1`, `boundary_precision`, `boundary_recall` · `count_error`, predicted less true objects
+    per image, `count_error_absolute`, its size per image, and `count_error_relative`, that size summed over images
+    per true object · `splits`, `merges`, `objects_true`, `objects_predicted`, summed · `auprc_objects`, the area
+    under the precision-recall curve at IoU 0.5, NaN where no probabilities were counted.
+    """
+    found = {name: float(values[0]) for name, values in per_image(pooled(counts)).items()}
+    single = per_image(counts)
+    found |= {f"{name}_image_mean": _mean(single[name]) for name in IMAGE_MEANS}
+    found["auprc_objects"] = precision_recall(counts).area if counts.probability.size else math.nan
+    return found
+
+
+def per_image(counts: Tally) -> dict[str, np.ndarray]:
+    """Returns the scores of every micrograph by itself, (I,) float64 each, NaN where undefined; names as `scores`."""
+    at = per_threshold(counts)
+    objects = counts.true_objects + counts.predicted_objects
+    near_true, near_predicted = counts.boundary_px[:, 1], counts.boundary_px[:, 3]
+    precision = _ratio(near_predicted, counts.boundary_px[:, 2])
+    recall = _ratio(near_true, counts.boundary_px[:, 0])
+    return {
+        **{f"ap{round(100 * t)}": at["ap"][:, index] for index, t in enumerate(THRESHOLDS)},
+        "ap_mean": at["ap"].mean(1),
+        **{f"{name}_50": at[name][:, 0] for name in ("f1", "precision", "recall", "matched_iou", "true_iou")},
+        "pq": _ratio(2 * counts.hit_iou_above_half, objects),
+        "sq": _ratio(counts.hit_iou_above_half, counts.hits_above_half),
+        "rq": _ratio(2 * counts.hits_above_half, objects),
+        "pq_50": _ratio(2 * counts.hit_iou[:, 0], objects),
+        "aji": _ratio(counts.aji_px[:, 0], counts.aji_px[:, 1]),
+        "aji_plus": _ratio(counts.aji_plus_px[:, 0], counts.aji_plus_px[:, 1]),
+        "boundary_f1": _harmonic_mean(precision, recall),
+        "boundary_precision": precision,
+        "boundary_recall": recall,
+        "count_error": (counts.predicted_objects - counts.true_objects) / counts.images,
+        "count_error_absolute": counts.miscounted / counts.images,
+        "count_error_relative": _ratio(counts.miscounted, counts.true_objects),
+        "splits": counts.splits.astype(float),
+        "merges": counts.merges.astype(float),
+        "objects_true": counts.true_objects.astype(float),
+        "objects_predicted": counts.predicted_objects.astype(float),
+    }
+
+
+def counts_per_image(counts: Tally) -> dict[str, list[int]]:
+    """Returns what was counted in every micrograph, I numbers each; `hits_50` are matches at IoU 0.5."""
+    found = {name: getattr(counts, name) for name in ("true_objects", "predicted_objects", "merges", "splits")}
+    return {name: values.tolist() for name, values in (found | {"hits_50": counts.hits[:, 0]}).items()}
+
+
+def per_threshold(counts: Tally) -> Mapping[str, np.ndarray]:
+    """Returns `ap`, `f1`, `precision`, `recall`, `matched_iou` and `true_iou` at each of THRESHOLDS, (I, 10) each."""
+    true, predicted = counts.true_objects[:, None], counts.predicted_objects[:, None]
+    return {
+        "ap": _ratio(counts.hits, true + predicted - counts.hits),
+        "f1": _ratio(2 * counts.hits, true + predicted),
+        "precision": _ratio(counts.hits, predicted),
+        "recall": _ratio(counts.hits, true),
+        "matched_iou": _ratio(counts.hit_iou, counts.hits),
+        "true_iou": _ratio(counts.hit_iou, true),
+    }
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=np.broadcast_to(whole != 0, part.shape))
+
+
+def _harmonic_mean(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
+    """Returns F1: NaN where both are undefined; 0 where one is, as nothing was predicted or nothing is there."""
+    missing = np.isnan(precision) & np.isnan(recall)
+    precision, recall = np.nan_to_num(precision), np.nan_to_num(recall)
+    found = _ratio(2 * precision * recall, precision + recall)
+    return np.where(missing, np.nan, np.nan_to_num(found))
+
+
+def _mean(values: np.ndarray) -> float:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if defined.size else math.nan
+
+
+@dataclass(frozen=True)
+class PrecisionRecall:
+    """Precision and recall of the objects at least as probable as each probability that occurs, from the highest."""
+
+    probability: np.ndarray  # (n,) float64, descending
+    precision: np.ndarray  # (n,) float64
+    recall: np.ndarray  # (n,) float64, NaN without true objects
+
+    @property
+    def area(self) -> float:
+        """The sum of precision times the step in recall (average precision in the sense of scikit-learn)."""
+        return float(np.sum(self.precision * np.diff(self.recall, prepend=0.0)))
+
+
+def precision_recall(counts: Tally, threshold: float = 0.5) -> PrecisionRecall:
+    """Returns the curve over the probability of predicted objects, all micrographs together.
+
+    A predicted object is right if its match reaches `threshold`, 0.5 or more: there, leaving out less probable objects
+    changes no match, so that one matching serves the whole curve. Raises ValueError where probabilities were not
+    counted for all objects.
+    """
+    if threshold < 0.5:
+        raise ValueError(f"precision_recall: threshold is {threshold}; an IoU of at least 0.5 is allowed")
+    if counts.probability.size != counts.predicted_objects.sum():
+        raise ValueError(
+            f"precision_recall: {counts.probability.size} of {counts.predicted_objects.sum()} predicted objects have a "
+            "probability; give `tally` the probabilities of every micrograph"
+        )
+    order = np.argsort(-counts.probability, kind="stable")
+    probability, right = counts.probability[order], counts.probability_iou[order] >= threshold
+    last = np.flatnonzero(np.diff(probability, append=-np.inf) != 0)  # objects of one probability come together
+    found = np.cumsum(right)[last]
+    true = np.full(last.size, counts.true_objects.sum())
+    return PrecisionRecall(probability[last], found / (last + 1), _ratio(found, true))
+
+
+def boundary_counts(
+    true: np.ndarray, predicted: np.ndarray, *, tolerance_px: float = TOLERANCE_PX
+) -> tuple[int, int, int, int]:
+    """Returns boundary pixels: true, those near a predicted one, predicted, those near a true one.
+
+    A boundary pixel is a labelled pixel of an object with a labelled neighbour (of four, within the image) of another
+    value; pixels whose true label is -1 count as unlabelled in both maps. Near is a Euclidean distance of at most
+    tolerance_px between pixel centres. Recall is the second over the first, precision the fourth over the third.
+    (Martin et al., IEEE PAMI 26, 530 (2004), without their one-to-one assignment, as Csurka et al., BMVC 2013.)
+    """
+    if not 0 <= tolerance_px < math.inf:
+        raise ValueError(f"boundary_counts: tolerance_px is {tolerance_px}; give a distance in px, 0 or more")
+    if true.ndim != 2 or true.shape != predicted.shape:
+        raise ValueError(f"boundary_counts: shapes are {true.shape} and {predicted.shape}; give two (height, width)")
+    ignored = true == matching.IGNORED
+    edges = [_boundary(np.ascontiguousarray(labels, np.int32), ignored) for labels in (true, predicted)]
+    reach = int(tolerance_px)
+    rows, columns = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1)
+    squared = rows**2 + columns**2
+    order = np.argsort(squared, kind="stable")  # nearest first: most boundary pixels are found at once
+    order = order[squared[order] <= tolerance_px**2]
+    offsets = np.ascontiguousarray(np.stack([rows[order], columns[order]], 1))
+    return (*_near(edges[0], edges[1], offsets), *_near(edges[1], edges[0], offsets))
+
+
+@njit(cache=True, nogil=True)
+def _boundary(labels: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+    """Returns the boundary pixels of a label map, (H, W) bool; see `boundary_counts`."""
+    height, width = labels.shape
+    found = np.zeros((height, width), np.bool_)
+    for y in range(height):
+        for x in range(width):
+            value = labels[y, x]
+            if value <= 0 or ignored[y, x]:
+                continue
+            found[y, x] = (
+                (y > 0 and labels[y - 1, x] != value and not ignored[y - 1, x])
+                or (y + 1 < height and labels[y + 1, x] != value and not ignored[y + 1, x])
+                or (x > 0 and labels[y, x - 1] != value and not ignored[y, x - 1])
+                or (x + 1 < width and labels[y, x + 1] != value and not ignored[y, x + 1])
+            )
+    return found
+
+
+@njit(cache=True, nogil=True)
+def _near(pixels: np.ndarray, others: np.ndarray, offsets: np.ndarray) -> tuple[int, int]:
+    """Returns how many of the (H, W) pixels are set, and how many of these have one of `others` at an offset."""
+    height, width = pixels.shape
+    count, near = 0, 0
+    for y in range(height):
+        for x in range(width):
+            if not pixels[y, x]:
+                continue
+            count += 1
+            for k in range(offsets.shape[0]):
+                row, column = y + offsets[k, 0], x + offsets[k, 1]
+                if 0 <= row < height and 0 <= column < width and others[row, column]:
+                    near += 1
+                    break
+    return count, near

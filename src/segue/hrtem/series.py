@@ -1,0 +1,355 @@
+"""Series: structures drawn, their exit waves computed once, and every imaging condition rendered from them.
+
+For each structure: specimen → exit waves (one per frozen phonon) and vacuum wave → mask and zero of defocus →
+images under each condition → part file. A structure's part depends on the specification and its index only, so any
+number of workers and any interruption give the same dataset. Parts wait in `<out>.parts/` until all are there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, model_validator
+
+from segue.errors import SegueError
+from segue.hrtem.exit_wave import LabelsSpec, WaveSpec, grid_px
+from segue.hrtem.imaging import ImagingSpec, Optics
+from segue.hrtem.specimen import SpecimenSpec
+from segue.spec import SpecModel
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from segue.data.writer import Part
+
+VERSION = 1  # of what is produced: raise it by one whenever equal specifications give other samples
+LAYER = "particles"
+CHUNK_BYTES = 16 * 10**6  # of images in a dataset
+FILE_BYTES = 40_000  # HDF5's own, in each file
+MOST_COUNTS_PER_PX = 8000.0  # expected electrons per pixel; fringes reach several times that and must fit 16 bits
+
+
+class SeriesSpec(SpecModel):
+    """A series of simulated structures, each imaged under every condition of `imaging`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    seed: Annotated[int, Field(ge=0)] = 0
+    structures: Annotated[int, Field(ge=1)]
+    specimen: SpecimenSpec = SpecimenSpec()
+    wave: WaveSpec = WaveSpec()
+    imaging: ImagingSpec = ImagingSpec()
+    labels: LabelsSpec = LabelsSpec()
+
+    @model_validator(mode="after")
+    def _fitting(self) -> SeriesSpec:
+        mistakes = []
+        field_A, pixel_A = 10 * self.wave.field_nm, self.imaging.pixel_size_A
+        pixels = field_A / pixel_A
+        if abs(pixels - round(pixels)) > 1e-6:
+            mistakes.append(
+                f"wave.field_nm: found {self.wave.field_nm:g}, which is {pixels:.2f} pixels of {pixel_A:g} Å; make "
+                f"it a whole number of pixels, e.g. {round(pixels) * pixel_A / 10:g}"
+            )
+        if self.imaging.tile_px > round(pixels):
+            mistakes.append(
+                f"imaging.tile_px: found {self.imaging.tile_px}, but the field of {self.wave.field_nm:g} nm has "
+                f"{round(pixels)} pixels of {pixel_A:g} Å; take a smaller tile or a larger wave.field_nm"
+            )
+        if self.wave.sampling_A > pixel_A:
+            mistakes.append(
+                f"wave.sampling_A: found {self.wave.sampling_A:g}, coarser than imaging.pixel_size_A = {pixel_A:g}; "
+                "sample the wave at least as finely as the image"
+            )
+        if self.specimen.diameter_nm[1] > self.wave.field_nm:
+            mistakes.append(
+                f"specimen.diameter_nm: found up to {self.specimen.diameter_nm[1]:g}, more than wave.field_nm = "
+                f"{self.wave.field_nm:g}; take smaller particles or a larger field"
+            )
+        most = max(self.imaging.dose_e_per_A2) * pixel_A**2
+        if most > MOST_COUNTS_PER_PX:
+            mistakes.append(
+                f"imaging.dose_e_per_A2: found {max(self.imaging.dose_e_per_A2):g}, which is {most:.0f} electrons per "
+                f"pixel of {pixel_A:g} Å; at most {MOST_COUNTS_PER_PX:.0f} are counted; lower the dose"
+            )
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+        return self
+
+
+def expected(spec: SeriesSpec) -> dict[str, int]:
+    """Returns what simulating takes and gives, without simulating: for planning.
+
+    structures, tiles, field_px (image pixels across the field), grid_px (multislice points across it), bytes (at most,
+    of the dataset: its last chunk of images may be half empty; labels are counted at a twentieth of their size, to
+    which they are compressed at least) and bytes_while_making (parts and dataset side by side).
+    """
+    tiles = spec.structures * len(spec.imaging.defocus_nm) * len(spec.imaging.dose_e_per_A2)
+    pixels = spec.imaging.tile_px**2
+    images, labels, columns = 2 * pixels * tiles, 4 * pixels * tiles // 20, 300 * tiles
+    content = images + labels + columns
+    whole = content + min(images, CHUNK_BYTES) + FILE_BYTES
+    return {
+        "structures": spec.structures,
+        "tiles": tiles,
+        "field_px": _field_px(spec),
+        "grid_px": grid_px(10 * spec.wave.field_nm, spec.wave.sampling_A),
+        "bytes": whole,
+        "bytes_while_making": whole + content + FILE_BYTES * spec.structures,
+    }
+
+
+def group_of(spec: SeriesSpec, index: int) -> str:
+    """Returns the group of structure `index`: the same wherever the same atoms stand in the same field.
+
+    It names the crystal and digests the specimen, the seed and the field, but neither the series' name nor how it is
+    imaged, so that two series of the same structures share their groups and no split can tear them apart.
+    """
+    specimen = spec.specimen.model_dump(mode="json", exclude_defaults=True)
+    atoms = {"seed": spec.seed, "field_nm": spec.wave.field_nm, "specimen": specimen}
+    return f"{spec.specimen.crystal}-{_digest(atoms)[:8]}/{index:05d}"
+
+
+def simulate(
+    spec: SeriesSpec, out: Path, *, workers: int = 1, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Writes the series' dataset `out`; `progress(done, structures)` is called as structures finish.
+
+    Interrupted, it continues from the structures that are done; called again when `out` is there, it returns at
+    once. Raises SegueError when `out` holds something else, or when a worker dies.
+    """
+    from segue.data.spec import Layer
+    from segue.data.writer import assemble
+    from segue.storage import make_folder
+
+    provenance = _provenance(spec)
+    if out.exists():
+        _refuse_other(out, provenance)
+        return
+    folder = out.with_name(out.name + ".parts")
+    parts = make_folder(folder / _digest(_content(spec))[:16])
+    paths = [parts / f"{index:05d}.h5" for index in range(spec.structures)]
+    missing = [index for index, path in enumerate(paths) if not path.exists()]
+    report = progress or (lambda done, structures: None)
+    report(spec.structures - len(missing), spec.structures)
+    for done, _ in enumerate(_finished(spec, parts, missing, workers=workers), start=1):
+        report(spec.structures - len(missing) + done, spec.structures)
+    assemble(
+        paths,
+        out,
+        layers=[Layer(LAYER, "classes", ("background", "particle"))],
+        channels=["HRTEM"],
+        attributes={"pixel_size_nm": spec.imaging.pixel_size_A / 10, "provenance": provenance},
+        splits={},
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def structure(spec: SeriesSpec, index: int) -> Part:
+    """Returns the part of structure `index`: a tile for each defocus and dose, in that order, defocus outermost.
+
+    Images are electrons counted per pixel, uint16 (n, 1, H, W). A tile is the whole acquired image; its place in the
+    simulated field is drawn once per structure. Every condition has streams of its own for its defocus and its
+    counts, so that adding one changes no other.
+    """
+    import numpy as np
+    import torch
+
+    from segue import rng
+    from segue.hrtem.exit_wave import exit_waves, particle_mask, vacuum_wave
+    from segue.hrtem.imaging import minimum_contrast_A, render
+    from segue.hrtem.specimen import build
+
+    imaging, optics, size_px = spec.imaging, optics_of(spec), _field_px(spec)
+    specimen = build(spec.specimen, field_A=10 * spec.wave.field_nm, seed=spec.seed, index=index)
+    vacuum = vacuum_wave(specimen, spec.wave, size_px=size_px)
+    mask = particle_mask(vacuum, spec.labels, crystal=spec.specimen.crystal, pixel_size_A=imaging.pixel_size_A)
+    thickness_A = specimen.height_A - specimen.particles_from_A
+    zero_A = minimum_contrast_A(torch.from_numpy(vacuum), optics, thickness_A=thickness_A)
+    waves = torch.from_numpy(exit_waves(specimen, spec.wave, size_px=size_px, seed=spec.seed, index=index))
+    place = rng.numpy_generator(spec.seed, "tile", index)
+    top, left = (int(n) for n in place.integers(0, size_px - imaging.tile_px + 1, size=2))
+    cut = (slice(top, top + imaging.tile_px), slice(left, left + imaging.tile_px))
+
+    conditions = _conditions(spec)
+    drawn_nm = np.array([_drawn_defocus_nm(spec, index, *condition) for condition in conditions])
+    intensities = render(waves, torch.from_numpy(10 * drawn_nm + zero_A), optics)[:, *cut]
+    images = np.stack(
+        [_counted(spec, index, image, *condition) for image, condition in zip(intensities, conditions, strict=True)]
+    )
+    columns = {
+        "crystal": spec.specimen.crystal,
+        "particles": len(specimen.diameters_A),
+        "support_nm": specimen.support_A / 10,
+        "minimum_contrast_nm": zero_A / 10,
+        "structure": index,
+    }
+    return _part(spec, index, images, mask[cut], drawn_nm=drawn_nm, columns=columns)
+
+
+def optics_of(spec: SeriesSpec) -> Optics:
+    imaging = spec.imaging
+    return Optics(spec.wave.energy_keV, imaging.pixel_size_A, imaging.focal_spread_A, imaging.spherical_aberration_mm)
+
+
+def _conditions(spec: SeriesSpec) -> list[tuple[float, float]]:
+    return [(defocus, dose) for defocus in spec.imaging.defocus_nm for dose in spec.imaging.dose_e_per_A2]
+
+
+def _drawn_defocus_nm(spec: SeriesSpec, index: int, defocus_nm: float, dose_e_per_A2: float) -> float:
+    from segue import rng
+
+    random = rng.numpy_generator(spec.seed, "defocus", index, defocus_nm, dose_e_per_A2)
+    return defocus_nm + spec.imaging.defocus_spread_nm * float(random.standard_normal())
+
+
+def _counted(
+    spec: SeriesSpec, index: int, intensity: torch.Tensor, defocus_nm: float, dose_e_per_A2: float
+) -> np.ndarray:
+    """Returns the electrons counted, (H, W) uint16."""
+    from segue import rng
+    from segue.hrtem.imaging import expose
+
+    generator = rng.torch_generator(spec.seed, "counts", index, defocus_nm, dose_e_per_A2)
+    counts = expose(intensity, dose_e_per_A2, pixel_size_A=spec.imaging.pixel_size_A, generator=generator)
+    most = float(counts.max())
+    if most > 65535:
+        raise SegueError(
+            f"imaging.dose_e_per_A2: at {dose_e_per_A2:g} a pixel of structure {index} counted {most:.0f} electrons, "
+            "more than 16 bits hold; lower the dose."
+        )
+    return counts.numpy().astype("uint16")
+
+
+def _part(
+    spec: SeriesSpec,
+    index: int,
+    images: np.ndarray,
+    mask: np.ndarray,
+    *,
+    drawn_nm: np.ndarray,
+    columns: dict[str, str | int | float],
+) -> Part:
+    import numpy as np
+
+    from segue.data.writer import Part
+
+    conditions, group = _conditions(spec), group_of(spec, index)
+    count, tile_px = len(images), spec.imaging.tile_px
+    samples = {
+        "group": np.array([group] * count, dtype=object),
+        "source": np.array([f"{group}@{defocus:g}nm,{dose:g}e" for defocus, dose in conditions], dtype=object),
+        "y_px": np.zeros(count, np.int64),
+        "x_px": np.zeros(count, np.int64),
+        "defocus_nm": np.array([defocus for defocus, _ in conditions], np.float64),
+        "defocus_nm_drawn": drawn_nm,
+        "dose_e_per_A2": np.array([dose for _, dose in conditions], np.float64),
+        **{name: _column(value, count) for name, value in columns.items()},
+    }
+    flat = images.reshape(count, -1).astype(np.float64)
+    return Part(
+        images=images[:, None],
+        labels={LAYER: np.repeat(mask[None].astype(np.int32), count, axis=0)},
+        valid=np.tile(np.array([0, 0, tile_px, tile_px], np.int32), (count, 1)),
+        intensity=np.stack([flat.mean(1), flat.std(1)], axis=-1)[:, None].astype(np.float32),
+        samples=samples,
+    )
+
+
+def _column(value: str | int | float, count: int) -> np.ndarray:
+    import numpy as np
+
+    kind = object if isinstance(value, str) else np.float64 if isinstance(value, float) else np.int64
+    return np.array([value] * count, dtype=kind)
+
+
+def _field_px(spec: SeriesSpec) -> int:
+    return round(10 * spec.wave.field_nm / spec.imaging.pixel_size_A)
+
+
+def _content(spec: SeriesSpec) -> dict[str, object]:
+    """Returns what decides a structure's part: all but how many structures there are."""
+    return {"version": VERSION, "spec": spec.model_dump(mode="json", exclude={"structures"})}
+
+
+def _provenance(spec: SeriesSpec) -> str:
+    made = {"made_by": "segue simulate", "version": VERSION, "spec": spec.model_dump(mode="json")}
+    return json.dumps(made, sort_keys=True)
+
+
+def _digest(content: object) -> str:
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _refuse_other(out: Path, provenance: str) -> None:
+    """Raises SegueError unless `out` is the dataset of just this specification."""
+    from segue.data.dataset import Dataset
+
+    with Dataset(out) as found:
+        if found.attributes.get("provenance") != provenance:
+            raise SegueError(
+                f"{out}: is there already and was made from another specification; delete it or name another output."
+            )
+
+
+def _make(spec: SeriesSpec, parts: Path, index: int) -> int:
+    from segue.data.writer import write_part
+
+    write_part(parts / f"{index:05d}.h5", structure(spec, index))
+    return index
+
+
+def _finished(spec: SeriesSpec, parts: Path, indices: list[int], *, workers: int) -> Iterator[int]:
+    """Yields the index of each structure when its part is written: in this process, or in `workers` others."""
+    if min(workers, len(indices)) <= 1:
+        import torch
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            for index in indices:
+                yield _make(spec, parts, index)
+        finally:
+            torch.set_num_threads(threads)
+        return
+    pool = ProcessPoolExecutor(
+        min(workers, len(indices)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(os.getpid(),),
+    )
+    try:
+        for future in as_completed([pool.submit(_make, spec, parts, index) for index in indices]):
+            yield future.result()
+    except BrokenProcessPool:
+        raise SegueError(
+            f"{parts}: a simulating process was killed, most often for want of memory; run the same command again "
+            f"with fewer than {workers} workers; the structures that are done are kept."
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker(parent: int) -> None:
+    """Makes a worker use one thread, end on Ctrl-C without a traceback, and die with its parent."""
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    torch.set_num_threads(1)
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)

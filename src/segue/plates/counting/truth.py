@@ -1,0 +1,180 @@
+"""What is truly in a well, to set beside what was predicted: from its stains, or as known of a made plate; and how far
+the predictions are from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from segue.errors import SegueError
+from segue.plates.counting.nuclei import Nuclei, measured, objects_of
+from segue.rng import numpy_generator
+
+MADE_CLASSES = {"live": 1, "dead": 2}  # in the files of a made plate
+SOURCES = ("known", "stain")  # columns <source>_count, the one to be trusted first
+HELD_OUT = ("test", "unseen")
+RESAMPLES = 1000
+LEAST_FOR_CORRELATION = 3
+
+
+def stained_nuclei(
+    labels: Mapping[str, np.ndarray], counted: Sequence[int], *, layers: tuple[str, str], seen: np.ndarray
+) -> Nuclei | None:
+    """Returns the nuclei that the stains show; None where an image has no labels.
+
+    layers: the layer of classes and that of objects. Without objects they are the connected parts of the counted
+    classes; without classes all objects are of the one class counted.
+    """
+    classes, objects = (labels.get(layer) for layer in layers)
+    if objects is None and classes is None:
+        return None
+    if classes is None:
+        if len(counted) > 1:
+            return None
+        assert objects is not None
+        classes = np.where(objects > 0, counted[0], 0)
+    if objects is None:
+        objects = objects_of(np.isin(classes, counted), split_depth=1.0)
+    return measured(objects, classes, counted, seen=seen)
+
+
+def known_counts(folder: Path, *, plate: str, well: str, time: int, seen_px: int) -> dict[str, float] | None:
+    """Returns the live and dead nuclei that are truly in what was seen of a made plate's well; None where no file is.
+
+    Nuclei are counted by their centres, within the tiles as they truly lay: all that are not missing, or all without
+    any fault, whichever area is nearer to `seen_px`; and scaled by what `seen_px` is of that area, which is 1 but for
+    what jitter lets out of the mosaic. (The attributes live and dead of these files are of the nominal mosaic instead.)
+    """
+    path = folder / "truth" / plate / well / f"t{time:03d}.h5"
+    if not path.exists():
+        return None
+    try:
+        with h5py.File(path) as file:
+            step, margin = int(file.attrs["step_px"]), int(file.attrs["margin_px"])  # type: ignore[arg-type]
+            shape: tuple[int, int] = file["nuclei"].shape  # type: ignore[union-attr]
+            tiles = {name: file[f"tiles/{name}"][()] for name in ("row", "column", "y_px", "x_px")}  # type: ignore[index]
+            states = file["tiles/state"].asstr()[()]  # type: ignore[union-attr]
+            nuclei = {name: file[f"objects/{name}"][()] for name in ("class", "y_px", "x_px")}  # type: ignore[index]
+    except (OSError, KeyError) as error:
+        raise SegueError(f"{path}: is no truth of a made plate ({error}); make the plate anew.") from None
+    tile_px = shape[0] - 2 * margin - int(tiles["row"].max()) * step
+    areas = [_union(tiles, chosen, tile_px, shape) for chosen in (states != "missing", states == "ok")]
+    area = min(areas, key=lambda mask: abs(int(mask.sum()) - seen_px))
+    if not area.any():
+        return dict.fromkeys(MADE_CLASSES, 0.0)
+    y, x = (np.clip(nuclei[axis].astype(int), 0, n - 1) for axis, n in (("y_px", shape[0]), ("x_px", shape[1])))
+    share = seen_px / int(area.sum())
+    classes = nuclei["class"][area[y, x]]
+    return {name: share * int(np.count_nonzero(classes == value)) for name, value in MADE_CLASSES.items()}
+
+
+def _union(tiles: Mapping[str, np.ndarray], chosen: np.ndarray, tile_px: int, shape: tuple[int, int]) -> np.ndarray:
+    """Returns (H, W) bool: where one of the chosen tiles lies."""
+    mask = np.zeros(shape, bool)
+    for y, x in zip(tiles["y_px"][chosen].round().astype(int), tiles["x_px"][chosen].round().astype(int), strict=True):
+        mask[max(y, 0) : y + tile_px, max(x, 0) : x + tile_px] = True
+    return mask
+
+
+def agreement(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns how far counts are from the truth: a row for each part, kind of truth and class.
+
+    part: train, validation, test, unseen, and "held out", the last two together, which alone are evidence. truth:
+    "known" or "stain". For count and fraction the mean absolute error with a 95 % interval (bootstrap over wells; NaN
+    for a single one), the bias (predicted − true) and Pearson's correlation, over images, that is wells × times.
+    """
+    rows = []
+    for part in (*dict.fromkeys(table["part"]), "held out"):
+        of_part = table[table["part"].isin(HELD_OUT) if part == "held out" else table["part"] == part]
+        for truth in SOURCES:
+            for name in dict.fromkeys(table["class"]):
+                chosen = of_part[(of_part["class"] == name) & of_part[f"{truth}_count"].notna()]
+                if len(chosen):
+                    rows.append({"part": part, "truth": truth, "class": name, **_errors(chosen, truth)})
+    return pd.DataFrame(rows, columns=AGREEMENT_COLUMNS)
+
+
+MEASURES = ("mae", "mae_low", "mae_high", "bias", "correlation")
+AGREEMENT_COLUMNS = [
+    *("part", "truth", "class", "wells", "images", "true_count_mean"),
+    *(f"{value}_{measure}" for value in ("count", "fraction") for measure in MEASURES),
+]
+
+
+def _errors(rows: pd.DataFrame, truth: str) -> dict[str, float]:
+    wells = (rows["plate"] + "/" + rows["well"]).to_numpy()
+    found: dict[str, float] = {
+        "wells": len(set(wells)),
+        "images": len(rows),
+        "true_count_mean": float(rows[f"{truth}_count"].mean()),
+    }
+    for value in ("count", "fraction"):
+        predicted, true = rows[value].to_numpy(float), rows[f"{truth}_{value}"].to_numpy(float)
+        known = np.isfinite(predicted) & np.isfinite(true)
+        predicted, true = predicted[known], true[known]
+        error = predicted - true
+        varied = len(error) >= LEAST_FOR_CORRELATION and predicted.std() > 0 and true.std() > 0
+        low, high = _interval(np.abs(error), wells[known])
+        found |= {
+            f"{value}_mae": float(np.abs(error).mean()) if len(error) else np.nan,
+            f"{value}_mae_low": low,
+            f"{value}_mae_high": high,
+            f"{value}_bias": float(error.mean()) if len(error) else np.nan,
+            f"{value}_correlation": float(np.corrcoef(predicted, true)[0, 1]) if varied else np.nan,
+        }
+    return found
+
+
+def _interval(values: np.ndarray, wells: np.ndarray) -> tuple[float, float]:
+    """Returns the 95 % interval of the mean of values (n,), whole wells being resampled; NaN of fewer than two."""
+    names, index = np.unique(wells, return_inverse=True)
+    if len(names) < 2:
+        return np.nan, np.nan
+    sums, sizes = np.bincount(index, values), np.bincount(index)
+    drawn = numpy_generator("wells", "bootstrap").integers(len(names), size=(RESAMPLES, len(names)))
+    low, high = np.quantile(sums[drawn].sum(1) / sizes[drawn].sum(1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def headline(errors: pd.DataFrame) -> str:
+    """Returns what `agreement` says of wells that were held out, in a sentence or two; others are no evidence."""
+    held = errors[errors["part"] == "held out"]
+    if held.empty:
+        return (
+            "No held-out well has a truth beside it: how good these counts are is not known (those of wells used for "
+            "training or validation say little)."
+        )
+    truth = next(source for source in SOURCES if (held["truth"] == source).any())
+    held = held[held["truth"] == truth]
+    first = held.iloc[0]
+    against = "the known truth" if truth == "known" else "the stains"
+    told = [
+        f"{row['class']} {row['count_mae']:.3g} of {row['true_count_mean']:.3g}{_range(row, 'count')}, bias "
+        f"{_signed(row['count_bias'], '.3g')}"
+        for _, row in held.iterrows()
+    ]
+    last = held.iloc[-1]
+    share = (
+        f" The fraction {last['class']} is {last['fraction_mae']:.3f} off{_range(last, 'fraction')}, bias "
+        f"{_signed(last['fraction_bias'], '.3f')}."
+        if len(held) > 1
+        else ""
+    )
+    return (
+        f"In {int(first['wells'])} held-out {'well' if first['wells'] == 1 else 'wells'} "
+        f"({int(first['images'])} images) the mean absolute error of a count against "
+        f"{against} is: {'; '.join(told)}.{share}"
+    )
+
+
+def _signed(value: float, form: str) -> str:
+    return f"{value:+{form}}".replace("-", "−")
+
+
+def _range(row: pd.Series, value: str) -> str:
+    low, high = float(row[f"{value}_mae_low"]), float(row[f"{value}_mae_high"])
+    return f" (95 % {low:.3g}–{high:.3g})" if np.isfinite(low) else ""

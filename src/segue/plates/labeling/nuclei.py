@@ -1,0 +1,98 @@
+"""Nuclei of one stain: from counts over the background to separate objects."""
+
+from __future__ import annotations
+
+import cc3d
+import edt
+import numpy as np
+from scipy import ndimage
+
+from segue.labels import watershed
+from segue.plates.labeling.thresholds import Level, threshold
+from segue.plates.spec import NucleusSplitSpec, StainSpec
+
+
+def stain_objects(
+    counts: np.ndarray, spec: StainSpec, *, pixel_size_um: float, valid: np.ndarray
+) -> tuple[np.ndarray, Level]:
+    """Returns objects (H, W) int32, 1 … n in scan order, and the level they lie above.
+
+    `counts` (H, W) float32 over the background (`thresholds.without_background`); objects lie within `valid`. In order:
+    smoothing, threshold, parting by brightness, each part cut at its own edge, parting by distance, edges again, faint
+    objects left out, then clean-up. Raises ValueError where the threshold has no valid pixels.
+    """
+    smooth = _smoothed(counts, spec.smoothing_um / pixel_size_um)
+    level = threshold(smooth, spec.threshold, pixel_size_um=pixel_size_um, valid=valid)
+    mask = (smooth > level.at) & valid
+    if isinstance(spec.split, NucleusSplitSpec):
+        bright = np.maximum(_smoothed(counts, spec.split.brightness_um / pixel_size_um), 1e-3)
+        parts = _parted(bright, mask, spec.split.brightness_depth)
+        mask = _within_edges(parts, smooth, spec.edge) > 0
+        deep = _smoothed(edt.edt(mask).astype(np.float32), spec.split.distance_um / pixel_size_um)
+        labels = _parted(deep, mask, spec.split.distance_depth)
+    else:
+        labels = watershed.components(mask)
+    labels = _without_faint(_within_edges(labels, smooth, spec.edge), smooth, spec.faint)
+    labels = watershed.holes_filled(labels, largest_px=spec.hole_um2 / pixel_size_um**2)
+    labels = _opened(labels, spec.opening_um / pixel_size_um)
+    # what was cut at its edge or opened may have come apart
+    labels = np.asarray(cc3d.connected_components(labels, connectivity=4), np.int32)
+    if spec.largest_area_um2 is not None:
+        sizes = np.bincount(labels.ravel())
+        sizes[0] = 0
+        labels = np.where(sizes[labels] * pixel_size_um**2 > spec.largest_area_um2, 0, labels)
+    return watershed.in_scan_order(labels, min_size_px=spec.least_area_um2 / pixel_size_um**2), level
+
+
+def widest_px(labels: np.ndarray, count: int) -> np.ndarray:
+    """Returns (count + 1,) float32: the radius of the largest disc in each object, 0 for the background."""
+    return maxima(edt.edt(np.ascontiguousarray(labels)).astype(np.float32), labels, count)
+
+
+def maxima(values: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """Returns (count + 1,) float32: the greatest value in each object, 0 for the background and for missing ones."""
+    found = np.zeros(count + 1, np.float32)
+    inside = labels > 0
+    np.maximum.at(found, labels[inside], values[inside].astype(np.float32, copy=False))
+    return found
+
+
+def _smoothed(image: np.ndarray, sd_px: float) -> np.ndarray:
+    return ndimage.gaussian_filter(image, sd_px, mode="nearest", truncate=3.0) if sd_px > 0 else image
+
+
+def _parted(values: np.ndarray, mask: np.ndarray, depth: float) -> np.ndarray:
+    """Returns the parts of the mask, (H, W) int32 from 1, a part for each maximum of the values that is deep enough."""
+    seeds = watershed.basins(values, mask, depth=depth, join=np.inf, least=0.0)
+    places = np.flatnonzero(seeds)  # their numbers are those of pixels: few and large
+    seeds.ravel()[places] = np.unique(seeds.ravel()[places], return_inverse=True)[1] + 1
+    return watershed.flood(values, seeds, mask)
+
+
+def _within_edges(labels: np.ndarray, smooth: np.ndarray, edge: float) -> np.ndarray:
+    """Returns the labels where the light is at least the share `edge` of its maximum in the same object."""
+    if edge == 0:
+        return labels
+    ends = edge * maxima(smooth, labels, int(labels.max(initial=0)))
+    return np.where(smooth >= ends[labels], labels, 0)
+
+
+def _without_faint(labels: np.ndarray, smooth: np.ndarray, faint: float) -> np.ndarray:
+    """Returns the labels without objects whose maximum is below `faint` of the light-weighted median of the maxima."""
+    inside = labels > 0
+    if faint == 0 or not inside.any():
+        return labels
+    peaks = maxima(smooth, labels, int(labels.max()))
+    light = np.bincount(labels[inside], np.maximum(smooth[inside], 0), len(peaks))
+    order = np.argsort(peaks, kind="stable")
+    running = np.cumsum(light[order])
+    typical = peaks[order[int(np.searchsorted(running, running[-1] / 2))]]
+    return np.where((peaks < faint * typical)[labels], 0, labels)
+
+
+def _opened(labels: np.ndarray, radius_px: float) -> np.ndarray:
+    """Returns what discs of this radius that fit into an object cover of it."""
+    if radius_px <= 0:
+        return labels
+    core = edt.edt(np.ascontiguousarray(labels)) > radius_px
+    return np.where(edt.edt(~core) <= radius_px, labels, 0).astype(np.int32)

@@ -1,0 +1,267 @@
+"""One image from placed tiles: resampled once, blended over the seams, in bands of rows; and how good the seams are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy import ndimage
+
+from segue.errors import SegueError
+from segue.plates.stitching.illumination import illumination_ratio
+from segue.plates.stitching.shifts import LEAST_OVERLAP_PX, SMOOTHING_PX
+from segue.plates.stitching.spline import Array, spline_coefficients, spline_values
+from segue.plates.stitching.stitch import Cell, Placement, Tiles
+
+Correction = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class SeamQuality:
+    """One seam: how it was measured and what is left of it.
+
+    `state`: see `placement.STATES`. `residual_px`: distance of the measured from the placed shift, None if none was
+    measured. `overlap_px`: (height, width) shared at the placement. `ncc`: correlation there; `log_ratio`: log of the
+    brightness of `first` over that of `second`. Both None where fewer than six pixels are shared.
+    """
+
+    first: Cell
+    second: Cell
+    state: str
+    residual_px: float | None
+    overlap_px: tuple[int, int]
+    ncc: float | None
+    log_ratio: float | None
+
+
+@dataclass(frozen=True)
+class SeamReport:
+    """All seams of a field, with missing and unplaced cells; residuals are of the seams in use, in px."""
+
+    seams: tuple[SeamQuality, ...]
+    missing: tuple[Cell, ...]
+    unplaced: tuple[Cell, ...]
+
+    @property
+    def repaired(self) -> tuple[tuple[Cell, Cell], ...]:
+        """The pairs whose first measurement was not used: the other seams place them."""
+        return tuple((seam.first, seam.second) for seam in self.seams if seam.state != "measured")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the report as numbers, strings, lists and dicts, for JSON."""
+        used = [
+            s.residual_px for s in self.seams if s.residual_px is not None and s.state in ("measured", "other peak")
+        ]
+        correlated = [s.ncc for s in self.seams if s.ncc is not None]
+        mismatch = [abs(s.log_ratio) for s in self.seams if s.log_ratio is not None]
+        return {
+            "residual_px": {"median": _median(used), "largest": max(used, default=None)},
+            "ncc": {"median": _median(correlated), "least": min(correlated, default=None)},
+            "absolute_log_ratio": {"median": _median(mismatch), "largest": max(mismatch, default=None)},
+            "pairs": len(self.seams),
+            "repaired": [[list(first), list(second)] for first, second in self.repaired],
+            "missing": [list(cell) for cell in self.missing],
+            "unplaced": [list(cell) for cell in self.unplaced],
+            "seams": [
+                {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(seam).items()}
+                for seam in self.seams
+            ],
+        }
+
+
+def compose(
+    tiles: Tiles,
+    placement: Placement,
+    *,
+    correct: Correction | None = None,
+    gains: Mapping[Cell, float] | None = None,
+    dark: float = 0.0,
+    values: Literal["intensities", "labels"] = "intensities",
+    canvas: tuple[int, int] | None = None,
+) -> Array:
+    """Returns the mosaic (H, W) of one channel in the type of its tiles, 0 where no tile lies; see `compose_bands`."""
+    return np.concatenate(
+        [
+            band
+            for _, band in compose_bands(
+                tiles, placement, correct=correct, gains=gains, dark=dark, values=values, canvas=canvas
+            )
+        ]
+    )
+
+
+def compose_bands(
+    tiles: Tiles,
+    placement: Placement,
+    *,
+    correct: Correction | None = None,
+    gains: Mapping[Cell, float] | None = None,
+    dark: float = 0.0,
+    values: Literal["intensities", "labels"] = "intensities",
+    canvas: tuple[int, int] | None = None,
+    band_px: int = 256,
+) -> Iterator[tuple[int, Array]]:
+    """Yields (first row, band (≤ band_px, W)) from top to bottom; about two rows of tiles are in memory.
+
+    `tiles`: (H, W) of one channel, one shape. `correct` (a flat field), then `gains` about `dark`, are applied to each.
+    `values`: intensities are resampled by cubic B-splines at the placed sub-pixel position and blended by weights that
+    fall linearly to a tile's border; labels and counts move by whole pixels, and each pixel is of the tile in whose
+    inside it lies deepest, so that every value is one that was there. `canvas`: height and width in px, by default what
+    holds every tile; what lies outside is cut off. Integers are rounded and clipped to their type.
+    """
+    first = next(
+        (image for image in (tiles.get(cell) for cell in sorted(placement.positions)) if image is not None), None
+    )
+    if first is None:
+        raise SegueError("stitching: no tile of this field is there; leave the field out.")
+    shape, kind = (int(first.shape[-2]), int(first.shape[-1])), first.dtype
+    height, width = canvas or placement.canvas(shape)
+    held: dict[Cell, _Placed | None] = {}
+
+    def placed(cell: Cell) -> _Placed | None:
+        if cell not in held:
+            image = tiles.get(cell)
+            if image is not None:
+                if image.shape != shape:
+                    raise SegueError(
+                        f"tile {cell}: is {image.shape}, others are {shape}; "
+                        "the tiles of one field must have one shape."
+                    )
+                image = image if correct is None else correct(image)
+                if gains is not None:
+                    image = (image.astype(np.float32) - np.float32(dark)) * np.float32(
+                        gains.get(cell, 1.0)
+                    ) + np.float32(dark)
+            held[cell] = None if image is None else _resampled(image, placement.positions[cell], values)
+        return held[cell]
+
+    for top in range(0, height, band_px):
+        bottom = min(top + band_px, height)
+        sums = _Blended((bottom - top, width), values)
+        for cell, (y, _) in sorted(placement.positions.items()):
+            if y < bottom + 1 and y + shape[0] + 1 > top and (tile := placed(cell)) is not None:
+                sums.add(tile, top)
+            if y + shape[0] + 1 <= bottom:
+                held[cell] = None  # wholly above the next band
+        yield top, _as_type(sums.result(), kind)
+
+
+def covered(
+    placement: Placement, tiles: Tiles, tile_shape: tuple[int, int], *, canvas: tuple[int, int] | None = None
+) -> Array:
+    """Returns (H, W) bool: where at least one tile lies; `canvas` as in `compose_bands`."""
+    mask = np.zeros(canvas or placement.canvas(tile_shape), bool)
+    for cell, (y, x) in placement.positions.items():
+        if tiles.get(cell) is not None:
+            rows, columns = (_span(p, n) for p, n in zip((y, x), tile_shape, strict=True))
+            mask[max(0, rows.start) : max(0, rows.stop), max(0, columns.start) : max(0, columns.stop)] = True
+    return mask
+
+
+def seam_report(
+    tiles: Tiles, placement: Placement, *, correct: Correction | None = None, dark: float = 0.0
+) -> SeamReport:
+    """Returns the quality of every measured pair at its placement, from the tiles (H, W) of one channel."""
+    seams = []
+    for seam in placement.seams:
+        images = [tiles.get(cell) for cell in (seam.first, seam.second)]
+        a, b = (image if image is None or correct is None else correct(image) for image in images)
+        residual = None if seam.residual_px is None else math.hypot(*seam.residual_px)
+        if a is None or b is None:
+            continue
+        (y0, x0), (y1, x1) = placement.positions[seam.first], placement.positions[seam.second]
+        dy, dx = round(y1 - y0), round(x1 - x0)
+        a = a[max(0, dy) : dy + b.shape[0], max(0, dx) : dx + b.shape[1]]
+        b = b[max(0, -dy) :, max(0, -dx) :][: a.shape[0], : a.shape[1]]
+        ncc = log_ratio = None
+        if min(a.shape) >= LEAST_OVERLAP_PX:
+            ncc, log_ratio = _correlation(a, b), _finite(illumination_ratio(a, b, dark=dark))
+        seams.append(
+            SeamQuality(seam.first, seam.second, seam.state, residual, (a.shape[0], a.shape[1]), ncc, log_ratio)
+        )
+    return SeamReport(tuple(seams), placement.missing, placement.unplaced)
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A tile on the canvas: its values, its first row and column, and its weights along both axes."""
+
+    values: Array
+    top: int
+    left: int
+    weights: tuple[Array, Array]
+
+
+def _span(position: float, side: int) -> slice:
+    """Returns the canvas pixels whose centres lie between the first and the last pixel centre of a tile."""
+    return slice(math.ceil(position - 1e-6), math.floor(position + side - 1 + 1e-6) + 1)
+
+
+def _resampled(image: Array, position: tuple[float, float], kind: str) -> _Placed:
+    if kind == "labels":
+        position = (float(round(position[0])), float(round(position[1])))
+    spans = [_span(p, side) for p, side in zip(position, image.shape, strict=True)]
+    shape = (spans[0].stop - spans[0].start, spans[1].stop - spans[1].start)
+    start = (spans[0].start - position[0], spans[1].start - position[1])
+    values = image if kind == "labels" else spline_values(spline_coefficients(image), start, shape)
+    weights = []
+    for begin, n, side in zip(start, shape, image.shape, strict=True):
+        place = begin + np.arange(n)
+        weights.append(np.maximum(np.minimum(place, side - 1 - place) + 1, 1e-3).astype(np.float32))
+    return _Placed(values, spans[0].start, spans[1].start, (weights[0], weights[1]))
+
+
+class _Blended:
+    """A band of the canvas that tiles are added to."""
+
+    def __init__(self, shape: tuple[int, int], kind: str) -> None:
+        self.deepest = kind == "labels"
+        self.weights = np.zeros(shape, np.float32)
+        self.values: Array = np.zeros(shape, np.float64 if self.deepest else np.float32)
+
+    def add(self, tile: _Placed, top: int) -> None:
+        rows = slice(max(tile.top, top), min(tile.top + tile.values.shape[0], top + self.values.shape[0]))
+        columns = slice(max(tile.left, 0), min(tile.left + tile.values.shape[1], self.values.shape[1]))
+        if rows.start >= rows.stop or columns.start >= columns.stop:
+            return
+        of_tile = (
+            slice(rows.start - tile.top, rows.stop - tile.top),
+            slice(columns.start - tile.left, columns.stop - tile.left),
+        )
+        window = slice(rows.start - top, rows.stop - top), columns
+        values, weight = tile.values[of_tile], np.outer(tile.weights[0][of_tile[0]], tile.weights[1][of_tile[1]])
+        if self.deepest:
+            deeper = weight > self.weights[window]
+            self.values[window] = np.where(deeper, values, self.values[window])
+            self.weights[window] = np.where(deeper, weight, self.weights[window])
+        else:
+            self.values[window] += weight * values
+            self.weights[window] += weight
+
+    def result(self) -> Array:
+        return self.values if self.deepest else self.values / np.where(self.weights > 0, self.weights, 1)
+
+
+def _as_type(values: Array, kind: np.dtype[Any]) -> Array:
+    if np.issubdtype(kind, np.integer):
+        limits = np.iinfo(kind)
+        return np.rint(values).clip(limits.min, limits.max).astype(kind)
+    return values.astype(kind)
+
+
+def _correlation(a: Array, b: Array) -> float | None:
+    a, b = (ndimage.gaussian_filter(image.astype(np.float32), SMOOTHING_PX).astype(np.float64) for image in (a, b))
+    a, b = a - a.mean(), b - b.mean()
+    scale = math.sqrt(float((a**2).sum() * (b**2).sum()))
+    return float((a * b).sum()) / scale if scale > 0 else None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _median(values: list[float]) -> float | None:
+    return float(np.median(values)) if values else None

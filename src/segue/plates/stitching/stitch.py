@@ -1,0 +1,147 @@
+"""Where the overlapping tiles of a field lie: shifts between neighbours, then one placement for all of them.
+
+    nominal = nominal_positions((3, 3), (1080, 1280), overlap=0.1)
+    pairs = measure_pairs(tiles, nominal, reach_px=40)
+    placement = place(pairs, nominal)
+
+A cell of the grid is (row, column); tiles are a mapping from cells to images, which may read them when asked. A missing
+tile is absent or None. All channels of a time point share one placement: give them as (C, H, W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from segue.errors import SegueError
+from segue.plates.stitching.positions import Link, solve
+from segue.plates.stitching.shifts import Shift, measure_shift
+from segue.plates.stitching.spline import Array
+
+Cell = tuple[int, int]
+Tiles = Mapping[Cell, Array | None]
+Positions = Mapping[Cell, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two neighbours in the grid, `first` above or left of `second`, and the measured shift between their origins."""
+
+    first: Cell
+    second: Cell
+    shift: Shift
+
+
+@dataclass(frozen=True)
+class Seam:
+    """How a pair was used: its state (`placement.STATES`) and measured less placed shift (y, x) in px, if measured."""
+
+    first: Cell
+    second: Cell
+    state: str
+    residual_px: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Origins (y, x) in px of all tiles on one canvas that begins at (0, 0); `missing` and `unplaced` cells.
+
+    Missing tiles have positions too. Unplaced ones have an image but no trusted seam to the rest, and stand where the
+    nominal grid, distorted as the others show, puts them.
+    """
+
+    positions: dict[Cell, tuple[float, float]]
+    seams: tuple[Seam, ...]
+    missing: tuple[Cell, ...]
+    unplaced: tuple[Cell, ...]
+
+    def canvas(self, tile_shape: tuple[int, int]) -> tuple[int, int]:
+        """Returns the height and width in px that hold every tile of this shape, missing ones too."""
+        corner = np.ceil(np.max(list(self.positions.values()), axis=0) + tile_shape - 1e-6)
+        return int(corner[0]), int(corner[1])
+
+
+def nominal_positions(
+    grid: tuple[int, int], tile_shape: tuple[int, int], *, overlap: float
+) -> dict[Cell, tuple[float, float]]:
+    """Returns the origin (y, x) in px of each cell of a grid (rows, columns) whose tiles share a part `overlap`."""
+    if min(grid) < 1 or not 0 <= overlap < 1:
+        raise SegueError(
+            f"stitching: a grid of {grid} with an overlap of {overlap}; "
+            "allowed are at least one row and column, and 0 ≤ overlap < 1."
+        )
+    pitch = [side * (1 - overlap) for side in tile_shape]
+    return {(r, c): (r * pitch[0], c * pitch[1]) for r in range(grid[0]) for c in range(grid[1])}
+
+
+def measure_pairs(
+    tiles: Tiles, nominal: Positions, *, reach_px: float, correct: Callable[[Array], Array] | None = None
+) -> list[Pair]:
+    """Returns the shift of every two neighbouring tiles that are there, in the order of their cells.
+
+    `tiles`: images (H, W) or (C, H, W) of one shape. `reach_px`: how far a shift may lie from the nominal one along
+    each axis: twice the stage's error. `correct`: applied to every tile first, e.g. `FlatField.apply`. Two rows of
+    tiles are in memory at a time. Raises SegueError for tiles of different shapes.
+    """
+    pairs: list[Pair] = []
+    held: dict[Cell, Array | None] = {}
+    shape: tuple[int, ...] | None = None
+
+    def tile(cell: Cell) -> Array | None:
+        nonlocal shape
+        if cell not in held:
+            image = tiles.get(cell)
+            if image is not None:
+                image = np.asarray(image if correct is None else correct(image))
+                image = image[None] if image.ndim == 2 else image
+                if shape is not None and image.shape != shape:
+                    raise SegueError(
+                        f"tile {cell}: is {image.shape}, others are {shape}; "
+                        "the tiles of one field must have one shape."
+                    )
+                shape = image.shape
+            held[cell] = image
+        return held[cell]
+
+    for row, column in sorted(nominal):
+        first = tile((row, column))
+        for second_cell in ((row, column + 1), (row + 1, column)):
+            if first is None or second_cell not in nominal:
+                continue
+            second = tile(second_cell)
+            if second is None:
+                continue
+            (y0, x0), (y1, x1) = nominal[row, column], nominal[second_cell]
+            shift = measure_shift(first, second, expected=(y1 - y0, x1 - x0), reach_px=reach_px)
+            pairs.append(Pair((row, column), second_cell, shift))
+        held.pop((row, column), None)
+    return pairs
+
+
+def place(pairs: list[Pair], nominal: Positions, *, missing: tuple[Cell, ...] | None = None) -> Placement:
+    """Returns the origins of all tiles by robust least squares (`placement.solve`), the smallest y and x being 0.
+
+    `missing`: cells without an image, which are neither placed nor unplaced; by default the cells without any pair.
+    """
+    cells = sorted(nominal)
+    index = {cell: i for i, cell in enumerate(cells)}
+    if missing is None:
+        paired = {cell for pair in pairs for cell in (pair.first, pair.second)}
+        missing = tuple(cell for cell in cells if cell not in paired) if len(cells) > 1 else ()
+    links = [Link(index[pair.first], index[pair.second], pair.shift) for pair in pairs]
+    solution = solve(links, np.array([nominal[cell] for cell in cells], float))
+    positions = solution.positions - solution.positions.min(0)
+    seams = tuple(
+        Seam(
+            pair.first, pair.second, state, None if np.isnan(residual[0]) else (float(residual[0]), float(residual[1]))
+        )
+        for pair, state, residual in zip(pairs, solution.states, solution.residuals, strict=True)
+    )
+    return Placement(
+        positions={cell: (float(y), float(x)) for cell, (y, x) in zip(cells, positions, strict=True)},
+        seams=seams,
+        missing=tuple(sorted(missing)),
+        unplaced=tuple(c for c, placed in zip(cells, solution.placed, strict=True) if not placed and c not in missing),
+    )

@@ -1,0 +1,87 @@
+"""Specifications."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from segue.spec import SpecModel
+
+Table = dict[str, Any]
+Label = str | int | float | bool
+
+
+class DatasetSource(SpecModel):
+    """Where a dataset comes from: `simulate`, `prepare` or `plate`, a TOML specification, or a finished HDF5 `file`.
+
+    `set` overrides values of the specification by dotted key; `{each = [...]}` there makes a dataset per value.
+    """
+
+    simulate: str | None = None
+    prepare: str | None = None
+    plate: str | None = None
+    file: str | None = None
+    set: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _one(self) -> DatasetSource:
+        if sum(way is not None for way in (self.simulate, self.prepare, self.plate, self.file)) != 1:
+            raise ValueError(
+                "give one of `simulate`, `prepare`, `plate` (TOML specifications) or `file` (an HDF5 dataset)"
+            )
+        if self.file is not None and self.set:
+            raise ValueError("`set` overrides a specification, but `file` has none; remove `set`")
+        return self
+
+
+class Seeds(SpecModel):
+    """Numbers of repetitions; the two are crossed. init: first weights and order; draw: which images."""
+
+    init: Annotated[int, Field(gt=0)] = 1
+    draw: Annotated[int, Field(gt=0)] = 1
+
+    @property
+    def repetitions(self) -> list[tuple[int, int]]:
+        return list(itertools.product(range(self.init), range(self.draw)))
+
+
+class Evaluation(SpecModel):
+    """On which domains every run is scored, on which part of the split, and whether after every epoch."""
+
+    domains: Literal["all"] | list[str] = "all"
+    part: Literal["test", "validation"] = "test"
+    every_epoch: bool = False
+
+
+class StudySpec(SpecModel):
+    """A study file. `network`, `target` and `split` hold for every stage that does not have its own; one that starts
+    from another stage has that one's, but for a target of reconstruction, which the study's goes before."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    title: str = ""
+    question: str = ""
+    seed: Annotated[int, Field(ge=0)] = 0
+    seeds: Annotated[int, Field(gt=0)] | Seeds = 1
+    network: Table = {}
+    target: Table = {}
+    split: Table = {}
+    datasets: Annotated[dict[str, DatasetSource], Field(min_length=1)]
+    domains: Annotated[dict[str, Table], Field(min_length=1)]
+    stages: Annotated[dict[str, Table], Field(min_length=1)]
+    evaluate: Evaluation = Evaluation()
+    keep: Literal["weights", "metrics"] = "weights"
+
+    @field_validator("stages")
+    @classmethod
+    def _named_plainly(cls, stages: dict[str, Table]) -> dict[str, Table]:
+        dotted = [name for name in stages if "." in name]
+        if dotted:
+            raise ValueError(f"stage names may not hold dots, found {', '.join(dotted)}; rename them")
+        return stages
+
+    @property
+    def repetitions(self) -> list[tuple[int, int]]:
+        """The (init, draw) of every repetition; of `seeds = 3`: (0, 0), (1, 1), (2, 2)."""
+        return self.seeds.repetitions if isinstance(self.seeds, Seeds) else [(k, k) for k in range(self.seeds)]

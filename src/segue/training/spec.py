@@ -1,0 +1,277 @@
+"""The score that decode parameters are searched for. Cheap to import: no torch.
+
+The specification of one stage: one training from given inputs. Cheap to import: no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from segue.data.spec import AugmentSpec, NormaliseSpec, SplitSpec
+from segue.networks.registry import NetworkSpec, divisor, is_dense
+from segue.spec import SpecModel
+from segue.targets.specs import ClassesSpec, TargetSpec
+from segue.training import schedules
+from segue.training.freezing import Part, UnfreezeSpec
+from segue.training.optimizers import AdamSpec, AverageSpec, OptimizerSpec
+from segue.training.schedules import ConstantSpec, EarlyStoppingSpec, ScheduleSpec, WarmupSpec
+
+TuningMetric = Literal[
+    "ap_mean", "ap50", "ap75", "f1_50", "pq", "aji", "boundary_f1", "count_error_absolute",
+    "ap_mean_image_mean", "ap50_image_mean", "ap75_image_mean", "f1_50_image_mean", "pq_image_mean",
+]  # fmt: skip
+
+
+"""Names of `segue.evaluation.object_metrics.scores`. The higher the better, but for `count_error_absolute`: the number
+of
+objects too many or too few, per image."""
+
+
+LOWER_IS_BETTER = frozenset({"count_error_absolute"})
+VERSION = 3  # of what a training produces from its specification; bump it by hand when that changes
+OUTSIDE_KEY = frozenset({"memory_gb", "power_w", "tensorboard", "cache_features"})  # change no result
+Count = Annotated[int, Field(gt=0)]
+Scalar = bool | int | float | str
+
+
+class Range(SpecModel):
+    """All values from `min` to `max`, both included."""
+
+    min: float | None = None
+    max: float | None = None
+
+
+Conditions = dict[str, Scalar | list[Scalar] | Range]
+
+
+class DataSpec(SpecModel):
+    """The labelled data of a stage: the samples of a dataset that meet the conditions, and how many of them.
+
+    `images` counts samples and `groups` counts micrographs, structures or wells; both are drawn from the training
+    part of the split. Without either all are taken.
+    """
+
+    dataset: str
+    conditions: Conditions = {}
+    images: Count | Literal["all"] | None = None
+    groups: Count | Literal["all"] | None = None
+
+    @model_validator(mode="after")
+    def _one_count(self) -> DataSpec:
+        if self.images is not None and self.groups is not None:
+            raise ValueError("give `images` or `groups`, not both")
+        return self
+
+    @property
+    def everything(self) -> bool:
+        return self.images in (None, "all") and self.groups in (None, "all")
+
+
+class ParentSpec(SpecModel):
+    """Where a stage's first weights come from: the folder of a finished run, or a safetensors file."""
+
+    run: str | None = None
+    weights: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> ParentSpec:
+        if (self.run is None) == (self.weights is None):
+            raise ValueError("give either `run`, the folder of a finished run, or `weights`, a safetensors file")
+        return self
+
+
+class StageSpec(SpecModel):
+    """One training.
+
+    What is learnt from
+        data, split, normalise; sampling favours rare classes; augment changes what is seen; shuffle is the window, in
+        samples, within which the order is random ("auto": everything where it is not large). `order = "shared"` gives
+        all initialisations the same order and augmentation, so that seeds can share one pass over the data.
+    What is trained
+        network, target; `from` a parent, of which `weights` ("best" or "last") and `load` (parts, all without it) are
+        taken; freeze names parts that stay as they are, unfreeze when some of them are trained after all.
+    How
+        epochs; batch samples per step of the optimiser, computed in `accumulate` parts; optimizer (Adam where none is
+        named), schedule and warmup; clip_norm bounds the norm of the gradient; average keeps a moving average of the
+        weights, which is then what is validated and kept. restore_best goes back to the best weights before each drop
+        (or kick) of the rate.
+        precision "auto" is bf16 where the hardware multiplies it; tf32 lets CUDA round float32 products; compile is
+        torch.compile, "cuda-graphs" with its graphs. threads is part of what bit-identity depends on.
+    What is kept
+        validation: how many images (or groups, where `data` counts groups) of the validation part are looked at after
+        each epoch; "all", or 0 for none. select: which epoch's weights the run keeps, the best by `monitor` on
+        validation, where there is any, unless it says "last". early_stopping ends the training where nothing improves.
+        keep_epochs keeps the weights of every epoch, film the predictions of so many validation images. tuning: the
+        score of objects on validation images for the best of which decode parameters are chosen in the end.
+    What changes no result
+        memory_gb for the data, beyond which they are streamed; cache_features of a frozen encoder; power_w, a cap of
+        the GPU's power; tensorboard.
+
+    seed belongs to a study, init and draw to one repetition of it.
+    """
+
+    data: Annotated[tuple[DataSpec, ...], Field(min_length=1)]
+    network: NetworkSpec = NetworkSpec()
+    target: TargetSpec = ClassesSpec()
+    split: SplitSpec = SplitSpec()
+    parent: Annotated[ParentSpec | None, Field(alias="from")] = None
+    weights: Literal["best", "last"] = "best"
+    load: tuple[Part, ...] | None = None
+    freeze: tuple[Part, ...] = ()
+    unfreeze: tuple[UnfreezeSpec, ...] = ()
+    normalise: NormaliseSpec = "image"
+    sampling: SamplingSpec | None = None
+    shuffle: Count | Literal["auto", "all"] = "auto"
+    order: Literal["own", "shared"] = "own"
+    epochs: Count = 10
+    batch: Count = 16
+    accumulate: Count = 1
+    augment: Literal["none", "dihedral", "dihedral-all"] | AugmentSpec = "none"
+    optimizer: OptimizerSpec = AdamSpec()
+    schedule: ScheduleSpec = ConstantSpec(name="constant")
+    warmup: WarmupSpec | None = None
+    clip_norm: Annotated[float | None, Field(gt=0)] = None
+    average: AverageSpec | None = None
+    validation: Annotated[int, Field(ge=0)] | Literal["all"] = "all"
+    select: Literal["best", "last"] | None = None
+    monitor: str = "validation_loss"
+    tuning: TuningMetric = "ap_mean"
+    restore_best: bool = False
+    early_stopping: EarlyStoppingSpec | None = None
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    tf32: bool = False
+    compile: Literal["none", "default", "cuda-graphs"] = "none"
+    threads: Count = 1
+    keep_epochs: bool = False
+    film: Annotated[int, Field(ge=0)] = 0
+    memory_gb: Annotated[float | None, Field(gt=0)] = None
+    cache_features: bool = True
+    power_w: Annotated[float | None, Field(gt=0)] = None
+    tensorboard: bool = False
+    seed: Annotated[int, Field(ge=0)] = 0
+    init: Annotated[int, Field(ge=0)] = 0
+    draw: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("freeze", "load", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        if value == "none":
+            return ()
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _adam_unless_named(cls, value: Any) -> Any:
+        return {"name": AdamSpec().name, **value} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StageSpec:
+        if self.validation == 0 and self.select == "best" and self.monitor.startswith("validation_"):
+            raise ValueError('select = "best" needs validation images; use select = "last" or validation = "all"')
+        self._require_kind()
+        if set(self.freeze) >= {"encoder", "decoder", "head"} and not self.unfreeze:
+            raise ValueError("freeze names every part, so nothing is left to train; leave one out")
+        if self.unfreeze and not self.freeze:
+            raise ValueError("unfreeze names epochs at which parts are trained, but freeze names no part; add it")
+        if self.load is not None and not self.load:
+            raise ValueError("load names no part; remove it to load all of them")
+        if self.accumulate > self.batch:
+            raise ValueError(
+                f"accumulate = {self.accumulate} parts of a batch of {self.batch}; `batch` is the whole batch of a "
+                "step, so accumulate is at most that"
+            )
+        if self.film and self.validation == 0:
+            raise ValueError("film keeps predictions of validation images; use film = 0 or validation images")
+        schedules.require_fit(self.warmup, self.epochs)
+        if self.restore_best and schedules.monitored(self.schedule) is None:
+            raise ValueError(
+                "restore_best goes back to the best weights before a drop of the rate, but the schedule "
+                f"'{self.schedule.name}' has none; use plateau or kicks"
+            )
+        if any(step.epoch > self.epochs for step in self.unfreeze):
+            raise ValueError(f"unfreeze names an epoch after the last ({self.epochs})")
+        for name, monitor in self._monitors().items():
+            if self.validation == 0 and monitor.startswith("validation_"):
+                raise ValueError(
+                    f'{name} is "{monitor}", but validation = 0 leaves no validation images; use "train_loss" there'
+                )
+            if not monitor.startswith(("validation_", "train_")):
+                raise ValueError(f'{name}: found "{monitor}"; write a column of the history, such as "validation_loss"')
+        return self
+
+    def _require_kind(self) -> None:
+        """Raises ValueError where network, target and what is asked of them are not of the same kind."""
+        target = self.target.name
+        if not is_dense(self.network) and target != "image-class":
+            raise ValueError(
+                f"network '{self.network.name}' tells one class of a whole image, and target '{target}' is of pixels; "
+                "use a network of pixels, such as resunet, or the target image-class"
+            )
+        if self.film and target in ("image-class", "reconstruction"):
+            raise ValueError(f"film shows classes of pixels, and target '{target}' has none; remove film")
+        if self.sampling is not None and target == "reconstruction":
+            raise ValueError("sampling favours rare classes, and target 'reconstruction' has none; remove sampling")
+
+    def _monitors(self) -> dict[str, str]:
+        """Returns the setting and the name of every value that a decision of this stage depends on."""
+        found: dict[str, str] = {}
+        if (monitor := schedules.monitored(self.schedule)) is not None:
+            found["schedule.monitor"] = monitor
+        if self.early_stopping is not None:
+            found["early_stopping.monitor"] = self.early_stopping.monitor
+        if self.tracks_best:
+            found["monitor"] = self.monitor
+        return found
+
+    def keyed(self, without: Collection[str]) -> dict[str, Any]:
+        """Returns the settings that a stage's identity is made of: those that differ from the defaults and can change
+        its result, less the fields named."""
+        left_out = {*OUTSIDE_KEY, *without}
+        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=left_out)
+
+    @property
+    def selects_best(self) -> bool:
+        validated = self.validation != 0 or self.monitor.startswith("train_")
+        return self.select != "last" and validated
+
+    @property
+    def tracks_best(self) -> bool:
+        """Whether the best weights so far are remembered: to be kept, or to be gone back to."""
+        return self.selects_best or self.restore_best
+
+    @property
+    def label_unit(self) -> Literal["images", "groups"]:
+        return "groups" if any(item.groups is not None for item in self.data) else "images"
+
+    @property
+    def draws(self) -> bool:
+        """Whether the draw index matters: not where all images are taken."""
+        return not all(item.everything for item in self.data) or self.validation not in (0, "all")
+
+
+PASS_FIELDS = (
+    "data", "split", "normalise", "sampling", "shuffle", "order", "batch", "augment", "validation", "threads",
+    "memory_gb", "tf32", "power_w", "seed", "draw",
+)  # fmt: skip
+
+
+def shared_pass(spec: StageSpec) -> str:
+    """Returns what stages must have in common to be trained side by side in one pass over the data."""
+    common = {name: spec.model_dump(mode="json", by_alias=True)[name] for name in PASS_FIELDS}
+    common["layer"], common["divisor"] = spec.target.layer, divisor(spec.network)  # the data are checked against both
+    common["order"] = spec.init if spec.order == "own" else "shared"
+    return repr(common)
+
+
+class SamplingSpec(SpecModel):
+    """`rare`: a sample is visited in proportion to frequency^-power of the rarest class that it holds.
+
+    The frequency of a class is the share of the samples that hold it, so that this is the repeat factor of Gupta et al.
+    2019 (LVIS), whose power is 0.5, without its threshold. 0 visits every sample once; 1 visits the samples of every
+    class equally often, taken together, where no sample holds two.
+    """
+
+    name: Literal["rare"]
+    power: Annotated[float, Field(ge=0, le=1)] = 0.5

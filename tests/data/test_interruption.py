@@ -1,0 +1,82 @@
+"""Preparing survives a kill and a full disk."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from samples.folders import make_folder, make_spec
+
+from segue.data.prepare import prepare
+from segue.data.spec import PrepareSpec
+from segue.fingerprint import content_digest
+from segue.spec import load
+
+RUN = """
+import resource, signal, sys
+from pathlib import Path
+from segue.data.prepare import PrepareSpec, prepare
+from segue.errors import SegueError
+from segue.spec import load
+if __name__ == "__main__":
+    spec, out, limit, workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    if limit:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        prepare(load(PrepareSpec, spec), out, where=spec.parent, workers=workers)
+    except SegueError as error:
+        print(error)
+        sys.exit(2)
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    """Returns the command that prepares tmp_path/spec.toml; output, limit and workers are to be added."""
+    make_folder(tmp_path, 40, (96, 96))
+    spec = make_spec().model_dump(mode="json", exclude_defaults=True)
+    labels = spec.pop("labels")
+    lines = [f"{key} = {json.dumps(value)}" for key, value in spec.items()]
+    lines += ["[labels]", *(f"{key} = {json.dumps(value)}" for key, value in labels.items())]
+    (tmp_path / "spec.toml").write_text("\n".join(lines))
+    (tmp_path / "run.py").write_text(RUN)
+    return [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "spec.toml")]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_and_called_again_it_continues(tmp_path: Path, command: list[str], workers: int) -> None:
+    """After SIGKILL in the midst, the same call uses the parts that are there and ends with the same content."""
+    prepare(load(PrepareSpec, tmp_path / "spec.toml"), tmp_path / "whole.h5", where=tmp_path)
+    out = tmp_path / "a.h5"
+    process = subprocess.Popen([*command, str(out), "0", str(workers)])
+    parts = tmp_path / "a.h5.parts"
+    while len(list(parts.glob("*.h5"))) < 5 and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not out.exists()
+    assert 5 <= len(list(parts.glob("*.h5"))) <= 40
+    done = prepare(load(PrepareSpec, tmp_path / "spec.toml"), out, where=tmp_path)
+    assert done.cut_now <= 35
+    assert content_digest(out) == content_digest(tmp_path / "whole.h5")
+    assert not parts.exists()
+
+
+@pytest.mark.parametrize("limit", [1000, 100_000])
+def test_a_full_disk_is_told_in_one_sentence(tmp_path: Path, command: list[str], limit: int) -> None:
+    """Where no room is left for a part or for the dataset, one sentence says so; afterwards the same call succeeds."""
+    out = tmp_path / "a.h5"
+    result = subprocess.run([*command, str(out), str(limit), "1"], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (2, "")
+    assert result.stdout.count("\n") == 1
+    assert "cannot be written (File too large); free disk space" in result.stdout
+    assert not out.exists()
+    assert not list(tmp_path.rglob("*.partial-*"))
+    assert subprocess.run([*command, str(out), "0", "1"]).returncode == 0
+    assert out.exists()

@@ -1,0 +1,301 @@
+"""Series: the same samples from any number of workers and after any kill; mistakes worded; studies as published."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segue.data.dataset import Dataset
+from segue.errors import SegueError, SpecError
+from segue.fingerprint import content_digest
+from segue.hrtem.series import SeriesSpec, expected, group_of, simulate, structure
+from segue.spec import load, validate
+
+STUDIES = Path(__file__).parents[2] / "studies"
+TINY = {
+    "name": "tiny",
+    "seed": 5,
+    "structures": 10,
+    "specimen": {"particles": [1, 2], "diameter_nm": 1.4, "spacing_nm": 0.1, "support_nm": [0.4, 0.8]},
+    "wave": {"field_nm": 3.2, "sampling_A": 0.25, "slice_thickness_A": 4.0, "frozen_phonons": 1},
+    "imaging": {"tile_px": 80, "pixel_size_A": 0.4, "defocus_nm": [-10, 0, 10], "dose_e_per_A2": [100, 400]},
+}
+
+
+def tiny(**changes) -> SeriesSpec:
+    table = {
+        key: {**value, **changes.pop(key, {})} if isinstance(value, dict) else changes.pop(key, value)
+        for key, value in TINY.items()
+    }
+    return validate(SeriesSpec, table | changes, where="tiny")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns the tiny series made in one go, in this process."""
+    out = tmp_path_factory.mktemp("series") / "whole.h5"
+    simulate(tiny(), out)
+    return out
+
+
+def test_the_dataset_holds_every_condition_of_every_structure(uninterrupted: Path) -> None:
+    """Tiles, columns, masks and counts are as specified; a structure's mask is the same in all its tiles."""
+    with Dataset(uninterrupted) as dataset:
+        assert dataset.count == expected(tiny())["tiles"] == 60
+        assert dataset.tile_shape == (1, 80, 80)
+        assert dataset.attributes["pixel_size_nm"] == pytest.approx(0.04)
+        samples = dataset.samples()
+        for column in ("crystal", "support_nm", "defocus_nm_drawn", "minimum_contrast_nm", "structure", "source"):
+            assert column in samples
+        assert len(set(samples["group"])) == 10
+        assert len(set(samples["source"])) == 60
+        chosen = dataset.select({"defocus_nm": 10, "dose_e_per_A2": 400})
+        assert len(chosen) == 10
+        images, _ = dataset.read(chosen, layer=None)
+        assert images.mean() == pytest.approx(400 * 0.16, rel=0.02)
+        np.testing.assert_allclose(dataset.intensity(chosen)[:, 0, 0], images.mean((1, 2, 3)), rtol=1e-5)
+        np.testing.assert_allclose(dataset.intensity(chosen)[:, 0, 1], images.std((1, 2, 3)), rtol=1e-5)
+        _, labels = dataset.read(np.arange(dataset.count), layer="particles")
+        assert labels is not None
+        masks = labels.reshape(10, 6, 80, 80)
+        assert np.all(masks == masks[:, :1])
+        assert np.all(masks.reshape(10, -1).max(1) == 1)
+
+
+def test_drawn_defoci_scatter_about_the_nominal(uninterrupted: Path) -> None:
+    """Drawn defoci differ from image to image, with the standard deviation asked for."""
+    with Dataset(uninterrupted) as dataset:
+        samples = dataset.samples()
+    deviation = samples["defocus_nm_drawn"] - samples["defocus_nm"]
+    assert len(set(deviation)) == 60
+    assert deviation.std() == pytest.approx(1.5, rel=0.3)
+    assert abs(deviation.mean()) < 0.6
+
+
+def test_in_focus_is_the_least_contrast(uninterrupted: Path) -> None:
+    """Averaged over structures, images near 0 nm vary less than those at ±10 nm, at equal dose."""
+    with Dataset(uninterrupted) as dataset:
+        variances = {
+            defocus: np.mean(dataset.intensity(dataset.select({"defocus_nm": defocus, "dose_e_per_A2": 400}))[:, 0, 1])
+            for defocus in (-10, 0, 10)
+        }
+    assert variances[0] < 0.97 * min(variances[-10], variances[10])
+
+
+def _workers_of(process: int) -> set[int]:
+    found = set()
+    for task in Path(f"/proc/{process}/task").iterdir():
+        found |= {int(child) for child in (task / "children").read_text().split()}
+    return found
+
+
+def _alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from segue.hrtem.series import SeriesSpec, simulate
+
+if __name__ == "__main__":
+    simulate(SeriesSpec.model_validate_json(sys.argv[1]), Path(sys.argv[2]), workers=2)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_killed_and_started_again_gives_the_same_dataset(uninterrupted: Path, tmp_path: Path) -> None:
+    """SIGKILL of a run with two workers ends its workers; started again in one process, the content is the same."""
+    script, out = tmp_path / "run.py", tmp_path / "killed.h5"
+    script.write_text(SCRIPT)
+    process = subprocess.Popen([sys.executable, script, tiny().model_dump_json(), out])
+    parts = out.with_name("killed.h5.parts")
+    deadline = time.monotonic() + 120
+    while not list(parts.glob("*/0*.h5")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    workers = _workers_of(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert workers
+    assert not out.exists()
+    while any(_alive(worker) for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    done = list(parts.glob("*/?????.h5"))
+    written = {path: path.stat().st_mtime_ns for path in done}
+    seen: list[tuple[int, int]] = []
+    simulate(tiny(), out, progress=lambda finished, structures: seen.append((finished, structures)))
+    assert seen[0] == (len(done), 10)
+    assert seen[-1] == (10, 10)
+    assert written
+    assert not parts.exists()
+    assert content_digest(out) == content_digest(uninterrupted)
+
+
+def test_parts_of_another_specification_are_not_reused(tmp_path: Path) -> None:
+    """After an interruption, a changed specification starts from nothing; more structures reuse what is there."""
+    out = tmp_path / "series.h5"
+
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, structures: int) -> None:
+        if done == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        simulate(tiny(structures=3), out, progress=stop)
+    starts: list[int] = []
+
+    def note_and_stop(done: int, structures: int) -> None:
+        starts.append(done)
+        raise Stop
+
+    for spec in (tiny(structures=5), tiny(structures=3, seed=6)):
+        with pytest.raises(Stop):
+            simulate(spec, out, progress=note_and_stop)
+    assert starts == [2, 0]
+
+
+def test_made_again_it_returns_at_once_and_overwrites_nothing_else(uninterrupted: Path) -> None:
+    """The same words on a finished dataset do nothing; another specification, or no dataset there, is refused."""
+    before = uninterrupted.stat().st_mtime_ns
+    simulate(tiny(), uninterrupted, progress=lambda done, structures: pytest.fail("worked"))
+    assert uninterrupted.stat().st_mtime_ns == before
+    with pytest.raises(SegueError, match="made from another specification; delete it or name another output"):
+        simulate(tiny(seed=6), uninterrupted)
+
+
+def test_more_conditions_leave_the_others_as_they_are() -> None:
+    """Adding a defocus or a dose changes no image of the conditions that were there."""
+    few = structure(tiny(imaging={"defocus_nm": [0], "dose_e_per_A2": 400}), 1)
+    many = structure(tiny(), 1)
+    row = next(i for i in range(6) if many.samples["defocus_nm"][i] == 0 and many.samples["dose_e_per_A2"][i] == 400)
+    np.testing.assert_array_equal(few.images[0], many.images[row])
+    np.testing.assert_array_equal(few.labels["particles"][0], many.labels["particles"][row])
+
+
+def test_a_tile_is_cut_from_a_larger_field() -> None:
+    """With tiles smaller than the field, image and mask are cut at the same place: the window of the whole."""
+    whole, cut = structure(tiny(), 2), structure(tiny(imaging={"tile_px": 48}), 2)
+    mask, window = whole.labels["particles"][0], cut.labels["particles"][0]
+    places = [(y, x) for y in range(33) for x in range(33) if np.array_equal(mask[y : y + 48, x : x + 48], window)]
+    assert places
+    # noise differs, but the expected image under it does not: the right window correlates, shifted ones less
+    large, small = (part.images[-1, 0].astype(float) for part in (whole, cut))
+    scores = {
+        (y, x): np.corrcoef(large[y : y + 48, x : x + 48].ravel(), small.ravel())[0, 1]
+        for y in range(33)
+        for x in range(33)
+    }
+    assert max(scores, key=lambda place: scores[place]) in places
+
+
+def test_series_of_the_same_structures_share_groups() -> None:
+    """Groups follow the atoms: not the name or the imaging, but the seed, the specimen and the field."""
+    group = group_of(tiny(), 3)
+    assert group_of(tiny(name="other", imaging={"defocus_nm": -5}), 3) == group
+    assert group.startswith("CdSe-")
+    assert group.endswith("/00003")
+    others = [tiny(seed=6), tiny(specimen={"diameter_nm": 1.5}), tiny(wave={"field_nm": 4.0})]
+    assert len({group_of(spec, 3) for spec in others} | {group}) == 4
+
+
+def test_all_mistakes_are_reported_at_once() -> None:
+    """Mistakes in several tables come together, each with its key."""
+    table = {
+        "name": "x",
+        "structures": 0,
+        "specimen": {"crystal": "CdS", "diameter_nm": [5, 3]},
+        "wave": {"frozen_phonon": 2},
+        "imaging": {"dose_e_per_A2": -1, "defocus_nm": [1, 1]},
+    }
+    with pytest.raises(SpecError) as caught:
+        validate(SeriesSpec, table, where="x.toml")
+    message = str(caught.value)
+    assert "6 mistakes" in message
+    for words in (
+        "structures",
+        "specimen.crystal: unknown value 'CdS'; did you mean 'CdSe'",
+        "specimen.diameter_nm",
+        "wave: unknown key 'frozen_phonon'; did you mean 'frozen_phonons'",
+        "imaging.dose_e_per_A2",
+        "imaging.defocus_nm: found [1.0, 1.0]; each value may stand there once",
+    ):
+        assert words in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"wave": {"field_nm": 3.21}}, r"wave.field_nm: found 3.21, which is 80.25 pixels of 0.4 Å; .* e.g. 3.2"),
+        ({"imaging": {"tile_px": 128}}, "imaging.tile_px: found 128, but the field of 3.2 nm has 80 pixels"),
+        ({"wave": {"sampling_A": 0.5}}, "wave.sampling_A: found 0.5, coarser than imaging.pixel_size_A"),
+        ({"specimen": {"diameter_nm": 4}}, "specimen.diameter_nm: found up to 4, more than wave.field_nm = 3.2"),
+        ({"imaging": {"dose_e_per_A2": 1e6}}, "160000 electrons per pixel.*lower the dose"),
+        ({"name": "a b"}, "name: found 'a b'"),
+    ],
+)
+def test_tables_that_do_not_fit_each_other_are_refused(changes: dict, words: str) -> None:
+    """What contradicts another table is refused with both numbers and a remedy."""
+    with pytest.raises(SpecError, match=words):
+        tiny(**changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "tiles", "grid_px"),
+    [
+        ("demo-series", 160 * 4, 192),
+        ("hrtem-defocus-series", 1024 * 11, 1280),
+        ("hrtem-noise-series", 1024 * 5, 1280),
+        ("hrtem-structure-series", 1024, 1280),
+    ],
+)
+def test_the_studies_series_load_and_count(name: str, tiles: int, grid_px: int) -> None:
+    """Every series file loads, with the counts and the grid that one computes by hand."""
+    spec = load(SeriesSpec, STUDIES / f"{name}.toml")
+    counted = expected(spec)
+    assert (counted["tiles"], counted["grid_px"]) == (tiles, grid_px)
+    assert counted["bytes"] > tiles * spec.imaging.tile_px**2 * 2
+
+
+def test_defocus_and_noise_series_show_the_same_structures() -> None:
+    """The noise series and the defocus series share their groups, as their files say."""
+    defocus, noise = (load(SeriesSpec, STUDIES / f"hrtem-{name}-series.toml") for name in ("defocus", "noise"))
+    assert group_of(defocus, 7) == group_of(noise, 7)
+
+
+def test_the_disk_needed_is_foreseen(uninterrupted: Path) -> None:
+    """The dataset is never larger than the bytes expected, nor less than a third of them."""
+    assert expected(tiny())["bytes"] / 3 < uninterrupted.stat().st_size <= expected(tiny())["bytes"]
+
+
+def test_an_unwritable_output_is_refused(tmp_path: Path) -> None:
+    """An output under a file, where no folder can be, is refused in one sentence before anything is computed."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SegueError, match="cannot be written"):
+        simulate(tiny(), tmp_path / "file" / "out.h5")
+
+
+def test_specifications_import_neither_torch_nor_abtem() -> None:
+    """Planning with a series' specification loads none of the heavy libraries."""
+    code = (
+        "import sys; from pathlib import Path; from segue.spec import load\n"
+        "from segue.hrtem.series import SeriesSpec, expected, group_of\n"
+        f"spec = load(SeriesSpec, Path({str(STUDIES / 'demo-series.toml')!r})); expected(spec); group_of(spec, 0)\n"
+        "print([m for m in ('torch', 'pandas', 'abtem', 'ase', 'dask', 'h5py', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,159 @@
+"""Specimens: crystals, faults, placing and the support, against known distances and densities."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from scipy.spatial import KDTree
+
+from segue import rng
+from segue.errors import SegueError, SpecError
+from segue.hrtem.specimen import (
+    CARBON_SPACING_A,
+    CRYSTALS,
+    SpecimenSpec,
+    _unit_cell,
+    amorphous_carbon,
+    build,
+    crystal_sphere,
+    hrtem_libraries,
+    random_rotation,
+)
+from segue.spec import validate
+
+# nearest neighbours in Å, from the lattices: a√3/4 (diamond), a/√2 (fcc), a√3/2 (bcc), (1-u)c … for the others
+NEAREST_A = {
+    "ZnS": 2.342,
+    "CdSe": 2.628,
+    "Cu": 2.557,
+    "Ag": 2.884,
+    "C": 1.545,
+    "Si": 2.351,
+    "Fe3O4": 1.889,
+    "Co3O4": 1.916,
+    "Fe": 2.482,
+}
+NEIGHBOURS = {"ZnS": 4, "CdSe": 4, "Cu": 12, "Ag": 12, "C": 4, "Si": 4}
+
+
+def sphere(name: str, diameter_A: float, *, faults: int = 0, seed: int = 0):
+    return crystal_sphere(name, diameter_A, faults=faults, random=rng.numpy_generator(seed, "test"))
+
+
+@pytest.mark.parametrize("name", CRYSTALS)
+def test_spheres_have_the_crystals_density_and_bonds(name: str) -> None:
+    """Each crystal has the bond length of its lattice, and a sphere of it the density of its cell."""
+    atoms = sphere(name, 40.0)
+    distances = KDTree(atoms.positions_A).query(atoms.positions_A, k=2)[0][:, 1]
+    assert distances.min() == pytest.approx(NEAREST_A[name], abs=2e-3)
+    numbers, _, cell = _unit_cell(name)
+    wanted = len(numbers) / abs(np.linalg.det(cell)) * 4 / 3 * np.pi * 20.0**3
+    assert len(atoms.numbers) == pytest.approx(wanted, rel=0.03)
+    assert np.linalg.norm(atoms.positions_A, axis=1).max() <= 20.0
+
+
+@pytest.mark.parametrize("name", [name for name, crystal in CRYSTALS.items() if crystal.fault])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_fault_keeps_every_bond_and_changes_the_stacking(name: str, seed: int) -> None:
+    """Across a stacking fault bond lengths and coordination stay; farther neighbours are new ones."""
+    perfect, faulted = sphere(name, 36.0, seed=seed), sphere(name, 36.0, faults=2, seed=seed)
+    bond = 1.1 * NEAREST_A[name]
+    tree = KDTree(faulted.positions_A)
+    inner = np.linalg.norm(faulted.positions_A, axis=1) < 18.0 - bond
+    neighbours = np.array(tree.query_ball_point(faulted.positions_A[inner], bond, return_length=True)) - 1
+    assert set(neighbours) == {NEIGHBOURS[name]}
+    assert tree.query(faulted.positions_A, k=2)[0][:, 1].min() == pytest.approx(NEAREST_A[name], abs=2e-3)
+
+    def shells(atoms) -> set[float]:
+        pairs = KDTree(atoms.positions_A).query_pairs(3.2 * NEAREST_A[name], output_type="ndarray")
+        lengths = np.linalg.norm(atoms.positions_A[pairs[:, 0]] - atoms.positions_A[pairs[:, 1]], axis=1)
+        return set(np.round(lengths / NEAREST_A[name], 2))
+
+    assert shells(faulted) - shells(perfect)
+
+
+def test_particles_stand_inside_the_field_and_apart() -> None:
+    """Spheres lie wholly inside the field, at least the spacing apart across its border too, on the support."""
+    spec = SpecimenSpec(particles=(2, 5), diameter_nm=(1.2, 1.6), spacing_nm=0.4, support_nm=(0.3, 0.6))
+    for index in range(6):
+        specimen = build(spec, field_A=50.0, seed=3, index=index)
+        radii = specimen.diameters_A / 2
+        assert 2 <= len(radii) <= 5
+        assert np.all(specimen.centers_A[:, :2] >= radii[:, None])
+        assert np.all(specimen.centers_A[:, :2] <= 50.0 - radii[:, None])
+        for i, j in zip(*np.triu_indices(len(radii), k=1), strict=True):
+            apart = specimen.centers_A[i, :2] - specimen.centers_A[j, :2]
+            apart -= 50.0 * np.round(apart / 50.0)
+            assert np.hypot(*apart) >= radii[i] + radii[j] + 4.0
+        assert specimen.support.positions_A[:, 2].max() < specimen.particles_from_A
+        assert specimen.particles.positions_A[:, 2].min() > specimen.particles_from_A
+        assert specimen.particles.positions_A[:, 2].max() < specimen.height_A
+
+
+def test_too_many_particles_are_refused() -> None:
+    """A least number for which there is no room is a mistake that names the field and the remedy."""
+    spec = SpecimenSpec(particles=9, diameter_nm=2.0, support_nm=0.5)
+    with pytest.raises(SegueError, match=r"of at least 9 particles of 2–2 nm.*field of 4 nm"):
+        build(spec, field_A=40.0, seed=0, index=0)
+
+
+def test_amorphous_carbon_has_its_density_and_least_distance() -> None:
+    """The film holds density × volume atoms, none nearer than a bond, also across the periodic border."""
+    atoms = amorphous_carbon(30.0, 20.0, 2.0, rng.numpy_generator(0, "test"))
+    assert len(atoms.numbers) == round(2.0 * 6.02214076e23 / 12.011 * 1e-24 * 30.0**2 * 20.0)
+    tree = KDTree(atoms.positions_A, boxsize=[30.0, 30.0, 0.0])
+    assert tree.query(atoms.positions_A, k=2)[0][:, 1].min() >= CARBON_SPACING_A
+    assert atoms.positions_A[:, 2].min() >= 0
+    assert atoms.positions_A[:, 2].max() <= 20.0
+    assert np.histogram(atoms.positions_A[:, 2], bins=4, range=(0, 20))[0].std() < 0.03 * len(atoms.numbers)
+
+
+def test_no_support_is_allowed() -> None:
+    """A support of thickness 0 has no atoms."""
+    assert len(build(SpecimenSpec(support_nm=0), field_A=128.0, seed=0, index=0).support.numbers) == 0
+
+
+def test_a_structure_depends_on_seed_and_index_only() -> None:
+    """Equal seed and index give equal atoms; another index gives others."""
+    spec = SpecimenSpec(particles=2, diameter_nm=1.2, support_nm=0.5, spacing_nm=0.2)
+    first, again, other = (build(spec, field_A=40.0, seed=1, index=index) for index in (4, 4, 5))
+    np.testing.assert_array_equal(first.particles.positions_A, again.particles.positions_A)
+    np.testing.assert_array_equal(first.support.positions_A, again.support.positions_A)
+    assert not np.array_equal(first.centers_A, other.centers_A)
+
+
+def test_orientations_are_rotations_without_a_preferred_axis() -> None:
+    """Random orientations are proper rotations, and rotate an axis to everywhere alike."""
+    random = rng.numpy_generator(0, "test")
+    rotations = np.array([random_rotation(random) for _ in range(2000)])
+    np.testing.assert_allclose(
+        rotations @ rotations.transpose(0, 2, 1), np.broadcast_to(np.eye(3), (2000, 3, 3)), atol=1e-12
+    )
+    np.testing.assert_allclose(np.linalg.det(rotations), 1)
+    np.testing.assert_allclose(rotations.mean(0), 0, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"crystal": "CdSi"}, "did you mean 'CdSe'"),
+        ({"crystal": "Fe", "stacking_faults": [0, 2]}, "no stacking to fault; write stacking_faults = 0"),
+        ({"diameter_nm": [5, 3]}, r"diameter_nm: found \[5, 3\]; a range is \[least, greatest\]"),
+        ({"particles": 0}, "nothing would be there to segment"),
+        ({"support_nm": "thick"}, "support_nm: found 'thick'; give one number or a range"),
+        ({"particle": 3}, "unknown key 'particle'; did you mean 'particles'"),
+    ],
+)
+def test_mistakes_are_worded(table: dict, words: str) -> None:
+    """Each mistake in a specimen's table says where it is and what to write instead."""
+    with pytest.raises(SpecError, match=words):
+        validate(SpecimenSpec, table, where="x.toml")
+
+
+def test_a_missing_extra_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without abTEM the error says which extra to install."""
+    monkeypatch.setitem(sys.modules, "abtem", None)
+    with pytest.raises(SegueError, match=r"segue\[hrtem\]"):
+        hrtem_libraries()

@@ -1,0 +1,243 @@
+"""The quantities that a page compares, against the made table from which they are computed."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from segue.errors import SegueError
+from segue.reporting.analysis.comparison import before_and_after, compare, matrix
+from segue.reporting.analysis.factors import against_scratch, coverage, efficiency, factors
+from segue.reporting.figures.matrices import labels_text
+from segue.reporting.page.conclusions import answer, caution, clear
+from segue.study.table import StudyResults
+
+
+def test_matrix_holds_medians_over_runs(results: StudyResults) -> None:
+    """A cell is the median of the rows with that trained and that evaluated domain."""
+    found = matrix(compare(results), "pretrain")
+    assert (found.rows, found.columns) == (["-10nm", "+10nm"], results.domains)
+    table = results.table
+    rows = table[(table["stage"] == "pretrain") & (table["domain"] == "+10nm") & (table["evaluated_domain"] == "0nm")]
+    assert found.values[1, 1] == pytest.approx(rows["loss_adjusted"].median())
+    assert found.runs[1, 1] == len(rows) == 3
+
+
+def test_matrix_after_transfer_has_sources_as_rows_and_targets_as_columns(results: StudyResults) -> None:
+    """A run stands under its root's domain and its own, and pairs left out of the study are empty."""
+    found = matrix(compare(results), "transfer", after_transfer=True)
+    assert (found.rows, found.columns) == (["-10nm", "+10nm"], results.domains)
+    assert np.isnan(found.values[0, 0]) and found.runs[0, 0] == 0
+    table = results.table
+    chosen = (table["pretrain.domain"] == "-10nm") & (table["transfer.domain"] == "0nm")
+    rows = table[chosen & (table["evaluated_domain"] == "0nm")]
+    assert found.values[0, 1] == pytest.approx(rows["loss_adjusted"].median())
+    assert found.runs[0, 1] == 18
+
+
+def test_before_is_the_parent_in_the_same_domain(results: StudyResults) -> None:
+    """A transfer run is compared with its own parent where it was transferred to."""
+    found = before_and_after(compare(results), "transfer").set_index("run")
+    table = results.table.set_index(["run", "evaluated_domain"])["loss_adjusted"]
+    assert len(found) == 72
+    for run, row in found.iloc[::10].iterrows():
+        assert row["before"] == table[(row["parent"], row["domain"])]
+        assert row["change"] == pytest.approx(table[(run, row["domain"])] - row["before"])
+
+
+def test_test_split_is_reported(results: StudyResults) -> None:
+    """Where a table has both, values are those of the test split, not of validation."""
+    rosy = results.table.assign(split="validation", loss_adjusted=0.0)
+    both = dataclasses.replace(results, table=pd.concat([rosy, results.table], ignore_index=True))
+    assert compare(both).split == "test"
+    assert compare(both).own["value"].min() > 0
+
+
+def test_mixture_is_read_in_all_its_domains(results: StudyResults) -> None:
+    """A run trained on a mixture has the mean over the domains mixed, also where their names hold a plus."""
+    rows = results.table[results.table["stage"] == "scratch"].head(1)
+    mixed = pd.concat([rows.assign(run="m", domain="+10nm:128+0nm:384", evaluated_domain=d) for d in results.domains])
+    mixed["loss_adjusted"] = [5.0, 1.0, 2.0]
+    found = compare(dataclasses.replace(results, table=mixed.reset_index(drop=True)))
+    assert found.own["value"].tolist() == [1.5]
+
+
+def test_metric_is_the_loss_less_its_floor_where_it_has_one(results: StudyResults) -> None:
+    """A loss with a floor is adjusted, one without is not, and Dice comes second."""
+    assert compare(results).metric.column == "loss_adjusted"
+    plain = dataclasses.replace(results, table=results.table.assign(loss_floor=0.0))
+    assert compare(plain).metric.column == "loss"
+    assert compare(plain).second == compare(results).second
+    dice = compare(results, "dice_particle").metric
+    assert (dice.words, dice.lower_is_better) == ("Dice of particle", False)
+
+
+def test_unknown_metric_is_answered_with_the_allowed(results: StudyResults) -> None:
+    """A misspelt metric is named, with the nearest and all that the table has."""
+    with pytest.raises(SegueError, match="unknown metric 'dice_men'; did you mean 'dice_mean'"):
+        compare(results, "dice_men")
+
+
+def test_scratch_is_found_by_its_domains(results: StudyResults, make: Callable[..., StudyResults]) -> None:
+    """A stage without parent and children, trained where transfer was, is its comparison; a parent is not."""
+    assert compare(results).scratch("transfer") == ["scratch"]
+    assert compare(make(1, scratch=False)).scratch("transfer") == []
+    assert compare(results).leaves() == ["transfer", "scratch"]
+
+
+def factorial(seeds: int = 3) -> StudyResults:
+    """Returns a crossed study in which the loss is an exact sum of what its settings and its seed add."""
+    rows = [
+        {
+            "stage": "train", "run": f"{lr}{depth}{domain}{seed}", "domain": domain, "evaluated_domain": domain,
+            "seed_init": seed, "seed_draw": seed, "train.lr": lr, "train.depth": depth, "train.domain": domain,
+            "labels": 8, "loss": 1 + 100 * lr + 0.01 * depth + {"a": 0, "b": 5}[domain] + 0.3 * seed,
+        }
+        for lr in (1e-3, 1e-4) for depth in (1, 2, 3) for domain in ("a", "b") for seed in range(seeds)
+        if (depth, domain) != (3, "b")
+    ]  # fmt: skip
+    empty = pd.DataFrame()
+    axes = ["train.domain", "train.lr", "train.depth"]
+    table = pd.DataFrame(rows)
+    alone = ({"train": axes}, {"train": None}, ["a", "b"], [])
+    return StudyResults("f", "f", "", "", "", table, empty, empty, {}, empty, *alone)
+
+
+def test_paired_differences_remove_everything_else() -> None:
+    """In an additive study a level's paired difference is exactly what it adds, with no width at all."""
+    found = {factor.axis: factor for factor in factors(compare(factorial()), "train")}
+    assert list(found) == ["train.domain", "train.lr", "train.depth"]
+    rate = found["train.lr"].levels
+    assert [level.name for level in rate] == ["1e-4", "1e-3"]
+    assert rate[1].difference is not None
+    assert rate[1].difference.median == pytest.approx(0.09)
+    assert rate[1].difference.interval == pytest.approx((0.09, 0.09))
+    assert found["train.depth"].span == pytest.approx(0.02)
+    assert found["train.domain"].levels[1].difference.runs == 12  # depth 3 was not run in both
+    assert found["train.domain"].is_target and not found["train.lr"].is_target
+
+
+def test_axis_of_one_level_is_no_factor() -> None:
+    """Nothing is said about what was not varied."""
+    results = factorial()
+    one = dataclasses.replace(results, table=results.table[results.table["train.depth"] == 2])
+    assert [factor.axis for factor in factors(compare(one), "train")] == ["train.domain", "train.lr"]
+
+
+def test_levels_that_share_no_pair_have_no_difference() -> None:
+    """Where two settings always go together, no pair differs in one of them alone."""
+    results = factorial()
+    table = results.table[(results.table["train.lr"] == 1e-3) == (results.table["train.depth"] == 1)]
+    found = {f.axis: f for f in factors(compare(dataclasses.replace(results, table=table)), "train")}
+    assert found["train.lr"].levels[1].difference is None
+    assert np.isnan(found["train.lr"].span)
+
+
+def test_answer_claims_no_factor_within_its_interval(make: Callable[..., StudyResults]) -> None:
+    """Where every paired interval holds zero, no factor is said to matter."""
+    results = make(3, scratch=False)
+    noise = np.random.default_rng(0).lognormal(size=len(results.table))
+    text = " ".join(answer(compare(dataclasses.replace(results, table=results.table.assign(loss_adjusted=noise)))))
+    found = factors(compare(dataclasses.replace(results, table=results.table.assign(loss_adjusted=noise))), "transfer")
+    some = [
+        level for f in found if not f.is_target for level in f.levels if level.difference and clear(level.difference)
+    ]
+    assert ("nothing changes the outcome clearly" in text) == (not some)
+    assert "labelled images in transfer move the outcome most" in " ".join(answer(compare(results)))
+
+
+def test_repeats_without_seeds_are_paired_in_order() -> None:
+    """A table without seeds still has repeats, paired within their configuration."""
+    results = factorial()
+    found = compare(dataclasses.replace(results, table=results.table.drop(columns=["seed_init", "seed_draw"])))
+    assert found.repeated
+    rate = {factor.axis: factor for factor in factors(found, "train")}["train.lr"].levels[1]
+    assert rate.difference is not None
+    assert rate.difference.median == pytest.approx(0.09)
+    assert rate.difference.interval is not None
+
+
+def test_single_seed_gives_no_interval_anywhere(make: Callable[..., StudyResults]) -> None:
+    """Without a second seed no level, difference or group claims an interval."""
+    comparison = compare(make(1))
+    assert not comparison.repeated
+    levels = [level for factor in factors(comparison, "transfer") for level in factor.levels]
+    assert all(level.estimate.interval is None for level in levels)
+    assert all(level.difference is None or level.difference.interval is None for level in levels)
+    assert all(group.estimate.interval is None for group in efficiency(comparison, ["transfer", "scratch"]))
+
+
+def test_scratch_is_compared_at_equal_labels_and_seed(results: StudyResults) -> None:
+    """By number of labels, the difference is the median over domain and seed of the two sides' own medians."""
+    found = against_scratch(compare(results), "transfer", "scratch")
+    assert list(found) == [20.0, 68.0]
+    own = compare(results).own
+    sides = [own[(own["stage"] == s) & (own["labels"] == 20)] for s in ("transfer", "scratch")]
+    left, right = (side.groupby(["domain", "seed_draw"])["value"].median() for side in sides)
+    assert found[20.0].median == pytest.approx(float((left - right).median()))
+    assert found[20.0].runs == 9
+
+
+def test_pairs_in_part_of_the_targets_are_said_so(results: StudyResults) -> None:
+    """Two sources that are no targets of their own meet in one target only; what is crossed in all says nothing."""
+    found = {factor.axis: factor for factor in factors(compare(results), "transfer")}
+    source, labels = found["pretrain.domain"], found["transfer.images"]
+    assert source.levels[1].paired_in == ("0nm",)
+    assert coverage(source, source.levels) == "in 18 pairs, all in the target 0nm"
+    assert labels.levels[1].paired_in == labels.targets == tuple(results.domains)
+    assert coverage(labels, labels.levels) == coverage(found["transfer.domain"], found["transfer.domain"].levels) == ""
+    harder = results.table["loss_adjusted"].where(results.table["pretrain.domain"] != "+10nm", lambda v: v + 1)
+    text = " ".join(answer(compare(dataclasses.replace(results, table=results.table.assign(loss_adjusted=harder)))))
+    assert "from +10nm to -10nm, all else equal (in 18 pairs, all in the target 0nm), the adjusted loss" in text
+
+
+def test_first_paragraph_tells_what_freezing_does(results: StudyResults) -> None:
+    """Each frozen part's change is the median over pairs that differ in it alone, by hand; parts of two are listed."""
+    table = results.table.replace({"transfer.freeze": {"decoder": "encoder,head"}})
+    own = table[(table["stage"] == "transfer") & (table["domain"] == table["evaluated_domain"])]
+    keys = ["pretrain.domain", "transfer.domain", "transfer.images", "seed_init"]
+    by = own.set_index([*keys, "transfer.freeze"])["loss_adjusted"].unstack()
+    first = answer(compare(dataclasses.replace(results, table=table)))[0]
+    assert f"freezing the encoder changes the adjusted loss by +{(by['encoder'] - by['none']).median():.4f} [" in first
+    assert f"freezing the encoder and head by +{(by['encoder,head'] - by['none']).median():.4f} [" in first
+    assert re.search(r"freezing the encoder changes [^()]*\(worse\)", first)
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(-0.2, "worse"), (0.2, "better")])
+def test_freezing_is_judged_by_the_metrics_direction(results: StudyResults, shift: float, verdict: str) -> None:
+    """Higher Dice is better, lower is worse, and an exact zero is no clear difference."""
+    shifts = results.table["transfer.freeze"].map({"encoder": shift}).fillna(0.0)
+    found = compare(dataclasses.replace(results, table=results.table.assign(dice_mean=0.5 + shifts)), "dice_mean")
+    size = f"{'+' if shift > 0 else '−'}0.200"
+    assert f"freezing the encoder changes the mean Dice by {size} [{size}, {size}] ({verdict})" in answer(found)[0]
+    assert "freezing the decoder by 0 [0, 0] (no clear difference)" in answer(found)[0]
+
+
+def test_freezing_is_left_out_without_its_reference(results: StudyResults) -> None:
+    """Where nothing was trained whole, or no part was frozen, no sentence compares."""
+    for kept in (["encoder", "decoder"], ["none"]):
+        table = results.table[(results.table["stage"] != "transfer") | results.table["transfer.freeze"].isin(kept)]
+        assert "freezing" not in " ".join(answer(compare(dataclasses.replace(results, table=table))))
+
+
+def test_label_counts_tell_training_from_validation(results: StudyResults) -> None:
+    """A sum is divided where labels were spent on validation, in both ways where runs differ, else it stands alone."""
+    groups = efficiency(compare(results), ["transfer"])
+    assert {labels_text(group.labels, [group]) for group in groups} == {"20 (16 + 4)", "68 (64 + 4)"}
+    other = dataclasses.replace(groups[0], label_split=((20.0, 0.0),))
+    assert labels_text(20, [other]) == "20"
+    assert labels_text(20, [groups[0], other]) == "20 (16 + 4 or 20 + 0)"
+    imported = results.table.drop(columns=["labels_train", "labels_validation"])
+    group = efficiency(compare(dataclasses.replace(results, table=imported)), ["transfer"])[0]
+    assert labels_text(group.labels, [group]) == "20"
+
+
+def test_a_single_seed_of_an_unfinished_study_is_called_preliminary(make: Callable[..., StudyResults]) -> None:
+    """While trainings are pending, a single seed is what there is so far, not what the study asks for."""
+    assert "So far, every" in caution(compare(dataclasses.replace(make(1), counts={"pending": 9})))
+    assert "So far" not in caution(compare(make(1)))

@@ -1,0 +1,290 @@
+"""Courses of training side by side, the ranking of configurations, and what the page says of such a study."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from samples.courses import made_courses
+
+from segue.reporting.analysis.comparison import compare
+from segue.reporting.analysis.ranking import ranking
+from segue.reporting.figures.learning_curves import Courses, courses, courses_figure
+from segue.reporting.figures.style import style
+from segue.reporting.page import page
+from segue.reporting.page.conclusions import answer, caution
+from segue.reporting.page.formatting import configuration_words
+from segue.reporting.page.page import write_page
+from segue.study.table import StudyResults
+
+PLAIN, WEIGHTED = "no class weights", "inverse-frequency class weights"
+
+
+@pytest.fixture(scope="module")
+def study() -> StudyResults:
+    return made_courses()
+
+
+def found_in(results: StudyResults) -> Courses:
+    found = courses(compare(results), "train")
+    assert found is not None
+    return found
+
+
+def drawn(found: Courses) -> Any:
+    with style():
+        figure, tips = courses_figure(found)
+        figure.canvas.draw()
+    return figure, tips
+
+
+def test_columns_are_courses_and_colours_are_weights(study: StudyResults) -> None:
+    """Variants become columns in the order of the study, class weights colours with none first, metrics rows."""
+    found = found_in(study)
+    assert found.columns == ["Adam restarts", "SGD plateau", "SGD kicks"]
+    assert list(found.colours) == [PLAIN, WEIGHTED] and len(set(found.colours.values())) == 2
+    assert [row.words.replace("\n", " ") for row in found.rows] == [
+        "learning rate", "loss", "accuracy", "precision", "recall", "F1 (Dice)", "area under PR curve",
+        "area under ROC curve",
+    ]  # fmt: skip
+    assert (found.runs, found.most, found.pooled) == (18, 3, [])
+
+
+def test_lines_are_medians_over_seeds(study: StudyResults) -> None:
+    """Every thick line is the median by epoch that the histories give by hand, in the panel of its column and row."""
+    found = found_in(study)
+    figure, tips = drawn(found)
+    panels = np.array(figure.axes).reshape(len(found.rows), len(found.columns))
+    histories = study.histories
+    for (i, row), (j, column) in ((r, c) for r in enumerate(found.rows) for c in enumerate(found.columns)):
+        for weights, words in (("none", PLAIN), ("inverse_frequency", WEIGHTED)):
+            part = histories[
+                (histories["train.variant"] == column) & (histories["train.target.class_weights"] == weights)
+            ]
+            expected = part.groupby("epoch")[row.solid].median()
+            solid = [
+                x for x in panels[i, j].lines if x.get_color() == found.colours[words] and x.get_linewidth() == 1.6
+            ]
+            assert len(solid) == 1
+            np.testing.assert_allclose(solid[0].get_ydata(), expected.to_numpy())
+            np.testing.assert_allclose(solid[0].get_xdata(), expected.index.to_numpy())
+    assert len(tips) == len(found.rows) * len(found.columns) * 2
+    assert any(
+        re.match(r"SGD kicks, no class weights: recall, at the last epoch a median of 0\.9\d+, 3 runs", t)
+        for t in tips.values()
+    )
+
+
+def test_axis_of_rates_ends_where_rates_live(study: StudyResults) -> None:
+    """The logarithmic axis spans the highest rates of the epochs, not a cosine's end; a rate of 0 does no harm."""
+    for histories in (
+        study.histories,
+        study.histories.assign(lr=study.histories["lr"].where(study.histories["lr"] > 1e-7, 0)),
+    ):
+        figure, _ = drawn(found_in(dataclasses.replace(study, histories=histories)))
+        low, high = figure.axes[0].get_ylim()
+        assert figure.axes[0].get_yscale() == "log"
+        assert low == pytest.approx(study.histories["lr_max"].min() / 1.6) and high == pytest.approx(0.05 * 1.6)
+
+
+def test_words_of_the_figure_do_not_overlap() -> None:
+    """Legend, titles of columns, axes and labels of neighbouring rows keep apart, also with eight long names."""
+    results = made_courses(1, variants=8)
+    long = {name: f"{name} with a rather long name" for name in results.histories["train.variant"].unique()}
+    figure, _ = drawn(
+        found_in(dataclasses.replace(results, histories=results.histories.replace({"train.variant": long})))
+    )
+    legend = figure.legends[0].get_window_extent()
+    titles = [axes._left_title.get_window_extent() for axes in figure.axes[:8]]
+    # the legend's box holds a margin of 2 px around its words
+    assert all(title.y1 <= legend.y0 + 1 for title in titles)
+    assert all(left.x1 <= right.x0 for left, right in itertools.pairwise(titles))
+    labels = [axes.yaxis.label.get_window_extent() for axes in figure.axes[::8]]
+    assert all(lower.y1 <= upper.y0 for upper, lower in itertools.pairwise(labels))
+    assert legend.x1 <= figure.bbox.x1 and titles[-1].x1 <= figure.bbox.x1
+
+
+def test_at_most_eight_columns_and_the_caption_says_so() -> None:
+    """Ten courses of eight seeds are drawn as eight columns with bands, and the caption tells both."""
+    results = made_courses(8, variants=10)
+    drawing = page.training_courses(compare(results), "train")
+    assert drawing is not None
+    assert len(drawing.figure.axes) == 8 * 8
+    assert "Shown are the first 8 of 10 columns." in drawing.caption and "(128 runs)" in drawing.caption
+    assert "bands the middle half of the runs" in drawing.caption
+
+
+def test_caption_names_what_failed() -> None:
+    """Runs that failed are missing from the lines; up to three are named, the others counted."""
+    drawing = page.training_courses(compare(made_courses(failed=5)), "train")
+    assert drawing is not None
+    assert "(13 runs)" in drawing.caption
+    assert "5 runs that failed are missing: train (train.variant = Adam restarts, " in drawing.caption
+    assert "init 2, draw 2; 2 more." in drawing.caption
+
+
+@pytest.mark.parametrize(
+    ("classes", "rows"), [(("a",), 6), (("a", "b"), 12), (("a", "b", "c"), 6), (tuple("abcdef"), 8)]
+)
+def test_rows_for_any_number_of_classes(classes: tuple[str, ...], rows: int) -> None:
+    """Up to two classes have all six metrics; more only F1 and the area under the PR curve, and of four at most."""
+    found = found_in(made_courses(1, classes=classes))
+    assert len(found.rows) == 2 + rows
+    assert (len(found.classes), found.all_classes) == (min(4, len(classes)), len(classes))
+
+
+def _no_validation(histories: pd.DataFrame) -> pd.DataFrame:
+    return histories[[c for c in histories.columns if not c.startswith("validation_")]]
+
+
+@pytest.mark.parametrize(
+    ("change", "rows"),
+    [
+        (_no_validation, 2),
+        (lambda h: h.assign(train_loss=np.nan, validation_loss=np.nan), 7),
+        (lambda h: h[h["epoch"] == 1], 8),
+        (lambda h: h.drop(columns=["lr_max", "validation_f1_nucleus"]), 8),
+        (lambda h: h[(h["epoch"] <= 20) | (h["train.variant"] != "SGD plateau")], 8),
+    ],
+)
+def test_incomplete_histories_are_drawn(
+    study: StudyResults, change: Callable[[pd.DataFrame], pd.DataFrame], rows: int
+) -> None:
+    """Without validation, losses, later epochs or the highest rate the rest is drawn, and nothing else."""
+    found = found_in(dataclasses.replace(study, histories=change(study.histories)))
+    assert len(found.rows) == rows
+    figure, _ = drawn(found)
+    assert len(figure.axes) == 3 * rows
+
+
+def test_no_courses_where_rates_are_alike(study: StudyResults, results: StudyResults) -> None:
+    """Variants that share their rates, stages without such axes and histories without rates have no such figure."""
+    alike = study.histories.assign(lr=1e-3)
+    for changed in (alike, alike.drop(columns="lr"), pd.DataFrame()):
+        assert courses(compare(dataclasses.replace(study, histories=changed)), "train") is None
+    assert all(courses(compare(results), stage) is None for stage in results.stages)
+
+
+def test_swept_rates_are_columns(study: StudyResults) -> None:
+    """An axis of learning rates gives a column each, smallest first; what is not told apart is pooled."""
+    rename = {"train.variant": "train.optimizer.lr", "train.target.class_weights": "train.batch"}
+    values = {"Adam restarts": 1e-3, "SGD plateau": 1e-4, "SGD kicks": 1e-2}
+    histories = study.histories.rename(columns=rename).assign(**{"train.freeze": "none"})
+    histories["train.optimizer.lr"] = histories["train.optimizer.lr"].map(values)
+    histories["train.freeze"] = np.where(histories["seed_init"] == 1, "encoder", "none")
+    axes = [*rename.values(), "train.freeze"]
+    table = study.table.rename(columns=rename).assign(**{"train.freeze": "none"})
+    found = found_in(dataclasses.replace(study, histories=histories, table=table, stages={"train": axes}))
+    assert found.columns == ["learning rate 1e-4", "learning rate 1e-3", "learning rate 0.01"]
+    assert found.pooled == ["train.freeze"]
+
+
+def test_losses_of_different_targets_are_not_compared(study: StudyResults) -> None:
+    """Where class weights vary, by axis or inside variants, Dice decides; elsewhere the loss does."""
+    assert compare(study).metric.column == "dice_mean"
+    assert compare(study).second is not None and compare(study).second.column == "iou_mean"  # pyright: ignore
+    one = dataclasses.replace(study, stages={"train": ["train.variant"]})
+    assert compare(one).metric.column == "loss"
+    hidden = one.spec_text + '\n[stages.train.variants."more"]\ntarget = { class_weights = [1, 3] }\n'
+    assert compare(dataclasses.replace(one, spec_text=hidden)).metric.column == "dice_mean"
+    assert compare(dataclasses.replace(one, spec_text="[[")).metric.column == "loss"
+
+
+def test_ranking_is_that_of_the_table(study: StudyResults) -> None:
+    """Order, medians and the lead of the first over the second are those computed from the table by hand."""
+    found = ranking(compare(study), "train")
+    assert found is not None and found.lead is not None
+    table = study.table.assign(words=[
+        f"{v} with {PLAIN if w == 'none' else WEIGHTED}"
+        for v, w in zip(study.table["train.variant"], study.table["train.target.class_weights"], strict=True)
+    ])  # fmt: skip
+    medians = table.groupby("words")["dice_mean"].median().sort_values(ascending=False)
+    assert [entry.words for entry in found.entries] == list(medians.index)
+    assert [entry.estimate.median for entry in found.entries] == pytest.approx(medians.tolist())
+    by_seed = table.pivot(index="seed_init", columns="words", values="dice_mean")
+    lead = by_seed[medians.index[0]] - by_seed[medians.index[1]]
+    assert (found.lead.median, found.lead.runs) == (pytest.approx(lead.median()), 3)
+    assert found.lead.interval == pytest.approx((lead.min(), lead.max()))
+
+
+def test_answer_names_the_best_and_its_metric(study: StudyResults) -> None:
+    """The first sentence names configuration, metric, split and interval, and claims a lead only with every seed."""
+    first = answer(compare(study))[0]
+    assert re.match(
+        r"Of 6 configurations of training, SGD kicks with no class weights has the best mean Dice on the test split,"
+        r" a median of 0\.91\d \[0\.9\d\d, 0\.9\d\d\]; next are ",
+        first,
+    )
+    assert "Of what was varied, variant in training moves the outcome most" in " ".join(answer(compare(study)))
+    assert "The best of 6 configurations was found by the values that are stated of it" in caution(compare(study))
+    for sign, words in ((1, "the first is ahead of the second with every seed: +"), (0, "the first is not ahead")):
+        table = study.table.assign(dice_mean=0.5)
+        best = (table["train.variant"] == "SGD kicks") & (table["train.target.class_weights"] == "none")
+        gained = np.where(table["seed_init"] == 2, 0.3 if sign else -0.3, 0.1)
+        table.loc[best, "dice_mean"] += gained[best]
+        assert words in answer(compare(dataclasses.replace(study, table=table)))[0]
+
+
+def test_variants_of_data_are_not_ranked(study: StudyResults) -> None:
+    """Where variants differ in the images they train on, none is called the best way to train."""
+    spec = '[stages.train.variants."Adam restarts"]\nimages = 4\n[stages.train.variants."SGD plateau"]\nimages = 8\n'
+    results = dataclasses.replace(study, spec_text=spec, stages={"train": ["train.variant"]})
+    assert ranking(compare(results), "train") is None
+    assert answer(compare(results))[0].startswith("The median")
+
+
+def test_freezing_by_variants_is_told(make: Callable[..., StudyResults]) -> None:
+    """Where variants alone freeze, the answer names variant and part, and what else the variant changes."""
+    results = make(3, scratch=False)
+    rename = {"transfer.freeze": "transfer.variant"}
+    spec = (
+        '[stages.transfer.variants.none]\nepochs = 5\n[stages.transfer.variants.encoder]\nfreeze = "encoder"\n'
+        "epochs = 9\n"
+        '[stages.transfer.variants.decoder]\nfreeze = ["decoder"]\nepochs = 5\n'
+    )
+    stages = {**results.stages, "transfer": ["transfer.domain", "transfer.images", "transfer.variant"]}
+    changed = dataclasses.replace(results, table=results.table.rename(columns=rename), spec_text=spec, stages=stages)
+    text = " ".join(answer(compare(changed)))
+    assert (
+        "Against “none”, which freezes nothing, “encoder”, which freezes the encoder, changes the adjusted loss" in text
+    )
+    assert "which also differs in epochs" in text and "“decoder”, which freezes the decoder, by +" in text
+    assert text.count("also differs") == 1
+
+
+@pytest.mark.parametrize(
+    ("levels", "words"),
+    [
+        ({"train.variant": "SGD kicks"}, "SGD kicks"),
+        ({"train.variant": "a", "train.target.class_weights": "none"}, "a with no class weights"),
+        ({"train.target.class_weights": "median_frequency"}, "median-frequency class weights"),
+        ({"train.target.class_weights": "1,3"}, "class weights 1,3"),
+        (
+            {"t.optimizer.name": "sgd", "t.schedule.name": "cosine", "t.batch": 8},
+            "sgd with schedule cosine and batch size 8",
+        ),
+        ({"t.variant": "a", "t.epochs": float("nan")}, "a"),
+        ({"t.network.width": 8}, "network.width 8"),
+    ],
+)
+def test_configurations_in_words(levels: dict[str, Any], words: str) -> None:
+    """A configuration reads as one would say it."""
+    assert configuration_words(levels) == words
+
+
+def test_page_shows_the_courses(study: StudyResults, tmp_path: Path) -> None:
+    """Figure, heading and ranking are on the page; a matrix of one number and losses pooled over weights are not."""
+    write_page(study, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert '<h2 id="courses">Learning rate and metrics by epoch</h2>' in text and 'href="#courses"' in text
+    assert "The configurations on the test split, best first" in text
+    assert {path.stem for path in (tmp_path / "page-figures").glob("*.svg")} == {"courses-train", "effects-train"}
+    assert "levels compare only within one" in text and 'id="matrices"' not in text
+    assert "inverse_frequency" not in text.split("<pre>")[0].split('href="data:')[0]

@@ -1,0 +1,138 @@
+"""Tables made elsewhere become the same results that a study of ours would give."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from segue.errors import SegueError
+from segue.reporting.analysis.comparison import before_and_after, compare, matrix
+from segue.reporting.analysis.factors import factors
+from segue.reporting.analysis.table_import import from_table
+from segue.reporting.page.page import write_page
+from segue.spec import read_toml
+from segue.study.table import StudyResults
+
+MAPPING = Path(__file__).parents[2] / "examples" / "published-hrtem-columns.toml"
+
+
+@pytest.fixture
+def wide(tmp_path: Path) -> Path:
+    """Returns a table shaped like the published one: a row per model, columns per evaluated defocus."""
+    defoci = {-5: "-5", 0: "+0", 5: "+5"}
+    rows = []
+    for source, target, images, freeze, repeat in itertools.product(
+        (-5, 5), defoci, (64, 128), ("none", "encoder"), (0, 1)
+    ):
+        if source == target:
+            continue
+        row = {
+            "pretrain_lr": 1e-3, "transfer_lr": 1e-4, "transfer_images": images, "freeze": freeze,
+            "pretrain_defocus_nm": source, "transfer_defocus_nm": target,
+        }  # fmt: skip
+        for defocus, text in defoci.items():
+            row[f"pretrain_loss_at_{text}"] = 0.1 + 0.01 * abs(defocus - source) + 0.001 * repeat
+            row[f"transfer_loss_at_{text}"] = 0.02 + 0.64 / images + 0.002 * (freeze == "encoder") + 0.001 * repeat
+        rows.append(row)
+    pd.DataFrame(rows).to_parquet(tmp_path / "wide.parquet")
+    return tmp_path / "wide.parquet"
+
+
+def test_wide_table_becomes_tidy(wide: Path) -> None:
+    """Every model gives its stages, every column of a domain a row, and domains are named as the columns are."""
+    results = from_table(wide, columns=MAPPING)
+    assert results.domains == ["-5 nm", "+0 nm", "+5 nm"]
+    assert results.parents == {"pretrain": None, "transfer": "pretrain"}
+    assert len(results.table) == 32 * 2 * 3
+    assert results.counts["models"] == 32
+    assert set(results.table["transfer.domain"].dropna()) == {"-5 nm", "+0 nm", "+5 nm"}
+
+
+def test_wide_table_keeps_its_values(wide: Path) -> None:
+    """Matrices, pairs and factors are those that went into the table."""
+    comparison = compare(from_table(wide, columns=MAPPING))
+    before = matrix(comparison, "pretrain")
+    assert before.rows == ["-5 nm", "+5 nm"]
+    assert before.values[0] == pytest.approx([0.1005, 0.1505, 0.2005])
+    found = {factor.axis: factor for factor in factors(comparison, "transfer")}
+    assert [level.name for level in found["transfer.freeze"].levels] == ["none", "encoder"]
+    assert found["transfer.freeze"].levels[1].difference.median == pytest.approx(0.002)
+    assert found["transfer.images"].levels[1].difference.median == pytest.approx(-0.005)
+    assert (before_and_after(comparison, "transfer")["change"] < 0).all()
+
+
+def test_page_from_a_wide_table(wide: Path, tmp_path: Path) -> None:
+    """A page is made without histories, examples, costs or seeds."""
+    write_page(from_table(wide, columns=MAPPING), tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert "Learning curves" not in text and "Trained on × tested on" in text and "adjusted loss" in text
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_own_table_gives_the_same_comparison(results: StudyResults, tmp_path: Path, kind: str) -> None:
+    """The study's own table, read back, has the same stages, parents, axes and medians."""
+    path = tmp_path / f"table.{kind}"
+    if kind == "parquet":
+        results.table.to_parquet(path)
+    else:
+        results.table.to_csv(path, index=False)
+    back = from_table(path)
+    assert back.parents == results.parents
+    assert {s: set(axes) for s, axes in back.stages.items()} == {s: set(axes) for s, axes in results.stages.items()}
+    ours, theirs = (matrix(compare(r), "transfer", after_transfer=True) for r in (results, back))
+    order = [theirs.columns.index(column) for column in ours.columns]
+    rows = [theirs.rows.index(row) for row in ours.rows]
+    pd.testing.assert_frame_equal(pd.DataFrame(ours.values), pd.DataFrame(theirs.values[rows][:, order]))
+
+
+def test_long_table_is_renamed(tmp_path: Path) -> None:
+    """Columns of a long table are mapped by [columns]."""
+    table = pd.DataFrame({"phase": ["a"] * 2, "model": ["m", "n"], "on": "x", "at": "x", "error": [0.1, 0.3]})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    names = 'stage = "phase"\nrun = "model"\ndomain = "on"\nevaluated_domain = "at"\nloss = "error"\n'
+    (tmp_path / "m.toml").write_text("[columns]\n" + names)
+    comparison = compare(from_table(tmp_path / "t.csv", columns=tmp_path / "m.toml"))
+    assert comparison.own["value"].tolist() == [0.1, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ('values = "pretrain_loss_at_{domain}"', "names no column per domain; write {domain} once"),
+        ('domain = "pretrain_defocus_nm"', "'defocus' is no column"),
+        ('parent = "pretrain"', "parent 'before' is no stage; allowed: pretrain, transfer"),
+    ],
+)
+def test_mapping_mistakes_are_named(wide: Path, tmp_path: Path, change: str, message: str) -> None:
+    """A mapping that does not fit the table says which key, what was found and what there is."""
+    wrong = {"values": 'values = "loss"', "domain": 'domain = "defocus"', "parent": 'parent = "before"'}
+    text = MAPPING.read_text().replace(change, wrong[change.split()[0]])
+    (tmp_path / "m.toml").write_text(text)
+    with pytest.raises(SegueError, match=r"m\.toml") as caught:
+        from_table(wide, columns=tmp_path / "m.toml")
+    assert message in str(caught.value)
+
+
+def test_tables_that_cannot_be_read_are_named(wide: Path, tmp_path: Path) -> None:
+    """Missing, foreign, damaged and untidy tables each get one sentence with the remedy."""
+    (tmp_path / "damaged.parquet").write_bytes(wide.read_bytes()[:200])
+    (tmp_path / "notes.txt").write_text("")
+    for name, message in (
+        ("none.parquet", "there is no such file"),
+        ("notes.txt", "allowed: .toml, .parquet, .csv"),
+        ("damaged.parquet", "cannot be read as a table"),
+        ("wide.parquet", "--columns"),
+    ):
+        with pytest.raises(SegueError) as caught:
+            from_table(tmp_path / name)
+        assert message in str(caught.value) and name in str(caught.value)
+
+
+def test_mapping_of_the_examples_is_complete() -> None:
+    """The mapping that ships names both stages, the labels and the split that its values are of."""
+    tables = read_toml(MAPPING)
+    assert set(tables["stages"]) == {"pretrain", "transfer"}
+    assert tables["split"] == "validation" and tables["stages"]["transfer"]["labels"] == "transfer_images"

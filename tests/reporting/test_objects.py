@@ -1,0 +1,360 @@
+"""Objects on the page: which metric compares runs, the scores of each representation, and where each fails."""
+
+# pandas ships no types, and those that pyright infers from its sources are wrong for indexing and reductions.
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cc3d
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from samples.discs import disc_part
+
+from segue.data.spec import Layer
+from segue.data.writer import assemble, write_part
+from segue.reporting.analysis.comparison import compare
+from segue.reporting.figures.failures import crop, failures_drawing, outcomes
+from segue.reporting.figures.objects import colours, object_scores, objects_drawing, objects_table, typical_runs
+from segue.reporting.figures.style import svg_text
+from segue.reporting.page.page import write_page
+from segue.study.examples import MOST_IMAGES, object_examples, telling
+from segue.study.executor import run_study
+from segue.study.plan import plan_study
+from segue.study.store import read_json, timing_file
+from segue.study.table import ObjectExample, StudyResults, collect
+
+# at IoU 0.5, how fast AP falls with it, merges and splits in 400 objects, seconds to train and to decode
+TARGETS = {
+    "classes": (0.62, 0.9, 60, 4, 150, 0.002),
+    "boundary": (0.74, 0.8, 22, 9, 152, 0.006),
+    "flows": (0.79, 0.6, 9, 12, 156, 0.11),
+}
+SPEC = """name = "objects"
+[stages.train.target]
+name = { each = ["classes", "boundary", "flows"] }
+"""
+SIDE = 160
+
+
+def disc(at: tuple[float, float], radius: float) -> np.ndarray:
+    y, x = np.mgrid[:SIDE, :SIDE]
+    return (y - at[0]) ** 2 + (x - at[1]) ** 2 <= radius**2
+
+
+def fields() -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Returns labels of touching discs with predictions that merge, split and miss some and invent others."""
+    label = np.zeros((SIDE, SIDE), np.int32)
+    for number, at in enumerate(itertools.product(range(14, 150, 22), range(14, 150, 21)), start=1):
+        label[disc((at[0] + 3 * np.sin(number), at[1]), 10.5)] = number
+    label[:, 150:] = -1
+    joined = np.where(label > 0, label, 0)
+    joined[joined == 10] = 9
+    joined[joined == 18] = 17
+    cut = np.where(label > 0, label, 0)
+    cut[:, 78:][cut[:, 78:] == 25] = 90
+    cut[cut == 31] = 0
+    cut[disc((80, 0), 2.5)] = 91
+    return label, {"joined": joined, "cut": cut}
+
+
+def made(seeds: int = 3) -> StudyResults:
+    """Returns results of a study of three targets: flows best, classes merge most."""
+    generator = np.random.default_rng(6)
+    rows, timings = [], []
+    for (target, (height, fall, merges, splits, train_s, decode_s)), seed in itertools.product(
+        TARGETS.items(), range(seeds)
+    ):
+        run = f"{target}-{seed}"
+        ap = {
+            f"ap{p}": height * (1 - fall * ((p - 50) / 45) ** 2) + generator.normal(0, 0.01) for p in range(50, 100, 5)
+        }
+        scores = {
+            **ap, "ap_mean": float(np.mean(list(ap.values()))), "f1_50": 2 * ap["ap50"] / (1 + ap["ap50"]),
+            "pq": ap["ap50"] * 0.8, "count_error_relative": 0.004 * merges, "objects_true": 400.0,
+            "merges": float(merges + seed), "splits": float(splits - seed), "dice_mean": 0.9, "loss": 0.3,
+        }  # fmt: skip
+        rows.append(
+            {"study": "objects", "stage": "train", "run": run, "parent": "", "train.target.name": target,
+             "domain": "nuclei", "seed_init": seed, "seed_draw": 0, "evaluated_domain": "nuclei", "split": "test",
+             **scores}
+        )  # fmt: skip
+        timings.append({"run": run, "evaluated_domain": "nuclei", "train_s": train_s + seed, "decode_s": decode_s})
+    label, found = fields()
+    image = (label > 0) + generator.normal(0, 0.1, label.shape)
+    predictions = {"flows-1": np.maximum(label, 0), "boundary-1": found["cut"], "classes-1": found["joined"]}
+    return StudyResults(
+        name="objects",
+        title="Targets",
+        question="",
+        command="segue study run",
+        spec_text=SPEC,
+        table=pd.DataFrame(rows),
+        histories=pd.DataFrame(),
+        failures=pd.DataFrame(),
+        counts={"finished": len(rows)},
+        cost=pd.DataFrame(),
+        stages={"train": ["train.target.name"]},
+        parents={"train": None},
+        domains=["nuclei"],
+        examples=[],
+        timings=pd.DataFrame(timings),
+        object_examples=[ObjectExample(image, label, "nuclei", 4, predictions)],
+    )
+
+
+@pytest.fixture(scope="module")
+def study() -> StudyResults:
+    return made()
+
+
+def test_targets_are_compared_by_their_objects(study: StudyResults) -> None:
+    """Where targets differ and all runs are scored on objects, by mean AP, saying why; a metric asked for rules."""
+    found = compare(study)
+    assert (found.metric.column, found.metric.lower_is_better) == ("ap_mean", False)
+    assert "targets differ" in found.reason and found.metric.words in found.reason
+    asked = compare(study, "dice_mean")
+    assert (asked.metric.column, asked.reason) == ("dice_mean", "")
+
+
+def test_runs_without_objects_or_of_classes_alone_are_not(study: StudyResults) -> None:
+    """One run without object scores, or the target `classes` alone, leaves the comparison as it was."""
+    lacking = study.table.assign(ap_mean=study.table["ap_mean"].where(study.table.index > 0))
+    assert compare(replace(study, table=lacking)).metric.column == "dice_mean"
+    classes = study.table[study.table["train.target.name"] == "classes"]
+    plain = replace(study, table=classes, stages={"train": []}, spec_text="")
+    assert compare(plain).reason == "" and compare(plain).metric.column == "loss"
+
+
+def test_losses_of_stages_with_other_targets_are_not_compared(study: StudyResults) -> None:
+    """Where a stage reconstructs images and another segments them, their losses are not one quantity."""
+    classes = study.table[study.table["train.target.name"] == "classes"]
+    text = '[stages.first.target]\nname = "reconstruction"\n[stages.train]\nfrom = "first"\n'
+    stages, parents = {"first": [], "train": []}, {"first": None, "train": "first"}
+    both = replace(study, table=classes.drop(columns="ap_mean"), stages=stages, parents=parents, spec_text=text)
+    assert compare(both).metric.column == "dice_mean"
+    assert compare(replace(both, spec_text=text.replace("reconstruction", "classes"))).metric.column == "loss"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[target]\nname = "rays"',
+        '[stages.train.target]\nname = "rays"',
+        '[stages.train.variants.a.target]\nname = "rays"',
+    ],
+)
+def test_a_fixed_target_of_objects_is_found_in_the_study_file(study: StudyResults, text: str) -> None:
+    """A target that is no axis of the table is read from wherever the study file may name it."""
+    table = study.table.drop(columns="train.target.name")
+    found = compare(replace(study, table=table, stages={"train": []}, spec_text=text))
+    assert found.metric.column == "ap_mean" and "its target, rays, is of objects" in found.reason
+
+
+def test_scores_are_medians_over_seeds(study: StudyResults) -> None:
+    """Each line's medians are those of its rows by hand, errors in 100 objects, times from their own frame."""
+    comparison = compare(study)
+    found = object_scores(comparison)
+    assert [one.words for one in found] == ["flows", "boundary", "classes"]
+    for one in found:
+        rows = study.table[study.table["train.target.name"] == one.words]
+        for column in ("ap50", "ap75", "ap_mean", "f1_50", "pq"):
+            assert one.estimates[column].median == pytest.approx(rows[column].median())
+        assert one.estimates["merges_of_100"].median == pytest.approx(rows["merges"].median() / 4)
+        assert one.estimates["splits_of_100"].median == pytest.approx(rows["splits"].median() / 4)
+        assert one.estimates["train_s"].median == TARGETS[one.words][4] + 1
+        assert one.estimates["ap50"].interval is not None
+        assert [at for at, _ in one.curve] == [p / 100 for p in range(50, 100, 5)]
+    table = objects_table(comparison, found)
+    assert "110 ms" in table and table.index("flows") < table.index("boundary") < table.index("classes")
+
+
+def test_lines_keep_their_colour_whatever_their_rank(study: StudyResults) -> None:
+    """Colours follow the order of the study file, so that a better seed does not recolour a line."""
+    comparison = compare(study)
+    found = object_scores(comparison)
+    assert list(colours(comparison, found)) == list(TARGETS)
+    assert colours(comparison, found) == colours(comparison, found[::-1])
+
+
+def test_more_lines_than_colours_are_cut_and_said_so(study: StudyResults) -> None:
+    """Of nine targets seven are drawn, the table has all, and the caption tells."""
+    tables = [
+        study.table.assign(
+            run=study.table["run"] + str(k), **{"train.target.name": study.table["train.target.name"] + str(k)}
+        )
+        for k in range(3)
+    ]
+    comparison = compare(replace(study, table=pd.concat(tables, ignore_index=True)))
+    found = object_scores(comparison)
+    drawing = objects_drawing(comparison, found)
+    assert drawing is not None and "first 7 of 9" in drawing.caption
+    assert len(found) == 9 and sum(map(len, typical_runs(comparison).values())) == 7
+
+
+def test_the_run_shown_is_the_median_one(study: StudyResults) -> None:
+    """For each target the run of median mean AP, the best target first; of an even number the lower one."""
+    found = typical_runs(compare(study))
+    expected = []
+    for target in ("flows", "boundary", "classes"):
+        rows = study.table[study.table["train.target.name"] == target].sort_values("ap_mean")
+        expected.append(rows["run"].iloc[1])
+    assert found == {"nuclei": expected}
+    even = replace(study, table=study.table[study.table["seed_init"] < 2])
+    lower = even.table.sort_values("ap_mean").drop_duplicates("train.target.name").set_index("train.target.name")["run"]
+    assert typical_runs(compare(even))["nuclei"] == [lower[t] for t in ("flows", "boundary", "classes")]
+
+
+def test_outcomes_by_hand() -> None:
+    """A hit, two labelled objects joined, one cut in two, one missed, one invented and one on ignored pixels."""
+    label = np.zeros((12, 40), np.int32)
+    found = np.zeros_like(label)
+    label[1:6, 1:6], found[1:6, 1:6] = 1, 11
+    label[1:6, 8:13], label[1:6, 13:18], found[1:6, 8:18] = 2, 3, 12
+    label[1:6, 20:30], found[1:6, 20:25], found[1:6, 25:30] = 4, 13, 14
+    label[7:11, 1:5] = 5
+    found[7:11, 10:14] = 15
+    label[7:11, 20:24], found[7:11, 20:24] = -1, 16
+    one = outcomes(label, found)
+    assert one.predicted == {"hit": (11,), "merged": (12,), "split": (13, 14), "false": (15,)}
+    assert (one.missed, one.merges, one.splits) == ((5,), 1, 1)
+    assert one.words == "1 merge, 1 split,\n1 missed, 1 false"
+
+
+def test_every_predicted_object_has_one_kind(study: StudyResults) -> None:
+    """Kinds part the judged objects, and what matches nothing is part of a merge or split, missed, or false."""
+    label, found = fields()
+    for predicted in found.values():
+        one = outcomes(label, predicted)
+        ids = [k for of_kind in one.predicted.values() for k in of_kind]
+        assert sorted(ids) == sorted(set(np.unique(predicted)) - {0})
+    assert outcomes(label, found["joined"]).merges == 2 and outcomes(label, found["cut"]).splits == 1
+    same = outcomes(label, np.maximum(label, 0))
+    assert not same.missed and not any(same.predicted[kind] for kind in ("merged", "split", "false"))
+
+
+def test_crop_holds_what_is_wrong() -> None:
+    """The crop contains the one wrong object, lies in the image, and is the whole of an image smaller than it."""
+    label, _ = fields()
+    wrong = np.where(label == 40, 0, np.maximum(label, 0))
+    example = ObjectExample(label.astype(float), label, "nuclei", 1, {"run": wrong})
+    rows, columns = crop(example, {"run": outcomes(label, wrong)})
+    assert (label[rows, columns] == 40).sum() == (label == 40).sum()
+    assert rows.start >= 0 and rows.stop <= SIDE and rows.stop - rows.start == columns.stop - columns.start
+    small = ObjectExample(label[:30, :40].astype(float), label[:30, :40], "nuclei", 1, {"run": wrong[:30, :40]})
+    assert crop(small, {"run": outcomes(label[:30, :40], wrong[:30, :40])}) == (slice(0, 30), slice(0, 40))
+
+
+@pytest.mark.parametrize(
+    "hostile", [np.zeros((20, 20), np.int32), -np.ones((20, 20), np.int32), np.ones((20, 20), np.int32)]
+)
+def test_hostile_micrographs_are_drawn(hostile: np.ndarray) -> None:
+    """Nothing labelled, all ignored, one object that fills the image; nothing predicted or all: a figure comes."""
+    predictions = {"a": np.zeros((20, 20), np.int32), "b": np.ones((20, 20), np.int32)}
+    example = ObjectExample(np.full((20, 20), np.nan), hostile, "nuclei", 1, predictions)
+    assert failures_drawing([example], {"a": "first", "b": "second"}) is not None
+
+
+def test_micrographs_are_those_where_runs_differ_most() -> None:
+    """First by the range of merges and splits, then by that of missed and false objects, then in order."""
+
+    def counts(merges: list[int], hits: list[int]) -> dict[str, list[int]]:
+        return {
+            "true_objects": [9] * 5,
+            "predicted_objects": [9] * 5,
+            "merges": merges,
+            "splits": [0] * 5,
+            "hits_50": hits,
+        }
+
+    one, other = counts([5, 0, 1, 0, 0], [9, 9, 9, 9, 9]), counts([5, 0, 3, 0, 0], [9, 9, 9, 4, 9])
+    assert telling([one, other], 4) == [2, 3, 0, 1]
+    assert telling([one], 9) == [0, 1, 2, 3, 4]
+
+
+def test_page_shows_objects_and_failures(study: StudyResults, tmp_path: Path) -> None:
+    """The section says why objects are compared and holds the table and both figures."""
+    out = tmp_path / "page.html"
+    write_page(study, out)
+    page = out.read_text()
+    assert page.index('id="objects"') < page.index('class="objects"') < page.index('id="fails"')
+    assert "because the targets differ" in page and "flows has the best mean AP" in page
+    assert {path.name for path in (tmp_path / "page-figures").iterdir()} >= {"objects.svg", "failures.png"}
+
+
+def test_pictures_are_the_same_bytes_each_time(study: StudyResults) -> None:
+    """Equal examples give equal pictures, as the page promises of all its figures."""
+    names = {run: run for run in study.object_examples[0].predictions}
+    drawn = [failures_drawing(study.object_examples, names) for _ in range(2)]
+    assert drawn[0] and drawn[1] and svg_text(drawn[0].figure) == svg_text(drawn[1].figure)
+
+
+def test_studies_not_scored_on_objects_have_no_such_section(make: Callable[..., StudyResults]) -> None:
+    """Results of classes keep their page: nothing to draw, no runs to look for."""
+    comparison = compare(make(seeds=2))
+    assert object_scores(comparison) == [] and objects_drawing(comparison, []) is None
+    assert typical_runs(comparison) == {} and failures_drawing([], {}) is None
+
+
+STUDY = """
+name = "two"
+network = { name = "resunet", width = 8 }
+split = { validation = 0.2, test = 0.3 }
+[datasets.discs]
+file = "discs.h5"
+[domains]
+discs = { dataset = "discs" }
+[stages.train]
+domain = "discs"
+epochs = 1
+target = { name = { each = ["foreground", "boundary"] } }
+"""
+
+
+def test_from_runs_to_pictures(tmp_path: Path) -> None:
+    """Two targets, trained: counts by micrograph sum to the scores, times are kept apart so that scoring anew gives the
+    same bytes, and what is pictured is what was counted, the same micrographs for both runs."""
+    torch.set_num_threads(1)
+    parts = []
+    for group in range(16):
+        part = disc_part(group, size=32)
+        numbered = np.stack([cc3d.connected_components(mask).astype(np.int32) for mask in part.labels["discs"] > 0])
+        parts.append(tmp_path / f"{group}.part")
+        write_part(parts[-1], replace(part, labels={"discs": numbered}))
+    layers = [Layer("discs", "instances", ("background", "disc"))]
+    attributes = {"provenance": "made"}
+    assemble(parts, tmp_path / "discs.h5", layers=layers, channels=["intensity"], attributes=attributes, splits={})
+    (tmp_path / "two.toml").write_text(STUDY)
+    plan = plan_study(tmp_path / "two.toml")
+    assert run_study(plan).failed == 0
+    files = [plan.store.evaluation(t.key, plan.evaluation_key(plan.evaluations[0])) for t in plan.trains]
+    first = [file.read_bytes() for file in files]
+    for file in files:
+        result, timing = read_json(file), read_json(timing_file(file))
+        for one, many in (("merges", "merges"), ("splits", "splits"), ("true_objects", "objects_true")):
+            assert sum(result["images"][one]) == result["scores"][many]
+        assert (
+            timing["images"] == len(result["images"]["merges"]) and 0 < timing["decode_s_median"] <= timing["decode_s"]
+        )
+        file.unlink()
+    plan = plan_study(tmp_path / "two.toml")
+    run_study(plan)
+    assert [file.read_bytes() for file in files] == first
+    results = collect(plan, command="")
+    assert results.timings is not None and (results.timings["decode_s"].to_numpy() > 0).all()
+    examples = object_examples(plan, typical_runs(compare(results)))
+    assert len(examples) == MOST_IMAGES
+    for example in examples:
+        assert set(example.predictions) == {train.key for train in plan.trains}
+        for train, file in zip(plan.trains, files, strict=True):
+            counted = read_json(file)["images"]
+            found = outcomes(example.label, example.predictions[train.key])
+            stored = {name: values[example.number - 1] for name, values in counted.items()}
+            assert (found.merges, found.splits) == (stored["merges"], stored["splits"])
+            assert len(np.unique(example.label[example.label > 0])) == stored["true_objects"]

@@ -1,0 +1,1 @@
+"""Made images, datasets, plates and studies for the tests."""

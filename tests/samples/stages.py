@@ -1,0 +1,178 @@
+"""Small stages over discs, and killing them: trainings of a fraction of a second for tests of the engine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from samples.discs import disc_part
+from segue.data.spec import Layer
+from segue.data.writer import assemble, write_part
+from segue.errors import SegueError
+from segue.training import checkpoint
+from segue.training.data import Inputs
+from segue.training.run import Stage, train_fleet, train_stage
+from segue.training.spec import StageSpec
+
+SMALL: dict[str, object] = {
+    "network": {"name": "resunet", "width": 8},
+    "split": {"validation": 0.2, "test": 0.2},
+    "precision": "fp32",
+    "epochs": 2,
+    "batch": 8,
+}
+GROUP_NORM = {"name": "resunet", "width": 8, "norm": "group"}
+SGD = {"name": "sgd", "lr": 0.05}  # steps in proportion to the gradient: Adam would enlarge what is rounded
+RESULTS = ("weights.safetensors", "history.parquet", "metrics.json", "groups.json", "spec.json")
+
+# children of a server that has imported torch once: each begins at once, and can be killed alone
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["torch._dynamo", "pandas", "pyarrow.parquet", "segue.training.run", "segue.study.evaluate"]
+)
+
+
+def write_tiles(out: Path, *, groups: int = 30, size: int = 64, per_condition: int = 1, chunk: int = 8) -> Path:
+    """Writes discs of which every group ignores another share of its pixels (all of them in every 16th), stored and
+    visited in blocks of `chunk` tiles; returns the path."""
+    parts = []
+    for group in range(groups):
+        part = disc_part(group, size=size, per_condition=per_condition)
+        part.labels["discs"][:, : size * (group % 16) // 15] = -1
+        parts.append(out.with_suffix("") / f"{group}.part")
+        write_part(parts[-1], part)
+    layers = [Layer("discs", "classes", ("background", "disc"))]
+    assemble(
+        parts, out, layers=layers, channels=["intensity"], attributes={"provenance": "made"}, splits={}, chunk=chunk
+    )
+    return out
+
+
+def spec_of(dataset: Path, images: object = 20, **more: object) -> StageSpec:
+    data = {"dataset": str(dataset), "images": images}
+    return StageSpec.model_validate({"data": [data], **SMALL, **more})
+
+
+def inputs_of(spec: StageSpec, parent: Path | None = None) -> Inputs:
+    return Inputs({item.dataset: (Path(item.dataset), "tiles") for item in spec.data}, parent)
+
+
+def train(spec: StageSpec, folder: Path, parent: Path | None = None, checkpoint_s: float = 60.0) -> Path:
+    train_stage(spec, folder, key="k", inputs=inputs_of(spec, parent), checkpoint_s=checkpoint_s)
+    return folder
+
+
+def train_together(
+    specs: Mapping[str, StageSpec], folder: Path, parent: Path | None = None, checkpoint_s: float = 60.0
+) -> dict[str, SegueError | None]:
+    """Trains a fleet into `folder`/<name>; returns what stopped each."""
+    stages = [Stage(spec, folder / name, "k", inputs_of(spec, parent)) for name, spec in specs.items()]
+    return dict(zip(specs, train_fleet(stages, checkpoint_s=checkpoint_s), strict=True))
+
+
+def weights(run: Path, which: str = "weights") -> dict[str, torch.Tensor]:
+    return checkpoint.load_weights(run / f"{which}.safetensors")
+
+
+def history(run: Path) -> Any:
+    """Returns the run's history, a data frame with a row per epoch."""
+    import pandas as pd
+
+    return pd.read_parquet(run / "history.parquet")
+
+
+def require_same_bytes(run: Path, other: Path) -> None:
+    """The two runs agree in every file of results."""
+    for name in RESULTS:
+        assert (run / name).read_bytes() == (other / name).read_bytes(), name
+    assert (run / "last.safetensors").exists() == (other / "last.safetensors").exists()
+    if (run / "last.safetensors").exists():
+        assert (run / "last.safetensors").read_bytes() == (other / "last.safetensors").read_bytes()
+
+
+def require_close(run: Path, other: Path, *, atol: float = 1e-4) -> None:
+    """The two runs agree in weights and history within the rounding of float32, which may turn a ReLU on or off."""
+    for name, value in weights(other).items():
+        torch.testing.assert_close(weights(run)[name], value, rtol=1e-4, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
+    mine, theirs = history(run), history(other)
+    assert list(mine.columns) == list(theirs.columns)
+    losses = [name for name in mine.columns if "loss" in name or name.startswith("lr")]
+    np.testing.assert_allclose(mine[losses], theirs[losses], rtol=1e-4, atol=1e-6)
+    counted = [name for name in mine.columns if name not in losses]  # a pixel on the verge may change its class
+    np.testing.assert_allclose(mine[counted], theirs[counted], atol=2e-3)
+
+
+def as_rank(rank: int, world: int, port: int, work: Any, arguments: Sequence[Any]) -> None:
+    """Does the work as one of several processes, with the variables that torchrun sets."""
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }  # fmt: skip
+    work(*arguments)
+
+
+def quietly(work: Any, *arguments: Any) -> None:
+    """Does the work in a child; a failure is told on stderr and by the exit code 1, 2 for the user's mistakes."""
+    code = 0
+    try:
+        torch.set_num_threads(1)
+        work(*arguments)
+    except SystemExit as error:
+        code = int(error.code or 0)
+    except BaseException as error:
+        traceback.print_exc()
+        code = 2 if isinstance(error, SegueError) else 1
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def start(work: Any, *arguments: Any) -> BaseProcess:
+    process = FORKS.Process(target=quietly, args=(work, *arguments))
+    process.start()
+    return process
+
+
+def newest_state(state: Path) -> int:
+    try:
+        return max((int(path.name) for path in state.iterdir() if path.name.isdigit()), default=0)
+    except FileNotFoundError:
+        return 0
+
+
+def kill_often(work: Any, arguments: Sequence[Any], *, kills: int, states: Sequence[Path], within_s: float) -> int:
+    """Starts the work again and again, and kills it (SIGKILL) `kills` times; returns how often it was alive then.
+
+    Most attempts live until they have written one more state among `states`, and up to `within_s` longer; every fifth
+    is killed at any moment from its start on. After the last kill the work is done to its end.
+    """
+    generator = np.random.default_rng(0)
+    killed = 0
+    for attempt in range(kills + 1):
+        before = [newest_state(state) for state in states]
+        process = start(work, *arguments)
+        if attempt < kills:
+            deadline = time.monotonic() + 60
+            while attempt % 5 != 4 and process.is_alive() and time.monotonic() < deadline:
+                if [newest_state(state) for state in states] != before:
+                    break
+                time.sleep(0.002)
+            time.sleep(generator.uniform(0, within_s if attempt % 5 != 4 else 0.5))
+            process.kill()
+        process.join(300)
+        if process.exitcode == -signal.SIGKILL:
+            killed += 1
+        else:
+            assert process.exitcode == 0, "the child failed; its words are on stderr"
+            break
+    return killed

@@ -1,0 +1,320 @@
+"""Plans: every study file against counts made by hand, the grammar, keys, and all mistakes at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from segue.errors import SegueError, SpecError
+from segue.study import grid
+from segue.study.plan import Plan, plan_study
+
+STUDIES = Path(__file__).parents[2] / "studies"
+StudyFile = Callable[..., Path]
+
+# stage: configurations, models; counted by hand from the question each file asks
+BY_HAND = {
+    # 2 sources; (2 sources x 3 targets - 2 repeats) x 2 sizes x 3 freezes; 2 seeds
+    "demo": {"pretrain": (2, 4), "transfer": (4 * 2 * 3, 48)},
+    # 5 defoci x 2 rates; 50 pairs x 2 x 2 rates x 4 sizes x 3 freezes; 3 seeds (published: 2400 and 7200)
+    "hrtem-defocus": {"pretrain": (10, 30), "transfer": (2400, 7200)},
+    # 5 doses; 20 ordered pairs x 3 freezes; 3 seeds (published: 180)
+    "hrtem-noise": {"pretrain": (5, 15), "transfer": (60, 180)},
+    # 18 structures; 306 ordered pairs x 3 freezes; 3 seeds (published: 2754)
+    "hrtem-structure": {"pretrain": (18, 54), "transfer": (918, 2754)},
+    # 40 unordered pairs x 3 mixtures x 2 rates; 3 seeds (published: 720)
+    "hrtem-baseline": {"mixture": (240, 720)},
+    # 1 pretraining; 4 numbers of labels, from the pretrained weights and from scratch; 2 inits x 5 draws
+    "nuclei-transfer": {"pretrain": (1, 10), "transfer": (4, 40), "scratch": (4, 40)},
+    # 3 optimisers with their schedules x with and without class weights; 3 seeds
+    "optimisers": {"train": (6, 18)},
+    # 7 output representations; 3 seeds
+    "representations": {"train": (7, 21)},
+    # 2 pretrainings; 3 numbers of labels from each of 3 starts; 5 draws
+    "few-labels": {
+        "unlabelled": (1, 5),
+        "elsewhere": (1, 5),
+        "scratch": (3, 15),
+        "reconstructed": (3, 15),
+        "labelled": (3, 15),
+    },
+    # 3 optimisers x 2 networks x with and without class weights; the split by wells and by chunks; 2 seeds
+    "live-dead": {"train": (12, 24), "wells": (2, 4), "chunks": (2, 4)},
+}
+
+
+def counts(plan: Plan) -> dict[str, tuple[int, int]]:
+    return {count.stage: (count.configurations, count.models) for count in plan.counts}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_counts_by_hand(name: str, tmp_path: Path):
+    """Every study file unfolds to the numbers of configurations and models counted by hand."""
+    assert counts(plan_study(STUDIES / f"{name}.toml", tmp_path / "runs")) == BY_HAND[name]
+
+
+def test_every_study_file_is_counted():
+    """No study file ships without a count by hand."""
+    studies = {path.stem for path in STUDIES.glob("*.toml") if "[stages" in path.read_text(encoding="utf-8")}
+    assert studies == set(BY_HAND)
+
+
+def test_published_pretrainings_are_shared(tmp_path: Path):
+    """The 7200 published models descend from 30 distinct pretrainings, not from 7200."""
+    plan = plan_study(STUDIES / "hrtem-defocus.toml", tmp_path)
+    distinct = {count.stage: count.distinct for count in plan.counts}
+    assert distinct == {"pretrain": 30, "transfer": 7200}
+    assert len(plan.parent_keys) == 30
+    assert plan.evaluation_count == 7230 * 11
+
+
+LIGHT = """
+import sys
+from pathlib import Path
+from segue import cli, inspection, verbs
+what = {what!r}
+try:
+    if what == "help":
+        cli.app(["--help"], standalone_mode=False)
+    elif what == "plan":
+        cli.app(["study", "plan", {file!r}, "--why"], standalone_mode=False)
+    elif what == "status":
+        cli.app(["study", "status", {file!r}], standalone_mode=False)
+except Exception as error:
+    print(type(error).__name__)
+heavy = {{"torch", "pandas", "abtem", "ase", "matplotlib", "skimage", "dask", "distributed"}} & set(sys.modules)
+sys.exit(", ".join(sorted(heavy)) if heavy else 0)
+"""
+
+
+@pytest.mark.parametrize("what", ["help", "plan", "status", "plan of mistakes"])
+def test_planning_imports_nothing_heavy(what: str, tmp_path: Path):
+    """Help, plan, status and the errors of a study file come without torch or pandas."""
+    file = STUDIES / "hrtem-noise.toml"
+    if what == "plan of mistakes":
+        file = tmp_path / "bad.toml"
+        file.write_text("name = 3\n[stages.a]\nepochz = 1\n")
+        what = "plan"
+    code = LIGHT.format(what=what, file=str(file))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_all_mistakes_of_a_file_at_once(study_file: StudyFile):
+    """Misspelt keys, unknown domains, networks, stages and axes are told together, each with place and remedy."""
+    path = study_file(
+        """
+[stages.pretrain]
+domain = "hihg"
+epochz = 3
+network = { name = "resnet" }
+
+[stages.transfer]
+from = "pretran"
+domain = "low"
+
+[stages.other]
+domain = { each = ["low", "high"], except = "pretrain.domain" }
+optimizer = { name = "adm" }
+"""
+    )
+    with pytest.raises(SpecError) as caught:
+        plan_study(path)
+    text = str(caught.value)
+    for line in (
+        "stages.pretrain: unknown key 'epochz'; did you mean 'epochs'?",
+        "stages.pretrain.domain: unknown domain 'hihg'; did you mean 'high'? allowed: high, low",
+        "stages.pretrain.network.name: unknown network 'resnet'; did you mean 'resunet'?",
+        "stages.transfer.from: unknown stage 'pretran'; did you mean 'pretrain'?",
+        "stages.other.domain.except: 'pretrain.domain' names no ancestor of this stage",
+        "stages.other.optimizer.name: unknown name 'adm'; did you mean 'adam'?",
+    ):
+        assert line in text, text
+
+
+def test_tiles_that_do_not_fit_are_told_by_the_plan(tmp_path: Path):
+    """A network that cannot take the tiles of a dataset yet to be made is refused before anything is made."""
+    text = (STUDIES / "demo.toml").read_text().replace("demo-series.toml", str(STUDIES / "demo-series.toml"))
+    text = text.replace("[domains]", "set = { 'imaging.tile_px' = 100 }\n\n[domains]")
+    (tmp_path / "study.toml").write_text(text)
+    with pytest.raises(SpecError, match=r"stages.pretrain: dataset 'cdse': its tiles are 100x100 px.*multiples of 32"):
+        plan_study(tmp_path / "study.toml")
+
+
+def test_variants_merge_over_their_stage():
+    """Named partial tables give an axis of their own and replace only what they name."""
+    table = {
+        "epochs": 3,
+        "optimizer": {"name": "adam", "lr": 1e-3},
+        "variants": {"slow": {"optimizer": {"lr": 1e-4}}, "long": {"epochs": {"each": [6, 9]}}},
+    }
+    points = grid.unfold(table)
+    assert [p.coordinates for p in points] == [
+        {"variant": "slow"},
+        {"variant": "long", "epochs": 6},
+        {"variant": "long", "epochs": 9},
+    ]
+    assert points[0].table == {"epochs": 3, "optimizer": {"name": "adam", "lr": 1e-4}}
+
+
+def test_unordered_pairs_of_mixtures():
+    """Unordered pairs leave out repeats and reversals, and put the domains into the mixture."""
+    table = {
+        "pairs": {"a": ["x", "y"], "b": ["x", "y", "z"], "unordered": True},
+        "mix": [{"domain": "a", "images": 1}, {"domain": "b", "images": 3}],
+    }
+    points = grid.unfold(table)
+    assert [p.coordinates["pair"] for p in points] == ["x+y", "x+z", "y+z"]
+    assert grid.mixture(points[1].table["mix"]) == "x:1+z:3"
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"lr": {"each": []}}, "lr: found"),
+        ({"lr": {"each": [1, 1]}}, "repeat themselves"),
+        ({"variants": {"a": 3}}, "variants: found no named tables"),
+        ({"pairs": {"a": ["x"]}, "mix": []}, "pairs: write pairs"),
+    ],
+)
+def test_malformed_axes(table: dict[str, object], message: str):
+    """An axis that cannot be read is refused with how to write it."""
+    with pytest.raises(ValueError, match=message):
+        grid.unfold(table)
+
+
+def keys(path: Path) -> dict[str, str]:
+    return {train.label: train.key for train in plan_study(path).trains}
+
+
+def test_keys_ignore_names_and_evaluation(study_file: StudyFile):
+    """Titles, the study's name, what is evaluated and what is kept do not change a key; settings and seeds do."""
+    before = keys(study_file())
+    changed = study_file(name="other.toml")
+    text = changed.read_text().replace('name = "discs"', 'name = "renamed"\ntitle = "t"\nkeep = "metrics"')
+    changed.write_text(text + '\n[evaluate]\ndomains = ["low"]\n')
+    assert keys(changed) == before
+    changed.write_text(text.replace("epochs = 2", "epochs = 3"))
+    assert not set(keys(changed).values()) & set(before.values())
+
+
+def test_default_written_out_is_the_same_stage(study_file: StudyFile):
+    """Writing a default explicitly gives the same key as leaving it out."""
+    before = keys(study_file())
+    written = study_file(name="other.toml")
+    written.write_text(written.read_text().replace("images = 12", "images = 12\nbatch = 16\nthreads = 1"))
+    assert set(keys(written).values()) == set(before.values())
+
+
+def test_changing_a_parent_changes_its_children(study_file: StudyFile):
+    """A child's key holds its parent's."""
+    before = plan_study(study_file())
+    other = study_file(name="other.toml")
+    other.write_text(other.read_text().replace("images = 12", "images = 11"))
+    after = plan_study(other)
+    assert not {t.key for t in before.trains} & {t.key for t in after.trains}
+
+
+def test_all_images_share_the_training_over_draws(study_file: StudyFile):
+    """A stage that takes all images does not depend on the draw: five draws of two inits are two trainings."""
+    path = study_file('\n[stages.whole]\ndomain = "high"\n\n[stages.few]\nfrom = "whole"\ndomain = "low"\nimages = 2\n')
+    path.write_text(path.read_text().replace("seeds = 2", "seeds = { init = 2, draw = 5 }"))
+    distinct = {count.stage: (count.models, count.distinct) for count in plan_study(path).counts}
+    assert distinct == {"whole": (10, 2), "few": (10, 10)}
+
+
+def test_children_take_their_parents_network(study_file: StudyFile):
+    """A stage without its own network has that of the stage it starts from, also when that is swept."""
+    path = study_file(
+        '\n[stages.a]\ndomain = "high"\nnetwork = { name = "resunet", width = { each = [8, 16] } }\n'
+        '\n[stages.b]\nfrom = "a"\ndomain = "low"\n'
+    )
+    found = plan_study(path).study.configurations["b"]
+    assert [(c.axes, c.spec.network.width) for c in found] == [
+        ({"a.network.width": 8}, 8),
+        ({"a.network.width": 16}, 16),
+    ]
+
+
+RECONSTRUCTED = (
+    '\n[stages.a]\ndomain = "high"\ntarget = { name = "reconstruction" }\n\n[stages.b]\nfrom = "a"\ndomain = "low"\n'
+)
+
+
+def test_a_child_of_a_reconstruction_has_the_target_of_the_study(study_file: StudyFile):
+    """What starts from a reconstruction is not trained to reconstruct again unless it says so."""
+    path = study_file(RECONSTRUCTED)
+    with pytest.raises(SpecError, match=r"stages\.b: starts from a stage that reconstructs images"):
+        plan_study(path)
+    path.write_text('target = { name = "classes" }\n' + path.read_text())
+    assert [c.spec.target.name for c in plan_study(path).study.configurations["b"]] == ["classes"]
+    path.write_text(path.read_text() + 'target = { name = "reconstruction" }\n')
+    assert [c.spec.target.name for c in plan_study(path).study.configurations["b"]] == ["reconstruction"]
+
+
+def test_external_parents_enter_by_content(study_file: StudyFile, tmp_path: Path):
+    """`from = { weights = file }` gives a key by the file's bytes, and a missing file is refused."""
+    path = study_file('\n[stages.tune]\nfrom = { weights = "w.safetensors" }\ndomain = "low"\n')
+    with pytest.raises(SegueError, match=r"w\.safetensors: there are no weights"):
+        plan_study(path)
+    (tmp_path / "w.safetensors").write_bytes(b"one")
+    first = keys(path)
+    (tmp_path / "w.safetensors").write_bytes(b"two!")
+    assert keys(path) != first
+
+
+def test_swept_datasets_are_chosen_by_domains(tmp_path: Path):
+    """A dataset whose `set` varies becomes one for each value, and a domain selects among them."""
+    plan = plan_study(STUDIES / "hrtem-structure.toml", tmp_path)
+    assert len(plan.datasets) == 18
+    assert len({train.inputs for train in plan.trains if train.configuration.stage == "pretrain"}) == 18
+
+
+def test_disk_needed_is_counted(tmp_path: Path):
+    """A study that keeps metrics alone needs space for its parents' weights only."""
+    plan = plan_study(STUDIES / "hrtem-defocus.toml", tmp_path)
+    assert plan.disk()["weights"] == 30 * 2 * 4 * 14_323_492
+    assert plan.disk()["datasets"] > 1e9
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ('[stages.a]\ndomain = "low"\nfrom = 3', r"stages.a.from: found 3; name one stage"),
+        ('[stages.a]\ndomain = "low"\nfrom = { each = ["a", "b"] }', "for several parents write a stage for each"),
+        ('[stages.a]\ndomain = { each = ["low", "high"], except = 3 }', r"stages.a.domain.except: found 3"),
+        ('[stages.a]\ndomain = "low"\nload = ["encoder"]', "no `from`"),
+        ('[stages.a]\ndomain = "low"\n\n[domains.odd]\ndataset = ["discs"]', "domains.odd.dataset: unknown dataset"),
+        ('[stages.a]\ndomain = "odd"\n\n[domains.odd]\ndataset = ["discs"]', "domains.odd.dataset: unknown dataset"),
+        ('[stages.a]\ndomain = "low"\nfrom = "a"', "a stage cannot descend from itself"),
+        (
+            '[stages.a]\ndomain = "low"\nimages = -1',
+            r'images: found -1; give a number above 0, or "all"',
+        ),
+    ],
+)
+def test_what_a_stage_may_not_say(study_file: StudyFile, more: str, message: str):
+    """Each of these is refused by the plan with its place, and never taken for something else."""
+    with pytest.raises(SpecError, match=message):
+        plan_study(study_file("\n" + more + "\n"))
+
+
+def test_axes_at_the_top_are_sent_to_a_stage(study_file: StudyFile):
+    """A swept network belongs in a stage, and the mistake says so."""
+    path = study_file()
+    path.write_text(path.read_text().replace("width = 8 }", "width = { each = [8, 16] } }"))
+    with pytest.raises(SpecError, match="network: `each` belongs in a stage"):
+        plan_study(path)
+
+
+def test_inherited_networks_decide_what_fits(tmp_path: Path):
+    """A child is checked against its parent's network, not against the default."""
+    text = (STUDIES / "demo.toml").read_text().replace("demo-series.toml", str(STUDIES / "demo-series.toml"))
+    text = text.replace("[domains]", "set = { 'imaging.tile_px' = 72 }\n\n[domains]")
+    text = text.replace("[stages.pretrain]", '[stages.pretrain]\nnetwork = { name = "pspnet-resnet18" }')
+    (tmp_path / "study.toml").write_text(text)
+    assert plan_study(tmp_path / "study.toml").trains

@@ -1,0 +1,286 @@
+"""Studies run with real trainings: sharing, resuming, failing, leaking, and a table without timings."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from segue.errors import SegueError
+from segue.study.executor import run_study
+from segue.study.plan import plan_study
+from segue.study.table import collect
+from segue.training.run_folder import epoch_files
+
+StudyFile = Callable[..., Path]
+SEGUE = [sys.executable, "-c", "from segue.cli.main import main; main()"]
+
+
+def segue(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*SEGUE, *map(str, words)], capture_output=True, text=True, check=False)
+
+
+def test_a_study_from_plan_to_table(study_file: StudyFile):
+    """Every distinct stage runs once, is scored on every domain, and a second run has nothing to do."""
+    path = study_file()
+    summary = run_study(plan_study(path))
+    assert (summary.finished, summary.failed, summary.blocked) == (2 + 8, 0, 0)
+    results = collect(plan_study(path), command="segue study run")
+    table = results.table
+    assert len(table) == 10 * 2
+    assert set(table["evaluated_domain"]) == {"low", "high"} and set(table["split"]) == {"test"}
+    assert not [name for name in table.columns if "second" in name or "time" in name]
+    transfer = table[table["stage"] == "transfer"]
+    assert set(transfer["labels_train"]) == {2, 4} and set(transfer["transfer.freeze"]) == {"none", "encoder"}
+    assert set(transfer["parent"]) == set(table.loc[table["stage"] == "pretrain", "run"])
+    assert results.counts["finished"] == 10 and results.failures.empty
+    assert set(results.histories["epoch"]) == {1, 2}
+    again = run_study(plan_study(path))
+    assert again.ran == 0
+
+
+def test_scratch_and_transfer_see_the_same_images(study_file: StudyFile):
+    """The draw depends on the study, the domain and the draw index only, and small draws lie in large ones."""
+    path = study_file(
+        '\n[stages.pretrain]\ndomain = "high"\nepochs = 1\n'
+        '\n[stages.transfer]\nfrom = "pretrain"\ndomain = "low"\nimages = { each = [2, 6] }\nepochs = 1\n'
+        '\n[stages.scratch]\ndomain = "low"\nimages = { each = [2, 6] }\nepochs = 1\n'
+    )
+    plan = plan_study(path)
+    run_study(plan)
+    drawn = {}
+    for train in plan.trains:
+        groups = json.loads((plan.store.run(train.key) / "groups.json").read_text())["training"]
+        drawn[train.configuration.stage, train.spec.data[0].images, train.spec.draw] = set(groups)
+    for draw in (0, 1):
+        for images in (2, 6):
+            assert drawn["transfer", images, draw] == drawn["scratch", images, draw]
+        assert drawn["transfer", 2, draw] < drawn["transfer", 6, draw]
+    assert drawn["transfer", 6, 0] != drawn["transfer", 6, 1]
+
+
+def test_adding_a_domain_retrains_nothing(study_file: StudyFile):
+    """A domain added later is only scored."""
+    path = study_file()
+    run_study(plan_study(path))
+    plan = plan_study(path)
+    before = {t.key: (plan.store.run(t.key) / "timing.json").read_bytes() for t in plan.trains}
+    path.write_text(path.read_text().replace("[domains]", '[domains]\nboth = { dataset = "discs" }'))
+    summary = run_study(plan_study(path))
+    assert summary.finished == 10
+    plan = plan_study(path)
+    assert {t.key: (plan.store.run(t.key) / "timing.json").read_bytes() for t in plan.trains} == before
+    assert set(collect(plan, command="").table["evaluated_domain"]) == {"low", "high", "both"}
+
+
+def test_a_failed_stage_stops_only_its_children(study_file: StudyFile):
+    """One stage asks for too many images: it fails with the reason, its child is not run, the others finish."""
+    path = study_file(
+        '\n[stages.good]\ndomain = "high"\nimages = 4\nepochs = 1\n'
+        '\n[stages.bad]\ndomain = "high"\nimages = 4000\nepochs = 1\n'
+        '\n[stages.child]\nfrom = "bad"\ndomain = "low"\nimages = 2\nepochs = 1\n'
+    )
+    summary = run_study(plan_study(path))
+    assert (summary.finished, summary.failed, summary.blocked) == (2, 2, 2)
+    results = collect(plan_study(path), command="")
+    assert set(results.table["stage"]) == {"good"}
+    errors = dict(zip(results.failures["stage"], results.failures["error"], strict=True))
+    assert "wants 4000" in errors["bad"] and errors["child"].startswith("not run: bad")
+    assert results.counts["failed"] == 4
+    status = segue("study", "status", path)
+    assert status.returncode == 0 and "wants 4000" in status.stdout
+    mended = path.read_text().replace("images = 4000", "images = 5")
+    path.write_text(mended)
+    assert run_study(plan_study(path)).failed == 0
+    assert collect(plan_study(path), command="").failures.empty
+
+
+def test_why_tells_what_changed(study_file: StudyFile):
+    """After a run, a changed setting, a changed parent and a new axis value are told apart."""
+    path = study_file()
+    assert {reason for *_, reason in plan_study(path).why() if reason != "finished"} == {"new"}
+    run_study(plan_study(path))
+    assert {reason for *_, reason in plan_study(path).why()} == {"finished"}
+    assert {reason for _, name, reason in plan_study(path).why(force=True) if "dataset" not in name} == {"forced"}
+    path.write_text(path.read_text().replace("images = 12", "images = 11"))
+    reasons = {name.split()[0].rstrip(","): reason for _, name, reason in plan_study(path).why()}
+    assert reasons == {"dataset": "finished", "pretrain": "settings changed", "transfer": "input changed"}
+    path.write_text(path.read_text().replace("[2, 4]", "[2, 4, 6]"))
+    assert "new" in {reason for *_, reason in plan_study(path).why()}
+
+
+def test_leaves_may_keep_metrics_alone(study_file: StudyFile):
+    """With keep = "metrics" a leaf's weights are gone after scoring, its parent's are kept."""
+    path = study_file()
+    path.write_text(path.read_text().replace("seeds = 2", 'seeds = 1\nkeep = "metrics"'))
+    plan = plan_study(path)
+    run_study(plan)
+    kept = {t.configuration.stage: (plan.store.run(t.key) / "weights.safetensors").exists() for t in plan.trains}
+    assert kept == {"pretrain": True, "transfer": False}
+
+
+def test_every_epoch_is_scored_on_request(study_file: StudyFile):
+    """every_epoch = true scores the weights of each epoch on every domain, the selected one as without it."""
+    path = study_file('\n[stages.only]\ndomain = "high"\nimages = 6\nepochs = 3\n\n[evaluate]\nevery_epoch = true\n')
+    plan = plan_study(path)
+    run_study(plan)
+    results = collect(plan_study(path), command="")
+    histories = results.histories
+    assert {"loss_adjusted@low", "loss_adjusted@high"} <= set(histories.columns)
+    run = histories[histories["run"] == plan.trains[0].key].set_index("epoch")
+    row = results.table[(results.table["run"] == plan.trains[0].key) & (results.table["evaluated_domain"] == "low")]
+    assert run.loc[row["selected_epoch"].iloc[0], "loss_adjusted@low"] == row["loss_adjusted"].iloc[0]
+
+
+def test_a_stage_keeps_its_epochs_on_request(study_file: StudyFile):
+    """keep_epochs = true in a stage keeps the weights of all its epochs, is in the plan's disk, and changes only its
+    key; with keep = "metrics" it is refused."""
+    stages = (
+        '\n[stages.a]\ndomain = "high"\nimages = 6\nepochs = 2\n\n[stages.b]\ndomain = "low"\nimages = 6\nepochs = 1\n'
+    )
+    path = study_file(stages)
+    path.write_text(path.read_text().replace("seeds = 2", "seeds = 1"))
+    without = plan_study(path)
+    path.write_text(path.read_text().replace("epochs = 2", "epochs = 2\nkeep_epochs = true"))
+    plan = plan_study(path)
+    assert plan.trains[0].key != without.trains[0].key and plan.trains[1].key == without.trains[1].key
+    assert plan.disk()["weights"] > without.disk()["weights"]
+    run_study(plan)
+    assert list(epoch_files(plan.store.run(plan.trains[0].key))) == [1, 2]
+    with pytest.raises(SegueError, match="were not kept; write keep_epochs = true in its stage"):
+        epoch_files(plan.store.run(plan.trains[1].key))
+    path.write_text(path.read_text().replace("seeds = 1", 'seeds = 1\nkeep = "metrics"'))
+    with pytest.raises(SegueError, match=r'stages.a.keep_epochs: the study says keep = "metrics"'):
+        plan_study(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_studies_go_on(study_file: StudyFile, tmp_path: Path, workers: int):
+    """SIGKILL of the whole command again and again, then the same words: the same table as undisturbed."""
+    path = study_file()
+    path.write_text(path.read_text().replace("seeds = 2", "seeds = 1"))
+    calm, killed = tmp_path / "calm", tmp_path / f"killed-{workers}"
+    run_study(plan_study(path, calm))
+    command = [*SEGUE, "study", "run", str(path), "--store", str(killed), "--workers", str(workers)]
+    for _ in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        before = finished(killed)
+        deadline = time.monotonic() + 60
+        while process.poll() is None and finished(killed) < before + 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    tables = [collect(plan_study(path, store), command="").table for store in (calm, killed)]
+    assert tables[0].equals(tables[1])
+    weights = [{p.parent.name: p.read_bytes() for p in store.glob("*/weights.safetensors")} for store in (calm, killed)]
+    assert weights[0] == weights[1]
+
+
+def finished(store: Path) -> int:
+    return len(list(store.glob("train-*/metrics.json")))
+
+
+def test_dataset_stages_are_part_of_the_graph(study_file: StudyFile, tmp_path: Path):
+    """A dataset that cannot be made fails by itself; stages on other datasets run."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "prepare.toml").write_text(
+        'name = "none"\nimages = "images/*.png"\ntile_px = 32\n'
+        '[labels]\nfiles = "labels/{stem}.png"\nkind = "classes"\nnames = ["background", "disc"]\n'
+    )
+    path = study_file('\n[stages.good]\ndomain = "high"\nimages = 4\nepochs = 1\n')
+    text = path.read_text().replace("[domains]", '[datasets.empty]\nprepare = "prepare.toml"\n\n[domains]')
+    path.write_text(
+        text.replace("[stages.good]", '[stages.bad]\ndomain = "none"\nepochs = 1\n\n[stages.good]').replace(
+            "[domains]", '[domains]\nnone = { dataset = "empty" }'
+        )
+    )
+    done = segue("study", "run", path, "--workers", 1)
+    assert done.returncode == 2 and "images" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_stages_that_coincide_share_a_run_and_keep_their_rows(study_file: StudyFile):
+    """A baseline with the settings of another stage is trained once and stands in the table under both names."""
+    stage = 'domain = "high"\nimages = 6\nepochs = 1\n'
+    plan = plan_study(study_file(f"\n[stages.pretrain]\n{stage}\n[stages.scratch]\n{stage}"))
+    assert {c.stage: (c.models, c.distinct) for c in plan.counts} == {"pretrain": (2, 2), "scratch": (2, 2)}
+    assert len(plan.trains) == 2
+    assert run_study(plan).finished == 2
+    table = collect(plan_study(plan.study.path), command="").table
+    assert sorted(table["stage"]) == ["pretrain"] * 4 + ["scratch"] * 4
+    assert table["run"].nunique() == 2
+
+
+def test_weights_not_kept_are_trained_again_when_needed(study_file: StudyFile):
+    """With keep = "metrics", a domain or a child added later brings the same weights back; nothing else changes."""
+    path = study_file('\n[stages.only]\ndomain = "high"\nimages = 6\nepochs = 2\n')
+    path.write_text(path.read_text().replace("seeds = 2", 'seeds = 1\nkeep = "metrics"'))
+    plan = plan_study(path)
+    run_study(plan)
+    folder = plan.store.run(plan.trains[0].key)
+    assert not (folder / "weights.safetensors").exists()
+    before = collect(plan_study(path), command="").table
+    path.write_text(path.read_text().replace("[domains]", '[domains]\nboth = { dataset = "discs" }'))
+    assert plan_study(path).why()[-1][2] == "weights not kept"
+    assert run_study(plan_study(path)).failed == 0
+    after = collect(plan_study(path), command="").table
+    assert after[after["evaluated_domain"] != "both"].reset_index(drop=True).equals(before)
+    assert not (folder / "weights.safetensors").exists()
+    path.write_text(path.read_text() + '\n[stages.child]\nfrom = "only"\ndomain = "low"\nimages = 2\nepochs = 1\n')
+    summary = run_study(plan_study(path))
+    assert (summary.finished, summary.failed) == (2, 0)
+    assert {reason for *_, reason in plan_study(path).why()} == {"finished"}
+
+
+def test_a_failure_that_no_longer_holds_is_forgotten(study_file: StudyFile):
+    """A domain that cannot be scored is recorded; taken out again, nothing failed."""
+    path = study_file('\n[stages.only]\ndomain = "high"\nimages = 6\nepochs = 1\n')
+    text = path.read_text()
+    path.write_text(text.replace("[domains]", '[domains]\nnone = { dataset = "discs", contrast = "absent" }'))
+    assert run_study(plan_study(path)).failed == 2
+    assert "absent" in collect(plan_study(path), command="").failures["error"].iloc[0]
+    path.write_text(text)
+    assert collect(plan_study(path), command="").failures.empty  # before anything runs again, too
+    assert run_study(plan_study(path)).ran == 0
+    plan = plan_study(path)
+    assert plan.counts[0].failed == 0 and plan.counts[0].finished == 2
+    assert collect(plan, command="").failures.empty
+
+
+def test_leaks_through_a_weights_file_are_refused(study_file: StudyFile, tmp_path: Path):
+    """A run's weights given as a file are still the run's; a bare file's ancestry is called unknown in the table."""
+    import shutil
+
+    parent = plan_study(study_file('\n[stages.whole]\ndomain = "high"\nepochs = 1\n'))
+    run_study(parent)
+    weights = parent.store.run(parent.trains[0].key) / "weights.safetensors"
+    tune = '\n[stages.tune]\nfrom = { weights = "WEIGHTS" }\ndomain = "low"\nimages = 2\nepochs = 1\n'
+    other = tune + "split = { seed = 9, validation = 0.2, test = 0.2 }\n"
+    leaking = plan_study(study_file(other.replace("WEIGHTS", str(weights)), name="leaking.toml"))
+    assert run_study(leaking).failed == 2
+    assert "were trained on" in collect(leaking, command="").failures["error"].iloc[0]
+    shutil.copy(weights, tmp_path / "bare.safetensors")
+    bare = plan_study(study_file(other.replace("WEIGHTS", "bare.safetensors"), name="bare.toml"))
+    assert run_study(bare).failed == 0
+    assert set(collect(bare, command="").table["ancestry"]) == {"unknown"}
+
+
+def test_children_need_weights_not_scores(study_file: StudyFile):
+    """A domain that cannot be scored fails every evaluation on it, but children of the trained parent run."""
+    path = study_file()
+    path.write_text(
+        path.read_text().replace("[domains]", '[domains]\nnone = { dataset = "discs", contrast = "absent" }')
+    )
+    summary = run_study(plan_study(path))
+    assert (summary.failed, summary.blocked) == (10, 0)
+    table = collect(plan_study(path), command="").table
+    assert set(table["stage"]) == {"pretrain", "transfer"} and set(table["evaluated_domain"]) == {"low", "high"}

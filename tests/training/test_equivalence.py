@@ -1,0 +1,359 @@
+"""The same training done in another way gives the same weights: in parts, by processes, from a cache, side by side."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from samples.stages import (
+    GROUP_NORM,
+    SGD,
+    as_rank,
+    history,
+    inputs_of,
+    newest_state,
+    require_close,
+    require_same_bytes,
+    spec_of,
+    start,
+    train,
+    train_together,
+    weights,
+    write_tiles,
+)
+
+from segue import networks, rng
+from segue.cli.main import main
+from segue.networks.architectures.resunet import Encoder
+from segue.training import loop
+from segue.training import run as fleet
+from segue.training.cache import Features
+from segue.training.distributed import Group
+from segue.training.run import Stage, train_fleet
+from segue.training.spec import StageSpec
+
+SEGUE = str(Path(sys.executable).with_name("segue"))
+HEAD_ONLY = {"freeze": ["encoder", "decoder"]}  # batch norm, with frozen statistics
+LOSSES: dict[str, dict[str, object]] = {
+    "plain": {},
+    "weighted": {"class_weights": [0.5, 4.0]},
+    "counted": {"class_weights": "inverse_frequency", "label_smoothing": 0.1},
+    "dice": {"loss": "dice_cross_entropy", "class_weights": [1.0, 3.0]},
+}
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return write_tiles(tmp_path_factory.mktemp("tiles") / "tiles.h5")
+
+
+def moved(run: Path, spec: StageSpec) -> float:
+    """Returns the largest change of a weight from the first to the last."""
+    with rng.scope(spec.seed, "init", spec.init):
+        network = networks.build(spec.network, channels=1, classes=2)
+    last = weights(run)
+    return max((last[name] - value).abs().max().item() for name, value in network.named_parameters())
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("kind", [{"network": GROUP_NORM}, HEAD_ONLY], ids=["group norm", "frozen statistics"])
+def test_a_batch_in_parts_is_the_whole_batch(tiles: Path, tmp_path: Path, kind: dict[str, object], loss: str):
+    """Batches of 8 (the last of 4) at once, in 4 and in 8 parts give the same weights, although tiles ignore between
+    none and all of their pixels: a part counts by its labels, not by its tiles."""
+    spec = spec_of(tiles, images=12, optimizer=SGD, select="last", target=LOSSES[loss], **kind)
+    whole = train(spec, tmp_path / "1")
+    for parts in (4, 8) if loss == "weighted" else (4,):
+        require_close(train(spec.model_copy(update={"accumulate": parts}), tmp_path / str(parts)), whole)
+    assert moved(whole, spec) > 0.01  # a hundred times what is allowed to differ
+
+
+def test_live_batch_norm_sees_the_parts(tiles: Path, tmp_path: Path):
+    """The control of the test above: with batch statistics parts are not the whole, and by far more than is allowed."""
+    runs = [train(spec_of(tiles, optimizer=SGD, accumulate=parts), tmp_path / str(parts)) for parts in (1, 4)]
+    first, second = (weights(run) for run in runs)
+    assert max((first[name] - second[name]).abs().max().item() for name in first if "weight" in name) > 1e-3
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def train_asking_often(spec: StageSpec, folder: Path, checkpoint_s: float = 60.0) -> None:
+    """Trains, looking at every second step whether it is time for a checkpoint."""
+    loop.LOOK_EVERY = 2
+    train(spec, folder, checkpoint_s=checkpoint_s)
+
+
+def start_two(work: Callable[..., None], *arguments: Any) -> list[BaseProcess]:
+    port = free_port()
+    return [start(as_rank, rank, 2, port, work, arguments) for rank in range(2)]
+
+
+def train_in_two(spec: StageSpec, folder: Path) -> Path:
+    processes = start_two(train_asking_often, spec, folder)
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0], "their words are on stderr"
+    return folder
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"network": GROUP_NORM, "average": {"decay": 0.9}, "clip_norm": 0.5, "film": 2},
+        {**HEAD_ONLY, "target": LOSSES["dice"], "accumulate": 2, "augment": "dihedral"},
+    ],
+    ids=["group norm", "frozen statistics"],
+)
+def test_two_processes_are_one(tiles: Path, tmp_path: Path, more: dict[str, object]):
+    """Two processes that share each batch of 8 (the last is of a single tile) train as one process does with all of it;
+    the run is written once, and nothing lies beside it."""
+    spec = spec_of(tiles, images=17, optimizer=SGD, select="last", **more)
+    (tmp_path / "two").mkdir()
+    alone = train(spec, tmp_path / "alone")
+    together = train_in_two(spec, tmp_path / "two" / "run")
+    require_close(together, alone)
+    assert [path.name for path in (tmp_path / "two").iterdir()] == ["run"]
+    assert sorted(path.name for path in together.iterdir()) == sorted(path.name for path in alone.iterdir())
+    assert moved(alone, spec) > 0.01
+
+
+def test_two_processes_killed_go_on(tiles: Path, tmp_path: Path):
+    """Two processes killed in the middle of an epoch, begun again, end with the weights and the history, losses and
+    counts of pixels of the interrupted epoch included, of two that were left alone."""
+    spec = spec_of(tiles, network=GROUP_NORM, optimizer=SGD, batch=2, images=16)
+    undisturbed = train_in_two(spec, tmp_path / "undisturbed")
+    state = tmp_path / "killed.running" / "state"
+    for wanted in (1, 5):  # after 2 steps of the first epoch of 8, then about 2 of the second
+        processes = start_two(train_asking_often, spec, tmp_path / "killed", 0.0)
+        while newest_state(state) < wanted and all(process.is_alive() for process in processes):
+            processes[0].join(0.002)
+        assert all(process.is_alive() for process in processes)
+        for process in processes:
+            process.kill()
+            process.join()
+    require_same_bytes(train_in_two(spec, tmp_path / "killed"), undisturbed)
+
+
+def fail_alone(spec: StageSpec, folder: Path) -> None:
+    """Trains; the first process finds the disk full when the run is to be written."""
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if os.environ["RANK"] == "0":
+        fleet._finish = full
+    train(spec, folder)
+
+
+def test_a_process_that_fails_alone_ends_the_others(tiles: Path, tmp_path: Path):
+    """Where only the first process fails, as on a full disk, it says so, and the second does not wait for ever."""
+    spec = spec_of(tiles, network=GROUP_NORM, images=8, epochs=1)
+    processes = start_two(fail_alone, spec, tmp_path / "run")
+    for process in processes:
+        process.join(60)
+    assert processes[0].exitcode == 2
+    assert processes[1].exitcode not in (None, 0)
+
+
+SPEC = """
+network = {{ name = "resunet", width = 8{norm} }}
+split = {{ validation = 0.2, test = 0.2 }}
+precision = "fp32"
+epochs = 1
+data = [{{ dataset = "{dataset}", images = 8 }}]
+"""
+
+
+def run_command(log: Path, *arguments: str) -> None:
+    """Runs `segue` with the arguments; what it says goes into `log`, followed by the number of the process."""
+    with log.with_name(f"{log.name}-{os.environ['RANK']}").open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = ["segue", *arguments]
+    main()
+
+
+def test_live_batch_norm_over_cpu_processes_is_refused(tiles: Path, tmp_path: Path):
+    """Each of two processes that would train batch norm on CPUs ends with exit code 2 and says why and what instead."""
+    spec = tmp_path / "spec.toml"
+    spec.write_text(SPEC.format(dataset=tiles, norm=""))
+    processes = start_two(run_command, tmp_path / "told", "train", str(spec), str(tmp_path / "run"))
+    for rank, process in enumerate(processes):
+        process.join(60)
+        told = (tmp_path / f"told-{rank}").read_text()
+        assert process.exitcode == 2, told
+        assert "batch normalisation that is trained, whose statistics several CPU processes cannot share" in told
+        assert 'set network.norm = "group", freeze the parts that have it, or train in one process.' in told
+        assert "Traceback" not in told
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["spec.toml", "told-0", "told-1"]
+
+
+@pytest.mark.slow
+def test_torchrun_trains_one_model(tiles: Path, tmp_path: Path):
+    """`torchrun` with two processes on the command line gives the weights of one, in one run folder."""
+    spec = tmp_path / "spec.toml"
+    spec.write_text(SPEC.format(dataset=tiles, norm=', norm = "group"') + 'optimizer = { name = "sgd", lr = 0.05 }\n')
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    for name, how in (("one", []), ("two", [sys.executable, *launcher])):
+        command = [*how, SEGUE, "train", str(spec), str(tmp_path / name)]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert ended.returncode == 0, ended.stderr
+    require_close(tmp_path / "two", tmp_path / "one")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "spec.toml", "two"]
+
+
+def test_a_share_of_nothing():
+    """Shares are disjoint, cover the batch, and differ by one sample at most, also where there are fewer samples."""
+    for count in (0, 1, 2, 7, 8):
+        shares = [Group(rank, 3).share(5, 5 + count) for rank in range(3)]
+        assert [n for a, b in shares for n in range(a, b)] == list(range(5, 5 + count))
+        assert max(b - a for a, b in shares) - min(b - a for a, b in shares) <= 1
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Returns the list of the sizes of all batches that an encoder is asked for from here on."""
+    sizes: list[int] = []
+    forward = Encoder.forward
+
+    def counted(self: Encoder, x: torch.Tensor) -> list[torch.Tensor]:
+        if x.shape[-1] == 64:  # not what its stages are found with
+            sizes.append(len(x))
+        return forward(self, x)
+
+    monkeypatch.setattr(Encoder, "forward", counted)
+    return sizes
+
+
+@pytest.fixture(scope="module")
+def parent(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(spec_of(tiles, epochs=3), tmp_path_factory.mktemp("parent") / "run")
+
+
+@pytest.mark.parametrize("augment", ["none", "dihedral-all"])
+def test_cached_features_are_the_uncached(tiles: Path, tmp_path: Path, parent: Path, encoded: list[int], augment: str):
+    """With a frozen encoder every view goes through it once, not once per epoch, and weights and history are the same
+    bytes; the last batch of an epoch and that of the cache are of other sizes than the rest."""
+    spec = spec_of(
+        tiles, images=11, epochs=3, batch=4, freeze="encoder", augment=augment,
+        network={"name": "resunet", "width": 8, "dropout": 0.2, "stochastic_depth": 0.2},
+    )  # fmt: skip
+    views = 11 * (8 if augment == "dihedral-all" else 1)
+    seen = {}
+    for cached in (True, False):
+        encoded.clear()
+        train(spec.model_copy(update={"cache_features": cached}), tmp_path / str(cached), parent)
+        seen[cached] = sum(encoded)
+    assert seen[False] - seen[True] == 2 * views
+    for name in ("weights.safetensors", "history.parquet", "metrics.json"):
+        assert (tmp_path / "True" / name).read_bytes() == (tmp_path / "False" / name).read_bytes()
+
+
+def test_kept_features_stay_channels_last():
+    """Features taken from the cache lie in memory as the encoder gives them, else every step would turn them."""
+    kept = torch.randn(6, 3, 8, 8).to(memory_format=torch.channels_last)
+    (found,) = Features((kept,)).of(torch.tensor([4, 1]))
+    assert torch.equal(found, torch.stack([kept[4], kept[1]]))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_cache_ends_with_unfreezing(tiles: Path, tmp_path: Path, parent: Path, encoded: list[int]):
+    """From the epoch on in which a stage of the encoder is trained, views go through it again; the bytes are those of
+    a training without a cache."""
+    spec = spec_of(
+        tiles, images=8, epochs=4, freeze="encoder", unfreeze=[{"epoch": 3, "parts": "encoder.3"}], validation=0
+    )
+    encoded.clear()
+    cached = train(spec, tmp_path / "cached", parent)
+    assert encoded == [8, 8, 8]  # once for two epochs, then in each
+    encoded.clear()
+    uncached = train(spec.model_copy(update={"cache_features": False}), tmp_path / "uncached", parent)
+    assert encoded == [8] * 4
+    assert (cached / "weights.safetensors").read_bytes() == (uncached / "weights.safetensors").read_bytes()
+
+
+def fleet_of(tiles: Path) -> dict[str, StageSpec]:
+    """Returns stages that share their pass and differ in all else that they may, one of which will fail."""
+    shared: dict[str, object] = {"order": "shared", "augment": "dihedral", "epochs": 5}
+    dropout = {"name": "resunet", "width": 8, "dropout": 0.3, "stochastic_depth": 0.3}
+    members: dict[str, dict[str, object]] = {
+        "sgd": {"optimizer": SGD, "schedule": {"name": "cosine"}, "clip_norm": 1.0, "epochs": 3},
+        "dropout": {"network": dropout, "init": 1, "accumulate": 2, "average": {"decay": 0.9}},
+        "stops": {"early_stopping": {"patience": 1, "monitor": "validation_dice_disc"}, "freeze": "encoder"},
+        "diverges": {"optimizer": {"name": "adam", "lr": 1e30}},
+        "mistaken": {"monitor": "validation_auprc_nucleus"},
+        "deeper": {"freeze": "encoder.9"},
+    }
+    return {name: spec_of(tiles, **{**shared, **more}) for name, more in members.items()}
+
+
+@pytest.fixture(scope="module")
+def alone(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """Returns where the members of the fleet lie that were trained alone, and what stopped the others."""
+    folder, told = tmp_path_factory.mktemp("alone"), {}
+    for name, spec in fleet_of(tiles).items():
+        error = train_together({name: spec}, folder)[name]
+        if error is not None:
+            told[name] = str(error)
+    assert sorted(told) == ["deeper", "diverges", "mistaken"]
+    return folder, told
+
+
+def require_fleet(folder: Path, errors: dict[str, Any], alone: tuple[Path, dict[str, str]], tiles: Path) -> None:
+    known, told = alone
+    assert {name: str(error) for name, error in errors.items() if error is not None} == told
+    for name in fleet_of(tiles).keys() - told.keys():
+        require_same_bytes(folder / name, known / name)
+    assert len(history(folder / "stops")) < 5
+
+
+def test_a_fleet_is_each_alone(tiles: Path, tmp_path: Path, alone: tuple[Path, dict[str, str]]):
+    """Members with other optimisers, schedules, initialisations, lengths and dropout become, byte for byte, what they
+    become alone; those that fail do so alone, in the same words, and leave nothing."""
+    errors = train_together(fleet_of(tiles), tmp_path)
+    require_fleet(tmp_path, errors, alone, tiles)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dropout", "sgd", "stops"]
+
+
+def test_a_fleet_killed_goes_on(tiles: Path, tmp_path: Path, alone: tuple[Path, dict[str, str]]):
+    """A fleet killed at several moments, one of its states lost so that its members are at different steps, ends with
+    the same bytes."""
+    working = tmp_path / "dropout.running" / "state"
+    for wanted in (2, 7):
+        process = start(train_together, fleet_of(tiles), tmp_path, None, 0.0)
+        while newest_state(working) < wanted and process.is_alive():
+            process.join(0.002)
+        assert process.is_alive()
+        process.kill()
+        process.join()
+        if wanted == 2:
+            shutil.rmtree(working / str(newest_state(working)))
+    errors = train_together(fleet_of(tiles), tmp_path)
+    require_fleet(tmp_path, errors, alone, tiles)
+
+
+def test_a_member_whose_parent_leaks_fails_alone(tiles: Path, tmp_path: Path):
+    """What is wrong with the parent of one member, the first, does not stop the others."""
+    seen = train(spec_of(tiles, images="all", split={"seed": 5, "validation": 0.2}, epochs=1), tmp_path / "seen")
+    spec = spec_of(tiles, order="shared", epochs=1)
+    stages = [
+        Stage(spec, tmp_path / name, "k", inputs_of(spec, parent)) for name, parent in (("leaks", seen), ("good", None))
+    ]
+    first, second = train_fleet(stages)
+    assert first is not None and "groups were trained on, by it or by a stage it descends from" in str(first)
+    assert second is None
+    assert len(history(tmp_path / "good")) == 1

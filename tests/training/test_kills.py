@@ -1,0 +1,157 @@
+"""A training killed at any moment ends with the very bytes that it would have had."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from samples.stages import (
+    SGD,
+    history,
+    inputs_of,
+    kill_often,
+    require_same_bytes,
+    spec_of,
+    start,
+    train,
+    write_tiles,
+)
+
+from segue import networks
+from segue.data import streaming
+from segue.training import checkpoint
+from segue.training.run import train_stage
+from segue.training.run_folder import working_folder
+from segue.training.spec import StageSpec
+
+# everything with a memory of its own: state of the schedule, best weights, moving average, momenta, position in
+# windows over blocks of the file, draws of samples and of changes, dropout, parts of a batch
+EVERYTHING: dict[str, object] = {
+    "network": {"name": "resunet", "width": 8, "dropout": 0.2, "stochastic_depth": 0.2},
+    "images": 76, "batch": 4, "epochs": 4, "validation": 4, "shuffle": 20, "memory_gb": 2.35e-3,
+    "augment": {"dihedral": "random", "rotation_deg": 30, "scale": [0.8, 1.25], "noise": [0, 0.3], "probability": 0.7},
+    "sampling": {"name": "rare", "power": 0.5}, "average": {"decay": 0.9}, "accumulate": 2, "clip_norm": 1.0,
+    "restore_best": True,
+}  # fmt: skip
+# a threshold that is never met: the rate drops after each epoch but the first, is kicked after each second
+FOLLOWING: dict[str, dict[str, object]] = {
+    "plateau": {
+        "schedule": {"name": "plateau", "patience": 0, "threshold": 0.99},
+        "optimizer": {"name": "adam", "lr": 3e-3, "weight_decay": 1e-3},
+        "warmup": {"epochs": 0.5},
+    },
+    "kicks": {
+        "schedule": {"name": "kicks", "length": 1, "patience": 1, "threshold": 0.99, "kick": 0.5},
+        "optimizer": {**SGD, "nesterov": True},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return write_tiles(tmp_path_factory.mktemp("tiles") / "tiles.h5", groups=72)
+
+
+def train_streamed(spec: StageSpec, folder: Path, checkpoint_s: float = 0.0) -> None:
+    """Trains with a checkpoint after every step; fails where the samples are not streamed from several blocks."""
+    streaming.BLOCK_BYTES = 16 * 4 * 64 * 64  # the 144 tiles of the file are nine blocks
+    told: list[str] = []
+    train_stage(spec, folder, key="k", inputs=inputs_of(spec), checkpoint_s=checkpoint_s, tell=told.append)
+    assert any("streamed in windows of 20 samples" in line for line in told), told
+
+
+def run_alone(work: Any, *arguments: Any) -> None:
+    process = start(work, *arguments)
+    process.join(300)
+    assert process.exitcode == 0, "its words are on stderr"
+
+
+def require_killed_is_undisturbed(spec: StageSpec, folder: Path, kills: int) -> None:
+    run_alone(train_streamed, spec, folder / "undisturbed", 1e9)
+    rates = history(folder / "undisturbed")["lr_max"]
+    assert rates.nunique() >= 3  # the schedule has turned, and gone back to the best weights
+    state = working_folder(folder / "killed") / "state"
+    found = kill_often(
+        train_streamed, (spec, folder / "killed"), kills=kills, states=[state], within_s=0.08 if kills > 9 else 0.4
+    )
+    assert found == kills
+    require_same_bytes(folder / "killed", folder / "undisturbed")
+    assert json.loads((folder / "killed" / "timing.json").read_text())["interruptions"] >= kills // 2
+    assert sorted(path.name for path in folder.iterdir()) == ["killed", "undisturbed"]
+
+
+def test_killed_four_times(tiles: Path, tmp_path: Path):
+    """A stage with everything that has a memory, killed four times at random moments, ends as the undisturbed one."""
+    spec = spec_of(tiles, **{**EVERYTHING, **FOLLOWING["kicks"]})
+    require_killed_is_undisturbed(spec, tmp_path, kills=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("following", FOLLOWING)
+def test_killed_twenty_times(tiles: Path, tmp_path: Path, following: str):
+    """A stage with everything that has a memory, killed twenty times at random moments, ends as the undisturbed one."""
+    spec = spec_of(tiles, **{**EVERYTHING, **FOLLOWING[following], "epochs": 8})
+    require_killed_is_undisturbed(spec, tmp_path, kills=20)
+
+
+def train_until(saves: int, spec: StageSpec, folder: Path) -> None:
+    """Trains with a checkpoint after every step, and is killed as soon as the given number of them is written."""
+    save, written = checkpoint.save, 0
+
+    def save_and_die(*arguments: Any, **named: Any) -> None:
+        nonlocal written
+        save(*arguments, **named)
+        written += 1
+        if written == saves:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoint.save = save_and_die
+    train(spec, folder, None, 0.0)
+
+
+@pytest.fixture(scope="module")
+def killed(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[StageSpec, Path, Path]:
+    """Returns a stage, what it becomes undisturbed, and where it lies killed behind its fifth checkpoint."""
+    folder = tmp_path_factory.mktemp("killed")
+    spec = spec_of(tiles, average={"decay": 0.9}, epochs=4)
+    undisturbed = train(spec, folder / "undisturbed")
+    process = start(train_until, 5, spec, folder / "run")
+    process.join(300)
+    assert process.exitcode == -signal.SIGKILL
+    return spec, undisturbed, folder / "run.running"
+
+
+def found_at(state: Path) -> int:
+    """Returns how many steps had been taken in the state that a training would go on from, 0 without one."""
+    network = networks.build(networks.NetworkSpec(width=8), channels=1, classes=2)
+    found = checkpoint.restore(state, network, torch.optim.Adam(network.parameters()))
+    return 0 if found is None else found[0].updates
+
+
+@pytest.mark.parametrize("damaged", [0, 1, 2])
+@pytest.mark.parametrize("file", ["tensors.safetensors", "progress.json"])
+def test_a_truncated_state_is_passed_over(
+    killed: tuple[StageSpec, Path, Path], tmp_path: Path, damaged: int, file: str
+):
+    """Where the newest state was cut short by hand the one before is taken, and where both were the training begins
+    again; to the same end."""
+    spec, undisturbed, working = killed
+    shutil.copytree(working, tmp_path / "run.running")
+    states = sorted((path for path in (tmp_path / "run.running" / "state").glob("[0-9]*")), key=lambda p: int(p.name))
+    assert len(states) == 2
+    known = [json.loads((state / "progress.json").read_text())["updates"] for state in states]
+    for state in states[2 - damaged :]:
+        (state / file).write_bytes((state / file).read_bytes()[:-40])
+    taken = found_at(tmp_path / "run.running" / "state")
+    assert taken == [*known, 0][(1, 0, 2)[damaged]]
+    run = train(spec, tmp_path / "run")
+    require_same_bytes(run, undisturbed)
+    timing = json.loads((run / "timing.json").read_text())
+    assert timing["interruptions"] == (damaged < 2)

@@ -1,0 +1,115 @@
+"""Targets of objects from training to tuned decoding: what is learnt, stored, scored and predicted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cc3d
+import numpy as np
+import pytest
+import torch
+from samples.discs import disc_part
+from samples.stages import history, require_same_bytes, spec_of, train
+
+from segue.data.dataset import Dataset
+from segue.data.spec import Layer
+from segue.data.writer import assemble, write_part
+from segue.errors import SegueError
+from segue.evaluation import object_metrics
+from segue.inference.predict_run import predict
+from segue.study.evaluate import score_run
+from segue.targets.foreground import Foreground
+from segue.training import tuning
+from segue.training.run_folder import load_run
+
+TARGETS = ("classes", "foreground", "boundary", "distance", "rays", "flows", "descriptors")
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a dataset of discs of which every one is an object."""
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("objects") / "discs.h5"
+    parts = []
+    for group in range(30):
+        part = disc_part(group, size=64)
+        numbered = np.stack([cc3d.connected_components(mask).astype(np.int32) for mask in part.labels["discs"] > 0])
+        parts.append(out.with_suffix("") / f"{group}.part")
+        write_part(parts[-1], replace(part, labels={"discs": numbered}))
+    layers = [Layer("discs", "instances", ("background", "disc"))]
+    assemble(parts, out, layers=layers, channels=["intensity"], attributes={"provenance": "made"}, splits={})
+    return out
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_each_target_from_training_to_objects(tiles: Path, tmp_path: Path, name: str):
+    """A target of objects is learnt, its decode parameters are tuned on validation images and used by scores and
+    predictions, and a training that was interrupted has the same results."""
+    spec = spec_of(tiles, target={"name": name}, epochs=3, optimizer={"name": "adam", "lr": 5e-3}, augment="dihedral")
+    run = train(spec, tmp_path / "run")
+    losses = history(run)["train_loss"]
+    assert losses.iloc[-1] < losses.iloc[0]
+    model = load_run(run)
+    told = json.loads((run / "metrics.json").read_text())["decoding"]
+    if name == "classes":
+        assert told is None and model.decoding == {}
+    else:
+        assert told["value"] >= told["value_of_defaults"]
+        assert model.decoding == told["parameters"]
+    for parameter, value in model.decoding.items():
+        assert value == model.target.parameters[parameter] or value in model.target.ranges[parameter]
+    scores = score_run(model, tiles, spec.data[0], "test")["scores"]
+    with Dataset(tiles) as dataset:
+        image = dataset.read(np.array([0]), layer=None)[0][0]
+        image_labels = predict(model, image)
+    assert image_labels.shape == (64, 64) and image_labels.dtype == np.int64
+    if name != "classes":
+        assert sorted(set(np.unique(image_labels)) - {0}) == list(range(1, image_labels.max() + 1))
+    assert scores["objects_true"] > 0 and 0 <= scores["ap50"] <= 1
+    require_same_bytes(train(spec, tmp_path / "again"), run)
+
+
+def test_objects_need_a_layer_of_objects(tmp_path: Path):
+    """A layer of classes is refused for a target of objects, with what to do."""
+    from samples.stages import write_tiles
+
+    classes = write_tiles(tmp_path / "classes.h5", groups=12)
+    with pytest.raises(SegueError, match=r"target 'flows' is of objects, but the layer holds classes .* use a layer"):
+        train(spec_of(classes, images="all", target={"name": "flows"}), tmp_path / "run")
+
+
+def test_tuning_finds_the_best_of_the_ranges():
+    """Where probabilities are all too low, the threshold found is one that reaches what trying all of them reaches."""
+    generator = np.random.default_rng(0)
+    labels = np.zeros((4, 64, 64), np.int32)
+    for image in labels:
+        for number, (y, x) in enumerate(((12, 12), (12, 44), (44, 20)), start=1):
+            image[y : y + 9, x : x + 9] = number
+    scores = [
+        ((one > 0)[None] * 2.0 - 3.0 + generator.normal(0, 0.4, (1, 64, 64))).astype(np.float32) for one in labels
+    ]
+    target = Foreground(("background", "disc"))
+    found = tuning.tuned(target, scores, labels)
+
+    def reached(threshold: float) -> float:
+        parameters = {**found["parameters"], "threshold": threshold}
+        tallies = [
+            object_metrics.tally(one, target.decode(shown, parameters))
+            for one, shown in zip(labels, scores, strict=True)
+        ]
+        value = object_metrics.scores(object_metrics.merged(tallies))["ap_mean"]
+        return -1.0 if np.isnan(value) else value
+
+    assert found["value"] == max(reached(threshold) for threshold in target.ranges["threshold"])
+    assert found["value"] > found["value_of_defaults"] + 0.5
+    assert found["parameters"]["threshold"] < target.parameters["threshold"]
+
+
+def test_images_to_tune_on_are_bounded():
+    """At most 64 images are decoded again and again, evenly spaced."""
+    images = [(np.zeros((1, 2, 2)), np.full((2, 2), k)) for k in range(200)]
+    kept = [int(labels[0, 0]) for _, labels in tuning.chosen(images)]
+    assert len(kept) == 64 and kept == sorted(set(kept)) and kept[0] < 4 and kept[-1] > 195
+    assert len(tuning.chosen(images[:5])) == 5
