@@ -19,12 +19,12 @@ from segue.cli import describe, main
 from segue.data.dataset import Dataset
 from segue.data.spec import SplitSpec
 from segue.errors import SegueError
-from segue.fingerprint import content_digest
+from segue.fingerprint import hash_dataset
 from segue.plates import preflight
 from segue.plates.assay import assay
 from segue.plates.spec import PlateSpec
 from segue.plates.synthetic.spec import SyntheticSpec
-from segue.plates.synthetic.write import made_files, write_plates, write_specification
+from segue.plates.synthetic.write import synthetic_files, write_plates, write_specification
 from segue.spec import validate
 from segue.training.data import choose_layer
 from segue.training.spec import StageSpec
@@ -48,7 +48,7 @@ TABLES: dict[str, Any] = {
 
 
 def spec_of(**changes: Any) -> PlateSpec:
-    files = made_files(validate(SyntheticSpec, MADE, where="made")).model_dump(exclude_defaults=True)
+    files = synthetic_files(validate(SyntheticSpec, MADE, where="made")).model_dump(exclude_defaults=True)
     return validate(PlateSpec, {**TABLES, "files": files, **changes}, where="plate")
 
 
@@ -62,7 +62,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The dataset of that plate, made in one go."""
     out = tmp_path_factory.mktemp("made") / "plate.h5"
-    assert assay(spec_of(), out, where=raw).done_now == 3
+    assert assay(spec_of(), out, root=raw).done_now == 3
     return out
 
 
@@ -121,16 +121,16 @@ def test_interrupted_and_resumed_it_is_the_same_dataset(raw: Path, made: Path, t
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        assay(spec_of(), out, where=raw, progress=interrupt)
+        assay(spec_of(), out, root=raw, progress=interrupt)
     assert not out.exists()
-    assert assay(spec_of(), out, where=raw).done_now == 1
-    assert content_digest(out) == content_digest(made)
-    assert assay(spec_of(), out, where=raw).done_now == 0
+    assert assay(spec_of(), out, root=raw).done_now == 1
+    assert hash_dataset(out) == hash_dataset(made)
+    assert assay(spec_of(), out, root=raw).done_now == 0
 
 
 def test_a_made_plate_is_made_on_the_way(made: Path, tmp_path: Path):
     """A specification with a made plate instead of files gives the dataset of that plate's files, but for its name."""
-    found = assay(spec_of(files=None, synthetic=MADE), tmp_path / "made.h5", where=tmp_path)
+    found = assay(spec_of(files=None, synthetic=MADE), tmp_path / "made.h5", root=tmp_path)
     with Dataset(found.path) as one, Dataset(made) as other:
         assert one.count == other.count == found.tiles
         np.testing.assert_array_equal(one.read(np.arange(9), layer=None)[0], other.read(np.arange(9), layer=None)[0])
@@ -180,10 +180,10 @@ def test_the_split_of_a_made_plate_leaves_no_part_empty(tmp_path: Path):
         folder.mkdir()
         written = tomllib.loads(write_specification(spec, folder).read_text(encoding="utf-8"))
         split = SplitSpec.model_validate(written["splits"]["wells"])
-        assert split == preflight.filled(split, preflight.made_layout(spec))
+        assert split == preflight.find_nonempty_seed(split, preflight.synthetic_layout(spec))
         empty = [
             w
-            for w in preflight.warnings(spec_of(splits={"wells": split.model_dump()}), preflight.made_layout(spec))
+            for w in preflight.warnings(spec_of(splits={"wells": split.model_dump()}), preflight.synthetic_layout(spec))
             if "empty" in w
         ]
         assert not empty if fills else empty and split.seed == 7
@@ -191,7 +191,7 @@ def test_the_split_of_a_made_plate_leaves_no_part_empty(tmp_path: Path):
 
 def test_the_expected_size_bounds_what_is_made(made: Path):
     """Planning foresees at least the tiles and bytes that the dataset then has."""
-    found = preflight.expected(spec_of(files=None, synthetic=MADE), made.parent)
+    found = preflight.estimate_size(spec_of(files=None, synthetic=MADE), made.parent)
     with Dataset(made) as dataset:
         assert found["tiles"] >= dataset.count
     assert found["bytes"] >= made.stat().st_size
@@ -212,7 +212,7 @@ def test_a_plate_that_lacks_something_is_refused_before_any_work(
 ):
     """A channel that no image has is told with those there are, and nothing is stitched."""
     with pytest.raises(SegueError, match=words):
-        assay(spec_of(**changes), tmp_path / "out.h5", where=raw)
+        assay(spec_of(**changes), tmp_path / "out.h5", root=raw)
     assert not (tmp_path / "out.plate" / "wells").exists()
 
 
@@ -251,7 +251,7 @@ def test_splits_and_tiles_are_checked_before_any_work(tmp_path: Path):
         tiles={"tile_px": 64, "keep": {"classes": 7}},
     )
     with pytest.raises(SegueError) as caught:
-        assay(wrong, tmp_path / "out" / "a.h5", where=tmp_path)
+        assay(wrong, tmp_path / "out" / "a.h5", root=tmp_path)
     for words in (
         "column 'tim'; did you mean",
         "one unit only",
@@ -279,18 +279,18 @@ def test_a_well_without_its_stains_is_told_and_unstained(tmp_path: Path):
 def test_an_unstained_plate_gives_its_mosaics(tmp_path: Path):
     """Without any stained well the dataset holds whole images and no tiles, and report and summary say why."""
     spec = changed(small_plate(tmp_path, {"A1": 0, "A2": 0}), splits={"wells": {}})
-    found = assay(spec, tmp_path / "a.h5", where=tmp_path)
+    found = assay(spec, tmp_path / "a.h5", root=tmp_path)
     assert (found.tiles, found.stained, found.wells) == (0, 0, 2)
     with Dataset(found.path) as dataset:
         assert dataset.count == 0 and len(dataset.micrograph_ids()) == 4 and not dataset.split_names()
     assert any("no well is stained" in line for line in plate_summary(found.path))
-    assert assay(spec, tmp_path / "a.h5", where=tmp_path).done_now == 0
+    assert assay(spec, tmp_path / "a.h5", root=tmp_path).done_now == 0
 
 
 def test_few_tiles_give_no_flat_field(tmp_path: Path):
     """Of a single field at two times nothing is estimated, mosaics hold the counts as acquired, and a note says so."""
     spec = small_plate(tmp_path, {"A1": 1})
-    found = assay(changed(spec, tiles={**SMALL_TILES, "datasets": "full"}), tmp_path / "a.h5", where=tmp_path)
+    found = assay(changed(spec, tiles={**SMALL_TILES, "datasets": "full"}), tmp_path / "a.h5", root=tmp_path)
     with Dataset(found.path) as dataset:
         image = dataset.micrograph("P1/A1/t001").image
     np.testing.assert_array_equal(image[0], tifffile.imread(tmp_path / "A1_t1_brightfield.tif"))
@@ -303,11 +303,11 @@ def test_other_splits_and_tiles_need_no_stitching(tmp_path: Path):
     """After a failure at the tiles, correcting [tiles], [splits], name and title finds all wells done."""
     spec = small_plate(tmp_path, {"A1": 1, "A2": 0})
     with pytest.raises(SegueError, match=r"meets tiles\.keep"):
-        assay(changed(spec, tiles={**SMALL_TILES, "keep": {"foreground": 1.0}}), tmp_path / "a.h5", where=tmp_path)
+        assay(changed(spec, tiles={**SMALL_TILES, "keep": {"foreground": 1.0}}), tmp_path / "a.h5", root=tmp_path)
     other = changed(spec, name="other", title="x", tiles={**SMALL_TILES, "datasets": "full"}, splits={"w": {"seed": 3}})
-    found = assay(other, tmp_path / "a.h5", where=tmp_path)
+    found = assay(other, tmp_path / "a.h5", root=tmp_path)
     assert found.done_now == 0 and found.tiles == 12
-    assert content_digest(assay(other, tmp_path / "b.h5", where=tmp_path).path) == content_digest(found.path)
+    assert hash_dataset(assay(other, tmp_path / "b.h5", root=tmp_path).path) == hash_dataset(found.path)
 
 
 def test_inspect_of_a_plate_that_would_be_refused_ends_with_2(tmp_path: Path):
@@ -346,4 +346,4 @@ def test_what_was_done_is_told_in_few_lines(made: Path):
 def test_another_dataset_is_not_overwritten(raw: Path, made: Path):
     """A finished dataset of other settings is refused, not replaced."""
     with pytest.raises(SegueError, match="holds another dataset"):
-        assay(spec_of(tiles={"tile_px": 96, "stride_px": 48}), made, where=raw)
+        assay(spec_of(tiles={"tile_px": 96, "stride_px": 48}), made, root=raw)

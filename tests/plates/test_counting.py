@@ -25,7 +25,7 @@ from segue.data.splits import GivenSplit
 from segue.data.writer import Micrograph, Part, assemble, micrograph_key, write_part
 from segue.errors import SegueError
 from segue.plates.counting.count import CountSpec, count_wells, write_counts
-from segue.plates.counting.nuclei import measured, objects_of, poisson_interval, wilson_interval
+from segue.plates.counting.nuclei import measure_nuclei, poisson_interval, split_nuclei, wilson_interval
 from segue.plates.counting.truth import agreement, headline, known_counts
 from segue.plates.synthetic.spec import SyntheticSpec
 from segue.plates.synthetic.write import write_plates
@@ -90,7 +90,7 @@ def model_of(folder: Path, *, names: tuple[str, ...] = ("background", "live", "d
     groups = {part: [well for well, own in PARTS.items() if own == part] for part in ("train", "validation")}
     told = {"training": groups["train"], "validation": groups["validation"], "ancestors": []}
     (folder / "groups.json").write_text(json.dumps(told), encoding="utf-8")
-    stage = {"data": [{"dataset": "none.h5"}], "normalise": "none", "split": {"stored": "wells"}}
+    stage = {"data": [{"dataset": "none.h5"}], "normalize": "none", "split": {"stored": "wells"}}
     spec = StageSpec.model_validate(stage)
     built = registry.build(spec.target, names=names, instances=False, where="test")
     return Model(Nearest(LEVELS).eval(), built, spec, ("brightfield",), folder, built.parameters)
@@ -190,11 +190,11 @@ def test_a_perfect_network_counts_every_well(wells: Path, model: Model, pictures
 def test_settings_that_are_given(wells: Path, model: Model, pictures: dict[tuple[str, int], Drawn]):
     """Given settings are used as they are and told in the table: without division touching pairs count once, and
     without a least area specks count too; one class alone can be counted."""
-    found = count_wells(model, wells, CountSpec(least_area_px=0, split_depth=1)).table
+    found = count_wells(model, wells, CountSpec(min_area_px=0, split_depth=1)).table
     totals = found.groupby(["plate", "well", "time"])["count"].sum()
     assert set(totals - [sum(pictures[f"{p}/{w}", t].counts) for p, w, t in totals.index]) == {5 - 4}
     assert set(found["counting_from"]) == {"given"} and set(found["split_depth"]) == {1.0}
-    dead = count_wells(model, wells, CountSpec(least_area_px=20, split_depth=0.25, classes=("dead",))).table
+    dead = count_wells(model, wells, CountSpec(min_area_px=20, split_depth=0.25, classes=("dead",))).table
     assert [pictures[f"{r.plate}/{r.well}", r.time].counts[1] for r in dead.itertuples()] == list(dead["count"])
     with pytest.raises(SegueError, match="'ded'"):
         count_wells(model, wells, CountSpec(classes=("ded",)))
@@ -231,7 +231,7 @@ def test_objects_of_another_network_take_the_class_of_most_of_their_pixels(
 ):
     """A run of objects counts all nuclei as one class; beside a run of classes its objects are counted by class."""
     spec = StageSpec.model_validate(
-        {"data": [{"dataset": "none.h5"}], "normalise": "none", "target": {"name": "foreground"},
+        {"data": [{"dataset": "none.h5"}], "normalize": "none", "target": {"name": "foreground"},
          "split": {"stored": "wells"}}
     )  # fmt: skip
     built = registry.build(spec.target, names=("background", "nucleus"), instances=True, where="test")
@@ -242,11 +242,11 @@ def test_objects_of_another_network_take_the_class_of_most_of_their_pixels(
         network.bias.fill_(-15.0)
     parameters = {**built.parameters, "min_size_px": 0}
     finder = Model(network, built, spec, ("brightfield",), model.folder, parameters)
-    parts = {key: objects_of(p.image[0] > 150, split_depth=1.0).max() for key, p in pictures.items()}
-    alone = count_wells(finder, wells, CountSpec(least_area_px=0)).table
+    parts = {key: split_nuclei(p.image[0] > 150, split_depth=1.0).max() for key, p in pictures.items()}
+    alone = count_wells(finder, wells, CountSpec(min_area_px=0)).table
     assert set(alone["class"]) == {"nucleus"} and alone["split_depth"].isna().all()
     assert [parts[f"{r.plate}/{r.well}", r.time] for r in alone.itertuples()] == list(alone["count"])
-    both = count_wells(model, wells, CountSpec(least_area_px=0), objects=finder).table
+    both = count_wells(model, wells, CountSpec(min_area_px=0), objects=finder).table
     assert list(both.groupby(["plate", "well", "time"], sort=False)["count"].sum()) == list(alone["count"])
     with pytest.raises(SegueError, match="a run of objects"):
         count_wells(finder, wells, objects=model)
@@ -262,7 +262,7 @@ def test_excluded_pixels_count_nowhere(tmp_path: Path, model: Model, pictures: d
         image[..., half:] = 0
         classes[:, half:], nuclei[:, half:] = -1, -1
         changed[well, 0] = replace(one, image=image, classes=classes, nuclei=nuclei)
-    table = count_wells(model, write_wells(tmp_path, changed), CountSpec(least_area_px=20, split_depth=0.25)).table
+    table = count_wells(model, write_wells(tmp_path, changed), CountSpec(min_area_px=20, split_depth=0.25)).table
     for well in ("A3", "A10"):
         rows = table[(table["well"] == well) & (table["time"] == 0)]
         assert set(rows["seen_px"]) == {SIZE[0] * half}
@@ -275,12 +275,12 @@ def test_the_area_of_a_mosaic_that_is_filled_outside_its_tiles(tmp_path: Path, m
     """An unstained mosaic tells by attributes what its tiles cover and how their values are normalised: neither is a
     condition, and the density follows the area."""
     path = write_wells(tmp_path, {(well, 0): drawn(f"{well} filled") for well in WELLS})
-    spec = CountSpec(least_area_px=20, split_depth=0.25)
+    spec = CountSpec(min_area_px=20, split_depth=0.25)
     before = count_wells(model, path, spec).table
     with h5py.File(path, "a") as file:
         attributes = file[f"micrographs/{micrograph_key('P1/A10/t000')}"].attrs
         attributes.update(valid_fraction=0.5, pixel_size_nm=500.0, intensity=[0.0, 1.0])
-    image = replace(model, spec=model.spec.model_copy(update={"normalise": "image"}))
+    image = replace(model, spec=model.spec.model_copy(update={"normalize": "image"}))
     after = count_wells(replace(image, network=Nearest(LEVELS).eval()), path, spec)
     assert after.conditions == ("treatment",)
     rows = [table[table["well"] == "A10"].reset_index(drop=True) for table in (before, after.table)]
@@ -321,13 +321,13 @@ def test_fields_that_tile_a_plane_count_each_nucleus_once():
     total = 0
     for rows in (slice(0, 101), slice(101, None)):
         for columns in (slice(0, 95), slice(95, None)):
-            field = objects_of(mask[rows, columns], split_depth=1.0)
+            field = split_nuclei(mask[rows, columns], split_depth=1.0)
             seen = np.ones(field.shape, bool)
             seen_whole = np.zeros(SIZE, bool)
             seen_whole[rows, columns] = True
-            nuclei = measured(field, picture.classes[rows, columns], (1, 2), seen=seen)
+            nuclei = measure_nuclei(field, picture.classes[rows, columns], (1, 2), seen=seen)
             total += nuclei.counts((1, 2)).sum()
-            whole = measured(np.where(seen_whole, objects_of(mask, split_depth=1.0), 0), picture.classes, (1, 2),
+            whole = measure_nuclei(np.where(seen_whole, split_nuclei(mask, split_depth=1.0), 0), picture.classes, (1, 2),
                              seen=seen_whole)  # fmt: skip
             assert np.array_equal(whole.counts((1, 2)), nuclei.counts((1, 2)))
     assert total == sum(picture.counts)

@@ -20,11 +20,11 @@ from segue.data.streaming import LabelChunks
 from segue.data.tiling import cut
 from segue.data.writer import Micrograph, Part, assemble, write_part
 from segue.errors import SegueError
-from segue.fingerprint import content_digest
+from segue.fingerprint import hash_dataset
 from segue.hdf5 import Node, create_labels, write_labels
 from segue.plates import tile_file
 from segue.plates.spec import KeepSpec, TilesSpec
-from segue.plates.tiles import Mosaic, count_classes, full_path, keeps, write_tiles
+from segue.plates.tiles import Mosaic, count_classes, full_path, select_tiles, write_tiles
 
 CLASSES = Layer("classes", "classes", ("background", "live", "dead"))
 NUCLEI = Layer("nuclei", "instances", ("background", "nucleus"))
@@ -123,11 +123,11 @@ def test_keep_rules() -> None:
         (KeepSpec(classes=3), [3]),
         (KeepSpec(classes=0), [0, 1, 2, 3, 4, 5]),
         (KeepSpec(classes=0, foreground=0.05), [1, 3, 4]),
-        (KeepSpec(labelled=0.5), [2, 3]),
-        (KeepSpec(classes=1, foreground=0.5, labelled=1), [1, 3]),
+        (KeepSpec(labeled=0.5), [2, 3]),
+        (KeepSpec(classes=1, foreground=0.5, labeled=1), [1, 3]),
     ]
     for rule, expected in kept:
-        assert np.flatnonzero(keeps(counts, rule, area_px=100)).tolist() == expected
+        assert np.flatnonzero(select_tiles(counts, rule, area_px=100)).tolist() == expected
 
 
 def test_equals_assembled_parts(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_equals_assembled_parts(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "b.h5", "r+") as file:
         for mosaic in mosaics:
             file[f"micrographs/{mosaic.source.replace('/', '%2F')}"].attrs.update(mosaic.attributes)
-    assert content_digest(tmp_path / "a.h5") == content_digest(tmp_path / "b.h5")
+    assert hash_dataset(tmp_path / "a.h5") == hash_dataset(tmp_path / "b.h5")
 
 
 def test_kept_is_a_part_of_full(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_kept_is_a_part_of_full(tmp_path: Path) -> None:
     with Dataset(tmp_path / "a.h5") as kept, Dataset(full_path(tmp_path / "a.h5")) as full:
         assert full_path(tmp_path / "a.h5").name == "a.full.h5"
         assert (full.count, kept.count) == (done.tiles, done.kept)
-        chosen = np.flatnonzero(keeps(full.class_counts("classes"), KeepSpec(), area_px=256))
+        chosen = np.flatnonzero(select_tiles(full.class_counts("classes"), KeepSpec(), area_px=256))
         assert 0 < kept.count == len(chosen) < full.count
         for layer in ("classes", "nuclei"):
             images, labels = read(kept, np.arange(kept.count), layer)
@@ -178,7 +178,7 @@ def test_kept_is_a_part_of_full(tmp_path: Path) -> None:
             "seed": 0, "validation": 0.15, "test": 0.3, "by": "chunk", "chunk": 20,
         }  # fmt: skip
     write(tmp_path / "b.h5", mosaics)
-    assert content_digest(tmp_path / "a.h5") == content_digest(tmp_path / "b.h5")
+    assert hash_dataset(tmp_path / "a.h5") == hash_dataset(tmp_path / "b.h5")
 
 
 def test_unstained_wells_are_stored_whole_only(tmp_path: Path) -> None:
@@ -255,11 +255,11 @@ def test_an_interruption_leaves_what_was_there(tmp_path: Path) -> None:
         write(out, broken(), spec)
     assert not list(tmp_path.iterdir())
     write(out, [make_mosaic(0)], spec)
-    before = content_digest(out)
+    before = hash_dataset(out)
     with pytest.raises(KeyboardInterrupt):
         write(out, broken(), spec)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.full.h5", "a.h5"]
-    assert content_digest(out) == before
+    assert hash_dataset(out) == before
 
 
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,11 +24,11 @@ from segue.plates.layout.discovery import (
     well_digests,
 )
 from segue.plates.layout.filenames import times_table
-from segue.plates.layout.grid import Plane, field_cell, natural, well_name
+from segue.plates.layout.grid import Plane, field_index, natural_key, well_name
 from segue.plates.spec import FilesSpec
 from segue.plates.synthetic.spec import FaultsSpec, StageSpec, SyntheticSpec
 from segue.plates.synthetic.spec import well_name as made_well_name
-from segue.plates.synthetic.write import PATTERN, faults_of, write_plates
+from segue.plates.synthetic.write import PATTERN, sample_faults, write_plates
 from segue.spec import validate
 
 NAMES = "{plate}/{well}/t{time}_r{row}_c{column}_{channel}.tif"
@@ -82,7 +82,9 @@ def test_made_plate_is_found_with_its_gaps(tmp_path: Path):
     assert sum(len(well.planes) for well in layout.wells) == written.files
     assert (layout.grid, layout.tile_shape, layout.dtype) == ((2, 2), (64, 64), "uint16")
     assert (layout.pixel_size_um, layout.times_h) == (0.8, {0: 0, 1: 4})
-    gone = {(f"P1/{made_well_name(well)}", time, divmod(field, 2)) for well, time, field in faults_of(made, plate=0)}
+    gone = {
+        (f"P1/{made_well_name(well)}", time, divmod(field, 2)) for well, time, field in sample_faults(made, plate=0)
+    }
     assert {one.partition(" is missing")[0] for one in layout.missing} == {
         f"{key} t{time}: field {cell}" for key, time, cell in gone
     }
@@ -119,7 +121,7 @@ def test_stained_wells_without_a_table_have_every_channel(screen: Path):
         ("P/A1", True, "P"), ("P/A2", False, "P")
     ]  # fmt: skip
     assert layout.channels == ("brightfield", "dapi")
-    assert layout.missing == layout.doubled == layout.unfit == ()
+    assert layout.missing == layout.duplicates == layout.unmatched == ()
     alone = find_layout(SPEC.model_copy(update={"only_wells": ("A02",)}), screen)
     assert [(well.key, well.stained) for well in alone.wells] == [("P/A2", False)]
 
@@ -135,7 +137,7 @@ def test_table_of_wells(screen: Path):
     assert (well.key, well.stained, well.experiment) == ("P/A1", True, "E1")
     assert well.conditions == {"dose": 0.5, "drug": "none"}
     assert layout.missing == ("P/A3 is in plates.csv, and has no files",)
-    assert layout.unfit == ("P/A2: files of wells without a row in plates.csv, left out",)
+    assert layout.unmatched == ("P/A2: files of wells without a row in plates.csv, left out",)
     for text, words in (
         ("plate,well,stained\nP,A1,maybe\n", "line 2: stained is 'maybe'"),
         ("plate,well\nP,A1\nP,A01\n", "line 3: the well 'P/A1' is there twice"),
@@ -179,7 +181,7 @@ def test_files_that_fit_no_pattern_are_told(screen: Path):
     write(screen / "P/A1/thumb.tif", tile(0))
     write(screen / "P/A1/.hidden.tif", tile(0))
     (screen / "P/notes.txt").write_text("x")
-    assert find_layout(SPEC, screen).unfit == ("P/A1/thumb.tif does not fit the pattern",)
+    assert find_layout(SPEC, screen).unmatched == ("P/A1/thumb.tif does not fit the pattern",)
     message = told(lambda: find_layout(FilesSpec(pattern="P/{well}_{channel}.tif"), screen))
     assert "pattern = 'P/{well}_{channel}.tif' fits no file; there is e.g. P/A1/t0_r0_c0_bf.tif below" in message
     assert "no such folder" in told(lambda: find_layout(FilesSpec(pattern="raw/{well}.tif"), screen))
@@ -232,7 +234,7 @@ def test_wrong_channels_are_told_once(screen: Path):
     message = told(lambda: find_layout(wrong, screen))
     assert message.startswith("files: no image has the channels 'c1', 'c2', and channels 'bf', 'w1' is in no entry")
     other = find_layout(SPEC, screen, transmitted="phase", strict=False)
-    assert len(other.faults) == 1 and not other.missing
+    assert len(other.errors) == 1 and not other.missing
 
 
 def test_times_and_selections(screen: Path):
@@ -261,7 +263,7 @@ def test_times_and_selections(screen: Path):
 )
 def test_field_orders(tmp_path: Path, order, numbers: list[list[int]]):
     """Running numbers lie as drawn here, counted from 0 or, where the first is 1, from 1."""
-    assert [[field_cell(n, (2, 3), order) for n in row] for row in numbers] == [
+    assert [[field_index(n, (2, 3), order) for n in row] for row in numbers] == [
         [(r, c) for c in range(3)] for r in range(2)
     ]
     for number in range(6):
@@ -324,8 +326,8 @@ def test_a_tile_that_changed_is_named(screen: Path):
 def test_names_sort_as_people_count():
     """A2 comes before A10, P2 before P10, Z before AA; leading zeros and case of a well do not matter."""
     wells = ["A1", "A2", "A10", "B1", "Z3", "AA1"]
-    assert sorted(set(wells), key=natural) == wells
-    assert sorted(["P10", "P2"], key=natural) == ["P2", "P10"]
+    assert sorted(set(wells), key=natural_key) == wells
+    assert sorted(["P10", "P2"], key=natural_key) == ["P2", "P10"]
     assert [well_name(text) for text in ("A01", "b2", "A10", "well 3")] == ["A1", "B2", "A10", "well 3"]
 
 

@@ -171,7 +171,9 @@ def test_what_a_file_cannot_be_is_told(tmp_path: Path):
     sized = spec.model_copy(update={"pixel_size_um": 0.65})
     assert "its metadata say 0.5 µm a pixel, pixel_size_um 0.65" in told(lambda: find_layout(sized, tmp_path))
     tifffile.imwrite(tmp_path / "A2.ome.tif", np.zeros(SHAPE, np.uint16), ome=False)
-    assert [one.rpartition("/")[2] for one in find_layout(spec, tmp_path).unfit] == ["A2.ome.tif has no OME metadata"]
+    assert [one.rpartition("/")[2] for one in find_layout(spec, tmp_path).unmatched] == [
+        "A2.ome.tif has no OME metadata"
+    ]
     (tmp_path / "A3.ome.tif").write_bytes(b"II*\0nothing")
     assert "A3.ome.tif: the TIFF file is truncated or corrupt" in told(lambda: find_layout(spec, tmp_path))
     write_ome(tmp_path / "A3.ome.tif", 0)

@@ -9,7 +9,7 @@ from scipy import ndimage
 from segue import rng
 from segue.errors import SpecError
 from segue.plates.spec import QualitySpec
-from segue.plates.stitching.field_qc import field_quality, judge_fields, measure
+from segue.plates.stitching.field_qc import field_quality, judge_fields, measure_field
 from segue.spec import validate
 
 SPEC = QualitySpec()
@@ -78,7 +78,7 @@ def test_other_times_tell_when_all_fields_are_out_of_focus(good):
     """With most fields blurred the others do not tell, a reference from another time does."""
     blurred = {cell: counts(ndimage.gaussian_filter(scene(i), 8), i) for i, cell in enumerate(good)}
     assert not any(quality.flags for quality in judge_fields(blurred, SPEC).values())
-    reference = [measure(tile, SPEC) for tile in good.values() for _ in range(2)]
+    reference = [measure_field(tile, SPEC) for tile in good.values() for _ in range(2)]
     assert all(q.flags == ("defocused",) for q in judge_fields(blurred, SPEC, reference=reference).values())
 
 
@@ -87,9 +87,9 @@ def test_noise_alone_has_no_contrast(scale):
     """Of white noise the contrast vanishes: its share through the Laplacian of Gaussian has its closed form."""
     tile = counts(np.full((512, 512), 9000.0), 1)
     raw = ndimage.gaussian_laplace(tile / np.median(tile), scale)[40:-40, 40:-40].std() * scale**2
-    noise = measure(tile, SPEC).noise
+    noise = measure_field(tile, SPEC).noise
     assert raw == pytest.approx(noise / (np.sqrt(2 * np.pi) * scale), rel=0.06)
-    assert measure(tile, SPEC).fine < 0.3 * noise / (np.sqrt(2 * np.pi) * 2)
+    assert measure_field(tile, SPEC).fine < 0.3 * noise / (np.sqrt(2 * np.pi) * 2)
 
 
 def test_bad_input_is_told():
@@ -99,6 +99,6 @@ def test_bad_input_is_told():
     own = QualitySpec.model_validate({"saturated": {"full_counts": 1.0}})
     assert field_quality(np.ones((8, 8), np.float32), own).flags == ("saturated",)
     with pytest.raises(ValueError, match="one field"):
-        measure(np.ones((2, 8, 8), np.uint16), SPEC)
+        measure_field(np.ones((2, 8, 8), np.uint16), SPEC)
     with pytest.raises(SpecError, match="action"):
         validate(QualitySpec, {"black": {"action": "drop"}}, where="quality")

@@ -8,8 +8,8 @@ from samples.tiles import nuclei, textured
 
 from segue import rng
 from segue.errors import SegueError
-from segue.plates.stitching.drift import drifted, register_over_time
-from segue.plates.stitching.fusion import compose
+from segue.plates.stitching.drift import register_over_time, shift_placement
+from segue.plates.stitching.fusion import fuse
 from segue.plates.stitching.spline import spline_coefficients, spline_values
 from segue.plates.stitching.stitch import Placement
 
@@ -60,7 +60,7 @@ def test_a_drifted_placement_composes_on_the_canvas_of_the_first_frame():
     scene = spline_coefficients(textured((160, 170)))
     placement = Placement({(0, 0): (0.0, 0.0)}, (), (), ())
     first, second = (spline_values(scene, start, (120, 130)) for start in ((10, 10), (13.4, 5.3)))
-    mosaic = compose({(0, 0): second}, drifted(placement, (3.4, -4.7)), canvas=(120, 130))
+    mosaic = fuse({(0, 0): second}, shift_placement(placement, (3.4, -4.7)), canvas=(120, 130))
     inner = np.s_[8:-4, 4:-10]
     assert mosaic.shape == (120, 130) and np.abs(mosaic - first)[inner].max() < 2
     assert (mosaic[:3] == 0).all()

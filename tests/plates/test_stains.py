@@ -14,9 +14,9 @@ from segue import rng
 from segue.data.summary import ON_IMAGES
 from segue.errors import SpecError
 from segue.evaluation.object_metrics import scores, tally
-from segue.plates.exports import HEAD_PX, overlay, scale_bar, write_overlay
-from segue.plates.labeling.stain_labels import cell_area, estimate_bleed_through, join, label_stains, unmix
-from segue.plates.labeling.thresholds import half_sample_mode, threshold, without_background
+from segue.plates.exports import HEAD_PX, draw_overlay, scale_bar, write_overlay
+from segue.plates.labeling.stain_labels import cell_area, estimate_bleed_through, label_stains, merge_stains, unmix
+from segue.plates.labeling.thresholds import compute_threshold, half_sample_mode, subtract_background
 from segue.plates.spec import BlockMaximaThreshold, CellAreaSpec, OtsuThreshold, StainsSpec
 from segue.plates.synthetic.scene import render_scene
 from segue.plates.synthetic.spec import SyntheticSpec
@@ -56,7 +56,7 @@ def test_half_sample_mode_finds_the_narrow_group():
 def test_otsu_is_scikit_images():
     """The threshold of Otsu is scikit-image's, to a bin."""
     image = drawn(FOUR)
-    assert threshold(image, OtsuThreshold(name="otsu"), pixel_size_um=1).counts == pytest.approx(
+    assert compute_threshold(image, OtsuThreshold(name="otsu"), pixel_size_um=1).counts == pytest.approx(
         filters.threshold_otsu(np.minimum(image, np.quantile(image, 0.9999)), 1024), abs=np.ptp(image) / 1024
     )
 
@@ -66,15 +66,15 @@ def test_block_maxima_say_when_they_cannot_tell():
     spec = BlockMaximaThreshold()
     quiet = np.full((240, 240), 10.0, np.float32)
     quiet[:40] += 500 * rng.numpy_generator(3, "blocks").random((40, 240))
-    level = threshold(quiet, spec, pixel_size_um=1)
+    level = compute_threshold(quiet, spec, pixel_size_um=1)
     assert level.counts == pytest.approx(11.5) and not level.notes and level.empty == pytest.approx(16 / 20, abs=0.01)
     crowded = 500 * (1 + rng.numpy_generator(4, "blocks").random((240, 240)))
     crowded[::12, ::12] = 900 + 300 * rng.numpy_generator(5, "blocks").random((20, 20))
     narrow = spec.model_copy(update={"factor": 0.9})
-    assert "under the threshold" in threshold(crowded, narrow, pixel_size_um=1).notes[0]
-    assert "blocks" in threshold(quiet[:36, :36], spec, pixel_size_um=1).notes[0]
+    assert "under the threshold" in compute_threshold(crowded, narrow, pixel_size_um=1).notes[0]
+    assert "blocks" in compute_threshold(quiet[:36, :36], spec, pixel_size_um=1).notes[0]
     with pytest.raises(ValueError, match="no block"):
-        threshold(quiet[:8, :8], spec, pixel_size_um=1)
+        compute_threshold(quiet[:8, :8], spec, pixel_size_um=1)
 
 
 @pytest.mark.parametrize("name", ["opening", "gaussian"])
@@ -83,7 +83,7 @@ def test_slow_background_goes_and_nuclei_stay(name):
     slope = np.linspace(0, 1200, SIDE)[None] + np.zeros((SIDE, 1))
     image = drawn([(120, 60, 6, 1500)]) + slope
     spec = validate(StainsSpec, {"stains": {"dapi": {"background": {"name": name}}, "cy5": {}}}, where="labels")
-    flat = without_background(image, spec.stains["dapi"].background, pixel_size_um=1)
+    flat = subtract_background(image, spec.stains["dapi"].background, pixel_size_um=1)
     assert np.abs(np.median(flat[40:200, 100:200], axis=0)).max() < 120
     assert flat[118:123, 58:63].mean() == pytest.approx(1500, rel=0.15)
 
@@ -133,7 +133,7 @@ def test_joining_of_stains():
     lower[(np.hypot(y - 20, x - 45) < 9) | (np.hypot(y - 20, x - 60) < 9)] = 2
     upper[np.hypot(y - 20, x - 60) < 9] = 2
     lower[12:28, 75:85] = 3
-    nuclei, carried = join([lower, upper], 0.7)
+    nuclei, carried = merge_stains([lower, upper], 0.7)
     assert int(nuclei.max()) == 4
     assert (nuclei == nuclei[20, 15]).sum() == (lower == 1).sum() and carried[nuclei[20, 15]].all()
     assert nuclei[20, 45] != nuclei[20, 60] and carried[nuclei[20, 45]].tolist() == [True, False]
@@ -204,7 +204,7 @@ def test_background_goes_on_at_the_border_as_inside(name):
     valid = (x >= 20) & (y < SIDE - 33)
     plane = np.where(valid, 900 + 2.0 * x - 1.5 * y, 0)
     spec = validate(StainsSpec, {"stains": {"dapi": {"background": {"name": name}}, "cy5": {}}}, where="labels")
-    flat = without_background(plane, spec.stains["dapi"].background, pixel_size_um=1, valid=valid)
+    flat = subtract_background(plane, spec.stains["dapi"].background, pixel_size_um=1, valid=valid)
     assert np.abs(flat[valid]).max() < 10 and np.abs(flat[valid]).mean() < 2 and not flat[~valid].any()
 
 
@@ -280,7 +280,7 @@ def test_turning_the_images_turns_the_labels():
         ({"stains": {"dapi": {"threshold": {"name": "triangle"}}, "cy5": {}}}, "threshold"),
         ({"rules": [{"name": "background", "has": ["dapi"]}]}, "occurs twice"),
         ({"outline": {"of": "cells"}}, "labels.cells"),
-        ({"stains": {"dapi": {"largest_area_um2": 3}, "cy5": {}}}, "largest_area_um2"),
+        ({"stains": {"dapi": {"max_area_um2": 3}, "cy5": {}}}, "max_area_um2"),
     ],
 )
 def test_mistakes_are_told(settings, words):
@@ -310,7 +310,7 @@ def test_overlay_draws_each_class_in_its_colour(tmp_path):
     image = np.full((SIDE, SIDE), 5.0)
     image[:, ::2] = 9.0
     names = ("background", "live", "dead")
-    picture = overlay(image, classes, nuclei, names=names)
+    picture = draw_overlay(image, classes, nuclei, names=names)
     for (y, x), number in (((40, 40), 1), ((120, 40), 2)):
         own = np.flatnonzero(nuclei[y] == nuclei[y, x])
         assert tuple(picture[y, own[0]]) == ON_IMAGES[number - 1] == tuple(picture[y, own[-1]])
@@ -319,12 +319,12 @@ def test_overlay_draws_each_class_in_its_colour(tmp_path):
     file = tmp_path / "new" / "a.png"
     write_overlay(file, image, classes, nuclei, names=names, title="P1 A4, t2 (8 h)", pixel_size_um=0.5, largest_px=100)
     written = np.asarray(Image.open(file))
-    small = overlay(image, classes, nuclei, names=names, largest_px=100)
+    small = draw_overlay(image, classes, nuclei, names=names, largest_px=100)
     np.testing.assert_array_equal(written[HEAD_PX:, : small.shape[1]], small)
     head = written[:HEAD_PX].reshape(-1, 3)
     assert all((head == colour).all(1).sum() > 100 for colour in ON_IMAGES[:2])  # the key
     with pytest.raises(ValueError, match="must be one"):
-        overlay(image, classes[1:], nuclei, names=names)
+        draw_overlay(image, classes[1:], nuclei, names=names)
 
 
 def test_overlay_colours_follow_names():
@@ -334,7 +334,7 @@ def test_overlay_colours_follow_names():
     classes[5:35, 5:35] = 1
     for number, (y, x) in enumerate(((10, 10), (10, 24)), start=1):
         classes[y : y + 6, x : x + 6], nuclei[y : y + 6, x : x + 6] = 1 + number, number
-    picture = overlay(image, classes, nuclei, names=("background", "cell", "live", "dead", "outline"))
+    picture = draw_overlay(image, classes, nuclei, names=("background", "cell", "live", "dead", "outline"))
     assert tuple(picture[10, 12]) == ON_IMAGES[0] and tuple(picture[10, 26]) == ON_IMAGES[1]
     assert len(set(picture[2, 20])) == 1 and picture[30, 20].argmax() == 1  # bare grey; a tint of green
 

@@ -12,12 +12,12 @@ from samples.tiles import cut, errors_px, nuclei, scene_side, textured, vignette
 
 from segue import rng
 from segue.errors import SegueError
-from segue.plates.stitching.fusion import compose, compose_bands, covered, seam_report
-from segue.plates.stitching.illumination import FlatField, balance
+from segue.plates.stitching.fusion import coverage_mask, fuse, fuse_bands, seam_report
+from segue.plates.stitching.illumination import FlatField, equalize_brightness
 from segue.plates.stitching.positions import Link, solve
 from segue.plates.stitching.shifts import Candidate, Shift, measure_shift
 from segue.plates.stitching.spline import spline_coefficients, spline_values
-from segue.plates.stitching.stitch import Placement, measure_pairs, nominal_positions, place
+from segue.plates.stitching.stitch import Placement, measure_pairs, nominal_positions, place_tiles
 
 REAL = Path(__file__).parents[2] / "examples" / "data" / "bbbc039" / "images"
 
@@ -69,7 +69,7 @@ def test_tiles_with_ten_per_cent_overlap_are_placed_within_half_a_pixel(kind: st
     featureless = vignette(tile) * 300
     tiles[2, 3] = rng.numpy_generator(seed, "dead").poisson(featureless).astype(np.uint16)
     pairs = measure_pairs(tiles, nominal, reach_px=32)
-    placement = place(pairs, nominal)
+    placement = place_tiles(pairs, nominal)
     assert placement.missing == ((0, 1),) and placement.unplaced == ((2, 3),)
     errors = errors_px(placement.positions, true, without=((0, 1), (2, 3)))
     assert np.median(errors) < 0.25 and errors.max() < 1
@@ -77,7 +77,7 @@ def test_tiles_with_ten_per_cent_overlap_are_placed_within_half_a_pixel(kind: st
     assert errors_px(placement.positions, true).max() < 30
     states = {(seam.first, seam.second): seam.state for seam in placement.seams}
     assert states[(2, 2), (2, 3)] == states[(1, 3), (2, 3)] == "not trusted"
-    assert placement == place(measure_pairs(tiles, nominal, reach_px=32)[: len(pairs)], nominal)
+    assert placement == place_tiles(measure_pairs(tiles, nominal, reach_px=32)[: len(pairs)], nominal)
 
 
 def test_channels_add_their_evidence():
@@ -87,7 +87,7 @@ def test_channels_add_their_evidence():
     tiles, nominal, true = cut(nuclei(side, 3), grid, tile, overlap=0.2, jitter_px=10)
     noise = rng.numpy_generator("second channel")
     both = {cell: np.stack([image, noise.poisson(300, tile).astype(np.uint16)]) for cell, image in tiles.items()}
-    placement = place(measure_pairs(both, nominal, reach_px=22), nominal)
+    placement = place_tiles(measure_pairs(both, nominal, reach_px=22), nominal)
     assert errors_px(placement.positions, true).max() < 0.3 and not placement.unplaced
 
 
@@ -98,7 +98,7 @@ def test_real_nuclei_cut_apart_are_put_together_again():
     grid, overlap, jitter = (2, 2), 0.2, 10.0
     tile = tuple(int((side - 2 * jitter - 1) / (1 + 1 - overlap)) for side in image.shape)
     tiles, nominal, true = cut(image, grid, tile, overlap=overlap, jitter_px=jitter)  # type: ignore[arg-type]
-    placement = place(measure_pairs(tiles, nominal, reach_px=22), nominal)
+    placement = place_tiles(measure_pairs(tiles, nominal, reach_px=22), nominal)
     errors = errors_px(placement.positions, true)
     assert np.median(errors) < 0.5 and errors.max() < 2
 
@@ -155,22 +155,22 @@ def test_a_mosaic_of_noise_free_tiles_is_the_scene():
     scene = textured(scene_side(grid, tile, overlap=0.2, jitter_px=6), 2)
     tiles, _, true = cut(scene, grid, tile, overlap=0.2, jitter_px=6, depth=0, noisy=False)
     placement = Placement(true, (), (), ())
-    mosaic = compose(tiles, placement)
+    mosaic = fuse(tiles, placement)
     assert mosaic.dtype == np.uint16 and mosaic.shape == placement.canvas(tile)
-    mask = covered(placement, tiles, tile)
+    mask = coverage_mask(placement, tiles, tile)
     assert np.array_equal(mask, mosaic > 0)
     seen = scene[: mosaic.shape[0], : mosaic.shape[1]] + 100
     inner = np.s_[16:-16, 16:-16]  # beyond a tile's border the scene is not known, and the last pixels ring
     assert np.abs(mosaic - seen)[inner].max() < 2.5 and np.abs(mosaic - seen)[inner].mean() < 0.6
     for height in (1, 37):
-        assert np.array_equal(np.concatenate([b for _, b in compose_bands(tiles, placement, band_px=height)]), mosaic)
+        assert np.array_equal(np.concatenate([b for _, b in fuse_bands(tiles, placement, band_px=height)]), mosaic)
 
 
 def test_labels_keep_their_values_and_a_missing_tile_leaves_zero():
     """Labels are moved by whole pixels and never mixed; where the missing tile lay alone there is nothing."""
     nominal = nominal_positions((1, 3), (40, 40), overlap=0.25)
     tiles = {(0, 0): np.full((40, 40), 70_001, np.int32), (0, 2): np.full((40, 40), -1, np.int32)}
-    mosaic = compose(tiles, place([], nominal, missing=((0, 1),)), values="labels")
+    mosaic = fuse(tiles, place_tiles([], nominal, missing=((0, 1),)), values="labels")
     assert mosaic.shape == (40, 100) and mosaic.dtype == np.int32
     assert set(np.unique(mosaic)) == {70_001, 0, -1} and (mosaic[:, 41:59] == 0).all()
 
@@ -183,15 +183,15 @@ def test_the_seam_report_shows_brightness_that_the_gains_then_even_out():
     lamp = {(0, 0): 1.0, (0, 1): 0.8, (1, 0): 1.1, (1, 1): 0.95}
     tiles = {cell: np.rint((image - 100.0) * lamp[cell] + 100).astype(np.uint16) for cell, image in tiles.items()}
     flat = FlatField(vignette(tile), 100.0, 1)
-    placement = place(measure_pairs(tiles, nominal, reach_px=20, correct=flat.apply), nominal)
+    placement = place_tiles(measure_pairs(tiles, nominal, reach_px=20, correct=flat.apply), nominal)
     report = seam_report(tiles, placement, correct=flat.apply, dark=100)
-    gains = balance({(s.first, s.second): s.log_ratio for s in report.seams if s.log_ratio is not None})
+    gains = equalize_brightness({(s.first, s.second): s.log_ratio for s in report.seams if s.log_ratio is not None})
     product = np.array([gains[cell] * lamp[cell] for cell in lamp])
     assert product == pytest.approx(product.mean(), rel=0.01)
     assert not report.repaired and min(s.ncc for s in report.seams if s.ncc is not None) > 0.98
     described = json.loads(json.dumps(report.as_dict()))
     assert described["residual_px"]["largest"] < 0.2 and len(described["seams"]) == 4
-    even = compose(tiles, placement, correct=flat.apply, gains=gains, dark=100)
+    even = fuse(tiles, placement, correct=flat.apply, gains=gains, dark=100)
     halves = [float(np.median(part[part > 0])) for part in np.array_split(even, 4, axis=1)]
     assert max(halves) / min(halves) < 1.03
 
@@ -202,6 +202,6 @@ def test_bad_input_is_said_in_a_sentence():
     with pytest.raises(SegueError, match="one shape"):
         measure_pairs({(0, 0): np.ones((40, 40)), (0, 1): np.ones((40, 41))}, nominal, reach_px=5)
     with pytest.raises(SegueError, match="no tile of this field"):
-        compose({}, place([], nominal))
+        fuse({}, place_tiles([], nominal))
     with pytest.raises(SegueError, match="overlap"):
         nominal_positions((1, 2), (40, 40), overlap=1.0)

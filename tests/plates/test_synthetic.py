@@ -12,10 +12,10 @@ import pytest
 import tifffile
 from pydantic import ValidationError
 
-from segue.api import made_plate
+from segue.api import synthetic_plate
 from segue.errors import SegueError
-from segue.plates.synthetic.optics import camera, cut, defocused_intensity
-from segue.plates.synthetic.scene import cells_of, draw_well, render_scene
+from segue.plates.synthetic.optics import camera, cut_tile, defocused_intensity
+from segue.plates.synthetic.scene import cells_of, render_scene, sample_well
 from segue.plates.synthetic.spec import (
     CellsSpec,
     FaultsSpec,
@@ -25,7 +25,14 @@ from segue.plates.synthetic.spec import (
     plate_name,
     well_name,
 )
-from segue.plates.synthetic.write import PATTERN, expected_tile, faults_of, flat_fields, placements, write_plates
+from segue.plates.synthetic.write import (
+    PATTERN,
+    expected_tile,
+    flat_fields,
+    sample_faults,
+    tile_positions,
+    write_plates,
+)
 
 SMALL = SyntheticSpec(
     seed=4,
@@ -38,7 +45,7 @@ SMALL = SyntheticSpec(
     faults=FaultsSpec(missing_tiles=1, dead_fields=1),
 )
 WELLS = [(plate, well) for plate in range(SMALL.plates) for well in range(SMALL.wells)]
-STAINED = next(pw for pw in WELLS if draw_well(SMALL, plate=pw[0], well=pw[1]).stained)
+STAINED = next(pw for pw in WELLS if sample_well(SMALL, plate=pw[0], well=pw[1]).stained)
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +112,10 @@ def test_cut_is_a_shift():
         return 100 + 20 * np.sin(0.5 * y + 0.2) * np.cos(0.4 * x)
 
     scene = wave(y, x).astype(np.float32)
-    assert np.array_equal(cut(scene, (7, 9), 40), scene[7:47, 9:49])
-    assert np.abs(cut(scene, (20.3, 25.75), 40) - wave(y + 20.3, x + 25.75)[:40, :40]).max() < 0.05
+    assert np.array_equal(cut_tile(scene, (7, 9), 40), scene[7:47, 9:49])
+    assert np.abs(cut_tile(scene, (20.3, 25.75), 40) - wave(y + 20.3, x + 25.75)[:40, :40]).max() < 0.05
     with pytest.raises(ValueError, match="leaves a scene"):
-        cut(scene, (60, 0), 40)
+        cut_tile(scene, (60, 0), 40)
 
 
 def test_camera_statistics():
@@ -193,14 +200,14 @@ stage = { rows = 1, columns = 1, tile_px = 64, jitter_px = 2 }
     (tmp_path / "bare.toml").write_text(settings)
     (tmp_path / "whole.toml").write_text('name = "tiny"\n[synthetic]\n' + settings)
     for name in ("bare", "whole"):
-        assert made_plate(tmp_path / name, tmp_path / f"{name}.toml") == tmp_path / name / "plate.toml"
+        assert synthetic_plate(tmp_path / name, tmp_path / f"{name}.toml") == tmp_path / name / "plate.toml"
     assert contents(tmp_path / "bare") == contents(tmp_path / "whole")
     (tmp_path / "odd.toml").write_text("sed = 3\n[synthetic]\nwels = 3\n")
     with pytest.raises(SegueError, match=r"(?s)synthetic: unknown key 'wels'; did you mean 'wells'.*unknown key 'sed'"):
-        made_plate(tmp_path / "odd", tmp_path / "odd.toml")
+        synthetic_plate(tmp_path / "odd", tmp_path / "odd.toml")
     (tmp_path / "odd.toml").write_text('name = "mine"\n[files]\npattern = "{well}.tif"\n')
     with pytest.raises(SegueError, match=r"its \[files\] say where images are"):
-        made_plate(tmp_path / "odd", tmp_path / "odd.toml")
+        synthetic_plate(tmp_path / "odd", tmp_path / "odd.toml")
     assert not (tmp_path / "odd").exists()
 
 
@@ -215,7 +222,7 @@ def test_tiles_are_cut_where_the_truth_says(plates: Path):
     assert np.array_equal(truth["nuclei"], scene.nuclei)
     stored, _ = arrays(plates / "truth" / plate_name(plate) / "flatfield.h5")
     assert all(np.array_equal(stored[channel], flats[channel]) for channel in flats)
-    assert np.array_equal(places, placements(SMALL, plate=plate, well=well, time=1).reshape(-1, 2))
+    assert np.array_equal(places, tile_positions(SMALL, plate=plate, well=well, time=1).reshape(-1, 2))
     for field in np.flatnonzero(states == "ok"):
         for channel, counts in scene.channels.items():
             expected = expected_tile(counts, flats[channel], places[field])
@@ -233,7 +240,7 @@ def test_placements_within_jitter_and_drift():
     rows, columns = np.indices((stage.rows, stage.columns))
     nominal = stage.margin_px + np.stack([rows, columns], axis=-1) * stage.step_px
     for time in range(SMALL.times):
-        off = placements(SMALL, plate=0, well=0, time=time) - nominal
+        off = tile_positions(SMALL, plate=0, well=0, time=time) - nominal
         assert np.abs(off).max() <= stage.jitter_px + (stage.drift_px if time else 0)
         assert np.ptp(off[..., 0]) > 0
 
@@ -260,13 +267,13 @@ def test_dead_cells_stay_dead_and_follow_the_sigmoid():
         wells=2, stained_wells=2, times=7, interval_h=2.0, stage=StageSpec(rows=2, columns=2),
         cells=CellsSpec(dying_treated=(0.8, 0.8), onset_h=(5, 5), width_h=(1, 1), density_per_mm2=(2000, 2000)),
     )  # fmt: skip
-    wells = [draw_well(spec, plate=0, well=well) for well in range(2)]
+    wells = [sample_well(spec, plate=0, well=well) for well in range(2)]
     treated = next(well for well in wells if well.treatment == "treated")
     cells = cells_of(spec, treated)
     founders = np.isneginf(cells.born_h)
     dead = np.stack([cells.dead(2.0 * t)[founders] for t in range(7)])
     assert np.all(dead[1:] >= dead[:-1])
-    start = treated.fate["dead_at_start"]
+    start = treated.dynamics["dead_at_start"]
     sigmoid = 0.8 / (1 + np.exp(-(2.0 * np.arange(7) - 5)))
     assert np.abs(dead.mean(axis=1) - (start + (1 - start) * sigmoid)).max() < 0.04
 
@@ -274,9 +281,9 @@ def test_dead_cells_stay_dead_and_follow_the_sigmoid():
 def test_faults_are_in_the_files(plates: Path):
     """The missing tile has no file in any channel, the dead field is black or full, and every other tile is there."""
     for plate, well in WELLS:
-        faults = faults_of(SMALL, plate=plate)
+        faults = sample_faults(SMALL, plate=plate)
         channels = (
-            ("brightfield", "dapi", "cy5") if draw_well(SMALL, plate=plate, well=well).stained else ("brightfield",)
+            ("brightfield", "dapi", "cy5") if sample_well(SMALL, plate=plate, well=well).stained else ("brightfield",)
         )
         assert sorted(faults.values()) == sorted(["missing", "black" if plate == 0 else "saturated"])
         for time in range(SMALL.times):
@@ -294,7 +301,7 @@ def test_faults_are_in_the_files(plates: Path):
 def test_stains_mark_their_nuclei_and_bleed_through():
     """Draq7 glows in dead nuclei only, Hoechst in all, and live nuclei show in Cy5 by the fraction drawn."""
     plate, well = STAINED
-    drawn = draw_well(SMALL, plate=plate, well=well)
+    drawn = sample_well(SMALL, plate=plate, well=well)
     scene = render_scene(SMALL, plate=plate, well=well, time=1)
     labels = np.append(0, scene.objects["class"])[np.searchsorted(np.append(0, scene.objects["id"]), scene.nuclei)]
     dapi, cy5 = scene.channels["dapi"], scene.channels["cy5"]

@@ -16,7 +16,6 @@ done are stitched. The content depends neither on the workers nor on interruptio
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,25 +28,26 @@ import numpy as np
 from segue.data.pairing import refuse
 from segue.data.spec import Layer
 from segue.errors import SegueError
+from segue.fingerprint import hash_json
 from segue.hdf5 import new_file, open_file, reading
-from segue.parallel import each
-from segue.plates.exports import seam_rows, write_json, write_table
+from segue.parallel import map_unordered
+from segue.plates.exports import seam_rows, write_table
 from segue.plates.layout.discovery import Layout, Well, image_digests, input_digest, read_plane
-from segue.plates.preflight import LAYERS, made_layout, mosaic_columns, obstacles, plate_layout, warnings
+from segue.plates.preflight import LAYERS, errors, mosaic_columns, plate_layout, synthetic_layout, warnings
 from segue.plates.spec import VERSION, FilesSpec, PlateSpec, settings, well_settings
-from segue.plates.stitching.illumination import FlatField, estimate
+from segue.plates.stitching.illumination import FlatField, estimate_flat_field
 from segue.plates.tiles import Mosaic, write_tiles
-from segue.plates.well import Setting, make_well, read_reports
-from segue.storage import make_folder
+from segue.plates.well import PlateContext, make_well, read_reports
+from segue.storage import make_folder, write_json
 
 Progress = Callable[[str, int, int], None]  # what is counted; done; of how many
-MOST_TILES = 400  # of a channel that its flat field is estimated from
-FEW_TILES = 50  # with fewer, cells in them may sway its flat field by some per cent
-FEWEST_TILES = 4  # with fewer it is as far from the truth as none: measured on a made screen
+MAX_FLAT_FIELD_TILES = 400  # of a channel that its flat field is estimated from
+RELIABLE_FLAT_FIELD_TILES = 50  # with fewer, cells in them may sway its flat field by some per cent
+MIN_FLAT_FIELD_TILES = 4  # with fewer it is as far from the truth as none: measured on a made screen
 
 
 @dataclass(frozen=True)
-class Assayed:
+class AssayResult:
     """What `assay` did: the dataset, the folder beside it, counts, and how many wells were done now, not found done."""
 
     path: Path
@@ -58,7 +58,7 @@ class Assayed:
     done_now: int
 
 
-def assay(spec: PlateSpec, out: Path, *, where: Path, workers: int = 1, progress: Progress | None = None) -> Assayed:
+def assay(spec: PlateSpec, out: Path, *, root: Path, workers: int = 1, progress: Progress | None = None) -> AssayResult:
     """Makes the dataset `out` of the plate that `spec` describes, whose paths start at the folder `where`.
 
     A finished `out` of the same specification and files is left as it is. Raises SegueError with all problems of the
@@ -68,17 +68,17 @@ def assay(spec: PlateSpec, out: Path, *, where: Path, workers: int = 1, progress
     folder = out.with_name(f"{out.stem}.plate")
     tell = progress or (lambda what, done, total: None)
     if spec.synthetic is not None:
-        _refuse(spec, made_layout(spec.synthetic), where, spec.synthetic.stage.overlap)
-    files, where = files_of(spec, folder, where, workers=workers, tell=tell)
-    layout = plate_layout(spec, files, where)
-    _refuse(spec, layout, where, files.overlap)
+        _refuse(spec, synthetic_layout(spec.synthetic), root, spec.synthetic.stage.overlap)
+    files, root = files_of(spec, folder, root, workers=workers, tell=tell)
+    layout = plate_layout(spec, files, root)
+    _refuse(spec, layout, root, files.overlap)
     make_folder(folder)
     cache = folder / "digests.json"
-    inputs = _digest([VERSION, settings(spec), input_digest(layout, cache)])
+    inputs = hash_json([VERSION, settings(spec), input_digest(layout, cache)])
     stained = sum(well.stained for well in layout.wells)
     if _is_made(out, inputs):
         with open_file(out) as file:
-            return Assayed(out, folder, len(layout.wells), stained, int(file["tiles/images"].shape[0]), 0)
+            return AssayResult(out, folder, len(layout.wells), stained, int(file["tiles/images"].shape[0]), 0)
     digests = image_digests(layout, cache)
     plates = sorted({well.plate for well in layout.wells})
     works = [work for plate in plates for work in _works(spec, files, layout, plate, folder, digests, tell)]
@@ -86,11 +86,11 @@ def assay(spec: PlateSpec, out: Path, *, where: Path, workers: int = 1, progress
     todo = [work for work in works if reports[work.well.key] is None]
     done = len(works) - len(todo)
     tell("wells", done, len(works))
-    for work, report in each(_made, todo, workers=workers, place=folder):
+    for work, report in map_unordered(_made, todo, workers=workers, context=folder):
         reports[work.well.key] = report
         done += 1
         tell("wells", done, len(works))
-    write_json(folder / "report.json", _report(spec, layout, reports, works))
+    write_json(folder / "report.json", _report(spec, layout, reports, works), sort_keys=True, ensure_ascii=False)
     write_table(folder / "nuclei.csv", _nuclei(works))
     write_table(folder / "seams.csv", seam_rows({work.well.key: reports[work.well.key] or {} for work in works}))
     tiling = spec.tiles if stained else spec.tiles.model_copy(update={"datasets": "kept"})  # one file without tiles
@@ -106,7 +106,7 @@ def assay(spec: PlateSpec, out: Path, *, where: Path, workers: int = 1, progress
     for name in ("wells", "flats"):
         shutil.rmtree(folder / name, ignore_errors=True)
     tiles = written.tiles if tiling.datasets == "full" else written.kept
-    return Assayed(out, folder, len(works), stained, tiles, len(todo))
+    return AssayResult(out, folder, len(works), stained, tiles, len(todo))
 
 
 def files_of(spec: PlateSpec, folder: Path, where: Path, *, workers: int, tell: Progress) -> tuple[FilesSpec, Path]:
@@ -114,7 +114,7 @@ def files_of(spec: PlateSpec, folder: Path, where: Path, *, workers: int, tell: 
     if spec.synthetic is None:
         assert spec.files is not None  # the specification has one of the two
         return spec.files, where
-    from segue.plates.synthetic.write import made_files, write_plates
+    from segue.plates.synthetic.write import synthetic_files, write_plates
 
     written = write_plates(
         spec.synthetic,
@@ -122,7 +122,7 @@ def files_of(spec: PlateSpec, folder: Path, where: Path, *, workers: int, tell: 
         workers=workers,
         progress=lambda done, total: tell("wells made", done, total),
     )
-    return made_files(spec.synthetic), written.folder
+    return synthetic_files(spec.synthetic), written.folder
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class _Work:
     """A well to be done: what its process needs to know."""
 
     well: Well
-    setting: Setting
+    setting: PlateContext
     path: Path
     folder: Path  # of what lies beside the dataset
     key: str
@@ -153,17 +153,17 @@ def _works(
     wells = [well for well in layout.wells if well.plate == plate]
     hours = [[time, layout.times_h.get(time)] for time in layout.times]
     shared = [layout.grid, layout.tile_shape, layout.dtype, layout.pixel_size_um, hours, files.overlap]
-    base = _digest([VERSION, well_settings(spec), shared, [[well.key, digests[well.key]] for well in wells]])
+    base = hash_json([VERSION, well_settings(spec), shared, [[well.key, digests[well.key]] for well in wells]])
     flats = _flats(spec, layout, wells, folder / "flats" / f"{plate}.h5", base, tell)
     geometry = replace(layout, wells=(), missing=(), doubled=())
-    setting = Setting(spec, geometry, flats, files.overlap)
+    setting = PlateContext(spec, geometry, flats, files.overlap)
     return [
         _Work(
             well,
             setting,
             folder / "wells" / f"{well.key.replace('/', '_')}.h5",
             folder,
-            _digest([base, well.key, well.stained]),
+            hash_json([base, well.key, well.stained]),
         )
         for well in wells
     ]
@@ -192,10 +192,12 @@ def _flats(
         for done, channel in enumerate(channels):
             tell(f"flat fields of {wells[0].plate}", done, len(channels))
             planes = [well.planes[place] for well in wells for place in sorted(well.planes) if place[1] == channel]
-            step = max(1, len(planes) // MOST_TILES)
-            if len(planes) >= FEWEST_TILES:
+            step = max(1, len(planes) // MAX_FLAT_FIELD_TILES)
+            if len(planes) >= MIN_FLAT_FIELD_TILES:
                 tiles = (read_plane(plane) for plane in planes[::step])
-                flat = found[channel] = estimate(tiles, dark=spec.stitching.dark_counts, most=MOST_TILES)
+                flat = found[channel] = estimate_flat_field(
+                    tiles, dark=spec.stitching.dark_counts, max_tiles=MAX_FLAT_FIELD_TILES
+                )
                 new.file[channel] = flat.gain
                 new.file[channel].attrs.update(dark=flat.dark, tiles=flat.tiles)
         tell(f"flat fields of {wells[0].plate}", len(channels), len(channels))
@@ -204,11 +206,7 @@ def _flats(
 
 def _refuse(spec: PlateSpec, layout: Layout, where: Path, overlap: float) -> None:
     """Raises SegueError where the plate lacks what the specification needs, or its tiles and splits cannot be."""
-    refuse(where, [f"{where}: {told}" for told in obstacles(spec, layout, overlap=overlap)])
-
-
-def _digest(parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    refuse(where, [f"{where}: {told}" for told in errors(spec, layout, overlap=overlap)])
 
 
 def _is_made(out: Path, inputs: str) -> bool:
@@ -278,9 +276,9 @@ def _weak(spec: PlateSpec, layout: Layout, plate: str, flats: Mapping[str, FlatF
                     f"{plate}: {channel} has {there} {'tile' if there == 1 else 'tiles'}, too few to estimate a flat "
                     "field from: uneven light stays in it"
                 )
-        elif flats[channel].tiles < FEW_TILES:
+        elif flats[channel].tiles < RELIABLE_FLAT_FIELD_TILES:
             yield (
-                f"{plate}: the flat field of {channel} rests on {flats[channel].tiles} tiles, {FEW_TILES} or more are "
+                f"{plate}: the flat field of {channel} rests on {flats[channel].tiles} tiles, {RELIABLE_FLAT_FIELD_TILES} or more are "
                 "wanted; seams between fields may stay visible in it"
             )
 

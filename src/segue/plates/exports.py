@@ -7,7 +7,6 @@ What was done to a plate in a few words, and its seams as a table: from the repo
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ BAR_SHARE = 0.2  # of the width that the scale bar takes at most
 _GREY_QUANTILES = (0.002, 0.998)
 
 
-def overlay(
+def draw_overlay(
     image: np.ndarray, classes: np.ndarray, nuclei: np.ndarray, *, names: Sequence[str], largest_px: int | None = None
 ) -> np.ndarray:
     """Returns (h, w, 3) uint8: the image (H, W) in grey, stretched between its 0.2 and 99.8 percentiles, and within
@@ -75,7 +74,7 @@ def write_overlay(
     The bar is in px where the pixel size is not known. Its folder is made where it is missing; the file appears when it
     is whole.
     """
-    picture = Image.fromarray(overlay(image, classes, nuclei, names=names, largest_px=largest_px))
+    picture = Image.fromarray(draw_overlay(image, classes, nuclei, names=names, largest_px=largest_px))
     shown_um = None if pixel_size_um is None else pixel_size_um * _reduction(image, largest_px)
     found = _headed(picture, names, title, scale_bar(picture.width, shown_um, _reduction(image, largest_px)))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,12 +192,6 @@ def write_mosaic(path: Path, image: Array, channels: Sequence[str], *, pixel_siz
     return folder
 
 
-def write_json(path: Path, told: Mapping[str, Any]) -> None:
-    """Writes `told` as JSON, its keys sorted; the file appears when whole."""
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(told, indent=1, sort_keys=True, ensure_ascii=False), encoding="utf-8")
-
-
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes a CSV of rows that all have the keys of the first; the file appears when whole."""
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
@@ -277,7 +270,7 @@ def seam_rows(wells: Reports) -> Iterator[dict[str, Any]]:
             }
 
 
-def summary(report: Mapping[str, Any]) -> list[str]:
+def summarize(report: Mapping[str, Any]) -> list[str]:
     """Returns lines that say which fields were left out, missing or only marked, how the seams are, and the notes."""
     wells: Reports = report["wells"]
     out, marked = Counter(), Counter()

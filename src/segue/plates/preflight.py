@@ -31,12 +31,12 @@ from segue.plates.synthetic.spec import STAINED_CHANNELS, SyntheticSpec
 LAYERS = ("classes", "nuclei")  # of the dataset; tiles are kept by the counts of the first
 
 
-def plate_layout(spec: PlateSpec, files: FilesSpec, where: Path, *, strict: bool = True) -> Layout:
+def plate_layout(spec: PlateSpec, files: FilesSpec, root: Path, *, strict: bool = True) -> Layout:
     """Returns what `find_layout` finds; wells called stained that lack a stain are unstained, as a note says.
 
     Stains that no image of the plate has are another matter: `obstacles` tells them.
     """
-    layout = find_layout(files, where, transmitted=spec.transmitted, strict=strict)
+    layout = find_layout(files, root, transmitted=spec.transmitted, strict=strict)
     stains = [stain for stain in spec.labels.stains if stain in layout.channels]
     wells, notes = [], []
     for well in layout.wells:
@@ -49,15 +49,15 @@ def plate_layout(spec: PlateSpec, files: FilesSpec, where: Path, *, strict: bool
     return replace(layout, wells=tuple(wells), notes=(*layout.notes, *notes))
 
 
-def made_layout(spec: SyntheticSpec) -> Layout:
+def synthetic_layout(spec: SyntheticSpec) -> Layout:
     """Returns the layout of a plate that is still to be made; the paths of its images are empty, none is missing."""
-    from segue.plates.synthetic.scene import draw_well
+    from segue.plates.synthetic.scene import sample_well
 
     cells = [(row, column) for row in range(spec.stage.rows) for column in range(spec.stage.columns)]
     wells = []
     for plate in range(spec.plates):
         for number in range(spec.wells):
-            drawn = draw_well(spec, plate=plate, well=number)
+            drawn = sample_well(spec, plate=plate, well=number)
             channels = STAINED_CHANNELS if drawn.stained else STAINED_CHANNELS[:1]
             planes = {
                 (time, channel, cell): Plane(Path())
@@ -102,7 +102,7 @@ def mosaic_shape(layout: Layout, overlap: float) -> tuple[int, int]:
     return height, width
 
 
-def obstacles(spec: PlateSpec, layout: Layout, *, overlap: float) -> list[str]:
+def errors(spec: PlateSpec, layout: Layout, *, overlap: float) -> list[str]:
     """Returns a sentence for each thing that the plate lacks, or that its tiles and splits cannot be."""
     found = []
     stained = any(well.stained for well in layout.wells)
@@ -159,7 +159,7 @@ def warnings(spec: PlateSpec, layout: Layout) -> list[str]:
     return [warning for warning in found if warning]
 
 
-def filled(split: SplitSpec, layout: Layout) -> SplitSpec:
+def find_nonempty_seed(split: SplitSpec, layout: Layout) -> SplitSpec:
     """Returns the split, with the first seed that leaves no part empty where its own does and there is such a seed."""
     if not any(well.stained for well in layout.wells):
         return split
@@ -224,7 +224,7 @@ def identity(spec: PlateSpec, where: Path, cache: Path) -> dict[str, Any]:
     return {**parts, "files": input_digest(layout, cache)}
 
 
-def expected(spec: PlateSpec, where: Path) -> Mapping[str, int]:
+def estimate_size(spec: PlateSpec, where: Path) -> Mapping[str, int]:
     """Returns the most `tiles` and `bytes` that the dataset may have: before any is left out by the keep rules.
 
     A made plate's raw images, which lie beside it, are counted too.

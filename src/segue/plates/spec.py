@@ -272,14 +272,14 @@ class GaussianBackground(SpecModel):
 class BlockMaximaThreshold(SpecModel):
     """`factor` × the mode of the maxima of blocks of `block_um`: most blocks, or the largest group of alike ones, hold
     no nucleus, so that the mode is the highest that background comes to. It is the half-sample mode (Bickel and
-    Frühwirth, Comput. Stat. Data Anal. 50, 3500, 2006). Where less than `least_empty` of the blocks stay under the
+    Frühwirth, Comput. Stat. Data Anal. 50, 3500, 2006). Where less than `min_empty` of the blocks stay under the
     threshold, a note says so.
     """
 
     name: Literal["block-maxima"] = "block-maxima"
     factor: Positive = 1.15
     block_um: Positive = 12.0
-    least_empty: StainShare = 0.25
+    min_empty: StainShare = 0.25
 
 
 class OtsuThreshold(SpecModel):
@@ -342,15 +342,13 @@ class StainSpec(SpecModel):
     faint: StainShare = 0.1
     hole_um2: NotNegative = 20.0
     opening_um: NotNegative = 0.0
-    least_area_um2: NotNegative = 12.0
-    largest_area_um2: Positive | None = None
+    min_area_um2: NotNegative = 12.0
+    max_area_um2: Positive | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> StainSpec:
-        if self.largest_area_um2 is not None and self.largest_area_um2 <= self.least_area_um2:
-            raise ValueError(
-                f"largest_area_um2 = {self.largest_area_um2:g} is not above least_area_um2 = {self.least_area_um2:g}"
-            )
+        if self.max_area_um2 is not None and self.max_area_um2 <= self.min_area_um2:
+            raise ValueError(f"max_area_um2 = {self.max_area_um2:g} is not above min_area_um2 = {self.min_area_um2:g}")
         return self
 
 
@@ -366,14 +364,14 @@ class CellAreaSpec(SpecModel):
     """The class "cell", from the transmitted light: the Sobel magnitude of the image smoothed by `smoothing_um`, over
     `factor` × the mode of its values, which is that of noise (a higher factor loses cells near focus, which show
     little contrast; a lower one takes in halos); gaps closed with a radius of `closing_um`, holes up to `hole_um2`
-    filled, areas below `least_area_um2` dropped; nuclei are cell too.
+    filled, areas below `min_area_um2` dropped; nuclei are cell too.
     """
 
     smoothing_um: NotNegative = 1.0
     factor: Positive = 3.0
     closing_um: NotNegative = 3.0
     hole_um2: NotNegative = 300.0
-    least_area_um2: NotNegative = 60.0
+    min_area_um2: NotNegative = 60.0
 
 
 class OutlineSpec(SpecModel):
@@ -481,7 +479,7 @@ class KeepSpec(SpecModel):
 
     classes: int = Field(default=2, ge=0)
     foreground: float = Field(default=0, ge=0, le=1)
-    labelled: float = Field(default=0, ge=0, le=1)
+    labeled: float = Field(default=0, ge=0, le=1)
 
 
 class TilesSpec(SpecModel):
@@ -536,7 +534,7 @@ class StitchingSpec(SpecModel):
     flat_field: Literal["estimate", "none"] = "estimate"
     dark_counts: float | None = Field(default=None, ge=0)
     register_px: float | None = Field(default=None, gt=0)
-    even: Literal["time", "none"] = "time"
+    equalize_brightness: Literal["time", "none"] = "time"
     mosaics: Literal["none", "ome-tiff", "ome-zarr"] = "none"
 
 

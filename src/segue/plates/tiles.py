@@ -33,7 +33,7 @@ from segue.storage import remove_abandoned
 
 
 @njit(cache=True, nogil=True)
-def count_cells(labels: np.ndarray, rows: np.ndarray, columns: np.ndarray, classes: int) -> np.ndarray:
+def count_grid(labels: np.ndarray, rows: np.ndarray, columns: np.ndarray, classes: int) -> np.ndarray:
     """Returns (R, C, classes + 1) int64: how often -1, 0 … classes - 1 occur in each cell of a grid laid over labels.
 
     labels: (H, W) int32. rows, columns: the R + 1 and C + 1 ascending borders of the cells, from 0 to H and W.
@@ -125,7 +125,7 @@ def write_tiles(
             if not mosaic.labels:
                 continue
             cut = _cut(mosaic, layers, spec)
-            wanted = keeps(cut.counts[decisive.name], spec.keep, area_px=spec.tile_px**2)
+            wanted = select_tiles(cut.counts[decisive.name], spec.keep, area_px=spec.tile_px**2)
             labelled, tiles, kept = labelled + 1, tiles + len(wanted), kept + int(wanted.sum())
             for which, file in files.items():
                 file.add(cut if which == "full" else cut.only(wanted))
@@ -160,7 +160,7 @@ def count_classes(mosaic: Mosaic, layers: Sequence[Layer], spec: TilesSpec) -> t
         if layer.kind != "classes":
             continue
         labels, classes = np.ascontiguousarray(mosaic.labels[layer.name]), len(layer.names)
-        cells = count_cells(labels, rows, columns, classes)
+        cells = count_grid(labels, rows, columns, classes)
         if cells.sum() != labels.size:
             odd = labels[(labels < IGNORED) | (labels >= classes)]
             raise SegueError(
@@ -177,13 +177,13 @@ def count_classes(mosaic: Mosaic, layers: Sequence[Layer], spec: TilesSpec) -> t
     return np.array(places, dtype=np.int64).reshape(-1, 2), counts
 
 
-def keeps(counts: np.ndarray, keep: KeepSpec, *, area_px: int) -> np.ndarray:
+def select_tiles(counts: np.ndarray, keep: KeepSpec, *, area_px: int) -> np.ndarray:
     """Returns (n,) bool: which tiles of area_px pixels, with counts (n, K) of classes, meet every rule."""
     labelled = counts.sum(axis=1)
     return (
         ((counts > 0).sum(axis=1) >= keep.classes)
         & (labelled - counts[:, 0] >= keep.foreground * area_px)
-        & (labelled >= keep.labelled * area_px)
+        & (labelled >= keep.labeled * area_px)
     )
 
 
@@ -250,5 +250,5 @@ def _require_tiles(done: WrittenTiles, out: Path, spec: TilesSpec) -> None:
     if done.labelled and not done.kept and spec.datasets != "full":
         raise SegueError(
             f"{out}: none of the {done.tiles} tiles meets tiles.keep (classes >= {spec.keep.classes}, foreground >= "
-            f'{spec.keep.foreground:g}, labelled >= {spec.keep.labelled:g}); relax it, or set datasets = "full".'
+            f'{spec.keep.foreground:g}, labelled >= {spec.keep.labeled:g}); relax it, or set datasets = "full".'
         )

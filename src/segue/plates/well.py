@@ -24,18 +24,25 @@ from segue.plates.exports import write_mosaic, write_overlay
 from segue.plates.labeling.stain_labels import StainLabels, label_stains
 from segue.plates.layout.discovery import Layout, Well, WellTiles
 from segue.plates.spec import PlateSpec
-from segue.plates.stitching.drift import drifted, register_over_time
+from segue.plates.stitching.drift import register_over_time, shift_placement
 from segue.plates.stitching.field_qc import judge_fields
-from segue.plates.stitching.fusion import compose, covered, seam_report
-from segue.plates.stitching.illumination import FlatField, balance, frame_ratios
+from segue.plates.stitching.fusion import coverage_mask, fuse, seam_report
+from segue.plates.stitching.illumination import FlatField, equalize_brightness, frame_ratios
 from segue.plates.stitching.spline import Array
-from segue.plates.stitching.stitch import Cell, Placement, Positions, measure_pairs, nominal_positions, place
+from segue.plates.stitching.stitch import (
+    FieldIndex,
+    Placement,
+    Positions,
+    measure_pairs,
+    nominal_positions,
+    place_tiles,
+)
 
 COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 
 
 @dataclass(frozen=True)
-class Setting:
+class PlateContext:
     """What is the same for all wells of a plate: the layout's geometry and the flat field of each channel."""
 
     spec: PlateSpec
@@ -44,7 +51,7 @@ class Setting:
     overlap: float
 
     @property
-    def nominal(self) -> dict[Cell, tuple[float, float]]:
+    def nominal(self) -> dict[FieldIndex, tuple[float, float]]:
         return nominal_positions(self.layout.grid, self.layout.tile_shape, overlap=self.overlap)
 
     @property
@@ -60,17 +67,19 @@ class Frame:
     well: Well
     time: int
     placement: Placement
-    left_out: frozenset[Cell]
-    flags: Mapping[Cell, tuple[str, ...]]
+    left_out: frozenset[FieldIndex]
+    flags: Mapping[FieldIndex, tuple[str, ...]]
 
 
-class _Evened(Mapping[Cell, Any]):
+class _Evened(Mapping[FieldIndex, Any]):
     """Tiles under even illumination, several channels as (C, H, W); None where one of them is missing."""
 
-    def __init__(self, channels: Sequence[Mapping[Cell, Array | None]], flats: Sequence[FlatField | None]) -> None:
+    def __init__(
+        self, channels: Sequence[Mapping[FieldIndex, Array | None]], flats: Sequence[FlatField | None]
+    ) -> None:
         self._channels, self._flats = channels, flats
 
-    def __getitem__(self, cell: Cell) -> Array | None:
+    def __getitem__(self, cell: FieldIndex) -> Array | None:
         images = [tiles.get(cell) for tiles in self._channels]
         if any(image is None for image in images):
             return None
@@ -81,14 +90,14 @@ class _Evened(Mapping[Cell, Any]):
             ]
         )
 
-    def __iter__(self) -> Iterator[Cell]:
+    def __iter__(self) -> Iterator[FieldIndex]:
         return iter(self._channels[0])
 
     def __len__(self) -> int:
         return len(self._channels[0])
 
 
-def make_well(setting: Setting, well: Well, path: Path, *, folder: Path, key: str) -> dict[str, Any]:
+def make_well(setting: PlateContext, well: Well, path: Path, *, folder: Path, key: str) -> dict[str, Any]:
     """Returns the report of a well after writing its file, and overlays and mosaics as files below `folder`.
 
     Memory: two rows of tiles, and all channels of one time point stitched.
@@ -150,13 +159,13 @@ def read_reports(path: Path, key: str) -> dict[str, Any] | None:
         return {name: json.loads(group.attrs["report"]) for name, group in file.items()}
 
 
-def _frame(setting: Setting, well: Well, time: int, channels: Sequence[str]) -> Frame:
+def _frame(setting: PlateContext, well: Well, time: int, channels: Sequence[str]) -> Frame:
     """Returns a time point with its bad fields found and its tiles placed, by all channels together."""
     nominal, stains = setting.nominal, setting.spec.labels.stains
     tiles = {channel: dict(WellTiles(setting.layout, well, time, channel)) for channel in channels}
     missing = {cell for cell in nominal if any(tiles[channel].get(cell) is None for channel in channels)}
-    flags: dict[Cell, tuple[str, ...]] = {}
-    left_out: set[Cell] = set()
+    flags: dict[FieldIndex, tuple[str, ...]] = {}
+    left_out: set[FieldIndex] = set()
     for channel in channels:
         for cell, quality in judge_fields(tiles[channel], setting.spec.quality, stain=channel in stains).items():
             if quality.flags:
@@ -166,11 +175,11 @@ def _frame(setting: Setting, well: Well, time: int, channels: Sequence[str]) -> 
     good = [_without(tiles[channel], left_out) for channel in channels]
     evened = _Evened(good, [setting.flats.get(channel) for channel in channels])
     pairs = measure_pairs(evened, nominal, reach_px=setting.spec.stitching.reach_px)
-    placement = place(pairs, nominal, missing=tuple(sorted(missing | left_out)))
+    placement = place_tiles(pairs, nominal, missing=tuple(sorted(missing | left_out)))
     return Frame(well, time, _centred(placement, nominal), frozenset(left_out), flags)
 
 
-def _tiles(setting: Setting, frame: Frame, channels: Sequence[str]) -> dict[str, dict[Cell, Array | None]]:
+def _tiles(setting: PlateContext, frame: Frame, channels: Sequence[str]) -> dict[str, dict[FieldIndex, Array | None]]:
     """Returns the tiles of a time point by channel, those left out as None."""
     return {
         channel: _without(dict(WellTiles(setting.layout, frame.well, frame.time, channel)), frame.left_out)
@@ -178,11 +187,13 @@ def _tiles(setting: Setting, frame: Frame, channels: Sequence[str]) -> dict[str,
     }
 
 
-def _without(tiles: Mapping[Cell, Array | None], left_out: Collection[Cell]) -> dict[Cell, Array | None]:
+def _without(
+    tiles: Mapping[FieldIndex, Array | None], left_out: Collection[FieldIndex]
+) -> dict[FieldIndex, Array | None]:
     return {cell: None if cell in left_out else tile for cell, tile in tiles.items()}
 
 
-def _title(setting: Setting, frame: Frame) -> str:
+def _title(setting: PlateContext, frame: Frame) -> str:
     """Returns well and time as in "P1 A4, t2 (8 h)"; the hours where they are known."""
     hours = setting.layout.times_h.get(frame.time, math.nan)
     known = "" if math.isnan(hours) else f" ({hours:g} h)"
@@ -194,13 +205,13 @@ def _centred(placement: Placement, nominal: Positions) -> Placement:
     cells = [cell for cell in nominal if cell not in placement.missing and cell not in placement.unplaced]
     cells = cells or list(nominal)
     off = np.mean([np.subtract(nominal[cell], placement.positions[cell]) for cell in cells], axis=0)
-    return drifted(placement, (float(off[0]), float(off[1])))
+    return shift_placement(placement, (float(off[0]), float(off[1])))
 
 
 class _Frames(Sequence[Any]):
     """The transmitted-light mosaics of a well, each composed when asked for; of each, block means are kept."""
 
-    def __init__(self, setting: Setting, frames: Sequence[Frame]) -> None:
+    def __init__(self, setting: PlateContext, frames: Sequence[Frame]) -> None:
         self._setting, self._frames = setting, frames
         self.small: dict[int, Array] = {}
 
@@ -215,13 +226,13 @@ class _Frames(Sequence[Any]):
 
 
 def _over_time(
-    setting: Setting, frames: list[Frame]
+    setting: PlateContext, frames: list[Frame]
 ) -> tuple[list[Frame], dict[int, tuple[float, float]], list[float]]:
     """Returns the frames with the drift between them taken out, that drift (y, x) in px by time, and a factor for each
     frame that evens out the brightness of the transmitted light.
     """
     told, steady = setting.spec.stitching, [1.0] * len(frames)
-    if len(frames) < 2 or (told.register_px is None and told.even == "none"):
+    if len(frames) < 2 or (told.register_px is None and told.equalize_brightness == "none"):
         return frames, {}, steady
     mosaics, drift = _Frames(setting, frames), {}
     moved = frames
@@ -229,20 +240,20 @@ def _over_time(
         found = register_over_time(mosaics, reach_px=told.register_px)
         shifts = [(float(y), float(x)) for y, x in found.shifts]
         drift = {frame.time: shift for frame, shift in zip(frames, shifts, strict=True)}
-        moved = [replace(frame, placement=drifted(frame.placement, drift[frame.time])) for frame in frames]
-    if told.even == "none":
+        moved = [replace(frame, placement=shift_placement(frame.placement, drift[frame.time])) for frame in frames]
+    if told.equalize_brightness == "none":
         return moved, drift, steady
     for index in range(len(frames)):
         if index not in mosaics.small:
             mosaics[index]
     flat = setting.flats.get(setting.spec.transmitted)
     small = [mosaics.small[index] for index in range(len(frames))]
-    factors = balance(frame_ratios(small, dark=0.0 if flat is None else flat.dark))
+    factors = equalize_brightness(frame_ratios(small, dark=0.0 if flat is None else flat.dark))
     return moved, drift, [factors.get(index, 1.0) for index in range(len(frames))]
 
 
 def _composed(
-    setting: Setting, frame: Frame, channel: str, tiles: Mapping[Cell, Array | None], *, gain: float = 1.0
+    setting: PlateContext, frame: Frame, channel: str, tiles: Mapping[FieldIndex, Array | None], *, gain: float = 1.0
 ) -> tuple[Array, Array]:
     """Returns a channel's mosaic (H, W) on the canvas of the plate, and (H, W) bool: where a tile of it lies.
 
@@ -251,7 +262,7 @@ def _composed(
     flat = setting.flats.get(channel)
     if all(tile is None for tile in tiles.values()):
         return np.zeros(setting.canvas, setting.layout.dtype), np.zeros(setting.canvas, bool)
-    mosaic = compose(
+    mosaic = fuse(
         tiles,
         frame.placement,
         correct=None if flat is None else flat.apply,
@@ -259,14 +270,14 @@ def _composed(
         dark=0.0 if flat is None else flat.dark,
         canvas=setting.canvas,
     )
-    there = covered(frame.placement, tiles, setting.layout.tile_shape, canvas=setting.canvas)
+    there = coverage_mask(frame.placement, tiles, setting.layout.tile_shape, canvas=setting.canvas)
     if not there.all():
         mosaic[~there] = np.median(mosaic[there])
     return mosaic, there
 
 
 def _mosaics(
-    setting: Setting, frame: Frame, tiles: Mapping[str, Mapping[Cell, Array | None]], gain: float
+    setting: PlateContext, frame: Frame, tiles: Mapping[str, Mapping[FieldIndex, Array | None]], gain: float
 ) -> tuple[dict[str, Array], Array]:
     """Returns the mosaic (H, W) of each channel, and (H, W) bool: where a tile of every channel lies."""
     images, valid = {}, np.ones(setting.canvas, bool)
@@ -277,7 +288,7 @@ def _mosaics(
     return images, valid
 
 
-def _labels(setting: Setting, images: Mapping[str, Array], valid: Array) -> StainLabels:
+def _labels(setting: PlateContext, images: Mapping[str, Array], valid: Array) -> StainLabels:
     spec = setting.spec
     stains = {channel: images[channel] for channel in spec.labels.stains}
     pixel_size_um = setting.layout.pixel_size_um
@@ -287,9 +298,9 @@ def _labels(setting: Setting, images: Mapping[str, Array], valid: Array) -> Stai
 
 
 def _report(
-    setting: Setting,
+    setting: PlateContext,
     frame: Frame,
-    tiles: Mapping[Cell, Array | None],
+    tiles: Mapping[FieldIndex, Array | None],
     drift: tuple[float, float] | None,
     labels: StainLabels | None,
     valid: Array,

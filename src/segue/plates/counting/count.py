@@ -26,7 +26,7 @@ from segue.plates.counting.mosaics import (
     Reader,
     conditions_of,
     mosaics_of,
-    opened_run,
+    open_run,
     parts_of,
     pixel_size_um,
     require_targets,
@@ -36,13 +36,13 @@ from segue.plates.counting.nuclei import (
     Counting,
     Example,
     fractions,
-    measured,
-    objects_of,
+    measure_nuclei,
     poisson_interval,
-    tuned,
+    split_nuclei,
+    tune_counting,
     wilson_interval,
 )
-from segue.plates.counting.truth import MADE_CLASSES, agreement, headline, known_counts
+from segue.plates.counting.truth import SYNTHETIC_CLASSES, agreement, headline, known_counts
 from segue.spec import SpecModel, unknown
 from segue.storage import replacing
 from segue.training.run_folder import Model
@@ -63,20 +63,20 @@ Tunable = Literal["validation", "unseen", "train"]
 class CountSpec(SpecModel):
     """How nuclei are counted.
 
-    classes: those counted; without it all of the run's but background, cell and outline. least_area_px, and
+    classes: those counted; without it all of the run's but background, cell and outline. min_area_px, and
     split_depth (1 divides nothing, see `nuclei.objects_of`): "tuned" takes what fits the stains of validation wells
     best, of training wells where no validation well has any. layers: those of classes and of nuclei, from the stains.
     """
 
     classes: tuple[str, ...] | None = None
-    least_area_px: Annotated[float, Field(ge=0)] | Literal["tuned"] = "tuned"
+    min_area_px: Annotated[float, Field(ge=0)] | Literal["tuned"] = "tuned"
     split_depth: Annotated[float, Field(gt=0, le=1)] | Literal["tuned"] = "tuned"
     layers: tuple[str, str] = ("classes", "nuclei")
     tile_px: Annotated[int, Field(ge=64)] = 1024
 
 
 @dataclass(frozen=True)
-class Chosen:
+class CountingChoice:
     """How nuclei are counted, whether that was "given", the "default" for want of stained wells, or tuned, and on wells
     of which part.
 
@@ -96,7 +96,7 @@ class WellCounts:
     table: pd.DataFrame
     conditions: tuple[str, ...]
     errors: pd.DataFrame
-    chosen: Chosen
+    chosen: CountingChoice
     notes: tuple[str, ...]
 
     @property
@@ -132,7 +132,7 @@ def count_wells(
     channels or classes than the run, or nothing to tune with.
     """
     spec, path = spec or CountSpec(), Path(dataset)
-    main, second = opened_run(run), None if objects is None else opened_run(objects)
+    main, second = open_run(run), None if objects is None else open_run(objects)
     require_targets(main, second)
     if truth is not None and not (Path(truth) / "truth").is_dir():
         raise SegueError(f"{truth}: holds no folder truth/; give the folder of the made plate.")
@@ -200,29 +200,29 @@ def _chosen(
     spec: CountSpec,
     pixel_um: float | None,
     tunable: tuple[Tunable, ...],
-) -> Chosen:
+) -> CountingChoice:
     depth = None if reader.finds_objects else spec.split_depth
-    if spec.least_area_px != "tuned" and depth != "tuned":
-        return Chosen(Counting(spec.least_area_px, depth), "given")
+    if spec.min_area_px != "tuned" and depth != "tuned":
+        return CountingChoice(Counting(spec.min_area_px, depth), "given")
     labelled = [m for m in mosaics if set(reader.dataset.micrograph_layers(m.source)) & set(spec.layers)]
     for part in tunable:
         of_part = [mosaic for mosaic in labelled if parts(mosaic.group) == part]
         if of_part:
             step = max(1.0, len(of_part) / MOST_TUNED)
             taken = [of_part[int(index * step)] for index in range(min(len(of_part), MOST_TUNED))]
-            given = None if spec.least_area_px == "tuned" else spec.least_area_px
+            given = None if spec.min_area_px == "tuned" else spec.min_area_px
             depths = DEPTHS if depth in ("tuned", None) else (float(depth),)
             try:
-                best, error = tuned(_examples(reader, taken), reader.counted, depths=depths, area_px=given)
+                best, error = tune_counting(_examples(reader, taken), reader.counted, depths=depths, area_px=given)
             except ValueError:
                 continue
-            return Chosen(best, part, error)
+            return CountingChoice(best, part, error)
     if not labelled and pixel_um:
-        area = LEAST_AREA_UM2 / pixel_um**2 if spec.least_area_px == "tuned" else spec.least_area_px
-        return Chosen(Counting(area, SPLIT_DEPTH if depth == "tuned" else depth), "default")
+        area = LEAST_AREA_UM2 / pixel_um**2 if spec.min_area_px == "tuned" else spec.min_area_px
+        return CountingChoice(Counting(area, SPLIT_DEPTH if depth == "tuned" else depth), "default")
     raise SegueError(
         f"{reader.dataset.path}: no {' or '.join(tunable)} well of the run has nuclei from stains here, so that how "
-        "they are counted cannot be tuned; give another dataset with stained wells to tune on, or least_area_px and "
+        "they are counted cannot be tuned; give another dataset with stained wells to tune on, or min_area_px and "
         "split_depth."
     )
 
@@ -247,8 +247,8 @@ def _rows(
     objects = found.objects
     if objects is None:
         assert counting.split_depth is not None
-        objects = objects_of(np.isin(found.classes, counted) & found.seen, split_depth=counting.split_depth)
-    nuclei = measured(objects, found.classes, counted, seen=found.seen)
+        objects = split_nuclei(np.isin(found.classes, counted) & found.seen, split_depth=counting.split_depth)
+    nuclei = measure_nuclei(objects, found.classes, counted, seen=found.seen)
     counts = dict(zip(names, nuclei.counts(counted, least_area_px=counting.least_area_px).tolist(), strict=True))
     seen_px = found.seen_px
     nothing = dict.fromkeys(names, float("nan"))
@@ -282,7 +282,7 @@ def _known(truth: Path, mosaic: Mosaic, names: tuple[str, ...], seen_px: int) ->
         return {name: made[name] for name in names}
     if len(names) == 1:
         return {names[0]: sum(made.values())}
-    if len(names) == len(MADE_CLASSES):
+    if len(names) == len(SYNTHETIC_CLASSES):
         return dict(zip(names, made.values(), strict=True))
     raise SegueError(
         f"{truth}: knows live and dead nuclei, but {', '.join(names)} are counted; name the classes that are these two."
@@ -290,7 +290,7 @@ def _known(truth: Path, mosaic: Mosaic, names: tuple[str, ...], seen_px: int) ->
 
 
 def _notes(
-    mosaics: list[Mosaic], table: pd.DataFrame, chosen: Chosen, *, densities: bool, with_truth: bool
+    mosaics: list[Mosaic], table: pd.DataFrame, chosen: CountingChoice, *, densities: bool, with_truth: bool
 ) -> tuple[str, ...]:
     times = sorted({mosaic.time for mosaic in mosaics})
     by_well: dict[str, set[int]] = {}

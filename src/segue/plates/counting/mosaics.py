@@ -56,7 +56,7 @@ class Mosaic:
         return self.plate, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", self.well)], self.time
 
 
-def opened_run(run: Model | Path | str) -> Model:
+def open_run(run: Model | Path | str) -> Model:
     """Returns the model of a run, on the machine's device; a model that is given stays where it is."""
     if isinstance(run, Model):
         return run
@@ -69,7 +69,7 @@ def _main_target(model: Model) -> Any:
     return model.target.main if isinstance(model.target, Combined) else model.target
 
 
-def tells_classes(model: Model) -> bool:
+def predicts_classes(model: Model) -> bool:
     """Returns whether the run tells the class of pixels, not which object they are of."""
     target = _main_target(model)
     return isinstance(target, Classes) and not target.instances
@@ -83,7 +83,7 @@ def require_targets(main: Model, second: Model | None) -> None:
                 f"{model.folder}: its target '{model.spec.target.name}' finds no nuclei; give a run of classes or of "
                 "objects."
             )
-    if second is not None and (not tells_classes(main) or tells_classes(second)):
+    if second is not None and (not predicts_classes(main) or predicts_classes(second)):
         raise SegueError(
             f"{second.folder}: `objects` is a run of objects (flows, rays …) beside a run of classes; give them so."
         )
@@ -152,7 +152,7 @@ def parts_of(dataset: Dataset, *models: Model | None) -> Callable[[str], str]:
 
 
 @dataclass(frozen=True)
-class Seen:
+class PredictedMosaic:
     """A mosaic with what is predicted of it: classes (H, W), objects of a network of their own or None, what is not
     excluded (H, W) bool and how many pixels that is, and the labels from stains."""
 
@@ -182,9 +182,9 @@ class Reader:
     @property
     def finds_objects(self) -> bool:
         """Whether a network finds the nuclei, so that they need not be divided."""
-        return self.second is not None or not tells_classes(self.main)
+        return self.second is not None or not predicts_classes(self.main)
 
-    def read(self, mosaic: Mosaic) -> Seen:
+    def read(self, mosaic: Mosaic) -> PredictedMosaic:
         """Returns what is predicted of a mosaic, and what its stains say."""
         micrograph = self.dataset.micrograph(mosaic.source)
         seen = _not_excluded(micrograph)
@@ -193,13 +193,13 @@ class Reader:
             seen_px = round(float(mosaic.attributes["valid_fraction"]) * seen.size)
         classes = self._predicted(self.main, micrograph, mosaic, seen)
         objects = None if self.second is None else self._predicted(self.second, micrograph, mosaic, seen)
-        if not tells_classes(self.main):
+        if not predicts_classes(self.main):
             classes, objects = (classes > 0).astype(np.int8), classes
-        return Seen(classes, objects, seen, seen_px, micrograph.labels)
+        return PredictedMosaic(classes, objects, seen, seen_px, micrograph.labels)
 
-    def true(self, found: Seen) -> Nuclei | None:
+    def true(self, found: PredictedMosaic) -> Nuclei | None:
         """Returns the nuclei that the stains show (`truth.stained_nuclei`), or None."""
-        labels = found.labels if tells_classes(self.main) else _without(found.labels, self.layers[0])
+        labels = found.labels if predicts_classes(self.main) else _without(found.labels, self.layers[0])
         return stained_nuclei(labels, self.counted, layers=self.layers, seen=found.seen)
 
     def _predicted(self, model: Model, micrograph: Micrograph, mosaic: Mosaic, seen: np.ndarray) -> np.ndarray:
@@ -214,10 +214,10 @@ class Reader:
         image = micrograph.image[chosen]
         stored = mosaic.attributes.get("intensity")  # what its tiles are normalised by in training
         intensity = None if stored is None else np.asarray(stored, np.float32).reshape(1, len(channels), 2)[:, chosen]
-        of = statistics(model.spec.normalise, image[None, :, seen][..., None], intensity)
+        of = statistics(model.spec.normalize, image[None, :, seen][..., None], intensity)
         values = normalised(image[None], of)[0]
         values[:, ~np.isfinite(values).all(0) & ~seen] = 0
-        plain = replace(model, spec=model.spec.model_copy(update={"normalise": "none"}))
+        plain = replace(model, spec=model.spec.model_copy(update={"normalize": "none"}))
         out = np.zeros(seen.shape, np.int32)
         predict(plain, values, out=out, tiling=self._tilings[id(model)])
         return np.where(seen, out, 0)

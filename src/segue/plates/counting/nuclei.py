@@ -44,7 +44,7 @@ class Nuclei:
         return np.array([np.count_nonzero(kept & (self.classes == value)) for value in counted])
 
 
-def objects_of(mask: np.ndarray, *, split_depth: float) -> np.ndarray:
+def split_nuclei(mask: np.ndarray, *, split_depth: float) -> np.ndarray:
     """Returns the nuclei of a mask (H, W), int32, 1 … n in scan order: connected parts, divided at their necks.
 
     The distance to the border, smoothed, has a maximum in each nucleus. Two maxima are of two nuclei where the way
@@ -59,7 +59,7 @@ def objects_of(mask: np.ndarray, *, split_depth: float) -> np.ndarray:
     return watershed.in_scan_order(watershed.flood(smooth, seeds, mask))
 
 
-def measured(objects: np.ndarray, classes: np.ndarray, counted: Sequence[int], *, seen: np.ndarray) -> Nuclei:
+def measure_nuclei(objects: np.ndarray, classes: np.ndarray, counted: Sequence[int], *, seen: np.ndarray) -> Nuclei:
     """Returns the nuclei of objects (H, W): each has the class, among those counted, of most of its pixels.
 
     seen (H, W) bool: nuclei that touch the upper or the left border of what is seen are `outside`, those that only
@@ -96,7 +96,7 @@ class Example:
     true: Nuclei
 
 
-def tuned(
+def tune_counting(
     examples: Iterable[Example],
     counted: Sequence[int],
     *,
@@ -139,11 +139,11 @@ def _by_depth(
     example: Example, counted: Sequence[int], depths: Sequence[float]
 ) -> Iterator[tuple[float | None, Nuclei]]:
     if example.objects is not None:
-        yield None, measured(example.objects, example.classes, counted, seen=example.seen)
+        yield None, measure_nuclei(example.objects, example.classes, counted, seen=example.seen)
         return
     mask = np.isin(example.classes, counted) & example.seen
     for depth in depths:
-        yield depth, measured(objects_of(mask, split_depth=depth), example.classes, counted, seen=example.seen)
+        yield depth, measure_nuclei(split_nuclei(mask, split_depth=depth), example.classes, counted, seen=example.seen)
 
 
 def poisson_interval(count: int) -> tuple[float, float]:

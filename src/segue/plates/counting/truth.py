@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from segue.errors import SegueError
-from segue.plates.counting.nuclei import Nuclei, measured, objects_of
+from segue.plates.counting.nuclei import Nuclei, measure_nuclei, split_nuclei
 from segue.rng import numpy_generator
 
-MADE_CLASSES = {"live": 1, "dead": 2}  # in the files of a made plate
+SYNTHETIC_CLASSES = {"live": 1, "dead": 2}  # in the files of a made plate
 SOURCES = ("known", "stain")  # columns <source>_count, the one to be trusted first
 HELD_OUT = ("test", "unseen")
 RESAMPLES = 1000
@@ -38,8 +38,8 @@ def stained_nuclei(
         assert objects is not None
         classes = np.where(objects > 0, counted[0], 0)
     if objects is None:
-        objects = objects_of(np.isin(classes, counted), split_depth=1.0)
-    return measured(objects, classes, counted, seen=seen)
+        objects = split_nuclei(np.isin(classes, counted), split_depth=1.0)
+    return measure_nuclei(objects, classes, counted, seen=seen)
 
 
 def known_counts(folder: Path, *, plate: str, well: str, time: int, seen_px: int) -> dict[str, float] | None:
@@ -65,11 +65,11 @@ def known_counts(folder: Path, *, plate: str, well: str, time: int, seen_px: int
     areas = [_union(tiles, chosen, tile_px, shape) for chosen in (states != "missing", states == "ok")]
     area = min(areas, key=lambda mask: abs(int(mask.sum()) - seen_px))
     if not area.any():
-        return dict.fromkeys(MADE_CLASSES, 0.0)
+        return dict.fromkeys(SYNTHETIC_CLASSES, 0.0)
     y, x = (np.clip(nuclei[axis].astype(int), 0, n - 1) for axis, n in (("y_px", shape[0]), ("x_px", shape[1])))
     share = seen_px / int(area.sum())
     classes = nuclei["class"][area[y, x]]
-    return {name: share * int(np.count_nonzero(classes == value)) for name, value in MADE_CLASSES.items()}
+    return {name: share * int(np.count_nonzero(classes == value)) for name, value in SYNTHETIC_CLASSES.items()}
 
 
 def _union(tiles: Mapping[str, np.ndarray], chosen: np.ndarray, tile_px: int, shape: tuple[int, int]) -> np.ndarray:

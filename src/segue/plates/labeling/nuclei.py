@@ -8,13 +8,13 @@ import numpy as np
 from scipy import ndimage
 
 from segue.labels import watershed
-from segue.plates.labeling.thresholds import Level, threshold
+from segue.plates.labeling.thresholds import ThresholdLevel, compute_threshold
 from segue.plates.spec import NucleusSplitSpec, StainSpec
 
 
-def stain_objects(
+def segment_stain(
     counts: np.ndarray, spec: StainSpec, *, pixel_size_um: float, valid: np.ndarray
-) -> tuple[np.ndarray, Level]:
+) -> tuple[np.ndarray, ThresholdLevel]:
     """Returns objects (H, W) int32, 1 … n in scan order, and the level they lie above.
 
     `counts` (H, W) float32 over the background (`thresholds.without_background`); objects lie within `valid`. In order:
@@ -22,7 +22,7 @@ def stain_objects(
     objects left out, then clean-up. Raises ValueError where the threshold has no valid pixels.
     """
     smooth = _smoothed(counts, spec.smoothing_um / pixel_size_um)
-    level = threshold(smooth, spec.threshold, pixel_size_um=pixel_size_um, valid=valid)
+    level = compute_threshold(smooth, spec.threshold, pixel_size_um=pixel_size_um, valid=valid)
     mask = (smooth > level.at) & valid
     if isinstance(spec.split, NucleusSplitSpec):
         bright = np.maximum(_smoothed(counts, spec.split.brightness_um / pixel_size_um), 1e-3)
@@ -37,19 +37,19 @@ def stain_objects(
     labels = _opened(labels, spec.opening_um / pixel_size_um)
     # what was cut at its edge or opened may have come apart
     labels = np.asarray(cc3d.connected_components(labels, connectivity=4), np.int32)
-    if spec.largest_area_um2 is not None:
+    if spec.max_area_um2 is not None:
         sizes = np.bincount(labels.ravel())
         sizes[0] = 0
-        labels = np.where(sizes[labels] * pixel_size_um**2 > spec.largest_area_um2, 0, labels)
-    return watershed.in_scan_order(labels, min_size_px=spec.least_area_um2 / pixel_size_um**2), level
+        labels = np.where(sizes[labels] * pixel_size_um**2 > spec.max_area_um2, 0, labels)
+    return watershed.in_scan_order(labels, min_size_px=spec.min_area_um2 / pixel_size_um**2), level
 
 
-def widest_px(labels: np.ndarray, count: int) -> np.ndarray:
+def inscribed_radius_px(labels: np.ndarray, count: int) -> np.ndarray:
     """Returns (count + 1,) float32: the radius of the largest disc in each object, 0 for the background."""
-    return maxima(edt.edt(np.ascontiguousarray(labels)).astype(np.float32), labels, count)
+    return max_per_label(edt.edt(np.ascontiguousarray(labels)).astype(np.float32), labels, count)
 
 
-def maxima(values: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+def max_per_label(values: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
     """Returns (count + 1,) float32: the greatest value in each object, 0 for the background and for missing ones."""
     found = np.zeros(count + 1, np.float32)
     inside = labels > 0
@@ -73,7 +73,7 @@ def _within_edges(labels: np.ndarray, smooth: np.ndarray, edge: float) -> np.nda
     """Returns the labels where the light is at least the share `edge` of its maximum in the same object."""
     if edge == 0:
         return labels
-    ends = edge * maxima(smooth, labels, int(labels.max(initial=0)))
+    ends = edge * max_per_label(smooth, labels, int(labels.max(initial=0)))
     return np.where(smooth >= ends[labels], labels, 0)
 
 
@@ -82,7 +82,7 @@ def _without_faint(labels: np.ndarray, smooth: np.ndarray, faint: float) -> np.n
     inside = labels > 0
     if faint == 0 or not inside.any():
         return labels
-    peaks = maxima(smooth, labels, int(labels.max()))
+    peaks = max_per_label(smooth, labels, int(labels.max()))
     light = np.bincount(labels[inside], np.maximum(smooth[inside], 0), len(peaks))
     order = np.argsort(peaks, kind="stable")
     running = np.cumsum(light[order])

@@ -14,8 +14,8 @@ import numpy as np
 from scipy import ndimage
 
 from segue.labels import watershed
-from segue.plates.labeling.nuclei import stain_objects, widest_px
-from segue.plates.labeling.thresholds import Level, density_mode, without_background
+from segue.plates.labeling.nuclei import inscribed_radius_px, segment_stain
+from segue.plates.labeling.thresholds import ThresholdLevel, density_mode, subtract_background
 from segue.plates.spec import CellAreaSpec, StainsSpec
 
 IGNORED = -1
@@ -68,19 +68,19 @@ def label_stains(
         none = _objects(np.zeros(shape, np.int32), np.zeros(1, np.int64), {})
         return StainLabels(nothing, nothing.copy(), none, {}, {}, tuple(notes))
     counts = {
-        name: without_background(stains[name], own.background, pixel_size_um=size_um, valid=valid)
+        name: subtract_background(stains[name], own.background, pixel_size_um=size_um, valid=valid)
         for name, own in spec.stains.items()
     }
-    found: dict[str, tuple[np.ndarray, Level]] = {}
+    found: dict[str, tuple[np.ndarray, ThresholdLevel]] = {}
     shares, told = _bleed_through(counts, found, spec, size_um, valid)
     notes += told
     for name in unmix(counts, {spec.bleeding(pair): share for pair, share in shares.items()}):
         found.pop(name, None)
     for name, own in spec.stains.items():
         if name not in found:
-            found[name] = stain_objects(counts[name], own, pixel_size_um=size_um, valid=valid)
+            found[name] = segment_stain(counts[name], own, pixel_size_um=size_um, valid=valid)
         notes += [f"{name}: {note}" for note in found[name][1].notes]
-    nuclei, carried = join([found[name][0] for name in spec.stains], spec.overlap)
+    nuclei, carried = merge_stains([found[name][0] for name in spec.stains], spec.overlap)
     ruled = _ruled(carried, spec)
     unruled = (ruled == 0) & (np.arange(len(ruled)) > 0)
     if unruled.any():
@@ -154,7 +154,7 @@ def unmix(counts: dict[str, np.ndarray], shares: Mapping[tuple[str, str], float]
     return changed
 
 
-def join(stains: list[np.ndarray], overlap: float) -> tuple[np.ndarray, np.ndarray]:
+def merge_stains(stains: list[np.ndarray], overlap: float) -> tuple[np.ndarray, np.ndarray]:
     """Returns nuclei (H, W) int32, 1 … n in scan order, and (n + 1, stains) bool: which stains each carries.
 
     `stains`: objects of each stain, 1 … in each, later ones above. An earlier object of which one later object covers
@@ -184,7 +184,7 @@ def _joined(
     order = np.argsort(shared, kind="stable")
     covering[first[order]], most[first[order]] = second[order], shared[order]
     left = np.where(upper > 0, 0, lower)
-    whole_width, left_width = widest_px(lower, below), widest_px(left, below)
+    whole_width, left_width = inscribed_radius_px(lower, below), inscribed_radius_px(left, below)
     same = (covering > 0) & ((most >= overlap * area) | (left_width < _OWN_WIDTH * whole_width))
     mine = np.zeros((above + 1, carried.shape[1]), bool)
     mine[1:, index] = True
@@ -238,7 +238,7 @@ def _ruled(carried: np.ndarray, spec: StainsSpec) -> np.ndarray:
 
 def _bleed_through(
     counts: Mapping[str, np.ndarray],
-    found: dict[str, tuple[np.ndarray, Level]],
+    found: dict[str, tuple[np.ndarray, ThresholdLevel]],
     spec: StainsSpec,
     pixel_size_um: float,
     valid: np.ndarray,
@@ -252,7 +252,7 @@ def _bleed_through(
             continue
         source, target = spec.bleeding(pair)
         if source not in found:
-            found[source] = stain_objects(counts[source], spec.stains[source], pixel_size_um=pixel_size_um, valid=valid)
+            found[source] = segment_stain(counts[source], spec.stains[source], pixel_size_um=pixel_size_um, valid=valid)
         estimated = estimate_bleed_through(counts[source], counts[target], found[source][0])
         if estimated is None:
             notes.append(
@@ -293,7 +293,7 @@ def cell_area(
     # as one object, for a hole between a cell's rim and its nucleus is a hole as well
     filled = watershed.holes_filled(mask.astype(np.int32), largest_px=spec.hole_um2 / pixel_size_um**2)
     areas = watershed.components(filled > 0)
-    return watershed.in_scan_order(areas, min_size_px=spec.least_area_um2 / pixel_size_um**2) > 0
+    return watershed.in_scan_order(areas, min_size_px=spec.min_area_um2 / pixel_size_um**2) > 0
 
 
 def _border(labels: np.ndarray, width_px: float) -> np.ndarray:

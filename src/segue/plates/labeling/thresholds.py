@@ -22,7 +22,7 @@ _OPENING_PX = 8  # the opening is done on block means, so that its square is abo
 
 
 @dataclass(frozen=True)
-class Level:
+class ThresholdLevel:
     """`at`: what a pixel must exceed, a number or (H, W) float32; `counts`: the same as one number (the median);
     `empty`: share of blocks without a pixel above, None where no blocks were made; `notes`: what does not fit.
     """
@@ -66,7 +66,7 @@ def density_mode(values: np.ndarray) -> float:
     return float(edges[most] + edges[most + 1]) / 2
 
 
-def without_background(
+def subtract_background(
     image: np.ndarray, spec: Background, *, pixel_size_um: float, valid: np.ndarray | None = None
 ) -> np.ndarray:
     """Returns the image (H, W) float32 minus its background, about 0 where nothing is, and 0 where `valid` is False.
@@ -94,26 +94,28 @@ def without_background(
     return np.where(valid, image - _enlarged(background, block, image.shape), np.float32(0))
 
 
-def threshold(image: np.ndarray, spec: Threshold, *, pixel_size_um: float, valid: np.ndarray | None = None) -> Level:
+def compute_threshold(
+    image: np.ndarray, spec: Threshold, *, pixel_size_um: float, valid: np.ndarray | None = None
+) -> ThresholdLevel:
     """Returns the level of an image (H, W) by the rule; pixels where `valid` is False take no part.
 
     Block maxima: blocks that lie in `valid` whole. Raises ValueError where no block or no pixel is left.
     """
     if isinstance(spec, FixedThreshold):
-        return Level(spec.counts, spec.counts)
+        return ThresholdLevel(spec.counts, spec.counts)
     if valid is not None and not valid.any():
         raise ValueError("threshold: no pixel is valid; leave out this image")
     if isinstance(spec, LocalThreshold):
         return _local(image, spec, pixel_size_um, valid)
     if isinstance(spec, OtsuThreshold):
         counts = spec.factor * _otsu(image if valid is None else image[valid])
-        return Level(counts, counts)
+        return ThresholdLevel(counts, counts)
     return _block_maxima(image, spec, pixel_size_um, valid)
 
 
 def _block_maxima(
     image: np.ndarray, spec: BlockMaximaThreshold, pixel_size_um: float, valid: np.ndarray | None
-) -> Level:
+) -> ThresholdLevel:
     side = max(1, round(spec.block_um / pixel_size_um))
     maxima = _blocks(image, side).max((1, 3)) if min(image.shape) >= side else np.empty((0, 0), np.float32)
     if valid is not None:
@@ -128,23 +130,23 @@ def _block_maxima(
     notes: list[str] = []
     if maxima.size < 100:
         notes.append(f"the mode of block maxima rests on {maxima.size} blocks; 100 or more are wanted")
-    if empty < spec.least_empty:
+    if empty < spec.min_empty:
         notes.append(
             f"only {empty:.0%} of the blocks stay under the threshold: the mode of block maxima may be that of nuclei; "
             "lower block_um or use another threshold"
         )
-    return Level(counts, counts, empty, tuple(notes))
+    return ThresholdLevel(counts, counts, empty, tuple(notes))
 
 
-def _local(image: np.ndarray, spec: LocalThreshold, pixel_size_um: float, valid: np.ndarray | None) -> Level:
+def _local(image: np.ndarray, spec: LocalThreshold, pixel_size_um: float, valid: np.ndarray | None) -> ThresholdLevel:
     side = 2 * max(1, round(spec.window_um / pixel_size_um / 2)) + 1
     if valid is None:
         at = ndimage.uniform_filter(image.astype(np.float32), side, mode="nearest")
-        return Level(at + np.float32(spec.offset_counts), float(np.median(at)) + spec.offset_counts)
+        return ThresholdLevel(at + np.float32(spec.offset_counts), float(np.median(at)) + spec.offset_counts)
     weight = ndimage.uniform_filter(valid.astype(np.float32), side, mode="nearest")
     total = ndimage.uniform_filter(np.where(valid, image, 0).astype(np.float32), side, mode="nearest")
     at = total / np.maximum(weight, np.float32(1 / side**2)) + np.float32(spec.offset_counts)
-    return Level(at, float(np.median(at[valid])))
+    return ThresholdLevel(at, float(np.median(at[valid])))
 
 
 def _otsu(values: np.ndarray) -> float:

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from segue.data.image_io import TIFF_SUFFIXES, broken, read_header
 from segue.errors import SegueError
-from segue.plates.layout.grid import Cell, Found, Plane, acquired_type, in_words
+from segue.plates.layout.grid import FieldIndex, ImageEntry, Plane, abbreviate, pixel_dtype
 from segue.plates.layout.ome import array_header
 
-METADATA_BYTES = 256  # by so much uncompressed files of one shape may differ without a look
-MOST_HEADERS = 500  # of files of another size
-SAME_SIZE = 0.01  # pixel sizes nearer than this, relatively, agree
+MAX_METADATA_BYTES = 256  # by so much uncompressed files of one shape may differ without a look
+MAX_HEADERS = 500  # of files of another size
+SIZE_TOLERANCE = 0.01  # pixel sizes nearer than this, relatively, agree
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Geometry:
     shape: tuple[int, int]
     dtype: str
     pixel_size_um: float | None
-    faults: list[str]
+    errors: list[str]
     note: str
 
 
@@ -41,7 +41,7 @@ class _Header:
     nbytes: int  # of the decoded image
 
 
-def geometry(found: Sequence[Found], pixel_size_um: float | None) -> Geometry:
+def common_geometry(found: Sequence[ImageEntry], pixel_size_um: float | None) -> Geometry:
     """Returns shape, type and pixel size of the images, those of the most; `pixel_size_um` must not be contradicted."""
     headers: dict[Path, _Header] = {}
     faults: list[str] = []
@@ -69,7 +69,7 @@ def geometry(found: Sequence[Found], pixel_size_um: float | None) -> Geometry:
     return Geometry(shape, dtype, size_um, faults + wrong, note + (", the sizes of all compared" if note else ""))
 
 
-def _headers_of_files(found: Sequence[Found], headers: dict[Path, _Header], faults: list[str]) -> int:
+def _headers_of_files(found: Sequence[ImageEntry], headers: dict[Path, _Header], faults: list[str]) -> int:
     """Reads one header per well and channel, and those of files of another size; returns the number of files."""
     groups: dict[tuple[str, str], list[Path]] = defaultdict(list)
     for one in found:
@@ -93,8 +93,8 @@ def _headers_of_files(found: Sequence[Found], headers: dict[Path, _Header], faul
         headers[first] = header
         typed.add(kind)
         if first.is_file() and (sizes[first] >= header.nbytes or not _compressed(first)):
-            odd += [path for path, size in sizes.items() if size and abs(size - sizes[first]) > METADATA_BYTES]
-    for path in odd[:MOST_HEADERS]:
+            odd += [path for path, size in sizes.items() if size and abs(size - sizes[first]) > MAX_METADATA_BYTES]
+    for path in odd[:MAX_HEADERS]:
         header = _read(path, path in paged, True, faults)
         if header is not None:
             headers[path] = header
@@ -150,7 +150,7 @@ def _tiff_type(path: Path) -> tuple[str, float | None]:
         raise
     except Exception as error:  # whatever the bytes make tifffile raise
         raise SegueError(f"{path}: cannot be read as TIFF ({error}); copy it again, or leave it out.") from error
-    return acquired_type(page.dtype), None if size_nm is None else size_nm / 1000
+    return pixel_dtype(page.dtype), None if size_nm is None else size_nm / 1000
 
 
 def _compressed(path: Path) -> bool:
@@ -172,16 +172,18 @@ def _pixel_size(found: Mapping[Path, float | None], given: float | None) -> tupl
     wrong = [
         f"{path}: its metadata say {size:g} µm a pixel, {other} {wanted:g}; correct pixel_size_um, or leave it out."
         for path, size in known.items()
-        if abs(size - wanted) > SAME_SIZE * wanted
+        if abs(size - wanted) > SIZE_TOLERANCE * wanted
     ]
     return wanted, wrong
 
 
-def doubled(planes: Mapping[str, Mapping[tuple[int, str, Cell], Sequence[Plane]]], where: Path) -> list[str]:
+def find_duplicates(
+    planes: Mapping[str, Mapping[tuple[int, str, FieldIndex], Sequence[Plane]]], where: Path
+) -> list[str]:
     """Returns words for each place that has more than one image; `planes` by the well's key, paths below `where`."""
     return [
         f"{key} t{time}: field {cell} is there {len(found)} times in {channel}: "
-        + in_words(_shown(one, where) for one in found)
+        + abbreviate(_shown(one, where) for one in found)
         for key, places in planes.items()
         for (time, channel, cell), found in sorted(places.items())
         if len(found) > 1
@@ -193,9 +195,9 @@ def _shown(plane: Plane, where: Path) -> str:
     return f"{path}{list(plane.index) if plane.index else ''}"
 
 
-def missing(
+def find_missing(
     key: str,
-    planes: Collection[tuple[int, str, Cell]],
+    planes: Collection[tuple[int, str, FieldIndex]],
     *,
     times: Sequence[int],
     channels: Sequence[str],
@@ -217,7 +219,7 @@ def missing(
             if (gone := [cell for cell in cells if (time, channel, cell) not in there])
         }
         told += [f"{key} t{time} has no files of {channel}" for channel, gone in lacking.items() if gone == cells]
-        by_cell: dict[Cell, list[str]] = defaultdict(list)
+        by_cell: dict[FieldIndex, list[str]] = defaultdict(list)
         for channel, gone in lacking.items():
             for cell in gone if gone != cells else ():
                 by_cell[cell].append(channel)

@@ -13,7 +13,6 @@ errors.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -26,11 +25,21 @@ import numpy as np
 from segue.data.image_io import broken
 from segue.data.pairing import refuse
 from segue.errors import SegueError
-from segue.fingerprint import file_digests
-from segue.plates.layout.checks import doubled, geometry, missing
-from segue.plates.layout.filenames import WellRow, by_manifest, by_pattern, times_table, wells_table
-from segue.plates.layout.grid import Cell, Findings, Plane, acquired_type, hours, in_words, natural, place, well_name
-from segue.plates.layout.ome import by_ome_tiff, by_ome_zarr
+from segue.fingerprint import hash_each_file, hash_json
+from segue.plates.layout.checks import common_geometry, find_duplicates, find_missing
+from segue.plates.layout.filenames import WellRow, scan_manifest, scan_pattern, times_table, wells_table
+from segue.plates.layout.grid import (
+    FieldIndex,
+    Plane,
+    ScanResult,
+    abbreviate,
+    assign_fields,
+    hours_from_metadata,
+    natural_key,
+    pixel_dtype,
+    well_name,
+)
+from segue.plates.layout.ome import scan_ome_tiff, scan_ome_zarr
 from segue.plates.spec import FilesSpec
 from segue.spec import unknown
 
@@ -57,7 +66,7 @@ def read_plane(plane: Plane) -> np.ndarray:
             f"{plane.path}: at {list(plane.index)} it holds an array of shape {image.shape}, a tile is (H, W); correct "
             "the index."
         )
-    image = image.astype(acquired_type(image.dtype), copy=False)
+    image = image.astype(pixel_dtype(image.dtype), copy=False)
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         raise SegueError(f"{plane.path}: at {list(plane.index)} pixels are NaN or infinite; leave the image out.")
     return image
@@ -103,7 +112,7 @@ def digests_of(paths: Iterable[Path], cache_path: Path | None) -> dict[Path, str
     inside: dict[Path, list[Path]] = {}
     for path in dict.fromkeys(paths):
         inside[path] = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
-    digests = file_digests([one for files in inside.values() for one in files], cache_path)
+    digests = hash_each_file([one for files in inside.values() for one in files], cache_path)
     found = {}
     for path, files in inside.items():
         lines = [f"{one.relative_to(path).as_posix()}\0{digests[one]}" for one in files if one != path]
@@ -112,7 +121,7 @@ def digests_of(paths: Iterable[Path], cache_path: Path | None) -> dict[Path, str
 
 
 SHOWN = 10  # of a list of what is amiss
-Place = tuple[int, str, Cell]  # time index, channel, field
+PlaneKey = tuple[int, str, FieldIndex]  # time index, channel, field
 
 
 @dataclass(frozen=True)
@@ -124,7 +133,7 @@ class Well:
     experiment: str
     stained: bool
     conditions: Mapping[str, str | int | float]
-    planes: Mapping[Place, Plane]
+    planes: Mapping[PlaneKey, Plane]
 
     @property
     def key(self) -> str:
@@ -149,14 +158,14 @@ class Layout:
     dtype: str
     pixel_size_um: float | None
     missing: tuple[str, ...] = ()
-    doubled: tuple[str, ...] = ()
+    duplicates: tuple[str, ...] = ()
     times_h: Mapping[int, float] = field(default_factory=dict)
-    faults: tuple[str, ...] = ()
-    unfit: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    unmatched: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-class WellTiles(Mapping[Cell, "np.ndarray | None"]):
+class WellTiles(Mapping[FieldIndex, "np.ndarray | None"]):
     """The tiles of a well at one time, read when asked for: (H, W) of one channel, (C, H, W) of a list of channels.
 
     Every cell of the grid is there; None where a file is missing in one of the channels. Raises SegueError for a file
@@ -166,7 +175,7 @@ class WellTiles(Mapping[Cell, "np.ndarray | None"]):
     def __init__(self, layout: Layout, well: Well, time: int, channels: str | Sequence[str]) -> None:
         self._layout, self._well, self._time, self._channels = layout, well, time, channels
 
-    def __getitem__(self, cell: Cell) -> np.ndarray | None:
+    def __getitem__(self, cell: FieldIndex) -> np.ndarray | None:
         rows, columns = self._layout.grid
         if not (0 <= cell[0] < rows and 0 <= cell[1] < columns):
             raise KeyError(cell)
@@ -177,13 +186,13 @@ class WellTiles(Mapping[Cell, "np.ndarray | None"]):
         tiles = [tile for channel in self._channels if (tile := self._tile(cell, channel)) is not None]
         return np.stack(tiles)
 
-    def __iter__(self) -> Iterator[Cell]:
+    def __iter__(self) -> Iterator[FieldIndex]:
         return iter([(row, column) for row in range(self._layout.grid[0]) for column in range(self._layout.grid[1])])
 
     def __len__(self) -> int:
         return self._layout.grid[0] * self._layout.grid[1]
 
-    def _tile(self, cell: Cell, channel: str) -> np.ndarray | None:
+    def _tile(self, cell: FieldIndex, channel: str) -> np.ndarray | None:
         plane = self._well.planes.get((self._time, channel, cell))
         if plane is None:
             return None
@@ -196,30 +205,30 @@ class WellTiles(Mapping[Cell, "np.ndarray | None"]):
         return tile
 
 
-def find_layout(spec: FilesSpec, where: Path, *, transmitted: str = "brightfield", strict: bool = True) -> Layout:
+def find_layout(spec: FilesSpec, root: Path, *, transmitted: str = "brightfield", strict: bool = True) -> Layout:
     """Returns the layout of the plates that `spec` describes; its paths start at the folder `where`.
 
     transmitted: the name of the transmitted-light channel, which every well must have; the others are stains. A well is
     stained when the table of wells says so; without that column, when it has every channel. Raises SegueError when
     nothing is found, a table cannot be read, and, if `strict`, with all that is doubled or disagrees.
     """
-    where = Path(where).resolve()
-    findings = _find(spec, where, transmitted)
+    root = Path(root).resolve()
+    findings = _find(spec, root, transmitted)
     channels = _name_channels(findings, spec, transmitted)
-    misnamed = bool(findings.faults)  # what is missing of which channel cannot be told then
-    if not findings.found:
-        why = in_words([*findings.missing, *findings.unfit]) or "nothing fits"
-        refuse(where, findings.faults or [f"{where}: no image was found ({why}); correct [files]."])
-    cells, grid = place(findings, spec)
-    names = {one.key: (one.plate, one.well) for one in findings.found}
+    misnamed = bool(findings.errors)  # what is missing of which channel cannot be told then
+    if not findings.images:
+        why = abbreviate([*findings.missing, *findings.unmatched]) or "nothing fits"
+        refuse(root, findings.errors or [f"{root}: no image was found ({why}); correct [files]."])
+    cells, grid = assign_fields(findings, spec)
+    names = {one.key: (one.plate, one.well) for one in findings.images}
     rows = (
-        None if spec.wells is None else wells_table(where / spec.wells, sorted({plate for plate, _ in names.values()}))
+        None if spec.wells is None else wells_table(root / spec.wells, sorted({plate for plate, _ in names.values()}))
     )
     keys = _chosen_wells(spec, names, rows, findings)
-    times = _chosen_times(spec, {one.time for one in findings.found if one.key in keys}, where)
-    planes: dict[str, dict[Place, list[Plane]]] = {key: defaultdict(list) for key in keys}
+    times = _chosen_times(spec, {one.time for one in findings.images if one.key in keys}, root)
+    planes: dict[str, dict[PlaneKey, list[Plane]]] = {key: defaultdict(list) for key in keys}
     used = []
-    for one, cell in zip(findings.found, cells, strict=True):
+    for one, cell in zip(findings.images, cells, strict=True):
         if one.key in planes and one.time in times:
             planes[one.key][one.time, one.channel, cell].append(one.plane)
             used.append(one)
@@ -227,12 +236,12 @@ def find_layout(spec: FilesSpec, where: Path, *, transmitted: str = "brightfield
     for key in keys:
         well = _well(names[key], planes[key], rows, channels)
         wanted = () if misnamed else channels if well.stained else channels[:1]
-        findings.missing += missing(key, planes[key], times=times, channels=wanted, grid=grid)
+        findings.missing += find_missing(key, planes[key], times=times, channels=wanted, grid=grid)
         if not well.stained and rows is not None and any(channel != transmitted for _, channel, _ in planes[key]):
             findings.notes.append(f"{key} is not stained, says the table of wells, and has files of stains")
         wells.append(well)
-    times_h = _hours(spec, where, times, findings)
-    shared = geometry(used, spec.pixel_size_um)
+    times_h = _hours(spec, root, times, findings)
+    shared = common_geometry(used, spec.pixel_size_um)
     layout = Layout(
         wells=tuple(wells),
         times=times,
@@ -242,55 +251,55 @@ def find_layout(spec: FilesSpec, where: Path, *, transmitted: str = "brightfield
         dtype=shared.dtype,
         pixel_size_um=shared.pixel_size_um,
         missing=tuple(findings.missing),
-        doubled=tuple(doubled(planes, where)),
+        duplicates=tuple(find_duplicates(planes, root)),
         times_h=times_h,
-        faults=(*findings.faults, *shared.faults),
-        unfit=tuple(findings.unfit),
+        errors=(*findings.errors, *shared.errors),
+        unmatched=tuple(findings.unmatched),
         notes=(*findings.notes, *([shared.note] if shared.note else [])),
     )
     if strict:
-        refuse(where, [*layout.faults, *(f"{one}; keep one." for one in layout.doubled)])
+        refuse(root, [*layout.errors, *(f"{one}; keep one." for one in layout.duplicates)])
     return layout
 
 
-def _find(spec: FilesSpec, where: Path, transmitted: str) -> Findings:
+def _find(spec: FilesSpec, where: Path, transmitted: str) -> ScanResult:
     if spec.format == "pattern":
-        return by_pattern(spec, where, transmitted)
+        return scan_pattern(spec, where, transmitted)
     if spec.format == "manifest":
-        return by_manifest(spec, where)
-    return by_ome_tiff(spec, where, transmitted) if spec.format == "ome-tiff" else by_ome_zarr(spec, where)
+        return scan_manifest(spec, where)
+    return scan_ome_tiff(spec, where, transmitted) if spec.format == "ome-tiff" else scan_ome_zarr(spec, where)
 
 
-def _name_channels(findings: Findings, spec: FilesSpec, transmitted: str) -> tuple[str, ...]:
+def _name_channels(findings: ScanResult, spec: FilesSpec, transmitted: str) -> tuple[str, ...]:
     """Returns the channels' names, transmitted light first; gives the images theirs, drops those that are ignored."""
-    seen = {one.channel for one in findings.found}
+    seen = {one.channel for one in findings.images}
     name_of = {token: name for name, token in spec.channels.items()} or {token: token for token in seen}
     known = ", ".join(sorted(seen)) or "none"
     strange = sorted(seen - set(name_of) - set(spec.ignore_channels))
     absent = sorted((set(name_of) | set(spec.ignore_channels)) - seen if seen else ())
     if strange and absent:
-        findings.faults.append(
+        findings.errors.append(
             f"files: no image has the {_channels(absent)}, and {_channels(strange)} is in no entry of channels; found "
             f"are {known}: correct channels."
         )
     elif strange:
-        findings.faults.append(
+        findings.errors.append(
             f"files: the {_channels(strange)} is in no entry of channels; found are {known}: add it there, or to "
             "ignore_channels."
         )
     elif absent:
-        findings.faults.append(
+        findings.errors.append(
             f"files: there is no {_channels(absent)}; found are {known}: correct it or leave it out."
         )
     left_out = {token for token in seen if token in spec.ignore_channels}
-    findings.found = [
+    findings.images = [
         replace(one, channel=name_of.get(one.channel, one.channel)) if spec.channels else one
-        for one in findings.found
+        for one in findings.images
         if one.channel not in left_out
     ]
     names = [name for name in (spec.channels or sorted(seen - left_out)) if name != transmitted]
     if seen and transmitted not in name_of.values() and not (strange and absent):
-        findings.faults.append(
+        findings.errors.append(
             f"files: there is no transmitted-light channel '{transmitted}'; found are {known}: name it in channels, "
             f'e.g. channels = {{ {transmitted} = "{min(seen)}", … }}, or in transmitted.'
         )
@@ -305,16 +314,18 @@ def _chosen_wells(
     spec: FilesSpec,
     names: Mapping[str, tuple[str, str]],
     rows: Mapping[tuple[str, str], WellRow] | None,
-    findings: Findings,
+    findings: ScanResult,
 ) -> list[str]:
     """Returns the keys of the wells to use, sorted: those of the table of wells and of only_wells that have files."""
-    chosen = sorted(names, key=lambda key: tuple(natural(part) for part in names[key]))
+    chosen = sorted(names, key=lambda key: tuple(natural_key(part) for part in names[key]))
     listed = set(chosen)
     if rows is not None:
         listed = {"/".join(key) for key in rows}
         strangers = [key for key in chosen if key not in listed]
         if strangers:
-            findings.unfit.append(f"{in_words(strangers)}: files of wells without a row in {spec.wells}, left out")
+            findings.unmatched.append(
+                f"{abbreviate(strangers)}: files of wells without a row in {spec.wells}, left out"
+            )
     if spec.only_wells:
         asked = [f"{one.rpartition('/')[0]}/{well_name(one.rpartition('/')[2])}".lstrip("/") for one in spec.only_wells]
         by_name = {key.rpartition("/")[2] for key in listed}
@@ -323,13 +334,13 @@ def _chosen_wells(
                 raise SegueError(f"only_wells: {unknown(one, listed, 'well')}; correct it.")
         listed = {key for key in listed if key in asked or key.rpartition("/")[2] in asked}
     findings.missing += [
-        f"{key} is in {spec.wells}, and has no files" for key in sorted(listed - set(chosen), key=natural)
+        f"{key} is in {spec.wells}, and has no files" for key in sorted(listed - set(chosen), key=natural_key)
     ]
     chosen = [key for key in chosen if key in listed]
     if not chosen:
         raise SegueError(
-            f"files: none of the wells found ({in_words(names)}) is one of those asked for "
-            f"({in_words(sorted(listed, key=natural))}); correct wells, only_wells, or the pattern."
+            f"files: none of the wells found ({abbreviate(names)}) is one of those asked for "
+            f"({abbreviate(sorted(listed, key=natural_key))}); correct wells, only_wells, or the pattern."
         )
     return chosen
 
@@ -338,17 +349,17 @@ def _chosen_times(spec: FilesSpec, found: Collection[int], where: Path) -> tuple
     for time in spec.only_times:
         if time not in found:
             raise SegueError(
-                f"{where}: only_times has {time}; found are the times {in_words(sorted(found), 8)}: correct it."
+                f"{where}: only_times has {time}; found are the times {abbreviate(sorted(found), 8)}: correct it."
             )
     return tuple(sorted(set(spec.only_times) or found))
 
 
-def _hours(spec: FilesSpec, where: Path, times: Sequence[int], findings: Findings) -> dict[int, float]:
+def _hours(spec: FilesSpec, where: Path, times: Sequence[int], findings: ScanResult) -> dict[int, float]:
     if spec.times is None and spec.interval_h is None:
-        told = hours(findings) if len(times) > 1 else {}
+        told = hours_from_metadata(findings) if len(times) > 1 else {}
         return {time: told[time] for time in times if time in told}
     if spec.times is None:
-        told = {one.interval_h for one in findings.found if one.interval_h is not None} if len(times) > 1 else set()
+        told = {one.interval_h for one in findings.images if one.interval_h is not None} if len(times) > 1 else set()
         other = next((h for h in sorted(told) if not math.isclose(h, spec.interval_h or 0.0, rel_tol=0.01)), None)
         if other is not None:
             findings.notes.append(
@@ -358,13 +369,13 @@ def _hours(spec: FilesSpec, where: Path, times: Sequence[int], findings: Finding
     known = times_table(where / spec.times)
     lacking = [time for time in times if time not in known]
     if lacking:
-        findings.faults.append(f"{where / spec.times}: has no row for time {in_words(lacking)}; add it.")
+        findings.errors.append(f"{where / spec.times}: has no row for time {abbreviate(lacking)}; add it.")
     return {time: known[time] for time in times if time in known}
 
 
 def _well(
     name: tuple[str, str],
-    planes: Mapping[Place, Sequence[Plane]],
+    planes: Mapping[PlaneKey, Sequence[Plane]],
     rows: Mapping[tuple[str, str], WellRow] | None,
     channels: Sequence[str],
 ) -> Well:
@@ -380,15 +391,15 @@ def describe(layout: Layout) -> str:
     rows = []
     for plate, wells in _by_plate(layout).items():
         stained = [well.name for well in wells if well.stained]
-        experiments = in_words(sorted({well.experiment for well in wells}))
-        told = f"{len(stained)} stained ({in_words(stained, 8)})" if stained else "none stained"
+        experiments = abbreviate(sorted({well.experiment for well in wells}))
+        told = f"{len(stained)} stained ({abbreviate(stained, 8)})" if stained else "none stained"
         rows.append((f"plate {plate}", f"{len(wells)} wells, {told}; experiment {experiments}"))
     for name in sorted({name for well in layout.wells for name in well.conditions}):
         counts = Counter(str(well.conditions[name]) for well in layout.wells if name in well.conditions)
-        rows.append((name, in_words((f"{value}: {count}" for value, count in sorted(counts.items())), 6)))
+        rows.append((name, abbreviate((f"{value}: {count}" for value, count in sorted(counts.items())), 6)))
     hours = [layout.times_h[time] for time in layout.times if time in layout.times_h]
     span = f", {hours[0]:g} to {hours[-1]:g} h" if hours else ", hours not known"
-    rows.append(("times", f"{len(layout.times)}: {in_words(layout.times, 6)}{span}"))
+    rows.append(("times", f"{len(layout.times)}: {abbreviate(layout.times, 6)}{span}"))
     rows.append(("fields", f"{layout.grid[0]} rows × {layout.grid[1]} columns"))
     rows.append(("channels", ", ".join(layout.channels)))
     size = "pixel size not known" if layout.pixel_size_um is None else f"{layout.pixel_size_um:g} µm a pixel"
@@ -400,10 +411,10 @@ def describe(layout: Layout) -> str:
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {text}" for name, text in rows]
     for what, told in (
-        ("amiss", layout.faults),
+        ("amiss", layout.errors),
         ("missing", layout.missing),
-        ("doubled", layout.doubled),
-        ("left out", layout.unfit),
+        ("doubled", layout.duplicates),
+        ("left out", layout.unmatched),
         ("note", layout.notes),
     ):
         lines += _list(what, told, width)
@@ -434,7 +445,7 @@ def well_digests(layout: Layout, cache_path: Path | None = None) -> dict[str, st
     found = {}
     for well in layout.wells:
         planes = [[*place, files[plane.path], plane.index] for place, plane in sorted(well.planes.items())]
-        found[well.key] = _sha256(
+        found[well.key] = hash_json(
             [well.key, well.experiment, well.stained, dict(sorted(well.conditions.items())), planes]
         )
     return found
@@ -444,7 +455,7 @@ def image_digests(layout: Layout, cache_path: Path | None = None) -> dict[str, s
     """Returns a sha256 (hex) by the key of each well, over the contents of its files and their places alone."""
     files = digests_of((plane.path for well in layout.wells for plane in well.planes.values()), cache_path)
     return {
-        well.key: _sha256([[*place, files[plane.path], plane.index] for place, plane in sorted(well.planes.items())])
+        well.key: hash_json([[*place, files[plane.path], plane.index] for place, plane in sorted(well.planes.items())])
         for well in layout.wells
     }
 
@@ -453,8 +464,4 @@ def input_digest(layout: Layout, cache_path: Path | None = None) -> str:
     """Returns a sha256 (hex) over the wells (`well_digests`), the grid, the times in hours and the pixel size."""
     hours = [[time, layout.times_h.get(time)] for time in layout.times]
     wells = well_digests(layout, cache_path)
-    return _sha256([wells, layout.grid, layout.channels, hours, layout.pixel_size_um])
-
-
-def _sha256(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hash_json([wells, layout.grid, layout.channels, hours, layout.pixel_size_um])

@@ -13,7 +13,7 @@ from pathlib import Path
 from segue.data.image_io import TIFF_SUFFIXES
 from segue.data.spec import OWN_COLUMNS
 from segue.errors import SegueError
-from segue.plates.layout.grid import Findings, Found, Plane, well_name
+from segue.plates.layout.grid import ImageEntry, Plane, ScanResult, well_name
 from segue.plates.spec import NUMBERS, FilesSpec, placeholders
 
 WELL_COLUMNS = ("plate", "well", "stained", "experiment")
@@ -30,28 +30,30 @@ class WellRow:
     conditions: Mapping[str, str | int | float]
 
 
-def by_pattern(spec: FilesSpec, where: Path, transmitted: str) -> Findings:
+def scan_pattern(spec: FilesSpec, where: Path, transmitted: str) -> ScanResult:
     """Returns the images whose paths fit `spec.pattern` below `where`, and the files that do not."""
     assert spec.pattern is not None
-    matched, unfit = match(spec.pattern, where)
-    findings = Findings(unfit=unfit)
+    matched, unfit = match_paths(spec.pattern, where)
+    findings = ScanResult(unmatched=unfit)
     for path, names in matched:
         cell = (int(names["row"]), int(names["column"])) if "row" in names else None
-        findings.found.append(
-            Found(
+        findings.images.append(
+            ImageEntry(
                 plate=names.get("plate", spec.plate),
                 well=well_name(names["well"]),
                 time=int(names.get("time", 0)),
                 channel=names.get("channel", transmitted),
                 plane=Plane(path),
-                cell=cell,
-                number=int(names["field"]) if "field" in names else None,
+                field_index=cell,
+                field_number=int(names["field"]) if "field" in names else None,
             )
         )
     return findings
 
 
-def match(pattern: str, where: Path, *, folders: bool = False) -> tuple[list[tuple[Path, dict[str, str]]], list[str]]:
+def match_paths(
+    pattern: str, where: Path, *, folders: bool = False
+) -> tuple[list[tuple[Path, dict[str, str]]], list[str]]:
     """Returns the paths that fit a pattern with what stands at its placeholders, sorted, and those that fit not.
 
     Only files of the pattern's suffix below its part without placeholders are looked at (`folders`: only folders), not
@@ -111,45 +113,45 @@ def _below(root: Path, place: str, depth: int, folders: bool) -> Iterator[str]:
             yield from _below(root, path, depth - 1, folders)
 
 
-def by_manifest(spec: FilesSpec, where: Path) -> Findings:
+def scan_manifest(spec: FilesSpec, where: Path) -> ScanResult:
     """Returns the images that the table `spec.manifest` lists; files that are not there are missing, not mistakes."""
     assert spec.manifest is not None
     table = where / spec.manifest
     rows, columns = read_table(table, ("well", "channel", "path"))
     if ("row" in columns) != ("column" in columns) or ("row" in columns and "field" in columns):
         raise SegueError(f"{table}: a field is told by the columns row and column, or by field; correct the columns.")
-    findings = Findings()
+    findings = ScanResult()
     for line, row in enumerate(rows, start=2):
         indices = [part for part in re.split(r"[ ;,]+", row.get("index", "").strip("()[] ")) if part]
         given = [(name, row[name]) for name in NUMBERS if name in columns] + [("index", part) for part in indices]
         bad = next((f"{name} is '{text}'" for name, text in given if not _is_whole(text)), None)
         if bad is not None:
-            findings.faults.append(f"{table}: line {line}: {bad}; give a whole number, 0 or more.")
+            findings.errors.append(f"{table}: line {line}: {bad}; give a whole number, 0 or more.")
             continue
         numbers, index = {name: int(row[name]) for name in NUMBERS if name in columns}, tuple(map(int, indices))
         empty = next((name for name in ("well", "channel", "path") if not row[name]), None)
         if empty is not None:
-            findings.faults.append(f"{table}: line {line}: a cell is empty, {empty}; fill it in.")
+            findings.errors.append(f"{table}: line {line}: a cell is empty, {empty}; fill it in.")
             continue
         if "/" in row.get("plate", "") + row["well"]:
-            findings.faults.append(f"{table}: line {line}: a name of a plate or well has a slash; leave it out.")
+            findings.errors.append(f"{table}: line {line}: a name of a plate or well has a slash; leave it out.")
             continue
         path = where / row["path"]
         if not path.exists():
             findings.missing.append(f"{table.name}: line {line}: there is no file {row['path']}")
             continue
-        findings.found.append(
-            Found(
+        findings.images.append(
+            ImageEntry(
                 plate=row.get("plate") or spec.plate,
                 well=well_name(row["well"]),
                 time=numbers.get("time", 0),
                 channel=row["channel"],
                 plane=Plane(path, index),
-                cell=(numbers["row"], numbers["column"]) if "row" in numbers else None,
-                number=numbers.get("field"),
+                field_index=(numbers["row"], numbers["column"]) if "row" in numbers else None,
+                field_number=numbers.get("field"),
             )
         )
-    if not findings.found and not findings.faults:
+    if not findings.images and not findings.errors:
         raise SegueError(
             f"{table}: none of the {len(rows)} files it lists is there; paths start at {where}: correct them."
         )

@@ -15,8 +15,8 @@ import numpy as np
 
 from segue.data.image_io import broken, read_header
 from segue.errors import SegueError
-from segue.plates.layout.filenames import match
-from segue.plates.layout.grid import Findings, Found, Plane, acquired_type, well_name
+from segue.plates.layout.filenames import match_paths
+from segue.plates.layout.grid import ImageEntry, Plane, ScanResult, pixel_dtype, well_name
 from segue.plates.spec import FilesSpec
 
 UM_PER_UNIT = {"nm": 1e-3, "nanometer": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micrometer": 1.0, "mm": 1e3,
@@ -26,21 +26,21 @@ H_PER_UNIT = {"ns": 1e-9 / 3600, "µs": 1e-6 / 3600, "μs": 1e-6 / 3600, "ms": 1
               "second": 1 / 3600, "minute": 1 / 60, "hour": 1.0, "day": 24.0}  # fmt: skip
 
 
-def by_ome_tiff(spec: FilesSpec, where: Path, transmitted: str) -> Findings:
+def scan_ome_tiff(spec: FilesSpec, where: Path, transmitted: str) -> ScanResult:
     """Returns the images of OME-TIFF files whose names fit the pattern: an image (series) is a field, with T and C.
 
     What the name does not tell, the metadata do: channel names, time points, fields, the well of an image (Plate
     elements), stage positions, pixel size. Files that are no OME-TIFF fit not.
     """
     assert spec.pattern is not None
-    matched, unfit = match(spec.pattern, where)
-    findings = Findings(unfit=unfit)
+    matched, unfit = match_paths(spec.pattern, where)
+    findings = ScanResult(unmatched=unfit)
     for path, names in matched:
         _add_file(findings, path, names, spec, transmitted)
     return findings
 
 
-def _add_file(findings: Findings, path: Path, names: Mapping[str, str], spec: FilesSpec, transmitted: str) -> None:
+def _add_file(findings: ScanResult, path: Path, names: Mapping[str, str], spec: FilesSpec, transmitted: str) -> None:
     import tifffile
 
     from segue.data.image_io import complaints_of_tifffile, pixel_size_of
@@ -52,19 +52,19 @@ def _add_file(findings: Findings, path: Path, names: Mapping[str, str], spec: Fi
             if complaints:
                 raise SegueError(broken(path, complaints[0]))
             if text is None:
-                findings.unfit.append(f"{path} has no OME metadata")
+                findings.unmatched.append(f"{path} has no OME metadata")
                 return
             root = ElementTree.fromstring(text)
             others = {e.attrib.get("FileName", path.name) for e in _all(root, "UUID")} - {path.name}
             if others:
-                findings.faults.append(
+                findings.errors.append(
                     f"{path}: is one of a set of {len(others) + 1} files ({min(others)} …) that share their metadata; "
                     'use format = "pattern" or "manifest" for such sets.'
                 )
                 return
             images, series = _all(root, "Image"), tiff.series
             if len(images) != len(series):
-                findings.faults.append(
+                findings.errors.append(
                     f"{path}: its metadata name {len(images)} images, it holds {len(series)}; export it again."
                 )
                 return
@@ -75,9 +75,9 @@ def _add_file(findings: Findings, path: Path, names: Mapping[str, str], spec: Fi
                 place = {**wells.get(image.attrib.get("ID", ""), {}), **names}
                 _add_image(findings, told, one, place, spec, transmitted)
     except SegueError as error:
-        findings.faults.append(str(error))
+        findings.errors.append(str(error))
     except Exception as error:  # whatever the bytes make tifffile raise
-        findings.faults.append(f"{path}: cannot be read as OME-TIFF ({error}); copy it again, or leave it out.")
+        findings.errors.append(f"{path}: cannot be read as OME-TIFF ({error}); copy it again, or leave it out.")
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _image(path: Path, number: int, element: ElementTree.Element, pixel_size_um:
 
 
 def _add_image(
-    findings: Findings, told: _Image, series: Any, names: Mapping[str, str], spec: FilesSpec, transmitted: str
+    findings: ScanResult, told: _Image, series: Any, names: Mapping[str, str], spec: FilesSpec, transmitted: str
 ) -> None:
     path, axes, shape = told.path, series.axes, series.shape
     lengths = dict(zip(axes, shape, strict=True))
@@ -129,7 +129,7 @@ def _add_image(
     ):
         many = f"{lengths.get('C', 1)} channels named {', '.join(tokens)}"
     if many is not None:
-        findings.faults.append(f"{path}: has {many} (axes {axes}); a field is T × C × Y × X: export it so.")
+        findings.errors.append(f"{path}: has {many} (axes {axes}); a field is T × C × Y × X: export it so.")
         return
     leading = [(axis, n) for axis, n in zip(axes, shape, strict=True) if axis not in "YX"]
     for flat, place in enumerate(np.ndindex(*(n for _, n in leading))):
@@ -140,18 +140,18 @@ def _add_image(
         if end > path.stat().st_size:
             raise SegueError(f"{path}: is cut off, {path.stat().st_size} bytes of at least {end}; copy it again.")
         at = dict(zip((axis for axis, _ in leading), place, strict=True))
-        findings.found.append(
-            Found(
+        findings.images.append(
+            ImageEntry(
                 plate=names.get("plate", spec.plate),
                 well=well_name(names["well"]),
                 time=int(names["time"]) if "time" in names else int(at.get("T", 0)),
                 channel=names.get("channel") or tokens[at.get("C", 0)],
                 plane=Plane(path, (int(page.index),)),
-                cell=(int(names["row"]), int(names["column"])) if "row" in names else None,
-                number=int(names["field"]) if "field" in names else told.number,
+                field_index=(int(names["row"]), int(names["column"])) if "row" in names else None,
+                field_number=int(names["field"]) if "field" in names else told.number,
                 stage=told.stage,
                 shape=(int(shape[-2]), int(shape[-1])),
-                dtype=acquired_type(series.dtype),
+                dtype=pixel_dtype(series.dtype),
                 pixel_size_um=told.pixel_size_um,
                 interval_h=told.interval_h,
                 time_h=None if "time" in names else told.acquired_h.get((at.get("T", 0), at.get("C", 0))),
@@ -193,7 +193,7 @@ def _hours(attributes: Mapping[str, str], name: str) -> float | None:
     return hours if math.isfinite(hours) and hours >= 0 else None
 
 
-def by_ome_zarr(spec: FilesSpec, where: Path) -> Findings:
+def scan_ome_zarr(spec: FilesSpec, where: Path) -> ScanResult:
     """Returns the images of OME-Zarr plates whose folders fit the pattern: wells, their images as fields, t and c.
 
     Full resolution only. A plate's name is that in the pattern, else its own, else the folder's. Channels are named by
@@ -201,12 +201,12 @@ def by_ome_zarr(spec: FilesSpec, where: Path) -> Findings:
     told as missing.
     """
     assert spec.pattern is not None
-    matched, _ = match(spec.pattern, where, folders=True)
-    findings = Findings()
+    matched, _ = match_paths(spec.pattern, where, folders=True)
+    findings = ScanResult()
     for folder, names in matched:
         plate = _attributes(folder).get("plate")
         if plate is None:
-            findings.faults.append(f"{folder}: has no plate metadata; give the folder of an OME-Zarr plate.")
+            findings.errors.append(f"{folder}: has no plate metadata; give the folder of an OME-Zarr plate.")
             continue
         name = (
             names.get("plate")
@@ -221,7 +221,7 @@ def by_ome_zarr(spec: FilesSpec, where: Path) -> Findings:
                 findings.missing.append(f"{name}/{well} is named by the plate {folder.name}, and is not there")
                 continue
             if len({image.get("acquisition", 0) for image in images}) > 1:
-                findings.faults.append(
+                findings.errors.append(
                     f"{folder / entry['path']}: holds several acquisitions; name the images to use in a manifest."
                 )
                 continue
@@ -230,7 +230,7 @@ def by_ome_zarr(spec: FilesSpec, where: Path) -> Findings:
     return findings
 
 
-def _add_zarr(findings: Findings, folder: Path, place: tuple[str, str, int]) -> None:
+def _add_zarr(findings: ScanResult, folder: Path, place: tuple[str, str, int]) -> None:
     try:
         attributes = _attributes(folder)
         scales = attributes["multiscales"][0]
@@ -247,27 +247,27 @@ def _add_zarr(findings: Findings, folder: Path, place: tuple[str, str, int]) -> 
         size_um, stage = _geometry(array, scales)
         interval_h = _interval_h(scales, axes)
     except SegueError as error:
-        findings.faults.append(str(error))
+        findings.errors.append(str(error))
         return
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        findings.faults.append(f"{folder}: its multiscales metadata lack {error}; write it again as OME-Zarr.")
+        findings.errors.append(f"{folder}: its multiscales metadata lack {error}; write it again as OME-Zarr.")
         return
     tokens = [str(one.get("label", i)) for i, one in enumerate(attributes.get("omero", {}).get("channels", ()))]
     count = shape[axes.index("c")] if "c" in axes else 1
     tokens = tokens or [str(i) for i in range(count)]
     if len(tokens) != count or len(set(tokens)) < count:
-        findings.faults.append(f"{folder}: has {count} channels, named {', '.join(tokens)}; give each one name.")
+        findings.errors.append(f"{folder}: has {count} channels, named {', '.join(tokens)}; give each one name.")
         return
     for index in np.ndindex(*shape[:-2]):
         at = dict(zip(axes, index, strict=False))
-        findings.found.append(
-            Found(
+        findings.images.append(
+            ImageEntry(
                 plate=place[0],
                 well=place[1],
                 time=int(at.get("t", 0)),
                 channel=tokens[at.get("c", 0)],
                 plane=Plane(array, tuple(int(i) for i in index)),
-                number=place[2],
+                field_number=place[2],
                 stage=stage,
                 shape=(shape[-2], shape[-1]),
                 dtype=dtype,
@@ -318,7 +318,7 @@ def array_header(folder: Path) -> tuple[tuple[int, ...], str]:
         if (folder / name).is_file():
             told = _json(folder / name)
             try:
-                return tuple(int(n) for n in told["shape"]), acquired_type(np.dtype(told[kind]))
+                return tuple(int(n) for n in told["shape"]), pixel_dtype(np.dtype(told[kind]))
             except (KeyError, TypeError, ValueError) as error:
                 raise SegueError(
                     f"{folder / name}: is no description of an array ({error}); write it again."

@@ -18,7 +18,7 @@ from segue.plates.stitching.shifts import measure_shift
 from segue.plates.stitching.spline import Array
 from segue.plates.stitching.stitch import Placement
 
-LARGEST_PX = 1024  # frames are averaged over blocks until their longer side is at most this
+MAX_SIDE_PX = 1024  # frames are averaged over blocks until their longer side is at most this
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def register_over_time(frames: Sequence[Array | None], *, reach_px: float, skips
                 )
             shape = frame.shape
             present.add(later)
-            scale = max(1, -(-max(shape[-2:]) // LARGEST_PX))
+            scale = max(1, -(-max(shape[-2:]) // MAX_SIDE_PX))
         held[later] = None if frame is None else _block_means(frame if frame.ndim == 3 else frame[None], scale)
         held.pop(later - max(skips) - 1, None)
         for earlier in sorted(later - skip for skip in skips if skip <= later):
@@ -74,7 +74,7 @@ def register_over_time(frames: Sequence[Array | None], *, reach_px: float, skips
     return Drift(shifts, states, unplaced)
 
 
-def drifted(placement: Placement, drift: tuple[float, float]) -> Placement:
+def shift_placement(placement: Placement, drift: tuple[float, float]) -> Placement:
     """Returns the placement with every tile moved by (dy, dx) px, to be composed on the canvas of the first frame."""
     positions = {cell: (y + drift[0], x + drift[1]) for cell, (y, x) in placement.positions.items()}
     return replace(placement, positions=positions)

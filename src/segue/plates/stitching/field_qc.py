@@ -15,7 +15,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
-class Measures:
+class FieldMeasures:
     """What a field shows. Contrasts are sds of the Laplacian of Gaussian times its variance, over the median, with the
     share of white noise taken off, so that a blurred field is not sharp for its noise.
     """
@@ -28,15 +28,15 @@ class Measures:
 
 
 @dataclass(frozen=True)
-class Quality:
+class FieldQuality:
     """`flags`: which of "saturated", "black", "defocused", "empty" hold; `excluded`: whether one of them excludes."""
 
     flags: tuple[str, ...]
     excluded: bool
-    measures: Measures
+    measures: FieldMeasures
 
 
-def measure(tile: np.ndarray, spec: QualitySpec) -> Measures:
+def measure_field(tile: np.ndarray, spec: QualitySpec) -> FieldMeasures:
     """Returns the measures of a tile (H, W) as the camera gave it.
 
     Raises ValueError for other shapes, and for floating-point tiles where `saturated.full_counts` is not given.
@@ -54,17 +54,17 @@ def measure(tile: np.ndarray, spec: QualitySpec) -> Measures:
     relative = tile.astype(np.float32) / np.float32(max(median, 1.0))
     noise = _noise(relative)
     fine, coarse = (_contrast(relative, scale, noise) for scale in (spec.fine_px, spec.coarse_px))
-    return Measures(median, float((tile >= full).mean()), noise, fine, coarse)
+    return FieldMeasures(median, float((tile >= full).mean()), noise, fine, coarse)
 
 
 def field_quality(
-    tile: np.ndarray, spec: QualitySpec, *, reference: Sequence[Measures] | None = None, stain: bool = False
-) -> Quality:
+    tile: np.ndarray, spec: QualitySpec, *, reference: Sequence[FieldMeasures] | None = None, stain: bool = False
+) -> FieldQuality:
     """Returns the quality of one tile (H, W); `reference` are measures of other fields taken alike.
 
     Without a reference it can be saturated or empty, not black or out of focus, which the others' median decides.
     """
-    return _judged(measure(tile, spec), spec, reference or (), stain)
+    return _judged(measure_field(tile, spec), spec, reference or (), stain)
 
 
 def judge_fields(
@@ -72,14 +72,14 @@ def judge_fields(
     spec: QualitySpec,
     *,
     stain: bool = False,
-    reference: Iterable[Measures] = (),
-) -> dict[Key, Quality]:
+    reference: Iterable[FieldMeasures] = (),
+) -> dict[Key, FieldQuality]:
     """Returns the quality of each tile of one channel at one time, missing ones (None) left out.
 
     Each is compared with the median of the others and of `reference`, fields of other times, that are neither saturated
     nor black. Where most fields are out of focus the others do not tell: give a reference then.
     """
-    found = {key: measure(tile, spec) for key, tile in tiles.items() if tile is not None}
+    found = {key: measure_field(tile, spec) for key, tile in tiles.items() if tile is not None}
     more = list(reference)
     return {
         key: _judged(own, spec, [*(other for k, other in found.items() if k != key), *more], stain)
@@ -87,7 +87,7 @@ def judge_fields(
     }
 
 
-def _judged(own: Measures, spec: QualitySpec, others: Sequence[Measures], stain: bool) -> Quality:
+def _judged(own: FieldMeasures, spec: QualitySpec, others: Sequence[FieldMeasures], stain: bool) -> FieldQuality:
     holds: dict[str, Action] = {}
     usable = [other for other in others if other.saturated <= spec.saturated.fraction]
     bright = float(np.median([other.median_counts for other in usable])) if usable else 0.0
@@ -104,7 +104,7 @@ def _judged(own: Measures, spec: QualitySpec, others: Sequence[Measures], stain:
             holds["empty"] = spec.empty.action
         elif own.fine < spec.defocused.level * usual:
             holds["defocused"] = spec.defocused.action
-    return Quality(tuple(holds), "exclude" in holds.values(), own)
+    return FieldQuality(tuple(holds), "exclude" in holds.values(), own)
 
 
 def _noise(image: np.ndarray) -> float:

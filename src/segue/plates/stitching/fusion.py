@@ -12,9 +12,9 @@ from scipy import ndimage
 
 from segue.errors import SegueError
 from segue.plates.stitching.illumination import illumination_ratio
-from segue.plates.stitching.shifts import LEAST_OVERLAP_PX, SMOOTHING_PX
+from segue.plates.stitching.shifts import MIN_OVERLAP_PX, SMOOTHING_PX
 from segue.plates.stitching.spline import Array, spline_coefficients, spline_values
-from segue.plates.stitching.stitch import Cell, Placement, Tiles
+from segue.plates.stitching.stitch import FieldIndex, Placement, Tiles
 
 Correction = Callable[[Array], Array]
 
@@ -28,8 +28,8 @@ class SeamQuality:
     brightness of `first` over that of `second`. Both None where fewer than six pixels are shared.
     """
 
-    first: Cell
-    second: Cell
+    first: FieldIndex
+    second: FieldIndex
     state: str
     residual_px: float | None
     overlap_px: tuple[int, int]
@@ -42,11 +42,11 @@ class SeamReport:
     """All seams of a field, with missing and unplaced cells; residuals are of the seams in use, in px."""
 
     seams: tuple[SeamQuality, ...]
-    missing: tuple[Cell, ...]
-    unplaced: tuple[Cell, ...]
+    missing: tuple[FieldIndex, ...]
+    unplaced: tuple[FieldIndex, ...]
 
     @property
-    def repaired(self) -> tuple[tuple[Cell, Cell], ...]:
+    def repaired(self) -> tuple[tuple[FieldIndex, FieldIndex], ...]:
         """The pairs whose first measurement was not used: the other seams place them."""
         return tuple((seam.first, seam.second) for seam in self.seams if seam.state != "measured")
 
@@ -72,12 +72,12 @@ class SeamReport:
         }
 
 
-def compose(
+def fuse(
     tiles: Tiles,
     placement: Placement,
     *,
     correct: Correction | None = None,
-    gains: Mapping[Cell, float] | None = None,
+    gains: Mapping[FieldIndex, float] | None = None,
     dark: float = 0.0,
     values: Literal["intensities", "labels"] = "intensities",
     canvas: tuple[int, int] | None = None,
@@ -86,19 +86,19 @@ def compose(
     return np.concatenate(
         [
             band
-            for _, band in compose_bands(
+            for _, band in fuse_bands(
                 tiles, placement, correct=correct, gains=gains, dark=dark, values=values, canvas=canvas
             )
         ]
     )
 
 
-def compose_bands(
+def fuse_bands(
     tiles: Tiles,
     placement: Placement,
     *,
     correct: Correction | None = None,
-    gains: Mapping[Cell, float] | None = None,
+    gains: Mapping[FieldIndex, float] | None = None,
     dark: float = 0.0,
     values: Literal["intensities", "labels"] = "intensities",
     canvas: tuple[int, int] | None = None,
@@ -119,9 +119,9 @@ def compose_bands(
         raise SegueError("stitching: no tile of this field is there; leave the field out.")
     shape, kind = (int(first.shape[-2]), int(first.shape[-1])), first.dtype
     height, width = canvas or placement.canvas(shape)
-    held: dict[Cell, _Placed | None] = {}
+    held: dict[FieldIndex, _Placed | None] = {}
 
-    def placed(cell: Cell) -> _Placed | None:
+    def placed(cell: FieldIndex) -> _Placed | None:
         if cell not in held:
             image = tiles.get(cell)
             if image is not None:
@@ -149,7 +149,7 @@ def compose_bands(
         yield top, _as_type(sums.result(), kind)
 
 
-def covered(
+def coverage_mask(
     placement: Placement, tiles: Tiles, tile_shape: tuple[int, int], *, canvas: tuple[int, int] | None = None
 ) -> Array:
     """Returns (H, W) bool: where at least one tile lies; `canvas` as in `compose_bands`."""
@@ -177,7 +177,7 @@ def seam_report(
         a = a[max(0, dy) : dy + b.shape[0], max(0, dx) : dx + b.shape[1]]
         b = b[max(0, -dy) :, max(0, -dx) :][: a.shape[0], : a.shape[1]]
         ncc = log_ratio = None
-        if min(a.shape) >= LEAST_OVERLAP_PX:
+        if min(a.shape) >= MIN_OVERLAP_PX:
             ncc, log_ratio = _correlation(a, b), _finite(illumination_ratio(a, b, dark=dark))
         seams.append(
             SeamQuality(seam.first, seam.second, seam.state, residual, (a.shape[0], a.shape[1]), ncc, log_ratio)

@@ -23,7 +23,7 @@ from segue.plates.stitching.spline import Array
 
 BLOCKS = 48  # an image is averaged over blocks, this many along its longer side
 QUANTILES = 19  # of each pixel over the tiles, from 5 % to 95 %
-LEAST_GAIN = 0.05
+MIN_GAIN = 0.05
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -44,7 +44,9 @@ class FlatField:
         return (image.astype(np.float32) - np.float32(self.dark)) / self.gain + np.float32(self.dark)
 
 
-def estimate(tiles: Iterable[Array], *, dark: float | None = None, degree: int = 4, most: int = 400) -> FlatField:
+def estimate_flat_field(
+    tiles: Iterable[Array], *, dark: float | None = None, degree: int = 4, max_tiles: int = 400
+) -> FlatField:
     """Returns the flat field of one channel from its tiles (H, W) with cells in them: tens, better hundreds.
 
     `dark`: counts without light, best given; None estimates it from tens of tiles of different brightness under plain
@@ -52,7 +54,7 @@ def estimate(tiles: Iterable[Array], *, dark: float | None = None, degree: int =
     drawn evenly from all, are held, each as block means, so that memory is constant. Raises SegueError without tiles,
     for different shapes, and where a gain would be ≤ 0.05.
     """
-    shape, count, held = _drawn(tiles, most)
+    shape, count, held = _drawn(tiles, max_tiles)
     # a low quantile of the pixels is background in every tile, a high one often holds cells: none alone is trusted
     quantiles = np.quantile(held, np.linspace(0.05, 0.95, min(QUANTILES, len(held))), axis=0)
     basis = _polynomials(quantiles.shape[1:], quantiles.shape[1:], degree).reshape(-1, quantiles[0].size)
@@ -63,7 +65,7 @@ def estimate(tiles: Iterable[Array], *, dark: float | None = None, degree: int =
         dark = _zero_light(coefficients, weights)
     gain = np.tensordot(_shape(coefficients, weights, dark), _polynomials(shape, shape, degree), 1)
     gain = gain / gain.mean()
-    if not np.isfinite(gain).all() or gain.min() <= LEAST_GAIN:
+    if not np.isfinite(gain).all() or gain.min() <= MIN_GAIN:
         raise SegueError(
             f"flat field: the fit to {count} tiles falls to {gain.min():.2f} of the mean; "
             "give more tiles, `dark`, or a lower `degree`."
@@ -82,7 +84,7 @@ def illumination_ratio(first: Array, second: Array, *, dark: float = 0.0) -> flo
     return float(np.median(np.log(a[lit] / b[lit]))) if lit.any() else math.nan
 
 
-def balance(ratios: Mapping[tuple[Key, Key], float], *, prior: float = 0.3) -> dict[Key, float]:
+def equalize_brightness(ratios: Mapping[tuple[Key, Key], float], *, prior: float = 0.3) -> dict[Key, float]:
     """Returns the factor for every image that evens out the brightness, from log ratios between pairs of them.
 
     Least squares in log intensity: ratios[a, b] = log(a / b) must vanish after log a and log b are raised by their log

@@ -19,13 +19,13 @@ from segue.plates.stitching.spline import Array, spline_coefficients, spline_val
 SMOOTHING_PX = 1.0  # Gaussian that takes the noise off
 BACKGROUND_PX = 10.0  # Gaussian taken away as background in the search
 NOISE_AREA_PX = 4 * np.pi * SMOOTHING_PX**2  # pixels that share one independent value after the smoothing
-LEAST_OVERLAP_PX = 6  # narrower overlaps are not compared
-LEAST_TEXTURE = 1e-6  # variance below which an overlap holds nothing at all
+MIN_OVERLAP_PX = 6  # narrower overlaps are not compared
+MIN_VARIANCE = 1e-6  # variance below which an overlap holds nothing at all
 FLOOR_PX = 0.05  # error of a refined shift that no amount of texture removes: distortion, interpolation
 SIGNIFICANCE = 5.0  # standard deviations of chance by which the peak must stand out of the other shifts
 CAUCHY_VARIANCE = 0.8  # of a Gaussian, as Cauchy's weights leave it
 CANDIDATES = 4
-LEAST_RATIO = 0.3  # evidence of a candidate, as a part of the best one's
+MIN_EVIDENCE_RATIO = 0.3  # evidence of a candidate, as a part of the best one's
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def measure_shift(first: Array, second: Array, *, expected: tuple[float, float],
     coefficients = [spline_coefficients(channel) for channel in left]
     found = []
     for peak in peaks:
-        if evidence[peak] < LEAST_RATIO * evidence[peaks[0]]:
+        if evidence[peak] < MIN_EVIDENCE_RATIO * evidence[peaks[0]]:
             continue
         lag = np.array([rows.lags[peak[0]], columns.lags[peak[1]]])
         offset, information = _refined(coefficients, right, lag)
@@ -102,8 +102,8 @@ class _Window:
 
 
 def _windows(first: int, second: int, expected: float, reach: float) -> _Window | None:
-    low = max(round(expected - reach), LEAST_OVERLAP_PX - second)
-    high = min(round(expected + reach), first - LEAST_OVERLAP_PX)
+    low = max(round(expected - reach), MIN_OVERLAP_PX - second)
+    high = min(round(expected + reach), first - MIN_OVERLAP_PX)
     if low > high:
         return None
     a = slice(max(0, low), min(first, high + second))
@@ -143,7 +143,7 @@ def _evidence(left: Array, right: Array, lags_y: Array, lags_x: Array) -> tuple[
         covariance = cross - sums[0] * sums[2] / count
         variance = np.maximum(sums[1] - sums[0] ** 2 / count, 0), np.maximum(sums[3] - sums[2] ** 2 / count, 0)
         scale = np.sqrt(variance[0] * variance[1])
-        textured = scale > LEAST_TEXTURE * count
+        textured = scale > MIN_VARIANCE * count
         r = np.where(textured, covariance / np.where(textured, scale, 1), 0).clip(-0.9999, 0.9999)
         evidence -= count / (2 * area) * np.log1p(-(np.maximum(r, 0) ** 2))
         total += r
@@ -165,7 +165,7 @@ def _correlation_area(left: Array, right: Array) -> float:
 def _without_background(image: Array) -> Array:
     image = image - ndimage.gaussian_filter(image, BACKGROUND_PX)
     spread = float(image.std())
-    return (image - image.mean()) / spread if spread**2 > LEAST_TEXTURE else np.zeros_like(image)
+    return (image - image.mean()) / spread if spread**2 > MIN_VARIANCE else np.zeros_like(image)
 
 
 def _overlaps(left: int, right: int, lags: Array) -> tuple[Array, Array]:

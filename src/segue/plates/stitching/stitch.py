@@ -20,17 +20,17 @@ from segue.plates.stitching.positions import Link, solve
 from segue.plates.stitching.shifts import Shift, measure_shift
 from segue.plates.stitching.spline import Array
 
-Cell = tuple[int, int]
-Tiles = Mapping[Cell, Array | None]
-Positions = Mapping[Cell, tuple[float, float]]
+FieldIndex = tuple[int, int]
+Tiles = Mapping[FieldIndex, Array | None]
+Positions = Mapping[FieldIndex, tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Pair:
     """Two neighbours in the grid, `first` above or left of `second`, and the measured shift between their origins."""
 
-    first: Cell
-    second: Cell
+    first: FieldIndex
+    second: FieldIndex
     shift: Shift
 
 
@@ -38,8 +38,8 @@ class Pair:
 class Seam:
     """How a pair was used: its state (`placement.STATES`) and measured less placed shift (y, x) in px, if measured."""
 
-    first: Cell
-    second: Cell
+    first: FieldIndex
+    second: FieldIndex
     state: str
     residual_px: tuple[float, float] | None
 
@@ -52,10 +52,10 @@ class Placement:
     nominal grid, distorted as the others show, puts them.
     """
 
-    positions: dict[Cell, tuple[float, float]]
+    positions: dict[FieldIndex, tuple[float, float]]
     seams: tuple[Seam, ...]
-    missing: tuple[Cell, ...]
-    unplaced: tuple[Cell, ...]
+    missing: tuple[FieldIndex, ...]
+    unplaced: tuple[FieldIndex, ...]
 
     def canvas(self, tile_shape: tuple[int, int]) -> tuple[int, int]:
         """Returns the height and width in px that hold every tile of this shape, missing ones too."""
@@ -65,7 +65,7 @@ class Placement:
 
 def nominal_positions(
     grid: tuple[int, int], tile_shape: tuple[int, int], *, overlap: float
-) -> dict[Cell, tuple[float, float]]:
+) -> dict[FieldIndex, tuple[float, float]]:
     """Returns the origin (y, x) in px of each cell of a grid (rows, columns) whose tiles share a part `overlap`."""
     if min(grid) < 1 or not 0 <= overlap < 1:
         raise SegueError(
@@ -86,10 +86,10 @@ def measure_pairs(
     tiles are in memory at a time. Raises SegueError for tiles of different shapes.
     """
     pairs: list[Pair] = []
-    held: dict[Cell, Array | None] = {}
+    held: dict[FieldIndex, Array | None] = {}
     shape: tuple[int, ...] | None = None
 
-    def tile(cell: Cell) -> Array | None:
+    def tile(cell: FieldIndex) -> Array | None:
         nonlocal shape
         if cell not in held:
             image = tiles.get(cell)
@@ -120,7 +120,7 @@ def measure_pairs(
     return pairs
 
 
-def place(pairs: list[Pair], nominal: Positions, *, missing: tuple[Cell, ...] | None = None) -> Placement:
+def place_tiles(pairs: list[Pair], nominal: Positions, *, missing: tuple[FieldIndex, ...] | None = None) -> Placement:
     """Returns the origins of all tiles by robust least squares (`placement.solve`), the smallest y and x being 0.
 
     `missing`: cells without an image, which are neither placed nor unplaced; by default the cells without any pair.

@@ -17,14 +17,14 @@ from segue.plates.synthetic.population import Cells
 from segue.plates.synthetic.spec import CellsSpec
 
 LIVE, DEAD = 1, 2
-LIFTS_UM = (0.0, 5.0, 12.0)  # heights of the planes over the bottom of the well
+PLANE_HEIGHTS_UM = (0.0, 5.0, 12.0)  # heights of the planes over the bottom of the well
 _LEAST_NUCLEUS_PX = 12  # visible; what is smaller is hidden by its neighbours and carries no label
 _TEXTURE_PX = 512
 _INDEX = 0.03  # refractive index of a spread cell over the medium
 
 
 @dataclass(frozen=True)
-class Drawing:
+class CellMaps:
     """A scene before optics; maps are (H, W)."""
 
     path_um: np.ndarray  # (planes, H, W) float32
@@ -35,7 +35,7 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Surface:
+class Substrate:
     """What lies in a well whether cells live or die: debris, dust, the grain of the bottom, and the grain of bodies."""
 
     grain_um: np.ndarray  # (H, W) optical path
@@ -55,9 +55,9 @@ class _Patch:
     pixel_size_um: float
 
 
-def lay_surface(
+def make_substrate(
     spec: CellsSpec, canvas_px: tuple[int, int], pixel_size_um: float, generator: np.random.Generator
-) -> Surface:
+) -> Substrate:
     """Returns the surface of one well, drawn from the generator."""
     area_mm2 = canvas_px[0] * canvas_px[1] * pixel_size_um**2 * 1e-6
     count = int(generator.poisson(generator.uniform(*spec.debris_per_mm2) * area_mm2))
@@ -68,7 +68,7 @@ def lay_surface(
     )
     height = np.where(generator.random(count) < 0.5, 0.0, generator.uniform(0, 14, count))
     grain = 0.0015 * smooth_field(canvas_px, 3 / pixel_size_um, generator, knots=1)
-    return Surface(
+    return Substrate(
         grain_um=grain + 0.006 * smooth_field(canvas_px, 40 / pixel_size_um, generator),
         debris=np.column_stack([place, radius, height]),
         debris_seeds=generator.integers(0, 2**62, count),
@@ -77,23 +77,23 @@ def lay_surface(
     )
 
 
-def draw(
+def draw_cells(
     cells: Cells,
-    surface: Surface,
+    surface: Substrate,
     *,
     time: int,
     time_h: float,
     pixel_size_um: float,
     stain_spread: float,
     quenching: float,
-) -> Drawing:
+) -> CellMaps:
     """Returns the scene at times[time] = time_h; `quenching` is the fraction of Hoechst's light that Draq7 takes."""
     shape = surface.grain_um.shape
-    path = np.zeros((len(LIFTS_UM), *shape), np.float32)
+    path = np.zeros((len(PLANE_HEIGHTS_UM), *shape), np.float32)
     path[0] = surface.grain_um
     levels, bodies = np.zeros_like(path), np.zeros_like(path, np.int32)
     maps = _Maps(
-        Drawing(path, np.zeros_like(path), np.zeros((2, *shape), np.float32), np.zeros(shape, np.int32), bodies[0]),
+        CellMaps(path, np.zeros_like(path), np.zeros((2, *shape), np.float32), np.zeros(shape, np.int32), bodies[0]),
         levels,
         bodies,
         np.zeros(shape, np.float32),
@@ -125,7 +125,7 @@ def draw(
 class _Maps:
     """A drawing in the making, changed in place, and who has which place in it."""
 
-    drawing: Drawing
+    drawing: CellMaps
     levels: np.ndarray  # (planes, H, W) of the body that has the place
     bodies: np.ndarray  # (planes, H, W)
     nucleus_level: np.ndarray  # (H, W)
@@ -143,7 +143,7 @@ class _State:
 
 
 def _add_cell(
-    maps: _Maps, cells: Cells, cell: int, state: _State, surface: Surface, pixel_size_um: float,
+    maps: _Maps, cells: Cells, cell: int, state: _State, surface: Substrate, pixel_size_um: float,
     stain: tuple[float, float],
 ) -> None:  # fmt: skip
     """Draws one cell into the maps; `stain` is the spread of the log strengths and the quenching."""
@@ -209,7 +209,7 @@ def _nucleus_shape(cells: Cells, cell: int, *, ball: float, dividing: bool, dead
 
 
 def _plane(height_um: float) -> int:
-    return int(np.argmin([abs(height_um - lift) for lift in LIFTS_UM]))
+    return int(np.argmin([abs(height_um - lift) for lift in PLANE_HEIGHTS_UM]))
 
 
 def _patch(
@@ -252,7 +252,7 @@ def _reach(radius_um: float, elongation: float, outline: np.ndarray) -> float:
 
 
 def _body(
-    patch: _Patch, level: np.ndarray, core: np.ndarray, surface: Surface, own: np.random.Generator, *,
+    patch: _Patch, level: np.ndarray, core: np.ndarray, surface: Substrate, own: np.random.Generator, *,
     ball: float, radius_um: float, dead_h: float,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Returns optical path in µm and absorbance of one body; `dead_h` < 0 while alive."""
@@ -283,7 +283,7 @@ def _body(
 
 
 def _add_remnant(
-    path: np.ndarray, absorbance: np.ndarray, patch: _Patch, surface: Surface, radius_um: float,
+    path: np.ndarray, absorbance: np.ndarray, patch: _Patch, surface: Substrate, radius_um: float,
     own: np.random.Generator, *, strength: float,
 ) -> None:  # fmt: skip
     """Adds, in place, what is left of a dead body: a granular dark ball and its blebs."""

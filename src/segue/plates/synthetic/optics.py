@@ -9,7 +9,7 @@ from scipy.interpolate import CubicSpline
 
 from segue.rng import numpy_generator
 
-MOST_COUNTS = 65535
+MAX_COUNTS = 65535
 _CUT_MARGIN_PX = 12  # cubic splines forget what is farther away
 
 
@@ -85,7 +85,7 @@ def flat_field(tile_px: int, loss: float, generator: np.random.Generator) -> np.
     return (flat / flat.mean()).astype(np.float32)
 
 
-def cut(scene: np.ndarray, place_px: tuple[float, float], tile_px: int) -> np.ndarray:
+def cut_tile(scene: np.ndarray, place_px: tuple[float, float], tile_px: int) -> np.ndarray:
     """Returns the tile (tile_px, tile_px) float32 whose first pixel lies at (y, x) of the scene (cubic splines).
 
     Whole-numbered places copy pixels. Raises ValueError where the tile leaves the scene.
@@ -116,4 +116,4 @@ def camera(
     generator = numpy_generator(*seed)
     electrons = generator.poisson(np.maximum(expected_counts, 0) * electrons_per_count).astype(np.float32)
     electrons += read_noise_electrons * generator.standard_normal(electrons.shape, dtype=np.float32)
-    return np.clip(np.rint(electrons / electrons_per_count + offset_counts), 0, MOST_COUNTS).astype(np.uint16)
+    return np.clip(np.rint(electrons / electrons_per_count + offset_counts), 0, MAX_COUNTS).astype(np.uint16)

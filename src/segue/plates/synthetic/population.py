@@ -21,7 +21,7 @@ _BORDER_UM = 25.0  # cells live beyond the scene by this much, so that bodies re
 
 
 @dataclass(frozen=True)
-class Fate:
+class WellDynamics:
     """How a well fares, drawn from the ranges of CellsSpec."""
 
     density_per_mm2: float
@@ -74,28 +74,33 @@ class Cells:
         return (before > 0) & (before <= _MITOSIS_H)
 
 
-def live_and_die(
-    spec: CellsSpec, fate: Fate, *, size_um: tuple[float, float], times_h: np.ndarray, generator: np.random.Generator
+def simulate_cells(
+    spec: CellsSpec,
+    dynamics: WellDynamics,
+    *,
+    size_um: tuple[float, float],
+    times_h: np.ndarray,
+    generator: np.random.Generator,
 ) -> Cells:
     """Returns the cells of a scene of `size_um` at the times, drawn from the generator alone."""
     outer = np.asarray(size_um) + 2 * _BORDER_UM
-    founders = int(generator.poisson(fate.density_per_mm2 * outer.prod() * 1e-6))
-    position = _settled(founders, outer, spec, fate, generator)
+    founders = int(generator.poisson(dynamics.density_per_mm2 * outer.prod() * 1e-6))
+    position = _settled(founders, outer, spec, dynamics, generator)
     end_h = float(times_h[-1]) + _MITOSIS_H
-    dies = _deaths(founders, fate, generator)
+    dies = _deaths(founders, dynamics, generator)
     divides = generator.exponential(spec.doubling_h, founders)
     divides[(divides > np.minimum(end_h, dies - 3 * _MITOSIS_H))] = np.inf
     parent = np.flatnonzero(np.isfinite(divides))
     daughters = len(parent)
     n = founders + daughters
-    late = _deaths(daughters, fate, generator)
+    late = _deaths(daughters, dynamics, generator)
     born = np.concatenate([np.full(founders, -np.inf), divides[parent]])
     # a daughter may not die before it is born: it is then spared
     dies = np.concatenate([dies, np.where(late > divides[parent] + 1, late, np.inf)])
     divides = np.concatenate([divides, np.full(daughters, np.inf)])
     track, heading = _walk(
         np.concatenate([position, position[parent]]), np.concatenate([np.arange(founders), parent]),
-        born_h=born, dies_h=dies, outer=outer, times_h=times_h, spec=spec, fate=fate, generator=generator,
+        born_h=born, dies_h=dies, outer=outer, times_h=times_h, spec=spec, dynamics=dynamics, generator=generator,
     )  # fmt: skip
     roundish = generator.random(n)
     decay = np.array([0.10, 0.07, 0.045, 0.03, 0.02])[None, :, None]
@@ -119,20 +124,22 @@ def live_and_die(
     )
 
 
-def _deaths(count: int, fate: Fate, generator: np.random.Generator) -> np.ndarray:
+def _deaths(count: int, dynamics: WellDynamics, generator: np.random.Generator) -> np.ndarray:
     """Returns (count,) times of death in h; inf for those that survive, negative for those dead at the start."""
     chance, order = generator.random((2, count))
     order = np.clip(order, 1e-6, 1 - 1e-6)
-    times = fate.onset_h + fate.width_h * np.log(order / (1 - order))
-    times = np.where(chance < fate.dying, times, np.inf)
-    long_dead = generator.random(count) < fate.dead_at_start
+    times = dynamics.onset_h + dynamics.width_h * np.log(order / (1 - order))
+    times = np.where(chance < dynamics.dying, times, np.inf)
+    long_dead = generator.random(count) < dynamics.dead_at_start
     return np.where(long_dead, -generator.uniform(1, 12, count), times)
 
 
-def _settled(count: int, outer: np.ndarray, spec: CellsSpec, fate: Fate, generator: np.random.Generator) -> np.ndarray:
+def _settled(
+    count: int, outer: np.ndarray, spec: CellsSpec, dynamics: WellDynamics, generator: np.random.Generator
+) -> np.ndarray:
     """Returns (count, 2) places, denser where a smooth field is high, then pushed apart until nuclei hardly overlap."""
     grid = np.ceil(outer / 10).astype(int)
-    density = np.exp(fate.patchiness * smooth_field((int(grid[0]), int(grid[1])), 15, generator)).ravel()
+    density = np.exp(dynamics.patchiness * smooth_field((int(grid[0]), int(grid[1])), 15, generator)).ravel()
     box = generator.choice(len(density), size=count, p=density / density.sum())
     place = (np.stack(np.divmod(box, grid[1]), axis=1) + generator.random((count, 2))) * (outer / grid)
     for _ in range(25):
@@ -160,14 +167,14 @@ def _mirrored(place: np.ndarray, outer: np.ndarray) -> np.ndarray:
 
 def _walk(
     start: np.ndarray, family: np.ndarray, *, born_h: np.ndarray, dies_h: np.ndarray, outer: np.ndarray,
-    times_h: np.ndarray, spec: CellsSpec, fate: Fate, generator: np.random.Generator,
+    times_h: np.ndarray, spec: CellsSpec, dynamics: WellDynamics, generator: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Returns places (times, n, 2) and headings (times, n): an Ornstein-Uhlenbeck velocity (Selmeczi et al.,
     Biophys. J. 89, 912, 2005) that ends with death; a daughter goes with its mother until born, then beside her.
     """
     n = len(start)
     place, kept = start.copy(), np.exp(-_STEP_H / spec.persistence_h)
-    sd = fate.speed_um_per_h / np.sqrt(2)
+    sd = dynamics.speed_um_per_h / np.sqrt(2)
     velocity = sd * generator.standard_normal((n, 2))
     angle = generator.uniform(0, np.pi, n)
     beside = generator.uniform(0, 2 * np.pi, n)

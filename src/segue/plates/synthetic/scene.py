@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import scipy.ndimage
 
-from segue.plates.synthetic.cells import DEAD, LIFTS_UM, LIVE, Drawing, draw, lay_surface
+from segue.plates.synthetic.cells import DEAD, LIVE, PLANE_HEIGHTS_UM, CellMaps, draw_cells, make_substrate
 from segue.plates.synthetic.optics import defocused_intensity, smooth_field
-from segue.plates.synthetic.population import Cells, Fate, live_and_die
+from segue.plates.synthetic.population import Cells, WellDynamics, simulate_cells
 from segue.plates.synthetic.spec import STAINS, TRANSMITTED, SyntheticSpec, plate_name, well_name
 from segue.rng import numpy_generator
 
@@ -25,7 +25,7 @@ class Well:
     stained: bool
     treatment: str  # "control" or "treated"
     experiment: str
-    fate: dict[str, float]  # of population.Fate
+    dynamics: dict[str, float]  # of population.Fate
     defocus_um: tuple[float, ...]
     illumination: tuple[float, ...]  # relative, over time
     level_counts: float
@@ -54,7 +54,7 @@ class Scene:
     time_h: float
 
 
-def draw_well(spec: SyntheticSpec, *, plate: int, well: int) -> Well:
+def sample_well(spec: SyntheticSpec, *, plate: int, well: int) -> Well:
     """Returns what is drawn for a well from the ranges of the specification."""
     stained, treated = _arrangement(spec, plate)
     g = numpy_generator(spec.seed, "well", plate, well)
@@ -63,7 +63,7 @@ def draw_well(spec: SyntheticSpec, *, plate: int, well: int) -> Well:
     def drawn(pair: tuple[float, float]) -> float:
         return float(g.uniform(*pair))
 
-    fate = Fate(
+    dynamics = WellDynamics(
         density_per_mm2=drawn(cells.density_per_mm2),
         patchiness=drawn(cells.patchiness),
         speed_um_per_h=drawn(cells.speed_um_per_h),
@@ -83,7 +83,7 @@ def draw_well(spec: SyntheticSpec, *, plate: int, well: int) -> Well:
         stained=well in stained,
         treatment="treated" if well in treated else "control",
         experiment=f"experiment-{plate + 1}",
-        fate=asdict(fate),
+        dynamics=asdict(dynamics),
         defocus_um=tuple(float(f) for f in focus + optics.focus_sd_um * over_time[0]),
         illumination=tuple(float(i) for i in np.exp(drift * over_time[1])),
         level_counts=drawn(optics.level_counts),
@@ -104,9 +104,9 @@ def cells_of(spec: SyntheticSpec, well: Well) -> Cells:
     """Returns the lives of a well's cells at all times of the specification."""
     height, width = spec.stage.canvas_px
     size_um = spec.stage.pixel_size_um
-    return live_and_die(
+    return simulate_cells(
         spec.cells,
-        Fate(**well.fate),
+        WellDynamics(**well.dynamics),
         size_um=(height * size_um, width * size_um),
         times_h=spec.interval_h * np.arange(spec.times),
         generator=numpy_generator(spec.seed, "cells", *well.numbers),
@@ -115,11 +115,13 @@ def cells_of(spec: SyntheticSpec, well: Well) -> Cells:
 
 def render_scene(spec: SyntheticSpec, *, plate: int, well: int, time: int, cells: Cells | None = None) -> Scene:
     """Returns the scene of `stage.canvas_px`; `cells` saves their simulation where it is at hand (`cells_of`)."""
-    drawn = draw_well(spec, plate=plate, well=well)
+    drawn = sample_well(spec, plate=plate, well=well)
     cells = cells_of(spec, drawn) if cells is None else cells
     time_h, size_um = spec.interval_h * time, spec.stage.pixel_size_um
-    surface = lay_surface(spec.cells, spec.stage.canvas_px, size_um, numpy_generator(spec.seed, "surface", plate, well))
-    drawing = draw(
+    surface = make_substrate(
+        spec.cells, spec.stage.canvas_px, size_um, numpy_generator(spec.seed, "surface", plate, well)
+    )
+    drawing = draw_cells(
         cells,
         surface,
         time=time,
@@ -144,11 +146,11 @@ def _arrangement(spec: SyntheticSpec, plate: int) -> tuple[frozenset[int], froze
     return frozenset(groups[0]), frozenset(treated)
 
 
-def _brightfield(spec: SyntheticSpec, well: Well, drawing: Drawing, time: int) -> np.ndarray:
+def _brightfield(spec: SyntheticSpec, well: Well, drawing: CellMaps, time: int) -> np.ndarray:
     """Returns expected counts: the planes' intensities multiplied (light of wide source: they do not interfere)."""
     optics, shape = spec.optics, drawing.nuclei.shape
     intensity = np.ones(shape, np.float32)
-    for path, absorbance, lift_um in zip(drawing.path_um, drawing.absorbance, LIFTS_UM, strict=True):
+    for path, absorbance, lift_um in zip(drawing.path_um, drawing.absorbance, PLANE_HEIGHTS_UM, strict=True):
         if path.any():
             intensity *= defocused_intensity(
                 path,
@@ -164,7 +166,7 @@ def _brightfield(spec: SyntheticSpec, well: Well, drawing: Drawing, time: int) -
 
 
 def _fluorescence(
-    well: Well, drawing: Drawing, pixel_size_um: float, generator: np.random.Generator
+    well: Well, drawing: CellMaps, pixel_size_um: float, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns expected counts through the DAPI and the Cy5 filter: stains blurred, hazed, mixed, over backgrounds."""
     light = []

@@ -33,11 +33,11 @@ from scipy.ndimage import gaussian_filter
 from segue.data.spec import SplitSpec
 from segue.errors import SegueError
 from segue.hdf5 import new_file
-from segue.parallel import each
-from segue.plates.preflight import filled, made_layout
+from segue.parallel import map_unordered
+from segue.plates.preflight import find_nonempty_seed, synthetic_layout
 from segue.plates.spec import FilesSpec
-from segue.plates.synthetic.optics import MOST_COUNTS, camera, cut, flat_field
-from segue.plates.synthetic.scene import Scene, Well, cells_of, draw_well, render_scene
+from segue.plates.synthetic.optics import MAX_COUNTS, camera, cut_tile, flat_field
+from segue.plates.synthetic.scene import Scene, Well, cells_of, render_scene, sample_well
 from segue.plates.synthetic.spec import STAINED_CHANNELS, VERSION, SyntheticSpec, plate_name, well_name
 from segue.rng import numpy_generator
 from segue.storage import refusal, remove_abandoned, replacing
@@ -72,13 +72,13 @@ def write_plates(
     wells = [(plate, well) for plate in range(spec.plates) for well in range(spec.wells)]
     for plate in range(spec.plates):
         _write_flat_fields(spec, plate, folder)
-    _write_tables(spec, [draw_well(spec, plate=plate, well=well) for plate, well in wells], folder)
+    _write_tables(spec, [sample_well(spec, plate=plate, well=well) for plate, well in wells], folder)
     todo = [(plate, well) for plate, well in wells if not _truth_folder(folder, plate, well).exists()]
     done = len(wells) - len(todo)
     if progress and done:
         progress(done, len(wells))
     for finished, _ in enumerate(
-        each(partial(_write_well, spec, folder), todo, workers=workers, place=folder), start=done + 1
+        map_unordered(partial(_write_well, spec, folder), todo, workers=workers, context=folder), start=done + 1
     ):
         if progress:
             progress(finished, len(wells))
@@ -86,7 +86,7 @@ def write_plates(
     return WrittenPlates(folder, folder / "plates.csv", len(wells), len(sizes), sum(sizes))
 
 
-def made_files(spec: SyntheticSpec) -> FilesSpec:
+def synthetic_files(spec: SyntheticSpec) -> FilesSpec:
     """Returns where the images of a plate made by `write_plates` are, below its folder."""
     return FilesSpec(pattern=PATTERN, wells="plates.csv", overlap=spec.stage.overlap, interval_h=spec.interval_h)
 
@@ -98,7 +98,11 @@ def write_specification(spec: SyntheticSpec, folder: Path) -> Path:
     """
     path = folder / "plate.toml"
     if not path.exists():
-        files, drift, split = made_files(spec), spec.stage.drift_px, filled(SPLIT, made_layout(spec))
+        files, drift, split = (
+            synthetic_files(spec),
+            spec.stage.drift_px,
+            find_nonempty_seed(SPLIT, synthetic_layout(spec)),
+        )
         _write_text(
             path,
             f"""name        = "screen"
@@ -130,7 +134,7 @@ test       = {split.test}
     return path
 
 
-def placements(spec: SyntheticSpec, *, plate: int, well: int, time: int) -> np.ndarray:
+def tile_positions(spec: SyntheticSpec, *, plate: int, well: int, time: int) -> np.ndarray:
     """Returns (rows, columns, 2) float64: y, x in the scene of each tile's first pixel, truly.
 
     Nominally a tile lies at margin_px + its row or column × step_px; jitter is its own, drift shared by the grid.
@@ -156,7 +160,7 @@ def flat_fields(spec: SyntheticSpec, *, plate: int) -> dict[str, np.ndarray]:
     return fields
 
 
-def faults_of(spec: SyntheticSpec, *, plate: int) -> dict[tuple[int, int, int], str]:
+def sample_faults(spec: SyntheticSpec, *, plate: int) -> dict[tuple[int, int, int], str]:
     """Returns "missing", "black", "saturated" or "defocused" by (well, time, field); field = row × columns + column."""
     faults, (wells, times, fields) = spec.faults, (spec.wells, spec.times, spec.fields)
     count = faults.missing_tiles + faults.dead_fields
@@ -171,7 +175,7 @@ def faults_of(spec: SyntheticSpec, *, plate: int) -> dict[tuple[int, int, int], 
 
 def expected_tile(scene: np.ndarray, flat: np.ndarray, place_px: Sequence[float]) -> np.ndarray:
     """Returns the tile in counts without noise and offset: cut from the scene (counts) and vignetted."""
-    return cut(scene, (float(place_px[0]), float(place_px[1])), flat.shape[0]) * flat
+    return cut_tile(scene, (float(place_px[0]), float(place_px[1])), flat.shape[0]) * flat
 
 
 def write_truth(path: Path, scene: Scene, places: np.ndarray, states: Sequence[str], spec: SyntheticSpec) -> None:
@@ -232,11 +236,11 @@ def _write_well(spec: SyntheticSpec, folder: Path, which: tuple[int, int]) -> No
 def _write_times(spec: SyntheticSpec, which: tuple[int, int], raw: Path, truth: Path) -> None:
     """Writes the tiles of a well into `raw`, and what is true of them into `truth`."""
     plate, well = which
-    drawn = draw_well(spec, plate=plate, well=well)
-    cells, flats, faults = cells_of(spec, drawn), flat_fields(spec, plate=plate), faults_of(spec, plate=plate)
+    drawn = sample_well(spec, plate=plate, well=well)
+    cells, flats, faults = cells_of(spec, drawn), flat_fields(spec, plate=plate), sample_faults(spec, plate=plate)
     for time in range(spec.times):
         scene = render_scene(spec, plate=plate, well=well, time=time, cells=cells)
-        places = placements(spec, plate=plate, well=well, time=time)
+        places = tile_positions(spec, plate=plate, well=well, time=time)
         states = [faults.get((well, time, field), "ok") for field in range(spec.fields)]
         for field, state in enumerate(states):
             if state != "missing":
@@ -253,7 +257,7 @@ def _exposed(expected: np.ndarray, state: str, spec: SyntheticSpec, seed: tuple[
     if state == "black":
         expected = np.zeros_like(expected)
     elif state == "saturated":
-        expected = np.full_like(expected, 2.0 * MOST_COUNTS)
+        expected = np.full_like(expected, 2.0 * MAX_COUNTS)
     elif state == "defocused":
         expected = gaussian_filter(expected, 12 / spec.stage.pixel_size_um)
     optics = spec.optics
@@ -311,7 +315,7 @@ def _claim(spec: SyntheticSpec, folder: Path) -> None:
         others = [path for path in folder.iterdir() if path != record]
         found = record.read_bytes() if record.exists() else None
     except OSError as error:
-        raise SegueError(refusal(folder, error, wanted="a folder in one that you may write to")) from error
+        raise SegueError(refusal(folder, error, expected="a folder in one that you may write to")) from error
     if found is not None:
         if found != content.encode():
             raise SegueError(
@@ -344,7 +348,7 @@ def _write_tables(spec: SyntheticSpec, wells: Sequence[Well], folder: Path) -> N
     for well in wells:
         drawn = asdict(well)
         del drawn["numbers"]
-        drawn |= drawn.pop("fate")
+        drawn |= drawn.pop("dynamics")
         rows.append({name: _plain(value) for name, value in drawn.items()})
     _write_csv(folder / "plates.csv", known, rows)
     _write_csv(folder / "truth" / "wells.csv", tuple(rows[0]), rows)
