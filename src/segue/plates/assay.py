@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from segue.data.pairing import refuse
+from segue.data.pairing import raise_problems
 from segue.data.spec import Layer
 from segue.errors import SegueError
 from segue.fingerprint import hash_json
@@ -206,7 +206,7 @@ def _flats(
 
 def _refuse(spec: PlateSpec, layout: Layout, where: Path, overlap: float) -> None:
     """Raises SegueError where the plate lacks what the specification needs, or its tiles and splits cannot be."""
-    refuse(where, [f"{where}: {told}" for told in errors(spec, layout, overlap=overlap)])
+    raise_problems(where, [f"{where}: {told}" for told in errors(spec, layout, overlap=overlap)])
 
 
 def _is_made(out: Path, inputs: str) -> bool:

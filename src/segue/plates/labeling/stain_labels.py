@@ -74,7 +74,7 @@ def label_stains(
     found: dict[str, tuple[np.ndarray, ThresholdLevel]] = {}
     shares, told = _bleed_through(counts, found, spec, size_um, valid)
     notes += told
-    for name in unmix(counts, {spec.bleeding(pair): share for pair, share in shares.items()}):
+    for name in unmix(counts, {spec.bleed_through_pair(pair): share for pair, share in shares.items()}):
         found.pop(name, None)
     for name, own in spec.stains.items():
         if name not in found:
@@ -250,7 +250,7 @@ def _bleed_through(
         if share != "estimate":
             shares[pair] = float(share)
             continue
-        source, target = spec.bleeding(pair)
+        source, target = spec.bleed_through_pair(pair)
         if source not in found:
             found[source] = segment_stain(counts[source], spec.stains[source], pixel_size_um=pixel_size_um, valid=valid)
         estimated = estimate_bleed_through(counts[source], counts[target], found[source][0])

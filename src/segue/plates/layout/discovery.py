@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from segue.data.image_io import broken
-from segue.data.pairing import refuse
+from segue.data.pairing import raise_problems
 from segue.errors import SegueError
 from segue.fingerprint import hash_each_file, hash_json
 from segue.plates.layout.checks import common_geometry, find_duplicates, find_missing
@@ -218,7 +218,7 @@ def find_layout(spec: FilesSpec, root: Path, *, transmitted: str = "brightfield"
     misnamed = bool(findings.errors)  # what is missing of which channel cannot be told then
     if not findings.images:
         why = abbreviate([*findings.missing, *findings.unmatched]) or "nothing fits"
-        refuse(root, findings.errors or [f"{root}: no image was found ({why}); correct [files]."])
+        raise_problems(root, findings.errors or [f"{root}: no image was found ({why}); correct [files]."])
     cells, grid = assign_fields(findings, spec)
     names = {one.key: (one.plate, one.well) for one in findings.images}
     rows = (
@@ -258,7 +258,7 @@ def find_layout(spec: FilesSpec, root: Path, *, transmitted: str = "brightfield"
         notes=(*findings.notes, *([shared.note] if shared.note else [])),
     )
     if strict:
-        refuse(root, [*layout.errors, *(f"{one}; keep one." for one in layout.duplicates)])
+        raise_problems(root, [*layout.errors, *(f"{one}; keep one." for one in layout.duplicates)])
     return layout
 
 
