@@ -30,7 +30,7 @@ class Whole(SpecModel):
 
 def mistakes(data: object) -> str:
     with pytest.raises(SpecError) as caught:
-        validate(Whole, data, where="file.toml")
+        validate(Whole, data, context="file.toml")
     return str(caught.value)
 
 
@@ -78,7 +78,7 @@ class Bounded(SpecModel):
 def test_what_is_allowed_is_told_in_words(wrong: dict[str, object], words: str):
     """Bounds, types, patterns and lengths are worded as what to give."""
     with pytest.raises(SpecError) as caught:
-        validate(Bounded, wrong, where="file.toml")
+        validate(Bounded, wrong, context="file.toml")
     assert caught.value.mistakes == (words,)
 
 

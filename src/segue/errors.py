@@ -1,4 +1,4 @@
-"""The errors a user can cause, worded so that they say where, what was found, what is allowed and what to do."""
+"""The errors and warnings that a user can cause: they say where, what was found, what is allowed and what to do."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ class SegueError(Exception):
     """A mistake the user can mend: one clear sentence. The command line prints it and exits with code 2."""
 
 
+class SegueWarning(UserWarning):
+    """A risk that the user should know of, such as a leak between training and validation; the work goes on."""
+
+
 class SpecError(SegueError):
     """All the mistakes of one specification file, one line each."""
 
-    def __init__(self, where: str, mistakes: Sequence[str]) -> None:
-        self.where = where
+    def __init__(self, context: str, mistakes: Sequence[str]) -> None:
+        self.context = context
         self.mistakes = tuple(mistakes)
         count = len(self.mistakes)
-        head = f"{where}: {'one mistake' if count == 1 else f'{count} mistakes'}"
+        head = f"{context}: {'one mistake' if count == 1 else f'{count} mistakes'}"
         super().__init__("\n".join([head, *(f"  {mistake}" for mistake in self.mistakes)]))

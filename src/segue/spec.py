@@ -1,7 +1,7 @@
-"""Loads TOML specifications and words their mistakes: all of them at once, each with its place and remedy.
+"""Loads TOML specifications and reports their mistakes: all of them at once, each with its place and remedy.
 
-The models themselves stand beside the functions that consume them; here are only the model they derive
-from, the loader and the messages.
+The models are defined beside the functions that consume them. Here are the model they derive from, the loader, and the
+messages.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import difflib
 import tomllib
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -20,18 +20,22 @@ from segue.errors import SegueError, SpecError
 
 
 class SpecModel(BaseModel):
-    """A frozen table of a specification file; unknown keys are mistakes."""
+    """A frozen table of a specification file; unknown keys are mistakes.
 
+    RENAMED: former names -> present ones, of keys ("average": "ema") and of values ('name = "rare"': 'name = "…"').
+    """
+
+    RENAMED: ClassVar[Mapping[str, str]] = {}
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-PATTERNS = {  # of names, in words
+PATTERNS = {  # of names -> what they allow
     r"^[A-Za-z0-9._-]+$": "letters of English, digits, and . _ -",
     r"^[A-Za-z0-9][A-Za-z0-9._-]*$": "letters of English, digits, and . _ -, the first a letter or digit",
     r"^[A-Za-z0-9_-]+$": "letters of English, digits, and _ -",
     r"^[^/]+$": "any characters but the slash",
 }
-REMEDIES = {  # by pydantic's kind of mistake; braces are its bounds
+REMEDIES = {  # pydantic's type of error -> what to do; braces are its bounds
     "greater_than": "give a number above {gt}",
     "greater_than_equal": "give a number of {ge} or more",
     "less_than": "give a number below {lt}",
@@ -71,12 +75,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise SegueError(f"{path}: is not valid TOML: {error}.") from None
 
 
-def given(settings: Iterable[str]) -> dict[str, Any]:
-    """Returns the table that settings of the command line ("key=value", values as in TOML) make; keys may be dotted.
+def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
+    """Returns the table of settings from the command line ("key=value", values as in TOML); keys may be dotted.
 
-    A bare word is a text. Raises SegueError for what is no key=value.
+    A bare word is a string. Raises SegueError for what is not key=value.
 
-    >>> given(["kick=0.5", "warmup.epochs=5", "monitor=validation_loss"])
+    >>> parse_settings(["kick=0.5", "warmup.epochs=5", "monitor=validation_loss"])
     {'kick': 0.5, 'warmup': {'epochs': 5}, 'monitor': 'validation_loss'}
     """
     table: dict[str, Any] = {}
@@ -90,11 +94,11 @@ def given(settings: Iterable[str]) -> dict[str, Any]:
                 raise SegueError(f"--set {text}: {name} has a value already; give it one, or settings below it.")
         if not all((*outer, last, value)):
             raise SegueError(f"--set {text}: found no key=value; write a setting such as --set width=16.")
-        inner[last] = _value(value)
+        inner[last] = _parse_value(value)
     return table
 
 
-def _value(text: str) -> Any:
+def _parse_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -103,63 +107,71 @@ def _value(text: str) -> Any:
 
 def load(model: type[Model], path: Path) -> Model:
     """Returns `model` filled from the TOML file; raises SpecError with every mistake."""
-    return validate(model, read_toml(path), where=str(path))
+    return validate(model, read_toml(path), context=str(path))
 
 
-def validate(model: type[Model], data: Any, *, where: str) -> Model:
-    """Returns `model` filled from plain data; raises SpecError with every mistake, headed by `where`."""
-    found, mistakes = attempt(model, data)
-    if found is None:
-        raise SpecError(where, mistakes)
-    return found
+def validate(model: type[Model], data: Any, *, context: str) -> Model:
+    """Returns `model` filled from plain data; raises SpecError with every mistake, headed by `context`."""
+    spec, mistakes = attempt(model, data)
+    if spec is None:
+        raise SpecError(context, mistakes)
+    return spec
 
 
-def attempt(model: type[Model], data: Any, *, place: str = "") -> tuple[Model | None, list[str]]:
+def attempt(model: type[Model], data: Any, *, prefix: str = "") -> tuple[Model | None, list[str]]:
     """Returns the filled model and no mistakes, or None and a sentence for each mistake.
 
-    `place` is the dotted key under which `data` stands in its file.
+    `prefix` is the dotted key of `data` in its file.
     """
     try:
         return model.model_validate(data), []
     except ValidationError as error:
-        return None, _sentences(model, error.errors(include_url=False), place)
+        return None, _messages(model, error.errors(include_url=False), prefix)
 
 
-def unknown(found: str, allowed: typing.Iterable[str], what: str = "name") -> str:
+def unknown(name: str, allowed: Iterable[str], what: str = "name") -> str:
     """Returns "unknown name 'x'; did you mean 'y'? Allowed: …", for any closed set of names."""
     names = sorted(allowed)
-    close = difflib.get_close_matches(found, names, n=1, cutoff=0.5)
-    meant = f" did you mean '{close[0]}'?" if close else ""
-    return f"unknown {what} '{found}';{meant} allowed: {', '.join(names) or 'none, for there are none'}"
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    suggestion = f" did you mean '{close[0]}'?" if close else ""
+    return f"unknown {what} '{name}';{suggestion} allowed: {', '.join(names) or 'none, for there are none'}"
 
 
-def _sentences(model: type[BaseModel], mistakes: list[Any], place: str) -> list[str]:
+def unknown_key(model: type[BaseModel] | None, key: str, allowed: Iterable[str]) -> str:
+    """Returns what is wrong with a key that a model does not have: an old name, or an unknown one."""
+    renamed = model.RENAMED if model is not None and issubclass(model, SpecModel) else {}
+    return f"`{key}` is called `{renamed[key]}` now; rename it" if key in renamed else unknown(key, allowed, "key")
+
+
+def _messages(model: type[BaseModel], errors: list[Any], prefix: str) -> list[str]:
     """Returns a sentence for each place; the alternatives of a union that all failed there become one."""
-    places = [mistake["loc"] for mistake in mistakes]
-    told: dict[str, list[str]] = {}
-    for mistake in mistakes:
-        deeper = any(other[: len(mistake["loc"])] == mistake["loc"] and other != mistake["loc"] for other in places)
-        if deeper and mistake["type"] == "too_short":
-            continue  # what it lacks is there, but mistaken, and told by itself
-        above = mistake["loc"][:-1]
-        beside = any(other != mistake["loc"] and other[: len(above)] == above for other in places)
-        if beside and mistake["type"] == "literal_error" and isinstance(mistake["input"], dict):
-            continue  # a table is allowed there too, and is mistaken in what is told by itself
-        where, _, what = _sentence(model, mistake, place).partition(": ")
-        told.setdefault(where, []).append(what)
-    return [f"{where}: {alternative}" for where, whats in told.items() for alternative in _alternatives(whats)]
+    locations = [error["loc"] for error in errors]
+    by_place: dict[str, list[str]] = {}
+    for error in errors:
+        location, parent = error["loc"], error["loc"][:-1]
+        has_deeper = any(other[: len(location)] == location and other != location for other in locations)
+        if has_deeper and error["type"] == "too_short":
+            continue  # the missing entry is there, but mistaken, and has its own message
+        has_sibling = any(other != location and other[: len(parent)] == parent for other in locations)
+        if has_sibling and error["type"] == "literal_error" and isinstance(error["input"], dict):
+            continue  # a table is allowed there too, and its mistakes have their own messages
+        place, text = _message(model, error, prefix)
+        by_place.setdefault(place, []).append(text)
+    return [f"{place}: {text}" for place, texts in by_place.items() for text in _join_alternatives(texts)]
 
 
-def _alternatives(whats: list[str]) -> list[str]:
+def _join_alternatives(texts: list[str]) -> list[str]:
     """Joins "found X; give a" and "found X; allowed: b" to 'found X; give a, or "b"'; other sentences stay."""
-    joined: dict[str, list[str]] = {}
-    for what in whats:
-        found, semicolon, message = what.partition("; ")
-        if semicolon and found.startswith("found "):
-            joined.setdefault(found, []).append(message)
+    remedies: dict[str, list[str]] = {}
+    for text in texts:
+        finding, semicolon, remedy = text.partition("; ")
+        if semicolon and finding.startswith("found "):
+            remedies.setdefault(finding, []).append(remedy)
         else:
-            joined[what] = []
-    return [f"{found}; {_either(list(dict.fromkeys(rest)))}" if rest else found for found, rest in joined.items()]
+            remedies[text] = []
+    return [
+        f"{finding}; {_either(list(dict.fromkeys(rest)))}" if rest else finding for finding, rest in remedies.items()
+    ]
 
 
 def _either(remedies: list[str]) -> str:
@@ -171,75 +183,72 @@ def _either(remedies: list[str]) -> str:
     return first
 
 
-def _sentence(model: type[BaseModel], mistake: Any, place: str) -> str:
-    location = list(mistake["loc"])
-    kind, context = mistake["type"], mistake.get("ctx", {})
+def _message(model: type[BaseModel], error: Any, prefix: str) -> tuple[str, str]:
+    """Returns the place of an error as a dotted key, and what is wrong there."""
+    location, kind, value, bounds = error["loc"], error["type"], error["input"], error.get("ctx", {})
+    place, owner = _locate(model, location, prefix)
+    top = place or "at the top"
     if kind == "extra_forbidden":
-        owner = _model_at(model, location[:-1])
+        place, owner = _locate(model, location[:-1], prefix)
         allowed = [field.alias or name for name, field in owner.model_fields.items()] if owner else []
-        return f"{_dotted(model, location[:-1], place) or 'at the top'}: {unknown(str(location[-1]), allowed, 'key')}"
-    where = _dotted(model, location, place)
+        return place or "at the top", unknown_key(owner, str(location[-1]), allowed)
     if kind == "missing":
-        return f"{where}: is missing; add it"
-    found = "" if kind == "union_tag_not_found" else f"found {_shown(mistake['input'])}; "
-    if kind in ("union_tag_invalid",):
-        return f"{where}.name: " + unknown(str(context["tag"]), context["expected_tags"].replace("'", "").split(", "))
+        return place, "is missing; add it"
+    if kind == "union_tag_invalid":
+        tags = bounds["expected_tags"].replace("'", "").split(", ")
+        return f"{place}.name", unknown(str(bounds["tag"]), tags)
+    finding = "" if kind == "union_tag_not_found" else f"found {_shortened(value)}; "
     if kind == "literal_error":
-        allowed = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-        one_of_a_union = str(location[-1:]).startswith('["literal[')
-        if isinstance(mistake["input"], str) and not one_of_a_union:
-            return f"{where}: {unknown(mistake['input'], allowed, 'value')}"
-        return f"{where}: found {_shown(mistake['input'])}; allowed: {', '.join(allowed)}"
+        parent = _locate(model, location[:-1], prefix)[1]
+        setting = f'{location[-1]} = "{value}"'
+        if parent is not None and issubclass(parent, SpecModel) and setting in parent.RENAMED:
+            return place, f"`{setting}` is written `{parent.RENAMED[setting]}` now; rename it"
+        allowed = bounds["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        one_of_a_union = str(location[-1]).startswith("literal[")
+        if isinstance(value, str) and not one_of_a_union:
+            return place, unknown(value, allowed, "value")
+        return place, f"{finding}allowed: {', '.join(allowed)}"
     if kind == "value_error":
-        return f"{where or 'at the top'}: {context['error']}"
+        return top, str(bounds["error"])
     if kind in ("model_type", "model_attributes_type"):
-        owner = _model_at(model, location)
-        named = isinstance(mistake["input"], str) and owner is not None and "name" in owner.model_fields
-        return f"{where}: {found}give a table" + (f', such as {{ name = "{mistake["input"]}" }}' if named else "")
+        named = isinstance(value, str) and owner is not None and "name" in owner.model_fields
+        return place, f"{finding}give a table" + (f', such as {{ name = "{value}" }}' if named else "")
     if kind in REMEDIES:
-        allowed = {name: f"{value:g}" if isinstance(value, float) else value for name, value in context.items()}
+        words = {name: f"{bound:g}" if isinstance(bound, float) else bound for name, bound in bounds.items()}
         if kind == "string_pattern_mismatch":
-            allowed["pattern"] = PATTERNS.get(context["pattern"], f"what the pattern {context['pattern']} allows")
-        return f"{where or 'at the top'}: {found}{REMEDIES[kind].format(**allowed)}"
-    # TOML's words for Python's
-    message = mistake["msg"].partition(" or instance of ")[0].replace("dictionary", "table").replace("tuple", "list")
-    return f"{where or 'at the top'}: {found}{message[0].lower()}{message[1:]}"
+            words["pattern"] = PATTERNS.get(bounds["pattern"], f"what the pattern {bounds['pattern']} allows")
+        return top, f"{finding}{REMEDIES[kind].format(**words)}"
+    # TOML's terms in place of Python's
+    text = error["msg"].partition(" or instance of ")[0].replace("dictionary", "table").replace("tuple", "list")
+    return top, f"{finding}{text[0].lower()}{text[1:]}"
 
 
-def _shown(value: Any) -> str:
+def _shortened(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _dotted(model: type[BaseModel], location: list[Any], place: str) -> str:
-    """Returns the location as a dotted key, without the tags that pydantic adds for unions."""
-    parts = [place] if place else []
-    owner: Any = model
+def _locate(model: type[BaseModel], location: Iterable[Any], prefix: str) -> tuple[str, type[BaseModel] | None]:
+    """Returns a location as a dotted key, without the tags that pydantic adds for unions, and the model there."""
+    parts = [prefix] if prefix else []
+    annotation: Any = model
     for step in location:
-        options = _options(owner)
-        if (member := _member(options, step)) is not None:
-            owner = member
+        options = _options(annotation)
+        tagged = _tagged_member(options, step)
+        if tagged is not None:
+            annotation = tagged
             continue
-        following = [_child(option, step) for option in options]
-        following = [option for option in following if option is not None]
-        if not following and isinstance(step, str):  # another tag that pydantic gives a member of a union
+        children = [child for option in options if (child := _child(option, step)) is not None]
+        if not children and isinstance(step, str):  # another tag that pydantic gives a member of a union
             continue
         parts.append(f"[{step}]" if isinstance(step, int) else str(step))
-        owner = following[0] if following else None
-    return ".".join(parts).replace(".[", "[")
+        annotation = children[0] if children else None
+    models = [option for option in _options(annotation) if _is_model(option)]
+    return ".".join(parts).replace(".[", "["), models[0] if models else None
 
 
-def _model_at(model: type[BaseModel], location: list[Any]) -> type[BaseModel] | None:
-    owner: Any = model
-    for step in location:
-        options = _options(owner)
-        if (member := _member(options, step)) is not None:
-            owner = member
-            continue
-        following = next((c for c in (_child(option, step) for option in options) if c is not None), None)
-        owner = following if following is not None else owner
-    models = [option for option in _options(owner) if isinstance(option, type) and issubclass(option, BaseModel)]
-    return models[0] if models else None
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _options(annotation: Any) -> list[Any]:
@@ -253,27 +262,26 @@ def _options(annotation: Any) -> list[Any]:
 
 
 def _child(option: Any, step: Any) -> Any:
-    if isinstance(option, type) and issubclass(option, BaseModel):
+    """Returns the annotation of a model's field, a dict's value or a list's entry; None where there is none."""
+    if _is_model(option):
         fields = {field.alias or name: field for name, field in option.model_fields.items()}
         return fields[step].annotation if step in fields else None
-    arguments = typing.get_args(option)
-    if typing.get_origin(option) is dict and arguments and isinstance(step, str):
+    origin, arguments = typing.get_origin(option), typing.get_args(option)
+    if origin is dict and arguments and isinstance(step, str):
         return arguments[1]
-    if typing.get_origin(option) in (list, tuple) and arguments and isinstance(step, int):
+    if origin in (list, tuple) and arguments and isinstance(step, int):
         return arguments[min(step, len(arguments) - 1)] if arguments[-1] is not Ellipsis else arguments[0]
     return None
 
 
-def _member(options: list[Any], tag: Any) -> Any:
+def _tagged_member(options: list[Any], tag: Any) -> Any:
     """Returns the member of a union that pydantic names `tag`: by class name or by its literal `name`.
 
-    Asked for before the fields: a member may have a field of its own name, as the target rays has.
+    It is looked up before the fields, since a member may have a field of its own name, as the target rays has.
     """
     if len(options) < 2:
         return None
-    for option in options:
-        if not (isinstance(option, type) and issubclass(option, BaseModel)):
-            continue
+    for option in filter(_is_model, options):
         field = option.model_fields.get("name")
         if option.__name__ == tag or (field and tag in typing.get_args(field.annotation)):
             return option

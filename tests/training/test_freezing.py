@@ -45,8 +45,8 @@ def test_frozen_leaves_keep_every_bit(frozen: tuple[str, ...]):
     optimizer = optimizers.build(AdamWSpec(name="adamw", weight_decay=0.5), network)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     train(network, optimizer, frozen)
-    owned = freezing.owned(network, frozen)
-    assert changed(network, before) == {name for name in before if not freezing.below(name, owned)}
+    names = freezing.parameter_names(network, frozen)
+    assert changed(network, before) == {name for name in before if not freezing.is_under(name, names)}
 
 
 def test_staged_unfreezing_sets_free_what_it_names():
@@ -57,8 +57,8 @@ def test_staged_unfreezing_sets_free_what_it_names():
     for epoch, free in ((1, ()), (2, ("encoder.3",)), (3, ("encoder.1-3",))):
         before = {name: value.clone() for name, value in network.state_dict().items()}
         train(network, optimizer, freezing.frozen_at(network, ("encoder",), unfreeze, epoch), steps=1)
-        owned = freezing.owned(network, (*free, "decoder", "head"))
-        assert changed(network, before) == {name for name in before if freezing.below(name, owned)}
+        names = freezing.parameter_names(network, (*free, "decoder", "head"))
+        assert changed(network, before) == {name for name in before if freezing.is_under(name, names)}
 
 
 @pytest.mark.parametrize(
@@ -83,17 +83,17 @@ def test_unfreezing_what_is_not_frozen_is_refused():
     """Each epoch tells of a part that is to be unfrozen but is not frozen, or is so no longer."""
     network = resunet()
     twice = (UnfreezeSpec(epoch=2, parts=("encoder.3",)), UnfreezeSpec(epoch=3, parts=("encoder.2-3",)))
-    with pytest.raises(SegueError, match=r"at epoch 3: frozen then is not encoder\.3; frozen are encoder\.stem, "):
+    with pytest.raises(SegueError, match=r"at epoch 3: encoder\.3 is not frozen at that time; frozen are encoder\.stem, "):
         freezing.frozen_at(network, ("encoder",), twice, 1)
-    with pytest.raises(SegueError, match="at epoch 2: frozen then is not head; nothing is frozen"):
+    with pytest.raises(SegueError, match="at epoch 2: head is not frozen at that time; nothing is frozen"):
         freezing.frozen_at(network, (), (UnfreezeSpec(epoch=2, parts=("head",)),), 1)
 
 
 def test_leaves_of_parts():
     """Whole parts, ranges and single leaves give the leaves in the network's order, each once."""
     network = resunet()
-    assert freezing.leaves(network, ("encoder", "decoder", "head")) == (*STEM_AND_STAGES, *BLOCKS, "head")
-    assert freezing.leaves(network, ("decoder.1-3", "encoder.2", "encoder.1-2")) == (
+    assert freezing.leaf_parts(network, ("encoder", "decoder", "head")) == (*STEM_AND_STAGES, *BLOCKS, "head")
+    assert freezing.leaf_parts(network, ("decoder.1-3", "encoder.2", "encoder.1-2")) == (
         "encoder.1", "encoder.2", "decoder.1", "decoder.2", "decoder.3",
     )  # fmt: skip
     assert freezing.is_fully_frozen(network, "encoder", ("encoder",))
@@ -121,7 +121,7 @@ class Holder(SpecModel):
 )
 def test_forms_of_parts(part: str):
     """All documented forms are taken as they are."""
-    assert validate(Holder, {"freeze": [part]}, where="x").freeze == (part,)
+    assert validate(Holder, {"freeze": [part]}, context="x").freeze == (part,)
 
 
 @pytest.mark.parametrize(
@@ -138,14 +138,14 @@ def test_forms_of_parts(part: str):
 def test_bad_parts_are_refused(table: dict[str, object], message: str):
     """What is no part's name is refused before anything is built."""
     with pytest.raises(SpecError, match=message):
-        validate(Holder, table, where="stage.toml")
+        validate(Holder, table, context="stage.toml")
 
 
 def test_counts_of_leaves_add_up():
     """The leaves' counts add up to those of their part, and the parts' to the network's; frozen ones train none."""
     network = resunet()
     freezing.freeze(network, ("encoder.0-1",))
-    counted = freezing.counts(network)
+    counted = freezing.parameter_counts(network)
     for kind in ("parameters", "trainable"):
         assert sum(counted[leaf][kind] for leaf in STEM_AND_STAGES) == counted["encoder"][kind]
         assert sum(counted[leaf][kind] for leaf in BLOCKS) == counted["decoder"][kind]

@@ -36,11 +36,11 @@ def optimizer() -> torch.optim.SGD:
 
 def curve(spec: Schedule, epochs: int, values: Sequence[float] | None = None, warmup: WarmupSpec | None = None):
     """Returns the rates (epochs, STEPS), and after which epochs (counted from 1) the schedule turned."""
-    state, rates, turns = schedules.begin(spec), [], []
+    state, rates, turns = spec.init_state(), [], []
     for epoch in range(epochs):
         rates.append([LR * schedules.factor(spec, warmup, state, epoch + s / STEPS, epochs) for s in range(STEPS)])
-        row = {schedules.monitored(spec) or "validation_loss": 1.0 if values is None else values[epoch]}
-        state, turned = schedules.after_epoch(spec, warmup, state, row, epoch)
+        row = {spec.monitored or "validation_loss": 1.0 if values is None else values[epoch]}
+        state, turned = schedules.step(spec, warmup, state, row, epoch)
         turns += [epoch + 1] if turned else []
     return np.array(rates), turns
 
@@ -62,10 +62,10 @@ def test_every_schedule(name: str, warm_epochs: float):
     how often it is asked, and warm-up is linear up to the schedule, which then runs as if alone."""
     spec, epochs = spec_of(name), 24
     warmup = WarmupSpec(epochs=warm_epochs, start=0.2)
-    state = schedules.begin(spec)
+    state = spec.init_state()
     first = schedules.factor(spec, None, state, 0.0, epochs)
     assert all(isinstance(value, float) and math.isfinite(value) for value in state.values())
-    alone, skipped = schedules.begin(spec), math.ceil(warm_epochs)
+    alone, skipped = spec.init_state(), math.ceil(warm_epochs)
     for epoch in range(epochs):
         kept = dict(state)
         for at in (epoch, epoch + 0.3, epoch + 0.75):
@@ -78,13 +78,13 @@ def test_every_schedule(name: str, warm_epochs: float):
                 left = epochs - skipped
                 assert found == pytest.approx(schedules.factor(spec, None, alone, at - skipped, left), abs=1e-15)
         row = {"validation_loss": 1.0, "lr": 0.1, "epoch": epoch + 1.0}
-        following, turned = schedules.after_epoch(spec, warmup, state, row, epoch)
+        following, turned = schedules.step(spec, warmup, state, row, epoch)
         assert state == kept and isinstance(turned, bool)
         if epoch >= skipped:
-            alone, alike = schedules.after_epoch(spec, None, alone, row, epoch - skipped)
+            alone, alike = schedules.step(spec, None, alone, row, epoch - skipped)
             assert alike == turned or not warm_epochs.is_integer()
         state = following
-    assert (schedules.monitored(spec) is not None) == bool(schedules.begin(spec))
+    assert (spec.monitored is not None) == bool(spec.init_state())
 
 
 def test_every_name_has_its_line_and_its_model():
@@ -250,7 +250,7 @@ def test_a_value_that_is_not_measured():
     spec = spec_of("plateau", monitor="validation_los")
     row = {"epoch": 1.0, "lr": 0.1, "train_loss": 1.0, "validation_loss": 1.0}
     with pytest.raises(SegueError, match="unknown value 'validation_los'; did you mean 'validation_loss'"):
-        schedules.after_epoch(spec, None, schedules.begin(spec), row, 0)
+        schedules.step(spec, None, spec.init_state(), row, 0)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from torch import nn
 from segue import networks, rng
 from segue.errors import SegueError
 from segue.networks.registry import NetworkSpec
-from segue.training.freezing import below, load_parts
+from segue.training.freezing import is_under, load_parts
 
 
 def network(init: int, *, channels: int = 1, classes: int = 2, name: str = "resunet") -> nn.Module:
@@ -33,8 +33,8 @@ def test_named_parts_come_from_the_parent(parts: tuple[str, ...] | None, owners:
     """What is named becomes the parent's bit by bit, statistics included, the rest stays, and the report says so."""
     child, weights = network(1), network(0).state_dict()
     before = {name: value.clone() for name, value in child.state_dict().items()}
-    told = load_parts(child, weights, parts, where="parent")
-    assert set(told["loaded"]) == {name for name in before if below(name, owners)}
+    told = load_parts(child, weights, parts, context="parent")
+    assert set(told["loaded"]) == {name for name in before if is_under(name, owners)}
     assert set(told["initialised"]) == set(told["left_out"]) == set(before) - set(told["loaded"])
     for name, value in child.state_dict().items():
         assert torch.equal(value, (weights if name in told["loaded"] else before)[name])
@@ -43,9 +43,9 @@ def test_named_parts_come_from_the_parent(parts: tuple[str, ...] | None, owners:
 def test_stages_of_another_encoder():
     """Stages of an encoder of segmentation-models-pytorch are loaded by the same names."""
     child, weights = network(1, name="unet-resnet18"), network(0, name="unet-resnet18").state_dict()
-    told = load_parts(child, weights, ("encoder.stem", "encoder.0"), where="parent")
+    told = load_parts(child, weights, ("encoder.stem", "encoder.0"), context="parent")
     owners = ("encoder.conv1", "encoder.bn1", "encoder.layer1")
-    assert set(told["loaded"]) == {name for name in weights if below(name, owners)}
+    assert set(told["loaded"]) == {name for name in weights if is_under(name, owners)}
 
 
 @pytest.mark.parametrize(
@@ -62,14 +62,14 @@ def test_parts_that_do_not_fit_are_refused(parent: dict, parts: tuple[str, ...] 
     child = network(1)
     before = {name: value.clone() for name, value in child.state_dict().items()}
     with pytest.raises(SegueError, match=message):
-        load_parts(child, network(0, **parent).state_dict(), parts, where="parent")
+        load_parts(child, network(0, **parent).state_dict(), parts, context="parent")
     assert all(torch.equal(value, before[name]) for name, value in child.state_dict().items())
 
 
 def test_parts_that_fit_are_taken_from_an_unlike_parent():
     """A parent of other channels and classes gives all but the stem and the head."""
     told = load_parts(
-        network(1), network(0, channels=3, classes=5).state_dict(), ("encoder.0-3", "decoder"), where="parent"
+        network(1), network(0, channels=3, classes=5).state_dict(), ("encoder.0-3", "decoder"), context="parent"
     )
     assert len(told["loaded"]) + len(told["initialised"]) == len(network(1).state_dict())
 
@@ -77,4 +77,4 @@ def test_parts_that_fit_are_taken_from_an_unlike_parent():
 def test_a_part_that_the_network_lacks_is_refused():
     """A stage that is not there is told with those that are."""
     with pytest.raises(SegueError, match=r"part 'encoder\.7': this network has none of that name"):
-        load_parts(network(1), network(0).state_dict(), ("encoder.7",), where="parent")
+        load_parts(network(1), network(0).state_dict(), ("encoder.7",), context="parent")

@@ -1,37 +1,36 @@
-"""The score that decode parameters are searched for. Cheap to import: no torch.
-
-The specification of one stage: one training from given inputs. Cheap to import: no torch."""
+"""The specification of one stage: one training from given inputs. Cheap to import: no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from segue.data.spec import AugmentSpec, NormaliseSpec, SplitSpec
+from segue.data.spec import AugmentSpec, NormalizeSpec, SplitSpec
 from segue.networks.registry import NetworkSpec, divisor, is_dense
 from segue.spec import SpecModel
 from segue.targets.specs import ClassesSpec, TargetSpec
 from segue.training import schedules
 from segue.training.freezing import Part, UnfreezeSpec
-from segue.training.optimizers import AdamSpec, AverageSpec, OptimizerSpec
+from segue.training.optimizers import AdamSpec, EmaSpec, OptimizerSpec
 from segue.training.schedules import ConstantSpec, EarlyStoppingSpec, ScheduleSpec, WarmupSpec
 
+# Scores of `segue.evaluation.object_metrics.scores` that decode parameters are tuned for
 TuningMetric = Literal[
     "ap_mean", "ap50", "ap75", "f1_50", "pq", "aji", "boundary_f1", "count_error_absolute",
     "ap_mean_image_mean", "ap50_image_mean", "ap75_image_mean", "f1_50_image_mean", "pq_image_mean",
 ]  # fmt: skip
-
-
-"""Names of `segue.evaluation.object_metrics.scores`. The higher the better, but for `count_error_absolute`: the number
-of
-objects too many or too few, per image."""
-
-
-LOWER_IS_BETTER = frozenset({"count_error_absolute"})
+LOWER_IS_BETTER = frozenset({"count_error_absolute"})  # objects too many or too few, per image
 VERSION = 3  # of what a training produces from its specification; bump it by hand when that changes
 OUTSIDE_KEY = frozenset({"memory_gb", "power_w", "tensorboard", "cache_features"})  # change no result
+AUGMENT_NAMES = {  # tables that a word says as well: the word is what a stage is identified by
+    AugmentSpec(dihedral="none"): "none",
+    AugmentSpec(dihedral="random"): "dihedral",
+    AugmentSpec(dihedral="all"): "dihedral-all",
+}
 Count = Annotated[int, Field(gt=0)]
 Scalar = bool | int | float | str
 
@@ -47,10 +46,10 @@ Conditions = dict[str, Scalar | list[Scalar] | Range]
 
 
 class DataSpec(SpecModel):
-    """The labelled data of a stage: the samples of a dataset that meet the conditions, and how many of them.
+    """The labeled data of a stage: the samples of a dataset that meet the conditions, and how many of them.
 
     `images` counts samples and `groups` counts micrographs, structures or wells; both are drawn from the training
-    part of the split. Without either all are taken.
+    part of the split. Without either, all are used.
     """
 
     dataset: str
@@ -82,36 +81,50 @@ class ParentSpec(SpecModel):
         return self
 
 
+class SamplingSpec(SpecModel):
+    """`class_balanced`: a sample is visited in proportion to frequency^-power of the rarest class that it holds.
+
+    The frequency of a class is the share of the samples that hold it: the repeat factor of Gupta et al. 2019 (LVIS),
+    whose power is 0.5, without its threshold. 0 visits every sample once; 1 visits the samples of every class equally
+    often, taken together, where no sample holds two.
+    """
+
+    RENAMED = {'name = "rare"': 'name = "class_balanced"'}
+    name: Literal["class_balanced"]
+    power: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
 class StageSpec(SpecModel):
     """One training.
 
-    What is learnt from
-        data, split, normalise; sampling favours rare classes; augment changes what is seen; shuffle is the window, in
-        samples, within which the order is random ("auto": everything where it is not large). `order = "shared"` gives
-        all initialisations the same order and augmentation, so that seeds can share one pass over the data.
-    What is trained
+    Data
+        data, split, normalize; sampling favors rare classes; augment changes the images; shuffle_window is the number
+        of samples within which the order is random ("auto": all, unless they are large). `order = "shared"` gives
+        all initializations the same order and augmentation, so that seeds can share one pass over the data.
+    Model
         network, target; `from` a parent, of which `weights` ("best" or "last") and `load` (parts, all without it) are
-        taken; freeze names parts that stay as they are, unfreeze when some of them are trained after all.
-    How
-        epochs; batch samples per step of the optimiser, computed in `accumulate` parts; optimizer (Adam where none is
-        named), schedule and warmup; clip_norm bounds the norm of the gradient; average keeps a moving average of the
-        weights, which is then what is validated and kept. restore_best goes back to the best weights before each drop
-        (or kick) of the rate.
-        precision "auto" is bf16 where the hardware multiplies it; tf32 lets CUDA round float32 products; compile is
+        used; freeze names parts that are not trained, unfreeze when some of them are trained after all.
+    Optimization
+        epochs; batch samples per step of the optimizer, computed in `accumulate` parts; optimizer (Adam where none is
+        named), schedule and warmup; clip_norm bounds the norm of the gradient; ema keeps a moving average of the
+        weights, which is then validated and saved. restore_best goes back to the best weights before each drop (or
+        kick) of the rate.
+        precision "auto" is bf16 where the hardware supports it; tf32 lets CUDA round float32 products; compile is
         torch.compile, "cuda-graphs" with its graphs. threads is part of what bit-identity depends on.
-    What is kept
-        validation: how many images (or groups, where `data` counts groups) of the validation part are looked at after
+    Selection and outputs
+        validation: how many images (or groups, where `data` counts groups) of the validation part are evaluated after
         each epoch; "all", or 0 for none. select: which epoch's weights the run keeps, the best by `monitor` on
-        validation, where there is any, unless it says "last". early_stopping ends the training where nothing improves.
+        validation, where there is any, unless it says "last". early_stopping ends the training when nothing improves.
         keep_epochs keeps the weights of every epoch, film the predictions of so many validation images. tuning: the
-        score of objects on validation images for the best of which decode parameters are chosen in the end.
-    What changes no result
+        score of objects on validation images that the decode parameters maximize.
+    Without effect on results
         memory_gb for the data, beyond which they are streamed; cache_features of a frozen encoder; power_w, a cap of
         the GPU's power; tensorboard.
 
     seed belongs to a study, init and draw to one repetition of it.
     """
 
+    RENAMED = {"average": "ema", "normalise": "normalize", "shuffle": "shuffle_window"}
     data: Annotated[tuple[DataSpec, ...], Field(min_length=1)]
     network: NetworkSpec = NetworkSpec()
     target: TargetSpec = ClassesSpec()
@@ -121,9 +134,9 @@ class StageSpec(SpecModel):
     load: tuple[Part, ...] | None = None
     freeze: tuple[Part, ...] = ()
     unfreeze: tuple[UnfreezeSpec, ...] = ()
-    normalise: NormaliseSpec = "image"
+    normalize: NormalizeSpec = "image"
     sampling: SamplingSpec | None = None
-    shuffle: Count | Literal["auto", "all"] = "auto"
+    shuffle_window: Count | Literal["auto", "all"] = "auto"
     order: Literal["own", "shared"] = "own"
     epochs: Count = 10
     batch: Count = 16
@@ -133,7 +146,7 @@ class StageSpec(SpecModel):
     schedule: ScheduleSpec = ConstantSpec(name="constant")
     warmup: WarmupSpec | None = None
     clip_norm: Annotated[float | None, Field(gt=0)] = None
-    average: AverageSpec | None = None
+    ema: EmaSpec | None = None
     validation: Annotated[int, Field(ge=0)] | Literal["all"] = "all"
     select: Literal["best", "last"] | None = None
     monitor: str = "validation_loss"
@@ -156,15 +169,21 @@ class StageSpec(SpecModel):
 
     @field_validator("freeze", "load", mode="before")
     @classmethod
-    def _names(cls, value: Any) -> Any:
+    def _as_names(cls, value: Any) -> Any:
         if value == "none":
             return ()
         return (value,) if isinstance(value, str) else value
 
     @field_validator("optimizer", mode="before")
     @classmethod
-    def _adam_unless_named(cls, value: Any) -> Any:
+    def _default_to_adam(cls, value: Any) -> Any:
         return {"name": AdamSpec().name, **value} if isinstance(value, dict) else value
+
+    @field_validator("augment")
+    @classmethod
+    def _named_augment(cls, value: Any) -> Any:
+        """Returns the word where a table says the same, so that both are one training."""
+        return value if isinstance(value, str) else AUGMENT_NAMES.get(value, value)
 
     @model_validator(mode="after")
     def _consistent(self) -> StageSpec:
@@ -185,7 +204,7 @@ class StageSpec(SpecModel):
         if self.film and self.validation == 0:
             raise ValueError("film keeps predictions of validation images; use film = 0 or validation images")
         schedules.require_fit(self.warmup, self.epochs)
-        if self.restore_best and schedules.monitored(self.schedule) is None:
+        if self.restore_best and self.schedule.monitored is None:
             raise ValueError(
                 "restore_best goes back to the best weights before a drop of the rate, but the schedule "
                 f"'{self.schedule.name}' has none; use plateau or kicks"
@@ -206,30 +225,29 @@ class StageSpec(SpecModel):
         target = self.target.name
         if not is_dense(self.network) and target != "image-class":
             raise ValueError(
-                f"network '{self.network.name}' tells one class of a whole image, and target '{target}' is of pixels; "
-                "use a network of pixels, such as resunet, or the target image-class"
+                f"network '{self.network.name}' predicts one class of a whole image, and target '{target}' is of "
+                "pixels; use a network of pixels, such as resunet, or the target image-class"
             )
         if self.film and target in ("image-class", "reconstruction"):
             raise ValueError(f"film shows classes of pixels, and target '{target}' has none; remove film")
         if self.sampling is not None and target == "reconstruction":
-            raise ValueError("sampling favours rare classes, and target 'reconstruction' has none; remove sampling")
+            raise ValueError("sampling favors rare classes, and target 'reconstruction' has none; remove sampling")
 
     def _monitors(self) -> dict[str, str]:
-        """Returns the setting and the name of every value that a decision of this stage depends on."""
-        found: dict[str, str] = {}
-        if (monitor := schedules.monitored(self.schedule)) is not None:
-            found["schedule.monitor"] = monitor
+        """Returns the setting and the column of the history of every value that a decision of this stage depends on."""
+        monitors: dict[str, str] = {}
+        if (monitor := self.schedule.monitored) is not None:
+            monitors["schedule.monitor"] = monitor
         if self.early_stopping is not None:
-            found["early_stopping.monitor"] = self.early_stopping.monitor
+            monitors["early_stopping.monitor"] = self.early_stopping.monitor
         if self.tracks_best:
-            found["monitor"] = self.monitor
-        return found
+            monitors["monitor"] = self.monitor
+        return monitors
 
     def keyed(self, without: Collection[str]) -> dict[str, Any]:
-        """Returns the settings that a stage's identity is made of: those that differ from the defaults and can change
-        its result, less the fields named."""
-        left_out = {*OUTSIDE_KEY, *without}
-        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=left_out)
+        """Returns the settings that identify a stage: those that differ from the defaults and can change its result,
+        except the named fields."""
+        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={*OUTSIDE_KEY, *without})
 
     @property
     def selects_best(self) -> bool:
@@ -238,7 +256,7 @@ class StageSpec(SpecModel):
 
     @property
     def tracks_best(self) -> bool:
-        """Whether the best weights so far are remembered: to be kept, or to be gone back to."""
+        """Whether the best weights so far are remembered, to be kept or to be restored."""
         return self.selects_best or self.restore_best
 
     @property
@@ -247,12 +265,12 @@ class StageSpec(SpecModel):
 
     @property
     def draws(self) -> bool:
-        """Whether the draw index matters: not where all images are taken."""
+        """Whether the draw index matters: not where all images are used."""
         return not all(item.everything for item in self.data) or self.validation not in (0, "all")
 
 
 PASS_FIELDS = (
-    "data", "split", "normalise", "sampling", "shuffle", "order", "batch", "augment", "validation", "threads",
+    "data", "split", "normalize", "sampling", "shuffle_window", "order", "batch", "augment", "validation", "threads",
     "memory_gb", "tf32", "power_w", "seed", "draw",
 )  # fmt: skip
 
@@ -265,13 +283,30 @@ def shared_pass(spec: StageSpec) -> str:
     return repr(common)
 
 
-class SamplingSpec(SpecModel):
-    """`rare`: a sample is visited in proportion to frequency^-power of the rarest class that it holds.
+@dataclass(frozen=True)
+class Inputs:
+    """Where a stage's inputs are. datasets: name in the specification -> (path, identity), the identity being a key or
+    a hash that draws depend on; parent: the folder of a finished run, or a safetensors file."""
 
-    The frequency of a class is the share of the samples that hold it, so that this is the repeat factor of Gupta et al.
-    2019 (LVIS), whose power is 0.5, without its threshold. 0 visits every sample once; 1 visits the samples of every
-    class equally often, taken together, where no sample holds two.
-    """
+    datasets: Mapping[str, tuple[Path, str]]
+    parent: Path | None = None
 
-    name: Literal["rare"]
-    power: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+@dataclass(frozen=True)
+class TrainTask:
+    """A planned training: what is trained, into which run folder, under which key, from which inputs."""
+
+    spec: StageSpec
+    folder: Path
+    key: str
+    inputs: Inputs
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """A training to be done: what, into which folder, under which key, from which inputs."""
+
+    spec: StageSpec
+    folder: Path
+    key: str
+    inputs: Inputs
