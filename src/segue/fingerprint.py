@@ -1,6 +1,7 @@
-"""A digest of what an HDF5 file holds, whatever its chunks, compression and order of writing.
+"""Fingerprints: of plain data, of files, of folders of input files, and of the content of a dataset.
 
-Content digests of input files, cached by path, size and time of change."""
+All of them decide whether something can be reused, so a change of any of these functions makes everything anew.
+"""
 
 from __future__ import annotations
 
@@ -10,42 +11,155 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from segue.errors import SegueError
-from segue.hdf5 import Node, open_file, reading
-from segue.storage import replacing
+from segue.storage import absolute, replacing
+
+if TYPE_CHECKING:
+    from segue.hdf5 import Node
 
 BLOCK_BYTES = 16 * 2**20
 
 
-def content_digest(path: Path) -> str:
-    """Returns the sha256 (hex) over every array and attribute in sorted order: name, type, shape, values.
+def hash_json(content: Any, *, digest_size: int | None = None, compact: bool = False) -> str:
+    """Returns a hash (hex) of plain data that does not depend on the order of the keys of its tables.
 
-    Equal for files that hold the same, however they are stored. Streams; raises SegueError for damaged files.
+    sha256, or blake2b of `digest_size` bytes. `compact`: no spaces in the JSON, which gives another hash.
     """
+    text = json.dumps(content, sort_keys=True, separators=(",", ":") if compact else None).encode()
+    if digest_size is None:
+        return hashlib.sha256(text).hexdigest()
+    return hashlib.blake2b(text, digest_size=digest_size).hexdigest()
+
+
+def stage_hash(content: Any) -> str:
+    """Returns the 16 hexadecimal digits by which stages, datasets and evaluations of a study are named."""
+    return hash_json(content, digest_size=8, compact=True)
+
+
+def hash_file(path: Path) -> str:
+    """Returns the sha256 (hex) of the file's bytes; raises SegueError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise SegueError(f"{path}: cannot be read ({error.strerror}); check the file's permissions.") from error
+
+
+def hash_files(files: Iterable[Path], cache_path: Path | None = None) -> str:
+    """Returns the sha256 (hex) over the files' paths, relative to the deepest folder of all, and their contents.
+
+    Moving the whole folder does not change it; for the cache see `hash_each_file`.
+    """
+    hashes = hash_each_file(files, cache_path)
+    folder = shared_folder(hashes)
+    lines = sorted(f"{absolute(path).relative_to(folder).as_posix()}\0{value}" for path, value in hashes.items())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def hash_each_file(files: Iterable[Path], cache_path: Path | None = None) -> dict[Path, str]:
+    """Returns the sha256 (hex) of the content of each file.
+
+    Hashes of unchanged files (same path, size and mtime_ns) are taken from the JSON file `cache_path`, to which new
+    ones are added if its folder exists; a cache that is damaged or cannot be read or written is ignored. Raises
+    SegueError for a file that is missing or cannot be read.
+    """
+    cache = _read_cache(cache_path)
+    hashes, changed = {}, False
+    for path in files:
+        key, stamp = str(absolute(path)), _stamp(path)
+        entry = cache.get(key)
+        if entry is None or entry[:2] != stamp:
+            entry = [*stamp, hash_file(path)]
+            cache[key], changed = entry, True
+        hashes[path] = str(entry[2])
+    if cache_path is not None and changed:
+        _write_cache(cache_path, cache)
+    return hashes
+
+
+def shared_folder(files: Iterable[Path]) -> Path:
+    """Returns the deepest folder that contains all files."""
+    folders = [absolute(path).parent for path in files]
+    shared = folders[0] if folders else Path()
+    while not all(folder.is_relative_to(shared) for folder in folders):
+        shared = shared.parent
+    return shared
+
+
+def _read_cache(cache_path: Path | None) -> dict[str, list[int | str]]:
+    if cache_path is None:
+        return {}
+    try:
+        cache = json.loads(cache_path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}  # only a cache: the hashes are computed again
+    return {key: entry for key, entry in cache.items() if _is_entry(entry)} if isinstance(cache, dict) else {}
+
+
+def _is_entry(entry: object) -> bool:
+    """Returns whether an entry of the cache is [size, mtime_ns, sha256]."""
+    if not isinstance(entry, list) or [type(value) for value in entry] != [int, int, str]:
+        return False
+    return re.fullmatch("[0-9a-f]{64}", entry[2]) is not None
+
+
+def _write_cache(cache_path: Path, cache: dict[str, list[int | str]]) -> None:
+    """Writes the cache if its folder exists: planning must neither create folders nor fail where it may not write."""
+    with contextlib.suppress(OSError, SegueError):
+        if cache_path.parent.is_dir():
+            with replacing(cache_path) as partial:
+                partial.write_text(json.dumps(cache, indent=0, sort_keys=True), encoding="utf-8")
+
+
+def _stamp(path: Path) -> list[int | str]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise SegueError(f"{path}: cannot be read ({error.strerror}); correct the path.") from error
+    return [status.st_size, status.st_mtime_ns]
+
+
+def hash_dataset(path: Path, cache_path: Path | None = None) -> str:
+    """Returns the sha256 (hex) over all arrays and attributes of an HDF5 file in sorted order: name, type, shape, values.
+
+    Equal for files of equal content, whatever their chunks, compression and order of writing. Reads the file in blocks;
+    raises SegueError for damaged files. Hashes of unchanged files are taken from `cache_path`, as in `hash_each_file`.
+    """
+    from segue.hdf5 import open_file, reading
+
+    cache = _read_cache(cache_path)
+    key = f"content of {absolute(path)}"
+    if cache_path is not None and key in cache and cache[key][:2] == _stamp(path):
+        return str(cache[key][2])
     digest = hashlib.sha256()
     with open_file(path) as file, reading(path):
         _add_group(digest, file, "/")
+    if cache_path is not None:
+        _write_cache(cache_path, cache | {key: [*_stamp(path), digest.hexdigest()]})
     return digest.hexdigest()
 
 
 def _add_group(digest: Any, group: Node, name: str) -> None:
+    import h5py
+
     _add(digest, "group", name)
     _add_attributes(digest, group)
     for key in sorted(group):
         child = group[key]
-        place = f"{name}{key}"
+        path = f"{name}{key}"
         if isinstance(child, h5py.Group):
-            _add_group(digest, child, f"{place}/")
+            _add_group(digest, child, f"{path}/")
         elif isinstance(child, h5py.Dataset):
-            _add_dataset(digest, child, place)
+            _add_dataset(digest, child, path)
 
 
 def _add_dataset(digest: Any, dataset: Node, name: str) -> None:
+    import h5py
+
     _add(digest, "dataset", name)
     _add_attributes(digest, dataset)
     if h5py.check_string_dtype(dataset.dtype) is not None:
@@ -96,87 +210,3 @@ def _type_name(dtype: np.dtype) -> str:
 def _plain_bytes(array: np.ndarray) -> memoryview:
     little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     return little.reshape(-1).view(np.uint8).data
-
-
-def digest_inputs(files: Iterable[Path], cache_path: Path | None = None) -> str:
-    """Returns the sha256 (hex) over the files' names, below the folder they share, and their contents.
-
-    Moving the whole folder does not change it. Digests of unchanged files (path, size, mtime_ns) are taken from the
-    JSON file `cache_path` and added to it where its folder exists; a cache that is damaged or cannot be read or written
-    is left aside. Raises SegueError for a file that is missing or cannot be read.
-    """
-    digests = file_digests(files, cache_path)
-    folder = shared_folder(digests)
-    lines = sorted(f"{tidy(path).relative_to(folder).as_posix()}\0{digest}" for path, digest in digests.items())
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def file_digests(files: Iterable[Path], cache_path: Path | None = None) -> dict[Path, str]:
-    """Returns the sha256 (hex) of each file's content, cached as in `digest_inputs`."""
-    cache = _read_cache(cache_path)
-    digests, added = {}, False
-    for path in files:
-        key, stamp = str(tidy(path)), _stamp(path)
-        known = cache.get(key)
-        if known is None or known[:2] != stamp:
-            known = [*stamp, _sha256(path)]
-            cache[key], added = known, True
-        digests[path] = str(known[2])
-    if cache_path is not None and added:
-        _write_cache(cache_path, cache)
-    return digests
-
-
-def shared_folder(files: Iterable[Path]) -> Path:
-    """Returns the deepest folder that holds all files."""
-    folders = [tidy(path).parent for path in files]
-    shared = folders[0] if folders else Path()
-    while not all(folder.is_relative_to(shared) for folder in folders):
-        shared = shared.parent
-    return shared
-
-
-def tidy(path: Path) -> Path:
-    """Returns the absolute path without "..", the file itself not followed where it is a link: its name is kept."""
-    return path.parent.resolve() / path.name
-
-
-def _read_cache(cache_path: Path | None) -> dict[str, list[int | str]]:
-    if cache_path is None:
-        return {}
-    try:
-        found = json.loads(cache_path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}  # only a cache: the digests are computed anew
-    return {key: entry for key, entry in found.items() if _is_entry(entry)} if isinstance(found, dict) else {}
-
-
-def _is_entry(entry: object) -> bool:
-    """Tells whether an entry of the cache is a size, a time of change and a sha256."""
-    if not isinstance(entry, list) or [type(value) for value in entry] != [int, int, str]:
-        return False
-    return re.fullmatch("[0-9a-f]{64}", entry[2]) is not None
-
-
-def _write_cache(cache_path: Path, cache: dict[str, list[int | str]]) -> None:
-    """Writes the cache where its folder exists; planning must neither make a folder nor fail where none is writable."""
-    with contextlib.suppress(OSError, SegueError):
-        if cache_path.parent.is_dir():
-            with replacing(cache_path) as partial:
-                partial.write_text(json.dumps(cache, indent=0, sort_keys=True), encoding="utf-8")
-
-
-def _stamp(path: Path) -> list[int | str]:
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise SegueError(f"{path}: cannot be read ({error.strerror}); correct the path.") from error
-    return [status.st_size, status.st_mtime_ns]
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise SegueError(f"{path}: cannot be read ({error.strerror}); check the file's permissions.") from error

@@ -175,7 +175,7 @@ def create_labels(group: Node, name: str, shape: Sequence[int], *, chunk: int, g
 
 def write_labels(dataset: Node, labels: np.ndarray) -> None:
     """Writes int8, int16 or int32 labels to a dataset of `create_labels` that is one chunk."""
-    write_packed(dataset, 0, packed(labels))
+    write_packed(dataset, 0, pack_labels(labels))
 
 
 def write_packed(dataset: Node, first: int, chunk: bytes | bytearray) -> None:
@@ -183,7 +183,7 @@ def write_packed(dataset: Node, first: int, chunk: bytes | bytearray) -> None:
     dataset.id.write_direct_chunk((first, *[0] * (dataset.ndim - 1)), chunk)
 
 
-def packed(labels: np.ndarray) -> bytes | bytearray:
+def pack_labels(labels: np.ndarray) -> bytes | bytearray:
     """Returns labels (any shape; int8, int16 or int32) as the bytes of an HDF5 chunk: int32, shuffled, deflated."""
     from imagecodecs import zlibng_encode
 

@@ -1,9 +1,11 @@
-"""Pieces of work shared among processes that end with the one that started them."""
+"""Runs a function over items in worker processes that die with their parent."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -15,43 +17,54 @@ from segue.errors import SegueError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+PR_SET_PDEATHSIG = 1
 
 
-def each(
-    work: Callable[[Item], Result], items: Sequence[Item], *, workers: int, place: Path
+def map_unordered(
+    function: Callable[[Item], Result], items: Sequence[Item], *, workers: int, context: Path | str
 ) -> Iterator[tuple[Item, Result]]:
-    """Yields every item with what `work` returns for it, in the order they finish; in this process for one worker.
+    """Yields (item, function(item)) in the order in which they finish; runs in this process if one worker suffices.
 
-    `work` and the items travel to other processes: a function of a module, or a partial of one. An error of `work` is
-    raised here, and what has not begun is given up. Raises SegueError naming `place` where a process was killed.
+    `function` (of a module, or a partial of one), items and results are pickled, for workers are spawned, on every
+    operating system. An exception of `function` is raised here, and items that were not started are cancelled. Raises
+    SegueError beginning with `context` if a worker process was killed.
     """
-    if workers <= 1 or len(items) < 2:
+    workers = min(workers, len(items))
+    if workers <= 1:
         for item in items:
-            yield item, work(item)
+            yield item, function(item)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(items)), context, _end_with_parent) as pool:
-        futures = {pool.submit(work, item): item for item in items}
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker) as pool:
+        futures = {pool.submit(function, item): item for item in items}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
             raise SegueError(
-                f"{place}: a worker process was killed, perhaps for want of memory; run the same command again, with "
-                "fewer workers: it continues."
+                f"{context}: a worker process was killed, most likely because memory ran out; run the same command "
+                f"again with fewer than {workers} workers: it continues from what is done."
             ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def _end_with_parent() -> None:
-    """Ends this process when the one that started it is gone, however it ended."""
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the worker without a traceback
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Makes this process end when the process that started it ends, however that happens."""
+    if sys.platform == "linux":  # at once, also within a long call of a compiled library
+        import ctypes
+
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     parent = multiprocessing.parent_process()
     if parent is not None:
 
-        def wait() -> None:
+        def watch() -> None:
             parent.join()
             os._exit(1)
 
-        threading.Thread(target=wait, daemon=True).start()
+        threading.Thread(target=watch, daemon=True, name="segue-parent-watch").start()

@@ -1,14 +1,16 @@
-"""Writes files beside and renames them into place, so that a kill or a full disk leaves nothing half-written."""
+"""Files that are written whole or not at all: a kill or a full disk leaves no half-written file behind."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import glob
+import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from segue.errors import SegueError
 
@@ -17,8 +19,9 @@ from segue.errors import SegueError
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a path beside `path` to write to, and renames it to `path` when the block ends without an error.
 
-    Makes the folder where it is missing. On an error the partial file is removed; what the disk refused
-    (full, too large, not permitted, no folder) is raised as a SegueError that names `path` and the remedy.
+    The folder is created where it is missing. Close the file before the block ends: Windows renames no open file. On
+    an error the partial file is removed; an error of the operating system (disk full, file too large, not permitted,
+    no folder) becomes a SegueError that names `path` and the remedy.
     """
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
@@ -34,8 +37,23 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink()
 
 
+def write_json(path: Path, content: Any, *, sort_keys: bool = False, ensure_ascii: bool = True) -> None:
+    """Writes JSON, indented by one space; the file appears only when it is whole."""
+    text = json.dumps(content, indent=1, sort_keys=sort_keys, ensure_ascii=ensure_ascii)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Returns the content of a JSON file, or None if there is no such file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
 def make_folder(folder: Path) -> Path:
-    """Returns `folder`, made with its parents where missing; raises SegueError when that is refused."""
+    """Returns `folder`, created with its parents where missing; raises SegueError if that is not possible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -43,41 +61,48 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
-def refusal(path: Path, error: OSError, *, wanted: str = "the path of a file in a folder") -> str:
-    """Returns the sentence for a write that the system refused; `wanted`: what to give where `path` cannot be."""
-    code = _code(error)
+def absolute(path: Path) -> Path:
+    """Returns the absolute path without ".."; a link at its end is not followed, so that the file keeps its name."""
+    return path.parent.resolve() / path.name
+
+
+def refusal(path: Path, error: OSError, *, expected: str = "the path of a file in a folder") -> str:
+    """Returns the sentence for a write that the system refused; `expected`: what to give instead of a wrong path."""
+    code = _error_number(error)
     reason = os.strerror(code) if code else str(error)
     if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         remedy = "free disk space or raise the limit, or choose an output elsewhere; then run the same command again"
     elif code in (errno.EACCES, errno.EPERM, errno.EROFS):
         remedy = "choose an output in a folder that you may write to"
     elif code in (errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST):
-        remedy = f"give {wanted}"
+        remedy = f"give {expected}"
     else:
         remedy = "check the disk, or choose an output elsewhere; then run the same command again"
     return f"{path}: cannot be written ({reason}); {remedy}."
 
 
-def _code(error: OSError) -> int | None:
-    """Returns the errno, also where HDF5 gives it only in its text, and NumPy tells of a cut off write alone."""
+def _error_number(error: OSError) -> int | None:
+    """Returns the errno, also where HDF5 gives it only in its text and NumPy reports just a short write."""
     if error.errno:
         return error.errno
     if re.fullmatch(r"\d+ requested and \d+ written", str(error)):
         return errno.ENOSPC
-    found = re.search(r"errno = (\d+)", str(error))
-    return int(found.group(1)) if found else None
+    match = re.search(r"errno = (\d+)", str(error))
+    return int(match.group(1)) if match else None
 
 
 def remove_abandoned(path: Path) -> None:
-    """Removes the partial files beside `path` of processes that no longer run: they were killed while writing."""
+    """Removes the partial files beside `path` whose processes were killed while writing."""
     for partial in path.parent.glob(f"{glob.escape(path.name)}.partial-*"):
-        owner = partial.name.rpartition("-")[2]
-        if owner.isdigit() and not _runs(int(owner)):
+        process = partial.name.rpartition("-")[2]
+        if process.isdigit() and not _is_running(int(process)):
             with contextlib.suppress(OSError):
                 partial.unlink()
 
 
-def _runs(process: int) -> bool:
+def _is_running(process: int) -> bool:
+    if os.name == "nt":
+        return False  # `os.kill` would end the process; and Windows deletes no file that a process still has open
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from segue.data.augmentation import CODES, compose, dihedral, inverse, turned
+from segue.data.augmentation import CODES, compose, dihedral, inverse, apply_dihedral
 from segue.errors import SegueError
 
 ALL = range(CODES)
@@ -18,19 +18,19 @@ def square() -> torch.Tensor:
 
 def test_the_operations_are_a_group(square: torch.Tensor) -> None:
     """Eight different results; each pair composes to the code that `compose` names; each has its inverse."""
-    results = {tuple(turned(square, code).flatten().tolist()) for code in ALL}
+    results = {tuple(apply_dihedral(square, code).flatten().tolist()) for code in ALL}
     assert len(results) == CODES
     for first in ALL:
-        torch.testing.assert_close(turned(turned(square, first), inverse(first)), square)
+        torch.testing.assert_close(apply_dihedral(apply_dihedral(square, first), inverse(first)), square)
         assert compose(first, inverse(first)) == 0
         for then in ALL:
-            torch.testing.assert_close(turned(turned(square, first), then), turned(square, compose(first, then)))
+            torch.testing.assert_close(apply_dihedral(apply_dihedral(square, first), then), apply_dihedral(square, compose(first, then)))
 
 
 def test_quarter_turns_are_torch_rotations(square: torch.Tensor) -> None:
     """Codes 6, 3 and 5 are the rotations of torch.rot90."""
     for code, quarters in [(6, 1), (3, 2), (5, 3)]:
-        torch.testing.assert_close(turned(square, code), torch.rot90(square, quarters))
+        torch.testing.assert_close(apply_dihedral(square, code), torch.rot90(square, quarters))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -44,7 +44,7 @@ def test_images_and_labels_move_together(channels: int) -> None:
     assert new_images.is_contiguous(memory_format=torch.channels_last)
     assert (new_images.dtype, new_labels.dtype) == (images.dtype, labels.dtype)
     for index, code in enumerate(codes.tolist()):
-        torch.testing.assert_close(new_images[index], turned(images[index], code))
+        torch.testing.assert_close(new_images[index], apply_dihedral(images[index], code))
     back = torch.tensor([inverse(code) for code in codes.tolist()])
     for before, after in zip((images, labels), dihedral(new_images, new_labels, back), strict=True):
         torch.testing.assert_close(after, before)

@@ -13,7 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from segue import rng
-from segue.data.augmentation import Drawn, augment, blurred, draw, lattice_weights, turned
+from segue.data.augmentation import AugmentParams, augment, gaussian_blur, sample_params, lattice_weights, apply_dihedral
 from segue.data.spec import AugmentSpec
 from segue.errors import SegueError, SpecError
 from segue.spec import SpecModel, validate
@@ -29,15 +29,15 @@ EVERYTHING = {
     "contrast": [0.8, 1.25],
     "brightness": 0.3,
 }
-ONE_BY_ONE = [{name: value} for name, value in EVERYTHING.items()] + [{"standardise": True}]
+ONE_BY_ONE = [{name: value} for name, value in EVERYTHING.items()] + [{"standardize": True}]
 
 
 def spec_of(table: dict) -> AugmentSpec:
     return AugmentSpec.model_validate({"dihedral": "none"} | table)
 
 
-def drawn_of(spec: AugmentSpec, count: int, *, seed: int = 0) -> Drawn:
-    return draw(spec, count, rng.numpy_generator(seed, "test"))
+def drawn_of(spec: AugmentSpec, count: int, *, seed: int = 0) -> AugmentParams:
+    return sample_params(spec, count, rng.numpy_generator(seed, "test"))
 
 
 def smooth(count: int, size: int, *, channels: int = 1, sigma_px: float = 4) -> Tensor:
@@ -195,7 +195,7 @@ def test_blur_is_a_gaussian() -> None:
     images = torch.randn(3, 2, 40, 30)
     for widest_px in (1.5, 20.0):
         sigma_px = widest_px * np.array([0.3, 0.7, 1.0])
-        found = blurred(images, sigma_px, widest_px=widest_px)
+        found = gaussian_blur(images, sigma_px, max_sigma_px=widest_px)
         for image, sigma, result in zip(images, sigma_px, found, strict=True):
             radius = int(np.ceil(3 * widest_px))
             expected = ndimage.gaussian_filter(image.numpy(), sigma, axes=(1, 2), mode="mirror", radius=radius)
@@ -247,16 +247,16 @@ def test_gamma_contrast_and_brightness_are_their_formulas() -> None:
     torch.testing.assert_close(only(spec, images).double(), values + added, atol=1e-6, rtol=0)
 
 
-def test_standardised_views() -> None:
+def test_standardized_views() -> None:
     """After all other changes every channel has mean 0 and standard deviation 1; a constant image becomes 0."""
     images = torch.cat([3 + 5 * smooth(3, 64, channels=2), torch.full((1, 2, 64, 64), 7.0)])
-    found = only(spec_of({"contrast": [0.5, 2], "noise": [0, 0], "standardise": True}), images).double()
+    found = only(spec_of({"contrast": [0.5, 2], "noise": [0, 0], "standardize": True}), images).double()
     torch.testing.assert_close(found.mean((2, 3)), torch.zeros(4, 2).double(), atol=1e-5, rtol=0)
     deviations = torch.tensor([[1.0, 1.0]] * 3 + [[0.0, 0.0]]).double()
     torch.testing.assert_close(found.std((2, 3), correction=0), deviations, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("table", [EVERYTHING | {"standardise": True}])
+@pytest.mark.parametrize("table", [EVERYTHING | {"standardize": True}])
 def test_a_constant_image_stays_finite(table: dict) -> None:
     """An image without any range meets every change without a division by nothing."""
     assert only(spec_of(table), torch.full((3, 1, 32, 32), -2.0)).isfinite().all()
@@ -288,8 +288,8 @@ def test_all_copies_of_each_sample() -> None:
     images, labels = smooth(1, 16), torch.randint(0, 3, (1, 16, 16))
     new_images, new_labels = augment(spec, images.repeat(8, 1, 1, 1), labels.repeat(8, 1, 1), drawn_of(spec, 8))
     for code in range(8):
-        torch.testing.assert_close(new_images[code], turned(images[0], code))
-        torch.testing.assert_close(new_labels[code], turned(labels[0], code))
+        torch.testing.assert_close(new_images[code], apply_dihedral(images[0], code))
+        torch.testing.assert_close(new_labels[code], apply_dihedral(labels[0], code))
     with pytest.raises(ValueError, match="9 views are no whole number of samples"):
         drawn_of(spec, 9)
 
@@ -312,7 +312,7 @@ def test_mistakes_are_told(table: dict, sentence: str) -> None:
         augment: AugmentSpec
 
     with pytest.raises(SpecError, match=sentence):
-        validate(Stage, {"augment": table}, where="stage.toml")
+        validate(Stage, {"augment": table}, context="stage.toml")
 
 
 def test_oblong_tiles_and_wrong_numbers_are_refused() -> None:

@@ -13,7 +13,7 @@ from samples.datasets import LAYERS, make_dataset, make_parts
 from segue.data.dataset import Dataset
 from segue.data.summary import coloured, colours_on_images, contact_sheet, describe, spread
 from segue.errors import SegueError
-from segue.fingerprint import content_digest
+from segue.fingerprint import hash_dataset
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_everything_is_told(path: Path) -> None:
         share = f"live {counts[1] / counts.sum():.2%}"
         test = int((data.split_codes("default") == 2).sum())
     told = ["13 of 16 × 16 px, 1 × uint16", share, "instances of nucleus", "-10 (6), 0 (4), 10 (3)", "cy5", "0.02 nm"]
-    for expected in [*told, "origin            made", f"test {test} tiles", "seed 3", content_digest(path)]:
+    for expected in [*told, "origin            made", f"test {test} tiles", "seed 3", hash_dataset(path)]:
         assert expected in text
 
 

@@ -14,17 +14,17 @@ from samples.datasets import LAYERS, make_dataset, make_part, make_parts
 
 from segue.data.dataset import Dataset
 from segue.data.spec import SplitSpec
-from segue.data.writer import Part, _chunks, assemble, write_part
+from segue.data.writer import GroupTiles, _chunks, merge_parts, write_part
 from segue.errors import SegueError
-from segue.fingerprint import content_digest
+from segue.fingerprint import hash_dataset
 
 
 @pytest.fixture
-def parts() -> dict[str, Part]:
+def parts() -> dict[str, GroupTiles]:
     return make_parts()
 
 
-def test_what_is_written_is_read(tmp_path: Path, parts: dict[str, Part]) -> None:
+def test_what_is_written_is_read(tmp_path: Path, parts: dict[str, GroupTiles]) -> None:
     """Images, labels, boxes, intensities, columns and micrographs come back in the order of the parts."""
     with Dataset(make_dataset(tmp_path, parts)) as data:
         everything = np.arange(data.count)
@@ -48,7 +48,7 @@ def test_what_is_written_is_read(tmp_path: Path, parts: dict[str, Part]) -> None
 
 
 @pytest.mark.parametrize("indices", [[5, 1, 1, 12, 0], [3], [], [2, 3, 4, 5, 9]])
-def test_reading_any_order_equals_indexing(tmp_path: Path, parts: dict[str, Part], indices: list[int]) -> None:
+def test_reading_any_order_equals_indexing(tmp_path: Path, parts: dict[str, GroupTiles], indices: list[int]) -> None:
     """Reading rows in any order, with repeats, equals NumPy's indexing of all rows."""
     with Dataset(make_dataset(tmp_path, parts, chunk=2)) as data:
         images, labels = data.read(np.arange(data.count), layer="cells")
@@ -58,7 +58,7 @@ def test_reading_any_order_equals_indexing(tmp_path: Path, parts: dict[str, Part
         np.testing.assert_array_equal(some_labels, labels[np.array(indices, dtype=np.int64)])
 
 
-def test_class_counts_are_counts(tmp_path: Path, parts: dict[str, Part]) -> None:
+def test_class_counts_are_counts(tmp_path: Path, parts: dict[str, GroupTiles]) -> None:
     """The stored counts equal counting each class in each tile, ignored pixels left out."""
     with Dataset(make_dataset(tmp_path, parts, chunk=4)) as data:
         _, labels = data.read(np.arange(data.count), layer="cells")
@@ -69,11 +69,11 @@ def test_class_counts_are_counts(tmp_path: Path, parts: dict[str, Part]) -> None
             data.class_counts("nuclei")
 
 
-def test_digest_is_of_content_not_of_storage(tmp_path: Path, parts: dict[str, Part]) -> None:
+def test_digest_is_of_content_not_of_storage(tmp_path: Path, parts: dict[str, GroupTiles]) -> None:
     """The digest ignores chunking and sees one changed pixel, attribute or name."""
     first = make_dataset(tmp_path, parts)
-    digest = content_digest(first)
-    assert content_digest(make_dataset(tmp_path, parts, "again.h5", chunk=1)) == digest
+    digest = hash_dataset(first)
+    assert hash_dataset(make_dataset(tmp_path, parts, "again.h5", chunk=1)) == digest
     changes = {
         "pixel": lambda file: file["tiles/images"].__setitem__((0, 0, 0, 0), file["tiles/images"][0, 0, 0, 0] + 1),
         "attribute": lambda file: file.attrs.__setitem__("pixel_size_nm", 0.03),
@@ -85,10 +85,10 @@ def test_digest_is_of_content_not_of_storage(tmp_path: Path, parts: dict[str, Pa
         copy.write_bytes(first.read_bytes())
         with h5py.File(copy, "a") as file:
             change(file)
-        assert content_digest(copy) != digest, name
+        assert hash_dataset(copy) != digest, name
 
 
-def test_select_by_value_list_and_range(tmp_path: Path, parts: dict[str, Part]) -> None:
+def test_select_by_value_list_and_range(tmp_path: Path, parts: dict[str, GroupTiles]) -> None:
     """Conditions select the rows that meet all of them, sorted."""
     with Dataset(make_dataset(tmp_path, parts)) as data:
         defocus, stain = data.samples()["defocus_nm"], data.samples()["stain"]
@@ -112,13 +112,13 @@ def test_select_by_value_list_and_range(tmp_path: Path, parts: dict[str, Part]) 
         ({"group": "c", "stain": "cy5"}, "no sample meets all of"),
     ],
 )
-def test_select_names_what_is_there(tmp_path: Path, parts: dict[str, Part], conditions: dict, message: str) -> None:
+def test_select_names_what_is_there(tmp_path: Path, parts: dict[str, GroupTiles], conditions: dict, message: str) -> None:
     """An unknown column or a value nobody has is refused, naming the columns or values present."""
     with Dataset(make_dataset(tmp_path, parts)) as data, pytest.raises(SegueError, match=message):
         data.select(conditions)
 
 
-def test_stored_split_equals_the_computed_one(tmp_path: Path, parts: dict[str, Part]) -> None:
+def test_stored_split_equals_the_computed_one(tmp_path: Path, parts: dict[str, GroupTiles]) -> None:
     """A stored split holds what its seed and fractions give, and a missing one is refused by name."""
     with Dataset(make_dataset(tmp_path, parts)) as data:
         computed = data.split(SplitSpec(seed=3, validation=0.25, test=0.25))
@@ -149,7 +149,7 @@ def test_chunks_fit_sixteen_megabytes() -> None:
     assert _chunks((7, 1, 100, 100), 1, 1000)[0] == 7
 
 
-def test_files_that_are_no_datasets(tmp_path: Path, parts: dict[str, Part]) -> None:
+def test_files_that_are_no_datasets(tmp_path: Path, parts: dict[str, GroupTiles]) -> None:
     """Missing, a folder, not HDF5, cut in half, foreign, newer: each has its own sentence."""
     whole = make_dataset(tmp_path, parts)
     (tmp_path / "text.h5").write_text("no")
@@ -231,7 +231,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["part.h5"]
 
 
-def test_an_output_that_cannot_be_written(tmp_path: Path, parts: dict[str, Part]) -> None:
+def test_an_output_that_cannot_be_written(tmp_path: Path, parts: dict[str, GroupTiles]) -> None:
     """A file in the place of a folder, and a folder in the place of the file, are named."""
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
@@ -239,7 +239,7 @@ def test_an_output_that_cannot_be_written(tmp_path: Path, parts: dict[str, Part]
         with pytest.raises(SegueError, match=r"cannot be written .*; give the path of a file in a folder"):
             write_part(out, parts["a"])
     with pytest.raises(SegueError, match="there is nothing to assemble"):
-        assemble([], tmp_path / "x.h5", layers=[], channels=[], attributes={}, splits={})
+        merge_parts([], tmp_path / "x.h5", layers=[], channels=[], attributes={}, splits={})
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_an_output_that_cannot_be_written(tmp_path: Path, parts: dict[str, Part]
         "splits/default",
     ],
 )
-def test_arrays_of_other_lengths_are_named(tmp_path: Path, parts: dict[str, Part], name: str) -> None:
+def test_arrays_of_other_lengths_are_named(tmp_path: Path, parts: dict[str, GroupTiles], name: str) -> None:
     """An array that is shorter than the images, of another shape, or not there is told when the dataset is opened."""
     path = make_dataset(tmp_path, parts)
     with h5py.File(path, "r+") as file:
@@ -283,7 +283,7 @@ def test_arrays_of_other_lengths_are_named(tmp_path: Path, parts: dict[str, Part
             Dataset(path)
 
 
-def test_attributes_that_are_missing_are_told(tmp_path: Path, parts: dict[str, Part]) -> None:
+def test_attributes_that_are_missing_are_told(tmp_path: Path, parts: dict[str, GroupTiles]) -> None:
     """A dataset without its version, channels or the kind of a layer ends in a sentence."""
     for number, (place, name) in enumerate(
         [("/", "format_version"), ("/", "channels"), ("tiles/labels/cells", "kind")]
@@ -295,7 +295,7 @@ def test_attributes_that_are_missing_are_told(tmp_path: Path, parts: dict[str, P
             Dataset(path)
 
 
-def test_a_split_that_is_not_stored(tmp_path: Path, parts: dict[str, Part]) -> None:
+def test_a_split_that_is_not_stored(tmp_path: Path, parts: dict[str, GroupTiles]) -> None:
     """An unknown split is told with those there are, and with the other way to split where there are none."""
     path = make_dataset(tmp_path, parts)
     with Dataset(path) as data, pytest.raises(SegueError, match="unknown stored split 'x'; allowed: default"):

@@ -14,7 +14,7 @@ from samples.folders import make_folder, make_spec
 
 from segue.data.prepare import prepare
 from segue.data.spec import PrepareSpec
-from segue.fingerprint import content_digest
+from segue.fingerprint import hash_dataset
 from segue.spec import load
 
 RUN = """
@@ -52,7 +52,7 @@ def command(tmp_path: Path) -> list[str]:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_and_called_again_it_continues(tmp_path: Path, command: list[str], workers: int) -> None:
     """After SIGKILL in the midst, the same call uses the parts that are there and ends with the same content."""
-    prepare(load(PrepareSpec, tmp_path / "spec.toml"), tmp_path / "whole.h5", where=tmp_path)
+    prepare(load(PrepareSpec, tmp_path / "spec.toml"), tmp_path / "whole.h5", root=tmp_path)
     out = tmp_path / "a.h5"
     process = subprocess.Popen([*command, str(out), "0", str(workers)])
     parts = tmp_path / "a.h5.parts"
@@ -62,9 +62,9 @@ def test_killed_and_called_again_it_continues(tmp_path: Path, command: list[str]
     process.wait()
     assert not out.exists()
     assert 5 <= len(list(parts.glob("*.h5"))) <= 40
-    done = prepare(load(PrepareSpec, tmp_path / "spec.toml"), out, where=tmp_path)
+    done = prepare(load(PrepareSpec, tmp_path / "spec.toml"), out, root=tmp_path)
     assert done.cut_now <= 35
-    assert content_digest(out) == content_digest(tmp_path / "whole.h5")
+    assert hash_dataset(out) == hash_dataset(tmp_path / "whole.h5")
     assert not parts.exists()
 
 

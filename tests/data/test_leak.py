@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.fft
 
-from segue.data.image_io import read_micrograph
+from segue.data.image_io import read_image
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "data"
 COARSE = 4  # images are compared at a quarter of their scale
@@ -49,13 +49,13 @@ class Field:
 
 @pytest.fixture(scope="module")
 def fields() -> list[Field]:
-    return [Field(read_micrograph(path).image[0]) for path in sorted((EXAMPLES / "bbbc039/images").glob("*.tif"))]
+    return [Field(read_image(path).image[0]) for path in sorted((EXAMPLES / "bbbc039/images").glob("*.tif"))]
 
 
 def test_a_hidden_crop_would_be_found(fields: list[Field]) -> None:
     """An 8-bit crop of a field, at the worst offset for the coarse grid, correlates above .9 with that field alone."""
     path = sorted((EXAMPLES / "bbbc039/images").glob("*.tif"))[5]
-    crop = read_micrograph(path).image[0, 102:358, 202:458]
+    crop = read_image(path).image[0, 102:358, 202:458]
     found = [field.highest_correlation((crop // 16).astype(np.uint8)) for field in fields]
     assert found[5] > 0.9
     assert max(found[:5] + found[6:]) < 0.9
@@ -63,7 +63,7 @@ def test_a_hidden_crop_would_be_found(fields: list[Field]) -> None:
 
 def test_the_two_sets_share_no_image(fields: list[Field]) -> None:
     """The highest correlation of any image of one set with any place of any field of the other is below .9."""
-    images = [read_micrograph(path).image[0] for path in sorted((EXAMPLES / "dsb2018/images").glob("*.png"))]
+    images = [read_image(path).image[0] for path in sorted((EXAMPLES / "dsb2018/images").glob("*.png"))]
     assert (len(images), len(fields)) == (109, 29)
     assert max(field.highest_correlation(image) for field in fields for image in images) < 0.9
 

@@ -7,7 +7,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from segue.data.normalization import normalised, statistics
-from segue.data.spec import NormaliseSpec, PercentileSpec
+from segue.data.spec import NormalizeSpec, PercentileSpec
 
 IMAGES = np.random.default_rng(0).integers(0, 4000, (3, 2, 9, 7)).astype(np.uint16)
 
@@ -43,16 +43,16 @@ def test_acquired_values_stay():
     np.testing.assert_array_equal(found.view(np.uint32), values.view(np.uint32))
 
 
-@pytest.mark.parametrize("normalise", ["image", "tile", PercentileSpec(name="percentile")])
-def test_a_constant_image_is_zero(normalise: NormaliseSpec):
+@pytest.mark.parametrize("normalization", ["image", "tile", PercentileSpec(name="percentile")])
+def test_a_constant_image_is_zero(normalization: NormalizeSpec):
     """A scale of 0 counts as 1, so that a constant image becomes 0."""
     images = np.full((1, 1, 4, 4), 9, np.uint8)
-    assert (normalised(images, statistics(normalise, images)) == 0).all()
+    assert (normalised(images, statistics(normalization, images)) == 0).all()
 
 
 def test_specifications():
     """Percentiles in the wrong order and unknown names are mistakes."""
-    adapter: TypeAdapter[NormaliseSpec] = TypeAdapter(NormaliseSpec)
+    adapter: TypeAdapter[NormalizeSpec] = TypeAdapter(NormalizeSpec)
     assert adapter.validate_python({"name": "percentile", "low": 2}) == PercentileSpec(name="percentile", low=2)
     with pytest.raises(ValidationError, match="low = 90 is not below high = 10"):
         adapter.validate_python({"name": "percentile", "low": 90, "high": 10})

@@ -9,7 +9,7 @@ import pytest
 from samples.datasets import make_dataset, make_parts
 
 from segue.data.dataset import Dataset
-from segue.data.streaming import WINDOW_BYTES, block_rows, order, places, resolve_window, schedule
+from segue.data.streaming import WINDOW_BYTES, block_rows, epoch_order, chunk_ids, resolve_window, plan_reads
 
 
 @pytest.mark.parametrize("copies", [1, 8])
@@ -17,21 +17,21 @@ from segue.data.streaming import WINDOW_BYTES, block_rows, order, places, resolv
 def test_every_view_comes_once(copies: int, window: int | None):
     """Whatever the window, an epoch is a permutation of all views, and the same for the same generator."""
     blocks = np.random.default_rng(0).integers(0, 9, 100)
-    first, again = (order(blocks, copies, window, np.random.default_rng(5)) for _ in range(2))
+    first, again = (epoch_order(blocks, copies, window, np.random.default_rng(5)) for _ in range(2))
     np.testing.assert_array_equal(np.sort(first), np.arange(100 * copies))
     np.testing.assert_array_equal(first, again)
 
 
 def test_without_a_window_it_is_one_permutation():
     """The order of data that are shuffled at once is a permutation of the views and of nothing else."""
-    found = order(np.zeros(50, np.int64), 8, None, np.random.default_rng(3))
+    found = epoch_order(np.zeros(50, np.int64), 8, None, np.random.default_rng(3))
     np.testing.assert_array_equal(found, np.random.default_rng(3).permutation(400))
 
 
 def test_a_window_holds_few_blocks():
     """Windows are near equal, never too large; all copies of a sample, and all but two blocks, lie in one window."""
     blocks = np.repeat(np.arange(20), 10)
-    samples = order(blocks, 4, 30, np.random.default_rng(1)) // 4
+    samples = epoch_order(blocks, 4, 30, np.random.default_rng(1)) // 4
     sizes = [29, 29, 29, 29, 28, 28, 28]  # 200 samples
     windows = np.split(samples, np.cumsum(np.multiply(sizes, 4))[:-1])
     assert [len(set(window)) for window in windows] == sizes
@@ -51,7 +51,7 @@ def test_blocks_are_the_chunks_of_labels(tmp_path: Path):
     rows = np.array([0, 153, 154, 9999])
     shape = (10_000, 160, 160)
     other = tmp_path / "other.h5"
-    found = places([(path, rows, shape), (other, rows, shape), (path, rows[:1], shape)])
+    found = chunk_ids([(path, rows, shape), (other, rows, shape), (path, rows[:1], shape)])
     np.testing.assert_array_equal(found, [0, 0, 1, 64, 65, 65, 66, 129, 0])
 
 
@@ -69,7 +69,7 @@ def test_schedule_by_simulation():
     chunk_of = np.repeat(np.arange(12), 10)
     samples = np.concatenate([generator.permutation(120)[:90], generator.integers(0, 120, 40)])
     uses = np.split(samples, [7, 7, 20, 55, 90])
-    plan = schedule(uses, chunk_of)
+    plan = plan_reads(uses, chunk_of)
     there: set[int] = set()
     loaded, peak = 0, 0
     for batch, use in enumerate(uses):
@@ -83,4 +83,4 @@ def test_schedule_by_simulation():
     assert not there
     assert loaded == len(plan.needed)
     assert peak == plan.peak
-    assert schedule([], chunk_of).peak == 0
+    assert plan_reads([], chunk_of).peak == 0

@@ -16,7 +16,7 @@ from segue.data.dataset import Dataset
 from segue.data.prepare import expected, input_files, prepare
 from segue.data.spec import PrepareSpec, SplitSpec
 from segue.errors import SegueError, SpecError
-from segue.fingerprint import content_digest, digest_inputs
+from segue.fingerprint import hash_dataset, hash_files
 from segue.spec import load
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -25,7 +25,7 @@ STUDIES = Path(__file__).parents[2] / "studies"
 def test_tiles_are_cut_from_the_files(tmp_path: Path) -> None:
     """Each tile equals its place in its file, as do the whole micrographs; nothing is left beside the dataset."""
     where = make_folder(tmp_path)
-    done = prepare(make_spec(conditions={"microscope": "a", "kv": 300}), tmp_path / "a.h5", where=where)
+    done = prepare(make_spec(conditions={"microscope": "a", "kv": 300}), tmp_path / "a.h5", root=where)
     assert (done.micrographs, done.groups, done.cut_now) == (4, 4, 4)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "images", "labels"]
     with Dataset(done.path) as data:
@@ -55,7 +55,7 @@ def test_tiles_are_cut_from_the_files(tmp_path: Path) -> None:
 def test_groups_by_name(tmp_path: Path, changes: dict, groups: list[str]) -> None:
     """Groups are stems, paths, or what a pattern captures; stored splits follow them."""
     spec = make_spec(splits={"half": {"validation": 0.5, "test": 0.2}}, **changes)
-    with Dataset(prepare(spec, tmp_path / "a.h5", where=make_folder(tmp_path)).path) as data:
+    with Dataset(prepare(spec, tmp_path / "a.h5", root=make_folder(tmp_path)).path) as data:
         assert sorted(set(data.samples()["group"])) == groups
         np.testing.assert_array_equal(data.split_codes("half"), data.split(SplitSpec(validation=0.5, test=0.2)))
 
@@ -65,7 +65,7 @@ def test_sizes_choose_images(tmp_path: Path) -> None:
     make_folder(tmp_path, 2, (40, 40))
     for name in ("images", "labels"):
         Image.fromarray(np.ones((20, 30), np.uint8)).save(tmp_path / name / "small.png")
-    done = prepare(make_spec(sizes=[[40, 40]]), tmp_path / "a.h5", where=tmp_path)
+    done = prepare(make_spec(sizes=[[40, 40]]), tmp_path / "a.h5", root=tmp_path)
     assert done.micrographs == 2
     assert "no image has one of the sizes 9 × 9" in refused(make_spec(sizes=[[9, 9]]), tmp_path)
 
@@ -76,12 +76,12 @@ def test_labels_beside_the_images(tmp_path: Path) -> None:
     for path in sorted((tmp_path / "labels").iterdir()):
         path.rename(tmp_path / "images" / f"{path.stem}_mask.png")
     spec = make_spec(labels={"files": "images/{stem}_mask.png"})
-    assert prepare(spec, tmp_path / "a.h5", where=tmp_path).micrographs == 2
+    assert prepare(spec, tmp_path / "a.h5", root=tmp_path).micrographs == 2
 
 
 def test_small_images_are_padded(tmp_path: Path) -> None:
     """An image smaller than the tile gives one tile, whose padding is ignored and lies outside the valid box."""
-    with Dataset(prepare(make_spec(tile_px=32), tmp_path / "a.h5", where=make_folder(tmp_path, 1)).path) as data:
+    with Dataset(prepare(make_spec(tile_px=32), tmp_path / "a.h5", root=make_folder(tmp_path, 1)).path) as data:
         _, labels = data.read(np.array([0]), layer="labels")
         assert labels is not None
         assert data.valid(np.array([0])).tolist() == [[0, 0, 20, 30]]
@@ -109,7 +109,7 @@ def test_a_table_gives_conditions_groups_and_split(tmp_path: Path) -> None:
     ]
     write_table(tmp_path / "table.csv", rows)
     spec = make_spec(images=None, manifest="table.csv", labels={"files": None})
-    with Dataset(prepare(spec, tmp_path / "a.h5", where=tmp_path).path) as data:
+    with Dataset(prepare(spec, tmp_path / "a.h5", root=tmp_path).path) as data:
         samples = data.samples()
         assert samples["dose_e_per_A2"].dtype == np.int64
         assert samples["dose_e_per_A2_drawn"].dtype == np.float64
@@ -226,9 +226,9 @@ def test_pixel_size_comes_from_table_file_or_spec(tmp_path: Path) -> None:
     image = np.asarray(Image.open(tmp_path / "images/w0_0.png"))
     tifffile.imwrite(tmp_path / "images/w0_0.tif", image, imagej=True, resolution=(10.0, 10.0), metadata={"unit": "um"})
     spec = {"images": "images/*.tif"}
-    with Dataset(prepare(make_spec(**spec), tmp_path / "a.h5", where=tmp_path).path) as data:
+    with Dataset(prepare(make_spec(**spec), tmp_path / "a.h5", root=tmp_path).path) as data:
         assert data.attributes["pixel_size_nm"] == pytest.approx(100)
-    with Dataset(prepare(make_spec(pixel_size_nm=65), tmp_path / "b.h5", where=tmp_path).path) as data:
+    with Dataset(prepare(make_spec(pixel_size_nm=65), tmp_path / "b.h5", root=tmp_path).path) as data:
         assert data.attributes["pixel_size_nm"] == 65
     assert "metadata say 100 nm per pixel, the spec says 65" in refused(make_spec(pixel_size_nm=65, **spec), tmp_path)
 
@@ -259,13 +259,13 @@ def test_workers_and_order_change_nothing(tmp_path: Path) -> None:
     """One worker and two give the same content; a second call finds the work done."""
     where = make_folder(tmp_path / "in", 6)
     calls: list[tuple[int, int]] = []
-    first = prepare(make_spec(), tmp_path / "a.h5", where=where, progress=lambda *call: calls.append(call))
-    second = prepare(make_spec(), tmp_path / "b.h5", where=where, workers=2)
-    digest = content_digest(first.path)
-    assert content_digest(second.path) == digest
+    first = prepare(make_spec(), tmp_path / "a.h5", root=where, progress=lambda *call: calls.append(call))
+    second = prepare(make_spec(), tmp_path / "b.h5", root=where, workers=2)
+    digest = hash_dataset(first.path)
+    assert hash_dataset(second.path) == digest
     assert calls == [(done, 6) for done in range(1, 7)]
     before = first.path.stat().st_mtime_ns
-    assert prepare(make_spec(), first.path, where=where).cut_now == 0
+    assert prepare(make_spec(), first.path, root=where).cut_now == 0
     assert first.path.stat().st_mtime_ns == before
 
 
@@ -275,27 +275,27 @@ def test_input_digests_follow_content(tmp_path: Path) -> None:
     files = input_files(make_spec(), where)
     assert len(files) == 8
     cache = tmp_path / "digests.json"
-    digest = digest_inputs(files, cache)
+    digest = hash_files(files, cache)
     entries = json.loads(cache.read_text())
     assert len(entries) == 8
     os.utime(files[0], ns=(1, 1))
-    assert digest_inputs(files, cache) == digest
+    assert hash_files(files, cache) == digest
     where.rename(tmp_path / "moved")
     moved = input_files(make_spec(), tmp_path / "moved")
-    assert digest_inputs(moved) == digest
+    assert hash_files(moved) == digest
     moved[0].write_bytes(moved[0].read_bytes() + b"\0")
-    assert digest_inputs(moved, cache) != digest
+    assert hash_files(moved, cache) != digest
     name = str(moved[0].resolve())
     stamp = [moved[0].stat().st_size, moved[0].stat().st_mtime_ns]
     for broken in ["{ broken", "[]", json.dumps({name: 5}), json.dumps({name: stamp}), json.dumps({name: [*stamp, 7]})]:
         cache.write_text(broken)
-        assert digest_inputs(moved, cache) == digest_inputs(moved)
+        assert hash_files(moved, cache) == hash_files(moved)
 
 
 def test_the_estimate_is_not_too_low(tmp_path: Path) -> None:
     """The disk space planned is at least what the dataset takes."""
     where = make_folder(tmp_path, 4, (200, 300))
-    out = prepare(make_spec(tile_px=64), tmp_path / "a.h5", where=where).path
+    out = prepare(make_spec(tile_px=64), tmp_path / "a.h5", root=where).path
     assert out.stat().st_size <= expected(make_spec(tile_px=64), where)["bytes"]
 
 
@@ -306,10 +306,10 @@ def test_an_output_that_is_no_dataset_is_kept(tmp_path: Path) -> None:
     with pytest.raises(
         SegueError, match=r"thesis.h5: exists and is no whole segue dataset; remove it, or give another"
     ):
-        prepare(make_spec(), tmp_path / "thesis.h5", where=where)
+        prepare(make_spec(), tmp_path / "thesis.h5", root=where)
     assert (tmp_path / "thesis.h5").read_text() == "precious"
     with pytest.raises(SegueError, match="cannot be written"):
-        prepare(make_spec(), tmp_path / "thesis.h5" / "a.h5", where=where)
+        prepare(make_spec(), tmp_path / "thesis.h5" / "a.h5", root=where)
 
 
 @pytest.mark.parametrize(("name", "tiles"), [("nuclei-dsb2018", 163), ("nuclei-bbbc039", 261)])
@@ -325,7 +325,7 @@ def test_the_shipped_studies_can_be_planned(name: str, tiles: int) -> None:
 def test_the_shipped_nuclei_become_a_dataset(tmp_path: Path) -> None:
     """The shipped fields can be prepared; instances survive the cutting."""
     spec = load(PrepareSpec, STUDIES / "nuclei-bbbc039.toml")
-    with Dataset(prepare(spec, tmp_path / "a.h5", where=STUDIES).path) as data:
+    with Dataset(prepare(spec, tmp_path / "a.h5", root=STUDIES).path) as data:
         assert (data.count, data.tile_shape, data.dtype) == (261, (1, 256, 256), np.uint16)
         whole = [data.micrograph(source).labels["nuclei"] for source in data.micrograph_ids()]
         assert sum(len(np.unique(labels)) - 1 for labels in whole) == 3019

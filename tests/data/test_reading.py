@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from segue.data.image_io import intensity_of, read_header, read_labels, read_micrograph
+from segue.data.image_io import mean_and_std, read_header, read_labels, read_image
 from segue.data.spec import Layer
 from segue.errors import SegueError
 
@@ -31,7 +31,7 @@ def test_tiff_planes_come_back_as_acquired(tmp_path: Path, dtype: str, options: 
     """A plane is read with its values and type, and its header tells the same size without decoding."""
     image = values((40, 50), dtype)
     tifffile.imwrite(tmp_path / "a.tif", image, **options)
-    found = read_micrograph(tmp_path / "a.tif").image
+    found = read_image(tmp_path / "a.tif").image
     assert found.dtype == image.dtype
     np.testing.assert_array_equal(found, image[None])
     header = read_header(tmp_path / "a.tif")
@@ -56,7 +56,7 @@ def test_channels_come_first(tmp_path: Path, shape: tuple[int, ...], options: di
     image = values(shape)
     tifffile.imwrite(tmp_path / "a.tif", image, **options)
     expected = np.moveaxis(image, -1, 0) if moved else image
-    np.testing.assert_array_equal(read_micrograph(tmp_path / "a.tif").image, expected)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").image, expected)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_stacks_and_films_are_refused(tmp_path: Path, shape: tuple[int, ...], op
     """Depth, time and many unnamed planes are not taken for channels."""
     tifffile.imwrite(tmp_path / "a.tif", values(shape), **options)
     with pytest.raises(SegueError, match=message):
-        read_micrograph(tmp_path / "a.tif")
+        read_image(tmp_path / "a.tif")
 
 
 def test_pixel_size_from_metadata(tmp_path: Path) -> None:
@@ -86,12 +86,12 @@ def test_pixel_size_from_metadata(tmp_path: Path) -> None:
     ome = {"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 500, "PhysicalSizeYUnit": "nm"}
     tifffile.imwrite(tmp_path / "o.ome.tif", image, ome=True, metadata={"axes": "YX", **ome})
     tifffile.imwrite(tmp_path / "n.tif", image, resolution=(72, 72))
-    assert read_micrograph(tmp_path / "j.tif").pixel_size_nm == pytest.approx(65, rel=1e-3)
-    assert read_micrograph(tmp_path / "o.ome.tif").pixel_size_nm == pytest.approx(500)
-    assert read_micrograph(tmp_path / "n.tif").pixel_size_nm is None
+    assert read_image(tmp_path / "j.tif").pixel_size_nm == pytest.approx(65, rel=1e-3)
+    assert read_image(tmp_path / "o.ome.tif").pixel_size_nm == pytest.approx(500)
+    assert read_image(tmp_path / "n.tif").pixel_size_nm is None
     tifffile.imwrite(tmp_path / "s.tif", image, imagej=True, resolution=(10.0, 20.0), metadata={"unit": "nm"})
     with pytest.raises(SegueError, match=r"pixels of 0.1 × 0.05 nm; segue needs square pixels"):
-        read_micrograph(tmp_path / "s.tif")
+        read_image(tmp_path / "s.tif")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_png_comes_back_as_acquired(tmp_path: Path, shape: tuple[int, ...], dtyp
     """Grey and colour PNGs of 8 and 16 bits keep every bit."""
     image = values(shape, dtype) * (1 if dtype == "uint8" else 500)
     (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(image))
-    found = read_micrograph(tmp_path / "a.png").image
+    found = read_image(tmp_path / "a.png").image
     assert found.dtype == image.dtype
     np.testing.assert_array_equal(found, image[None] if image.ndim == 2 else np.moveaxis(image, -1, 0))
     header = read_header(tmp_path / "a.png")
@@ -113,11 +113,11 @@ def test_alpha_is_dropped_only_when_opaque(tmp_path: Path) -> None:
     image = values((40, 50, 4), "uint8")
     image[..., 3] = 255
     Image.fromarray(image).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_micrograph(tmp_path / "a.png").image, np.moveaxis(image[..., :3], -1, 0))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png").image, np.moveaxis(image[..., :3], -1, 0))
     image[3, 3, 3] = 254
     Image.fromarray(image).save(tmp_path / "b.png")
     with pytest.raises(SegueError, match=r"b.png: has an alpha channel that is not opaque"):
-        read_micrograph(tmp_path / "b.png")
+        read_image(tmp_path / "b.png")
 
 
 @pytest.mark.parametrize("keep", [0, 4, 60, 200, 0.5, 0.9])
@@ -133,7 +133,7 @@ def test_truncated_files_are_named(tmp_path: Path, kind: str, keep: float) -> No
     whole = path.read_bytes()
     path.write_bytes(whole[: keep if keep >= 1 else int(len(whole) * keep)])
     with pytest.raises(SegueError, match="truncated or corrupt") as raised:
-        read_micrograph(path)
+        read_image(path)
     assert kind in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -147,7 +147,7 @@ def test_pages_lost_by_truncation_are_noticed(tmp_path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * 6 // 10])
     with pytest.raises(SegueError, match=r"a.tif: the TIFF file is truncated or corrupt"):
-        read_micrograph(path)
+        read_image(path)
 
 
 def test_nan_and_infinity_are_counted(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_nan_and_infinity_are_counted(tmp_path: Path) -> None:
     image[3, 4:6], image[0, 0] = np.nan, np.inf
     tifffile.imwrite(tmp_path / "a.tif", image)
     with pytest.raises(SegueError, match=r"a.tif: 3 of 2000 pixels are NaN or infinite"):
-        read_micrograph(tmp_path / "a.tif")
+        read_image(tmp_path / "a.tif")
 
 
 def test_files_that_are_no_images(tmp_path: Path) -> None:
@@ -169,14 +169,14 @@ def test_files_that_are_no_images(tmp_path: Path) -> None:
         ("a.png", "corrupt"),
     ]:
         with pytest.raises(SegueError, match=message):
-            read_micrograph(tmp_path / name)
+            read_image(tmp_path / name)
 
 
 def test_intensity_is_that_of_the_channels() -> None:
     """Mean and deviation of large integers equal those computed in double precision."""
     image = np.random.default_rng(0).integers(60000, 65000, (2, 300, 300)).astype(np.uint16)
     expected = [[channel.astype(float).mean(), channel.astype(float).std()] for channel in image]
-    np.testing.assert_allclose(intensity_of(image), expected, rtol=1e-6)
+    np.testing.assert_allclose(mean_and_std(image), expected, rtol=1e-6)
 
 
 def save(path: Path, labels: np.ndarray) -> Path:

@@ -13,7 +13,7 @@ from samples.folders import make_folder, make_spec, refused, write_table
 from segue.data import prepare as preparing
 from segue.data.prepare import expected, input_files, prepare
 from segue.errors import SegueError, SpecError
-from segue.fingerprint import digest_inputs
+from segue.fingerprint import hash_files
 
 
 @pytest.mark.parametrize("change", ["spec", "file", "split", "foreign"])
@@ -24,7 +24,7 @@ def test_another_dataset_is_not_replaced(tmp_path: Path, change: str) -> None:
     rows = [{"image": f"images/{name}", "label": f"labels/{name}", "split": "train"} for name in names]
     write_table(tmp_path / "table.csv", rows)
     spec, out = make_spec(images=None, manifest="table.csv", labels={"files": None}), tmp_path / "a.h5"
-    prepare(spec, out, where=tmp_path)
+    prepare(spec, out, root=tmp_path)
     if change == "spec":
         spec = spec.model_copy(update={"tile_px": 20})
     elif change == "file":
@@ -36,7 +36,7 @@ def test_another_dataset_is_not_replaced(tmp_path: Path, change: str) -> None:
             del file.attrs["inputs"]
     before = out.read_bytes()
     with pytest.raises(SegueError, match=r"a\.h5: holds a dataset of another specification or other files; choose"):
-        prepare(spec, out, where=tmp_path)
+        prepare(spec, out, root=tmp_path)
     assert out.read_bytes() == before
     assert not (tmp_path / "a.h5.parts").exists()
 
@@ -73,11 +73,11 @@ def test_errors_begin_with_a_file(tmp_path: Path) -> None:
 def test_the_digest_cache_is_optional(tmp_path: Path) -> None:
     """Digesting makes no folder for its cache, and does without one that cannot be read or written."""
     files = input_files(make_spec(), make_folder(tmp_path / "in"))
-    digest = digest_inputs(files)
-    assert digest_inputs(files, tmp_path / "mistyped" / "digests.json") == digest
+    digest = hash_files(files)
+    assert hash_files(files, tmp_path / "mistyped" / "digests.json") == digest
     assert not (tmp_path / "mistyped").exists()
     (tmp_path / "digests.json").mkdir()
-    assert digest_inputs(files, tmp_path / "digests.json") == digest
+    assert hash_files(files, tmp_path / "digests.json") == digest
     (tmp_path / "file").write_text("")
-    assert digest_inputs(files, tmp_path / "file" / "digests.json") == digest
+    assert hash_files(files, tmp_path / "file" / "digests.json") == digest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["digests.json", "file", "in"]

@@ -10,7 +10,7 @@ import torch
 from samples.datasets import make_dataset, make_part, make_parts
 
 from segue.data.dataset import Dataset
-from segue.data.sources import ResidentSource, Taken, bytes_needed, object_counts
+from segue.data.sources import ResidentSource, DatasetSubset, bytes_needed, object_counts
 from segue.errors import SegueError
 
 
@@ -39,8 +39,8 @@ def test_images_are_standardised_by_their_micrograph(data: Dataset) -> None:
 
 
 def test_acquired_values_on_request(data: Dataset) -> None:
-    """normalise = "none" gives the values as acquired."""
-    source = ResidentSource.from_dataset(data, np.arange(5), layer="nuclei", normalise="none")
+    """normalize = "none" gives the values as acquired."""
+    source = ResidentSource.from_dataset(data, np.arange(5), layer="nuclei", normalization="none")
     np.testing.assert_array_equal(source.read(torch.arange(5), "cpu")[0], data.read(np.arange(5), layer=None)[0])
 
 
@@ -51,22 +51,22 @@ def test_reading_in_blocks_changes_nothing(data: Dataset, monkeypatch: pytest.Mo
     monkeypatch.setattr("segue.data.sources.READ_BYTES", 1)
     single = ResidentSource.from_dataset(data, indices, layer="cells")
     assert torch.equal(whole.pixels, single.pixels)
-    assert torch.equal(whole.marks, single.marks)
+    assert torch.equal(whole.labels, single.labels)
 
 
 def test_parts_are_joined(tmp_path: Path, data: Dataset) -> None:
     """A mixture holds the samples of each part in turn; other tile sizes are refused."""
     layer = data.layers["cells"]
-    parts = [Taken(data, np.arange(3), layer), Taken(data, np.array([7, 3, 5]), layer)]
-    both = ResidentSource.from_parts(parts, normalise="image")
+    parts = [DatasetSubset(data, np.arange(3), layer), DatasetSubset(data, np.array([7, 3, 5]), layer)]
+    both = ResidentSource.from_parts(parts, normalization="image")
     expected = ResidentSource.from_dataset(data, np.array([0, 1, 2, 7, 3, 5]), layer="cells")
     assert torch.equal(both.pixels, expected.pixels)
-    assert torch.equal(both.marks, expected.marks)
+    assert torch.equal(both.labels, expected.labels)
     assert both.sample_names == expected.sample_names
     with Dataset(make_dataset(tmp_path / "other", {"a": make_part("a", size=8)})) as other:
-        odd = Taken(other, np.arange(3), layer)
+        odd = DatasetSubset(other, np.arange(3), layer)
         with pytest.raises(SegueError, match="1 × 8 × 8, 1 × 16 × 16"):
-            ResidentSource.from_parts([parts[0], odd], normalise="image")
+            ResidentSource.from_parts([parts[0], odd], normalization="image")
 
 
 def test_an_unknown_layer_is_named(data: Dataset) -> None:
@@ -123,4 +123,4 @@ def test_nan_names_sample_and_file(tmp_path: Path) -> None:
 def test_memory_is_estimated_from_above(data: Dataset) -> None:
     """The estimate is not below what the tensors take."""
     source = ResidentSource.from_dataset(data, np.arange(13), layer="nuclei")
-    assert source.pixels.nbytes + source.marks.nbytes <= bytes_needed(data, 13) <= 2 * source.pixels.nbytes
+    assert source.pixels.nbytes + source.labels.nbytes <= bytes_needed(data, 13) <= 2 * source.pixels.nbytes

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from segue.data.spec import SplitSpec
-from segue.data.splits import GivenSplit, codes_of, part_of
+from segue.data.splits import GivenSplit, group_codes, part_of
 from segue.errors import SegueError, SpecError
 from segue.spec import validate
 
@@ -20,15 +20,15 @@ def test_a_group_stays_in_its_part() -> None:
     parts = [part_of(group, split) for group in groups]
     assert [part_of(group, split) for group in reversed(groups)] == parts[::-1]
     assert [part_of(group, SplitSpec(seed=2)) for group in groups] != parts
-    assert codes_of(["well 3", "well 3", "well 7"], split)[0] == codes_of(["well 3"], split)[0]
+    assert group_codes(["well 3", "well 3", "well 7"], split)[0] == group_codes(["well 3"], split)[0]
 
 
 def test_fractions_are_met() -> None:
     """Of many groups, the fractions fall to test and validation, within four standard deviations."""
-    codes = codes_of([str(index) for index in range(10_000)], SplitSpec(validation=0.2, test=0.1))
+    codes = group_codes([str(index) for index in range(10_000)], SplitSpec(validation=0.2, test=0.1))
     assert codes.count(2) == pytest.approx(1000, abs=120)
     assert codes.count(1) == pytest.approx(2000, abs=160)
-    assert set(codes_of("abc", SplitSpec(validation=0, test=0))) == {0}
+    assert set(group_codes("abc", SplitSpec(validation=0, test=0))) == {0}
 
 
 def test_known_values() -> None:
@@ -40,7 +40,7 @@ def test_known_values() -> None:
 def test_given_splits() -> None:
     """A given split is followed; a group that it does not name is refused."""
     split = GivenSplit({"a": "test", "b": "train"})
-    assert codes_of(["b", "a"], split) == [0, 2]
+    assert group_codes(["b", "a"], split) == [0, 2]
     with pytest.raises(SegueError, match="group 'c': the given split does not name it"):
         part_of("c", split)
 
@@ -57,7 +57,7 @@ def test_given_splits() -> None:
 def test_mistakes_are_worded(table: dict, message: str) -> None:
     """Fractions that leave nothing, contradictions and misspelt keys are refused with the remedy."""
     with pytest.raises(SpecError, match=message):
-        validate(SplitSpec, table, where="study.toml")
+        validate(SplitSpec, table, context="study.toml")
 
 
 def test_planning_modules_are_light() -> None:

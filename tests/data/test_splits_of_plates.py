@@ -9,7 +9,7 @@ import pytest
 
 from segue.data import splits
 from segue.data.spec import SplitSpec
-from segue.data.splits import TEST, TRAIN, VALIDATION, codes_of, part_of
+from segue.data.splits import TEST, TRAIN, VALIDATION, group_codes, part_of
 from segue.errors import SegueError, SpecError
 from segue.spec import validate
 from segue.training.spec import StageSpec
@@ -63,10 +63,10 @@ def test_the_test_part_is_the_same_for_all() -> None:
     expected = np.array([part_of(group, BY_WELL) == "test" for group in samples["group"]])
     assert 0 < expected.mean() < 0.5
     for split in ALL:
-        codes = splits.codes(split, samples, where="plate.h5")
+        codes = splits.split_codes(split, samples, context="plate.h5")
         assert codes.dtype == np.uint8 and np.array_equal(codes == TEST, expected)
         assert {TRAIN, VALIDATION} <= set(codes)
-    assert np.array_equal(splits.codes(BY_WELL, samples, where=""), codes_of(samples["group"], BY_WELL))
+    assert np.array_equal(splits.split_codes(BY_WELL, samples, context=""), group_codes(samples["group"], BY_WELL))
 
 
 def units_of(split: SplitSpec, samples: Samples) -> np.ndarray:
@@ -84,7 +84,7 @@ def test_units_are_never_divided(split: SplitSpec) -> None:
     """Beside the test wells, a unit is of one part: an experiment, a run of times (3 + 3 + 2 + 2 of 10), a chunk of
     the file; and of n units round(validation / (1 - test) * n) are validated with, one at least."""
     samples = plate()
-    codes = splits.codes(split, samples, where="")
+    codes = splits.split_codes(split, samples, context="")
     units = units_of(split, samples)
     held = codes != TEST
     parts = {unit: set(codes[held & (units == unit)]) for unit in set(units[held])}
@@ -98,13 +98,13 @@ def test_larger_validation_holds_smaller(split: SplitSpec) -> None:
     """A larger validation part keeps the samples of a smaller one, and the seed alone moves them."""
     samples = plate(experiments=6)
     smaller, larger, other = (
-        splits.codes(split.model_copy(update=more), samples, where="")
+        splits.split_codes(split.model_copy(update=more), samples, context="")
         for more in ({}, {"validation": 0.5}, {"seed": 5})
     )
     kept = smaller == VALIDATION
     assert set(larger[kept]) == {VALIDATION} and (larger == VALIDATION).sum() > kept.sum()
     assert not np.array_equal(smaller, other)
-    assert np.array_equal(smaller, splits.codes(split, samples, where=""))
+    assert np.array_equal(smaller, splits.split_codes(split, samples, context=""))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -150,10 +150,10 @@ def test_only_torn_groups_have_neighbours_across() -> None:
     samples = plate()
     found = {}
     for split in ALL:
-        codes = splits.codes(split, samples, where="")
+        codes = splits.split_codes(split, samples, context="")
         training, validation = (np.flatnonzero(codes == part) for part in (TRAIN, VALIDATION))
         found[split.by] = splits.neighbours(samples, (16, 16), training=training, validation=validation).pairs
-        assert split.tears_groups == (found[split.by] > 0)
+        assert split.leaks_groups == (found[split.by] > 0)
         if split is BY_TIME:
             validated = np.isin(np.unique(samples["time"]), samples["time"][validation])
             borders, wells = np.count_nonzero(np.diff(validated)), len(set(samples["group"][validation]))
@@ -163,12 +163,12 @@ def test_only_torn_groups_have_neighbours_across() -> None:
 def test_divisions_tell_ways_of_tearing_apart() -> None:
     """Whole groups have none; torn ones another for another seed, chunk, order of the file or choice of tiles."""
     samples = plate(4, 2)
-    assert {splits.division(split, samples) for split in (BY_WELL, BY_EXPERIMENT)} == {""}
+    assert {splits.split_id(split, samples) for split in (BY_WELL, BY_EXPERIMENT)} == {""}
     seeded = BY_CHUNK.model_copy(update={"seed": 1})
-    ways = [splits.division(split, samples) for split in (BY_CHUNK, seeded, BY_TIME)]
+    ways = [splits.split_id(split, samples) for split in (BY_CHUNK, seeded, BY_TIME)]
     turned = np.arange(len(samples["group"]))[::-1]
-    ways += [splits.division(BY_CHUNK, taken(samples, rows)) for rows in (turned, turned[::-1][1:])]
-    assert len(set(ways)) == 5 and ways[0] == splits.division(BY_CHUNK, plate(4, 2))
+    ways += [splits.split_id(BY_CHUNK, taken(samples, rows)) for rows in (turned, turned[::-1][1:])]
+    assert len(set(ways)) == 5 and ways[0] == splits.split_id(BY_CHUNK, plate(4, 2))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_divisions_tell_ways_of_tearing_apart() -> None:
 def test_what_cannot_be_divided_is_refused(split: dict, message: str) -> None:
     """Unknown columns, those that would tear groups, more blocks than times and a single unit are refused."""
     with pytest.raises(SegueError, match=message):
-        splits.codes(SplitSpec(**split), plate(), where="d.h5")
+        splits.split_codes(SplitSpec(**split), plate(), context="d.h5")
 
 
 def test_a_plate_without_times_has_no_blocks() -> None:
@@ -191,9 +191,9 @@ def test_a_plate_without_times_has_no_blocks() -> None:
     samples = plate()
     del samples["time"]
     with pytest.raises(SegueError, match=r"split\.by: unknown column 'time'"):
-        splits.codes(BY_TIME, samples, where="d.h5")
+        splits.split_codes(BY_TIME, samples, context="d.h5")
     whole = SplitSpec(by="chunk", chunk=10**6, validation=0)
-    assert set(splits.codes(whole, samples, where="")) <= {TRAIN, TEST}
+    assert set(splits.split_codes(whole, samples, context="")) <= {TRAIN, TEST}
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_a_plate_without_times_has_no_blocks() -> None:
 def test_contradictions_are_worded(table: dict, message: str) -> None:
     """What belongs to another way of splitting is refused, naming both."""
     with pytest.raises(SpecError, match=message):
-        validate(SplitSpec, table, where="study.toml")
+        validate(SplitSpec, table, context="study.toml")
 
 
 def test_groups_alone_do_not_tell() -> None:
@@ -236,11 +236,11 @@ def test_an_empty_part_is_told_with_a_seed_that_fills_it() -> None:
     split = next(
         one
         for seed in range(50)
-        if not (splits.codes(one := SplitSpec(seed=seed, validation=0.3, test=0.3), samples, where="a") == 1).any()
+        if not (splits.split_codes(one := SplitSpec(seed=seed, validation=0.3, test=0.3), samples, context="a") == 1).any()
     )
-    told = splits.empty_words("wells", split, samples, splits.codes(split, samples, where="a"))
+    told = splits.empty_parts_message("wells", split, samples, splits.split_codes(split, samples, context="a"))
     assert "validation" in told.partition(" empty ")[0] and "3 groups" in told
     named = int(told.partition("such as ")[2].partition(",")[0])
     filled = split.model_copy(update={"seed": named})
-    assert not splits.empty_parts(filled, splits.codes(filled, samples, where="a"))
-    assert not splits.empty_words("wells", filled, samples, splits.codes(filled, samples, where="a"))
+    assert not splits.empty_parts(filled, splits.split_codes(filled, samples, context="a"))
+    assert not splits.empty_parts_message("wells", filled, samples, splits.split_codes(filled, samples, context="a"))

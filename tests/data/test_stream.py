@@ -15,9 +15,9 @@ import torch
 from samples.datasets import make_dataset, make_part, make_parts
 
 from segue.data.dataset import Dataset
-from segue.data.sources import ResidentSource, Taken, object_counts
-from segue.data.spec import NormaliseSpec, PercentileSpec
-from segue.data.streaming import LabelChunks, StreamedSource, order, unshuffled
+from segue.data.sources import ResidentSource, DatasetSubset, object_counts
+from segue.data.spec import NormalizeSpec, PercentileSpec
+from segue.data.streaming import LabelChunks, StreamedSource, epoch_order, unshuffled
 from segue.errors import SegueError
 
 AMPLE = 10**9
@@ -36,8 +36,8 @@ def stream() -> Iterator[Callable[..., StreamedSource]]:
     """Returns a function that makes a streamed source, closed when the test ends."""
     made: list[StreamedSource] = []
 
-    def make(parts: list[Taken], budget_bytes: int = AMPLE, normalise: NormaliseSpec = "image") -> StreamedSource:
-        made.append(StreamedSource(parts, normalise=normalise, budget_bytes=budget_bytes))
+    def make(parts: list[DatasetSubset], budget_bytes: int = AMPLE, normalization: NormalizeSpec = "image") -> StreamedSource:
+        made.append(StreamedSource(parts, normalization=normalization, budget_bytes=budget_bytes))
         return made[-1]
 
     yield make
@@ -45,8 +45,8 @@ def stream() -> Iterator[Callable[..., StreamedSource]]:
         source.close()
 
 
-def taken(data: Dataset, indices: np.ndarray | None = None, layer: str = "cells") -> Taken:
-    return Taken(data, np.arange(data.count) if indices is None else indices, data.layers[layer])
+def taken(data: Dataset, indices: np.ndarray | None = None, layer: str = "cells") -> DatasetSubset:
+    return DatasetSubset(data, np.arange(data.count) if indices is None else indices, data.layers[layer])
 
 
 def bounds_of(count: int, batch: int) -> list[tuple[int, int]]:
@@ -75,21 +75,21 @@ def test_an_epoch_is_the_resident_one(data: Dataset, stream, window: int | None,
     """For every way of shuffling, with ample memory and with next to none, batches equal the resident ones."""
     indices = np.flatnonzero(np.arange(data.count) % 7)  # not all of a chunk
     resident = ResidentSource.from_dataset(data, indices, layer=layer)
-    samples = order(indices // 8, copies, window, np.random.default_rng(0)) // copies
+    samples = epoch_order(indices // 8, copies, window, np.random.default_rng(0)) // copies
     require_same(stream([taken(data, indices, layer)]), resident, samples)
     cramped = stream([taken(data, indices, layer)], budget_bytes=1)  # always at random places
     require_same(cramped, resident, samples)
     assert not threads()
 
 
-@pytest.mark.parametrize("normalise", ["image", "none", "tile", PercentileSpec(name="percentile")])
+@pytest.mark.parametrize("normalization", ["image", "none", "tile", PercentileSpec(name="percentile")])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32"])
-def test_every_normalisation(tmp_path: Path, stream, normalise: NormaliseSpec, dtype: str):
+def test_every_normalisation(tmp_path: Path, stream, normalization: NormalizeSpec, dtype: str):
     """Values are normalised to the same bits, from every acquired type, with several channels."""
     parts = {name: make_part(name, 20, channels=3, dtype=dtype) for name in "ab"}
     with Dataset(make_dataset(tmp_path, parts, chunk=8)) as data:
-        resident = ResidentSource.from_parts([taken(data)], normalise=normalise)
-        source = stream([taken(data)], normalise=normalise)
+        resident = ResidentSource.from_parts([taken(data)], normalization=normalization)
+        source = stream([taken(data)], normalization=normalization)
         require_same(source, resident, np.random.default_rng(1).permutation(40))
         images, labels = source.read(torch.tensor([5, 5, 31]), "cpu")
         known_images, known_labels = resident.read(torch.tensor([5, 5, 31]), "cpu")
@@ -102,7 +102,7 @@ def test_a_mixture(tmp_path: Path, data: Dataset, stream):
     """Parts of one file that share chunks, and of another file in another type, are streamed as one source."""
     with Dataset(make_dataset(tmp_path / "other", make_parts(), chunk=3)) as other:
         parts = [taken(data, np.arange(0, 150, 2)), taken(other), taken(data, np.arange(1, 150, 4))]
-        resident = ResidentSource.from_parts(parts, normalise="image")
+        resident = ResidentSource.from_parts(parts, normalization="image")
         samples = np.random.default_rng(2).permutation(len(resident))
         require_same(stream(parts), resident, samples)
         require_same(stream(parts, budget_bytes=1), resident, samples)
@@ -111,7 +111,7 @@ def test_a_mixture(tmp_path: Path, data: Dataset, stream):
 def test_resuming_in_the_middle(data: Dataset, stream):
     """An epoch begun at any step gives the batches that it would have given."""
     source = stream([taken(data)])
-    samples = order(np.arange(150) // 8, 2, 30, np.random.default_rng(3)) // 2
+    samples = epoch_order(np.arange(150) // 8, 2, 30, np.random.default_rng(3)) // 2
     bounds = bounds_of(300, 16)
     whole = list(source.batches(samples, bounds, "cpu"))
     for step in (1, 7, 18):
@@ -149,7 +149,7 @@ def test_an_epoch_of_ten_times_the_memory(tmp_path: Path, stream):
         assert not source.shuffles_in_memory(window + 1, 8)
         assert source.bytes_in_use(window, 8) <= budget
         assert source.least_bytes(8) < budget
-        samples = order(np.arange(data.count) // 10, 1, window, np.random.default_rng(0))
+        samples = epoch_order(np.arange(data.count) // 10, 1, window, np.random.default_rng(0))
         resident = ResidentSource.from_dataset(data, np.arange(data.count), layer="cells")
         tracemalloc.start()
         try:
@@ -168,7 +168,7 @@ def test_each_chunk_is_read_once(data: Dataset, stream, monkeypatch: pytest.Monk
     read: list[int] = []
     original = LabelChunks.read
     monkeypatch.setattr(LabelChunks, "read", lambda self, number: read.append(number) or original(self, number))
-    samples = order(np.arange(150) // 8, 8, 20, np.random.default_rng(0)) // 8
+    samples = epoch_order(np.arange(150) // 8, 8, 20, np.random.default_rng(0)) // 8
     assert len(list(stream([taken(data)]).batches(samples, bounds_of(1200, 16), "cpu"))) == 75
     assert sorted(read) == list(range(19))
 

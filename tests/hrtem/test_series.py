@@ -14,7 +14,7 @@ import pytest
 
 from segue.data.dataset import Dataset
 from segue.errors import SegueError, SpecError
-from segue.fingerprint import content_digest
+from segue.fingerprint import hash_dataset
 from segue.hrtem.series import SeriesSpec, expected, group_of, simulate, structure
 from segue.spec import load, validate
 
@@ -34,7 +34,7 @@ def tiny(**changes) -> SeriesSpec:
         key: {**value, **changes.pop(key, {})} if isinstance(value, dict) else changes.pop(key, value)
         for key, value in TINY.items()
     }
-    return validate(SeriesSpec, table | changes, where="tiny")
+    return validate(SeriesSpec, table | changes, context="tiny")
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_killed_and_started_again_gives_the_same_dataset(uninterrupted: Path, tm
     assert seen[-1] == (10, 10)
     assert written
     assert not parts.exists()
-    assert content_digest(out) == content_digest(uninterrupted)
+    assert hash_dataset(out) == hash_dataset(uninterrupted)
 
 
 def test_parts_of_another_specification_are_not_reused(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
         "imaging": {"dose_e_per_A2": -1, "defocus_nm": [1, 1]},
     }
     with pytest.raises(SpecError) as caught:
-        validate(SeriesSpec, table, where="x.toml")
+        validate(SeriesSpec, table, context="x.toml")
     message = str(caught.value)
     assert "6 mistakes" in message
     for words in (

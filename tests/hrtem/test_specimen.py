@@ -149,7 +149,7 @@ def test_orientations_are_rotations_without_a_preferred_axis() -> None:
 def test_mistakes_are_worded(table: dict, words: str) -> None:
     """Each mistake in a specimen's table says where it is and what to write instead."""
     with pytest.raises(SpecError, match=words):
-        validate(SpecimenSpec, table, where="x.toml")
+        validate(SpecimenSpec, table, context="x.toml")
 
 
 def test_a_missing_extra_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from segue.data.spec import Layer, SplitSpec
-from segue.data.writer import Micrograph, Part, assemble, write_part
+from segue.data.writer import Micrograph, GroupTiles, merge_parts, write_part
 
 LAYERS = (
     Layer("cells", "classes", ("background", "live", "dead")),
@@ -15,7 +15,7 @@ LAYERS = (
 )
 
 
-def make_part(group: str, count: int = 3, *, size: int = 16, channels: int = 1, dtype: str = "uint16") -> Part:
+def make_part(group: str, count: int = 3, *, size: int = 16, channels: int = 1, dtype: str = "uint16") -> GroupTiles:
     """Returns a part of `count` random tiles with both layers, two conditions and one kept micrograph."""
     generator = np.random.default_rng(sum(map(ord, group)))
     shape = (count, size, size)
@@ -34,7 +34,7 @@ def make_part(group: str, count: int = 3, *, size: int = 16, channels: int = 1, 
         "defocus_nm_drawn": generator.normal(size=count),
         "stain": np.array(["dapi", "cy5"] * count, dtype=object)[:count],
     }
-    return Part(
+    return GroupTiles(
         images=images,
         labels=labels,
         valid=np.tile(np.array([0, 0, size, size], dtype=np.int32), (count, 1)),
@@ -44,7 +44,7 @@ def make_part(group: str, count: int = 3, *, size: int = 16, channels: int = 1, 
     )
 
 
-def make_dataset(folder: Path, parts: dict[str, Part], name: str = "data.h5", chunk: int = 1000) -> Path:
+def make_dataset(folder: Path, parts: dict[str, GroupTiles], name: str = "data.h5", chunk: int = 1000) -> Path:
     """Writes and assembles the parts; returns the dataset's path."""
     paths = []
     for part in parts.values():
@@ -52,7 +52,7 @@ def make_dataset(folder: Path, parts: dict[str, Part], name: str = "data.h5", ch
         write_part(paths[-1], part)
     out = folder / name
     channels = [f"channel {index}" for index in range(next(iter(parts.values())).images.shape[1])]
-    assemble(
+    merge_parts(
         paths,
         out,
         layers=LAYERS,
@@ -64,6 +64,6 @@ def make_dataset(folder: Path, parts: dict[str, Part], name: str = "data.h5", ch
     return out
 
 
-def make_parts() -> dict[str, Part]:
+def make_parts() -> dict[str, GroupTiles]:
     """Returns four groups, two of them with names that HDF5 would take amiss."""
     return {group: make_part(group, count) for group, count in [("a", 3), ("b/1", 5), ("c", 1), ("%2F", 4)]}

@@ -9,13 +9,13 @@ import numpy as np
 
 from segue import rng
 from segue.data.spec import Layer
-from segue.data.writer import Part, assemble, write_part
+from segue.data.writer import GroupTiles, merge_parts, write_part
 
 SIZE = 32
 CONTRASTS = {"low": 1.0, "high": 2.0}
 
 
-def disc_part(group: int, *, size: int = SIZE, per_condition: int = 1) -> Part:
+def disc_part(group: int, *, size: int = SIZE, per_condition: int = 1) -> GroupTiles:
     """Returns tiles of one group: the same discs seen at low and at high contrast, in noise of deviation 1."""
     generator = rng.numpy_generator("discs", group)
     y, x = np.mgrid[:size, :size]
@@ -32,7 +32,7 @@ def disc_part(group: int, *, size: int = SIZE, per_condition: int = 1) -> Part:
     stack = np.stack(images)
     count = len(stack)
     names = np.array([f"group-{group:03d}"] * count, dtype=object)
-    return Part(
+    return GroupTiles(
         images=stack,
         labels={"discs": np.stack(labels)},
         valid=np.tile(np.array([0, 0, size, size], dtype=np.int32), (count, 1)),
@@ -61,5 +61,5 @@ def write_discs(
         parts.append(out.with_suffix("") / f"{group}.part")
         write_part(parts[-1], disc_part(group, size=size, per_condition=per_condition))
     layers = [Layer("discs", kind, ("background", "disc"))]
-    assemble(parts, out, layers=layers, channels=["intensity"], attributes={"provenance": "made"}, splits={})
+    merge_parts(parts, out, layers=layers, channels=["intensity"], attributes={"provenance": "made"}, splits={})
     return out

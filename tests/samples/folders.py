@@ -25,7 +25,7 @@ def make_spec(**changes: Any) -> PrepareSpec:
         **changes.pop("labels", {}),
     }
     table = {"name": "made", "images": "images/*.png", "tile_px": 16, "labels": labels, **changes}
-    return validate(PrepareSpec, {key: value for key, value in table.items() if value is not None}, where="spec.toml")
+    return validate(PrepareSpec, {key: value for key, value in table.items() if value is not None}, context="spec.toml")
 
 
 def make_folder(where: Path, count: int = 4, shape: tuple[int, int] = (20, 30)) -> Path:
@@ -55,7 +55,7 @@ def refused(spec: PrepareSpec, where: Path) -> str:
     """Returns the message of a refused preparation, after checking that no dataset is left."""
     out = where / "out" / "a.h5"
     with pytest.raises(SegueError) as raised:
-        prepare(spec, out, where=where)
+        prepare(spec, out, root=where)
     assert not out.exists()
     assert not list(where.rglob("*.partial-*"))
     return str(raised.value)

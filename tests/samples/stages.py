@@ -18,12 +18,11 @@ import torch
 
 from samples.discs import disc_part
 from segue.data.spec import Layer
-from segue.data.writer import assemble, write_part
+from segue.data.writer import merge_parts, write_part
 from segue.errors import SegueError
 from segue.training import checkpoint
-from segue.training.data import Inputs
-from segue.training.run import Stage, train_fleet, train_stage
-from segue.training.spec import StageSpec
+from segue.training.run import train_stage, train_tasks
+from segue.training.spec import Inputs, StageSpec, TrainTask
 
 SMALL: dict[str, object] = {
     "network": {"name": "resunet", "width": 8},
@@ -53,7 +52,7 @@ def write_tiles(out: Path, *, groups: int = 30, size: int = 64, per_condition: i
         parts.append(out.with_suffix("") / f"{group}.part")
         write_part(parts[-1], part)
     layers = [Layer("discs", "classes", ("background", "disc"))]
-    assemble(
+    merge_parts(
         parts, out, layers=layers, channels=["intensity"], attributes={"provenance": "made"}, splits={}, chunk=chunk
     )
     return out
@@ -77,8 +76,8 @@ def train_together(
     specs: Mapping[str, StageSpec], folder: Path, parent: Path | None = None, checkpoint_s: float = 60.0
 ) -> dict[str, SegueError | None]:
     """Trains a fleet into `folder`/<name>; returns what stopped each."""
-    stages = [Stage(spec, folder / name, "k", inputs_of(spec, parent)) for name, spec in specs.items()]
-    return dict(zip(specs, train_fleet(stages, checkpoint_s=checkpoint_s), strict=True))
+    stages = [TrainTask(spec, folder / name, "k", inputs_of(spec, parent)) for name, spec in specs.items()]
+    return dict(zip(specs, train_tasks(stages, checkpoint_s=checkpoint_s), strict=True))
 
 
 def weights(run: Path, which: str = "weights") -> dict[str, torch.Tensor]:

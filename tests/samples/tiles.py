@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from segue import rng
 from segue.plates.stitching.spline import spline_coefficients, spline_values
-from segue.plates.stitching.stitch import Cell, nominal_positions
+from segue.plates.stitching.stitch import FieldIndex, nominal_positions
 
 Array = NDArray[np.float32]
 
@@ -51,7 +51,7 @@ def cut(
     depth: float = 0.3,
     noisy: bool = True,
     seed: int = 0,
-) -> tuple[dict[Cell, NDArray[np.uint16]], dict[Cell, tuple[float, float]], dict[Cell, tuple[float, float]]]:
+) -> tuple[dict[FieldIndex, NDArray[np.uint16]], dict[FieldIndex, tuple[float, float]], dict[FieldIndex, tuple[float, float]]]:
     """Returns uint16 tiles (vignetted, 100 counts of dark, Poisson and read-out noise), nominal and true positions."""
     generator = rng.numpy_generator(seed, "cut")
     nominal = nominal_positions(grid, tile, overlap=overlap)

@@ -36,11 +36,11 @@ from segue import rng
 from segue.data.spec import AugmentSpec, Range
 from segue.errors import SegueError
 
-COPIES = 8  # of a square under rotations and reflections
+N_DIHEDRAL = 8  # of a square under rotations and reflections
 
 
 @dataclass(frozen=True)
-class Drawn:
+class AugmentParams:
     """What is done to each of n views: arrays (n,), neutral where a change is not made.
 
     Indexing with a slice, an index array or a mask gives those views. A view's random fields are made from its `seed`.
@@ -61,8 +61,8 @@ class Drawn:
     def __len__(self) -> int:
         return len(self.code)
 
-    def __getitem__(self, index: slice | np.ndarray) -> Drawn:
-        return Drawn(*(getattr(self, field.name)[index] for field in dataclasses.fields(self)))
+    def __getitem__(self, index: slice | np.ndarray) -> AugmentParams:
+        return AugmentParams(*(getattr(self, field.name)[index] for field in dataclasses.fields(self)))
 
     @property
     def resampled(self) -> np.ndarray:
@@ -70,17 +70,17 @@ class Drawn:
         return (self.scale != 1) | (self.angle_deg != 0) | (self.elastic_px > 0)
 
 
-def draw(spec: AugmentSpec, count: int, generator: np.random.Generator) -> Drawn:
+def sample_params(spec: AugmentSpec, count: int, generator: np.random.Generator) -> AugmentParams:
     """Returns the parameters of `count` views; every change has random numbers of its own, so that switching one on or
     off leaves the others as they were.
 
     With dihedral "all" the views are eight copies of each sample, one sample after another, and view k has the code
     k mod 8; raises ValueError when `count` is no multiple of eight then.
     """
-    if spec.dihedral == "all" and count % COPIES:
+    if spec.dihedral == "all" and count % N_DIHEDRAL:
         raise ValueError(f'{count} views are no whole number of samples; dihedral = "all" has eight views of each')
-    random = generator.integers(COPIES, size=count)
-    code = {"none": np.zeros_like(random), "random": random, "all": np.arange(count) % COPIES}[spec.dihedral]
+    random = generator.integers(N_DIHEDRAL, size=count)
+    code = {"none": np.zeros_like(random), "random": random, "all": np.arange(count) % N_DIHEDRAL}[spec.dihedral]
     seed = generator.integers(2**63, size=count, dtype=np.int64)
     value, coin = generator.random((count, 9, 2)).transpose(2, 1, 0)
     applies = coin < spec.probability
@@ -89,7 +89,7 @@ def draw(spec: AugmentSpec, count: int, generator: np.random.Generator) -> Drawn
         return np.where(applies[column], drawn, neutral)
 
     amplitude_px = np.full(count, 0.0 if spec.elastic is None else spec.elastic.amplitude_px)
-    return Drawn(
+    return AugmentParams(
         code=code,
         scale=chosen(0, _log_uniform(spec.scale or (1, 1), value[0]), 1),
         angle_deg=chosen(1, _uniform((-spec.rotation_deg, spec.rotation_deg), value[1]), 0),
@@ -114,13 +114,13 @@ def _log_uniform(limits: Range, value: np.ndarray) -> np.ndarray:
     return limits[0] * (limits[1] / limits[0]) ** value
 
 
-def blurred(images: Tensor, sigma_px: np.ndarray, *, widest_px: float) -> Tensor:
+def gaussian_blur(images: Tensor, sigma_px: np.ndarray, *, max_sigma_px: float) -> Tensor:
     """Returns images convolved with Gaussians of standard deviations sigma_px > 0, mirrored about the border's pixels.
 
     The kernels are cut at 3 `widest_px`, the largest sigma that could have been drawn, and sum to 1.
     """
     count, channels, height, width = images.shape
-    radius = math.ceil(3 * widest_px)
+    radius = math.ceil(3 * max_sigma_px)
     offsets = np.arange(-radius, radius + 1)
     kernels = np.exp(-(offsets**2) / (2 * sigma_px[:, None] ** 2))
     kernels = np.repeat(kernels / kernels.sum(axis=1, keepdims=True), channels, axis=0)
@@ -136,7 +136,7 @@ def blurred(images: Tensor, sigma_px: np.ndarray, *, widest_px: float) -> Tensor
     return planes[:, : count * channels].reshape(images.shape)
 
 
-def counted(images: Tensor, peak: np.ndarray, seed: np.ndarray) -> Tensor:
+def add_poisson_noise(images: Tensor, peak: np.ndarray, seed: np.ndarray) -> Tensor:
     """Returns images with Poisson noise: the view's darkest value stands for 0 counts, its brightest for `peak` > 0."""
     lowest, extent = _range(images)
     unit = extent / _column(peak, images)  # intensity of one count
@@ -146,7 +146,7 @@ def counted(images: Tensor, peak: np.ndarray, seed: np.ndarray) -> Tensor:
     return rate.mul_(unit).add_(lowest)
 
 
-def noisy(images: Tensor, sigma: np.ndarray, seed: np.ndarray) -> Tensor:
+def add_gaussian_noise(images: Tensor, sigma: np.ndarray, seed: np.ndarray) -> Tensor:
     """Returns images with Gaussian noise of standard deviation `sigma` added, independent from pixel to pixel."""
     noise = torch.empty(images.shape, dtype=images.dtype, device=images.device)
     for view, number in enumerate(seed.tolist()):
@@ -154,7 +154,7 @@ def noisy(images: Tensor, sigma: np.ndarray, seed: np.ndarray) -> Tensor:
     return torch.addcmul(images, noise, _column(sigma, images))
 
 
-def gamma_corrected(images: Tensor, gamma: np.ndarray) -> Tensor:
+def adjust_gamma(images: Tensor, gamma: np.ndarray) -> Tensor:
     """Returns images whose values x, as fractions of the channel's range, became x**gamma; the range stays."""
     lowest, extent = _range(images)
     fraction = (images - lowest) / extent.clamp(min=torch.finfo(images.dtype).tiny)
@@ -162,12 +162,12 @@ def gamma_corrected(images: Tensor, gamma: np.ndarray) -> Tensor:
     return powers.mul_(extent).add_(lowest)
 
 
-def contrasted(images: Tensor, factor: np.ndarray) -> Tensor:
+def adjust_contrast(images: Tensor, factor: np.ndarray) -> Tensor:
     """Returns images whose distance from the channel's mean is multiplied by `factor`."""
     return torch.lerp(_mean(images), images, _column(factor, images))
 
 
-def brightened(images: Tensor, added: np.ndarray) -> Tensor:
+def adjust_brightness(images: Tensor, added: np.ndarray) -> Tensor:
     """Returns images with `added` added."""
     return images + _column(added, images)
 
@@ -208,11 +208,11 @@ def _column(values: np.ndarray, images: Tensor) -> Tensor:
 
 CODES = 8
 FLIP_X, FLIP_Y, TRANSPOSE = 1, 2, 4
-CACHED_VALUES = 2**18  # a CPU changes about so many values at a time (1 MiB), so that they stay in its cache
+CPU_BLOCK_VALUES = 2**18  # a CPU changes about so many values at a time (1 MiB), so that they stay in its cache
 EXACT_INTEGERS = 2**24  # below which float32 holds every integer
 
 
-def augment(spec: AugmentSpec, images: Tensor, labels: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
+def augment(spec: AugmentSpec, images: Tensor, labels: Tensor, params: AugmentParams) -> tuple[Tensor, Tensor]:
     """Returns images (n, C, H, W) float32 and labels (n, H, W) int64 of n views, each changed as `drawn` for it.
 
     Memory order and types are kept, and the arguments are not written to. A change that was not drawn for a view leaves
@@ -224,25 +224,25 @@ def augment(spec: AugmentSpec, images: Tensor, labels: Tensor, drawn: Drawn) -> 
     Raises SegueError for quarter turns of tiles that are not square, ValueError for parameters of another number of
     views.
     """
-    if len(drawn) != len(images) or len(drawn) != len(labels):
-        raise ValueError(f"{len(drawn)} views were drawn for {len(images)} images and {len(labels)} labels")
-    images, labels = dihedral(images, labels, torch.from_numpy(drawn.code))
-    if not (spec.resamples or spec.changes_intensity or spec.standardise):
+    if len(params) != len(images) or len(params) != len(labels):
+        raise ValueError(f"{len(params)} views were drawn for {len(images)} images and {len(labels)} labels")
+    images, labels = dihedral(images, labels, torch.from_numpy(params.code))
+    if not (spec.resamples or spec.changes_intensity or spec.standardize):
         return images, labels
-    step = len(images) if images.is_cuda else max(1, CACHED_VALUES // images[0].numel())
+    step = len(images) if images.is_cuda else max(1, CPU_BLOCK_VALUES // images[0].numel())
     new_images, new_labels = torch.empty_like(images), torch.empty_like(labels) if spec.resamples else labels
     for start in range(0, len(images), step):
         some = slice(start, start + step)
-        part, marks = _resampled(spec, images[some], labels[some], drawn[some])
-        part = _intensities(spec, part, drawn[some])
-        new_images[some] = standardised(part) if spec.standardise else part
+        part, marks = _resampled(spec, images[some], labels[some], params[some])
+        part = _intensities(spec, part, params[some])
+        new_images[some] = standardised(part) if spec.standardize else part
         if spec.resamples:
             new_labels[some] = marks
     return new_images, new_labels
 
 
-def _intensities(spec: AugmentSpec, images: Tensor, drawn: Drawn) -> Tensor:
-    def where(applies: np.ndarray, change: Callable[[Tensor, Drawn], Tensor]) -> Tensor:
+def _intensities(spec: AugmentSpec, images: Tensor, drawn: AugmentParams) -> Tensor:
+    def where(applies: np.ndarray, change: Callable[[Tensor, AugmentParams], Tensor]) -> Tensor:
         """Returns the images, those that it applies to changed."""
         if not applies.any():
             return images
@@ -253,49 +253,49 @@ def _intensities(spec: AugmentSpec, images: Tensor, drawn: Drawn) -> Tensor:
 
     if spec.blur_px is not None:
         widest_px = spec.blur_px[1]
-        images = where(drawn.blur_px > 0, lambda x, of: blurred(x, of.blur_px, widest_px=widest_px))
-    images = where(drawn.poisson_peak > 0, lambda x, of: counted(x, of.poisson_peak, of.seed))
-    images = where(drawn.noise > 0, lambda x, of: noisy(x, of.noise, of.seed))
-    images = where(drawn.gamma != 1, lambda x, of: gamma_corrected(x, of.gamma))
-    images = where(drawn.contrast != 1, lambda x, of: contrasted(x, of.contrast))
-    return where(drawn.brightness != 0, lambda x, of: brightened(x, of.brightness))
+        images = where(drawn.blur_px > 0, lambda x, of: gaussian_blur(x, of.blur_px, max_sigma_px=widest_px))
+    images = where(drawn.poisson_peak > 0, lambda x, of: add_poisson_noise(x, of.poisson_peak, of.seed))
+    images = where(drawn.noise > 0, lambda x, of: add_gaussian_noise(x, of.noise, of.seed))
+    images = where(drawn.gamma != 1, lambda x, of: adjust_gamma(x, of.gamma))
+    images = where(drawn.contrast != 1, lambda x, of: adjust_contrast(x, of.contrast))
+    return where(drawn.brightness != 0, lambda x, of: adjust_brightness(x, of.brightness))
 
 
-def _resampled(spec: AugmentSpec, images: Tensor, labels: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
+def _resampled(spec: AugmentSpec, images: Tensor, labels: Tensor, drawn: AugmentParams) -> tuple[Tensor, Tensor]:
     applies = drawn.resampled
     if not applies.any():
         return images, labels
     sigma_px = spec.elastic.sigma_px if spec.elastic else 1.0
     if applies.all():
-        return resample(images, labels, grid(drawn, labels.shape[-2:], sigma_px=sigma_px, device=images.device))
+        return resample(images, labels, sampling_grid(drawn, labels.shape[-2:], sigma_px=sigma_px, device=images.device))
     place = _places(applies, images.device)
-    points = grid(drawn[applies], labels.shape[-2:], sigma_px=sigma_px, device=images.device)
+    points = sampling_grid(drawn[applies], labels.shape[-2:], sigma_px=sigma_px, device=images.device)
     changed = resample(images.index_select(0, place), labels.index_select(0, place), points)
     return images.index_copy(0, place, changed[0]), labels.index_copy(0, place, changed[1])
 
 
-def grid(drawn: Drawn, size: tuple[int, int] | torch.Size, *, sigma_px: float, device: torch.device) -> Tensor:
+def sampling_grid(params: AugmentParams, size: tuple[int, int] | torch.Size, *, sigma_px: float, device: torch.device) -> Tensor:
     """Returns where each pixel of n views comes from, (n, H, W, 2) as x, y in the terms of `grid_sample`.
 
     A pixel p of the view, counted from its centre, is displaced by the elastic field, turned back and shrunk back:
     R(-angle) (p + field) / scale. -1 and 1 are the outer edges of the first and the last pixel.
     """
     height, width = size
-    angle = np.deg2rad(drawn.angle_deg)
-    cosine, sine = np.cos(angle) / drawn.scale, np.sin(angle) / drawn.scale
+    angle = np.deg2rad(params.angle_deg)
+    cosine, sine = np.cos(angle) / params.scale, np.sin(angle) / params.scale
     matrix = 2 * np.array([[cosine / width, -sine / width], [sine / height, cosine / height]])
     (xx, xy), (yx, yy) = torch.from_numpy(matrix.astype(np.float32)).to(device, non_blocking=True)[..., None, None]
     y = torch.arange(height, device=device).view(1, -1, 1) - (height - 1) / 2
     x = torch.arange(width, device=device).view(1, 1, -1) - (width - 1) / 2
-    points = torch.empty(len(drawn), 2, height, width, device=device)
+    points = torch.empty(len(params), 2, height, width, device=device)
     torch.add(xx * x, xy * y, out=points[:, 0])
     torch.add(yx * x, yy * y, out=points[:, 1])
-    deformed = np.flatnonzero(drawn.elastic_px).tolist()
+    deformed = np.flatnonzero(params.elastic_px).tolist()
     if deformed:
         along_y, along_x = (lattice_weights(n, sigma_px).to(device, non_blocking=True) for n in (height, width))
-        amplitudes = torch.from_numpy((drawn.elastic_px * matrix).astype(np.float32)).to(device, non_blocking=True)
+        amplitudes = torch.from_numpy((params.elastic_px * matrix).astype(np.float32)).to(device, non_blocking=True)
         for view in deformed:  # each by itself: in one product, the last bit would depend on their number
-            generator = rng.torch_generator(int(drawn.seed[view]), "elastic", device=device)
+            generator = rng.torch_generator(int(params.seed[view]), "elastic", device=device)
             nodes = torch.randn(2, along_y.shape[1], along_x.shape[1], generator=generator, device=device)
             nodes = (amplitudes[:, :, view, None, None] * nodes).sum(1)  # the linear map costs less here than per pixel
             points[view].baddbmm_(along_y @ nodes, along_x.T.expand(2, -1, -1))
@@ -354,12 +354,12 @@ def dihedral(images: Tensor, labels: Tensor, code: Tensor) -> tuple[Tensor, Tens
     for kind in sorted(set(kinds)):
         members = [index for index, found in enumerate(kinds) if found == kind]
         place = torch.tensor(members).to(images.device, non_blocking=True)
-        new_images[place] = turned(images[place], kind)
-        new_labels[place] = turned(labels[place], kind)
+        new_images[place] = apply_dihedral(images[place], kind)
+        new_labels[place] = apply_dihedral(labels[place], kind)
     return new_images, new_labels
 
 
-def turned(array: Tensor, code: int) -> Tensor:
+def apply_dihedral(array: Tensor, code: int) -> Tensor:
     """Returns (…, H, W) changed by one code; for codes 4 … 7 it becomes (…, W, H)."""
     if code & TRANSPOSE:
         array = array.transpose(-2, -1)

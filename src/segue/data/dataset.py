@@ -183,14 +183,14 @@ class Dataset:
     def split(self, split: SplitSpec) -> np.ndarray:
         """Returns (N,) uint8: 0 train, 1 validation, 2 test, from the stored split it names or as `division.codes`."""
         if split.stored is None:
-            return splits.codes(split, self.samples(), where=str(self.path))
+            return splits.split_codes(split, self.samples(), context=str(self.path))
         return self.split_codes(split.stored)
 
-    def division(self, split: SplitSpec) -> str:
+    def split_id(self, split: SplitSpec) -> str:
         """Returns what tells apart the ways in which groups are torn, "" where they are not: `division.division`."""
-        return splits.division(self.origin(split), self.samples())
+        return splits.split_id(self.resolve_split(split), self.samples())
 
-    def origin(self, split: SplitSpec) -> SplitSpec:
+    def resolve_split(self, split: SplitSpec) -> SplitSpec:
         """Returns the split by which a stored one was made, where it tells; any other is its own."""
         if split.stored is None or split.stored not in self.split_names():
             return split

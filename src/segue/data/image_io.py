@@ -25,8 +25,9 @@ import imagecodecs
 import numpy as np
 import tifffile
 
-from segue.data.spec import IGNORED, Layer
+from segue.data.spec import Layer
 from segue.errors import SegueError
+from segue.labels import IGNORED
 
 PNG_SUFFIXES = (".png",)
 TIFF_SUFFIXES = (".tif", ".tiff")
@@ -122,10 +123,10 @@ def _one(file: BinaryIO, order: str, letter: str) -> int:
     return struct.unpack(order + letter, file.read(struct.calcsize(letter)))[0]
 
 
-MOST_PLANES = 16  # pages without metadata that are taken for channels; more are a stack or a film
+MAX_PLANES = 16  # pages without metadata that are taken for channels; more are a stack or a film
 NM_PER_UNIT = {"nm": 1, "um": 1e3, "µm": 1e3, "μm": 1e3, "micron": 1e3, "microns": 1e3, "mm": 1e6, "cm": 1e7, "m": 1e9,
                "å": 0.1, "pm": 1e-3, "inch": 2.54e7}  # fmt: skip
-AXIS_WORDS = {"Z": "planes in depth", "T": "time points", "R": "tiles", "P": "positions", "A": "angles"}
+AXIS_NAMES = {"Z": "planes in depth", "T": "time points", "R": "tiles", "P": "positions", "A": "angles"}
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class Acquisition:
     pixel_size_nm: float | None
 
 
-def read_micrograph(path: Path) -> Acquisition:
+def read_image(path: Path) -> Acquisition:
     """Returns the image of a TIFF or PNG file and its pixel size (ImageJ and OME metadata only).
 
     Types: integers up to 32 bits and float32 as they are; one-bit images as uint8; float64 and float16 as float32.
@@ -163,7 +164,7 @@ def read_pixels(path: Path) -> tuple[np.ndarray, float | None]:
     return _decode_tiff(path)
 
 
-def intensity_of(image: np.ndarray) -> np.ndarray:
+def mean_and_std(image: np.ndarray) -> np.ndarray:
     """Returns (C, 2) float32: the mean and standard deviation of each channel of (C, H, W), summed in float64."""
     flat = image.reshape(len(image), -1)
     mean = flat.mean(axis=1, dtype=np.float64)
@@ -233,7 +234,7 @@ def _decode_tiff(path: Path) -> tuple[np.ndarray, float | None]:
 def _check_axes(path: Path, shape: tuple[int, ...], axes: str) -> None:
     for letter, length in zip(axes, shape, strict=True):
         if letter not in "YXCSQI" and length > 1:
-            what = AXIS_WORDS.get(letter, f"entries along axis {letter}")
+            what = AXIS_NAMES.get(letter, f"entries along axis {letter}")
             raise SegueError(f"{path}: holds {length} {what}; save each as an image of its own.")
 
 
@@ -251,12 +252,12 @@ def _channels_first(path: Path, pixels: np.ndarray, axes: str) -> np.ndarray:
     if axes in ("QYX", "IYX"):
         if pixels.shape[-1] <= 4 < pixels.shape[0]:
             return np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
-        if len(pixels) <= MOST_PLANES:
+        if len(pixels) <= MAX_PLANES:
             return pixels
     shown = "×".join(map(str, pixels.shape))
     raise SegueError(
         f"{path}: has shape {shown} (axes {axes}), and the file does not say which axis is what; "
-        f"save (H, W), (C, H, W) of at most {MOST_PLANES} channels, or (H, W, C) of at most 4."
+        f"save (H, W), (C, H, W) of at most {MAX_PLANES} channels, or (H, W, C) of at most 4."
     )
 
 
@@ -311,7 +312,7 @@ def complaints_of_tifffile() -> Iterator[list[str]]:
         logger.propagate = before
 
 
-HIGHEST = 2**31 - 1
+MAX_LABEL = 2**31 - 1
 
 
 def read_labels(
@@ -346,8 +347,8 @@ def _whole(path: Path, labels: np.ndarray) -> np.ndarray:
                 f"{path}: {int(odd.sum())} labels are not whole numbers (the first is {labels[odd][0]:g}); "
                 "save labels as integers."
             )
-    if labels.size and (labels.max() > HIGHEST or labels.min() < -HIGHEST):
-        raise SegueError(f"{path}: holds the label {labels.max()}; the highest allowed is {HIGHEST}: relabel it.")
+    if labels.size and (labels.max() > MAX_LABEL or labels.min() < -MAX_LABEL):
+        raise SegueError(f"{path}: holds the label {labels.max()}; the highest allowed is {MAX_LABEL}: relabel it.")
     return labels.astype(np.int32)
 
 

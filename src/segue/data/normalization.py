@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from segue.data.spec import NormaliseSpec, PercentileSpec
+from segue.data.spec import NormalizeSpec, PercentileSpec
 from segue.data.tiling import Tiling
 
 """image: mean and standard deviation of the micrograph that a tile was cut from. tile: of the tile itself, padding
@@ -21,28 +21,28 @@ included. percentile: two percentiles of the tile. none: the acquired values. Wh
 prediction, image and tile are the same."""
 
 
-def statistics(normalise: NormaliseSpec, images: np.ndarray, intensity: np.ndarray | None = None) -> np.ndarray:
+def statistics(normalization: NormalizeSpec, images: np.ndarray, intensity: np.ndarray | None = None) -> np.ndarray:
     """Returns (n, C, 2) float32, the shift and the scale of each channel of images (n, C, H, W) in acquired values.
 
     intensity (n, C, 2): mean and standard deviation of the micrographs that the images were cut from, which "image"
     takes; without it the images count as whole. A scale of 0 counts as 1, so that a constant image becomes 0.
     NaN and infinity in an image make its statistics so.
     """
-    from segue.data.image_io import intensity_of
+    from segue.data.image_io import mean_and_std
 
     found = np.empty((*images.shape[:2], 2), dtype=np.float32)
     with np.errstate(invalid="ignore"):
-        if normalise == "none":
+        if normalization == "none":
             found[...] = 0, 1
-        elif normalise == "image" and intensity is not None:
+        elif normalization == "image" and intensity is not None:
             found[...] = intensity
-        elif isinstance(normalise, PercentileSpec):
+        elif isinstance(normalization, PercentileSpec):
             for index, image in enumerate(images):
-                low, high = np.percentile(image.reshape(len(image), -1), [normalise.low, normalise.high], axis=1)
+                low, high = np.percentile(image.reshape(len(image), -1), [normalization.low, normalization.high], axis=1)
                 found[index] = np.stack([low, high - low], axis=1)
         else:
             for index, image in enumerate(images):
-                found[index] = intensity_of(image)
+                found[index] = mean_and_std(image)
     scale = found[..., 1]
     scale[scale == 0] = 1
     return found
@@ -61,20 +61,20 @@ def normalised(images: np.ndarray, of: np.ndarray, out: np.ndarray | None = None
 HIGH = 1 << 16  # values are counted by the upper half of their bits first, then by the lower half
 
 
-def statistics_of(normalise: NormaliseSpec, image: Any, *, block_px: int = 512) -> np.ndarray:
-    """Returns (1, C, 2) float32, shift and scale of each channel of the image (C, H, W), as `normalise.statistics`.
+def statistics_of(normalization: NormalizeSpec, image: Any, *, block_px: int = 512) -> np.ndarray:
+    """Returns (1, C, 2) float32, shift and scale of each channel of the image (C, H, W), as `normalization.statistics`.
 
     Means and deviations agree to rounding in float64. Percentiles are of the very values. Types: integers up to 32
     bits, bool, and floats, which count as float32.
     """
     channels = image.shape[0]
-    if normalise == "none":
+    if normalization == "none":
         return statistics("none", np.empty((1, channels, 0, 0), np.float32))
     found = np.empty((1, channels, 2), np.float32)
     for channel in range(channels):
         found[0, channel] = (
-            _percentiles(normalise, image, channel, block_px)
-            if isinstance(normalise, PercentileSpec)
+            _percentiles(normalization, image, channel, block_px)
+            if isinstance(normalization, PercentileSpec)
             else _mean_and_deviation(image, channel, block_px)
         )
     scale = found[..., 1]
@@ -94,10 +94,10 @@ def _mean_and_deviation(image: Any, channel: int, block_px: int) -> tuple[float,
     return mean, float(np.sqrt(sum(squares) / size))
 
 
-def _percentiles(normalise: PercentileSpec, image: Any, channel: int, block_px: int) -> tuple[float, float]:
+def _percentiles(normalization: PercentileSpec, image: Any, channel: int, block_px: int) -> tuple[float, float]:
     """Returns the lower percentile and what lies between it and the higher, interpolated linearly between values."""
     size = image.shape[1] * image.shape[2]
-    places = [percent / 100 * (size - 1) for percent in (normalise.low, normalise.high)]
+    places = [percent / 100 * (size - 1) for percent in (normalization.low, normalization.high)]
     ranks = sorted({int(part) for place in places for part in (np.floor(place), np.ceil(place))})
     values = dict(zip(ranks, _ranked(image, channel, ranks, block_px), strict=True))
     low, high = (

@@ -15,17 +15,18 @@ from segue.data.image_io import read_header
 from segue.data.spec import OWN_COLUMNS
 from segue.data.splits import PARTS, PartName
 from segue.errors import SegueError
-from segue.fingerprint import shared_folder, tidy
+from segue.fingerprint import shared_folder
+from segue.storage import absolute
 
 if TYPE_CHECKING:
     from segue.data.spec import PrepareSpec
 
-SHOWN = 10
+MAX_LISTED_PROBLEMS = 10
 TABLE_COLUMNS = ("image", "label", "group", "split", "pixel_size_nm")
 
 
 @dataclass(frozen=True)
-class Pair:
+class ImageLabelPair:
     """An image with its label image, where it has one; `source` is the image's path below the folder that all share."""
 
     image: Path
@@ -37,15 +38,15 @@ class Pair:
     conditions: Mapping[str, str | int | float] = field(default_factory=dict)
 
 
-def find_pairs(spec: PrepareSpec, where: Path) -> tuple[list[Pair], list[str]]:
+def find_pairs(spec: PrepareSpec, root: Path) -> tuple[list[ImageLabelPair], list[str]]:
     """Returns the pairs sorted by group and source, and a sentence for each file that does not fit.
 
     `where` is the folder that paths in the spec start from. Raises SegueError when nothing can be paired at all:
     a folder without images, a table that cannot be read.
     """
-    pairs, problems = (_from_table if spec.manifest else _by_name)(spec, where)
+    pairs, problems = (_from_table if spec.manifest else _by_name)(spec, root)
     problems += _repeated(pairs)
-    place = place_of(spec, where)
+    place = error_location(spec, root)
     if spec.sizes is not None:
         pairs, wrong = _of_sizes(pairs, spec.sizes)
         problems += wrong
@@ -56,12 +57,12 @@ def find_pairs(spec: PrepareSpec, where: Path) -> tuple[list[Pair], list[str]]:
     return sorted(pairs, key=lambda pair: (pair.group, pair.source)), problems
 
 
-def place_of(spec: PrepareSpec, where: Path) -> Path:
+def error_location(spec: PrepareSpec, root: Path) -> Path:
     """Returns the table, or the pattern of the images with its folder: what to name where no single file is amiss."""
-    return where / (spec.manifest or spec.images or "")
+    return root / (spec.manifest or spec.images or "")
 
 
-def refuse(place: Path, problems: Sequence[str]) -> None:
+def raise_problems(context: Path, problems: Sequence[str]) -> None:
     """Raises SegueError with the first ten problems and their count, if there are any.
 
     Each problem names its own file; `place`, that of the specification's files, heads a list of several.
@@ -69,16 +70,16 @@ def refuse(place: Path, problems: Sequence[str]) -> None:
     if len(problems) == 1:
         raise SegueError(problems[0])
     if problems:
-        more = [f"  … and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        lines = [f"{place}: {len(problems)} problems with the files", *(f"  {p}" for p in problems[:SHOWN]), *more]
+        more = [f"  … and {len(problems) - MAX_LISTED_PROBLEMS} more"] if len(problems) > MAX_LISTED_PROBLEMS else []
+        lines = [f"{context}: {len(problems)} problems with the files", *(f"  {p}" for p in problems[:MAX_LISTED_PROBLEMS]), *more]
         raise SegueError("\n".join(lines))
 
 
-def _by_name(spec: PrepareSpec, where: Path) -> tuple[list[Pair], list[str]]:
+def _by_name(spec: PrepareSpec, where: Path) -> tuple[list[ImageLabelPair], list[str]]:
     assert spec.images is not None
     found = _matching(where, spec.images)
     files = None if spec.labels is None else spec.labels.files
-    label_of = {image: tidy(where / files.replace("{stem}", image.stem)) for image in found} if files else {}
+    label_of = {image: absolute(where / files.replace("{stem}", image.stem)) for image in found} if files else {}
     labels = {label for image, label in label_of.items() if label != image}
     images = [image for image in found if image not in labels]  # labels may lie beside the images
     if not images:
@@ -91,7 +92,7 @@ def _by_name(spec: PrepareSpec, where: Path) -> tuple[list[Pair], list[str]]:
             source = _source(image, folder)
             group, mistake = _group_of(spec, source, image)
             problems += mistake
-            pairs.append(Pair(image, label, source, group, None, None, spec.conditions))
+            pairs.append(ImageLabelPair(image, label, source, group, None, None, spec.conditions))
         else:
             problems.append(f"{image}: has no label image {label}; add it, or leave the image out.")
     used = {pair.label for pair in pairs}
@@ -109,7 +110,7 @@ def _matching(where: Path, pattern: str) -> list[Path]:
     return sorted(path for path in folder.glob(str(Path(*parts[fixed:]))) if path.is_file())
 
 
-def _from_table(spec: PrepareSpec, where: Path) -> tuple[list[Pair], list[str]]:
+def _from_table(spec: PrepareSpec, where: Path) -> tuple[list[ImageLabelPair], list[str]]:
     assert spec.manifest is not None
     table = where / spec.manifest
     rows = _read_table(table, labelled=spec.labels is not None)
@@ -118,7 +119,7 @@ def _from_table(spec: PrepareSpec, where: Path) -> tuple[list[Pair], list[str]]:
     pairs = []
     for number, row in enumerate(rows):
         place = f"{table}: line {number + 2}"
-        image, label = tidy(where / row["image"]), tidy(where / row["label"]) if spec.labels is not None else None
+        image, label = absolute(where / row["image"]), absolute(where / row["label"]) if spec.labels is not None else None
         files = [path for path in (image, label) if path is not None]
         missing = [f"{place}: there is no file {path}; correct it." for path in files if not path.is_file()]
         problems += missing
@@ -129,7 +130,7 @@ def _from_table(spec: PrepareSpec, where: Path) -> tuple[list[Pair], list[str]]:
         part, size, wrong = _part_and_size(place, row)
         problems += mistake + wrong
         conditions = {**spec.conditions, **{name: column[number] for name, column in values.items()}}
-        pairs.append(Pair(image, label, source, group, part, size, conditions))
+        pairs.append(ImageLabelPair(image, label, source, group, part, size, conditions))
     given = sum(pair.part is not None for pair in pairs)
     if 0 < given < len(pairs):
         problems.append(
@@ -225,7 +226,7 @@ def _group_of(spec: PrepareSpec, source: str, image: Path) -> tuple[str, list[st
     return found.group(1), []
 
 
-def _repeated(pairs: Sequence[Pair]) -> list[str]:
+def _repeated(pairs: Sequence[ImageLabelPair]) -> list[str]:
     problems = []
     for attribute, what in (("image", "image occurs {} times; keep one"), ("label", "label belongs to {} images")):
         counts = Counter(path for pair in pairs if (path := getattr(pair, attribute)) is not None)
@@ -235,7 +236,7 @@ def _repeated(pairs: Sequence[Pair]) -> list[str]:
     return problems
 
 
-def _of_sizes(pairs: Sequence[Pair], sizes: Sequence[tuple[int, int]]) -> tuple[list[Pair], list[str]]:
+def _of_sizes(pairs: Sequence[ImageLabelPair], sizes: Sequence[tuple[int, int]]) -> tuple[list[ImageLabelPair], list[str]]:
     kept, problems = [], []
     for pair in pairs:
         try:
@@ -248,7 +249,7 @@ def _of_sizes(pairs: Sequence[Pair], sizes: Sequence[tuple[int, int]]) -> tuple[
     return kept, problems
 
 
-def _torn_groups(pairs: Sequence[Pair], place: Path) -> list[str]:
+def _torn_groups(pairs: Sequence[ImageLabelPair], place: Path) -> list[str]:
     parts: dict[str, set[PartName | None]] = {}
     for pair in pairs:
         parts.setdefault(pair.group, set()).add(pair.part)

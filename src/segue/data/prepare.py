@@ -28,16 +28,16 @@ from pathlib import Path
 import numpy as np
 
 from segue.data.dataset import Dataset
-from segue.data.image_io import Header, intensity_of, read_header, read_labels, read_micrograph
-from segue.data.pairing import Pair, find_pairs, place_of, refuse
-from segue.data.spec import MOST_PADDING, PrepareSpec
+from segue.data.image_io import Header, mean_and_std, read_header, read_image, read_labels
+from segue.data.pairing import ImageLabelPair, error_location, find_pairs, raise_problems
+from segue.data.spec import MAX_PADDING, PrepareSpec
 from segue.data.splits import GivenSplit, PartName, Split
 from segue.data.tiling import corners, cut
-from segue.data.writer import Micrograph, Part, assemble, write_part
+from segue.data.writer import GroupTiles, Micrograph, merge_parts, write_part
 from segue.errors import SegueError
-from segue.fingerprint import file_digests, tidy
-from segue.parallel import each
-from segue.storage import make_folder, remove_abandoned
+from segue.fingerprint import hash_each_file
+from segue.parallel import map_unordered
+from segue.storage import absolute, make_folder, remove_abandoned
 
 VERSION = 1  # bumped by hand when the same spec and files give another dataset
 Progress = Callable[[int, int], None]  # done, of how many micrographs
@@ -54,7 +54,7 @@ class Prepared:
 
 
 def prepare(
-    spec: PrepareSpec, out: Path, *, where: Path, workers: int = 1, progress: Progress | None = None
+    spec: PrepareSpec, out: Path, *, root: Path, workers: int = 1, progress: Progress | None = None
 ) -> Prepared:
     """Makes the dataset `out` from the files that `spec` names, starting at the folder `where`.
 
@@ -64,27 +64,27 @@ def prepare(
     else, or when the disk refuses.
     """
 
-    pairs, place = _paired(spec, where), place_of(spec, where)
+    pairs, place = _paired(spec, root), error_location(spec, root)
     _check_tile(spec, _headers(pairs)[0], place)  # a header that cannot be read is told with all that is amiss
     return make_dataset(spec, pairs, out, place=place, workers=workers, progress=progress)
 
 
-def input_files(spec: PrepareSpec, where: Path) -> list[Path]:
+def input_files(spec: PrepareSpec, root: Path) -> list[Path]:
     """Returns every file the dataset is made from, sorted; raises SegueError with the problems of the files."""
-    pairs = _paired(spec, where)
-    table = [tidy(where / spec.manifest)] if spec.manifest else []
+    pairs = _paired(spec, root)
+    table = [absolute(root / spec.manifest)] if spec.manifest else []
     return sorted({*table, *(pair.image for pair in pairs), *(pair.label for pair in pairs if pair.label)})
 
 
-def expected(spec: PrepareSpec, where: Path) -> dict[str, int]:
+def expected(spec: PrepareSpec, root: Path) -> dict[str, int]:
     """Returns {"micrographs", "tiles", "bytes"} from the images' headers, without decoding any.
 
     `bytes` is an upper estimate of the disk needed while the dataset is made: tiles and micrographs twice (part files
     beside the dataset), labels as if they did not compress.
     """
-    pairs, place = _paired(spec, where), place_of(spec, where)
+    pairs, place = _paired(spec, root), error_location(spec, root)
     headers, problems = _headers(pairs)
-    refuse(place, problems)
+    raise_problems(place, problems)
     _check_tile(spec, headers, place)
     tiles = pixels = values = 0
     for header in headers:
@@ -97,13 +97,13 @@ def expected(spec: PrepareSpec, where: Path) -> dict[str, int]:
     return {"micrographs": len(pairs), "tiles": tiles, "bytes": 2 * (values + 4 * pixels) + 4096 * len(pairs)}
 
 
-def _paired(spec: PrepareSpec, where: Path) -> list[Pair]:
+def _paired(spec: PrepareSpec, where: Path) -> list[ImageLabelPair]:
     pairs, problems = find_pairs(spec, where)
-    refuse(place_of(spec, where), problems)
+    raise_problems(error_location(spec, where), problems)
     return pairs
 
 
-def _headers(pairs: Sequence[Pair]) -> tuple[list[Header], list[str]]:
+def _headers(pairs: Sequence[ImageLabelPair]) -> tuple[list[Header], list[str]]:
     """Returns the headers of the images, and a sentence for each that cannot be read."""
     headers, problems = [], []
     for pair in pairs:
@@ -117,23 +117,23 @@ def _headers(pairs: Sequence[Pair]) -> tuple[list[Header], list[str]]:
 def _check_tile(spec: PrepareSpec, headers: Sequence[Header], place: Path) -> None:
     """Raises SegueError where even the largest image would be nearly all padding."""
     largest = max((max(header.height, header.width) for header in headers), default=spec.tile_px)
-    if spec.tile_px > MOST_PADDING * largest:
+    if spec.tile_px > MAX_PADDING * largest:
         raise SegueError(
             f"{place}: tile_px is {spec.tile_px}, but the largest image measures {largest} px; "
-            f"allowed are up to {MOST_PADDING} times that: lower tile_px."
+            f"allowed are up to {MAX_PADDING} times that: lower tile_px."
         )
 
 
-def part_keys(spec: PrepareSpec, pairs: list[Pair]) -> tuple[list[str], list[str]]:
+def part_keys(spec: PrepareSpec, pairs: list[ImageLabelPair]) -> tuple[list[str], list[str]]:
     """Returns a key for each pair's part file, and a sentence for each image whose content occurs twice.
 
     A key is a digest of what the part depends on: the files' content, the pair's row, and the fields that cut.
     """
-    digests = file_digests([path for pair in pairs for path in (pair.image, pair.label) if path])
+    digests = hash_each_file([path for pair in pairs for path in (pair.image, pair.label) if path])
     fields = spec.model_dump(
         mode="json", include={"labels", "tile_px", "stride_px", "pixel_size_nm", "keep_micrographs"}
     )
-    seen: dict[str, Pair] = {}
+    seen: dict[str, ImageLabelPair] = {}
     keys, problems = [], []
     for pair in pairs:
         image, label = digests[pair.image], digests[pair.label] if pair.label else None
@@ -153,7 +153,7 @@ def _count(length: int, tile: int, stride: int) -> int:
 
 def make_dataset(
     spec: PrepareSpec,
-    pairs: Sequence[Pair],
+    pairs: Sequence[ImageLabelPair],
     out: Path,
     *,
     place: Path,
@@ -163,16 +163,16 @@ def make_dataset(
     """Writes the dataset of the pairs to `out`; see `prepare`. Errors that concern no single file name `place`."""
     groups = len({pair.group for pair in pairs})
     keys, problems = part_keys(spec, list(pairs))
-    refuse(place, problems)
+    raise_problems(place, problems)
     inputs = _inputs_key(spec, pairs, keys)
     if _is_made(out, inputs):
         return Prepared(out, len(pairs), groups, 0)
     folder = make_folder(out.with_name(f"{out.name}.parts"))
     paths = [folder / f"{key[:40]}.h5" for key in keys]
     missing = [(pair, path) for pair, path in zip(pairs, paths, strict=True) if not path.exists()]
-    refuse(place, _make_parts(spec, missing, workers, progress))
+    raise_problems(place, _make_parts(spec, missing, workers, progress))
     attributes, names = _attributes(spec, pairs, paths, place)
-    assemble(
+    merge_parts(
         paths,
         out,
         layers=[] if spec.layer is None else [spec.layer],
@@ -185,16 +185,16 @@ def make_dataset(
     return Prepared(out, len(pairs), groups, len(missing))
 
 
-def make_part(spec: PrepareSpec, pair: Pair) -> Part:
+def cut_tiles(spec: PrepareSpec, pair: ImageLabelPair) -> GroupTiles:
     """Returns the tiles of one micrograph; raises SegueError for an image or a label image that is amiss."""
-    acquired = read_micrograph(pair.image)
+    acquired = read_image(pair.image)
     image = acquired.image
     height, width = image.shape[1:]
     labels = {}
     if spec.labels is not None and spec.layer is not None and pair.label is not None:
         layer, values = spec.layer, spec.labels.values
         labels[layer.name] = read_labels(pair.label, layer, shape=(height, width), values=values)
-    intensity = intensity_of(image)
+    intensity = mean_and_std(image)
     places = corners(height, width, tile_px=spec.tile_px, stride_px=spec.step_px)
     tiles = cut(image, labels, tile_px=spec.tile_px, places=places, fill=intensity[:, 0])
     count = len(places)
@@ -208,10 +208,10 @@ def make_part(spec: PrepareSpec, pair: Pair) -> Part:
     for name, value in pair.conditions.items():
         samples[name] = np.array([value] * count, dtype=object if isinstance(value, str) else None)
     kept = {pair.source: Micrograph(image, labels)} if spec.keep_micrographs else {}
-    return Part(tiles.images, tiles.labels, tiles.valid, np.tile(intensity, (count, 1, 1)), samples, kept)
+    return GroupTiles(tiles.images, tiles.labels, tiles.valid, np.tile(intensity, (count, 1, 1)), samples, kept)
 
 
-def _pixel_size_nm(spec: PrepareSpec, pair: Pair, found: float | None) -> float:
+def _pixel_size_nm(spec: PrepareSpec, pair: ImageLabelPair, found: float | None) -> float:
     """Returns the table's size, else the file's, else the spec's, else NaN; a file must not contradict the spec."""
     if pair.pixel_size_nm is not None:
         return pair.pixel_size_nm
@@ -226,14 +226,14 @@ def _pixel_size_nm(spec: PrepareSpec, pair: Pair, found: float | None) -> float:
 
 def _make_parts(
     spec: PrepareSpec,
-    missing: Sequence[tuple[Pair, Path]],
+    missing: Sequence[tuple[ImageLabelPair, Path]],
     workers: int,
     progress: Callable[[int, int], None] | None,
 ) -> list[str]:
     """Writes the missing part files and returns a sentence for each micrograph that could not be cut."""
     found: dict[Path, str] = {}
     for done, ((_, path), problem) in enumerate(
-        each(partial(_write, spec), missing, workers=workers, place=missing[0][1].parent if missing else Path())
+        map_unordered(partial(_write, spec), missing, workers=workers, context=missing[0][1].parent if missing else Path())
     ):
         if problem:
             found[path] = problem
@@ -242,11 +242,11 @@ def _make_parts(
     return [found[path] for _, path in missing if path in found]
 
 
-def _write(spec: PrepareSpec, item: tuple[Pair, Path]) -> str | None:
+def _write(spec: PrepareSpec, item: tuple[ImageLabelPair, Path]) -> str | None:
     """Writes a pair's part file; returns what is wrong with the micrograph, if anything. A refusing disk raises."""
     pair, path = item
     try:
-        part = make_part(spec, pair)
+        part = cut_tiles(spec, pair)
     except SegueError as error:
         return str(error)
     except MemoryError:
@@ -259,12 +259,12 @@ def _write(spec: PrepareSpec, item: tuple[Pair, Path]) -> str | None:
 
 
 def _attributes(
-    spec: PrepareSpec, pairs: Sequence[Pair], paths: Sequence[Path], place: Path
+    spec: PrepareSpec, pairs: Sequence[ImageLabelPair], paths: Sequence[Path], place: Path
 ) -> tuple[dict[str, str | int | float], list[str]]:
     """Returns the dataset's attributes and channel names; raises SegueError where micrographs disagree."""
     from segue.hdf5 import open_file
 
-    kinds: dict[str, list[Pair]] = {}
+    kinds: dict[str, list[ImageLabelPair]] = {}
     sizes: set[float] = set()
     channels = 0
     for pair, path in zip(pairs, paths, strict=True):
@@ -289,11 +289,11 @@ def _attributes(
     return attributes, names
 
 
-def _given(pairs: Sequence[Pair]) -> dict[str, PartName]:
+def _given(pairs: Sequence[ImageLabelPair]) -> dict[str, PartName]:
     return {pair.group: pair.part for pair in pairs if pair.part is not None}
 
 
-def _splits(spec: PrepareSpec, pairs: Sequence[Pair]) -> dict[str, Split]:
+def _splits(spec: PrepareSpec, pairs: Sequence[ImageLabelPair]) -> dict[str, Split]:
     splits: dict[str, Split] = dict(spec.splits)
     given = _given(pairs)
     if given:
@@ -301,7 +301,7 @@ def _splits(spec: PrepareSpec, pairs: Sequence[Pair]) -> dict[str, Split]:
     return splits
 
 
-def _inputs_key(spec: PrepareSpec, pairs: Sequence[Pair], keys: Sequence[str]) -> str:
+def _inputs_key(spec: PrepareSpec, pairs: Sequence[ImageLabelPair], keys: Sequence[str]) -> str:
     """Returns the digest of all that the dataset depends on: the parts, and what is added when they are assembled."""
     given = _given(pairs)
     fields = spec.model_dump(mode="json", include={"name", "channels", "splits", "provenance"})

@@ -24,13 +24,14 @@ from torch import Tensor
 
 from segue.data.dataset import Dataset
 from segue.data.normalization import normalised, statistics
-from segue.data.spec import IGNORED, Layer, NormaliseSpec
-from segue.data.writer import smallest
+from segue.data.spec import Layer, NormalizeSpec
+from segue.data.writer import to_smallest_int
 from segue.errors import SegueError
+from segue.labels import IGNORED
 from segue.spec import unknown
 
-MOST_CLASSES = 1000
-OF_PLACE = ("source", "y_px", "x_px")  # columns that tell where a sample lies, not what it is
+MAX_CLASSES = 1000
+LOCATION_COLUMNS = ("source", "y_px", "x_px")  # columns that tell where a sample lies, not what it is
 UNLABELLED = Layer("", "images", ())
 
 
@@ -38,23 +39,23 @@ def column_layer(dataset: Dataset, column: str) -> Layer:
     """Returns the layer whose classes are the values of a sample column, in rising order; text as it is, numbers in
     their shortest form. Raises SegueError for an unknown column and for one that holds no classes."""
     columns = dataset.samples()
-    known = [name for name in columns if name not in OF_PLACE]
+    known = [name for name in columns if name not in LOCATION_COLUMNS]
     if column not in known:
         raise SegueError(f"{dataset.path}: {unknown(column, known, 'sample column')}.")
     values = np.unique(columns[column])
-    if not 2 <= len(values) <= MOST_CLASSES or (values.dtype.kind == "f" and np.isnan(values).any()):
+    if not 2 <= len(values) <= MAX_CLASSES or (values.dtype.kind == "f" and np.isnan(values).any()):
         raise SegueError(
             f"{dataset.path}: column '{column}' holds {len(values)} values, which are no classes to tell apart; name a "
-            f"column of 2 to {MOST_CLASSES} values."
+            f"column of 2 to {MAX_CLASSES} values."
         )
-    return Layer(column, "column", tuple(map(name_of, values.tolist())))
+    return Layer(column, "column", tuple(map(value_name, values.tolist())))
 
 
-def name_of(value: str | float) -> str:
+def value_name(value: str | float) -> str:
     return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def labels_of(dataset: Dataset, indices: np.ndarray, layer: Layer) -> np.ndarray:
+def virtual_labels(dataset: Dataset, indices: np.ndarray, layer: Layer) -> np.ndarray:
     """Returns labels (n, H, W) of samples for a derived layer, in the smallest type: −1 in padding, elsewhere 0
     (`images`), or the number of the sample's class among the layer's names (`column`).
 
@@ -67,7 +68,7 @@ def labels_of(dataset: Dataset, indices: np.ndarray, layer: Layer) -> np.ndarray
     if layer.kind == "images":
         return np.where(inside, np.int8(0), np.int8(IGNORED))
     number = {name: value for value, name in enumerate(layer.names)}
-    found = [name_of(value) for value in dataset.samples()[layer.name][indices].tolist()]
+    found = [value_name(value) for value in dataset.samples()[layer.name][indices].tolist()]
     strange = sorted(set(found) - set(number))
     if strange:
         raise SegueError(
@@ -106,7 +107,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Taken:
+class DatasetSubset:
     """The samples `indices` of a dataset, in that order, with the labels of one layer."""
 
     dataset: Dataset
@@ -114,7 +115,7 @@ class Taken:
     layer: Layer
 
     @property
-    def mark_type(self) -> np.dtype:
+    def label_dtype(self) -> np.dtype:
         """The type in which labels are held: int8 for the values of classes, else int32."""
         few = self.layer.kind != "instances" and len(self.layer.names) <= 127
         return np.dtype(np.int8 if few else np.int32)
@@ -122,7 +123,7 @@ class Taken:
     def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns images (n, C, H, W), as acquired, and labels (n, H, W) of samples of the dataset."""
         images, labels = self.dataset.read(indices, layer=self.layer.name if self.layer.stored else None)
-        return images, labels_of(self.dataset, indices, self.layer) if labels is None else labels
+        return images, virtual_labels(self.dataset, indices, self.layer) if labels is None else labels
 
 
 @dataclass(frozen=True)
@@ -130,21 +131,21 @@ class ResidentSource:
     """Samples in memory: pixels (n, H, W, C) float32, marks (n, H, W) in the smallest type that holds the labels."""
 
     pixels: Tensor
-    marks: Tensor
+    labels: Tensor
     sample_names: tuple[str, ...]
 
     @classmethod
     def from_dataset(
-        cls, dataset: Dataset, indices: np.ndarray, *, layer: str, normalise: NormaliseSpec = "image"
+        cls, dataset: Dataset, indices: np.ndarray, *, layer: str, normalization: NormalizeSpec = "image"
     ) -> ResidentSource:
         """Returns the samples `indices` of a dataset, in that order, with the labels of `layer` as they are stored."""
         if layer not in dataset.layers:
             raise SegueError(f"{dataset.path}: {unknown(layer, dataset.layers, 'label layer')}.")
-        return cls.from_parts([Taken(dataset, indices, dataset.layers[layer])], normalise=normalise)
+        return cls.from_parts([DatasetSubset(dataset, indices, dataset.layers[layer])], normalization=normalization)
 
     @classmethod
-    def from_parts(cls, parts: Sequence[Taken], *, normalise: NormaliseSpec) -> ResidentSource:
-        """Returns the samples of all parts, those of the first part first, normalised (`normalise.normalised`).
+    def from_parts(cls, parts: Sequence[DatasetSubset], *, normalization: NormalizeSpec) -> ResidentSource:
+        """Returns the samples of all parts, those of the first part first, normalised (`normalization.normalised`).
 
         Raises SegueError where the parts' tiles differ, and for NaN and infinity, naming the sample and its file.
         """
@@ -152,7 +153,7 @@ class ResidentSource:
         count = sum(len(part.indices) for part in parts)
         pixels = np.empty((count, height, width, channels), dtype=np.float32)
         marks = np.empty(
-            (count, height, width), dtype=max((part.mark_type for part in parts), key=lambda t: t.itemsize)
+            (count, height, width), dtype=max((part.label_dtype for part in parts), key=lambda t: t.itemsize)
         )
         step = max(1, READ_BYTES // max(1, 8 * channels * height * width))
         names: list[str] = []
@@ -165,11 +166,11 @@ class ResidentSource:
             for start in range(0, len(order), step):
                 places = order[start : start + step]
                 images, labels = part.read(indices[places])
-                values = normalised(images, statistics(normalise, images, intensity[places]))
+                values = normalised(images, statistics(normalization, images, intensity[places]))
                 require_finite(dataset, values, [names[own.start + place] for place in places])
                 pixels[own.start + places] = np.moveaxis(values, 1, -1)
                 marks[own.start + places] = labels
-        return cls(torch.from_numpy(pixels), torch.from_numpy(smallest(marks)), tuple(names))
+        return cls(torch.from_numpy(pixels), torch.from_numpy(to_smallest_int(marks)), tuple(names))
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -178,7 +179,7 @@ class ResidentSource:
         """Returns images (n, C, H, W) float32, channels-last, and labels (n, H, W) int64 on `device`."""
         place = torch.as_tensor(indices, device=self.pixels.device)
         pixels = self.pixels.index_select(0, place).to(device, non_blocking=True)
-        marks = self.marks.index_select(0, place).to(device, non_blocking=True)
+        marks = self.labels.index_select(0, place).to(device, non_blocking=True)
         return pixels.permute(0, 3, 1, 2), marks.to(torch.int64)
 
     def batches(
@@ -194,10 +195,10 @@ class ResidentSource:
 
     def to(self, device: torch.device | str) -> ResidentSource:
         """Returns the same samples held on `device`, where `read` then copies nothing across."""
-        return ResidentSource(self.pixels.to(device), self.marks.to(device), self.sample_names)
+        return ResidentSource(self.pixels.to(device), self.labels.to(device), self.sample_names)
 
 
-def tile_shape(parts: Sequence[Taken]) -> tuple[int, int, int]:
+def tile_shape(parts: Sequence[DatasetSubset]) -> tuple[int, int, int]:
     """Returns the channels, height and width that all parts share; raises SegueError where they differ."""
     if not parts:
         raise ValueError("there are no samples to hold: no part is given")
@@ -246,10 +247,10 @@ def require_finite(dataset: Dataset, values: np.ndarray, names: Sequence[str]) -
         )
 
 
-Labelled = tuple[np.ndarray, np.ndarray]
+LabelledImage = tuple[np.ndarray, np.ndarray]
 
 
-def whole_images(dataset: Dataset, indices: np.ndarray, *, layer: str) -> list[Labelled]:
+def labelled_images(dataset: Dataset, indices: np.ndarray, *, layer: str) -> list[LabelledImage]:
     """Returns images (C, H, W), as acquired, and labels (H, W) int32 of the micrographs that the samples were cut from.
 
     Each once, in the order of its first sample; where the dataset keeps no whole images, its tiles.
@@ -257,7 +258,7 @@ def whole_images(dataset: Dataset, indices: np.ndarray, *, layer: str) -> list[L
     kept = set(dataset.micrograph_ids())
     sources = dataset.samples()["source"][indices]
     if not set(sources) <= kept:
-        return tiles(dataset, indices, layer=layer)
+        return labelled_tiles(dataset, indices, layer=layer)
     found = []
     for source in dict.fromkeys(sources):
         micrograph = dataset.micrograph(source)
@@ -265,7 +266,7 @@ def whole_images(dataset: Dataset, indices: np.ndarray, *, layer: str) -> list[L
     return found
 
 
-def tiles(dataset: Dataset, indices: np.ndarray, *, layer: str) -> list[Labelled]:
+def labelled_tiles(dataset: Dataset, indices: np.ndarray, *, layer: str) -> list[LabelledImage]:
     """Returns images (C, H, W) and labels (H, W) of samples themselves."""
     images, labels = dataset.read(indices, layer=layer)
     assert labels is not None

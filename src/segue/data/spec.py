@@ -7,14 +7,13 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from segue.spec import SpecModel
 
 OWN_COLUMNS = ("group", "source", "y_px", "x_px", "pixel_size_nm", "split", "image", "label")
 
 
-IGNORED = -1  # the label of pixels that count nowhere, also in padding
 
 
 PUBLISHED_CHUNK = 1000  # samples in a chunk of the published live-dead files, of which whole ones were validated with
@@ -58,12 +57,12 @@ class SplitSpec(SpecModel):
         return self
 
     @property
-    def tears_groups(self) -> bool:
+    def leaks_groups(self) -> bool:
         """Whether samples of one group may be trained on and validated with."""
         return self.by in ("time", "chunk")
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """Returns by what it divides: "group", "experiment", "blocks of time (10)", "chunks of 1000 tiles"."""
         if self.stored is not None:
             return f"stored split '{self.stored}'"
@@ -71,8 +70,8 @@ class SplitSpec(SpecModel):
         return told.get(self.by, self.by)
 
 
-MOST_TILE_PX = 8192
-MOST_PADDING = 8  # a tile may be this many times as large as the largest image
+MAX_TILE_PX = 8192
+MAX_PADDING = 8  # a tile may be this many times as large as the largest image
 
 
 class LabelsSpec(SpecModel):
@@ -102,8 +101,11 @@ class LabelsSpec(SpecModel):
 class Provenance(SpecModel):
     """Where the images come from, in the words of whoever publishes them; kept in the dataset."""
 
+    RENAMED = {"licence": "license"}
+    model_config = ConfigDict(serialize_by_alias=True)
+
     origin: str = ""
-    licence: str = ""
+    license: str = Field(default="", serialization_alias="licence")  # as datasets have always had it
     citation: str = ""
     note: str = ""
 
@@ -116,7 +118,7 @@ class PrepareSpec(SpecModel):
     images: str | None = None  # pattern, e.g. "images/*.tif"
     manifest: str | None = None  # CSV with image, label and optionally group, split, pixel_size_nm and conditions
     labels: LabelsSpec | None = None  # images without labels serve for reconstruction and classes of whole images
-    tile_px: int = Field(ge=8, le=MOST_TILE_PX)
+    tile_px: int = Field(ge=8, le=MAX_TILE_PX)
     stride_px: int | None = Field(default=None, ge=1)  # None: tile_px
     channels: tuple[str, ...] | None = None
     pixel_size_nm: float | None = Field(default=None, gt=0)  # where neither table nor file says it
@@ -205,9 +207,11 @@ class AugmentSpec(SpecModel):
     of the view stands for, the darkest standing for none, log-uniform; noise: standard deviation of Gaussian noise,
     uniform; gamma: exponent on the view's own range, which it keeps, log-uniform; contrast: factor on the distance from
     the view's mean, log-uniform; brightness: what is added, uniform in ±. Noise and brightness are in the units of the
-    images as read: standard deviations of the micrograph where images are normalised. standardise: every view is
+    images as read: standard deviations of the micrograph where images are normalised. standardize: every view is
     brought to mean 0 and standard deviation 1 in the end (a constant channel to 0).
     """
+
+    RENAMED = {"standardise": "standardize"}
 
     dihedral: Literal["none", "random", "all"] = "random"
     scale: Range | None = None
@@ -219,7 +223,7 @@ class AugmentSpec(SpecModel):
     gamma: Range | None = None
     contrast: Range | None = None
     brightness: Annotated[float, Field(ge=0)] = 0.0
-    standardise: bool = False
+    standardize: bool = False
     probability: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     @field_validator("scale", "contrast", "gamma", "poisson", "blur_px", "noise")
@@ -269,7 +273,7 @@ class PercentileSpec(SpecModel):
         return self
 
 
-NormaliseSpec = Literal["image", "none", "tile"] | PercentileSpec
+NormalizeSpec = Literal["image", "none", "tile"] | PercentileSpec
 
 
 @dataclass(frozen=True)

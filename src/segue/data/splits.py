@@ -53,7 +53,7 @@ def part_of(group: str, split: Split) -> PartName:
     if split.stored is not None:
         raise ValueError(f"split '{split.stored}' is stored in a dataset; read it with Dataset.split")
     if split.by != "group":
-        raise ValueError(f"split by {split.words} is no matter of the group alone; compute it with division.codes")
+        raise ValueError(f"split by {split.description} is no matter of the group alone; compute it with division.codes")
     from segue import rng
 
     u = rng.uniform(split.seed, "split", group)
@@ -62,7 +62,7 @@ def part_of(group: str, split: Split) -> PartName:
     return "validation" if u < split.test + split.validation else "train"
 
 
-def codes_of(groups: Iterable[str], split: Split) -> list[int]:
+def group_codes(groups: Iterable[str], split: Split) -> list[int]:
     """Returns 0 (train), 1 (validation) or 2 (test) for each group name, in order."""
     known: dict[str, int] = {}
     codes = []
@@ -74,7 +74,7 @@ def codes_of(groups: Iterable[str], split: Split) -> list[int]:
 
 
 TRAIN, VALIDATION, TEST = range(len(PARTS))
-TRIED_SEEDS = 100  # of which one is named that leaves no part empty
+MAX_SEEDS = 100  # of which one is named that leaves no part empty
 Samples = Mapping[str, np.ndarray]
 
 
@@ -91,7 +91,7 @@ class Neighbours:
     near: int
 
 
-def codes(split: Split, samples: Samples, *, where: str) -> np.ndarray:
+def split_codes(split: Split, samples: Samples, *, context: str) -> np.ndarray:
     """Returns (N,) uint8: 0 train, 1 validation, 2 test. The test part is by group, and so the same for every `by`.
 
     samples: the columns of the dataset, each (N,), in the order of its file. Raises SegueError, beginning with `where`,
@@ -102,16 +102,16 @@ def codes(split: Split, samples: Samples, *, where: str) -> np.ndarray:
     if not len(groups):
         return np.zeros(0, dtype=np.uint8)
     if isinstance(split, GivenSplit) or split.by == "group":
-        return np.array(codes_of(groups, split), dtype=np.uint8)
-    by_group = np.array(codes_of(groups, SplitSpec(seed=split.seed, validation=0, test=split.test)), dtype=np.uint8)
+        return np.array(group_codes(groups, split), dtype=np.uint8)
+    by_group = np.array(group_codes(groups, SplitSpec(seed=split.seed, validation=0, test=split.test)), dtype=np.uint8)
     held = by_group != TEST
-    found = _units(split, samples, where)
+    found = _units(split, samples, context)
     names = list(dict.fromkeys(found[held].tolist()))
     if split.validation == 0 or not names:
         return by_group
     if len(names) < 2:
         raise SegueError(
-            f"{where}: beside the test groups there are samples of one unit only to divide by {split.words} "
+            f"{context}: beside the test groups there are samples of one unit only to divide by {split.description} "
             f"({names[0]}); divide into smaller ones, or set split.validation = 0."
         )
     share = split.validation / (1 - split.test)
@@ -160,7 +160,7 @@ def empty_parts(split: SplitSpec, codes: np.ndarray) -> list[PartName]:
     return [part for part in PARTS if wanted[part] and not (codes == PARTS.index(part)).any()]
 
 
-def empty_words(name: str, split: SplitSpec, samples: Samples, found: np.ndarray) -> str:
+def empty_parts_message(name: str, split: SplitSpec, samples: Samples, found: np.ndarray) -> str:
     """Returns the warning that parts of the split `name` with the codes `found` are empty, or "" where none is.
 
     It names a seed that fills all parts where one of the first ones does.
@@ -168,33 +168,33 @@ def empty_words(name: str, split: SplitSpec, samples: Samples, found: np.ndarray
     empty = empty_parts(split, found)
     if not empty:
         return ""
-    seed = filling_seed(split, samples)
+    seed = find_nonempty_seed(split, samples)
     remedy = "other fractions, or more wells" if seed is None else f"another seed, such as {seed}, or other fractions"
     parts = f"{' and '.join(empty)} part{' is' if len(empty) == 1 else 's are'}"
     return (
-        f"split '{name}': its {parts} empty ({len(set(samples['group']))} groups, divided by {split.words} with "
+        f"split '{name}': its {parts} empty ({len(set(samples['group']))} groups, divided by {split.description} with "
         f"validation {split.validation:g}, test {split.test:g}, seed {split.seed}); choose {remedy}."
     )
 
 
-def filling_seed(split: SplitSpec, samples: Samples) -> int | None:
+def find_nonempty_seed(split: SplitSpec, samples: Samples) -> int | None:
     """Returns the first seed with which no part is empty, of a hundred; None where there is none or it takes long."""
     if split.by == "chunk":
         return None
     keys = [samples[name].astype(str) for name in ("group", "time") if name in samples]
     rows = np.unique(np.stack(keys), axis=1, return_index=True)[1]
     few = {name: values[rows] for name, values in samples.items()}
-    for seed in range(TRIED_SEEDS):
+    for seed in range(MAX_SEEDS):
         other = split.model_copy(update={"seed": seed})
         try:
-            if not empty_parts(other, codes(other, few, where="")):
+            if not empty_parts(other, split_codes(other, few, context="")):
                 return seed
         except SegueError:
             continue
     return None
 
 
-def leak_words(split: str, found: Neighbours) -> str:
+def leak_message(split: str, found: Neighbours) -> str:
     """Returns the warning of a split that tears groups; `split` says by what it divides (`SplitSpec.words`)."""
     return (
         f"split by {split} tears groups: {found.pairs:,} pairs of neighbouring tiles (they overlap, at the same or an "
@@ -204,20 +204,20 @@ def leak_words(split: str, found: Neighbours) -> str:
     )
 
 
-def division(split: SplitSpec, samples: Samples) -> str:
+def split_id(split: SplitSpec, samples: Samples) -> str:
     """Returns what tells apart the ways in which groups are torn; "" where they are not.
 
     Samples of one group are never on both sides of the same division. It is made of the split and of which samples
     the dataset holds in which order, whatever file they lie in.
     """
-    if not split.tears_groups:
+    if not split.leaks_groups:
         return ""
     digest = hashlib.blake2b(split.model_dump_json().encode(), digest_size=8)
     for name in ("group", "source", "y_px", "x_px", "time"):
         if name in samples:
             values, place = np.unique(samples[name].astype(str), return_inverse=True)
             digest.update("\n".join(values.tolist()).encode() + place.astype(np.int64).tobytes())
-    return f"{split.words}, {digest.hexdigest()}"
+    return f"{split.description}, {digest.hexdigest()}"
 
 
 def neighbours(

@@ -34,15 +34,15 @@ from torch import Tensor
 
 from segue.data.dataset import Dataset
 from segue.data.normalization import normalised, statistics
-from segue.data.sources import Taken, labels_of, require_finite, sample_names, tile_shape
-from segue.data.spec import Layer, NormaliseSpec
-from segue.device import cores
+from segue.data.sources import DatasetSubset, require_finite, sample_names, tile_shape, virtual_labels
+from segue.data.spec import Layer, NormalizeSpec
+from segue.device import cpu_count
 from segue.errors import SegueError
 from segue.hdf5 import DEFLATE, SHUFFLE, Node, open_file, reading
 
 WINDOW_BYTES = 2**30  # of samples held in memory: up to here `auto` shuffles all of them
 BLOCK_BYTES = 16 * 10**6  # the size of the chunks in which assembly writes labels
-MOST_ROWS = 1000
+MAX_ROWS = 1000
 
 
 def resolve_window(shuffle: Literal["auto", "all"] | int, count: int, sample_bytes: int) -> int | None:
@@ -62,12 +62,12 @@ def block_rows(count: int, height: int, width: int) -> int:
     These are the chunks of labels that `assemble` writes by itself; a dataset with other chunks gives the same order
     and is only read less well.
     """
-    most = max(1, min(count, MOST_ROWS, BLOCK_BYTES // (4 * height * width)))
+    most = max(1, min(count, MAX_ROWS, BLOCK_BYTES // (4 * height * width)))
     pieces = -(-count // most)
     return -(-count // pieces)
 
 
-def places(parts: Sequence[tuple[Path, np.ndarray, tuple[int, int, int]]]) -> np.ndarray:
+def chunk_ids(parts: Sequence[tuple[Path, np.ndarray, tuple[int, int, int]]]) -> np.ndarray:
     """Returns (n,) int64: the number of the block, counted over all files, that each sample lies in.
 
     parts: (file, rows, (tiles in the file, height, width)) in the order of the samples; a file may come twice.
@@ -84,7 +84,7 @@ def places(parts: Sequence[tuple[Path, np.ndarray, tuple[int, int, int]]]) -> np
     return np.concatenate(found)
 
 
-def order(blocks: np.ndarray, copies: int, window: int | None, generator: np.random.Generator) -> np.ndarray:
+def epoch_order(blocks: np.ndarray, copies: int, window: int | None, generator: np.random.Generator) -> np.ndarray:
     """Returns the views 0 … n * copies - 1 in the order of one epoch; view v is copy v % copies of sample v // copies.
 
     blocks (n,): the block of each sample (`places`). Without a window it is one permutation of all views. With one,
@@ -104,7 +104,7 @@ def order(blocks: np.ndarray, copies: int, window: int | None, generator: np.ran
 
 
 @dataclass(frozen=True)
-class Schedule:
+class ReadPlan:
     """When what is read. chunks[k] is needed for `needed[k]` (samples); before batch b the first `loads[b]` chunks must
     be there; after it the samples `finished[b]` are needed no more; at most `peak` samples are there at once."""
 
@@ -114,7 +114,7 @@ class Schedule:
     peak: int
 
 
-def schedule(uses: Sequence[np.ndarray], chunk_of: np.ndarray) -> Schedule:
+def plan_reads(uses: Sequence[np.ndarray], chunk_of: np.ndarray) -> ReadPlan:
     """Returns when the chunks of the samples in `uses` (an array per batch) are loaded: each once, at its first use."""
     count = len(uses)
     flat = np.concatenate([*uses, np.empty(0, np.int64)])
@@ -134,16 +134,16 @@ def schedule(uses: Sequence[np.ndarray], chunk_of: np.ndarray) -> Schedule:
     gone = np.bincount(last_use, minlength=count)
     there = np.cumsum(arrived) - np.cumsum(gone) + gone
     loads = np.searchsorted(first_use[turn], np.arange(count), side="right")
-    return Schedule(needed, loads, finished, int(there.max(initial=0)))
+    return ReadPlan(needed, loads, finished, int(there.max(initial=0)))
 
 
-AHEAD = 2  # batches made while one is trained on
-MOST_LOADERS = 4
+PREFETCH_BATCHES = 2  # batches made while one is trained on
+MAX_LOADERS = 4
 ROWS_AT_ONCE = 16  # images read between two looks at the rest of the program
 Gather = Callable[[np.ndarray, np.ndarray, np.ndarray], None]  # samples, room for images and for labels
 
 
-class _Ledger:
+class MemoryMeter:
     """What is held, in bytes, and the most that ever was."""
 
     def __init__(self) -> None:
@@ -162,7 +162,7 @@ class _Pool:
     def __init__(self, slots: int, source: StreamedSource) -> None:
         channels, height, width = source.shape
         self.images = np.empty((slots, channels, height, width), dtype=source.image_type)
-        self.marks = np.empty((slots, height, width), dtype=source.mark_type)
+        self.marks = np.empty((slots, height, width), dtype=source.label_dtype)
         self.statistics = np.empty((slots, channels, 2), dtype=np.float32)
 
 
@@ -173,11 +173,11 @@ class StreamedSource:
     being decoded, finished batches, and cached labels.
     """
 
-    def __init__(self, parts: Sequence[Taken], *, normalise: NormaliseSpec, budget_bytes: int) -> None:
+    def __init__(self, parts: Sequence[DatasetSubset], *, normalization: NormalizeSpec, budget_bytes: int) -> None:
         self.shape = tile_shape(parts)
         self.image_type = np.result_type(*[part.dataset.dtype for part in parts])
-        self.mark_type = max((part.mark_type for part in parts), key=lambda kind: kind.itemsize)
-        self._normalise: NormaliseSpec = normalise
+        self.label_dtype = max((part.label_dtype for part in parts), key=lambda kind: kind.itemsize)
+        self._normalization: NormalizeSpec = normalization
         self._budget = budget_bytes
         self._intensity = np.concatenate([part.dataset.intensity(part.indices) for part in parts])
         self._row = np.concatenate([np.asarray(part.indices, dtype=np.int64) for part in parts])
@@ -194,7 +194,7 @@ class StreamedSource:
         self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
         self._cache_lock = threading.Lock()
         self._pool_bytes = 0
-        self._ledger = _Ledger()
+        self._ledger = MemoryMeter()
 
     def __len__(self) -> int:
         return len(self._row)
@@ -205,7 +205,7 @@ class StreamedSource:
             dataset.close()
 
     @property
-    def most_held_bytes(self) -> int:
+    def peak_bytes(self) -> int:
         return self._ledger.most
 
     def names(self, indices: Sequence[int]) -> list[str]:
@@ -218,7 +218,7 @@ class StreamedSource:
         """Returns images (n, C, H, W) float32, channels-last, and labels (n, H, W) int64 on `device`, read now."""
         samples = np.asarray(torch.as_tensor(indices).cpu(), dtype=np.int64)
         gather = partial(self._at_random, most_labels=self._room_for_labels(len(samples)))
-        return self._handed_over(self._gathered(samples, torch.device(device), gather), torch.device(device))
+        return self._to_device(self._gathered(samples, torch.device(device), gather), torch.device(device))
 
     def batches(
         self, samples: np.ndarray, bounds: Sequence[tuple[int, int]], device: torch.device | str
@@ -230,7 +230,7 @@ class StreamedSource:
         """
         samples = np.asarray(samples, dtype=np.int64)
         uses = [samples[start:end] for start, end in bounds]
-        plan = schedule(uses, self._chunk)
+        plan = plan_reads(uses, self._chunk)
         room = self.slots(max(map(len, uses), default=0))
         if plan.peak <= room:
             slots = min(2 * plan.peak, room, sum(map(len, plan.needed)))
@@ -241,10 +241,10 @@ class StreamedSource:
         """Returns how many samples the pool can hold beside what batches of this size take."""
         return max(0, self._budget - self._beside(batch, self._loaders())) // self._slot_bytes()
 
-    def least_bytes(self, batch: int) -> int:
+    def min_bytes(self, batch: int) -> int:
         """Returns the smallest budget with which batches of this size can be made, be it at random places."""
         _, height, width = self.shape
-        chunk = max(chunks.rows for chunks in self._chunks) * height * width * self.mark_type.itemsize
+        chunk = max(chunks.rows for chunks in self._chunks) * height * width * self.label_dtype.itemsize
         return self._beside(batch, 1) + chunk
 
     def shuffles_in_memory(self, window: int | None, batch: int) -> bool:
@@ -273,7 +273,7 @@ class StreamedSource:
 
     def _slot_bytes(self) -> int:
         channels, height, width = self.shape
-        return height * width * (channels * self.image_type.itemsize + self.mark_type.itemsize) + 8 * channels
+        return height * width * (channels * self.image_type.itemsize + self.label_dtype.itemsize) + 8 * channels
 
     def _batch_bytes(self, count: int) -> int:
         """What a finished batch takes: float32 and int64."""
@@ -288,17 +288,17 @@ class StreamedSource:
 
     def _beside(self, batch: int, loaders: int) -> int:
         """What is held beside the pool or the cached labels."""
-        return (AHEAD + 1) * self._batch_bytes(batch) + loaders * self._scratch_bytes(batch)
+        return (PREFETCH_BATCHES + 1) * self._batch_bytes(batch) + loaders * self._scratch_bytes(batch)
 
     def _room_for_labels(self, batch: int) -> int:
         return self._budget - self._pool_bytes - self._beside(batch, 1)
 
     def _loaders(self) -> int:
         affordable = self._budget // 4 // self._scratch_bytes(ROWS_AT_ONCE)
-        return max(1, min(MOST_LOADERS, cores() // 2, affordable))
+        return max(1, min(MAX_LOADERS, cpu_count() // 2, affordable))
 
     def _by_chunks(
-        self, uses: list[np.ndarray], plan: Schedule, slots: int, device: torch.device
+        self, uses: list[np.ndarray], plan: ReadPlan, slots: int, device: torch.device
     ) -> Generator[tuple[Tensor, Tensor], None, None]:
         self._hold_pool(slots)
         pool = _Pool(slots, self)
@@ -326,7 +326,7 @@ class StreamedSource:
                 wanted = plan.needed[len(loads)]
                 slot_of[wanted] = [free.pop() for _ in wanted]
                 loads.append(loaders.submit(self._load, wanted, pool, slot_of[wanted]))
-            last = min(len(uses), batch + AHEAD + 1)
+            last = min(len(uses), batch + PREFETCH_BATCHES + 1)
             while batch + len(pending) < last and plan.loads[batch + len(pending)] <= len(loads):
                 following = batch + len(pending)
                 pending.append(gatherer.submit(gather, following, slot_of[uses[following]]))
@@ -337,11 +337,11 @@ class StreamedSource:
                 found = pending.popleft().result()
                 free.extend(slot_of[plan.finished[batch]].tolist())
                 go_ahead(batch + 1)
-                yield self._handed_over(found, device)
+                yield self._to_device(found, device)
         finally:
             loaders.shutdown(cancel_futures=True)
             gatherer.shutdown(cancel_futures=True)
-            self._settle(pending)
+            self._release(pending)
             self._hold_pool(0)
 
     def _by_samples(self, uses: list[np.ndarray], device: torch.device) -> Generator[tuple[Tensor, Tensor], None, None]:
@@ -350,29 +350,29 @@ class StreamedSource:
         gatherer = ThreadPoolExecutor(1, thread_name_prefix="segue-gatherer")
         try:
             for batch in range(len(uses)):
-                while len(pending) <= AHEAD and batch + len(pending) < len(uses):
+                while len(pending) <= PREFETCH_BATCHES and batch + len(pending) < len(uses):
                     following = uses[batch + len(pending)]
                     pending.append(gatherer.submit(self._gathered, following, device, gather))
                 found = pending.popleft().result()
-                yield self._handed_over(found, device)
+                yield self._to_device(found, device)
         finally:
             gatherer.shutdown(cancel_futures=True)
-            self._settle(pending)
+            self._release(pending)
 
     def _hold_pool(self, slots: int) -> None:
         """Accounts for a pool of so many slots, for which cached labels make room."""
         with self._cache_lock:
-            self._forget(0)
+            self._evict(0)
         self._ledger.add(slots * self._slot_bytes() - self._pool_bytes)
         self._pool_bytes = slots * self._slot_bytes()
 
-    def _handed_over(self, batch: tuple[Tensor, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    def _to_device(self, batch: tuple[Tensor, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
         """Returns images (n, C, H, W) and labels int64 on the device; from here on they are the reader's."""
         self._ledger.add(-self._batch_bytes(len(batch[0])))
         pixels, marks = (tensor.to(device, non_blocking=True) for tensor in batch)
         return pixels.permute(0, 3, 1, 2), marks.to(torch.int64)
 
-    def _settle(self, pending: deque[Future[tuple[Tensor, Tensor]]]) -> None:
+    def _release(self, pending: deque[Future[tuple[Tensor, Tensor]]]) -> None:
         """Takes batches that nobody will fetch off the account."""
         for batch in pending:
             if not batch.cancelled() and batch.exception() is None:
@@ -399,7 +399,7 @@ class StreamedSource:
         """Returns images of one file in their acquired type and their statistics; raises SegueError for NaN."""
         dataset = self._datasets[file]
         images, _ = dataset.read(self._row[samples], layer=None)
-        found = statistics(self._normalise, images, self._intensity[samples])
+        found = statistics(self._normalization, images, self._intensity[samples])
         if images.dtype.kind == "f" or not np.isfinite(found).all():
             require_finite(dataset, normalised(images, found), sample_names(dataset, self._row[samples]))
         return images, found
@@ -409,7 +409,7 @@ class StreamedSource:
         channels, height, width = self.shape
         pinned = device.type == "cuda"
         pixels = torch.empty((len(samples), height, width, channels), pin_memory=pinned)
-        kind = torch.from_numpy(np.empty(0, self.mark_type)).dtype if pinned else torch.int64
+        kind = torch.from_numpy(np.empty(0, self.label_dtype)).dtype if pinned else torch.int64
         marks = torch.empty((len(samples), height, width), dtype=kind, pin_memory=pinned)
         self._ledger.add(self._batch_bytes(len(samples)))
         try:
@@ -442,14 +442,14 @@ class StreamedSource:
             if chunk in self._cache:
                 self._cache.move_to_end(chunk)
                 return self._cache[chunk]
-            labels = self._chunks[file].read(chunk - int(self._first_chunk[file])).astype(self.mark_type)
-            self._forget(most_bytes - labels.nbytes)
+            labels = self._chunks[file].read(chunk - int(self._first_chunk[file])).astype(self.label_dtype)
+            self._evict(most_bytes - labels.nbytes)
             if labels.nbytes <= most_bytes:
                 self._cache[chunk] = labels
                 self._ledger.add(labels.nbytes)
             return labels
 
-    def _forget(self, most_bytes: int) -> None:
+    def _evict(self, most_bytes: int) -> None:
         """Drops cached labels, the longest unused first, until they take at most `most_bytes`."""
         while self._cache and sum(labels.nbytes for labels in self._cache.values()) > most_bytes:
             _, labels = self._cache.popitem(last=False)
@@ -485,7 +485,7 @@ class LabelChunks:
         first = number * self.rows
         rows = min(self.rows, self._count - first)
         if not self._layer.stored:
-            return labels_of(self._dataset, np.arange(first, first + rows), self._layer)
+            return virtual_labels(self._dataset, np.arange(first, first + rows), self._layer)
         _, height, width = self._labels.shape
         with reading(self._dataset.path):
             if self._plain:

@@ -23,16 +23,17 @@ from PIL import Image, ImageDraw, ImageFont
 
 from segue.data import splits
 from segue.data.dataset import Dataset
-from segue.data.spec import IGNORED, Layer, SplitSpec
+from segue.data.spec import Layer, SplitSpec
 from segue.data.splits import PARTS
 from segue.errors import SegueError
-from segue.fingerprint import content_digest
+from segue.fingerprint import hash_dataset
+from segue.labels import IGNORED
 from segue.spec import unknown
 from segue.storage import replacing
 
-SHOWN_VALUES = 8
-SURVEYED_TILES = 1000  # of instance layers, whose fractions are not stored
-OWN_COLUMNS = ("group", "source", "y_px", "x_px", "pixel_size_nm")
+MAX_VALUES = 8
+MAX_SAMPLED_TILES = 1000  # of instance layers, whose fractions are not stored
+STANDARD_COLUMNS = ("group", "source", "y_px", "x_px", "pixel_size_nm")
 
 
 def describe(path: Path) -> str:
@@ -52,15 +53,15 @@ def describe(path: Path) -> str:
             ("micrographs", f"{len(sources | kept)}: {len(sources)} cut into tiles, {len(kept)} kept whole"),
             *_conditions(samples),
             *((f"split {name}", _split(data, name, samples["group"])) for name in data.split_names()),
-            *(("WARNING", warning) for warning in warnings_of(data)),
+            *(("WARNING", warning) for warning in dataset_warnings(data)),
             *_provenance(data.attributes),
         ]
-    rows.append(("digest", content_digest(path)))
+    rows.append(("digest", hash_dataset(path)))
     left = max(len(name) for name, _ in rows)
     return "\n".join([str(path), *(f"  {name:<{left}}  {text}" for name, text in rows if text)])
 
 
-def warnings_of(data: Dataset) -> list[str]:
+def dataset_warnings(data: Dataset) -> list[str]:
     """Returns what a reader must know before training: no tiles, splits with an empty part, and those that leak.
 
     Of a stored split that tears groups, the neighbours across the border are counted over the whole dataset.
@@ -69,14 +70,14 @@ def warnings_of(data: Dataset) -> list[str]:
         return ["no tiles: all wells are unstained, and their whole images are for prediction only (`segue count`)"]
     found = []
     for name in data.split_names():
-        made = data.origin(SplitSpec(stored=name))
+        made = data.resolve_split(SplitSpec(stored=name))
         if made.stored is not None:
             continue  # it came with the data
         codes = data.split_codes(name)
-        found.append(splits.empty_words(name, made, data.samples(), codes))
-        if made.tears_groups:
+        found.append(splits.empty_parts_message(name, made, data.samples(), codes))
+        if made.leaks_groups:
             training, validation = (np.flatnonzero(codes == PARTS.index(part)) for part in ("train", "validation"))
-            found.append(f"'{name}': {splits.leak_words(made.words, data.neighbours(training, validation))}")
+            found.append(f"'{name}': {splits.leak_message(made.description, data.neighbours(training, validation))}")
     return [warning for warning in found if warning]
 
 
@@ -126,7 +127,7 @@ def _nominal(samples: Mapping[str, np.ndarray]) -> list[str]:
     return [
         name
         for name, values in sorted(samples.items())
-        if name not in OWN_COLUMNS and not name.endswith("_drawn") and len(np.unique(values)) > 1
+        if name not in STANDARD_COLUMNS and not name.endswith("_drawn") and len(np.unique(values)) > 1
     ]
 
 
@@ -160,7 +161,7 @@ def _layer(data: Dataset, layer: Layer) -> str:
         shares = counts / max(1, counts.sum())
         named = ", ".join(f"{name} {share:.2%}" for name, share in zip(layer.names, shares, strict=True))
         return f"classes: {named}"
-    indices = spread(data.samples(), SURVEYED_TILES)
+    indices = spread(data.samples(), MAX_SAMPLED_TILES)
     objects, covered, seen = 0, 0, 0
     for start in range(0, len(indices), 64):
         _, labels = data.read(np.sort(indices)[start : start + 64], layer=layer.name)
@@ -178,7 +179,7 @@ def _layer(data: Dataset, layer: Layer) -> str:
 def _conditions(samples: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
     rows = []
     for name, values in sorted(samples.items()):
-        if name in OWN_COLUMNS:
+        if name in STANDARD_COLUMNS:
             continue
         if name.endswith("_drawn"):
             known = values[np.isfinite(values)]
@@ -189,8 +190,8 @@ def _conditions(samples: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
         if not counts:
             rows.append((name, "not known"))
             continue
-        shown = [f"{_shown(value)} ({counts[value]})" for value in sorted(counts)[:SHOWN_VALUES]]
-        more = f", … {len(counts)} values" if len(counts) > SHOWN_VALUES else ""
+        shown = [f"{_shown(value)} ({counts[value]})" for value in sorted(counts)[:MAX_VALUES]]
+        more = f", … {len(counts)} values" if len(counts) > MAX_VALUES else ""
         unknown_too = f", not known ({missing})" if missing else ""
         rows.append((name, ", ".join(shown) + more + unknown_too))
     return rows
@@ -227,7 +228,7 @@ KNOWN = {"live": 0, "dead": 1}  # places in a palette
 ON_IMAGES = ((46, 166, 255), (255, 90, 31), (0, 200, 120), (230, 60, 170), (255, 210, 0), (150, 110, 255))
 
 
-def palette_places(names: Sequence[str]) -> tuple[int, ...]:
+def palette_indices(names: Sequence[str]) -> tuple[int, ...]:
     """Returns for each class after the first, the background, its place in a palette; from 6 on a palette repeats.
 
     >>> palette_places(("background", "cell", "live", "dead", "outline"))
@@ -242,11 +243,11 @@ def palette_places(names: Sequence[str]) -> tuple[int, ...]:
 
 def colours_on_images(names: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
     """Returns RGB (0 to 255) of each class, black for the first, the background."""
-    return ((0, 0, 0), *(ON_IMAGES[place % len(ON_IMAGES)] for place in palette_places(names)))
+    return ((0, 0, 0), *(ON_IMAGES[place % len(ON_IMAGES)] for place in palette_indices(names)))
 
 
 PAPER, INK, FAINT = (255, 255, 255), (25, 25, 30), (120, 120, 128)
-SHOWN_PX = 220  # the least side of a tile on the sheet
+MIN_TILE_PX = 220  # the least side of a tile on the sheet
 GAP, MARGIN, CAPTION = 14, 22, 40
 
 
@@ -261,7 +262,7 @@ def draw_sheet(
 ) -> Any:
     """Returns a PIL image of tiles (n, C, H, W) with labels (n, H, W), valid boxes (n, 4) and two captions each."""
     count = len(images)
-    scale = max(1, math.ceil(SHOWN_PX / max(images.shape[2:])))
+    scale = max(1, math.ceil(MIN_TILE_PX / max(images.shape[2:])))
     height, width = images.shape[2] * scale, images.shape[3] * scale
     columns = min(count, max(1, round(math.sqrt(count * 1.6))))
     rows = math.ceil(count / columns)
@@ -269,7 +270,7 @@ def draw_sheet(
     size = (2 * MARGIN + columns * (width + GAP) - GAP, top + rows * (height + CAPTION + GAP) - GAP + MARGIN)
     sheet = Image.new("RGB", (max(size[0], 640), size[1]), PAPER)
     pen = ImageDraw.Draw(sheet)
-    pen.text((MARGIN, MARGIN - 6), heading, fill=INK, font=lettering(18))
+    pen.text((MARGIN, MARGIN - 6), heading, fill=INK, font=load_font(18))
     _legend(pen, layer, (MARGIN, MARGIN + 26))
     for index in range(count):
         x = MARGIN + (index % columns) * (width + GAP)
@@ -278,7 +279,7 @@ def draw_sheet(
         sheet.paste(tile, (x, y))
         _dashed_box(pen, valid[index] * scale, (x, y), (width, height))
         for line, (text, colour) in enumerate(zip(captions[index], (INK, FAINT), strict=True)):
-            pen.text((x, y + height + 3 + 16 * line), _fitting(pen, text, width), fill=colour, font=lettering(12))
+            pen.text((x, y + height + 3 + 16 * line), _fitting(pen, text, width), fill=colour, font=load_font(12))
     return sheet
 
 
@@ -331,7 +332,7 @@ def _colours(layer: Layer, labels: np.ndarray) -> np.ndarray:
 
 def _legend(pen: Any, layer: Layer, place: tuple[int, int]) -> None:
     x, y = place
-    font = lettering(13)
+    font = load_font(13)
     if layer.kind == "instances":
         pen.text(
             (x, y), f"each outline is one {layer.names[1]}; hatched: ignored; grey: padding", fill=FAINT, font=font
@@ -357,7 +358,7 @@ def _dashed_box(pen: Any, box: np.ndarray, place: tuple[int, int], size: tuple[i
 
 
 def _fitting(pen: Any, text: str, width: int) -> str:
-    font = lettering(12)
+    font = load_font(12)
     if pen.textlength(text, font=font) <= width:
         return text
     while text and pen.textlength(text + "…", font=font) > width:
@@ -365,7 +366,7 @@ def _fitting(pen: Any, text: str, width: int) -> str:
     return text + "…"
 
 
-def lettering(size: int) -> Any:
+def load_font(size: int) -> Any:
     """Returns the font of matplotlib's figures, `size` px high: PIL's own lacks "µ", "×" and "…"."""
     from matplotlib import get_data_path
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from segue.data.spec import IGNORED
+from segue.labels import IGNORED
 
 Edge = Literal["drop", "shift"]  # of the tile that would reach beyond the border: left out, or moved back inside
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from segue.data.spec import IGNORED, Layer
-from segue.data.splits import GivenSplit, Split, codes
+from segue.data.spec import Layer
+from segue.data.splits import GivenSplit, Split, split_codes
 from segue.errors import SegueError
 from segue.hdf5 import COMPRESSION, NewFile, Node, create_labels, new_file, open_file, reading, write_labels
+from segue.labels import IGNORED
 
 FORMAT = "segue dataset"
 FORMAT_VERSION = 1
@@ -20,14 +21,14 @@ CHUNK_BYTES = 16 * 10**6
 REQUIRED_COLUMNS = ("group", "source", "y_px", "x_px")
 
 
-def write_part(path: Path, part: Part) -> None:
+def write_part(path: Path, part: GroupTiles) -> None:
     """Writes a group's part file, appearing at `path` only when whole; raises ValueError for arrays that disagree."""
     _check_part(part)
     with new_file(path) as new:
         tiles = new.file.create_group("tiles")
         tiles["images"] = part.images
         for layer, labels in part.labels.items():
-            tiles[f"labels/{layer}"] = smallest(labels)  # not compressed: it is read once and deleted
+            tiles[f"labels/{layer}"] = to_smallest_int(labels)  # not compressed: it is read once and deleted
         tiles["valid"] = part.valid.astype(np.int32)
         tiles["intensity"] = part.intensity.astype(np.float32)
         for column, values in part.samples.items():
@@ -36,7 +37,7 @@ def write_part(path: Path, part: Part) -> None:
             write_micrograph(new.file, source, micrograph.image, micrograph.labels)
 
 
-def assemble(
+def merge_parts(
     parts: Sequence[Path],
     out: Path,
     *,
@@ -54,7 +55,7 @@ def assemble(
     """
     if not parts:
         raise SegueError(f"{out}: there is nothing to assemble; give at least one group with a tile.")
-    plan = _survey(parts, out, layers, channels)
+    plan = _check_parts(parts, out, layers, channels)
     with new_file(out) as new:
         file = new.file
         write_header(file, channels, attributes)
@@ -62,7 +63,7 @@ def assemble(
         columns: dict[str, list[np.ndarray]] = {}
         for path in parts:
             with open_file(path) as source, reading(path):
-                _pour(source, writers, new)
+                _copy_rows(source, writers, new)
                 for column, values in source["samples"].items():
                     columns.setdefault(column, []).append(read_column(values))
                 _copy_micrographs(source, new)
@@ -73,7 +74,7 @@ def assemble(
         for column, values in samples.items():
             write_column(file, column, values)
         for name, split in splits.items():
-            write_split(file, name, split, samples, where=str(out))
+            write_split(file, name, split, samples, context=str(out))
 
 
 @dataclass
@@ -131,7 +132,7 @@ class _Plan:
     types: dict[str, np.dtype]
 
 
-def _survey(parts: Sequence[Path], out: Path, layers: Sequence[Layer], channels: Sequence[str]) -> _Plan:
+def _check_parts(parts: Sequence[Path], out: Path, layers: Sequence[Layer], channels: Sequence[str]) -> _Plan:
     """Returns the total count and the row shapes; raises SegueError where two parts disagree."""
     names = ["images", *(f"labels/{layer.name}" for layer in layers), "valid", "intensity"]
     count, first, columns = 0, None, set()
@@ -175,7 +176,7 @@ def _create(file: Node, plan: _Plan, layers: Sequence[Layer], chunk: int) -> dic
         options = COMPRESSION if name.startswith("labels/") else {}
         writers[name] = _Rows(tiles.create_dataset(name, full, dtype, chunks=chunks, **options), chunks[0], [])
     for layer in layers:
-        name_layer(tiles[f"labels/{layer.name}"], layer)
+        write_layer_attributes(tiles[f"labels/{layer.name}"], layer)
         if layer.kind == "classes":
             full = (plan.count, len(layer.names))
             counts = tiles.create_dataset(f"class_counts/{layer.name}", full, np.int64, chunks=_chunks(full, 8, 10**5))
@@ -183,7 +184,7 @@ def _create(file: Node, plan: _Plan, layers: Sequence[Layer], chunk: int) -> dic
     return writers
 
 
-def _pour(source: Node, writers: Mapping[str, _Rows | _Counts], new: NewFile) -> None:
+def _copy_rows(source: Node, writers: Mapping[str, _Rows | _Counts], new: NewFile) -> None:
     tiles = source["tiles"]
     for name, writer in writers.items():
         if isinstance(writer, _Rows):
@@ -204,7 +205,7 @@ def write_header(file: Node, channels: Sequence[str], attributes: Mapping[str, s
         file.attrs[name] = value
 
 
-def name_layer(labels: Node, layer: Layer) -> None:
+def write_layer_attributes(labels: Node, layer: Layer) -> None:
     """Writes a layer's kind and names beside its labels."""
     labels.attrs["kind"] = layer.kind
     labels.attrs["names"] = np.array(layer.names, dtype=h5py.string_dtype())
@@ -239,9 +240,9 @@ def _copy_micrographs(source: Node, new: NewFile) -> None:
         new.check()
 
 
-def write_split(file: Node, name: str, split: Split, samples: Mapping[str, np.ndarray], *, where: str) -> None:
+def write_split(file: Node, name: str, split: Split, samples: Mapping[str, np.ndarray], *, context: str) -> None:
     """Writes splits/<name> and how it was made; `samples` and `where` as in `division.codes`."""
-    dataset = file.create_dataset(f"splits/{name}", data=codes(split, samples, where=where))
+    dataset = file.create_dataset(f"splits/{name}", data=split_codes(split, samples, context=context))
     if isinstance(split, GivenSplit):
         dataset.attrs["given"] = True
         return
@@ -259,7 +260,7 @@ def micrograph_name(key: str) -> str:
     return key.replace("%2F", "/").replace("%2E", ".").replace("%25", "%")
 
 
-def smallest(labels: np.ndarray) -> np.ndarray:
+def to_smallest_int(labels: np.ndarray) -> np.ndarray:
     """Returns labels in the smallest signed type that holds them."""
     highest = int(labels.max(initial=0))
     return labels.astype(np.int8 if highest < 2**7 else np.int16 if highest < 2**15 else np.int32)
@@ -276,7 +277,7 @@ def _shown(found: tuple[tuple[int, ...], np.dtype]) -> str:
     return f"{' × '.join(map(str, found[0]))} {found[1]}"
 
 
-def _check_part(part: Part) -> None:
+def _check_part(part: GroupTiles) -> None:
     count, _, height, width = part.images.shape
     if part.images.dtype.kind not in "uif" or part.images.dtype.itemsize > 4:
         raise ValueError(f"images are {part.images.dtype}; allowed are integers up to 32 bits and float32")
@@ -306,7 +307,7 @@ class Micrograph:
 
 
 @dataclass(frozen=True)
-class Part:
+class GroupTiles:
     """What one group contributes to a dataset; all arrays are in memory, for a group is small.
 
     images (n, C, H, W) in the acquired type (integers up to 32 bit, float32); labels {layer: (n, H, W) int32};

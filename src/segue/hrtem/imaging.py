@@ -18,7 +18,7 @@ from segue.spec import SpecModel
 if TYPE_CHECKING:
     import torch
 
-BATCH_VALUES = 2**18  # complex numbers worked on at once while rendering: 2 MB, which stay near the processor
+BLOCK_VALUES = 2**18  # complex numbers worked on at once while rendering: 2 MB, which stay near the processor
 
 
 def _as_list(value: Any) -> Any:
@@ -90,7 +90,7 @@ def render(waves: torch.Tensor, defocus_A: torch.Tensor, optics: Optics) -> torc
     turn = math.pi * wavelength * defocus_A.to(waves.device, torch.float64)
     rows = _phases(turn[:, None] * ky**2).to(waves.dtype)
     columns = _phases(turn[:, None] * kx**2).to(waves.dtype)
-    batch = max(1, BATCH_VALUES // waves.numel())
+    batch = max(1, BLOCK_VALUES // waves.numel())
     images = []
     for row, column in zip(rows.split(batch), columns.split(batch), strict=True):
         lens = row[:, None, :, None] * column[:, None, None, :]
@@ -153,6 +153,6 @@ def minimum_contrast_A(wave: torch.Tensor, optics: Optics, *, thickness_A: float
 def _least_varying(wave: torch.Tensor, defocus_A: torch.Tensor, optics: Optics) -> float:
     import torch
 
-    batches = defocus_A.split(max(1, BATCH_VALUES // wave.numel()))
+    batches = defocus_A.split(max(1, BLOCK_VALUES // wave.numel()))
     variances = [render(wave[None], batch, optics).double().var(dim=(-2, -1)) for batch in batches]
     return float(defocus_A[int(torch.cat(variances).argmin())])

@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from segue.data.writer import Part
+    from segue.data.writer import GroupTiles
 
 VERSION = 1  # of what is produced: raise it by one whenever equal specifications give other samples
 LAYER = "particles"
 CHUNK_BYTES = 16 * 10**6  # of images in a dataset
 FILE_BYTES = 40_000  # HDF5's own, in each file
-MOST_COUNTS_PER_PX = 8000.0  # expected electrons per pixel; fringes reach several times that and must fit 16 bits
+MAX_COUNTS_PER_PX = 8000.0  # expected electrons per pixel; fringes reach several times that and must fit 16 bits
 
 
 class SeriesSpec(SpecModel):
@@ -78,10 +78,10 @@ class SeriesSpec(SpecModel):
                 f"{self.wave.field_nm:g}; take smaller particles or a larger field"
             )
         most = max(self.imaging.dose_e_per_A2) * pixel_A**2
-        if most > MOST_COUNTS_PER_PX:
+        if most > MAX_COUNTS_PER_PX:
             mistakes.append(
                 f"imaging.dose_e_per_A2: found {max(self.imaging.dose_e_per_A2):g}, which is {most:.0f} electrons per "
-                f"pixel of {pixel_A:g} Å; at most {MOST_COUNTS_PER_PX:.0f} are counted; lower the dose"
+                f"pixel of {pixel_A:g} Å; at most {MAX_COUNTS_PER_PX:.0f} are counted; lower the dose"
             )
         if mistakes:
             raise ValueError("; ".join(mistakes))
@@ -130,7 +130,7 @@ def simulate(
     once. Raises SegueError when `out` holds something else, or when a worker dies.
     """
     from segue.data.spec import Layer
-    from segue.data.writer import assemble
+    from segue.data.writer import merge_parts
     from segue.storage import make_folder
 
     provenance = _provenance(spec)
@@ -145,7 +145,7 @@ def simulate(
     report(spec.structures - len(missing), spec.structures)
     for done, _ in enumerate(_finished(spec, parts, missing, workers=workers), start=1):
         report(spec.structures - len(missing) + done, spec.structures)
-    assemble(
+    merge_parts(
         paths,
         out,
         layers=[Layer(LAYER, "classes", ("background", "particle"))],
@@ -156,7 +156,7 @@ def simulate(
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def structure(spec: SeriesSpec, index: int) -> Part:
+def structure(spec: SeriesSpec, index: int) -> GroupTiles:
     """Returns the part of structure `index`: a tile for each defocus and dose, in that order, defocus outermost.
 
     Images are electrons counted per pixel, uint16 (n, 1, H, W). A tile is the whole acquired image; its place in the
@@ -240,10 +240,10 @@ def _part(
     *,
     drawn_nm: np.ndarray,
     columns: dict[str, str | int | float],
-) -> Part:
+) -> GroupTiles:
     import numpy as np
 
-    from segue.data.writer import Part
+    from segue.data.writer import GroupTiles
 
     conditions, group = _conditions(spec), group_of(spec, index)
     count, tile_px = len(images), spec.imaging.tile_px
@@ -258,7 +258,7 @@ def _part(
         **{name: _column(value, count) for name, value in columns.items()},
     }
     flat = images.reshape(count, -1).astype(np.float64)
-    return Part(
+    return GroupTiles(
         images=images[:, None],
         labels={LAYER: np.repeat(mask[None].astype(np.int32), count, axis=0)},
         valid=np.tile(np.array([0, 0, tile_px, tile_px], np.int32), (count, 1)),

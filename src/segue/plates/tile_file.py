@@ -11,9 +11,9 @@ import numpy as np
 
 from segue.data.spec import Layer
 from segue.data.splits import Split
-from segue.data.writer import name_layer, write_column, write_micrograph, write_split
+from segue.data.writer import write_layer_attributes, write_column, write_micrograph, write_split
 from segue.errors import SegueError
-from segue.hdf5 import NewFile, Node, create_labels, packed, write_packed
+from segue.hdf5 import NewFile, Node, create_labels, pack_labels, write_packed
 from segue.plates.spec import TilesSpec
 
 Value = str | int | float
@@ -21,7 +21,7 @@ INT8_CLASSES = 128
 
 
 @dataclass(frozen=True)
-class Cut:
+class MosaicTiles:
     """Tiles of one mosaic that are still to be copied: image (C, H, W); labels {layer: (H, W)} in their `label_type`;
     intensity (C, 2) float32; places (n, 2), the corners y, x; counts {class layer: (n, K)}; columns {name: value}, what
     the rows of all its tiles hold.
@@ -30,14 +30,14 @@ class Cut:
     image: np.ndarray
     labels: Mapping[str, np.ndarray]
     intensity: np.ndarray
-    places: np.ndarray
+    corners: np.ndarray
     counts: Mapping[str, np.ndarray]
     columns: Mapping[str, Value]
 
-    def only(self, wanted: np.ndarray) -> Cut:
+    def select(self, wanted: np.ndarray) -> MosaicTiles:
         """Returns the tiles where wanted (n,) is true."""
         counts = {name: values[wanted] for name, values in self.counts.items()}
-        return replace(self, places=self.places[wanted], counts=counts)
+        return replace(self, places=self.corners[wanted], counts=counts)
 
 
 def label_type(layer: Layer) -> np.dtype:
@@ -60,12 +60,12 @@ class _Block:
             if layer.kind == "classes"
         }
 
-    def take(self, cut: Cut, first: int) -> int:
+    def take(self, cut: MosaicTiles, first: int) -> int:
         """Copies tiles of `cut` from `first` on, as many as there is room for; returns where the rest begins."""
         tile = self.images.shape[-1]
-        last = min(len(cut.places), first + len(self.images) - self.count)
+        last = min(len(cut.corners), first + len(self.images) - self.count)
         rows = slice(self.count, self.count + last - first)
-        for row, (y, x) in enumerate(cut.places[first:last].tolist(), self.count):
+        for row, (y, x) in enumerate(cut.corners[first:last].tolist(), self.count):
             self.images[row] = cut.image[:, y : y + tile, x : x + tile]
             for name, values in cut.labels.items():
                 self.labels[name][row] = values[y : y + tile, x : x + tile]
@@ -80,7 +80,7 @@ class _Block:
         return self.count == len(self.images)
 
 
-class TileFile:
+class GrowingDataset:
     """A dataset being written to `new`; `path` is where it will appear. Holds two blocks, however many tiles come.
 
     All writing is done by the one thread of `background`, a piece at a time and in order; what fails there is raised
@@ -102,14 +102,14 @@ class TileFile:
         self._columns: list[Mapping[str, Value]] = []  # of each mosaic
         self._places: list[np.ndarray] = []
 
-    def add(self, cut: Cut) -> None:
+    def add(self, cut: MosaicTiles) -> None:
         """Appends the tiles. Raises SegueError where their type or columns differ from those of earlier ones."""
         if self._columns and set(cut.columns) != set(self._columns[0]):
             odd = ", ".join(sorted(set(cut.columns) ^ set(self._columns[0])))
             raise SegueError(
                 f"{cut.columns['source']}: the column(s) {odd} are not in every mosaic; give each the same ones."
             )
-        if not len(cut.places):
+        if not len(cut.corners):
             return
         self._image_type = self._image_type or cut.image.dtype
         if cut.image.dtype != self._image_type:
@@ -118,9 +118,9 @@ class TileFile:
                 f"{self._columns[0]['source']}; the images of a dataset share one type."
             )
         self._columns.append(cut.columns)
-        self._places.append(cut.places)
+        self._places.append(cut.corners)
         first = 0
-        while first < len(cut.places):
+        while first < len(cut.corners):
             block = self._block = self._block or _Block(self._spec, self._layers, cut.image)
             first = block.take(cut, first)
             if block.full:
@@ -159,7 +159,7 @@ class TileFile:
         for name in sorted(samples):
             write_column(self._new.file, name, samples[name])
         for name, split in splits.items():
-            write_split(self._new.file, name, split, samples, where=str(self._path))
+            write_split(self._new.file, name, split, samples, context=str(self._path))
         self._new.check()
 
     def _submit(self, work: Callable[[], None]) -> None:
@@ -176,7 +176,7 @@ class TileFile:
         self._rows = rows = self._rows or block.count
         for values in (block.images, *block.labels.values()):
             values[block.count : rows] = 0
-        labels = {name: packed(values[:rows]) for name, values in block.labels.items()}
+        labels = {name: pack_labels(values[:rows]) for name, values in block.labels.items()}
         self._submit(lambda: self._append(block, labels))
 
     def _append(self, block: _Block, labels: Mapping[str, bytes | bytearray]) -> None:
@@ -210,7 +210,7 @@ class TileFile:
         growing("intensity", block.intensity.shape[1:], np.float32)
         for layer in self._layers:
             labels = create_labels(tiles, f"labels/{layer.name}", (0, tile, tile), chunk=rows, grows=True)
-            name_layer(labels, layer)
+            write_layer_attributes(labels, layer)
             self._arrays[f"labels/{layer.name}"] = labels
             if layer.kind == "classes":
                 growing(f"class_counts/{layer.name}", (len(layer.names),), np.int64)

@@ -1,0 +1,95 @@
+"""Makes a dataset from parts so that it can be interrupted at any moment and continued by the same call.
+
+`prepare`, `simulate` and `plate` all go the same way: refuse an output that something else made (`is_made`), make the
+parts that are missing in worker processes, each appearing only when it is whole (`make_parts`), write the dataset from
+the parts, and remove the work in progress (`work_folders`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from segue.data.dataset import Dataset
+from segue.errors import SegueError
+from segue.parallel import map_unordered
+from segue.storage import remove_abandoned
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class MadeParts(Generic[Result]):
+    """The results of all parts, in the order of their items, and how many parts this call made."""
+
+    results: list[Result]
+    made_now: int
+
+
+def is_made(out: Path, attribute: str, value: str) -> bool:
+    """Returns whether `out` exists and is the dataset whose `attribute` records `value`, its specification or inputs.
+
+    Raises SegueError if `out` exists and is anything else: nothing is overwritten.
+    """
+    if not out.exists():
+        return False
+    try:
+        with Dataset(out) as dataset:
+            recorded = dataset.attributes.get(attribute)
+    except SegueError as error:
+        raise SegueError(f"{out}: exists and is no whole segue dataset; remove it, or give another output.") from error
+    if recorded != value:
+        raise SegueError(
+            f"{out}: holds a dataset of another specification or other files; choose another file or remove this one."
+        )
+    return True
+
+
+def make_parts(
+    make: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    finished: Callable[[Item], Result | None],
+    workers: int,
+    context: Path | str,
+    progress: Callable[[int, int], None] | None = None,
+) -> MadeParts[Result]:
+    """Calls `make` for every item whose part does not exist yet, in `workers` processes.
+
+    `finished` returns the result of a part that is there already, else None. `make` must write its part so that it
+    appears only when it is whole (`storage.replacing`). `progress(done, total)` is called at the start and after every
+    part. Errors as in `parallel.map_unordered`.
+    """
+    results: dict[int, Result] = {}
+    for index, item in enumerate(items):
+        result = finished(item)
+        if result is not None:
+            results[index] = result
+    missing = [index for index in range(len(items)) if index not in results]
+    report = progress or (lambda done, total: None)
+    report(len(results), len(items))
+    work = partial(_make_item, make)
+    todo = [(index, items[index]) for index in missing]
+    for (index, _), result in map_unordered(work, todo, workers=workers, context=context):
+        results[index] = result
+        report(len(results), len(items))
+    return MadeParts([results[index] for index in range(len(items))], len(missing))
+
+
+def _make_item(make: Callable[[Item], Result], numbered: tuple[int, Item]) -> Result:
+    return make(numbered[1])
+
+
+@contextlib.contextmanager
+def work_folders(out: Path, *folders: Path) -> Iterator[None]:
+    """Removes the folders of the work in progress, and what killed processes left beside `out`, after a success."""
+    yield
+    remove_abandoned(out)
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
