@@ -48,14 +48,14 @@ TABLES: dict[str, Any] = {
 
 
 def spec_of(**changes: Any) -> PlateSpec:
-    files = synthetic_files(validate(SyntheticSpec, MADE, where="made")).model_dump(exclude_defaults=True)
-    return validate(PlateSpec, {**TABLES, "files": files, **changes}, where="plate")
+    files = synthetic_files(validate(SyntheticSpec, MADE, context="made")).model_dump(exclude_defaults=True)
+    return validate(PlateSpec, {**TABLES, "files": files, **changes}, context="plate")
 
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A made plate of three wells, two of them stained, at two times."""
-    return write_plates(validate(SyntheticSpec, MADE, where="made"), tmp_path_factory.mktemp("raw") / "plate").folder
+    return write_plates(validate(SyntheticSpec, MADE, context="made"), tmp_path_factory.mktemp("raw") / "plate").folder
 
 
 @pytest.fixture(scope="module")
@@ -156,13 +156,13 @@ def test_reports_and_tables_lie_beside_it(made: Path):
 def test_targets_find_the_layer_of_their_kind(made: Path, target: str, layer: str):
     """Classes of pixels and objects are asked for without naming the layer, since there is one of each kind."""
     with Dataset(made) as dataset:
-        stage = validate(StageSpec, {"data": [{"dataset": str(made)}], "target": {"name": target}}, where="stage")
+        stage = validate(StageSpec, {"data": [{"dataset": str(made)}], "target": {"name": target}}, context="stage")
         assert choose_layer(dataset, stage.target).name == layer
 
 
 def test_a_plate_and_a_stage_on_it_are_told_before_any_work(raw: Path, made: Path, tmp_path: Path):
     """`segue inspect` tells what a plate lacks, and of a stage which network it trains on what."""
-    told = describe.describe(str(write_specification(validate(SyntheticSpec, MADE, where="made"), raw)))
+    told = describe.describe(str(write_specification(validate(SyntheticSpec, MADE, context="made"), raw)))
     assert "3 wells, 2 stained" in told and "is missing in brightfield" in told
     stage = tmp_path / "stage.toml"
     stage.write_text(
@@ -175,7 +175,7 @@ def test_a_plate_and_a_stage_on_it_are_told_before_any_work(raw: Path, made: Pat
 def test_the_split_of_a_made_plate_leaves_no_part_empty(tmp_path: Path):
     """Its seed is another where the usual one would; with two stained wells there is none, and it stays."""
     for stained, fills in ((2, False), (3, True), (4, True)):
-        spec = validate(SyntheticSpec, {"plates": 1, "wells": 4, "stained_wells": stained, "times": 1}, where="made")
+        spec = validate(SyntheticSpec, {"plates": 1, "wells": 4, "stained_wells": stained, "times": 1}, context="made")
         folder = tmp_path / f"{stained}"
         folder.mkdir()
         written = tomllib.loads(write_specification(spec, folder).read_text(encoding="utf-8"))
@@ -235,11 +235,11 @@ def small_plate(folder: Path, stained: dict[str, int]) -> PlateSpec:
                 tifffile.imwrite(folder / f"{well}_t{time}_{channel}.tif", image)
     rows = "".join(f"{well},{stains},e\n" for well, stains in stained.items())
     (folder / "wells.csv").write_text(f"well,stained,experiment\n{rows}", encoding="utf-8")
-    return validate(PlateSpec, {"name": "small", "files": SMALL, "tiles": SMALL_TILES}, where="plate")
+    return validate(PlateSpec, {"name": "small", "files": SMALL, "tiles": SMALL_TILES}, context="plate")
 
 
 def changed(spec: PlateSpec, **tables: Any) -> PlateSpec:
-    return validate(PlateSpec, {**spec.model_dump(exclude_defaults=True), **tables}, where="plate")
+    return validate(PlateSpec, {**spec.model_dump(exclude_defaults=True), **tables}, context="plate")
 
 
 def test_splits_and_tiles_are_checked_before_any_work(tmp_path: Path):

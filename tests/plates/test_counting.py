@@ -22,7 +22,7 @@ from segue import rng
 from segue.data.dataset import Dataset
 from segue.data.spec import Layer, SplitSpec
 from segue.data.splits import GivenSplit
-from segue.data.writer import Micrograph, Part, assemble, micrograph_key, write_part
+from segue.data.writer import GroupTiles, Micrograph, merge_parts, micrograph_key, write_part
 from segue.errors import SegueError
 from segue.plates.counting.count import CountSpec, count_wells, write_counts
 from segue.plates.counting.nuclei import measure_nuclei, poisson_interval, split_nuclei, wilson_interval
@@ -106,7 +106,7 @@ def write_wells(
         images = np.stack([picture.image[:, :TILE, :TILE] for _, picture in of(pictures, well)])
         names = [f"{well}/t{time:03d}" for time in labels]
         count = len(images)
-        part = Part(
+        part = GroupTiles(
             images=images,
             labels={
                 name: np.stack([one[name][:TILE, :TILE] for one in labels.values()]) for name in ("classes", "nuclei")
@@ -130,7 +130,7 @@ def write_wells(
     ]
     splits = {"wells": GivenSplit(PARTS)}  # type: ignore[arg-type]
     whole = {"provenance": "made", "pixel_size_um": 0.5} if attributes is None else attributes
-    assemble(paths, out, layers=layers, channels=["brightfield"], attributes=whole, splits=splits)
+    merge_parts(paths, out, layers=layers, channels=["brightfield"], attributes=whole, splits=splits)
     with h5py.File(out, "a") as file:
         for (well, time), picture in pictures.items():
             group = file.require_group(f"micrographs/{micrograph_key(f'{well}/t{time:03d}')}")

@@ -18,7 +18,7 @@ from segue.data.dataset import Dataset
 from segue.data.spec import Layer, SplitSpec
 from segue.data.streaming import LabelChunks
 from segue.data.tiling import cut
-from segue.data.writer import Micrograph, Part, assemble, write_part
+from segue.data.writer import GroupTiles, Micrograph, merge_parts, write_part
 from segue.errors import SegueError
 from segue.fingerprint import hash_dataset
 from segue.hdf5 import Node, create_labels, write_labels
@@ -145,10 +145,10 @@ def test_equals_assembled_parts(tmp_path: Path) -> None:
         intensity = np.tile(mosaic.intensity, (count, 1, 1))
         kept = {mosaic.source: Micrograph(mosaic.image, mosaic.labels)}
         paths.append(tmp_path / f"{len(paths)}.part")
-        write_part(paths[-1], Part(tiles.images, tiles.labels, tiles.valid, intensity, samples, kept))
+        write_part(paths[-1], GroupTiles(tiles.images, tiles.labels, tiles.valid, intensity, samples, kept))
     attributes = {"pixel_size_nm": 650.0, "tiles": "full"}
     layers = (CLASSES, NUCLEI)
-    assemble(paths, tmp_path / "b.h5", layers=layers, channels=("brightfield",), attributes=attributes, splits=SPLITS)
+    merge_parts(paths, tmp_path / "b.h5", layers=layers, channels=("brightfield",), attributes=attributes, splits=SPLITS)
     with h5py.File(tmp_path / "b.h5", "r+") as file:
         for mosaic in mosaics:
             file[f"micrographs/{mosaic.source.replace('/', '%2F')}"].attrs.update(mosaic.attributes)

@@ -12,7 +12,7 @@ import tifffile
 import zarr
 
 from segue.errors import SegueError
-from segue.plates.layout.discovery import Layout, WellTiles, find_layout, input_digest, read_plane
+from segue.plates.layout.discovery import Layout, WellTiles, find_layout, hash_layout, read_plane
 from segue.plates.layout.grid import Plane
 from segue.plates.spec import FilesSpec
 from segue.plates.synthetic.spec import FaultsSpec, StageSpec, SyntheticSpec
@@ -80,7 +80,7 @@ def test_file_per_well_with_stage_positions(tmp_path: Path):
     assert layout.notes == ("rows and columns are those of the stage positions",)
     assert all(well.stained for well in layout.wells)
     half = find_layout(spec.model_copy(update={"overlap": 0.5}), tmp_path)
-    assert any("mean an overlap of 0." in note and "not 0.5" in note for note in half.notes)
+    assert any("give an overlap of 0." in note and "not 0.5" in note for note in half.notes)
     upward = find_layout(spec.model_copy(update={"stage_y_up": True}), tmp_path)
     assert {(1 - cell[0], cell[1]): plane for (time, channel, cell), plane in upward.wells[0].planes.items()
             if (time, channel) == (0, "dapi")} == {
@@ -124,7 +124,7 @@ def test_file_per_field_gives_what_names_give(tmp_path: Path):
         ({"TimeIncrement": 900.0}, {0: 0, 1: 0.25}, "times are 0.25 h apart, say the metadata"),
         ({"TimeIncrement": 90.0, "TimeIncrementUnit": "min"}, {0: 0, 1: 1.5}, "times are 1.5 h apart"),
         ({"TimeIncrement": 0.0}, {}, ""),
-        ({"Plane": {"DeltaT": [60.0, 62.0, 3660.0, 3662.0]}}, {0: 0, 1: 1}, "planes were acquired at"),
+        ({"Plane": {"DeltaT": [60.0, 62.0, 3660.0, 3662.0]}}, {0: 0, 1: 1}, "acquisition times of planes"),
         ({"Plane": {"DeltaT": [5.0, 5.0, 5.0, 5.0]}}, {}, ""),
         ({}, {}, ""),
     ],
@@ -159,7 +159,7 @@ def test_wells_of_the_metadata(tmp_path: Path):
     samples = "".join(f'<WellSample ID="WS:{i}" Index="{i}"><ImageRef ID="Image:{i}"/></WellSample>' for i in range(4))
     plate = f'<Plate ID="Plate:0" Name="screen"><Well ID="Well:0" Row="1" Column="2">{samples}</Well></Plate>'
     spec = FilesSpec(format="ome-tiff", pattern="*.ome.tif")
-    assert "has no well, and its name tells none" in told(lambda: find_layout(spec, tmp_path))
+    assert "has no well, and its name gives none" in told(lambda: find_layout(spec, tmp_path))
     tifffile.tiffcomment(path, str(text).replace("</OME>", f"{plate}</OME>").encode())
     check(find_layout(spec, tmp_path), ["screen/B3"])
 
@@ -246,13 +246,13 @@ def test_zarr_plates(tmp_path: Path, version: int, positions: bool):
     assert layout.times_h == {0: 0, 1: 0.5}
     check_without_gaps = Layout(**{**vars(layout), "missing": ()})
     check(check_without_gaps, ["screen/A1", "screen/B10"])
-    before = input_digest(layout)
-    assert before == input_digest(layout)
+    before = hash_layout(layout)
+    assert before == hash_layout(layout)
     chunk = next(
         path for path in (tmp_path / "screen.zarr/A/1/0/0").rglob("*") if path.is_file() and "z" not in path.name
     )
     chunk.write_bytes(b"broken")
-    assert input_digest(layout) != before
+    assert hash_layout(layout) != before
     broken = {plane for plane in layout.wells[0].planes.values() if plane.path == tmp_path / "screen.zarr/A/1/0/0"}
     failed = [plane for plane in broken if _fails(plane)]
     assert len(failed) == 1

@@ -101,4 +101,4 @@ def test_bad_input_is_told():
     with pytest.raises(ValueError, match="one field"):
         measure_field(np.ones((2, 8, 8), np.uint16), SPEC)
     with pytest.raises(SpecError, match="action"):
-        validate(QualitySpec, {"black": {"action": "drop"}}, where="quality")
+        validate(QualitySpec, {"black": {"action": "drop"}}, context="quality")

@@ -36,7 +36,7 @@ def drawn(discs: Sequence[tuple[int, int, float, float]], *, seed: int = 0, back
 
 
 def labelled(dapi: np.ndarray, cy5: np.ndarray, valid: np.ndarray | None = None, **settings: object):
-    spec = validate(StainsSpec, settings, where="labels")
+    spec = validate(StainsSpec, settings, context="labels")
     return label_stains({"dapi": dapi, "cy5": cy5}, spec, pixel_size_um=1.0, valid=valid)
 
 
@@ -82,7 +82,7 @@ def test_slow_background_goes_and_nuclei_stay(name):
     """A background that rises fivefold over the field is taken off to a few counts, a nucleus keeps its height."""
     slope = np.linspace(0, 1200, SIDE)[None] + np.zeros((SIDE, 1))
     image = drawn([(120, 60, 6, 1500)]) + slope
-    spec = validate(StainsSpec, {"stains": {"dapi": {"background": {"name": name}}, "cy5": {}}}, where="labels")
+    spec = validate(StainsSpec, {"stains": {"dapi": {"background": {"name": name}}, "cy5": {}}}, context="labels")
     flat = subtract_background(image, spec.stains["dapi"].background, pixel_size_um=1)
     assert np.abs(np.median(flat[40:200, 100:200], axis=0)).max() < 120
     assert flat[118:123, 58:63].mean() == pytest.approx(1500, rel=0.15)
@@ -203,7 +203,7 @@ def test_background_goes_on_at_the_border_as_inside(name):
     y, x = np.mgrid[:SIDE, :SIDE]
     valid = (x >= 20) & (y < SIDE - 33)
     plane = np.where(valid, 900 + 2.0 * x - 1.5 * y, 0)
-    spec = validate(StainsSpec, {"stains": {"dapi": {"background": {"name": name}}, "cy5": {}}}, where="labels")
+    spec = validate(StainsSpec, {"stains": {"dapi": {"background": {"name": name}}, "cy5": {}}}, context="labels")
     flat = subtract_background(plane, spec.stains["dapi"].background, pixel_size_um=1, valid=valid)
     assert np.abs(flat[valid]).max() < 10 and np.abs(flat[valid]).mean() < 2 and not flat[~valid].any()
 
@@ -220,7 +220,7 @@ def test_cell_area_rests_on_what_is_valid():
     light[~valid] = 8000
     area = cell_area(light, CellAreaSpec(hole_um2=9000), pixel_size_um=1, nuclei=none, valid=valid)
     assert not area[~valid].any() and (area != whole)[valid].mean() < 0.02
-    spec = validate(StainsSpec, {"cells": {"factor": 0.1}}, where="labels")
+    spec = validate(StainsSpec, {"cells": {"factor": 0.1}}, context="labels")
     stains = {"dapi": drawn(FOUR), "cy5": drawn([], seed=1)}
     found = label_stains(stains, spec, pixel_size_um=1, transmitted=light, valid=valid)
     assert any("more than plausible" in note for note in found.notes)
@@ -229,7 +229,7 @@ def test_cell_area_rests_on_what_is_valid():
 def test_five_classes_in_order():
     """With cells and outline the classes are background, cell, live, dead, outline; nuclei stay whole beneath."""
     settings = {"cells": {"hole_um2": 2000}, "outline": {"width_um": 2}, "bleed_through": {}}
-    spec = validate(StainsSpec, settings, where="labels")
+    spec = validate(StainsSpec, settings, context="labels")
     assert spec.class_names == ("background", "cell", "live", "dead", "outline")
     cells = np.zeros((SIDE, SIDE), bool)
     y, x = np.mgrid[:SIDE, :SIDE]
@@ -286,7 +286,7 @@ def test_turning_the_images_turns_the_labels():
 def test_mistakes_are_told(settings, words):
     """Settings that contradict each other are refused with a sentence that names what is wrong."""
     with pytest.raises(SpecError, match=words):
-        validate(StainsSpec, settings, where="labels")
+        validate(StainsSpec, settings, context="labels")
 
 
 def test_unfit_images_are_refused():

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from segue import rng
+from segue.plates.spec import FieldIndex
 from segue.plates.stitching.spline import spline_coefficients, spline_values
-from segue.plates.stitching.stitch import FieldIndex, nominal_positions
+from segue.plates.stitching.stitch import nominal_positions
 
 Array = NDArray[np.float32]
 

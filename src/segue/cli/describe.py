@@ -112,7 +112,7 @@ class PlateFound:
 
 
 def find_plate(path: Path) -> PlateFound | None:
-    """Returns what images a plate's specification finds, what is missing, doubled or amiss, and what its splits and
+    """Returns what images a plate's specification finds, what is missing, duplicate or wrong, and what its splits and
     tiles would be; of a made plate its size. None where the file is no specification of a plate."""
     if path.suffix != ".toml" or not path.is_file():
         return None
@@ -125,14 +125,14 @@ def find_plate(path: Path) -> PlateFound | None:
 
     spec, where = load(PlateSpec, path), path.parent
     if spec.synthetic is not None:
-        layout, overlap = preflight.made_layout(spec.synthetic), spec.synthetic.stage.overlap
-        lines = [f"a made plate; its dataset takes up to {size(preflight.expected(spec, where)['bytes'])}"]
+        layout, overlap = preflight.synthetic_layout(spec.synthetic), spec.synthetic.stage.overlap
+        lines = [f"a made plate; its dataset takes up to {size(preflight.estimate_size(spec, where)['bytes'])}"]
     else:
         assert spec.files is not None  # the specification has one of the two
         layout, overlap = preflight.plate_layout(spec, spec.files, where, strict=False), spec.files.overlap
         lines = [describe_layout(layout)]
-    amiss = [*layout.faults, *layout.doubled]
-    refused = [] if amiss else preflight.obstacles(spec, layout, overlap=overlap)
+    amiss = [*layout.errors, *layout.duplicates]
+    refused = [] if amiss else preflight.errors(spec, layout, overlap=overlap)
     lines += [f"refused: {told}" for told in refused]
     lines += [f"WARNING: {told}" for told in ([] if amiss else preflight.warnings(spec, layout))]
     return PlateFound("\n".join(lines), len(amiss) + len(refused))
@@ -158,7 +158,7 @@ def describe_schedules(
             raise SegueError(
                 f"inspect schedule: no schedule is named; give one of {', '.join(SCHEDULES)}, or a TOML file."
             )
-        return aligned(list(SCHEDULES.items()))
+        return aligned([(name, spec.summary) for name, spec in SCHEDULES.items()])
     path = Path(which)
     if path.suffix == ".toml" or path.is_file():
         if settings or lr is not None or epochs:
@@ -309,7 +309,7 @@ def describe_plan(plan: Plan) -> str:
         for c in plan.counts
     ]
     sums = {name: sum(getattr(c, name) for c in plan.counts) for name in head[1:]}
-    sums["distinct"] = len(plan.trains)  # a training that two stages share counts once
+    sums["distinct"] = len(plan.trainings)  # a training that two stages share counts once
     rows.append(("all", *(f"{n:,}" for n in sums.values())))
     need = plan.disk()
     uncounted = f" (and {need['uncounted']:,} networks whose size is not known beforehand)" if need["uncounted"] else ""
@@ -328,17 +328,17 @@ def describe_plan(plan: Plan) -> str:
 
 def describe_status(plan: Plan) -> str:
     """Returns what is finished, under way and failed, with the error of each failed stage."""
-    names = plan.store.names()
+    names = plan.store.existing()
     lines = [describe_plan(plan), ""]
     for key, member in plan.datasets.items():
         state = "finished" if member.kind == "file" or plan.store.dataset(key).exists() else "not made"
         lines.append(
-            f"dataset {member.name}: {state}  {plan.store.dataset(key) if member.kind != 'file' else member.where}"
+            f"dataset {member.name}: {state}  {plan.store.dataset(key) if member.kind != 'file' else member.root}"
         )
-    running = [train for train in plan.trains if f"{train.key}.running" in names]
+    running = [train for train in plan.trainings if f"{train.key}.running" in names]
     lines.append(f"{len(running)} trainings begun and not finished")
     failed = plan.failed
-    for train in plan.trains:
+    for train in plan.trainings:
         if train.key not in failed:
             continue
         error = json.loads(plan.store.failure(train.key).read_text(encoding="utf-8"))["error"]

@@ -17,7 +17,7 @@ from segue.cli import draw, progress
 from segue.cli import plate as wells
 from segue.errors import SegueError
 
-CORES = device.cores()
+CORES = device.cpu_count()
 INTERRUPTED = 130  # the exit code of a command ended by Ctrl-C
 app = typer.Typer(
     add_completion=False,
@@ -95,7 +95,7 @@ def plate(
         if out is not None:
             raise SegueError("plate: --synthetic FOLDER makes raw images alone; leave OUT.h5 out.")
         with progress.progress() as shown:
-            made = api.made_plate(
+            made = api.synthetic_plate(
                 synthetic, spec, workers=workers, progress=lambda done, total: shown("wells", done, total)
             )
         print(f"raw images, truth and a specification: {synthetic}\nnext: segue plate {made} OUT.h5")
@@ -163,7 +163,7 @@ def inspect(
         print(found.told)
         if found.obstacles:
             raise SegueError(
-                f"{what}: `segue plate` would refuse it for {found.obstacles} of the things told above (amiss, doubled "
+                f"{what}: `segue plate` would refuse it for {found.obstacles} of the things said above (problems, duplicates "
                 "or refused); correct them."
             )
         return
@@ -173,7 +173,10 @@ def inspect(
 @app.command()
 def train(
     spec: Spec,
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder to write.")],
+    run: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="The folder to write; default: in the store, by its key.")
+    ] = None,
+    store: StorePath = None,
     checkpoint_s: Annotated[
         float, typer.Option("--checkpoint-every", min=0, help="Seconds between checkpoints.")
     ] = 60.0,
@@ -181,11 +184,13 @@ def train(
     """Train one stage into a run folder."""
     from segue import api
 
-    api.train(spec, run, checkpoint_s=checkpoint_s, tell=lambda line: print(line, file=sys.stderr, flush=True))
+    folder = api.train(
+        spec, run, store=store, checkpoint_s=checkpoint_s, log=lambda line: print(line, file=sys.stderr, flush=True)
+    )
     if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts, one tells
         from segue.cli import describe as inspection
 
-        print(inspection.describe(str(run)))
+        print(inspection.describe(str(folder)))
 
 
 @app.command()
@@ -275,7 +280,7 @@ def _run(
             scheduler=scheduler,
             force=force,
             side_by_side=side_by_side,
-            watch=lambda event: shown(event.text, event.done, event.total, event.share),
+            progress=lambda event: shown(event.text, event.done, event.total, event.share),
         )
     if summary.ran + summary.blocked == 0:
         print("nothing to do: every stage is finished")
@@ -351,8 +356,8 @@ def demo(
 
 def demo_study() -> Path:
     """Returns the demo's study file: in an installed package beside the code, in a checkout at its root."""
-    code = Path(__file__).resolve().parent
-    found = [folder / "studies" / "demo.toml" for folder in (code, code.parents[1])]
+    package = Path(__file__).resolve().parents[1]
+    found = [folder / "studies" / "demo.toml" for folder in (package, package.parents[1])]
     for file in found:
         if file.is_file():
             return file

@@ -32,7 +32,7 @@ from segue.fingerprint import hash_json
 from segue.hdf5 import new_file, open_file, reading
 from segue.parallel import map_unordered
 from segue.plates.exports import seam_rows, write_table
-from segue.plates.layout.discovery import Layout, Well, image_digests, input_digest, read_plane
+from segue.plates.layout.discovery import Layout, Well, hash_images, hash_layout, read_plane
 from segue.plates.preflight import LAYERS, errors, mosaic_columns, plate_layout, synthetic_layout, warnings
 from segue.plates.spec import VERSION, FilesSpec, PlateSpec, settings, well_settings
 from segue.plates.stitching.illumination import FlatField, estimate_flat_field
@@ -74,12 +74,12 @@ def assay(spec: PlateSpec, out: Path, *, root: Path, workers: int = 1, progress:
     _refuse(spec, layout, root, files.overlap)
     make_folder(folder)
     cache = folder / "digests.json"
-    inputs = hash_json([VERSION, settings(spec), input_digest(layout, cache)])
+    inputs = hash_json([VERSION, settings(spec), hash_layout(layout, cache)])
     stained = sum(well.stained for well in layout.wells)
     if _is_made(out, inputs):
         with open_file(out) as file:
             return AssayResult(out, folder, len(layout.wells), stained, int(file["tiles/images"].shape[0]), 0)
-    digests = image_digests(layout, cache)
+    digests = hash_images(layout, cache)
     plates = sorted({well.plate for well in layout.wells})
     works = [work for plate in plates for work in _works(spec, files, layout, plate, folder, digests, tell)]
     reports = {work.well.key: read_reports(work.path, work.key) for work in works}
@@ -155,7 +155,7 @@ def _works(
     shared = [layout.grid, layout.tile_shape, layout.dtype, layout.pixel_size_um, hours, files.overlap]
     base = hash_json([VERSION, well_settings(spec), shared, [[well.key, digests[well.key]] for well in wells]])
     flats = _flats(spec, layout, wells, folder / "flats" / f"{plate}.h5", base, tell)
-    geometry = replace(layout, wells=(), missing=(), doubled=())
+    geometry = replace(layout, wells=(), missing=(), duplicates=())
     setting = PlateContext(spec, geometry, flats, files.overlap)
     return [
         _Work(

@@ -18,7 +18,7 @@ import tifffile
 import zarr
 from PIL import Image, ImageDraw
 
-from segue.data.summary import FAINT, INK, PAPER, colours_on_images, lettering
+from segue.data.summary import FAINT, INK, PAPER, colours_on_images, load_font
 from segue.plates.stitching.spline import Array
 from segue.storage import make_folder, replacing
 
@@ -103,7 +103,7 @@ def scale_bar(width_px: int, pixel_size_um: float | None, reduction: int = 1) ->
 
 def _headed(picture: Image.Image, names: Sequence[str], title: str, bar: tuple[int, str]) -> Image.Image:
     """Returns the picture beneath a strip with the title, the key and the bar; wider where these need more room."""
-    bold, font = lettering(LETTERS_PX + 1), lettering(LETTERS_PX - 2)
+    bold, font = load_font(LETTERS_PX + 1), load_font(LETTERS_PX - 2)
     length, told = bar
     places = [(title, INK, bold), *((name, FAINT, font) for name in names[1:]), (told, FAINT, font)]
     needed = sum(round(face.getlength(text)) + 2 * GAP_PX + LETTERS_PX for text, _, face in places) + length

@@ -133,7 +133,7 @@ def errors(spec: PlateSpec, layout: Layout, *, overlap: float) -> list[str]:
                 )
             continue
         try:
-            splits.codes(split, samples, where=f"splits.{name}")
+            splits.split_codes(split, samples, context=f"splits.{name}")
         except SegueError as error:
             found.append(str(error))
     return found
@@ -148,12 +148,12 @@ def warnings(spec: PlateSpec, layout: Layout) -> list[str]:
         try:
             # the test part of chunks is by group; which tiles are kept decides the rest
             seen = split if split.by != "chunk" else SplitSpec(seed=split.seed, validation=0, test=split.test)
-            found.append(splits.empty_words(name, seen, samples, splits.codes(seen, samples, where=name)))
+            found.append(splits.empty_parts_message(name, seen, samples, splits.split_codes(seen, samples, context=name)))
         except SegueError:
             continue  # `obstacles` tells it
-        if split.tears_groups:
+        if split.leaks_groups:
             found.append(
-                f"split '{name}': by {split.words} it tears groups, with neighbouring tiles in training and in "
+                f"split '{name}': by {split.description} it tears groups, with neighbouring tiles in training and in "
                 "validation; how many is told when they are cut."
             )
     return [warning for warning in found if warning]
@@ -164,9 +164,9 @@ def find_nonempty_seed(split: SplitSpec, layout: Layout) -> SplitSpec:
     if not any(well.stained for well in layout.wells):
         return split
     samples = _mosaics(layout)
-    if not splits.empty_parts(split, splits.codes(split, samples, where="split")):
+    if not splits.empty_parts(split, splits.split_codes(split, samples, context="split")):
         return split
-    seed = splits.filling_seed(split, samples)
+    seed = splits.find_nonempty_seed(split, samples)
     return split if seed is None else split.model_copy(update={"seed": seed})
 
 
@@ -218,10 +218,10 @@ def identity(spec: PlateSpec, where: Path, cache: Path) -> dict[str, Any]:
     parts: dict[str, Any] = {"kind": "plate", "version": assay_spec.VERSION, "spec": assay_spec.settings(spec)}
     if spec.files is None:
         return {**parts, "made": synthetic_spec.VERSION}
-    from segue.plates.layout.discovery import input_digest
+    from segue.plates.layout.discovery import hash_layout
 
     layout = plate_layout(spec, spec.files, where)
-    return {**parts, "files": input_digest(layout, cache)}
+    return {**parts, "files": hash_layout(layout, cache)}
 
 
 def estimate_size(spec: PlateSpec, where: Path) -> Mapping[str, int]:

@@ -183,6 +183,7 @@ class StitchingSpec(SpecModel):
     the brightness of the transmitted light between frames. mosaics: format of mosaics exported beside the dataset.
     """
 
+    RENAMED = {"even": "equalize_brightness"}
     reach_px: Positive = 32.0
     flat_field: Literal["estimate", "none"] = "estimate"
     dark_counts: NotNegative | None = None
@@ -267,6 +268,7 @@ class BlockMaximaThreshold(SpecModel):
     `min_empty` of the blocks stay below the threshold.
     """
 
+    RENAMED = {"least_empty": "min_empty"}
     name: Literal["block-maxima"] = "block-maxima"
     factor: Positive = 1.15
     block_um: Positive = 12.0
@@ -324,6 +326,7 @@ class StainSpec(SpecModel):
     Objects outside min_area_um2 … max_area_um2 are dropped.
     """
 
+    RENAMED = {"least_area_um2": "min_area_um2", "largest_area_um2": "max_area_um2"}
     background: Background = OpeningBackground()
     smoothing_um: NotNegative = 0.8
     threshold: Threshold = BlockMaximaThreshold()
@@ -358,6 +361,7 @@ class CellAreaSpec(SpecModel):
     min_area_um2 dropped. Nuclei belong to the cell area.
     """
 
+    RENAMED = {"least_area_um2": "min_area_um2"}
     smoothing_um: NotNegative = 1.0
     factor: Positive = 3.0
     closing_um: NotNegative = 3.0
@@ -463,6 +467,7 @@ class KeepSpec(SpecModel):
     than the background; fraction of `labeled` pixels, which are not ignored.
     """
 
+    RENAMED = {"labelled": "labeled"}
     classes: int = Field(default=2, ge=0)
     foreground: float = Field(default=0, ge=0, le=1)
     labeled: float = Field(default=0, ge=0, le=1)

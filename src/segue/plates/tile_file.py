@@ -11,7 +11,7 @@ import numpy as np
 
 from segue.data.spec import Layer
 from segue.data.splits import Split
-from segue.data.writer import write_layer_attributes, write_column, write_micrograph, write_split
+from segue.data.writer import write_column, write_layer_attributes, write_micrograph, write_split
 from segue.errors import SegueError
 from segue.hdf5 import NewFile, Node, create_labels, pack_labels, write_packed
 from segue.plates.spec import TilesSpec

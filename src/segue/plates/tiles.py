@@ -20,14 +20,15 @@ from pathlib import Path
 import numpy as np
 from numba import njit
 
-from segue.data.spec import IGNORED, Layer
+from segue.data.spec import Layer
 from segue.data.splits import Split
 from segue.data.tiling import corners, starts
 from segue.data.writer import write_header
 from segue.errors import SegueError
 from segue.hdf5 import new_file
+from segue.labels import IGNORED
 from segue.plates.spec import KeepSpec, TilesSpec
-from segue.plates.tile_file import Cut, TileFile, Value, label_type
+from segue.plates.tile_file import GrowingDataset, MosaicTiles, Value, label_type
 from segue.spec import unknown
 from segue.storage import remove_abandoned
 
@@ -104,13 +105,13 @@ def write_tiles(
     last: Mosaic | None = None
     labelled = tiles = kept = 0
     with contextlib.ExitStack() as stack:
-        files: dict[str, TileFile] = {}
+        files: dict[str, GrowingDataset] = {}
         background = ThreadPoolExecutor(1, "tiles")
         for which, path in _outputs(out, spec).items():
             remove_abandoned(path)
             new = stack.enter_context(new_file(path))
             write_header(new.file, channels, {**attributes, "tiles": which})
-            files[which] = TileFile(new, path, spec, layers=layers, background=background)
+            files[which] = GrowingDataset(new, path, spec, layers=layers, background=background)
         stack.enter_context(background)  # it ends before the files close
         for mosaic in mosaics:
             _check(mosaic, layers, channels, spec)
@@ -128,7 +129,7 @@ def write_tiles(
             wanted = select_tiles(cut.counts[decisive.name], spec.keep, area_px=spec.tile_px**2)
             labelled, tiles, kept = labelled + 1, tiles + len(wanted), kept + int(wanted.sum())
             for which, file in files.items():
-                file.add(cut if which == "full" else cut.only(wanted))
+                file.add(cut if which == "full" else cut.select(wanted))
         done = WrittenTiles(len(sources), labelled, tiles, kept)
         _require_tiles(done, out, spec)
         for file in files.values():
@@ -199,14 +200,14 @@ def _class_layer(spec: TilesSpec, layers: Sequence[Layer], out: Path) -> Layer:
     return classes[spec.layer]
 
 
-def _cut(mosaic: Mosaic, layers: Sequence[Layer], spec: TilesSpec) -> Cut:
+def _cut(mosaic: Mosaic, layers: Sequence[Layer], spec: TilesSpec) -> MosaicTiles:
     """Returns all tiles of a mosaic, not yet copied."""
     places, counts = count_classes(mosaic, layers, spec)
-    return Cut(
+    return MosaicTiles(
         image=mosaic.image,
         labels={layer.name: mosaic.labels[layer.name].astype(label_type(layer), copy=False) for layer in layers},
         intensity=np.asarray(mosaic.intensity, dtype=np.float32),
-        places=places,
+        corners=places,
         counts=counts,
         columns=_columns(mosaic),
     )

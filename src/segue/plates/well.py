@@ -18,19 +18,18 @@ from typing import Any
 import numpy as np
 from skimage.measure import block_reduce
 
-from segue.data.spec import IGNORED
 from segue.hdf5 import new_file, open_file
+from segue.labels import IGNORED
 from segue.plates.exports import write_mosaic, write_overlay
 from segue.plates.labeling.stain_labels import StainLabels, label_stains
 from segue.plates.layout.discovery import Layout, Well, WellTiles
-from segue.plates.spec import PlateSpec
+from segue.plates.spec import FieldIndex, PlateSpec
 from segue.plates.stitching.drift import register_over_time, shift_placement
 from segue.plates.stitching.field_qc import judge_fields
 from segue.plates.stitching.fusion import coverage_mask, fuse, seam_report
 from segue.plates.stitching.illumination import FlatField, equalize_brightness, frame_ratios
 from segue.plates.stitching.spline import Array
 from segue.plates.stitching.stitch import (
-    FieldIndex,
     Placement,
     Positions,
     measure_pairs,

@@ -68,6 +68,7 @@ class CountSpec(SpecModel):
     best, of training wells where no validation well has any. layers: those of classes and of nuclei, from the stains.
     """
 
+    RENAMED = {"least_area_px": "min_area_px"}
     classes: tuple[str, ...] | None = None
     min_area_px: Annotated[float, Field(ge=0)] | Literal["tuned"] = "tuned"
     split_depth: Annotated[float, Field(gt=0, le=1)] | Literal["tuned"] = "tuned"

@@ -14,13 +14,13 @@ import numpy as np
 from segue import device
 from segue.data.dataset import Dataset
 from segue.data.normalization import normalised, statistics
-from segue.data.spec import IGNORED
 from segue.data.splits import PARTS
 from segue.data.tiling import Tiling
 from segue.data.writer import Micrograph
 from segue.errors import SegueError
 from segue.inference.predict import CONTEXT_PX, reach_px
 from segue.inference.predict_run import predict
+from segue.labels import IGNORED
 from segue.plates.counting.nuclei import Nuclei
 from segue.plates.counting.truth import stained_nuclei
 from segue.spec import unknown

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.special import gammaincinv
 
-from segue.labels import watershed
+from segue.labels import ops, watershed
 
 DEPTHS = (1.0, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05)  # tried by tuning, the least splitting first
 AREAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)  # least areas tried, as shares of a true nucleus's median area
@@ -55,8 +55,8 @@ def split_nuclei(mask: np.ndarray, *, split_depth: float) -> np.ndarray:
     inside = np.ascontiguousarray(mask, dtype=np.uint8)
     distance = np.minimum(edt.edt(inside, black_border=False), max(mask.shape))  # infinite where all is inside
     smooth = gaussian_filter(distance, SMOOTHING_PX, mode="nearest") + 1e-3
-    seeds = watershed.basins(smooth, mask, depth=split_depth, join=np.inf, least=0.0)
-    return watershed.in_scan_order(watershed.flood(smooth, seeds, mask))
+    seeds = watershed.seeds_by_dynamics(smooth, mask, min_depth=split_depth, join_above=np.inf, min_height=0.0)
+    return ops.relabel_sequential(watershed.flood(smooth, seeds, mask))[0]
 
 
 def measure_nuclei(objects: np.ndarray, classes: np.ndarray, counted: Sequence[int], *, seen: np.ndarray) -> Nuclei:
@@ -66,7 +66,8 @@ def measure_nuclei(objects: np.ndarray, classes: np.ndarray, counted: Sequence[i
     touch the lower or right one are not. Fields that tile a plane then count each nucleus once, whatever its size (the
     unbiased counting rule: Gundersen 1977, Journal of Microscopy 111, 219).
     """
-    numbers, count = watershed.consecutive(np.where(seen, objects, 0))
+    numbers, ids = ops.relabel_sequential(np.where(seen, objects, 0))
+    count = len(ids)
     values = np.asarray(counted)
     place = np.full(max(int(classes.max(initial=0)), *counted, 0) + 1, len(values))
     place[values] = np.arange(len(values))

@@ -7,7 +7,7 @@ import edt
 import numpy as np
 from scipy import ndimage
 
-from segue.labels import watershed
+from segue.labels import ops, watershed
 from segue.plates.labeling.thresholds import ThresholdLevel, compute_threshold
 from segue.plates.spec import NucleusSplitSpec, StainSpec
 
@@ -31,9 +31,9 @@ def segment_stain(
         deep = _smoothed(edt.edt(mask).astype(np.float32), spec.split.distance_um / pixel_size_um)
         labels = _parted(deep, mask, spec.split.distance_depth)
     else:
-        labels = watershed.components(mask)
+        labels = ops.connected_components(mask)
     labels = _without_faint(_within_edges(labels, smooth, spec.edge), smooth, spec.faint)
-    labels = watershed.holes_filled(labels, largest_px=spec.hole_um2 / pixel_size_um**2)
+    labels = ops.fill_holes(labels, max_size_px=spec.hole_um2 / pixel_size_um**2)
     labels = _opened(labels, spec.opening_um / pixel_size_um)
     # what was cut at its edge or opened may have come apart
     labels = np.asarray(cc3d.connected_components(labels, connectivity=4), np.int32)
@@ -41,7 +41,7 @@ def segment_stain(
         sizes = np.bincount(labels.ravel())
         sizes[0] = 0
         labels = np.where(sizes[labels] * pixel_size_um**2 > spec.max_area_um2, 0, labels)
-    return watershed.in_scan_order(labels, min_size_px=spec.min_area_um2 / pixel_size_um**2), level
+    return ops.remove_small(labels, min_size_px=spec.min_area_um2 / pixel_size_um**2), level
 
 
 def inscribed_radius_px(labels: np.ndarray, count: int) -> np.ndarray:
@@ -63,7 +63,7 @@ def _smoothed(image: np.ndarray, sd_px: float) -> np.ndarray:
 
 def _parted(values: np.ndarray, mask: np.ndarray, depth: float) -> np.ndarray:
     """Returns the parts of the mask, (H, W) int32 from 1, a part for each maximum of the values that is deep enough."""
-    seeds = watershed.basins(values, mask, depth=depth, join=np.inf, least=0.0)
+    seeds = watershed.seeds_by_dynamics(values, mask, min_depth=depth, join_above=np.inf, min_height=0.0)
     places = np.flatnonzero(seeds)  # their numbers are those of pixels: few and large
     seeds.ravel()[places] = np.unique(seeds.ravel()[places], return_inverse=True)[1] + 1
     return watershed.flood(values, seeds, mask)

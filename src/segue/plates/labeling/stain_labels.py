@@ -13,12 +13,11 @@ import edt
 import numpy as np
 from scipy import ndimage
 
-from segue.labels import watershed
+from segue.labels import IGNORED, ops
 from segue.plates.labeling.nuclei import inscribed_radius_px, segment_stain
 from segue.plates.labeling.thresholds import ThresholdLevel, density_mode, subtract_background
 from segue.plates.spec import CellAreaSpec, StainsSpec
 
-IGNORED = -1
 _FEWEST_FOR_BLEED = 10  # nuclei around the mode
 _RATIOS = (-0.05, 0.3)  # of the light of a nucleus in two channels, as bleed-through may be
 _RATIO_BIN, _RATIO_SD = 0.0005, 0.004
@@ -217,7 +216,8 @@ def _kept(labels: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     """Returns the labels 1 … n in scan order without those whose row is all 0, and the rows in the new order."""
     known = np.asarray(rows.reshape(len(rows), -1).any(axis=1))
     labels = np.where(known[labels], labels, 0).astype(np.int32)
-    numbers, count = watershed.consecutive(labels)
+    numbers, ids = ops.relabel_sequential(labels)
+    count = len(ids)
     new = np.zeros((count + 1, *rows.shape[1:]), rows.dtype)
     inside = numbers > 0
     new[numbers[inside]] = rows[labels[inside]]
@@ -286,14 +286,14 @@ def cell_area(
     sampled = sampled[valid[::step, ::step] & (sampled > 0)]
     mask = (slope > spec.factor * density_mode(sampled)) & valid if sampled.size else np.zeros(slope.shape, bool)
     radius_px = spec.closing_um / pixel_size_um
-    mask = watershed.in_scan_order(watershed.components(mask), min_size_px=radius_px**2) > 0  # else noise is closed up
+    mask = ops.remove_small(ops.connected_components(mask), min_size_px=radius_px**2) > 0  # else noise is closed up
     if radius_px > 0:
         mask = edt.edt(edt.edt(~mask) <= radius_px) > radius_px
     mask |= nuclei > 0
     # as one object, for a hole between a cell's rim and its nucleus is a hole as well
-    filled = watershed.holes_filled(mask.astype(np.int32), largest_px=spec.hole_um2 / pixel_size_um**2)
-    areas = watershed.components(filled > 0)
-    return watershed.in_scan_order(areas, min_size_px=spec.min_area_um2 / pixel_size_um**2) > 0
+    filled = ops.fill_holes(mask.astype(np.int32), max_size_px=spec.hole_um2 / pixel_size_um**2)
+    areas = ops.connected_components(filled > 0)
+    return ops.remove_small(areas, min_size_px=spec.min_area_um2 / pixel_size_um**2) > 0
 
 
 def _border(labels: np.ndarray, width_px: float) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""Images as they are found, and the field of the grid that each belongs to."""
+"""Image entries, and the field of the well's grid that each belongs to.
+
+A field comes from rows and columns in names or tables; else from stage positions; else from running numbers.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
-from segue.plates.spec import FieldOrder, FilesSpec
+from segue.plates.spec import FieldIndex, FieldOrder, FilesSpec
 
-FieldIndex = tuple[int, int]  # (row, column) of a field in the grid of a well, from 0
-STAGE_TOLERANCE = 0.25  # stage positions nearer than this part of a tile's side are of one row or column
-INTERVAL_TOLERANCE = 0.01  # intervals between times nearer than this, relatively, agree
-OVERLAP_TOLERANCE = 0.05  # the stage's steps may mean another overlap by so much
+STAGE_TOLERANCE = 0.25  # stage positions within this fraction of a tile's side are in one row or column
+OVERLAP_TOLERANCE = 0.05  # a note says if the steps of the stage imply an overlap that differs by more
+UNPLACED: FieldIndex = (-1, -1)  # of images whose field is unknown; an error says why
 
 
 @dataclass(frozen=True)
 class Plane:
-    """Where one (H, W) image lies: a file, or a Zarr array's folder, and the place in it.
+    """Where one (H, W) image is stored: a file, or the folder of a Zarr array, and the index in it.
 
     index: () for the only image of a file; (page,) of a TIFF; the indices along the leading axes of a Zarr array.
     """
@@ -34,7 +36,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class ImageEntry:
-    """One image and what names, metadata or a table say of it, as they count; None where they do not say."""
+    """One image with what its name, metadata or a table says about it; None if they do not say."""
 
     plate: str
     well: str
@@ -43,12 +45,12 @@ class ImageEntry:
     plane: Plane
     field_index: FieldIndex | None = None
     field_number: int | None = None  # the running number of the field
-    stage: tuple[float, float] | None = None  # y, x in µm, or in the unit of the stage where there is none
+    stage: tuple[float, float] | None = None  # y, x in µm, or in the stage's unit if it is unknown
     shape: tuple[int, int] | None = None
     dtype: str | None = None
     pixel_size_um: float | None = None
     interval_h: float | None = None  # from one time index to the next
-    time_h: float | None = None  # since the acquisition began
+    time_h: float | None = None  # since the start of the acquisition
 
     @property
     def key(self) -> str:
@@ -57,7 +59,7 @@ class ImageEntry:
 
 @dataclass
 class ScanResult:
-    """All that was found: images; files that fit nothing and what is missing, in words; faults that stop the work."""
+    """All images of a scan, and sentences: files that match nothing, missing images, errors that stop, and notes."""
 
     images: list[ImageEntry] = field(default_factory=list)
     unmatched: list[str] = field(default_factory=list)
@@ -66,15 +68,15 @@ class ScanResult:
     notes: list[str] = field(default_factory=list)
 
 
-@functools.cache  # asked for every file
+@functools.cache  # called for every file
 def well_name(text: str) -> str:
-    """Returns "A1" for "A01", "a1"; other names as they are."""
-    found = re.fullmatch(r"([A-Za-z]{1,2})0*(\d{1,3})", text)
-    return f"{found[1].upper()}{found[2]}" if found else text
+    """Returns "A1" for "A01" and "a1"; other names unchanged."""
+    match = re.fullmatch(r"([A-Za-z]{1,2})0*(\d{1,3})", text)
+    return f"{match[1].upper()}{match[2]}" if match else text
 
 
 def pixel_dtype(dtype: np.dtype | None) -> str:
-    """Returns the type in which `read_plane` gives pixels of this type."""
+    """Returns the type in which `read_plane` returns pixels stored as `dtype`."""
     if dtype is None or dtype.kind == "b":
         return "uint8"
     return "float32" if dtype.kind == "f" else str(dtype.newbyteorder("="))
@@ -87,8 +89,15 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
     )
 
 
+def abbreviate(items: Iterable[object], max_items: int = 4) -> str:
+    """Returns the first items, joined, and how many more there are."""
+    texts = [str(item) for item in items]
+    rest = f" and {len(texts) - max_items} more" if len(texts) > max_items else ""
+    return ", ".join(texts[:max_items]) + rest
+
+
 def field_index(number: int, grid: tuple[int, int], order: FieldOrder) -> FieldIndex:
-    """Returns the row and column of a running number from 0 on."""
+    """Returns the row and column of a running number, which starts at 0."""
     rows, columns = grid
     if order.endswith("rows"):
         row, column = divmod(number, columns)
@@ -97,180 +106,132 @@ def field_index(number: int, grid: tuple[int, int], order: FieldOrder) -> FieldI
     return rows - 1 - row if order == "snake-columns" and column % 2 else row, column
 
 
-def assign_fields(findings: ScanResult, spec: FilesSpec) -> tuple[list[FieldIndex], tuple[int, int]]:
-    """Returns the cell of each found image, and the grid (rows, columns); adds to the faults and notes.
+def assign_fields(scan: ScanResult, spec: FilesSpec) -> tuple[list[FieldIndex], tuple[int, int]]:
+    """Returns the field of each image of the scan, and the grid (rows, columns); adds to its errors and notes.
 
-    Rows and columns where they are given; else stage positions where all images have them; else running numbers.
-    Images that cannot be placed get the cell (-1, -1), and a fault says why.
+    Images that cannot be placed get UNPLACED, and an error says why.
     """
-    found = findings.images
-    if all(one.field_index is not None for one in found):
-        return _counted(findings, spec)
-    if _stage_tells(found, spec):
-        return _by_stage(findings, spec)
-    if all(one.field_number is not None for one in found) and (
-        spec.grid or len({one.field_number for one in found}) > 1
-    ):
-        return _numbered(findings, spec)
-    return [(0, 0)] * len(found), spec.grid or (1, 1)
+    images = scan.images
+    if all(image.field_index is not None for image in images):
+        return _by_rows_and_columns(scan, spec)
+    if _has_stage_positions(images, spec):
+        return _by_stage(scan, spec)
+    numbers = {image.field_number for image in images}
+    if None not in numbers and (spec.grid or len(numbers) > 1):
+        return _by_number(scan, spec)
+    return [(0, 0)] * len(images), spec.grid or (1, 1)
 
 
-def _stage_tells(found: Sequence[ImageEntry], spec: FilesSpec) -> bool:
-    """Tells whether every image has a stage position, and those of different fields of a well differ."""
-    if any(one.stage is None for one in found):
+def _has_stage_positions(images: Sequence[ImageEntry], spec: FilesSpec) -> bool:
+    """Returns whether every image has a stage position that distinguishes the fields of its well."""
+    if any(image.stage is None for image in images):
         return False
-    stages, numbers = defaultdict(set), defaultdict(set)
-    for one in found:
-        stages[one.key].add(one.stage)
-        numbers[one.key].add(one.field_number)
-    if any(len(stages[key]) < len(numbers[key]) for key in stages):
+    positions, numbers = defaultdict(set), defaultdict(set)
+    for image in images:
+        positions[image.key].add(image.stage)
+        numbers[image.key].add(image.field_number)
+    if any(len(positions[key]) < len(numbers[key]) for key in positions):
         return False
-    measured = _side_um(found[0], spec, 0) is not None  # else the stage's error cannot be told from a step
-    return max(map(len, numbers.values())) > 1 or (measured and max(map(len, stages.values())) > 1)
+    has_scale = _side_um(images[0], spec, 0) is not None  # else a step cannot be told from the error of the stage
+    return max(map(len, numbers.values())) > 1 or (has_scale and max(map(len, positions.values())) > 1)
 
 
-def _counted(findings: ScanResult, spec: FilesSpec) -> tuple[list[FieldIndex], tuple[int, int]]:
-    raw = [one.field_index for one in findings.images if one.field_index is not None]
-    start = _start(findings, spec, "rows and columns", [min(cell) for cell in raw])
-    cells = [(row - start, column - start) for row, column in raw]
-    grid = spec.grid or (max(r for r, _ in cells) + 1, max(c for _, c in cells) + 1)
-    return _inside(findings, cells, grid), grid
+def _by_rows_and_columns(scan: ScanResult, spec: FilesSpec) -> tuple[list[FieldIndex], tuple[int, int]]:
+    indices = [image.field_index for image in scan.images if image.field_index is not None]
+    start = _first_number(scan, spec, "rows and columns", [min(index) for index in indices])
+    fields = [(row - start, column - start) for row, column in indices]
+    grid = spec.grid or (max(row for row, _ in fields) + 1, max(column for _, column in fields) + 1)
+    return _check_inside(scan, fields, grid), grid
 
 
-def _numbered(findings: ScanResult, spec: FilesSpec) -> tuple[list[FieldIndex], tuple[int, int]]:
+def _by_number(scan: ScanResult, spec: FilesSpec) -> tuple[list[FieldIndex], tuple[int, int]]:
     if spec.grid is None:
-        findings.errors.append(
-            "files: fields are told by a running number alone, and there is no grid; add grid = [rows, columns] and "
+        scan.errors.append(
+            "files: fields have a running number alone, and there is no grid; add grid = [rows, columns] and "
             "field_order."
         )
-        return [(-1, -1)] * len(findings.images), (1, 1)
-    numbers = [one.field_number for one in findings.images if one.field_number is not None]
-    start = _start(findings, spec, "fields", numbers)
-    cells = [field_index(n - start, spec.grid, spec.field_order) if n >= start else (-1, -1) for n in numbers]
-    return _inside(findings, cells, spec.grid), spec.grid
+        return [UNPLACED] * len(scan.images), (1, 1)
+    numbers = [image.field_number for image in scan.images if image.field_number is not None]
+    start = _first_number(scan, spec, "fields", numbers)
+    fields = [field_index(n - start, spec.grid, spec.field_order) if n >= start else UNPLACED for n in numbers]
+    return _check_inside(scan, fields, spec.grid), spec.grid
 
 
-def _start(findings: ScanResult, spec: FilesSpec, what: str, numbers: Sequence[int]) -> int:
-    least = min(numbers)
+def _first_number(scan: ScanResult, spec: FilesSpec, what: str, numbers: Sequence[int]) -> int:
+    lowest = min(numbers)
     if spec.count_from is not None:
         return spec.count_from
-    if least > 1:
-        findings.errors.append(
-            f"files: {what} begin at {least}, not at 0 or 1; add count_from and grid where the first ones are missing."
+    if lowest > 1:
+        scan.errors.append(
+            f"files: {what} begin at {lowest}, not at 0 or 1; add count_from and grid if the first ones are missing."
         )
-    if least == 1:
-        findings.notes.append(f"{what} are counted from 1")
-    return min(least, 1)
+    if lowest == 1:
+        scan.notes.append(f"{what} are counted from 1")
+    return min(lowest, 1)
 
 
-def _inside(findings: ScanResult, cells: list[FieldIndex], grid: tuple[int, int]) -> list[FieldIndex]:
-    outside = [i for i, (r, c) in enumerate(cells) if not (0 <= r < grid[0] and 0 <= c < grid[1])]
-    if outside:
-        first = findings.images[outside[0]].plane.path
-        findings.errors.append(
-            f"{first}: its field lies outside the grid of {grid[0]} × {grid[1]}, as do {len(outside) - 1} more; "
+def _check_inside(scan: ScanResult, fields: list[FieldIndex], grid: tuple[int, int]) -> list[FieldIndex]:
+    inside = [0 <= row < grid[0] and 0 <= column < grid[1] for row, column in fields]
+    if not all(inside):
+        path = scan.images[inside.index(False)].plane.path
+        scan.errors.append(
+            f"{path}: its field lies outside the grid of {grid[0]} × {grid[1]}, as do {inside.count(False) - 1} more; "
             "correct grid, or count_from."
         )
-    return [(-1, -1) if i in set(outside) else cell for i, cell in enumerate(cells)] if outside else cells
+    return [index if is_inside else UNPLACED for index, is_inside in zip(fields, inside, strict=True)]
 
 
-def _by_stage(findings: ScanResult, spec: FilesSpec) -> tuple[list[FieldIndex], tuple[int, int]]:
+def _by_stage(scan: ScanResult, spec: FilesSpec) -> tuple[list[FieldIndex], tuple[int, int]]:
     """Sorts the stage positions of each well into rows and columns."""
     wells: dict[str, list[int]] = defaultdict(list)
-    for i, one in enumerate(findings.images):
-        wells[one.key].append(i)
-    signs = (-1 if spec.stage_y_up else 1, -1 if spec.stage_x_left else 1)
-    indices: list[list[int]] = [[0, 0] for _ in findings.images]
+    for i, image in enumerate(scan.images):
+        wells[image.key].append(i)
+    indices: list[list[int]] = [[0, 0] for _ in scan.images]
     counts = {key: [1, 1] for key in wells}
-    for axis in (0, 1):
-        lines = {
-            key: _lines(
-                [signs[axis] * _stage(findings.images[i])[axis] for i in members],
-                _side_um(findings.images[0], spec, axis),
-            )
-            for key, members in wells.items()
-        }
-        gaps = [b - a for centres, _ in lines.values() for a, b in itertools.pairwise(centres)]
+    for axis, reversed_axis in enumerate((spec.stage_y_up, spec.stage_x_left)):
+        # positions of each well along this axis, grouped into lines
+        sign, side_um = -1 if reversed_axis else 1, _side_um(scan.images[0], spec, axis)
+        positions = [sign * image.stage[axis] for image in scan.images if image.stage is not None]
+        lines = {key: _lines([positions[i] for i in members], side_um) for key, members in wells.items()}
+        gaps = [b - a for centers, _ in lines.values() for a, b in itertools.pairwise(centers)]
         step = statistics.median(gaps) if gaps else 1.0
+        # lines numbered by the step, so that an empty one in between counts
         for key, members in wells.items():
-            centres, line_of = lines[key]
-            at = [round((centre - centres[0]) / step) for centre in centres]
-            counts[key][axis] = at[-1] + 1
+            centers, line_of = lines[key]
+            numbers = [round((center - centers[0]) / step) for center in centers]
+            counts[key][axis] = numbers[-1] + 1
             for i, line in zip(members, line_of, strict=True):
-                indices[i][axis] = at[line]
-        side = _side_um(findings.images[0], spec, axis)
-        if gaps and side and abs(1 - step / side - spec.overlap) > OVERLAP_TOLERANCE:
-            findings.notes.append(
-                f"the stage's steps along {'yx'[axis]} mean an overlap of {1 - step / side:.2f}, not {spec.overlap:g}"
+                indices[i][axis] = numbers[line]
+        if gaps and side_um and abs(1 - step / side_um - spec.overlap) > OVERLAP_TOLERANCE:
+            scan.notes.append(
+                f"the steps of the stage along {'yx'[axis]} give an overlap of {1 - step / side_um:.2f}, not "
+                f"{spec.overlap:g}"
             )
-    grid = spec.grid or (max(c[0] for c in counts.values()), max(c[1] for c in counts.values()))
+    grid = spec.grid or (max(rows for rows, _ in counts.values()), max(columns for _, columns in counts.values()))
     for key, (rows, columns) in counts.items():
         if (rows, columns) != grid:
-            findings.errors.append(
+            scan.errors.append(
                 f"{key}: its stage positions show {rows} × {columns} fields, the grid is {grid[0]} × {grid[1]}, and "
-                "which are missing cannot be told; name rows and columns in a manifest, or leave the well out."
+                "which are missing is unknown; name rows and columns in a manifest, or leave the well out."
             )
-    findings.notes.append("rows and columns are those of the stage positions")
-    cells = [(row, column) for row, column in indices]
-    return cells, grid
+    scan.notes.append("rows and columns are those of the stage positions")
+    return [(row, column) for row, column in indices], grid
 
 
-def _stage(one: ImageEntry) -> tuple[float, float]:
-    assert one.stage is not None
-    return one.stage
-
-
-def _side_um(one: ImageEntry, spec: FilesSpec, axis: int) -> float | None:
-    size_um = one.pixel_size_um or spec.pixel_size_um
-    return None if one.shape is None or size_um is None else one.shape[axis] * size_um
+def _side_um(image: ImageEntry, spec: FilesSpec, axis: int) -> float | None:
+    size_um = image.pixel_size_um or spec.pixel_size_um
+    return None if image.shape is None or size_um is None else image.shape[axis] * size_um
 
 
 def _lines(values: Sequence[float], side_um: float | None) -> tuple[list[float], list[int]]:
-    """Returns the centres of the groups of values that lie together, ascending, and the group of each value."""
+    """Returns the centers of the groups of nearby values, ascending, and the group of each value."""
     order = sorted(range(len(values)), key=lambda i: values[i])
     gaps = [values[b] - values[a] for a, b in itertools.pairwise(order)]
-    apart = STAGE_TOLERANCE * side_um if side_um else max(0.5 * max(gaps, default=0.0), 1e-9)
+    max_gap = STAGE_TOLERANCE * side_um if side_um else max(0.5 * max(gaps, default=0.0), 1e-9)
     groups: list[list[int]] = [[order[0]]]
     for gap, i in zip(gaps, order[1:], strict=True):
-        if gap > apart:
+        if gap > max_gap:
             groups.append([])
         groups[-1].append(i)
-    line_of = [0] * len(values)
-    for line, group in enumerate(groups):
-        for i in group:
-            line_of[i] = line
-    return [statistics.fmean(values[i] for i in group) for group in groups], line_of
-
-
-def hours_from_metadata(findings: ScanResult) -> dict[int, float]:
-    """Returns hours by time index as the metadata of the images tell them; {} where they do not, or disagree.
-
-    An interval counts where all that tell one agree: index 0 is at 0 h. Without one, the medians of the times that
-    planes were acquired at, where they ascend with the index: the first is at 0 h. A note says which.
-    """
-    times = sorted({one.time for one in findings.images})
-    intervals = sorted({one.interval_h for one in findings.images if one.interval_h is not None})
-    if intervals:
-        if intervals[-1] > (1 + INTERVAL_TOLERANCE) * intervals[0]:
-            findings.notes.append(
-                f"the metadata tell intervals from {intervals[0]:g} to {intervals[-1]:g} h between times; hours are "
-                "left open: give interval_h or times"
-            )
-            return {}
-        findings.notes.append(f"times are {intervals[0]:g} h apart, say the metadata")
-        return {time: time * intervals[0] for time in times}
-    acquired: dict[int, list[float]] = defaultdict(list)
-    for one in findings.images:
-        if one.time_h is not None:
-            acquired[one.time].append(one.time_h)
-    medians = [statistics.median(acquired[time]) for time in times if time in acquired]
-    if len(medians) < max(2, len(times)) or any(a >= b for a, b in itertools.pairwise(medians)):
-        return {}
-    findings.notes.append("hours are the times that the metadata say planes were acquired at")
-    return {time: median - medians[0] for time, median in zip(times, medians, strict=True)}
-
-
-def abbreviate(cells: Iterable[object], most: int = 4) -> str:
-    """Returns the first few of them, joined, and how many more there are."""
-    shown = [str(cell) for cell in cells]
-    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
+    line_of = {i: line for line, group in enumerate(groups) for i in group}
+    return [statistics.fmean(values[i] for i in group) for group in groups], [line_of[i] for i in range(len(values))]

@@ -11,10 +11,11 @@ import numpy as np
 from scipy import ndimage
 
 from segue.errors import SegueError
+from segue.plates.spec import FieldIndex
 from segue.plates.stitching.illumination import illumination_ratio
 from segue.plates.stitching.shifts import MIN_OVERLAP_PX, SMOOTHING_PX
 from segue.plates.stitching.spline import Array, spline_coefficients, spline_values
-from segue.plates.stitching.stitch import FieldIndex, Placement, Tiles
+from segue.plates.stitching.stitch import Placement, Tiles
 
 Correction = Callable[[Array], Array]
 

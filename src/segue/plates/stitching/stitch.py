@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from segue.errors import SegueError
+from segue.plates.spec import FieldIndex
 from segue.plates.stitching.positions import Link, solve
 from segue.plates.stitching.shifts import Shift, measure_shift
 from segue.plates.stitching.spline import Array
 
-FieldIndex = tuple[int, int]
 Tiles = Mapping[FieldIndex, Array | None]
 Positions = Mapping[FieldIndex, tuple[float, float]]
 
