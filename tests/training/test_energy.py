@@ -162,7 +162,7 @@ def test_packages_are_summed_over_turns_of_the_counter(tmp_path: Path) -> None:
 
 def test_turns_between_two_readings_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The counter is looked at also while nobody asks, so that an epoch longer than its turn is counted whole."""
-    monkeypatch.setattr(energy, "LOOK_EVERY_S", 0.001)
+    monkeypatch.setattr(energy, "POLL_EVERY_S", 0.001)
     counter = package(tmp_path, "0", name="package-0", energy_uj=0)
     with energy.measure("cpu", powercap=tmp_path) as meter:
         for value in ("6000000", "2000000", "8000000"):  # 6, then 6 and 6 more: beyond the range of 10 J
@@ -170,7 +170,7 @@ def test_turns_between_two_readings_are_seen(tmp_path: Path, monkeypatch: pytest
             partial = counter.with_name("partial")
             partial.write_text(value)
             partial.replace(counter)
-            while meter._found != pytest.approx(expected):
+            while meter._now["energy_J"] != pytest.approx(expected):
                 time.sleep(0.001)
     assert meter.read()["energy_J"] == pytest.approx(18)
 
@@ -268,17 +268,37 @@ def test_cap_is_refused(
     assert (nvml.limit_mW, nvml.open) == (350_000, 0)
 
 
-def test_last_of_several_restores(nvml: FakeNVML, tmp_path: Path) -> None:
-    """Two trainings with one cap share it and the last to end restores; a third with another cap is refused."""
-    first, second = (energy.power_cap(200, "cuda", records=tmp_path) for _ in range(2))
-    first.__enter__()
-    second.__enter__()
-    with pytest.raises(SegueError, match=r"^power_w = 300: another training holds this GPU at 200 W; give both"):
-        energy.power_cap(300, "cuda", records=tmp_path).__enter__()
-    first.__exit__(None, None, None)
-    assert nvml.limit_mW == 200_000
-    second.__exit__(None, None, None)
+def test_second_cap_is_refused(nvml: FakeNVML, tmp_path: Path) -> None:
+    """A second cap on a GPU is refused, the same or another, and leaves the first as it is; later ones are taken."""
+    with energy.power_cap(200, "cuda", records=tmp_path):
+        for watts in (200, 300):
+            sentence = rf"^power_w = {watts}: another training caps this GPU's power already; run one after the other"
+            with pytest.raises(SegueError, match=sentence), energy.power_cap(watts, "cuda", records=tmp_path):
+                pytest.fail("the block must not run")
+            assert nvml.limit_mW == 200_000
     assert nvml.limit_mW == 350_000
+    with energy.power_cap(300, "cuda", records=tmp_path):
+        assert nvml.limit_mW == 300_000
+    assert nvml.limit_mW == 350_000
+
+
+def test_killed_training_leaves_no_lock(nvml: FakeNVML, tmp_path: Path) -> None:
+    """The lock of a process that was killed while it held a cap does not keep others from one."""
+    code = (
+        "import sys; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); "
+        "print(1, flush=True); sys.stdin.read()"
+    )
+    lock = tmp_path / f"segue-power-GPU-{UUID}.lock"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None and holder.stdout.readline()
+        with pytest.raises(SegueError, match="another training caps"):
+            energy.power_cap(200, "cuda", records=tmp_path).__enter__()
+        holder.kill()
+        holder.wait()
+        with energy.power_cap(200, "cuda", records=tmp_path):
+            assert nvml.limit_mW == 200_000
 
 
 @pytest.mark.parametrize(("found_mW", "restored_mW"), [(200_000, 350_000), (300_000, 300_000)])
@@ -289,7 +309,7 @@ def test_cap_of_a_killed_training_is_healed(nvml: FakeNVML, tmp_path: Path, foun
     nvml.limit_mW = found_mW
     with energy.power_cap(250, "cuda", records=tmp_path):
         assert nvml.limit_mW == 250_000
-    assert (nvml.limit_mW, record.read_text()) == (restored_mW, "")
+    assert nvml.limit_mW == restored_mW and not record.exists()
 
 
 @pytest.mark.parametrize(("on", "word"), [(True, "on"), (False, "off")])

@@ -83,7 +83,9 @@ def test_unfreezing_what_is_not_frozen_is_refused():
     """Each epoch tells of a part that is to be unfrozen but is not frozen, or is so no longer."""
     network = resunet()
     twice = (UnfreezeSpec(epoch=2, parts=("encoder.3",)), UnfreezeSpec(epoch=3, parts=("encoder.2-3",)))
-    with pytest.raises(SegueError, match=r"at epoch 3: encoder\.3 is not frozen at that time; frozen are encoder\.stem, "):
+    with pytest.raises(
+        SegueError, match=r"at epoch 3: encoder\.3 is not frozen at that time; frozen are encoder\.stem, "
+    ):
         freezing.frozen_at(network, ("encoder",), twice, 1)
     with pytest.raises(SegueError, match="at epoch 2: head is not frozen at that time; nothing is frozen"):
         freezing.frozen_at(network, (), (UnfreezeSpec(epoch=2, parts=("head",)),), 1)

@@ -1,8 +1,10 @@
-"""Which labelled samples a stage trains on and validates with: split by group, then drawn in a nested order.
+"""What a stage trains on: a subset of the labeled samples, checked for leakage, in memory or streamed.
 
-Where a stage's samples are while it trains: in memory where they fit below a limit, else streamed within it.
-
-Loads what a stage trains on: samples drawn by group, checked for leaks, then held in memory or streamed."""
+select      the samples that meet the conditions, of the training and the validation part of the split
+draw        as many of them as asked for, in a nested random order (`Subset`)
+check       datasets used together are alike, samples are drawn once, and no group leaks into validation
+load        in memory where they fit below the limit, otherwise streamed within it (`make_sources`)
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,13 @@ from segue.data import splits, streaming
 from segue.data.dataset import Dataset
 from segue.data.sources import (
     UNLABELLED,
+    DatasetSubset,
     ResidentSource,
     Source,
-    Taken,
     bytes_needed,
     column_layer,
-    labels_of,
     object_counts,
+    virtual_labels,
 )
 from segue.data.spec import Layer, SplitSpec
 from segue.data.splits import Neighbours, PartName
@@ -37,14 +39,17 @@ from segue.data.streaming import StreamedSource
 from segue.device import free_memory
 from segue.errors import SegueError
 from segue.targets.specs import CombinedSpec, ImageClassSpec, ReconstructionSpec, Spec
-from segue.training.spec import DataSpec, Range, StageSpec
+from segue.training.spec import DataSpec, Inputs, Range, StageSpec
 
-Divided = Mapping[str, Collection[str]]  # division (`division.division`, "" where groups are whole) -> groups
+MEMORY_FRACTION = 0.8  # of free memory: activations and the optimizer need room beside the data
+VALIDATION_FRACTION = 1 / 4  # of the limit at most, where not everything fits
+Log = Callable[[str], None]
+GroupsBySplit = Mapping[str, Collection[str]]  # `Dataset.split_id` ("" where groups are whole) -> groups
 
 
 class Leak(TypedDict):
-    """What a split that tears groups lets through: by what it divides, the pairs of neighbouring tiles across the
-    border, and how many of the validation tiles have a neighbour that is trained on."""
+    """What a split that leaks groups does: its description, the pairs of neighbouring tiles across the border, and how
+    many of the validation tiles have a neighbour that is trained on."""
 
     split: str
     neighbouring_pairs: int
@@ -53,7 +58,7 @@ class Leak(TypedDict):
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Subset:
     """Sorted indices into a dataset, the groups they come from, and how many labels they count for."""
 
     indices: np.ndarray
@@ -61,328 +66,46 @@ class Drawn:
     labels: int
 
 
-def plain_conditions(item: DataSpec) -> dict[str, object]:
-    return {
-        name: value.model_dump(exclude_none=True) if isinstance(value, Range) else value
-        for name, value in item.conditions.items()
-    }
-
-
-def part_indices(dataset: Dataset, item: DataSpec, spec: StageSpec, part: PartName) -> np.ndarray:
-    """Returns the sorted indices of the samples that meet the item's conditions and lie in a part of the split."""
-    selected = dataset.select(plain_conditions(item))
-    return selected[dataset.split(spec.split)[selected] == ("train", "validation", "test").index(part)]
-
-
-def draw_training(dataset: Dataset, item: DataSpec, spec: StageSpec, identity: str) -> Drawn:
-    """Returns the training samples of an item; `identity` is the dataset's key, so that domains draw independently.
-
-    Subsets are nested: of one domain and draw index, the 64 images are among the 128. Raises SegueError when the
-    training part holds fewer than asked for.
-    """
-    available = part_indices(dataset, item, spec, "train")
-    counting = "groups" if item.groups is not None else "images"
-    wanted = item.groups if item.groups is not None else item.images
-    return _draw(dataset, available, "all" if wanted is None else wanted, (spec, item, identity, "train", counting))
-
-
-def draw_validation(dataset: Dataset, item: DataSpec, spec: StageSpec, identity: str) -> Drawn:
-    """Returns the validation samples of an item: all, or as many as `spec.validation` says."""
-    available = part_indices(dataset, item, spec, "validation")
-    return _draw(dataset, available, spec.validation, (spec, item, identity, "validation", spec.label_unit))
-
-
-def _draw(
-    dataset: Dataset, available: np.ndarray, wanted: int | str, purpose: tuple[StageSpec, DataSpec, str, PartName, str]
-) -> Drawn:
-    spec, item, identity, part, counting = purpose
-    groups = dataset.samples()["group"][available]
-    units = list(dict.fromkeys(groups)) if counting == "groups" else _sample_names(groups)
-    if not units or (wanted != "all" and int(wanted) > len(units)):
-        raise SegueError(
-            f"{dataset.path}: the {part} part of {_domain(item)} holds {len(units)} {counting}, but the stage wants "
-            f"{'at least one' if wanted == 'all' else wanted}; {'lower the number, or ' if units else ''}"
-            f"{_other_split(dataset, spec.split)}."
-        )
-    if wanted == "all":
-        return Drawn(available, frozenset(groups), len(units))
-    domain = json.dumps(plain_conditions(item), sort_keys=True)
-    order = sorted(
-        range(len(units)), key=lambda i: rng.derive(spec.seed, "draw", spec.draw, identity, domain, part, units[i])
-    )
-    chosen = order[: int(wanted)]
-    if counting == "groups":
-        kept = {units[i] for i in chosen}
-        indices = available[[group in kept for group in groups]]
-    else:
-        indices = np.sort(available[chosen])
-    return Drawn(indices, frozenset(dataset.samples()["group"][indices]), len(chosen))
-
-
-def _other_split(dataset: Dataset, split: SplitSpec) -> str:
-    """Returns what to do about a part that is too small, with how the split that is used was made."""
-    made = dataset.origin(split)
-    if made.stored is not None:
-        return f"use another split: {made.words} was given with the data"
-    how = f"validation {made.validation:g}, test {made.test:g}, seed {made.seed}, by {made.words}"
-    if split.stored is None:
-        return f"change the split's seed or fractions ({how})"
-    return (
-        f"use another split: give seed, validation and test instead of {split.words} ({how}), or make the dataset anew "
-        "with others"
-    )
-
-
-def _sample_names(groups: Iterable[str]) -> list[str]:
-    """Returns a name per sample: its group and its number within the group."""
-    seen: dict[str, int] = {}
-    names = []
-    for group in groups:
-        seen[group] = seen.get(group, -1) + 1
-        names.append(f"{group}#{seen[group]}")
-    return names
-
-
-def _domain(item: DataSpec) -> str:
-    told = ", ".join(f"{name} = {value}" for name, value in plain_conditions(item).items())
-    return f"({told})" if told else "the dataset"
-
-
-def refuse_leaks(training: Collection[str], held_out: Collection[str], part: PartName, where: str) -> None:
-    """Raises SegueError when held-out groups occur among the training groups of a stage or of its ancestors."""
-    shared = sorted(set(training) & set(held_out))
-    if shared:
-        raise SegueError(
-            f"{where}: {len(shared)} of its {part} groups were trained on, by it or by a stage it descends from (first "
-            f"'{shared[0]}'); give all stages the same split (by, seed and fractions)."
-        )
-
-
-def refuse_divided_leaks(training: Divided, validation: Divided, where: str) -> None:
-    """Raises SegueError when validation samples may have been trained on, by a stage or by its ancestors.
-
-    Whole groups must not occur among the groups trained on in any way. Torn ones may, where they were torn by the same
-    division, which puts each sample on one side: that their neighbours were trained on is what `leak` tells.
-    """
-    for held, groups in validation.items():
-        others = {group for division, found in training.items() if not held or division != held for group in found}
-        refuse_leaks(others, groups, "validation", where)
-
-
-def merged(parts: Iterable[Divided]) -> dict[str, list[str]]:
-    """Returns the groups of all parts by division, sorted."""
-    found: dict[str, set[str]] = {}
-    for part in parts:
-        for division, groups in part.items():
-            found.setdefault(division, set()).update(groups)
-    return {division: sorted(groups) for division, groups in sorted(found.items())}
-
-
-def trained_on(told: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Returns by division the groups that a run and its ancestors trained on, from its groups.json."""
-    return told.get("divisions") or {"": sorted({*told.get("training", ()), *told.get("ancestors", ())})}
-
-
-def measure_leak(drawn: Sequence[tuple[Dataset, Drawn, Drawn | None]], spec: StageSpec) -> Leak | None:
-    """Returns what the stage's split lets through between the samples drawn for training and for validation.
-
-    drawn: the dataset, training and validation samples of each item. None where groups are whole or nothing validates.
-    """
-    by_file: dict[Path, list[tuple[Dataset, Drawn, Drawn]]] = {}
-    for dataset, training, validation in drawn:
-        if validation is not None and dataset.origin(spec.split).tears_groups:
-            by_file.setdefault(dataset.path.resolve(), []).append((dataset, training, validation))
-    if not by_file:
-        return None
-    found = []
-    for items in by_file.values():
-        training = np.unique(np.concatenate([one.indices for _, one, _ in items]))
-        validation = np.unique(np.concatenate([one.indices for _, _, one in items]))
-        found.append(items[0][0].neighbours(training, validation))
-    return {
-        "split": next(iter(by_file.values()))[0][0].origin(spec.split).words,
-        "neighbouring_pairs": sum(one.pairs for one in found),
-        "validation_tiles": sum(one.validation for one in found),
-        "validation_tiles_near": sum(one.near for one in found),
-    }
-
-
-def leak_words(found: Leak) -> str:
-    """Returns the warning of a split that tears groups."""
-    across = Neighbours(found["neighbouring_pairs"], found["validation_tiles"], found["validation_tiles_near"])
-    return f"WARNING: {splits.leak_words(found['split'], across)}"
-
-
-SHARE_OF_MEMORY = 0.8  # of what is free: activations and the optimiser need room beside the data
-VALIDATION_SHARE = 1 / 4  # of the limit at most, where not all fits
-
-
-def hold(
-    training: Sequence[Taken],
-    validation: Sequence[Taken],
-    *,
-    spec: StageSpec,
-    window: int | None,
-    spent: str,
-    where: str,
-    device: str,
-    tell: Callable[[str], None] | None,
-) -> tuple[Source, Source | None]:
-    """Returns the sources of training and of validation, None without any; says through `tell` what they will take.
-
-    The limit is `spec.memory_gb`, but never above a share of the memory that is free. What fits together is resident,
-    on the device where it fits there too. Else validation gets at most a quarter of the limit and training the rest,
-    and each is streamed where it does not fit its own. Raises SegueError where even that needs more than the limit.
-    """
-    wanted, looked_at = _bytes(training), _bytes(validation)
-    limit = memory_limit(spec)
-    if limit is None or wanted + looked_at <= limit:
-        if tell is not None:
-            tell(f"{spent}, held in memory: {(wanted + looked_at) / 1e6:.0f} MB")
-        held = [_resident(parts, spec, device, wanted + looked_at) for parts in (training, validation)]
-        assert held[0] is not None
-        return held[0], held[1]
-    for_validation = min(looked_at, int(VALIDATION_SHARE * limit))
-    for_training = limit - for_validation
-    if wanted <= for_training:
-        for_validation = limit - wanted
-    with ExitStack() as undone:
-        streamed: dict[str, StreamedSource] = {}
-        for name, parts, budget in (("training", training, for_training), ("validation", validation, for_validation)):
-            if _bytes(parts) > budget:
-                streamed[name] = StreamedSource(parts, normalise=spec.normalise, budget_bytes=budget)
-                undone.callback(streamed[name].close)
-                share = VALIDATION_SHARE if name == "validation" else 1 - VALIDATION_SHARE
-                enough = min(wanted + looked_at, math.ceil(streamed[name].least_bytes(spec.batch) / share))
-                _require_room(streamed[name], spec.batch, budget, f"{where}: {name}", (limit, enough))
-        if tell is not None:
-            told = _how(streamed, spec.batch, window, looked_at)
-            needed = _gb(wanted + looked_at)
-            tell(f"{spent}: {needed} GB, more than the limit of {_gb(limit)} GB: {told}")
-        first = streamed.get("training") or _resident(training, spec, device, wanted)
-        second = streamed.get("validation") or _resident(validation, spec, device, looked_at)
-        undone.pop_all()
-    assert first is not None
-    return first, second
-
-
-def memory_limit(spec: StageSpec) -> int | None:
-    """Returns how many bytes the samples may take; None where nothing is given and the system does not tell."""
-    given, free = spec.memory_gb, free_memory()
-    limits = [] if free is None else [int(SHARE_OF_MEMORY * free)]
-    return min(limits if given is None else [*limits, int(given * 1e9)], default=None)
-
-
-def _bytes(parts: Sequence[Taken]) -> int:
-    return sum(bytes_needed(part.dataset, len(part.indices)) for part in parts)
-
-
-def _resident(parts: Sequence[Taken], spec: StageSpec, device: str, together: int) -> ResidentSource | None:
-    """Returns the samples in memory, on a GPU where what is held `together` takes less than half of its share."""
-    if not parts:
-        return None
-    source = ResidentSource.from_parts(parts, normalise=spec.normalise)
-    if device.startswith("cuda") and together < SHARE_OF_MEMORY / 2 * torch.cuda.mem_get_info()[0]:
-        return source.to(device)
-    return source
-
-
-def _require_room(source: StreamedSource, batch: int, budget: int, where: str, of: tuple[int, int]) -> None:
-    """Raises SegueError where the budget is too small; of: the limit for all samples, and one that is enough."""
-    limit, enough = of
-    least = source.least_bytes(batch)
-    if least > budget:
-        raise SegueError(
-            f"{where}: even streamed, {len(source):,} samples in batches of {batch} take {_gb(least)} GB of memory "
-            f"(a block of the file and batches made ahead), but of the limit of {_gb(limit)} GB only {_gb(budget)} GB "
-            f"are theirs; raise memory_gb (to {_rounded_up(enough):.3g}), lower batch, run fewer "
-            "workers, or use a machine with more memory."
-        )
-
-
-def _least_limit(for_training: int, looked_at: int) -> float:
-    """Returns the memory_gb that leaves so many bytes to training."""
-    return _rounded_up(min(for_training + looked_at, for_training / (1 - VALIDATION_SHARE)))
-
-
-def _rounded_up(amount: float) -> float:
-    """Returns GB of bytes, rounded up to three digits."""
-    step = 10.0 ** (math.floor(math.log10(amount / 1e9)) - 2)
-    return math.ceil(amount / 1e9 / step) * step
-
-
-def _how(streamed: dict[str, StreamedSource], batch: int, window: int | None, looked_at: int) -> str:
-    """Returns in words what is streamed and how; `looked_at` bytes are those of all validation samples."""
-    training = streamed.get("training")
-    if training is None:
-        return "validation is streamed"
-    too = ", validation too" if "validation" in streamed else ""
-    shown = "all samples" if window is None else f"{window:,} samples"
-    if training.shuffles_in_memory(window, batch):
-        held = _gb(training.bytes_in_use(window, batch))
-        windows = "one window of all samples" if window is None else f"windows of {shown}"
-        return f"streamed in {windows}, {held} GB{too}"
-    largest = training.largest_window(batch)
-    remedy = f"memory_gb = {_least_limit(training.bytes_to_shuffle(window, batch), looked_at):.3g}"
-    remedy += f", or shuffle = {largest}, which trains in another order" if largest else ""
-    return f"streamed from random places{too}; slow, for the shuffle window of {shown} does not fit: give {remedy}"
-
-
-def _gb(amount: int) -> str:
-    return f"{amount / 1e9:.1f}" if amount >= 1e8 else f"{amount / 1e9:.2g}"
-
-
-Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Where a stage's inputs lie. datasets: name in the specification -> (path, identity), the identity being a key
-    or a digest that draws depend on; parent: the folder of a finished run, or a safetensors file."""
-
-    datasets: Mapping[str, tuple[Path, str]]
-    parent: Path | None = None
-
-
 @dataclass(frozen=True)
 class StageData:
-    """labels: how many images or groups each part spends; groups: which were trained on and validated with.
+    """The samples of a stage, with what is recorded of them. Close it after use.
 
-    own: "training" and "validation" -> the stage's own groups by division (`drawing.Divided`); divisions: those trained
-    on, by ancestors too; leak: what the split lets through, None where it tears no groups.
-    blocks (n,) and window say in what order an epoch may visit the training samples (`order.order`): they are the same
-    whether these are resident or streamed. Close it after use.
+    label_counts: how many images or groups each part spends. chunk_ids (n,) and window determine in what order an epoch
+    may visit the training samples (`streaming.epoch_order`); they are the same whether these are resident or streamed.
+    stage_groups: "training" and "validation" -> the stage's own groups by split; groups: the same over all splits, with
+    the ancestors'; splits_used: the groups trained on by split, also by ancestors; ancestry: "unknown" where a parent
+    does not record which groups it was trained on. leak: None where the split leaks no groups.
     """
 
     training: Source
     validation: Source | None
-    labels: Mapping[str, int]
-    groups: Mapping[str, list[str]]
+    label_counts: Mapping[str, int]
     layer: Layer
     channels: tuple[str, ...]
-    ancestry: str  # "known", or "unknown" where a parent does not tell which groups it was trained on
-    blocks: np.ndarray
+    chunk_ids: np.ndarray
     window: int | None
-    counting: Callable[[], np.ndarray]
-    own: Mapping[str, Mapping[str, list[str]]]
-    divisions: Mapping[str, list[str]]
+    count_classes: Callable[[], np.ndarray]
+    stage_groups: Mapping[str, Mapping[str, list[str]]]
+    groups: Mapping[str, list[str]]
+    splits_used: Mapping[str, list[str]]
+    ancestry: Literal["known", "unknown"]
     leak: Leak | None
 
     @property
-    def told_groups(self) -> dict[str, Any]:
-        """What groups.json tells: `groups`, and `divisions` where any of them were torn."""
-        return {**self.groups, **({"divisions": dict(self.divisions)} if set(self.divisions) - {""} else {})}
+    def groups_record(self) -> dict[str, Any]:
+        """The content of groups.json: `groups`, and `divisions` by split where any split leaks groups."""
+        return {**self.groups, **({"divisions": dict(self.splits_used)} if set(self.splits_used) - {""} else {})}
 
     def sample_counts(self) -> np.ndarray:
-        """Returns (n, K) int64: the pixels of each class in each training sample, ignored ones nowhere.
+        """Returns (n, K) int64: the pixels of each class in each training sample, without ignored ones.
 
-        Of a layer of classes they are stored in the dataset; objects are counted, which reads the labels once.
+        For a layer of classes they are stored in the dataset; objects are counted, which reads the labels once.
         """
-        return self.counting()
+        return self.count_classes()
 
     def class_counts(self) -> tuple[int, ...]:
         """Returns the pixels of each class over all training samples."""
-        return tuple(self.counting().sum(0).tolist())
+        return tuple(self.count_classes().sum(0).tolist())
 
     def close(self) -> None:
         """Closes the files of streamed samples; resident ones stay."""
@@ -392,137 +115,213 @@ class StageData:
 
 
 @dataclass(frozen=True)
-class _Chosen:
+class _Selection:
+    """The samples of one item of a stage's data."""
+
     dataset: Dataset
     layer: Layer
-    training: Drawn
-    validation: Drawn | None
+    training: Subset
+    validation: Subset | None
+
+    def read_from(self, subset: Subset) -> DatasetSubset:
+        return DatasetSubset(self.dataset, subset.indices, self.layer)
 
 
-def load_data(spec: StageSpec, inputs: Inputs, *, where: str, device: str, tell: Tell | None) -> StageData:
+def load_data(spec: StageSpec, inputs: Inputs, *, context: str, device: str, log: Log | None) -> StageData:
     """Returns the stage's samples, in memory or streamed, and the order in which they may be visited.
 
-    What they will take is said through `tell` before any is read. Raises SegueError when tiles do not fit the network
-    or one another, when too few labels are there, when groups leak, and when memory does not suffice.
+    `log` receives how they are split and what memory they will take, before any is read. Raises SegueError when tiles
+    do not fit the network or one another, when there are too few labels, when groups leak, and when memory is too small.
     """
     with ExitStack() as opened:
-        chosen = [_choose(opened, item_index, spec, inputs) for item_index in range(len(spec.data))]
-        _require_alike(chosen)
-        _require_disjoint(chosen)
-        labels = {"train": sum(c.training.labels for c in chosen)}
-        labels["validation"] = sum(c.validation.labels for c in chosen if c.validation)
-        own = _divided(chosen, spec.split)
-        groups, divisions, ancestry = _with_ancestors(own, inputs.parent, where)
-        taken = [_taken(c, c.training) for c in chosen]
-        looked_at = [_taken(c, c.validation) for c in chosen if c.validation]
-        leak = measure_leak([(c.dataset, c.training, c.validation) for c in chosen], spec)
-        _tell_split(chosen, spec, leak, tell)
-        blocks = _blocks(taken)
-        window = streaming.resolve_window(spec.shuffle, len(blocks), bytes_needed(taken[0].dataset, 1))
-        spent = f"{labels['train']:,} training and {labels['validation']:,} validation {spec.label_unit}"
-        training, validation = hold(
-            taken, looked_at, spec=spec, window=window, spent=spent, where=where, device=device, tell=tell
+        # select and draw
+        selections = [_select(opened, item, spec, inputs) for item in spec.data]
+        training = [selection.read_from(selection.training) for selection in selections]
+        validation = [selection.read_from(s) for selection in selections if (s := selection.validation) is not None]
+        label_counts = {
+            "train": sum(selection.training.labels for selection in selections),
+            "validation": sum(selection.validation.labels for selection in selections if selection.validation),
+        }
+
+        # check
+        _require_alike(selections)
+        _require_disjoint(selections)
+        stage_groups = _groups_by_split(selections, spec.split)
+        groups, splits_used, ancestry = _with_ancestors(stage_groups, inputs.parent, context)
+        leak = measure_leak([(s.dataset, s.training, s.validation) for s in selections], spec)
+        if log is not None:
+            if leak is not None:
+                log(leak_message(leak))
+            if spec.split.stored is None:
+                log(_split_message([selection.dataset for selection in selections], spec.split))
+
+        # load
+        chunk_ids = streaming.chunk_ids(
+            [(s.dataset.path, s.indices, (s.dataset.count, *s.dataset.tile_shape[1:])) for s in training]
         )
-        counting = _counting(training, taken, tell)
-    first = chosen[0]
-    channels = first.dataset.channels
+        window = streaming.resolve_window(spec.shuffle_window, len(chunk_ids), bytes_needed(training[0].dataset, 1))
+        training_source, validation_source = make_sources(
+            training, validation, spec=spec, window=window, context=context, device=device, log=log,
+            title=f"{label_counts['train']:,} training and {label_counts['validation']:,} validation {spec.label_unit}",
+        )  # fmt: skip
+        count_classes = _class_counter(training_source, training, log)
     return StageData(
-        training, validation, labels, groups, first.layer, channels, ancestry, blocks, window, cache(counting), own,
-        divisions, leak,
-    )  # fmt: skip
-
-
-def _tell_split(chosen: list[_Chosen], spec: StageSpec, leak: Leak | None, tell: Tell | None) -> None:
-    """Says how samples are divided, what that lets through, and where a dataset has a split of its own, not used."""
-    split = spec.split
-    if tell is None:
-        return
-    if leak is not None:
-        tell(leak_words(leak))
-    if split.stored is not None:
-        return
-    own = sorted({name for c in chosen for name in c.dataset.split_names() if not _is_same(c.dataset, name, split)})
-    tell(
-        f"split by {split.words}: {100 * split.test:.3g}% test{'' if split.by == 'group' else ' by group'}, "
-        f"{100 * split.validation:.3g}% validation, seed {split.seed}"
-        + (f'; not the split stored in the dataset (split = {{ stored = "{own[0]}" }})' if own else "")
+        training=training_source,
+        validation=validation_source,
+        label_counts=label_counts,
+        layer=selections[0].layer,
+        channels=selections[0].dataset.channels,
+        chunk_ids=chunk_ids,
+        window=window,
+        count_classes=cache(count_classes),
+        stage_groups=stage_groups,
+        groups=groups,
+        splits_used=splits_used,
+        ancestry=ancestry,
+        leak=leak,
     )
 
 
-def _is_same(dataset: Dataset, stored: str, split: SplitSpec) -> bool:
-    return np.array_equal(dataset.split(SplitSpec(stored=stored)), dataset.split(split))
+def with_parent(data: StageData, parent: Path | None, *, context: str) -> StageData:
+    """Returns the same data for a stage that descends from `parent`; raises SegueError where groups leak."""
+    groups, splits_used, ancestry = _with_ancestors(data.stage_groups, parent, context)
+    return replace(data, groups=groups, splits_used=splits_used, ancestry=ancestry)
 
 
-def _taken(chosen: _Chosen, drawn: Drawn) -> Taken:
-    return Taken(chosen.dataset, drawn.indices, chosen.layer)
+# Select and draw
 
 
-def _blocks(taken: list[Taken]) -> np.ndarray:
-    shapes = [(t.dataset.count, *t.dataset.tile_shape[1:]) for t in taken]
-    return streaming.places([(t.dataset.path, t.indices, shape) for t, shape in zip(taken, shapes, strict=True)])
-
-
-def _counting(training: Source, taken: list[Taken], tell: Tell | None) -> Callable[[], np.ndarray]:
-    """Returns what counts the pixels of each class in each sample when it is asked to."""
-    parts = [(t.dataset.path, t.indices, t.layer) for t in taken]
-
-    def count() -> np.ndarray:
-        if parts[0][2].kind == "instances":
-            if tell is not None and isinstance(training, StreamedSource):
-                tell(f"counting the pixels of objects in {len(training):,} samples")
-            return object_counts(training)
-        found = []
-        for path, indices, layer in parts:
-            with Dataset(path) as dataset:
-                if layer.kind == "column":
-                    own = labels_of(dataset, indices, layer).max(axis=(1, 2))
-                    found.append(np.eye(len(layer.names), dtype=np.int64)[own])
-                else:
-                    found.append(dataset.class_counts(layer.name)[indices])
-        return np.concatenate(found)
-
-    return count
-
-
-def _choose(opened: ExitStack, index: int, spec: StageSpec, inputs: Inputs) -> _Chosen:
-    item = spec.data[index]
+def _select(opened: ExitStack, item: DataSpec, spec: StageSpec, inputs: Inputs) -> _Selection:
     path, identity = inputs.datasets[item.dataset]
     dataset = opened.enter_context(Dataset(path))
     networks.require_fit(spec.network, dataset.tile_shape, str(path))
     layer = choose_layer(dataset, spec.target)
-    training = draw_training(dataset, item, spec, identity)
-    validation = draw_validation(dataset, item, spec, identity) if spec.validation != 0 else None
-    return _Chosen(dataset, layer, training, validation)
+    training = draw_training_subset(dataset, item, spec, identity)
+    validation = draw_validation_subset(dataset, item, spec, identity) if spec.validation != 0 else None
+    return _Selection(dataset, layer, training, validation)
 
 
 def choose_layer(dataset: Dataset, target: Spec) -> Layer:
     """Returns the label layer a target asks for, or the derived one; raises SegueError where that is not one layer.
 
-    Without a name it is the only layer, or the only one of the target's own kind: classes, or for others instances.
+    Without a name it is the only layer, or the only one of the target's kind: classes, or for other targets instances.
     """
     if isinstance(target, ReconstructionSpec):
         return UNLABELLED
     if isinstance(target, ImageClassSpec):
         return column_layer(dataset, target.column)
-    wanted = target.layer
-    asked = (
+    targets = (
         (target.main, *(part.target for part in target.auxiliary)) if isinstance(target, CombinedSpec) else (target,)
     )
-    fitting = "classes" if all(one.name == "classes" for one in asked) else "instances"
-    for candidates in (list(dataset.layers.values()), [x for x in dataset.layers.values() if x.kind == fitting]):
-        if wanted is None and len(candidates) == 1:
-            return candidates[0]
-    if wanted not in dataset.layers:
-        found = ", ".join(dataset.layers) or "none"
-        told = "target.layer is not given" if wanted is None else f"target.layer is '{wanted}'"
-        raise SegueError(f"{dataset.path}: {told}, the dataset has the label layers {found}; name one of them.")
-    return dataset.layers[wanted]
+    kind = "classes" if all(one.name == "classes" for one in targets) else "instances"
+    if target.layer in dataset.layers:
+        return dataset.layers[target.layer]
+    if target.layer is None:
+        for candidates in (list(dataset.layers.values()), [x for x in dataset.layers.values() if x.kind == kind]):
+            if len(candidates) == 1:
+                return candidates[0]
+    setting = "target.layer is not given" if target.layer is None else f"target.layer is '{target.layer}'"
+    names = ", ".join(dataset.layers) or "none"
+    raise SegueError(f"{dataset.path}: {setting}, the dataset has the label layers {names}; name one of them.")
 
 
-def _require_alike(chosen: list[_Chosen]) -> None:
-    first, *others = chosen
+def plain_conditions(item: DataSpec) -> dict[str, object]:
+    """Returns the item's conditions as plain values and tables."""
+    return {
+        name: value.model_dump(exclude_none=True) if isinstance(value, Range) else value
+        for name, value in item.conditions.items()
+    }
+
+
+def part_indices(dataset: Dataset, item: DataSpec, spec: StageSpec, part: PartName) -> np.ndarray:
+    """Returns the sorted indices of the samples that meet the item's conditions and are in a part of the split."""
+    selected = dataset.select(plain_conditions(item))
+    return selected[dataset.split(spec.split)[selected] == ("train", "validation", "test").index(part)]
+
+
+def draw_training_subset(dataset: Dataset, item: DataSpec, spec: StageSpec, identity: str) -> Subset:
+    """Returns the training samples of an item; `identity` is the dataset's key, so that domains draw independently.
+
+    Subsets are nested: of one domain and draw index, the 64 images are among the 128. Raises SegueError when the
+    training part holds fewer than asked for.
+    """
+    unit = "groups" if item.groups is not None else "images"
+    count = item.groups if item.groups is not None else item.images
+    return _draw(
+        dataset, item, spec, part="train", identity=identity, unit=unit, count="all" if count is None else count
+    )
+
+
+def draw_validation_subset(dataset: Dataset, item: DataSpec, spec: StageSpec, identity: str) -> Subset:
+    """Returns the validation samples of an item: all, or as many as `spec.validation` says."""
+    return _draw(
+        dataset, item, spec, part="validation", identity=identity, unit=spec.label_unit, count=spec.validation
+    )  # fmt: skip
+
+
+def _draw(
+    dataset: Dataset, item: DataSpec, spec: StageSpec, *, part: PartName, identity: str, unit: str, count: int | str
+) -> Subset:
+    available = part_indices(dataset, item, spec, part)
+    groups = dataset.samples()["group"][available]
+    names = list(dict.fromkeys(groups)) if unit == "groups" else _sample_names(groups)
+    if not names or (count != "all" and int(count) > len(names)):
+        raise SegueError(
+            f"{dataset.path}: the {part} part of {_domain_name(item)} holds {len(names)} {unit}, but the stage asks "
+            f"for {'at least one' if count == 'all' else count}; {'lower the number, or ' if names else ''}"
+            f"{_split_remedy(dataset, spec.split)}."
+        )
+    if count == "all":
+        return Subset(available, frozenset(groups), len(names))
+    domain = json.dumps(plain_conditions(item), sort_keys=True)
+    order = sorted(
+        range(len(names)), key=lambda i: rng.derive(spec.seed, "draw", spec.draw, identity, domain, part, names[i])
+    )
+    drawn = order[: int(count)]
+    if unit == "groups":
+        drawn_groups = {names[i] for i in drawn}
+        indices = available[[group in drawn_groups for group in groups]]
+    else:
+        indices = np.sort(available[drawn])
+    return Subset(indices, frozenset(dataset.samples()["group"][indices]), len(drawn))
+
+
+def _sample_names(groups: Iterable[str]) -> list[str]:
+    """Returns a name per sample: its group and its number within the group."""
+    counts: dict[str, int] = {}
+    names = []
+    for group in groups:
+        counts[group] = counts.get(group, -1) + 1
+        names.append(f"{group}#{counts[group]}")
+    return names
+
+
+def _domain_name(item: DataSpec) -> str:
+    conditions = ", ".join(f"{name} = {value}" for name, value in plain_conditions(item).items())
+    return f"({conditions})" if conditions else "the dataset"
+
+
+def _split_remedy(dataset: Dataset, split: SplitSpec) -> str:
+    """Returns what to do about a part that is too small, with how the split that is used was made."""
+    made = dataset.resolve_split(split)
+    if made.stored is not None:
+        return f"use another split: {made.description} was given with the data"
+    settings = f"validation {made.validation:g}, test {made.test:g}, seed {made.seed}, by {made.description}"
+    if split.stored is None:
+        return f"change the split's seed or fractions ({settings})"
+    return (
+        f"use another split: give seed, validation and test instead of {split.description} ({settings}), or make the "
+        "dataset again with others"
+    )
+
+
+# Check
+
+
+def _require_alike(selections: Sequence[_Selection]) -> None:
+    first, *others = selections
     for other in others:
-        kinds = [(c.dataset.tile_shape, c.dataset.channels, c.layer.names, c.layer.kind) for c in (first, other)]
+        kinds = [(s.dataset.tile_shape, s.dataset.channels, s.layer.names, s.layer.kind) for s in (first, other)]
         if kinds[0] != kinds[1]:
             raise SegueError(
                 f"{other.dataset.path} and {first.dataset.path} cannot be used together: tiles, channels, classes and "
@@ -530,24 +329,113 @@ def _require_alike(chosen: list[_Chosen]) -> None:
             )
 
 
-def _require_disjoint(chosen: list[_Chosen]) -> None:
-    """Raises SegueError when two items of the same dataset take the same samples: labels would count twice."""
-    seen: dict[Path, set[int]] = {}
-    for item in chosen:
-        taken = seen.setdefault(item.dataset.path.resolve(), set())
-        both = taken & set(item.training.indices.tolist())
-        if both:
+def _require_disjoint(selections: Sequence[_Selection]) -> None:
+    """Raises SegueError when two items of the same dataset draw the same samples: labels would count twice."""
+    drawn: dict[Path, set[int]] = {}
+    for selection in selections:
+        earlier = drawn.setdefault(selection.dataset.path.resolve(), set())
+        indices = set(selection.training.indices.tolist())
+        if earlier & indices:
             raise SegueError(
-                f"{item.dataset.path}: {len(both)} samples are drawn by two items of the stage's data; make their "
-                "conditions exclude each other."
+                f"{selection.dataset.path}: {len(earlier & indices)} samples are drawn by two items of the stage's "
+                "data; make their conditions exclude each other."
             )
-        taken |= set(item.training.indices.tolist())
+        earlier |= indices
 
 
-def _told_groups(parent: Path | None) -> dict[str, Any] | None:
-    """Returns the groups that a parent and its ancestors used; None where it does not tell, as a bare file of weights.
+def refuse_shared_groups(training: Collection[str], held_out: Collection[str], part: PartName, context: str) -> None:
+    """Raises SegueError when held-out groups occur among the training groups of a stage or of its ancestors."""
+    shared = sorted(set(training) & set(held_out))
+    if shared:
+        raise SegueError(
+            f"{context}: {len(shared)} of its {part} groups were trained on, by it or by a stage it descends from "
+            f"(first '{shared[0]}'); give all stages the same split (by, seed and fractions)."
+        )
 
-    A run's weights given as a file are still the run's: its groups lie beside them.
+
+def refuse_leaks(training: GroupsBySplit, validation: GroupsBySplit, context: str) -> None:
+    """Raises SegueError when validation samples may have been trained on, by a stage or by its ancestors.
+
+    Whole groups must not be among the groups trained on under any split. Groups split across parts are allowed if both
+    used the same split, which puts each sample on one side; `measure_leak` reports how many neighbouring tiles this
+    affects.
+    """
+    for split, groups in validation.items():
+        others = {group for other, names in training.items() if not split or other != split for group in names}
+        refuse_shared_groups(others, groups, "validation", context)
+
+
+def measure_leak(items: Sequence[tuple[Dataset, Subset, Subset | None]], spec: StageSpec) -> Leak | None:
+    """Returns how the stage's split leaks between the samples drawn for training and for validation.
+
+    items: the dataset, training and validation samples of each. None where groups are whole or nothing validates.
+    """
+    by_file: dict[Path, list[tuple[Dataset, Subset, Subset]]] = {}
+    for dataset, training, validation in items:
+        if validation is not None and dataset.resolve_split(spec.split).leaks_groups:
+            by_file.setdefault(dataset.path.resolve(), []).append((dataset, training, validation))
+    if not by_file:
+        return None
+    neighbours = []
+    for subsets in by_file.values():
+        training_indices = np.unique(np.concatenate([training.indices for _, training, _ in subsets]))
+        validation_indices = np.unique(np.concatenate([validation.indices for _, _, validation in subsets]))
+        neighbours.append(subsets[0][0].neighbours(training_indices, validation_indices))
+    return {
+        "split": next(iter(by_file.values()))[0][0].resolve_split(spec.split).description,
+        "neighbouring_pairs": sum(one.pairs for one in neighbours),
+        "validation_tiles": sum(one.validation for one in neighbours),
+        "validation_tiles_near": sum(one.near for one in neighbours),
+    }
+
+
+def leak_message(leak: Leak) -> str:
+    """Returns the warning about a split that leaks groups."""
+    across = Neighbours(leak["neighbouring_pairs"], leak["validation_tiles"], leak["validation_tiles_near"])
+    return f"WARNING: {splits.leak_message(leak['split'], across)}"
+
+
+def _split_message(datasets: Sequence[Dataset], split: SplitSpec) -> str:
+    """Returns how samples are split, and whether a dataset has a different split of its own that is not used."""
+    stored = {
+        name
+        for dataset in datasets
+        for name in dataset.split_names()
+        if not np.array_equal(dataset.split(SplitSpec(stored=name)), dataset.split(split))
+    }
+    return (
+        f"split by {split.description}: {100 * split.test:.3g}% test{'' if split.by == 'group' else ' by group'}, "
+        f"{100 * split.validation:.3g}% validation, seed {split.seed}"
+        + (f'; not the split stored in the dataset (split = {{ stored = "{min(stored)}" }})' if stored else "")
+    )
+
+
+def _groups_by_split(selections: Sequence[_Selection], split: SplitSpec) -> dict[str, dict[str, list[str]]]:
+    """Returns the groups this stage trains on and validates with, by split."""
+    ids = [selection.dataset.split_id(split) for selection in selections]
+    training = [{id_: s.training.groups} for id_, s in zip(ids, selections, strict=True)]
+    validation = [{id_: s.validation.groups} for id_, s in zip(ids, selections, strict=True) if s.validation]
+    return {"training": merge_groups(training), "validation": merge_groups(validation)}
+
+
+def merge_groups(parts: Iterable[GroupsBySplit]) -> dict[str, list[str]]:
+    """Returns the groups of all parts by split, sorted."""
+    merged: dict[str, set[str]] = {}
+    for part in parts:
+        for split, groups in part.items():
+            merged.setdefault(split, set()).update(groups)
+    return {split: sorted(groups) for split, groups in sorted(merged.items())}
+
+
+def training_groups(record: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Returns the groups that a run and its ancestors trained on, by split, from its groups.json."""
+    return record.get("divisions") or {"": sorted({*record.get("training", ()), *record.get("ancestors", ())})}
+
+
+def _read_groups(parent: Path | None) -> dict[str, Any] | None:
+    """Returns the groups that a parent and its ancestors used; None where they are not recorded, as for bare weights.
+
+    The groups of a run are found beside its weights too, if these are given as a file.
     """
     if parent is None:
         return {}
@@ -558,37 +446,162 @@ def _told_groups(parent: Path | None) -> dict[str, Any] | None:
         return None
 
 
-def with_parent(data: StageData, parent: Path | None, *, where: str) -> StageData:
-    """Returns the same data as a stage sees them that descends from `parent`; raises SegueError where groups leak."""
-    groups, divisions, ancestry = _with_ancestors(data.own, parent, where)
-    return replace(data, groups=groups, divisions=divisions, ancestry=ancestry)
-
-
-def _divided(chosen: list[_Chosen], split: SplitSpec) -> dict[str, dict[str, list[str]]]:
-    """Returns by division the groups this stage trains on and validates with."""
-    divisions = [c.dataset.division(split) for c in chosen]
-    training = [{division: c.training.groups} for division, c in zip(divisions, chosen, strict=True)]
-    validation = [{d: c.validation.groups} for d, c in zip(divisions, chosen, strict=True) if c.validation]
-    return {"training": merged(training), "validation": merged(validation)}
-
-
 def _with_ancestors(
-    own: Mapping[str, Mapping[str, list[str]]], parent: Path | None, where: str
+    stage_groups: Mapping[str, Mapping[str, list[str]]], parent: Path | None, context: str
 ) -> tuple[dict[str, list[str]], dict[str, list[str]], Literal["known", "unknown"]]:
     """Adds the groups that a parent and its ancestors used; raises SegueError where they leak.
 
-    Returns the groups, those trained on by division, and whether the parent tells.
+    Returns the groups, those trained on by split, and whether the parent records its groups.
     """
-    told = _told_groups(parent)
-    known = {
-        name: (told or {}).get(name, []) for name in ("training", "ancestors", "validation", "ancestors_validation")
+    record = _read_groups(parent)
+    earlier = {
+        name: (record or {}).get(name, []) for name in ("training", "ancestors", "validation", "ancestors_validation")
     }
     groups = {
-        "training": sorted({group for found in own["training"].values() for group in found}),
-        "validation": sorted({group for found in own["validation"].values() for group in found}),
-        "ancestors": sorted({*known["training"], *known["ancestors"]}),
-        "ancestors_validation": sorted({*known["validation"], *known["ancestors_validation"]}),
+        "training": sorted({group for names in stage_groups["training"].values() for group in names}),
+        "validation": sorted({group for names in stage_groups["validation"].values() for group in names}),
+        "ancestors": sorted({*earlier["training"], *earlier["ancestors"]}),
+        "ancestors_validation": sorted({*earlier["validation"], *earlier["ancestors_validation"]}),
     }
-    divisions = merged([own["training"], trained_on(told or {})])
-    refuse_divided_leaks(divisions, own["validation"], where)
-    return groups, divisions, "known" if told is not None else "unknown"
+    splits_used = merge_groups([stage_groups["training"], training_groups(record or {})])
+    refuse_leaks(splits_used, stage_groups["validation"], context)
+    return groups, splits_used, "known" if record is not None else "unknown"
+
+
+# Load
+
+
+def make_sources(
+    training: Sequence[DatasetSubset],
+    validation: Sequence[DatasetSubset],
+    *,
+    spec: StageSpec,
+    window: int | None,
+    title: str,
+    context: str,
+    device: str,
+    log: Log | None,
+) -> tuple[Source, Source | None]:
+    """Returns the sources of training and of validation, None without any; logs what they will take after `title`.
+
+    The limit is `spec.memory_gb`, but never above a fraction of the free memory. What fits together is resident, on the device where it fits there too. Otherwise validation gets at most a quarter of the limit and training the
+    rest, and each is streamed where it does not fit. Raises SegueError where even that needs more than the limit.
+    """
+    training_bytes, validation_bytes = _bytes(training), _bytes(validation)
+    total = training_bytes + validation_bytes
+    limit = memory_limit(spec)
+    if limit is None or total <= limit:
+        if log is not None:
+            log(f"{title}, held in memory: {total / 1e6:.0f} MB")
+        resident = [_make_resident(parts, spec, device, total) for parts in (training, validation)]
+        assert resident[0] is not None
+        return resident[0], resident[1]
+    validation_budget = min(validation_bytes, int(VALIDATION_FRACTION * limit))
+    training_budget = limit - validation_budget
+    if training_bytes <= training_budget:
+        validation_budget = limit - training_bytes
+    with ExitStack() as undo:
+        streamed: dict[str, StreamedSource] = {}
+        for name, parts, budget, fraction in (
+            ("training", training, training_budget, 1 - VALIDATION_FRACTION),
+            ("validation", validation, validation_budget, VALIDATION_FRACTION),
+        ):
+            if _bytes(parts) > budget:
+                source = StreamedSource(parts, normalization=spec.normalize, budget_bytes=budget)
+                streamed[name] = source
+                undo.callback(source.close)
+                needed = source.min_bytes(spec.batch)
+                if needed > budget:
+                    enough = min(total, math.ceil(needed / fraction))
+                    raise SegueError(
+                        f"{context}: {name}: even streamed, {len(source):,} samples in batches of {spec.batch} need "
+                        f"{_gb(needed)} GB of memory (a block of the file and prefetched batches), but of the limit of "
+                        f"{_gb(limit)} GB only {_gb(budget)} GB are available to them; raise memory_gb (to "
+                        f"{_rounded_up_gb(enough):.3g}), lower batch, run fewer workers, or use a machine with more "
+                        "memory."
+                    )
+        if log is not None:
+            how = _streaming_message(streamed, spec.batch, window, validation_bytes)
+            log(f"{title}: {_gb(total)} GB, more than the limit of {_gb(limit)} GB: {how}")
+        training_source = streamed.get("training") or _make_resident(training, spec, device, training_bytes)
+        validation_source = streamed.get("validation") or _make_resident(validation, spec, device, validation_bytes)
+        undo.pop_all()
+    assert training_source is not None
+    return training_source, validation_source
+
+
+def memory_limit(spec: StageSpec) -> int | None:
+    """Returns how many bytes the samples may take; None where neither the stage nor the system says."""
+    free = free_memory()
+    limits = [] if free is None else [int(MEMORY_FRACTION * free)]
+    return min(limits if spec.memory_gb is None else [*limits, int(spec.memory_gb * 1e9)], default=None)
+
+
+def _bytes(parts: Sequence[DatasetSubset]) -> int:
+    return sum(bytes_needed(part.dataset, len(part.indices)) for part in parts)
+
+
+def _make_resident(
+    parts: Sequence[DatasetSubset], spec: StageSpec, device: str, resident_bytes: int
+) -> ResidentSource | None:
+    """Returns the samples in memory, on a GPU where all `resident_bytes` are less than half of its memory fraction."""
+    if not parts:
+        return None
+    source = ResidentSource.from_parts(parts, normalization=spec.normalize)
+    if device.startswith("cuda") and resident_bytes < MEMORY_FRACTION / 2 * torch.cuda.mem_get_info()[0]:
+        return source.to(device)
+    return source
+
+
+def _class_counter(training: Source, parts: Sequence[DatasetSubset], log: Log | None) -> Callable[[], np.ndarray]:
+    """Returns a function that counts the pixels of each class in each sample; it opens the datasets anew."""
+    subsets = [(part.dataset.path, part.indices, part.layer) for part in parts]
+
+    def count() -> np.ndarray:
+        if subsets[0][2].kind == "instances":
+            if log is not None and isinstance(training, StreamedSource):
+                log(f"counting the pixels of objects in {len(training):,} samples")
+            return object_counts(training)
+        counts = []
+        for path, indices, layer in subsets:
+            with Dataset(path) as dataset:
+                if layer.kind == "column":
+                    classes = virtual_labels(dataset, indices, layer).max(axis=(1, 2))
+                    counts.append(np.eye(len(layer.names), dtype=np.int64)[classes])
+                else:
+                    counts.append(dataset.class_counts(layer.name)[indices])
+        return np.concatenate(counts)
+
+    return count
+
+
+def _streaming_message(
+    streamed: Mapping[str, StreamedSource], batch: int, window: int | None, validation_bytes: int
+) -> str:
+    """Returns what is streamed and how."""
+    training = streamed.get("training")
+    if training is None:
+        return "validation is streamed"
+    also = ", validation too" if "validation" in streamed else ""
+    samples = "all samples" if window is None else f"{window:,} samples"
+    if training.shuffles_in_memory(window, batch):
+        windows = "one window of all samples" if window is None else f"windows of {samples}"
+        return f"streamed in {windows}, {_gb(training.bytes_in_use(window, batch))} GB{also}"
+    needed = training.bytes_to_shuffle(window, batch)
+    limit = _rounded_up_gb(min(needed + validation_bytes, needed / (1 - VALIDATION_FRACTION)))
+    largest = training.largest_window(batch)
+    return (
+        f"streamed from random places{also}; slow, since the shuffle window of {samples} does not fit: give "
+        f"memory_gb = {limit:.3g}"
+        + (f", or shuffle_window = {largest}, which trains in another order" if largest else "")
+    )
+
+
+def _rounded_up_gb(amount: float) -> float:
+    """Returns bytes as GB, rounded up to three digits."""
+    step = 10.0 ** (math.floor(math.log10(amount / 1e9)) - 2)
+    return math.ceil(amount / 1e9 / step) * step
+
+
+def _gb(amount: int) -> str:
+    return f"{amount / 1e9:.1f}" if amount >= 1e8 else f"{amount / 1e9:.2g}"

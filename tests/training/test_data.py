@@ -1,4 +1,4 @@
-"""What is resident and what is streamed, how it is told, and that it changes no order."""
+"""What is resident and what is streamed, how it is lines, and that it changes no order."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from samples.discs import disc_part
 from segue.data.sources import ResidentSource
 from segue.data.spec import Layer
 from segue.data.streaming import StreamedSource
-from segue.data.writer import assemble, write_part
+from segue.data.writer import merge_parts, write_part
 from segue.errors import SegueError
 from segue.training import data as holding
-from segue.training.data import Inputs, StageData, load_data
-from segue.training.spec import StageSpec
+from segue.training.data import StageData, load_data
+from segue.training.spec import Inputs, StageSpec
 
 Kind = Literal["classes", "instances"]
 
@@ -30,7 +30,7 @@ def write_tiles(folder: Path, kind: Kind = "classes") -> Path:
         write_part(paths[-1], disc_part(group, size=64))
     layers = (Layer("discs", kind, ("background", "disc")),)
     out = folder / "tiles.h5"
-    assemble(paths, out, layers=layers, channels=["intensity"], attributes={}, splits={}, chunk=10)
+    merge_parts(paths, out, layers=layers, channels=["intensity"], attributes={}, splits={}, chunk=10)
     return out
 
 
@@ -39,11 +39,11 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiles(tmp_path_factory.mktemp("tiles"))
 
 
-def load(path: Path, told: list[str] | None = None, **more: object) -> StageData:
+def load(path: Path, lines: list[str] | None = None, **more: object) -> StageData:
     fields = {"data": [{"dataset": "tiles"}], "split": {"validation": 0.125, "test": 0.125}, "batch": 2, **more}
-    tell = None if told is None else told.append
+    log = None if lines is None else lines.append
     inputs = Inputs({"tiles": (path, "identity")})
-    return load_data(StageSpec.model_validate(fields), inputs, where="stage", device="cpu", tell=tell)
+    return load_data(StageSpec.model_validate(fields), inputs, context="stage", device="cpu", log=log)
 
 
 def resident_bytes(data: StageData) -> int:
@@ -53,12 +53,12 @@ def resident_bytes(data: StageData) -> int:
 
 def test_what_fits_is_resident(tiles: Path):
     """Below the limit all is in memory, and said so."""
-    told: list[str] = []
-    data = load(tiles, told, memory_gb=1)
+    lines: list[str] = []
+    data = load(tiles, lines, memory_gb=1)
     assert isinstance(data.training, ResidentSource)
     assert isinstance(data.validation, ResidentSource)
     counts = f"{len(data.training)} training and {len(data.validation)} validation images"
-    assert told == [
+    assert lines == [
         "split by group: 12.5% test, 12.5% validation, seed 0",
         f"{counts}, held in memory: {resident_bytes(data) / 1e6:.0f} MB",
     ]
@@ -66,14 +66,14 @@ def test_what_fits_is_resident(tiles: Path):
 
 
 def test_what_does_not_fit_is_streamed(tiles: Path):
-    """Above it training is streamed, with the numbers told, in the order that it would have in memory."""
-    resident = load(tiles, shuffle=16)
-    told: list[str] = []
-    data = load(tiles, told, memory_gb=0.0045, shuffle=16)
+    """Above it training is streamed, with the numbers lines, in the order that it would have in memory."""
+    resident = load(tiles, shuffle_window=16)
+    lines: list[str] = []
+    data = load(tiles, lines, memory_gb=0.0045, shuffle_window=16)
     assert isinstance(data.training, StreamedSource)
     assert isinstance(data.validation, ResidentSource)
-    assert "more than the limit of 0.0045 GB: streamed in windows of 16 samples, " in told[1]
-    np.testing.assert_array_equal(data.blocks, resident.blocks)
+    assert "more than the limit of 0.0045 GB: streamed in windows of 16 samples, " in lines[1]
+    np.testing.assert_array_equal(data.chunk_ids, resident.chunk_ids)
     assert data.window == resident.window == 16
     for source, known in ((data.training, resident.training), (data.validation, resident.validation)):
         assert source is not None
@@ -88,14 +88,14 @@ def test_what_does_not_fit_is_streamed(tiles: Path):
 
 def test_a_window_that_does_not_fit_is_told(tiles: Path):
     """The whole shuffled from random places is called slow, with a window that would fit."""
-    told: list[str] = []
-    load(tiles, told, memory_gb=0.0035).close()
-    assert "streamed from random places; slow, for the shuffle window of all samples does not fit: give " in told[1]
+    lines: list[str] = []
+    load(tiles, lines, memory_gb=0.0035).close()
+    assert "streamed from random places; slow, since the shuffle window of all samples does not fit: give " in lines[1]
 
 
 def test_too_little_memory_is_refused(tiles: Path):
     """Where not even a block of the file fits, the error has the numbers and what to do."""
-    with pytest.raises(SegueError, match=r"stage: training: even streamed, .* take .* GB .* raise memory_gb"):
+    with pytest.raises(SegueError, match=r"stage: training: even streamed, \.\* need \.\* GB .* raise memory_gb"):
         load(tiles, memory_gb=0.001)
 
 
@@ -103,7 +103,7 @@ def test_free_memory_is_the_limit(tiles: Path, monkeypatch: pytest.MonkeyPatch):
     """Without a limit, and below a given one, what is free decides."""
     monkeypatch.setattr(holding, "free_memory", lambda: 5_600_000)
     for limit in (None, 1):
-        data = load(tiles, shuffle=16, memory_gb=limit)
+        data = load(tiles, shuffle_window=16, memory_gb=limit)
         assert isinstance(data.training, StreamedSource)
         data.close()
 
@@ -113,8 +113,8 @@ def test_free_memory_is_the_limit(tiles: Path, monkeypatch: pytest.MonkeyPatch):
 def test_classes_are_counted(tmp_path: Path, limit: float | None, kind: Kind):
     """Pixels per class and sample are those of the training labels, stored or counted, resident or streamed."""
     path = write_tiles(tmp_path, kind)
-    told: list[str] = []
-    data = load(path, told, memory_gb=limit, shuffle=16)
+    lines: list[str] = []
+    data = load(path, lines, memory_gb=limit, shuffle_window=16)
     found = data.sample_counts()
     expected = np.concatenate([
         (values.clip(max=1).numpy()[:, None] == np.arange(2)[:, None, None]).sum((2, 3))
@@ -122,5 +122,5 @@ def test_classes_are_counted(tmp_path: Path, limit: float | None, kind: Kind):
     ])  # fmt: skip
     np.testing.assert_array_equal(found, expected)
     assert data.class_counts() == tuple(expected.sum(0).tolist())
-    assert sum("counting the pixels" in line for line in told) == (limit is not None and kind == "instances")
+    assert sum("counting the pixels" in line for line in lines) == (limit is not None and kind == "instances")
     data.close()
