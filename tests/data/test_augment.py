@@ -24,7 +24,9 @@ def test_the_operations_are_a_group(square: torch.Tensor) -> None:
         torch.testing.assert_close(apply_dihedral(apply_dihedral(square, first), inverse(first)), square)
         assert compose(first, inverse(first)) == 0
         for then in ALL:
-            torch.testing.assert_close(apply_dihedral(apply_dihedral(square, first), then), apply_dihedral(square, compose(first, then)))
+            torch.testing.assert_close(
+                apply_dihedral(apply_dihedral(square, first), then), apply_dihedral(square, compose(first, then))
+            )
 
 
 def test_quarter_turns_are_torch_rotations(square: torch.Tensor) -> None:

@@ -13,7 +13,14 @@ from scipy import ndimage
 from torch import Tensor
 
 from segue import rng
-from segue.data.augmentation import AugmentParams, augment, gaussian_blur, sample_params, lattice_weights, apply_dihedral
+from segue.data.augmentation import (
+    AugmentParams,
+    augment,
+    gaussian_blur,
+    sample_params,
+    lattice_weights,
+    apply_dihedral,
+)
 from segue.data.spec import AugmentSpec
 from segue.errors import SegueError, SpecError
 from segue.spec import SpecModel, validate

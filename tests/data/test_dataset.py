@@ -112,7 +112,9 @@ def test_select_by_value_list_and_range(tmp_path: Path, parts: dict[str, GroupTi
         ({"group": "c", "stain": "cy5"}, "no sample meets all of"),
     ],
 )
-def test_select_names_what_is_there(tmp_path: Path, parts: dict[str, GroupTiles], conditions: dict, message: str) -> None:
+def test_select_names_what_is_there(
+    tmp_path: Path, parts: dict[str, GroupTiles], conditions: dict, message: str
+) -> None:
     """An unknown column or a value nobody has is refused, naming the columns or values present."""
     with Dataset(make_dataset(tmp_path, parts)) as data, pytest.raises(SegueError, match=message):
         data.select(conditions)

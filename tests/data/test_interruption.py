@@ -29,7 +29,7 @@ if __name__ == "__main__":
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
-        prepare(load(PrepareSpec, spec), out, where=spec.parent, workers=workers)
+        prepare(load(PrepareSpec, spec), out, root=spec.parent, workers=workers)
     except SegueError as error:
         print(error)
         sys.exit(2)

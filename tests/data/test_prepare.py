@@ -13,7 +13,8 @@ from PIL import Image
 from samples.folders import make_folder, make_spec, refused, write_table
 
 from segue.data.dataset import Dataset
-from segue.data.prepare import expected, input_files, prepare
+from segue.data.pairing import pair_files
+from segue.data.prepare import expected, prepare
 from segue.data.spec import PrepareSpec, SplitSpec
 from segue.errors import SegueError, SpecError
 from segue.fingerprint import hash_dataset, hash_files
@@ -29,7 +30,7 @@ def test_tiles_are_cut_from_the_files(tmp_path: Path) -> None:
     assert (done.micrographs, done.groups, done.cut_now) == (4, 4, 4)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "images", "labels"]
     with Dataset(done.path) as data:
-        assert data.count == 4 * 4 == expected(make_spec(), where)["tiles"]
+        assert data.count == 4 * 4 == expected(make_spec(), pair_files(make_spec(), where))["tiles"]
         images, labels = data.read(np.arange(16), layer="labels")
         assert labels is not None
         samples = data.samples()
@@ -118,7 +119,7 @@ def test_a_table_gives_conditions_groups_and_split(tmp_path: Path) -> None:
         assert data.split_codes("given").tolist() == [0] * 8 + [1] * 4 + [2] * 4
         assert data.split_attributes("given") == {"given": True}
         assert data.select({"dose_e_per_A2": 75}).size == 8
-    assert tmp_path / "table.csv" in input_files(spec, tmp_path)
+    assert tmp_path / "table.csv" in pair_files(spec, tmp_path).paths
 
 
 def test_a_table_tells_all_its_mistakes(tmp_path: Path) -> None:
@@ -263,7 +264,7 @@ def test_workers_and_order_change_nothing(tmp_path: Path) -> None:
     second = prepare(make_spec(), tmp_path / "b.h5", root=where, workers=2)
     digest = hash_dataset(first.path)
     assert hash_dataset(second.path) == digest
-    assert calls == [(done, 6) for done in range(1, 7)]
+    assert calls == [(done, 6) for done in range(7)]
     before = first.path.stat().st_mtime_ns
     assert prepare(make_spec(), first.path, root=where).cut_now == 0
     assert first.path.stat().st_mtime_ns == before
@@ -272,7 +273,7 @@ def test_workers_and_order_change_nothing(tmp_path: Path) -> None:
 def test_input_digests_follow_content(tmp_path: Path) -> None:
     """The digest of the inputs survives a move and a touch, uses its cache, and sees a changed byte."""
     where = make_folder(tmp_path / "in")
-    files = input_files(make_spec(), where)
+    files = pair_files(make_spec(), where).paths
     assert len(files) == 8
     cache = tmp_path / "digests.json"
     digest = hash_files(files, cache)
@@ -281,7 +282,7 @@ def test_input_digests_follow_content(tmp_path: Path) -> None:
     os.utime(files[0], ns=(1, 1))
     assert hash_files(files, cache) == digest
     where.rename(tmp_path / "moved")
-    moved = input_files(make_spec(), tmp_path / "moved")
+    moved = pair_files(make_spec(), tmp_path / "moved").paths
     assert hash_files(moved) == digest
     moved[0].write_bytes(moved[0].read_bytes() + b"\0")
     assert hash_files(moved, cache) != digest
@@ -296,7 +297,7 @@ def test_the_estimate_is_not_too_low(tmp_path: Path) -> None:
     """The disk space planned is at least what the dataset takes."""
     where = make_folder(tmp_path, 4, (200, 300))
     out = prepare(make_spec(tile_px=64), tmp_path / "a.h5", root=where).path
-    assert out.stat().st_size <= expected(make_spec(tile_px=64), where)["bytes"]
+    assert out.stat().st_size <= expected(make_spec(tile_px=64), pair_files(make_spec(tile_px=64), where))["bytes"]
 
 
 def test_an_output_that_is_no_dataset_is_kept(tmp_path: Path) -> None:
@@ -319,7 +320,7 @@ def test_the_shipped_studies_can_be_planned(name: str, tiles: int) -> None:
     91 images of 256² and 18 of 360² in four tiles each; 29 fields of 520 × 696 in three by three.
     """
     spec = load(PrepareSpec, STUDIES / f"{name}.toml")
-    assert expected(spec, STUDIES)["tiles"] == tiles
+    assert expected(spec, pair_files(spec, STUDIES))["tiles"] == tiles
 
 
 def test_the_shipped_nuclei_become_a_dataset(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from PIL import Image
 from samples.folders import make_folder, make_spec, refused, write_table
 
 from segue.data import prepare as preparing
-from segue.data.prepare import expected, input_files, prepare
+from segue.data.pairing import pair_files
+from segue.data.prepare import expected, prepare
 from segue.errors import SegueError, SpecError
 from segue.fingerprint import hash_files
 
@@ -50,7 +51,7 @@ def test_a_tile_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     message = refused(make_spec(tile_px=241), tmp_path)
     assert message.startswith(f"{tmp_path}/images/*.png: {wanted}")
     with pytest.raises(SegueError, match=wanted):
-        expected(make_spec(tile_px=241), tmp_path)
+        expected(make_spec(tile_px=241), pair_files(make_spec(), tmp_path))
 
     def full(*_: object, **__: object) -> None:
         raise MemoryError
@@ -72,7 +73,7 @@ def test_errors_begin_with_a_file(tmp_path: Path) -> None:
 
 def test_the_digest_cache_is_optional(tmp_path: Path) -> None:
     """Digesting makes no folder for its cache, and does without one that cannot be read or written."""
-    files = input_files(make_spec(), make_folder(tmp_path / "in"))
+    files = pair_files(make_spec(), make_folder(tmp_path / "in")).paths
     digest = hash_files(files)
     assert hash_files(files, tmp_path / "mistyped" / "digests.json") == digest
     assert not (tmp_path / "mistyped").exists()

@@ -236,7 +236,9 @@ def test_an_empty_part_is_told_with_a_seed_that_fills_it() -> None:
     split = next(
         one
         for seed in range(50)
-        if not (splits.split_codes(one := SplitSpec(seed=seed, validation=0.3, test=0.3), samples, context="a") == 1).any()
+        if not (
+            splits.split_codes(one := SplitSpec(seed=seed, validation=0.3, test=0.3), samples, context="a") == 1
+        ).any()
     )
     told = splits.empty_parts_message("wells", split, samples, splits.split_codes(split, samples, context="a"))
     assert "validation" in told.partition(" empty ")[0] and "3 groups" in told

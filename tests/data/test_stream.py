@@ -36,7 +36,9 @@ def stream() -> Iterator[Callable[..., StreamedSource]]:
     """Returns a function that makes a streamed source, closed when the test ends."""
     made: list[StreamedSource] = []
 
-    def make(parts: list[DatasetSubset], budget_bytes: int = AMPLE, normalization: NormalizeSpec = "image") -> StreamedSource:
+    def make(
+        parts: list[DatasetSubset], budget_bytes: int = AMPLE, normalization: NormalizeSpec = "image"
+    ) -> StreamedSource:
         made.append(StreamedSource(parts, normalization=normalization, budget_bytes=budget_bytes))
         return made[-1]
 

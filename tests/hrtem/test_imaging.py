@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from segue import rng
-from segue.hrtem.imaging import Optics, acquire, expose, minimum_contrast_A, render, wavelength_A
+from segue.hrtem.imaging import Optics, expose, minimum_contrast_A, render, wavelength_A
 
 OPTICS = Optics(energy_keV=300, pixel_size_A=0.4, focal_spread_A=0.0)
 
@@ -83,15 +83,13 @@ def test_dose_is_conserved_and_noise_is_poisson() -> None:
     assert torch.equal(counts, counts.round())
 
 
-def test_acquire_images_each_condition_with_its_own_dose() -> None:
-    """Images acquired at several doses have those doses' mean counts, about the structure's own zero of defocus."""
+def test_each_image_is_exposed_with_its_own_dose() -> None:
+    """Images rendered together and exposed with several doses have the mean counts of those doses."""
     waves = torch.from_numpy(smooth_wave(64, 64))
     doses = torch.tensor([20.0, 200.0])
-    images = acquire(
-        waves, torch.zeros(2), doses, zero_nm=3.0, optics=OPTICS, generator=torch.Generator().manual_seed(0)
-    )
-    mean = float(render(waves, torch.tensor([30.0]), OPTICS).mean())
-    np.testing.assert_allclose(images.mean((1, 2)), doses * 0.16 * mean, rtol=0.05)
+    intensity = render(waves, torch.tensor([30.0, 30.0]), OPTICS)
+    images = expose(intensity, doses[:, None, None], pixel_size_A=0.4, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(images.mean((1, 2)), doses * 0.16 * float(intensity[0].mean()), rtol=0.05)
 
 
 def test_the_zero_of_defocus_is_the_plane_of_a_phase_object() -> None:

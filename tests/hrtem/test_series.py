@@ -174,7 +174,9 @@ def test_made_again_it_returns_at_once_and_overwrites_nothing_else(uninterrupted
     before = uninterrupted.stat().st_mtime_ns
     simulate(tiny(), uninterrupted, progress=lambda done, structures: pytest.fail("worked"))
     assert uninterrupted.stat().st_mtime_ns == before
-    with pytest.raises(SegueError, match="made from another specification; delete it or name another output"):
+    with pytest.raises(
+        SegueError, match="holds a dataset of another specification or other files; choose another file"
+    ):
         simulate(tiny(seed=6), uninterrupted)
 
 

@@ -1,4 +1,4 @@
-"""Made results of a study of optimisers: three courses of the learning rate, with and without class weights."""
+"""Made results of a study of optimizers: three courses of the learning rate, with and without class weights."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pandas as pd
 from segue.study.table import StudyResults
 
 SPEC = (Path(__file__).parents[2] / "studies" / "optimisers.toml").read_text(encoding="utf-8")
+CLASSES = {"name": "classes", "loss": {"name": "cross_entropy"}, "class_weights": "none"}
 EPOCHS = 100
 # variant: what is gained over the slowest in its end, and the epochs in which the loss falls to 1 / e
 OUTCOMES = {"Adam restarts": (0.012, 6.0), "SGD plateau": (0.0, 11.0), "SGD kicks": (0.015, 9.0)}
@@ -73,8 +74,8 @@ def made_courses(
         run, kind = f"{variant}-{weights}-{seed}", variant if variant in OUTCOMES else "SGD kicks"
         axes = {"train.variant": variant, "train.target.class_weights": weights}
         if position < failed:
-            told = f"train ({', '.join(f'{k} = {v}' for k, v in axes.items())}), init {seed}, draw {seed}"
-            failures.append({"stage": "train", "run": run, "configuration": told, "error": "loss is not finite"})
+            label = f"train ({', '.join(f'{k} = {v}' for k, v in axes.items())}), init {seed}, draw {seed}"
+            failures.append({"stage": "train", "run": run, "configuration": label, "error": "loss is not finite"})
             continue
         dice = 0.9 + OUTCOMES[kind][0] - 0.002 * (weights != "none") + generator.normal(0, 0.002)
         identity = {"study": "optimisers", "stage": "train", "run": run, "parent": "", **axes, "domain": "dsb2018"}
@@ -104,4 +105,6 @@ def made_courses(
         parents={"train": None},
         domains=["dsb2018"],
         examples=[],
+        targets={"train": [CLASSES, CLASSES | {"class_weights": "inverse_frequency"}]},
+        variants={"train": {name: {"freeze": "none"} for name in names}},
     )

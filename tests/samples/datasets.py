@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from segue.data.spec import Layer, SplitSpec
-from segue.data.writer import Micrograph, GroupTiles, merge_parts, write_part
+from segue.data.writer import GroupTiles, Micrograph, merge_parts, write_part
 
 LAYERS = (
     Layer("cells", "classes", ("background", "live", "dead")),

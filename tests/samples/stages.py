@@ -21,7 +21,7 @@ from segue.data.spec import Layer
 from segue.data.writer import merge_parts, write_part
 from segue.errors import SegueError
 from segue.training import checkpoint
-from segue.training.run import train_stage, train_tasks
+from segue.training.run import train_task, train_tasks
 from segue.training.spec import Inputs, StageSpec, TrainTask
 
 SMALL: dict[str, object] = {
@@ -68,7 +68,7 @@ def inputs_of(spec: StageSpec, parent: Path | None = None) -> Inputs:
 
 
 def train(spec: StageSpec, folder: Path, parent: Path | None = None, checkpoint_s: float = 60.0) -> Path:
-    train_stage(spec, folder, key="k", inputs=inputs_of(spec, parent), checkpoint_s=checkpoint_s)
+    train_task(TrainTask(spec, folder, "k", inputs_of(spec, parent)), checkpoint_s=checkpoint_s)
     return folder
 
 

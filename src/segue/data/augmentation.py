@@ -267,14 +267,18 @@ def _resampled(spec: AugmentSpec, images: Tensor, labels: Tensor, drawn: Augment
         return images, labels
     sigma_px = spec.elastic.sigma_px if spec.elastic else 1.0
     if applies.all():
-        return resample(images, labels, sampling_grid(drawn, labels.shape[-2:], sigma_px=sigma_px, device=images.device))
+        return resample(
+            images, labels, sampling_grid(drawn, labels.shape[-2:], sigma_px=sigma_px, device=images.device)
+        )
     place = _places(applies, images.device)
     points = sampling_grid(drawn[applies], labels.shape[-2:], sigma_px=sigma_px, device=images.device)
     changed = resample(images.index_select(0, place), labels.index_select(0, place), points)
     return images.index_copy(0, place, changed[0]), labels.index_copy(0, place, changed[1])
 
 
-def sampling_grid(params: AugmentParams, size: tuple[int, int] | torch.Size, *, sigma_px: float, device: torch.device) -> Tensor:
+def sampling_grid(
+    params: AugmentParams, size: tuple[int, int] | torch.Size, *, sigma_px: float, device: torch.device
+) -> Tensor:
     """Returns where each pixel of n views comes from, (n, H, W, 2) as x, y in the terms of `grid_sample`.
 
     A pixel p of the view, counted from its centre, is displaced by the elastic field, turned back and shrunk back:

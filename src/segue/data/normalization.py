@@ -38,7 +38,9 @@ def statistics(normalization: NormalizeSpec, images: np.ndarray, intensity: np.n
             found[...] = intensity
         elif isinstance(normalization, PercentileSpec):
             for index, image in enumerate(images):
-                low, high = np.percentile(image.reshape(len(image), -1), [normalization.low, normalization.high], axis=1)
+                low, high = np.percentile(
+                    image.reshape(len(image), -1), [normalization.low, normalization.high], axis=1
+                )
                 found[index] = np.stack([low, high - low], axis=1)
         else:
             for index, image in enumerate(images):

@@ -1,7 +1,5 @@
 """`segue prepare`: folders of images and label images, described by a TOML file, become a dataset.
 
-The specification and what planning needs are here and import no array library; the cutting is in `preparing`.
-
     name = "nuclei"
     images = "images/*.png"              # or: manifest = "table.csv" with the columns image, label and conditions
     tile_px = 256
@@ -12,40 +10,40 @@ The specification and what planning needs are here and import no array library; 
     kind = "instances"
     names = ["background", "nucleus"]
 
-
-Cuts paired images and labels into part files, one per micrograph, and assembles the dataset."""
+Images are paired with their label images (`pairing`), each pair is read, cut into tiles and written as a part file, and
+the parts are merged into the dataset (`maker`, `writer`).
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from segue.data.dataset import Dataset
-from segue.data.image_io import Header, mean_and_std, read_header, read_image, read_labels
-from segue.data.pairing import ImageLabelPair, error_location, find_pairs, raise_problems
+from segue.data.image_io import mean_and_std, read_image, read_labels
+from segue.data.maker import is_made, make_parts, work_folders
+from segue.data.pairing import ImageLabelPair, PairedFiles, pair_files, raise_problems, read_headers
 from segue.data.spec import MAX_PADDING, PrepareSpec
 from segue.data.splits import GivenSplit, PartName, Split
 from segue.data.tiling import corners, cut
 from segue.data.writer import GroupTiles, Micrograph, merge_parts, write_part
 from segue.errors import SegueError
-from segue.fingerprint import hash_each_file
-from segue.parallel import map_unordered
-from segue.storage import absolute, make_folder, remove_abandoned
+from segue.fingerprint import hash_each_file, hash_json
+from segue.hdf5 import open_file
+from segue.storage import make_folder
 
-VERSION = 1  # bumped by hand when the same spec and files give another dataset
+VERSION = 1  # raised by hand when the same specification and files give another dataset
 Progress = Callable[[int, int], None]  # done, of how many micrographs
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` did: the dataset, its counts, and how many micrographs were cut now rather than found cut."""
+    """The dataset that `prepare` made, its counts, and how many micrographs this call cut."""
 
     path: Path
     micrographs: int
@@ -56,139 +54,128 @@ class Prepared:
 def prepare(
     spec: PrepareSpec, out: Path, *, root: Path, workers: int = 1, progress: Progress | None = None
 ) -> Prepared:
-    """Makes the dataset `out` from the files that `spec` names, starting at the folder `where`.
+    """Makes the dataset `out` from the files that `spec` names; its paths start at the folder `root`.
 
-    Micrographs are read one at a time and cut into part files in `<out>.parts`, then assembled; interrupted and called
-    again, it continues with the parts that are whole, and a finished `out` of the same files is left as it is. The
-    content does not depend on `workers`. Raises SegueError with all problems of the files, when `out` holds anything
-    else, or when the disk refuses.
+    Micrographs are read one at a time and cut into part files in `<out>.parts`, which are then merged. An interrupted
+    call continues with the parts that are whole; a finished `out` of the same files is left as it is. The content does
+    not depend on `workers`. Raises SegueError with all problems of the files, if `out` holds anything else, or if the
+    disk refuses.
     """
+    # pair images and labels, check what their headers say
+    files = pair_files(spec, root)
+    context = files.context
+    pairs, _ = read_headers(files.pairs)  # an unreadable header is reported with all other problems of the images
+    _check_tile_px(spec, pairs, context)
 
-    pairs, place = _paired(spec, root), error_location(spec, root)
-    _check_tile(spec, _headers(pairs)[0], place)  # a header that cannot be read is told with all that is amiss
-    return make_dataset(spec, pairs, out, place=place, workers=workers, progress=progress)
+    # leave a finished dataset of the same files as it is
+    keys, problems = part_keys(spec, pairs)
+    raise_problems(context, problems)
+    inputs = _inputs_hash(spec, pairs, keys)
+    groups = len({pair.group for pair in pairs})
+    if is_made(out, "inputs", inputs):
+        return Prepared(out, len(pairs), groups, 0)
+
+    # cut the micrographs, merge the parts
+    folder = make_folder(out.with_name(f"{out.name}.parts"))
+    paths = [folder / f"{key[:40]}.h5" for key in keys]
+    with work_folders(out, folder):
+        parts = make_parts(
+            partial(_write_tiles, spec),
+            list(zip(pairs, paths, strict=True)),
+            finished=lambda item: "" if item[1].exists() else None,
+            workers=workers,
+            context=folder,
+            progress=progress,
+        )
+        raise_problems(context, [problem for problem in parts.results if problem])
+        attributes, channels = _attributes(spec, pairs, paths, context)
+        merge_parts(
+            paths,
+            out,
+            layers=[] if spec.layer is None else [spec.layer],
+            channels=channels,
+            attributes={**attributes, "inputs": inputs},
+            splits=_splits(spec, pairs),
+        )
+    return Prepared(out, len(pairs), groups, parts.made_now)
 
 
-def input_files(spec: PrepareSpec, root: Path) -> list[Path]:
-    """Returns every file the dataset is made from, sorted; raises SegueError with the problems of the files."""
-    pairs = _paired(spec, root)
-    table = [absolute(root / spec.manifest)] if spec.manifest else []
-    return sorted({*table, *(pair.image for pair in pairs), *(pair.label for pair in pairs if pair.label)})
+def expected(spec: PrepareSpec, files: PairedFiles) -> dict[str, int]:
+    """Returns {"micrographs", "tiles", "bytes"} from the headers of the images, without decoding any.
 
-
-def expected(spec: PrepareSpec, root: Path) -> dict[str, int]:
-    """Returns {"micrographs", "tiles", "bytes"} from the images' headers, without decoding any.
-
-    `bytes` is an upper estimate of the disk needed while the dataset is made: tiles and micrographs twice (part files
-    beside the dataset), labels as if they did not compress.
+    `bytes` is an upper estimate of the disk space needed meanwhile: tiles and micrographs twice (part files and
+    dataset), labels as if they did not compress.
     """
-    pairs, place = _paired(spec, root), error_location(spec, root)
-    headers, problems = _headers(pairs)
-    raise_problems(place, problems)
-    _check_tile(spec, headers, place)
+    pairs, problems = read_headers(files.pairs)
+    raise_problems(files.context, problems)
+    _check_tile_px(spec, pairs, files.context)
     tiles = pixels = values = 0
-    for header in headers:
-        across = [_count(length, spec.tile_px, spec.step_px) for length in (header.height, header.width)]
-        count = across[0] * across[1]
-        area = count * spec.tile_px**2 + spec.keep_micrographs * header.height * header.width
-        tiles += count
+    for header in (pair.header for pair in pairs if pair.header is not None):
+        rows, columns = (_tiles_along(length, spec) for length in (header.height, header.width))
+        area = rows * columns * spec.tile_px**2 + spec.keep_micrographs * header.height * header.width
+        tiles += rows * columns
         pixels += area
         values += area * header.channels * max(1, header.bits // 8)
     return {"micrographs": len(pairs), "tiles": tiles, "bytes": 2 * (values + 4 * pixels) + 4096 * len(pairs)}
 
 
-def _paired(spec: PrepareSpec, where: Path) -> list[ImageLabelPair]:
-    pairs, problems = find_pairs(spec, where)
-    raise_problems(error_location(spec, where), problems)
-    return pairs
+def _tiles_along(length: int, spec: PrepareSpec) -> int:
+    """Returns the number of tiles that cover a length: len(tiling.starts(...))."""
+    return max(0, math.ceil((length - spec.tile_px) / spec.step_px)) + 1
 
 
-def _headers(pairs: Sequence[ImageLabelPair]) -> tuple[list[Header], list[str]]:
-    """Returns the headers of the images, and a sentence for each that cannot be read."""
-    headers, problems = [], []
-    for pair in pairs:
-        try:
-            headers.append(read_header(pair.image))
-        except SegueError as error:
-            problems.append(str(error))
-    return headers, problems
-
-
-def _check_tile(spec: PrepareSpec, headers: Sequence[Header], place: Path) -> None:
-    """Raises SegueError where even the largest image would be nearly all padding."""
-    largest = max((max(header.height, header.width) for header in headers), default=spec.tile_px)
+def _check_tile_px(spec: PrepareSpec, pairs: Sequence[ImageLabelPair], context: Path) -> None:
+    """Raises SegueError if even the largest image would be nearly all padding."""
+    sides = [max(pair.header.height, pair.header.width) for pair in pairs if pair.header is not None]
+    largest = max(sides, default=spec.tile_px)
     if spec.tile_px > MAX_PADDING * largest:
         raise SegueError(
-            f"{place}: tile_px is {spec.tile_px}, but the largest image measures {largest} px; "
+            f"{context}: tile_px is {spec.tile_px}, but the largest image measures {largest} px; "
             f"allowed are up to {MAX_PADDING} times that: lower tile_px."
         )
 
 
-def part_keys(spec: PrepareSpec, pairs: list[ImageLabelPair]) -> tuple[list[str], list[str]]:
-    """Returns a key for each pair's part file, and a sentence for each image whose content occurs twice.
+def part_keys(spec: PrepareSpec, pairs: Sequence[ImageLabelPair]) -> tuple[list[str], list[str]]:
+    """Returns the key of each pair's part file, and a problem for each image whose content occurs twice.
 
-    A key is a digest of what the part depends on: the files' content, the pair's row, and the fields that cut.
+    A key is a hash of what the part depends on: the content of the files, the pair's row, and the settings for cutting.
     """
-    digests = hash_each_file([path for pair in pairs for path in (pair.image, pair.label) if path])
-    fields = spec.model_dump(
+    hashes = hash_each_file([path for pair in pairs for path in (pair.image, pair.label) if path])
+    settings = spec.model_dump(
         mode="json", include={"labels", "tile_px", "stride_px", "pixel_size_nm", "keep_micrographs"}
     )
-    seen: dict[str, ImageLabelPair] = {}
+    pair_by_hash: dict[str, ImageLabelPair] = {}
     keys, problems = [], []
     for pair in pairs:
-        image, label = digests[pair.image], digests[pair.label] if pair.label else None
-        first = seen.setdefault(image, pair)
+        image, label = hashes[pair.image], hashes[pair.label] if pair.label else None
+        first = pair_by_hash.setdefault(image, pair)
         if first is not pair:
             problems.append(f"{pair.image}: holds the same bytes as {first.image}; keep one of them.")
         row = [pair.source, pair.group, pair.pixel_size_nm, dict(pair.conditions)]
-        text = json.dumps([VERSION, fields, row, image, label], sort_keys=True)
-        keys.append(hashlib.sha256(text.encode()).hexdigest())
+        keys.append(hash_json([VERSION, settings, row, image, label]))
     return keys, problems
 
 
-def _count(length: int, tile: int, stride: int) -> int:
-    """Returns how many tiles cover a length: as `tiling.starts` gives them, which needs NumPy beside it."""
-    return max(0, -(-(length - tile) // stride)) + 1
-
-
-def make_dataset(
-    spec: PrepareSpec,
-    pairs: Sequence[ImageLabelPair],
-    out: Path,
-    *,
-    place: Path,
-    workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
-) -> Prepared:
-    """Writes the dataset of the pairs to `out`; see `prepare`. Errors that concern no single file name `place`."""
-    groups = len({pair.group for pair in pairs})
-    keys, problems = part_keys(spec, list(pairs))
-    raise_problems(place, problems)
-    inputs = _inputs_key(spec, pairs, keys)
-    if _is_made(out, inputs):
-        return Prepared(out, len(pairs), groups, 0)
-    folder = make_folder(out.with_name(f"{out.name}.parts"))
-    paths = [folder / f"{key[:40]}.h5" for key in keys]
-    missing = [(pair, path) for pair, path in zip(pairs, paths, strict=True) if not path.exists()]
-    raise_problems(place, _make_parts(spec, missing, workers, progress))
-    attributes, names = _attributes(spec, pairs, paths, place)
-    merge_parts(
-        paths,
-        out,
-        layers=[] if spec.layer is None else [spec.layer],
-        channels=names,
-        attributes={**attributes, "inputs": inputs},
-        splits=_splits(spec, pairs),
-    )
-    remove_abandoned(out)
-    shutil.rmtree(folder, ignore_errors=True)
-    return Prepared(out, len(pairs), groups, len(missing))
+def _write_tiles(spec: PrepareSpec, item: tuple[ImageLabelPair, Path]) -> str:
+    """Writes a pair's part file; returns the problem with the micrograph, "" if none. A refusing disk raises."""
+    pair, path = item
+    try:
+        tiles = cut_tiles(spec, pair)
+    except SegueError as error:
+        return str(error)
+    except MemoryError:
+        return (
+            f"{pair.image}: memory does not suffice to cut it into tiles of {spec.tile_px} px every {spec.step_px} px; "
+            "lower tile_px, raise stride_px, or use fewer workers."
+        )
+    write_part(path, tiles)
+    return ""
 
 
 def cut_tiles(spec: PrepareSpec, pair: ImageLabelPair) -> GroupTiles:
-    """Returns the tiles of one micrograph; raises SegueError for an image or a label image that is amiss."""
-    acquired = read_image(pair.image)
-    image = acquired.image
+    """Returns the tiles of one micrograph; raises SegueError if the image or the label image is unusable."""
+    acquisition = read_image(pair.image)
+    image = acquisition.image
     height, width = image.shape[1:]
     labels = {}
     if spec.labels is not None and spec.layer is not None and pair.label is not None:
@@ -203,125 +190,68 @@ def cut_tiles(spec: PrepareSpec, pair: ImageLabelPair) -> GroupTiles:
         "source": np.array([pair.source] * count, dtype=object),
         "y_px": tiles.corners[:, 0],
         "x_px": tiles.corners[:, 1],
-        "pixel_size_nm": np.full(count, _pixel_size_nm(spec, pair, acquired.pixel_size_nm)),
+        "pixel_size_nm": np.full(count, _pixel_size_nm(spec, pair, acquisition.pixel_size_nm)),
     }
     for name, value in pair.conditions.items():
         samples[name] = np.array([value] * count, dtype=object if isinstance(value, str) else None)
-    kept = {pair.source: Micrograph(image, labels)} if spec.keep_micrographs else {}
-    return GroupTiles(tiles.images, tiles.labels, tiles.valid, np.tile(intensity, (count, 1, 1)), samples, kept)
+    whole = {pair.source: Micrograph(image, labels)} if spec.keep_micrographs else {}
+    return GroupTiles(tiles.images, tiles.labels, tiles.valid, np.tile(intensity, (count, 1, 1)), samples, whole)
 
 
-def _pixel_size_nm(spec: PrepareSpec, pair: ImageLabelPair, found: float | None) -> float:
+def _pixel_size_nm(spec: PrepareSpec, pair: ImageLabelPair, file_nm: float | None) -> float:
     """Returns the table's size, else the file's, else the spec's, else NaN; a file must not contradict the spec."""
     if pair.pixel_size_nm is not None:
         return pair.pixel_size_nm
-    stated = spec.pixel_size_nm
-    if found is not None and stated is not None and abs(found - stated) > 0.01 * stated:
+    spec_nm = spec.pixel_size_nm
+    if file_nm is not None and spec_nm is not None and abs(file_nm - spec_nm) > 0.01 * spec_nm:
         raise SegueError(
-            f"{pair.image}: its metadata say {found:g} nm per pixel, the spec says {stated:g}; remove pixel_size_nm "
+            f"{pair.image}: its metadata say {file_nm:g} nm per pixel, the spec says {spec_nm:g}; remove pixel_size_nm "
             "from the spec, or give it per image in a manifest."
         )
-    return found if found is not None else stated if stated is not None else float("nan")
-
-
-def _make_parts(
-    spec: PrepareSpec,
-    missing: Sequence[tuple[ImageLabelPair, Path]],
-    workers: int,
-    progress: Callable[[int, int], None] | None,
-) -> list[str]:
-    """Writes the missing part files and returns a sentence for each micrograph that could not be cut."""
-    found: dict[Path, str] = {}
-    for done, ((_, path), problem) in enumerate(
-        map_unordered(partial(_write, spec), missing, workers=workers, context=missing[0][1].parent if missing else Path())
-    ):
-        if problem:
-            found[path] = problem
-        if progress:
-            progress(done + 1, len(missing))
-    return [found[path] for _, path in missing if path in found]
-
-
-def _write(spec: PrepareSpec, item: tuple[ImageLabelPair, Path]) -> str | None:
-    """Writes a pair's part file; returns what is wrong with the micrograph, if anything. A refusing disk raises."""
-    pair, path = item
-    try:
-        part = cut_tiles(spec, pair)
-    except SegueError as error:
-        return str(error)
-    except MemoryError:
-        return (
-            f"{pair.image}: memory does not suffice to cut it into tiles of {spec.tile_px} px every {spec.step_px} px; "
-            "lower tile_px, raise stride_px, or use fewer workers."
-        )
-    write_part(path, part)
-    return None
+    return file_nm if file_nm is not None else spec_nm if spec_nm is not None else math.nan
 
 
 def _attributes(
-    spec: PrepareSpec, pairs: Sequence[ImageLabelPair], paths: Sequence[Path], place: Path
+    spec: PrepareSpec, pairs: Sequence[ImageLabelPair], paths: Sequence[Path], context: Path
 ) -> tuple[dict[str, str | int | float], list[str]]:
-    """Returns the dataset's attributes and channel names; raises SegueError where micrographs disagree."""
-    from segue.hdf5 import open_file
-
-    kinds: dict[str, list[ImageLabelPair]] = {}
-    sizes: set[float] = set()
+    """Returns the dataset's attributes and channel names; raises SegueError if the micrographs differ in kind."""
+    pairs_by_kind: dict[str, list[ImageLabelPair]] = {}
+    sizes_nm: set[float] = set()
     channels = 0
     for pair, path in zip(pairs, paths, strict=True):
         with open_file(path) as file:
             images = file["tiles/images"]
             channels = images.shape[1]
-            kinds.setdefault(f"{channels} channel(s) of {images.dtype}", []).append(pair)
-            sizes.add(float(file["samples/pixel_size_nm"][0]))
-    if len(kinds) > 1:
-        shown = "; ".join(f"{kind}: {len(found)}, e.g. {found[0].image}" for kind, found in kinds.items())
-        raise SegueError(f"{place}: the images differ in kind ({shown}); convert them to one, or leave some out.")
+            pairs_by_kind.setdefault(f"{channels} channel(s) of {images.dtype}", []).append(pair)
+            sizes_nm.add(float(file["samples/pixel_size_nm"][0]))
+    if len(pairs_by_kind) > 1:
+        kinds = "; ".join(f"{kind}: {len(same)}, e.g. {same[0].image}" for kind, same in pairs_by_kind.items())
+        raise SegueError(f"{context}: the images differ in kind ({kinds}); convert them to one, or leave some out.")
     if spec.channels is not None and len(spec.channels) != channels:
-        stated = f"{len(spec.channels)} channels are named ({', '.join(spec.channels)})"
-        raise SegueError(f"{place}: {stated}, but the images have {channels}; correct `channels`.")
+        named = f"{len(spec.channels)} channels are named ({', '.join(spec.channels)})"
+        raise SegueError(f"{context}: {named}, but the images have {channels}; correct `channels`.")
     names = list(spec.channels or (["intensity"] if channels == 1 else [f"channel {i}" for i in range(channels)]))
     attributes: dict[str, str | int | float] = {
         "name": spec.name,
-        "provenance": json.dumps(spec.provenance.model_dump(), sort_keys=True, ensure_ascii=False),
+        "provenance": json.dumps(spec.provenance.model_dump(by_alias=True), sort_keys=True, ensure_ascii=False),
     }
-    if len(sizes) == 1 and np.isfinite(next(iter(sizes))):
-        attributes["pixel_size_nm"] = next(iter(sizes))
+    if len(sizes_nm) == 1 and np.isfinite(next(iter(sizes_nm))):
+        attributes["pixel_size_nm"] = next(iter(sizes_nm))
     return attributes, names
 
 
-def _given(pairs: Sequence[ImageLabelPair]) -> dict[str, PartName]:
+def _given_parts(pairs: Sequence[ImageLabelPair]) -> Mapping[str, PartName]:
+    """Returns the manifest's split: the part of each group."""
     return {pair.group: pair.part for pair in pairs if pair.part is not None}
 
 
 def _splits(spec: PrepareSpec, pairs: Sequence[ImageLabelPair]) -> dict[str, Split]:
-    splits: dict[str, Split] = dict(spec.splits)
-    given = _given(pairs)
-    if given:
-        splits["given"] = GivenSplit(given)
-    return splits
+    given = _given_parts(pairs)
+    return {**spec.splits, **({"given": GivenSplit(given)} if given else {})}
 
 
-def _inputs_key(spec: PrepareSpec, pairs: Sequence[ImageLabelPair], keys: Sequence[str]) -> str:
-    """Returns the digest of all that the dataset depends on: the parts, and what is added when they are assembled."""
-    given = _given(pairs)
-    fields = spec.model_dump(mode="json", include={"name", "channels", "splits", "provenance"})
-    return hashlib.sha256(
-        json.dumps([fields, list(keys), *([given] if given else [])], sort_keys=True).encode()
-    ).hexdigest()
-
-
-def _is_made(out: Path, inputs: str) -> bool:
-    """Tells whether `out` is there and is this very dataset; raises SegueError where it is anything else."""
-    if not out.exists():
-        return False
-    try:
-        with Dataset(out) as dataset:
-            found = dataset.attributes.get("inputs")
-    except SegueError as error:
-        message = f"{out}: exists and is no whole segue dataset; remove it, or give another output."
-        raise SegueError(message) from error
-    if found != inputs:
-        raise SegueError(
-            f"{out}: holds a dataset of another specification or other files; choose another file or remove this one."
-        )
-    return True
+def _inputs_hash(spec: PrepareSpec, pairs: Sequence[ImageLabelPair], keys: Sequence[str]) -> str:
+    """Returns the hash of all that the dataset depends on: its parts, and the settings that merging adds."""
+    given = _given_parts(pairs)
+    settings = spec.model_dump(mode="json", include={"name", "channels", "splits", "provenance"}, by_alias=True)
+    return hash_json([settings, list(keys), *([given] if given else [])])

@@ -11,9 +11,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_v
 
 from segue.spec import SpecModel
 
-OWN_COLUMNS = ("group", "source", "y_px", "x_px", "pixel_size_nm", "split", "image", "label")
-
-
+STANDARD_COLUMNS = ("group", "source", "y_px", "x_px", "pixel_size_nm", "split", "image", "label")
 
 
 PUBLISHED_CHUNK = 1000  # samples in a chunk of the published live-dead files, of which whole ones were validated with
@@ -140,7 +138,7 @@ class PrepareSpec(SpecModel):
             raise ValueError(f"stride_px {self.stride_px} leaves gaps between tiles of {self.tile_px}; lower it")
         if self.group_pattern is not None:
             _check_pattern(self.group_pattern)
-        taken = sorted(set(self.conditions) & set(OWN_COLUMNS))
+        taken = sorted(set(self.conditions) & set(STANDARD_COLUMNS))
         if taken:
             raise ValueError(f"conditions.{taken[0]} is a column of every dataset; choose another name")
         stored = [name for name, split in self.splits.items() if split.stored is not None]

@@ -53,7 +53,9 @@ def part_of(group: str, split: Split) -> PartName:
     if split.stored is not None:
         raise ValueError(f"split '{split.stored}' is stored in a dataset; read it with Dataset.split")
     if split.by != "group":
-        raise ValueError(f"split by {split.description} is no matter of the group alone; compute it with division.codes")
+        raise ValueError(
+            f"split by {split.description} is no matter of the group alone; compute it with division.codes"
+        )
     from segue import rng
 
     u = rng.uniform(split.seed, "split", group)

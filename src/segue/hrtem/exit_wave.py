@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from segue import rng
-from segue.hrtem.specimen import CRYSTALS, Atoms, Positive, Specimen, hrtem_libraries
+from segue.hrtem.specimen import A_PER_NM, CRYSTALS, Atoms, Positive, Specimen, hrtem_libraries
 from segue.spec import SpecModel
 
 
@@ -104,7 +104,7 @@ def exit_waves(specimen: Specimen, wave: WaveSpec, *, size_px: int, seed: int, i
         displaced = atoms.positions_A + wave.phonon_sigma_A * random.standard_normal(atoms.positions_A.shape)
         displaced[:, 2] = displaced[:, 2].clip(0, specimen.height_A * (1 - 1e-9))
         moved = Atoms(atoms.numbers, displaced)
-        full = multislice(moved, field_A=10 * wave.field_nm, height_A=specimen.height_A, wave=wave)
+        full = multislice(moved, field_A=A_PER_NM * wave.field_nm, height_A=specimen.height_A, wave=wave)
         waves[phonon] = resample(full, size_px)
     return waves
 
@@ -117,7 +117,7 @@ def vacuum_wave(specimen: Specimen, wave: WaveSpec, *, size_px: int) -> np.ndarr
     lifted = specimen.particles.positions_A - [0, 0, specimen.particles_from_A]
     height = specimen.height_A - specimen.particles_from_A
     alone = Atoms(specimen.particles.numbers, lifted)
-    return resample(multislice(alone, field_A=10 * wave.field_nm, height_A=height, wave=wave), size_px)
+    return resample(multislice(alone, field_A=A_PER_NM * wave.field_nm, height_A=height, wave=wave), size_px)
 
 
 def resample(wave: np.ndarray, size_px: int) -> np.ndarray:

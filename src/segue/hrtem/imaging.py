@@ -116,25 +116,6 @@ def expose(
     return torch.poisson(intensity * (dose_e_per_A2 * pixel_size_A**2), generator=generator)
 
 
-def acquire(
-    waves: torch.Tensor,
-    defocus_nm: torch.Tensor,
-    dose_e_per_A2: torch.Tensor,
-    *,
-    zero_nm: float,
-    optics: Optics,
-    generator: torch.Generator,
-) -> torch.Tensor:
-    """Returns images (n, H, W) of one structure in electrons per pixel, rendered on the device of its exit waves.
-
-    `waves` (phonons, H, W); `defocus_nm` (n,) counts from the structure's own zero, `zero_nm` (the dataset's
-    minimum_contrast_nm); `dose_e_per_A2` (n,). For drawing new conditions of stored waves while training.
-    """
-    intensity = render(waves, 10 * (defocus_nm + zero_nm), optics)
-    dose = dose_e_per_A2.to(intensity)[:, None, None]
-    return expose(intensity, dose, pixel_size_A=optics.pixel_size_A, generator=generator)
-
-
 def minimum_contrast_A(wave: torch.Tensor, optics: Optics, *, thickness_A: float) -> float:
     """Returns the defocus in Å, on a grid of 0.1, at which the image of `wave` (H, W) varies least.
 

@@ -7,25 +7,19 @@ number of workers and any interruption give the same dataset. Parts wait in `<ou
 
 from __future__ import annotations
 
-import hashlib
 import json
-import multiprocessing
-import os
-import shutil
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
 from segue.errors import SegueError
+from segue.fingerprint import hash_json
 from segue.hrtem.exit_wave import LabelsSpec, WaveSpec, grid_px
 from segue.hrtem.imaging import ImagingSpec, Optics
-from segue.hrtem.specimen import SpecimenSpec
+from segue.hrtem.specimen import A_PER_NM, SpecimenSpec
 from segue.spec import SpecModel
 
 if TYPE_CHECKING:
@@ -55,12 +49,12 @@ class SeriesSpec(SpecModel):
     @model_validator(mode="after")
     def _fitting(self) -> SeriesSpec:
         mistakes = []
-        field_A, pixel_A = 10 * self.wave.field_nm, self.imaging.pixel_size_A
+        field_A, pixel_A = A_PER_NM * self.wave.field_nm, self.imaging.pixel_size_A
         pixels = field_A / pixel_A
         if abs(pixels - round(pixels)) > 1e-6:
             mistakes.append(
                 f"wave.field_nm: found {self.wave.field_nm:g}, which is {pixels:.2f} pixels of {pixel_A:g} Å; make "
-                f"it a whole number of pixels, e.g. {round(pixels) * pixel_A / 10:g}"
+                f"it a whole number of pixels, e.g. {round(pixels) * pixel_A / A_PER_NM:g}"
             )
         if self.imaging.tile_px > round(pixels):
             mistakes.append(
@@ -104,7 +98,7 @@ def expected(spec: SeriesSpec) -> dict[str, int]:
         "structures": spec.structures,
         "tiles": tiles,
         "field_px": _field_px(spec),
-        "grid_px": grid_px(10 * spec.wave.field_nm, spec.wave.sampling_A),
+        "grid_px": grid_px(A_PER_NM * spec.wave.field_nm, spec.wave.sampling_A),
         "bytes": whole,
         "bytes_while_making": whole + content + FILE_BYTES * spec.structures,
     }
@@ -118,7 +112,7 @@ def group_of(spec: SeriesSpec, index: int) -> str:
     """
     specimen = spec.specimen.model_dump(mode="json", exclude_defaults=True)
     atoms = {"seed": spec.seed, "field_nm": spec.wave.field_nm, "specimen": specimen}
-    return f"{spec.specimen.crystal}-{_digest(atoms)[:8]}/{index:05d}"
+    return f"{spec.specimen.crystal}-{hash_json(atoms, digest_size=16)[:8]}/{index:05d}"
 
 
 def simulate(
@@ -126,34 +120,53 @@ def simulate(
 ) -> None:
     """Writes the series' dataset `out`; `progress(done, structures)` is called as structures finish.
 
-    Interrupted, it continues from the structures that are done; called again when `out` is there, it returns at
-    once. Raises SegueError when `out` holds something else, or when a worker dies.
+    An interrupted call continues from the structures that are done; if `out` is finished, it returns at once. Raises
+    SegueError if `out` holds anything else, or if a worker process is killed.
     """
+    from segue.data.maker import is_made, make_parts, work_folders
     from segue.data.spec import Layer
     from segue.data.writer import merge_parts
     from segue.storage import make_folder
 
     provenance = _provenance(spec)
-    if out.exists():
-        _refuse_other(out, provenance)
+    if is_made(out, "provenance", provenance):
         return
     folder = out.with_name(out.name + ".parts")
-    parts = make_folder(folder / _digest(_content(spec))[:16])
+    parts = make_folder(folder / hash_json(_part_settings(spec), digest_size=16)[:16])
     paths = [parts / f"{index:05d}.h5" for index in range(spec.structures)]
-    missing = [index for index, path in enumerate(paths) if not path.exists()]
-    report = progress or (lambda done, structures: None)
-    report(spec.structures - len(missing), spec.structures)
-    for done, _ in enumerate(_finished(spec, parts, missing, workers=workers), start=1):
-        report(spec.structures - len(missing) + done, spec.structures)
-    merge_parts(
-        paths,
-        out,
-        layers=[Layer(LAYER, "classes", ("background", "particle"))],
-        channels=["HRTEM"],
-        attributes={"pixel_size_nm": spec.imaging.pixel_size_A / 10, "provenance": provenance},
-        splits={},
-    )
-    shutil.rmtree(folder, ignore_errors=True)
+    with work_folders(out, folder):
+        make_parts(
+            partial(_write_structure, spec),
+            list(enumerate(paths)),
+            finished=lambda item: item[1].exists() or None,
+            workers=workers,
+            context=parts,
+            progress=progress,
+        )
+        merge_parts(
+            paths,
+            out,
+            layers=[Layer(LAYER, "classes", ("background", "particle"))],
+            channels=["HRTEM"],
+            attributes={"pixel_size_nm": spec.imaging.pixel_size_A / A_PER_NM, "provenance": provenance},
+            splits={},
+        )
+
+
+def _write_structure(spec: SeriesSpec, item: tuple[int, Path]) -> bool:
+    """Writes the part file of one structure, on one thread: its result must not depend on the number of workers."""
+    import torch
+
+    from segue.data.writer import write_part
+
+    index, path = item
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        write_part(path, structure(spec, index))
+    finally:
+        torch.set_num_threads(threads)
+    return True
 
 
 def structure(spec: SeriesSpec, index: int) -> GroupTiles:
@@ -172,7 +185,7 @@ def structure(spec: SeriesSpec, index: int) -> GroupTiles:
     from segue.hrtem.specimen import build
 
     imaging, optics, size_px = spec.imaging, optics_of(spec), _field_px(spec)
-    specimen = build(spec.specimen, field_A=10 * spec.wave.field_nm, seed=spec.seed, index=index)
+    specimen = build(spec.specimen, field_A=A_PER_NM * spec.wave.field_nm, seed=spec.seed, index=index)
     vacuum = vacuum_wave(specimen, spec.wave, size_px=size_px)
     mask = particle_mask(vacuum, spec.labels, crystal=spec.specimen.crystal, pixel_size_A=imaging.pixel_size_A)
     thickness_A = specimen.height_A - specimen.particles_from_A
@@ -184,15 +197,15 @@ def structure(spec: SeriesSpec, index: int) -> GroupTiles:
 
     conditions = _conditions(spec)
     drawn_nm = np.array([_drawn_defocus_nm(spec, index, *condition) for condition in conditions])
-    intensities = render(waves, torch.from_numpy(10 * drawn_nm + zero_A), optics)[:, *cut]
+    intensities = render(waves, torch.from_numpy(A_PER_NM * drawn_nm + zero_A), optics)[:, *cut]
     images = np.stack(
         [_counted(spec, index, image, *condition) for image, condition in zip(intensities, conditions, strict=True)]
     )
     columns = {
         "crystal": spec.specimen.crystal,
         "particles": len(specimen.diameters_A),
-        "support_nm": specimen.support_A / 10,
-        "minimum_contrast_nm": zero_A / 10,
+        "support_nm": specimen.support_A / A_PER_NM,
+        "minimum_contrast_nm": zero_A / A_PER_NM,
         "structure": index,
     }
     return _part(spec, index, images, mask[cut], drawn_nm=drawn_nm, columns=columns)
@@ -275,81 +288,14 @@ def _column(value: str | int | float, count: int) -> np.ndarray:
 
 
 def _field_px(spec: SeriesSpec) -> int:
-    return round(10 * spec.wave.field_nm / spec.imaging.pixel_size_A)
+    return round(A_PER_NM * spec.wave.field_nm / spec.imaging.pixel_size_A)
 
 
-def _content(spec: SeriesSpec) -> dict[str, object]:
-    """Returns what decides a structure's part: all but how many structures there are."""
+def _part_settings(spec: SeriesSpec) -> dict[str, object]:
+    """Returns the settings that determine a structure's part: all but the number of structures."""
     return {"version": VERSION, "spec": spec.model_dump(mode="json", exclude={"structures"})}
 
 
 def _provenance(spec: SeriesSpec) -> str:
     made = {"made_by": "segue simulate", "version": VERSION, "spec": spec.model_dump(mode="json")}
     return json.dumps(made, sort_keys=True)
-
-
-def _digest(content: object) -> str:
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def _refuse_other(out: Path, provenance: str) -> None:
-    """Raises SegueError unless `out` is the dataset of just this specification."""
-    from segue.data.dataset import Dataset
-
-    with Dataset(out) as found:
-        if found.attributes.get("provenance") != provenance:
-            raise SegueError(
-                f"{out}: is there already and was made from another specification; delete it or name another output."
-            )
-
-
-def _make(spec: SeriesSpec, parts: Path, index: int) -> int:
-    from segue.data.writer import write_part
-
-    write_part(parts / f"{index:05d}.h5", structure(spec, index))
-    return index
-
-
-def _finished(spec: SeriesSpec, parts: Path, indices: list[int], *, workers: int) -> Iterator[int]:
-    """Yields the index of each structure when its part is written: in this process, or in `workers` others."""
-    if min(workers, len(indices)) <= 1:
-        import torch
-
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            for index in indices:
-                yield _make(spec, parts, index)
-        finally:
-            torch.set_num_threads(threads)
-        return
-    pool = ProcessPoolExecutor(
-        min(workers, len(indices)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(os.getpid(),),
-    )
-    try:
-        for future in as_completed([pool.submit(_make, spec, parts, index) for index in indices]):
-            yield future.result()
-    except BrokenProcessPool:
-        raise SegueError(
-            f"{parts}: a simulating process was killed, most often for want of memory; run the same command again "
-            f"with fewer than {workers} workers; the structures that are done are kept."
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker(parent: int) -> None:
-    """Makes a worker use one thread, end on Ctrl-C without a traceback, and die with its parent."""
-    import torch
-
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    torch.set_num_threads(1)
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(1)

@@ -20,6 +20,7 @@ from segue import rng
 from segue.errors import SegueError
 from segue.spec import SpecModel
 
+A_PER_NM = 10  # specifications give lengths in nm; atoms, waves and optics are computed in Å
 CONTACT_GAP_A = 1.5  # between the support's surface and the lowest point of a sphere
 EDGE_GAP_A = 1.0  # empty space in front of and behind all atoms, so that no phonon leaves the cell
 CARBON_SPACING_A = 1.4  # the least distance between two atoms of the support, about a C–C bond
@@ -178,7 +179,7 @@ def build(spec: SpecimenSpec, *, field_A: float, seed: int, index: int) -> Speci
     """Returns structure number `index`: a function of the specification, the field, the seed and the index only."""
     random = rng.numpy_generator(seed, "specimen", index)
     centers_xy, diameters = _place(spec, field_A, random)
-    support_A = 10 * float(random.uniform(*spec.support_nm))
+    support_A = A_PER_NM * float(random.uniform(*spec.support_nm))
     surface = EDGE_GAP_A + support_A
     lowest = surface + CONTACT_GAP_A
     centers = np.column_stack([centers_xy, lowest + diameters / 2])
@@ -199,14 +200,14 @@ def build(spec: SpecimenSpec, *, field_A: float, seed: int, index: int) -> Speci
 def _place(spec: SpecimenSpec, field_A: float, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Returns centres (n, 2) and diameters (n,) of spheres that lie inside the field and keep their distance."""
     wanted = int(random.integers(spec.particles[0], spec.particles[1] + 1))
-    diameters = 10 * random.uniform(*spec.diameter_nm, size=wanted)
+    diameters = A_PER_NM * random.uniform(*spec.diameter_nm, size=wanted)
     centers: list[np.ndarray] = []
     kept: list[float] = []
     for diameter in diameters:
         for candidate in random.uniform(diameter / 2, field_A - diameter / 2, size=(PLACING_TRIES, 2)):
             apart = np.array(centers).reshape(-1, 2) - candidate
             apart -= field_A * np.round(apart / field_A)
-            least = (np.array(kept) + diameter) / 2 + 10 * spec.spacing_nm
+            least = (np.array(kept) + diameter) / 2 + A_PER_NM * spec.spacing_nm
             if np.all(np.hypot(apart[:, 0], apart[:, 1]) >= least):
                 centers.append(candidate)
                 kept.append(float(diameter))
@@ -215,7 +216,7 @@ def _place(spec: SpecimenSpec, field_A: float, random: np.random.Generator) -> t
         raise SegueError(
             f"specimen.particles: found room for {len(kept)} of at least {spec.particles[0]} particles of "
             f"{spec.diameter_nm[0]:g}–{spec.diameter_nm[1]:g} nm, {spec.spacing_nm:g} nm apart, in a field of "
-            f"{field_A / 10:g} nm; ask for fewer or smaller particles, less spacing or a larger field."
+            f"{field_A / A_PER_NM:g} nm; ask for fewer or smaller particles, less spacing or a larger field."
         )
     return np.array(centers).reshape(-1, 2), np.array(kept)
 

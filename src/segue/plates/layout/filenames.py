@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import re
@@ -11,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segue.data.image_io import TIFF_SUFFIXES
-from segue.data.spec import OWN_COLUMNS
+from segue.data.spec import STANDARD_COLUMNS
+from segue.data.tables import Table, is_whole_number, read_table
 from segue.errors import SegueError
 from segue.plates.layout.grid import ImageEntry, Plane, ScanResult, well_name
 from segue.plates.spec import NUMBERS, FilesSpec, placeholders
 
 WELL_COLUMNS = ("plate", "well", "stained", "experiment")
-RESERVED_COLUMNS = (*OWN_COLUMNS, "time", "time_h")  # of every plate's dataset
+RESERVED_COLUMNS = (*STANDARD_COLUMNS, "time", "time_h")  # of every plate's dataset
 BOOLEANS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -115,24 +115,24 @@ def _relative(path: Path, root: Path) -> str:
 def scan_manifest(spec: FilesSpec, root: Path) -> ScanResult:
     """Returns the images listed in the table `spec.manifest`; files that do not exist are missing, not errors."""
     assert spec.manifest is not None
-    table = root / spec.manifest
-    rows, columns = read_table(table, ("well", "channel", "path"))
+    table = read_rows(root / spec.manifest, ("well", "channel", "path"))
+    columns = table.columns
     if ("row" in columns) != ("column" in columns) or ("row" in columns and "field" in columns):
         raise SegueError(
-            f"{table}: a field is given by the columns row and column, or by the column field; correct the columns."
+            f"{table.path}: a field is given by the columns row and column, or by the column field; correct the columns."
         )
     scan = ScanResult()
-    for line, row in enumerate(rows, start=2):
+    for number, row in enumerate(table.rows):
         entry = _manifest_entry(row, columns, spec, root)
         if isinstance(entry, str):
-            scan.errors.append(f"{table}: line {line}: {entry}")
+            scan.errors.append(f"{table.line(number)}: {entry}")
         elif not entry.plane.path.exists():
-            scan.missing.append(f"{table.name}: line {line}: there is no file {row['path']}")
+            scan.missing.append(f"{table.path.name}: line {number + 2}: there is no file {row['path']}")
         else:
             scan.images.append(entry)
     if not scan.images and not scan.errors:
         raise SegueError(
-            f"{table}: none of the {len(rows)} files it lists is there; paths start at {root}: correct them."
+            f"{table.path}: none of the {len(table.rows)} files it lists is there; paths start at {root}: correct them."
         )
     return scan
 
@@ -142,7 +142,7 @@ def _manifest_entry(row: Mapping[str, str], columns: Sequence[str], spec: FilesS
     index = [part for part in re.split(r"[ ;,]+", row.get("index", "").strip("()[] ")) if part]
     numbers = {name: row[name] for name in NUMBERS if name in columns}
     for name, text in (*numbers.items(), *(("index", part) for part in index)):
-        if not _is_whole(text):
+        if not is_whole_number(text):
             return f"{name} is '{text}'; give a whole number, 0 or more."
     for name in ("well", "channel", "path"):
         if not row[name]:
@@ -160,19 +160,20 @@ def _manifest_entry(row: Mapping[str, str], columns: Sequence[str], spec: FilesS
     )
 
 
-def read_wells(table: Path, plates: Sequence[str]) -> dict[tuple[str, str], WellRow]:
+def read_wells(path: Path, plates: Sequence[str]) -> dict[tuple[str, str], WellRow]:
     """Returns the rows of a table of wells by (plate, well). Further columns are conditions, each of one type."""
-    rows, columns = read_table(table, ("well",))
+    table = read_rows(path, ("well",))
+    columns = table.columns
     if "plate" not in columns and len(plates) > 1:
-        raise SegueError(f"{table}: has no column plate, and there are {len(plates)} plates; add it.")
+        raise SegueError(f"{path}: has no column plate, and there are {len(plates)} plates; add it.")
     reserved = sorted(set(columns) & set(RESERVED_COLUMNS))
     if reserved:
-        raise SegueError(f"{table}: the column '{reserved[0]}' cannot be a condition, the name is taken; rename it.")
+        raise SegueError(f"{path}: the column '{reserved[0]}' cannot be a condition, the name is taken; rename it.")
     names = [name for name in columns if name not in WELL_COLUMNS and name]
-    values = {name: _typed(table, name, [row[name] for row in rows]) for name in names}
+    values = {name: _condition(table, name) for name in names}
     wells: dict[tuple[str, str], WellRow] = {}
-    for number, row in enumerate(rows):
-        context = f"{table}: line {number + 2}"
+    for number, row in enumerate(table.rows):
+        context = table.line(number)
         stained = row.get("stained", "").lower()
         if "stained" in columns and stained not in BOOLEANS:
             raise SegueError(f"{context}: stained is '{stained}'; allowed are 1 and 0, true and false, yes and no.")
@@ -186,13 +187,13 @@ def read_wells(table: Path, plates: Sequence[str]) -> dict[tuple[str, str], Well
     return wells
 
 
-def read_times(table: Path) -> dict[int, float]:
+def read_times(path: Path) -> dict[int, float]:
     """Returns hours by time index."""
-    rows, _ = read_table(table, ("time", "time_h"))
+    table = read_rows(path, ("time", "time_h"))
     hours: dict[int, float] = {}
-    for line, row in enumerate(rows, start=2):
-        context = f"{table}: line {line}"
-        if not _is_whole(row["time"]):
+    for number, row in enumerate(table.rows):
+        context = table.line(number)
+        if not is_whole_number(row["time"]):
             raise SegueError(f"{context}: time is '{row['time']}'; give a whole number, 0 or more.")
         try:
             hour = float(row["time_h"])
@@ -204,10 +205,6 @@ def read_times(table: Path) -> dict[int, float]:
             raise SegueError(f"{context}: time {row['time']} is there twice; keep one.")
         hours[int(row["time"])] = hour
     return hours
-
-
-def _is_whole(text: str) -> bool:
-    return text.isascii() and text.isdigit()
 
 
 def read_rows(path: Path, required: Sequence[str]) -> Table:
