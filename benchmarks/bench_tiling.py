@@ -39,7 +39,7 @@ from skimage.draw import ellipse
 from segue.data.spec import Layer
 from segue.hdf5 import Node
 from segue.plates.spec import TilesSpec
-from segue.plates.tiles import Mosaic, count_classes, keeps, write_tiles
+from segue.plates.tiles import Mosaic, count_classes, select_tiles, write_tiles
 
 SHAPE, TILE, CHUNK = (2700, 3600), 160, 1000
 LAYERS = (Layer("classes", "classes", ("background", "live", "dead")),)
@@ -155,7 +155,7 @@ def compare(folder: Path, number: int, rounds: int) -> None:
         total = len(places) * number
         if datasets == "kept":
             found = [count_classes(mosaic, LAYERS, spec_of("kept"))[1]["classes"] for mosaic in mosaics]
-            total = sum(int(keeps(values, spec_of("kept").keep, area_px=TILE**2).sum()) for values in found)
+            total = sum(int(select_tiles(values, spec_of("kept").keep, area_px=TILE**2).sum()) for values in found)
         ways: dict[str, Callable[[], None]] = {
             "segue": partial(segue, out, mosaics, datasets),
             "plain": partial(plain, out, images, wide, total),

@@ -62,7 +62,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The dataset of that plate, made in one go."""
     out = tmp_path_factory.mktemp("made") / "plate.h5"
-    assert assay(spec_of(), out, root=raw).done_now == 3
+    assert assay(spec_of(), out, root=raw).made_now == 3
     return out
 
 
@@ -123,9 +123,9 @@ def test_interrupted_and_resumed_it_is_the_same_dataset(raw: Path, made: Path, t
     with pytest.raises(KeyboardInterrupt):
         assay(spec_of(), out, root=raw, progress=interrupt)
     assert not out.exists()
-    assert assay(spec_of(), out, root=raw).done_now == 1
+    assert assay(spec_of(), out, root=raw).made_now == 1
     assert hash_dataset(out) == hash_dataset(made)
-    assert assay(spec_of(), out, root=raw).done_now == 0
+    assert assay(spec_of(), out, root=raw).made_now == 0
 
 
 def test_a_made_plate_is_made_on_the_way(made: Path, tmp_path: Path):
@@ -180,7 +180,7 @@ def test_the_split_of_a_made_plate_leaves_no_part_empty(tmp_path: Path):
         folder.mkdir()
         written = tomllib.loads(write_specification(spec, folder).read_text(encoding="utf-8"))
         split = SplitSpec.model_validate(written["splits"]["wells"])
-        assert split == preflight.find_nonempty_seed(split, preflight.synthetic_layout(spec))
+        assert split == preflight.with_nonempty_seed(split, preflight.synthetic_layout(spec))
         empty = [
             w
             for w in preflight.warnings(spec_of(splits={"wells": split.model_dump()}), preflight.synthetic_layout(spec))
@@ -284,7 +284,7 @@ def test_an_unstained_plate_gives_its_mosaics(tmp_path: Path):
     with Dataset(found.path) as dataset:
         assert dataset.count == 0 and len(dataset.micrograph_ids()) == 4 and not dataset.split_names()
     assert any("no well is stained" in line for line in plate_summary(found.path))
-    assert assay(spec, tmp_path / "a.h5", root=tmp_path).done_now == 0
+    assert assay(spec, tmp_path / "a.h5", root=tmp_path).made_now == 0
 
 
 def test_few_tiles_give_no_flat_field(tmp_path: Path):
@@ -306,7 +306,7 @@ def test_other_splits_and_tiles_need_no_stitching(tmp_path: Path):
         assay(changed(spec, tiles={**SMALL_TILES, "keep": {"foreground": 1.0}}), tmp_path / "a.h5", root=tmp_path)
     other = changed(spec, name="other", title="x", tiles={**SMALL_TILES, "datasets": "full"}, splits={"w": {"seed": 3}})
     found = assay(other, tmp_path / "a.h5", root=tmp_path)
-    assert found.done_now == 0 and found.tiles == 12
+    assert found.made_now == 0 and found.tiles == 12
     assert hash_dataset(assay(other, tmp_path / "b.h5", root=tmp_path).path) == hash_dataset(found.path)
 
 

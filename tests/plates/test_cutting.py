@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from segue.data import summary
+from segue.data import summary, writer
 from segue.data.dataset import Dataset
 from segue.data.spec import Layer, SplitSpec
 from segue.data.streaming import LabelChunks
@@ -22,7 +22,6 @@ from segue.data.writer import GroupTiles, Micrograph, merge_parts, write_part
 from segue.errors import SegueError
 from segue.fingerprint import hash_dataset
 from segue.hdf5 import Node, create_labels, write_labels
-from segue.plates import tile_file
 from segue.plates.spec import KeepSpec, TilesSpec
 from segue.plates.tiles import Mosaic, count_classes, full_path, select_tiles, write_tiles
 
@@ -99,7 +98,7 @@ def test_published_geometry(tmp_path: Path) -> None:
     one = Mosaic("P1/A1/t000", "P1/A1", image, {"classes": labels}, np.ones((1, 2)), {"time": 0}, {})
     spec = TilesSpec(datasets="full", keep_micrographs=False)
     done = write_tiles([one], tmp_path / "a.h5", spec, layers=(CLASSES,), channels=("b",), attributes={}, splits={})
-    assert (done.mosaics, done.labelled, done.tiles) == (1, 1, 1408) == (1, 1, 32 * 44)
+    assert (done.mosaics, done.labeled, done.tiles) == (1, 1, 1408) == (1, 1, 32 * 44)
     with h5py.File(tmp_path / "a.h5") as opened:
         file: Node = opened
         assert (file["tiles/images"].shape, file["tiles/images"].dtype) == ((1408, 1, 160, 160), np.uint16)
@@ -161,7 +160,7 @@ def test_kept_is_a_part_of_full(tmp_path: Path) -> None:
     done = write(tmp_path / "a.h5", mosaics, SMALL.model_copy(update={"datasets": "both"}))
     with Dataset(tmp_path / "a.h5") as kept, Dataset(full_path(tmp_path / "a.h5")) as full:
         assert full_path(tmp_path / "a.h5").name == "a.full.h5"
-        assert (full.count, kept.count) == (done.tiles, done.kept)
+        assert (full.count, kept.count) == (done.tiles, done.selected)
         chosen = np.flatnonzero(select_tiles(full.class_counts("classes"), KeepSpec(), area_px=256))
         assert 0 < kept.count == len(chosen) < full.count
         for layer in ("classes", "nuclei"):
@@ -184,7 +183,7 @@ def test_kept_is_a_part_of_full(tmp_path: Path) -> None:
 def test_unstained_wells_are_stored_whole_only(tmp_path: Path) -> None:
     """A mosaic without labels gives a micrograph with its attributes and no tile."""
     done = write(tmp_path / "a.h5", [make_mosaic(0), make_mosaic(2, stained=False)])
-    assert (done.mosaics, done.labelled) == (2, 1)
+    assert (done.mosaics, done.labeled) == (2, 1)
     with Dataset(tmp_path / "a.h5") as data:
         assert set(data.samples()["group"]) == {"P1/A1"}
         unstained = data.micrograph("P1/A2/t000")
@@ -220,13 +219,13 @@ def test_large_tiles_lie_in_smaller_chunks() -> None:
 def test_memory_does_not_grow_with_mosaics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many mosaics pass by, a file has two blocks, and of the mosaics no more than three are held at once."""
     blocks = []
-    made = tile_file._Block.__init__
+    made = writer._Block.__init__
 
     def counted(block, *arguments) -> None:
         blocks.append(block)
         made(block, *arguments)
 
-    monkeypatch.setattr(tile_file._Block, "__init__", counted)
+    monkeypatch.setattr(writer._Block, "__init__", counted)
     images: list[weakref.ref] = []
 
     def stream() -> Iterator[Mosaic]:
@@ -268,7 +267,7 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def refuse(*_arguments) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(tile_file, "write_packed", refuse)
+    monkeypatch.setattr(writer, "write_packed", refuse)
     with pytest.raises(SegueError, match=r"a\.h5: cannot be written \(No space left on device\); free disk space"):
         write(tmp_path / "a.h5", [make_mosaic(index) for index in range(4)])
     assert not list(tmp_path.iterdir())

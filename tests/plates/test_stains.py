@@ -14,7 +14,7 @@ from segue import rng
 from segue.data.summary import ON_IMAGES
 from segue.errors import SpecError
 from segue.evaluation.object_metrics import scores, tally
-from segue.plates.exports import HEAD_PX, draw_overlay, scale_bar, write_overlay
+from segue.plates.exports import HEADER_PX, draw_overlay, scale_bar, write_overlay
 from segue.plates.labeling.stain_labels import cell_area, estimate_bleed_through, label_stains, merge_stains, unmix
 from segue.plates.labeling.thresholds import compute_threshold, half_sample_mode, subtract_background
 from segue.plates.spec import BlockMaximaThreshold, CellAreaSpec, OtsuThreshold, StainsSpec
@@ -317,11 +317,11 @@ def test_overlay_draws_each_class_in_its_colour(tmp_path):
         assert picture[y, x].tolist() == [255 * (x % 2 == 0)] * 3
     assert picture[:, 220:].max() == 102
     file = tmp_path / "new" / "a.png"
-    write_overlay(file, image, classes, nuclei, names=names, title="P1 A4, t2 (8 h)", pixel_size_um=0.5, largest_px=100)
+    write_overlay(file, image, classes, nuclei, names=names, title="P1 A4, t2 (8 h)", pixel_size_um=0.5, max_side_px=100)
     written = np.asarray(Image.open(file))
-    small = draw_overlay(image, classes, nuclei, names=names, largest_px=100)
-    np.testing.assert_array_equal(written[HEAD_PX:, : small.shape[1]], small)
-    head = written[:HEAD_PX].reshape(-1, 3)
+    small = draw_overlay(image, classes, nuclei, names=names, max_side_px=100)
+    np.testing.assert_array_equal(written[HEADER_PX:, : small.shape[1]], small)
+    head = written[:HEADER_PX].reshape(-1, 3)
     assert all((head == colour).all(1).sum() > 100 for colour in ON_IMAGES[:2])  # the key
     with pytest.raises(ValueError, match="must be one"):
         draw_overlay(image, classes[1:], nuclei, names=names)

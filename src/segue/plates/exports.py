@@ -1,8 +1,7 @@
-"""Labels drawn over an image, to check them by eye.
+"""Exports beside a plate's dataset: labels over images (PNG), mosaics (OME-TIFF, OME-Zarr), CSV tables, a summary.
 
-What lies beside a plate's dataset for other eyes and programs: mosaics with their pixel size, reports, tables.
-
-What was done to a plate in a few words, and its seams as a table: from the reports of its wells."""
+The NGFF metadata, four small dictionaries, are written without a library (decision 16).
+"""
 
 from __future__ import annotations
 
@@ -14,47 +13,55 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tifffile
-import zarr
 from PIL import Image, ImageDraw
+from skimage.measure import block_reduce
+from skimage.segmentation import find_boundaries
 
-from segue.data.summary import FAINT, INK, PAPER, colours_on_images, load_font
+from segue.data.summary import INK, PAPER, colours_on_images, load_font
 from segue.plates.stitching.spline import Array
 from segue.storage import make_folder, replacing
 
-HEAD_PX, GAP_PX, LETTERS_PX = 34, 14, 15  # of the strip above the picture
-BAR_SHARE = 0.2  # of the width that the scale bar takes at most
-_GREY_QUANTILES = (0.002, 0.998)
+HEADER_PX, GAP_PX, LETTER_PX = 34, 14, 15  # of the strip above an overlay
+MAX_BAR_FRACTION = 0.2  # of the width, for the scale bar
+MAX_OVERLAY_PX = 2048  # of the longer side
+GRAY_QUANTILES = (0.002, 0.998)
+MAX_PYRAMID_TOP_PX = 512  # levels are halved until their longer side is at most this
+MAX_NOTES = 10  # of the summary
+Format = Literal["ome-tiff", "ome-zarr"]
+Reports = Mapping[str, Mapping[str, Mapping[str, Any]]]  # well, time -> report of `segue.plates.well`
+
+
+# ---- labels over images
 
 
 def draw_overlay(
-    image: np.ndarray, classes: np.ndarray, nuclei: np.ndarray, *, names: Sequence[str], largest_px: int | None = None
+    image: np.ndarray, classes: np.ndarray, nuclei: np.ndarray, *, names: Sequence[str], max_side_px: int | None = None
 ) -> np.ndarray:
-    """Returns (h, w, 3) uint8: the image (H, W) in grey, stretched between its 0.2 and 99.8 percentiles, and within
-    each nucleus a line along its edge in the colour of its class (`colours_on_images`).
+    """Returns (h, w, 3) uint8: the image (H, W) in gray, stretched between its 0.2 and 99.8 percentiles, and within
+    each nucleus a line along its edge in the color of its class (`colours_on_images`).
 
-    `classes`, `nuclei` (H, W) int32 as in `StainLabels`, `names` of the classes, the background first. What is of a
-    class outside nuclei is tinted, ignored pixels (−1) are darkened. The picture is made smaller by the least whole
-    number that brings its sides to `largest_px`. Raises ValueError for unlike shapes.
+    `classes`, `nuclei` (H, W) int32 as in `StainLabels`; `names` of the classes, the background first. Class pixels
+    outside nuclei are tinted, ignored pixels (−1) darkened. The picture is reduced by the smallest whole factor that
+    brings its sides to `max_side_px`. Raises ValueError for different shapes.
     """
     if image.ndim != 2 or not image.shape == classes.shape == nuclei.shape:
         raise ValueError(
             f"overlay: image {image.shape}, classes {classes.shape}, nuclei {nuclei.shape}; all must be one (H, W)"
         )
-    factor = _reduction(image, largest_px)
+    factor = _reduction(image, max_side_px)
     palette = np.asarray(colours_on_images(names), np.float32)
-    colours = palette[_class_of(classes, nuclei, names)]
-    used = image[classes >= 0] if (classes >= 0).any() else image
-    low, high = np.quantile(used[:: max(1, used.size // 2**20)], _GREY_QUANTILES)
-    grey = np.clip((_smaller(image, factor) - low) / max(float(high - low), 1e-9), 0, 1) * 255
-    picture = np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
-    classes, nuclei = (labels[factor // 2 :: factor, factor // 2 :: factor][: grey.shape[0], : grey.shape[1]]
-                       for labels in (classes, nuclei))  # fmt: skip
+    colors = palette[_class_of_nuclei(classes, nuclei, names)]
+    labeled = image[classes >= 0] if (classes >= 0).any() else image
+    low, high = np.quantile(labeled[:: max(1, labeled.size // 2**20)], GRAY_QUANTILES)
+    gray = np.clip((_reduced(image, factor) - low) / max(float(high - low), 1e-9), 0, 1) * 255
+    picture = np.repeat(gray[..., None], 3, axis=2).astype(np.float32)
+    sampled = slice(factor // 2, None, factor)
+    classes, nuclei = (labels[sampled, sampled][: gray.shape[0], : gray.shape[1]] for labels in (classes, nuclei))
     outside = (classes > 0) & (nuclei <= 0)
     picture[outside] = 0.8 * picture[outside] + 0.2 * palette[classes[outside]]
     picture[classes < 0] *= 0.4
-    edge = _edges(nuclei)
-    picture[edge] = colours[nuclei[edge]]
+    edge = find_boundaries(nuclei, connectivity=1) & (nuclei > 0)
+    picture[edge] = colors[nuclei[edge]]
     return np.rint(picture).astype(np.uint8)
 
 
@@ -67,26 +74,24 @@ def write_overlay(
     names: Sequence[str],
     title: str,
     pixel_size_um: float | None,
-    largest_px: int = 2048,
+    max_side_px: int = MAX_OVERLAY_PX,
 ) -> None:
-    """Writes `overlay` beneath a strip with the title, a key of the classes and a scale bar as a PNG.
+    """Writes `draw_overlay` below a strip with title, legend and scale bar as a PNG, atomically.
 
-    The bar is in px where the pixel size is not known. Its folder is made where it is missing; the file appears when it
-    is whole.
+    The bar is in px if the pixel size is unknown. The folder is created if necessary.
     """
-    picture = Image.fromarray(draw_overlay(image, classes, nuclei, names=names, largest_px=largest_px))
-    shown_um = None if pixel_size_um is None else pixel_size_um * _reduction(image, largest_px)
-    found = _headed(picture, names, title, scale_bar(picture.width, shown_um, _reduction(image, largest_px)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".writing")
-    found.save(draft, format="PNG")
-    draft.replace(path)
+    factor = _reduction(image, max_side_px)
+    picture = Image.fromarray(draw_overlay(image, classes, nuclei, names=names, max_side_px=max_side_px))
+    bar = scale_bar(picture.width, None if pixel_size_um is None else pixel_size_um * factor, factor)
+    make_folder(path.parent)
+    with replacing(path) as partial:
+        _with_header(picture, names, title, bar).save(partial, format="PNG")
 
 
 def scale_bar(width_px: int, pixel_size_um: float | None, reduction: int = 1) -> tuple[int, str]:
-    """Returns the length in px, and in words, of a bar of 1, 2 or 5 · 10ⁿ µm that takes a fifth of the width at most.
+    """Returns the length in px and the label of a bar of 1, 2 or 5 · 10ⁿ µm, at most a fifth of the width.
 
-    pixel_size_um is that of the picture. Where it is None, the bar is in px of the image, of which `reduction` make one
+    pixel_size_um is that of the picture. If it is None, the bar is in px of the image, of which `reduction` make one px
     of the picture.
 
     >>> scale_bar(1000, 0.65)
@@ -95,93 +100,65 @@ def scale_bar(width_px: int, pixel_size_um: float | None, reduction: int = 1) ->
     (100, '200 px')
     """
     size, unit = (float(reduction), "px") if pixel_size_um is None else (pixel_size_um, "µm")
-    most = BAR_SHARE * width_px * size
-    decade = 10.0 ** np.floor(np.log10(most))
-    length = max(step * decade for step in (1, 2, 5) if step * decade <= most)
+    max_length = MAX_BAR_FRACTION * width_px * size
+    decade = 10.0 ** np.floor(np.log10(max_length))
+    length = max(step * decade for step in (1, 2, 5) if step * decade <= max_length)
     return max(1, round(length / size)), f"{length:g} {unit}"
 
 
-def _headed(picture: Image.Image, names: Sequence[str], title: str, bar: tuple[int, str]) -> Image.Image:
-    """Returns the picture beneath a strip with the title, the key and the bar; wider where these need more room."""
-    bold, font = load_font(LETTERS_PX + 1), load_font(LETTERS_PX - 2)
-    length, told = bar
-    places = [(title, INK, bold), *((name, FAINT, font) for name in names[1:]), (told, FAINT, font)]
-    needed = sum(round(face.getlength(text)) + 2 * GAP_PX + LETTERS_PX for text, _, face in places) + length
-    strip = Image.new("RGB", (max(picture.width, needed), picture.height + HEAD_PX), PAPER)
-    strip.paste(picture, (0, HEAD_PX))
-    pen, middle = ImageDraw.Draw(strip), HEAD_PX // 2
+def _with_header(picture: Image.Image, names: Sequence[str], title: str, bar: tuple[int, str]) -> Image.Image:
+    """Returns the picture below a strip with title, legend and bar; wider if these need more room."""
+    bold, font = load_font(LETTER_PX + 1), load_font(LETTER_PX - 2)
+    bar_px, bar_label = bar
+    texts = [(title, bold), *((name, font) for name in names[1:]), (bar_label, font)]
+    min_width = sum(round(face.getlength(text)) + 2 * GAP_PX + LETTER_PX for text, face in texts) + bar_px
+    strip = Image.new("RGB", (max(picture.width, min_width), picture.height + HEADER_PX), PAPER)
+    strip.paste(picture, (0, HEADER_PX))
+    pen, middle = ImageDraw.Draw(strip), HEADER_PX // 2
     pen.text((GAP_PX, middle), title, fill=INK, font=bold, anchor="lm")
     x = 3 * GAP_PX + round(bold.getlength(title))
-    for name, colour in list(zip(names, colours_on_images(names), strict=True))[1:]:
-        pen.rectangle((x, middle - 6, x + 12, middle + 6), fill=colour)
+    for name, color in list(zip(names, colours_on_images(names), strict=True))[1:]:
+        pen.rectangle((x, middle - 6, x + 12, middle + 6), fill=color)
         pen.text((x + 19, middle), name, fill=INK, font=font, anchor="lm")
         x += 19 + round(font.getlength(name)) + 2 * GAP_PX
     right = strip.width - GAP_PX
-    pen.rectangle((right - length + 1, middle - 2, right, middle + 1), fill=INK)
-    pen.text((right - length - 8, middle), told, fill=INK, font=font, anchor="rm")
+    pen.rectangle((right - bar_px + 1, middle - 2, right, middle + 1), fill=INK)
+    pen.text((right - bar_px - 8, middle), bar_label, fill=INK, font=font, anchor="rm")
     return strip
 
 
-def _reduction(image: np.ndarray, largest_px: int | None) -> int:
-    return 1 if largest_px is None else max(1, -(-max(image.shape) // largest_px))
+def _reduction(image: np.ndarray, max_side_px: int | None) -> int:
+    return 1 if max_side_px is None else max(1, -(-max(image.shape) // max_side_px))
 
 
-def _class_of(classes: np.ndarray, nuclei: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Returns (n + 1,) int64: the class of each nucleus, the lowest of its pixels: outline is the last."""
+def _class_of_nuclei(classes: np.ndarray, nuclei: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Returns (n + 1,) int64: the class of each nucleus, the lowest of its pixels, since outline is the last class."""
     lowest = np.full(int(nuclei.max(initial=0)) + 1, len(names) - 1, np.int64)
     inside = nuclei > 0
     np.minimum.at(lowest, nuclei[inside], classes[inside])
     return np.maximum(lowest, 0)
 
 
-def _smaller(image: np.ndarray, factor: int) -> np.ndarray:
-    """Returns means over blocks of factor × factor px, without the rows and columns that fill no block; float32."""
+def _reduced(image: np.ndarray, factor: int) -> np.ndarray:
+    """Returns means over blocks of factor × factor px, float32; incomplete blocks are cut off."""
     if factor == 1:
         return image.astype(np.float32)
-    rows, columns = (n // factor for n in image.shape)
-    blocks = image[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor)
-    return blocks.mean((1, 3), dtype=np.float32)
+    rows, columns = (n // factor * factor for n in image.shape)
+    return block_reduce(image[:rows, :columns], factor, np.mean, func_kwargs={"dtype": np.float32})
 
 
-def _edges(labels: np.ndarray) -> np.ndarray:
-    """Returns (H, W) bool: pixels of objects that share a side with what is not the same object."""
-    edge = np.zeros(labels.shape, bool)
-    for axis in (0, 1):
-        before, after = (slice(None),) * axis + (slice(None, -1),), (slice(None),) * axis + (slice(1, None),)
-        differ = labels[before] != labels[after]
-        edge[before] |= differ
-        edge[after] |= differ
-    return edge & (labels > 0)
+# ---- mosaics
 
 
-Format = Literal["ome-tiff", "ome-zarr"]
-LEAST_PYRAMID_PX = 512  # levels are halved until their longer side is at most this
-
-
-def write_mosaic(path: Path, image: Array, channels: Sequence[str], *, pixel_size_um: float, kind: Format) -> Path:
-    """Writes an image (C, H, W) as `path` with .ome.tif or .ome.zarr added, and returns that; it appears when whole.
+def write_mosaic(path: Path, image: Array, channels: Sequence[str], *, pixel_size_um: float, format: Format) -> Path:
+    """Writes an image (C, H, W) as `path` with .ome.tif or .ome.zarr added, atomically; returns that path.
 
     OME-TIFF: tiled, zlib. OME-Zarr: version 0.4 of the format (Zarr 2), a pyramid of levels halved by block means.
     """
-    if kind == "ome-tiff":
+    if format == "ome-tiff":
         file = path.with_name(f"{path.name}.ome.tif")
         with replacing(file) as partial:
-            tifffile.imwrite(
-                partial,
-                image,
-                ome=True,
-                photometric="minisblack",
-                tile=(256, 256),
-                compression="zlib",
-                metadata={
-                    "axes": "CYX",
-                    "PhysicalSizeX": pixel_size_um,
-                    "PhysicalSizeXUnit": "µm",
-                    "PhysicalSizeY": pixel_size_um,
-                    "PhysicalSizeYUnit": "µm",
-                    "Channel": {"Name": list(channels)},
-                },
-            )
+            _write_tiff(partial, image, channels, pixel_size_um)
         return file
     folder = path.with_name(f"{path.name}.ome.zarr")
     draft = make_folder(path.parent) / f"{folder.name}.writing"
@@ -192,8 +169,76 @@ def write_mosaic(path: Path, image: Array, channels: Sequence[str], *, pixel_siz
     return folder
 
 
-def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a CSV of rows that all have the keys of the first; the file appears when whole."""
+def _write_tiff(path: Path, image: Array, channels: Sequence[str], pixel_size_um: float) -> None:
+    import tifffile
+
+    tifffile.imwrite(
+        path,
+        image,
+        ome=True,
+        photometric="minisblack",
+        tile=(256, 256),
+        compression="zlib",
+        metadata={
+            "axes": "CYX",
+            "PhysicalSizeX": pixel_size_um,
+            "PhysicalSizeXUnit": "µm",
+            "PhysicalSizeY": pixel_size_um,
+            "PhysicalSizeYUnit": "µm",
+            "Channel": {"Name": list(channels)},
+        },
+    )
+
+
+def _write_zarr(folder: Path, image: Array, channels: Sequence[str], pixel_size_um: float) -> None:
+    import zarr
+
+    group = zarr.open_group(folder, mode="w", zarr_format=2)
+    datasets, level, scale = [], image, 1
+    while True:
+        name = str(len(datasets))
+        array = group.create_array(
+            name,
+            shape=level.shape,
+            dtype=level.dtype,
+            chunks=(1, *(min(1024, side) for side in level.shape[1:])),
+            chunk_key_encoding={"name": "v2", "separator": "/"},
+        )
+        array[:] = level
+        steps = [1.0, pixel_size_um * scale, pixel_size_um * scale]
+        datasets.append({"path": name, "coordinateTransformations": [{"type": "scale", "scale": steps}]})
+        if max(level.shape[1:]) <= MAX_PYRAMID_TOP_PX:
+            break
+        level, scale = _halved(level), scale * 2
+    axes = [{"name": "c", "type": "channel"}, *({"name": n, "type": "space", "unit": "micrometer"} for n in "yx")]
+    group.attrs["multiscales"] = [{"version": "0.4", "name": folder.stem, "axes": axes, "datasets": datasets}]
+    group.attrs["omero"] = {
+        "channels": [
+            {"label": name, "active": True, "color": "FFFFFF", "window": _contrast_window(image[i])}
+            for i, name in enumerate(channels)
+        ]
+    }
+
+
+def _halved(image: Array) -> Array:
+    _, height, width = image.shape
+    even = image[:, : height // 2 * 2, : width // 2 * 2]
+    blocks: Any = (1, 2, 2)
+    means = block_reduce(even, blocks, np.mean, func_kwargs={"dtype": np.float32})
+    return np.rint(means).astype(image.dtype) if image.dtype.kind in "ui" else means.astype(image.dtype)
+
+
+def _contrast_window(image: Array) -> dict[str, float]:
+    """Returns the gray values that viewers show at first: between the 0.1 and 99.9 percentiles."""
+    low, high = (float(value) for value in np.percentile(image, (0.1, 99.9)))
+    return {"min": float(image.min()), "max": float(image.max()), "start": low, "end": max(high, low + 1)}
+
+
+# ---- tables and summary
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a CSV of rows that all have the keys of the first, atomically."""
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer: csv.DictWriter[str] | None = None
         for row in rows:
@@ -203,110 +248,61 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             writer.writerow(row)
 
 
-def _write_zarr(folder: Path, image: Array, channels: Sequence[str], pixel_size_um: float) -> None:
-    root = zarr.open_group(folder, mode="w", zarr_format=2)
-    levels, level, scale = [], image, 1
-    while True:
-        name = str(len(levels))
-        chunks = (1, *(min(1024, side) for side in level.shape[1:]))
-        array = root.create_array(
-            name,
-            shape=level.shape,
-            dtype=level.dtype,
-            chunks=chunks,
-            chunk_key_encoding={"name": "v2", "separator": "/"},
-        )
-        array[:] = level
-        steps = [1.0, pixel_size_um * scale, pixel_size_um * scale]
-        levels.append({"path": name, "coordinateTransformations": [{"type": "scale", "scale": steps}]})
-        if max(level.shape[1:]) <= LEAST_PYRAMID_PX:
-            break
-        level, scale = _halved(level), scale * 2
-    axes = [{"name": "c", "type": "channel"}, *({"name": n, "type": "space", "unit": "micrometer"} for n in "yx")]
-    root.attrs["multiscales"] = [{"version": "0.4", "name": folder.stem, "axes": axes, "datasets": levels}]
-    shown = [
-        {"label": name, "active": True, "color": "FFFFFF", "window": _window(image[i])}
-        for i, name in enumerate(channels)
-    ]
-    root.attrs["omero"] = {"channels": shown}
-
-
-def _halved(image: Array) -> Array:
-    channels, height, width = image.shape
-    even = image[:, : height // 2 * 2, : width // 2 * 2].reshape(channels, height // 2, 2, width // 2, 2)
-    means = even.mean((2, 4), dtype=np.float32)
-    return np.rint(means).astype(image.dtype) if image.dtype.kind in "ui" else means.astype(image.dtype)
-
-
-def _window(image: Array) -> dict[str, float]:
-    """Returns the range of grey values that viewers show first: between the 0.1 and 99.9 percentiles."""
-    low, high = (float(value) for value in np.percentile(image, (0.1, 99.9)))
-    return {"min": float(image.min()), "max": float(image.max()), "start": low, "end": max(high, low + 1)}
-
-
-Reports = Mapping[str, Mapping[str, Mapping[str, Any]]]  # well, time -> report of `segue.plates.well`
-SHOWN_NOTES = 10
-
-
 def seam_rows(wells: Reports) -> Iterator[dict[str, Any]]:
-    """Yields a row for each well and time: well, time, tiles placed, of how many fields, measured pairs, those
-    repaired, the median and largest residual in px ("" where none is), and the flags of fields.
+    """Yields a row per well and time: tiles placed, number of fields, pairs measured and repaired, tiles unplaced,
+    median and largest residual in px ("" if there is none), and the flags of fields.
     """
     for well, times in wells.items():
-        for name, told in sorted(times.items()):
-            seams = told["seams"]
-            residual = seams["residual_px"]
+        for name, report in sorted(times.items()):
+            seams, positions = report["seams"], report["positions"]
+            median, largest = (seams["residual_px"][key] for key in ("median", "largest"))
             yield {
                 "well": well,
                 "time": int(name.removeprefix("t")),
-                "tiles": len(told["positions"]) - len(seams["missing"]),
-                "fields": len(told["positions"]),
+                "tiles": len(positions) - len(seams["missing"]),
+                "fields": len(positions),
                 "pairs": seams.get("pairs", ""),
                 "repaired": len(seams["repaired"]),
                 "unplaced": len(seams["unplaced"]),
-                "median_residual_px": _rounded(residual["median"]),
-                "largest_residual_px": _rounded(residual["largest"]),
-                "flags": "; ".join(f"({cell}) {', '.join(flags)}" for cell, flags in sorted(told["flags"].items())),
+                "median_residual_px": "" if median is None else round(median, 4),
+                "largest_residual_px": "" if largest is None else round(largest, 4),
+                "flags": "; ".join(f"({index}) {', '.join(flags)}" for index, flags in sorted(report["flags"].items())),
             }
 
 
 def summarize(report: Mapping[str, Any]) -> list[str]:
-    """Returns lines that say which fields were left out, missing or only marked, how the seams are, and the notes."""
+    """Returns lines on the fields that were left out, missing or only marked, the quality of the seams, and notes."""
     wells: Reports = report["wells"]
-    out, marked = Counter(), Counter()
-    fields = left_out = missing = 0
+    excluded, marked = Counter(), Counter()
+    fields = n_excluded = n_missing = 0
     for times in wells.values():
-        for told in times.values():
-            gone = {",".join(map(str, cell)) for cell in told["seams"]["missing"]}
-            fields += len(told["positions"])
-            left_out += len(gone & set(told["flags"]))
-            missing += len(gone - set(told["flags"]))
-            for cell, flags in told["flags"].items():
+        for frame in times.values():
+            absent = {",".join(map(str, index)) for index in frame["seams"]["missing"]}
+            fields += len(frame["positions"])
+            n_excluded += len(absent & set(frame["flags"]))
+            n_missing += len(absent - set(frame["flags"]))
+            for index, flags in frame["flags"].items():
                 kinds = {flag.rpartition(": ")[2] for flag in flags}
-                (out if cell in gone else marked).update("out of focus" if k == "defocused" else k for k in kinds)
+                names = ("out of focus" if kind == "defocused" else kind for kind in kinds)
+                (excluded if index in absent else marked).update(names)
+    lines = [
+        f"of {fields} fields: {n_excluded} left out{_counts(excluded)}, {n_missing} missing"
+        + (f", marked only{_counts(marked)}" if marked else "")
+    ]
     rows = list(seam_rows(wells))
     measured = [row for row in rows if row["largest_residual_px"] != ""]
-    lines = [
-        f"of {fields} fields: {left_out} left out{_counted(out)}, {missing} missing"
-        + (f", marked only{_counted(marked)}" if marked else "")
-    ]
-    repaired, pairs = sum(row["repaired"] for row in rows), sum(row["pairs"] or 0 for row in rows)
-    unplaced = sum(row["unplaced"] for row in rows)
     if measured:
+        repaired, pairs, unplaced = (sum(row[name] or 0 for row in rows) for name in ("repaired", "pairs", "unplaced"))
         worst = max(measured, key=lambda row: row["largest_residual_px"])
         lines.append(
-            f"of {pairs} pairs of neighbours: {repaired} repaired; worst residual "
+            f"of {pairs} pairs of neighbors: {repaired} repaired; worst residual "
             f"{worst['largest_residual_px']:.2f} px ({worst['well']}, time {worst['time']})"
             + (f"; {unplaced} fields could not be placed" if unplaced else "")
         )
     notes = list(report.get("notes", ()))
-    lines += [f"note: {note}" for note in notes[:SHOWN_NOTES]]
-    return lines + ([f"… and {len(notes) - SHOWN_NOTES} more notes"] if len(notes) > SHOWN_NOTES else [])
+    lines += [f"note: {note}" for note in notes[:MAX_NOTES]]
+    return lines + ([f"… and {len(notes) - MAX_NOTES} more notes"] if len(notes) > MAX_NOTES else [])
 
 
-def _counted(kinds: Counter[str]) -> str:
+def _counts(kinds: Counter[str]) -> str:
     return f" ({', '.join(f'{kind} {count}' for kind, count in sorted(kinds.items()))})" if kinds else ""
-
-
-def _rounded(value: float | None) -> float | str:
-    return "" if value is None else round(value, 4)

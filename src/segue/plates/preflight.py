@@ -1,11 +1,11 @@
-"""What is known of a plate's dataset before any work: what cannot be made, and what is worth a look.
+"""Checks before `segue plate` does any work: errors that stop it, warnings, and the size of the dataset.
 
-layout = plate_layout(spec, files, where)
-obstacles(spec, layout, overlap=files.overlap)  # sentences; with any of them `segue plate` does nothing
-warnings(spec, layout)
+    layout = plate_layout(spec, files, root)
+    check(spec, layout, root, overlap=files.overlap)  # raises SegueError with everything that cannot work
+    warnings(spec, layout)
 
-
-What planning a study needs to know of a plate before anything is made: its identity and its size."""
+Planning a study uses `identity` and `estimate_size`. Nothing here reads pixels.
+"""
 
 from __future__ import annotations
 
@@ -18,55 +18,60 @@ from typing import Any
 import numpy as np
 
 from segue.data import splits
+from segue.data.pairing import raise_problems
 from segue.data.spec import SplitSpec
 from segue.data.tiling import starts
 from segue.errors import SegueError
-from segue.plates import spec as assay_spec
-from segue.plates.layout.discovery import Layout, Well, find_layout
+from segue.plates import spec as plate_spec
+from segue.plates.layout.discovery import Layout, Well, find_layout, hash_layout
 from segue.plates.layout.grid import Plane
 from segue.plates.spec import FilesSpec, PlateSpec
 from segue.plates.synthetic import spec as synthetic_spec
 from segue.plates.synthetic.spec import STAINED_CHANNELS, SyntheticSpec
 
-LAYERS = ("classes", "nuclei")  # of the dataset; tiles are kept by the counts of the first
+LAYERS = ("classes", "nuclei")  # of the dataset; tiles are selected by the counts of the first
+LABEL_BYTES, PIXEL_BYTES = 1, 2  # labels compress; images have 16 bits
+
+
+# ---- the layout of a plate, existing or still to be simulated
 
 
 def plate_layout(spec: PlateSpec, files: FilesSpec, root: Path, *, strict: bool = True) -> Layout:
-    """Returns what `find_layout` finds; wells called stained that lack a stain are unstained, as a note says.
+    """Returns what `find_layout` finds; a stained well without images of a stain becomes unstained, and a note says so.
 
-    Stains that no image of the plate has are another matter: `obstacles` tells them.
+    A stain that no image of the whole plate has is an error instead (`errors`).
     """
     layout = find_layout(files, root, transmitted=spec.transmitted, strict=strict)
     stains = [stain for stain in spec.labels.stains if stain in layout.channels]
     wells, notes = [], []
     for well in layout.wells:
-        seen = {channel for _, channel, _ in well.planes}
-        lacking = [stain for stain in stains if stain not in seen]
-        if well.stained and lacking:
-            notes.append(f"{well.key} is called stained, has no images of {', '.join(lacking)}: treated as unstained")
+        channels = {channel for _, channel, _ in well.planes}
+        absent = [stain for stain in stains if stain not in channels]
+        if well.stained and absent:
+            notes.append(f"{well.key} is called stained, has no images of {', '.join(absent)}: treated as unstained")
             well = replace(well, stained=False)
         wells.append(well)
     return replace(layout, wells=tuple(wells), notes=(*layout.notes, *notes))
 
 
 def synthetic_layout(spec: SyntheticSpec) -> Layout:
-    """Returns the layout of a plate that is still to be made; the paths of its images are empty, none is missing."""
+    """Returns the layout of a synthetic plate that does not exist yet; its images have no paths, none is missing."""
     from segue.plates.synthetic.scene import sample_well
 
-    cells = [(row, column) for row in range(spec.stage.rows) for column in range(spec.stage.columns)]
+    fields = [(row, column) for row in range(spec.stage.rows) for column in range(spec.stage.columns)]
     wells = []
     for plate in range(spec.plates):
         for number in range(spec.wells):
-            drawn = sample_well(spec, plate=plate, well=number)
-            channels = STAINED_CHANNELS if drawn.stained else STAINED_CHANNELS[:1]
+            well = sample_well(spec, plate=plate, well=number)
+            channels = STAINED_CHANNELS if well.stained else STAINED_CHANNELS[:1]
             planes = {
-                (time, channel, cell): Plane(Path())
+                (time, channel, index): Plane(Path())
                 for time in range(spec.times)
                 for channel in channels
-                for cell in cells
+                for index in fields
             }
-            conditions = {"treatment": drawn.treatment}
-            wells.append(Well(drawn.plate, drawn.well, drawn.experiment, drawn.stained, conditions, planes))
+            conditions = {"treatment": well.treatment}
+            wells.append(Well(well.plate, well.well, well.experiment, well.stained, conditions, planes))
     return Layout(
         wells=tuple(wells),
         times=tuple(range(spec.times)),
@@ -80,7 +85,7 @@ def synthetic_layout(spec: SyntheticSpec) -> Layout:
 
 
 def mosaic_columns(layout: Layout, well: Well, time: int) -> dict[str, str | int | float]:
-    """Returns what the dataset tells of a mosaic and of each of its tiles: plate, well, time, conditions."""
+    """Returns the columns that the dataset stores for a mosaic and each of its tiles: plate, well, time, conditions."""
     return {
         **well.conditions,
         "plate": well.plate,
@@ -102,78 +107,54 @@ def mosaic_shape(layout: Layout, overlap: float) -> tuple[int, int]:
     return height, width
 
 
+# ---- errors and warnings
+
+
+def check(spec: PlateSpec, layout: Layout, root: Path, *, overlap: float) -> None:
+    """Raises SegueError with all `errors`, below the folder `root`."""
+    raise_problems(root, [f"{root}: {error}" for error in errors(spec, layout, overlap=overlap)])
+
+
 def errors(spec: PlateSpec, layout: Layout, *, overlap: float) -> list[str]:
-    """Returns a sentence for each thing that the plate lacks, or that its tiles and splits cannot be."""
-    found = []
+    """Returns a sentence for each thing that the plate lacks, and for tiles and splits that are impossible."""
+    problems = []
     stained = any(well.stained for well in layout.wells)
     absent = [channel for channel in spec.labels.stains if channel not in layout.channels]
     if stained and absent:
-        found.append(
+        problems.append(
             f"no image has the channel '{absent[0]}'; there are: {', '.join(layout.channels)}. Correct "
-            "[labels.stains], or the channels in [files]; where no well is stained, say so in the wells table."
+            "[labels.stains], or the channels in [files]; if no well is stained, say so in the wells table."
         )
     if layout.pixel_size_um is None:
-        found.append("neither the images nor [files] tell the pixel size; give files.pixel_size_um.")
+        problems.append("neither the images nor [files] give the pixel size; give files.pixel_size_um.")
     if not stained:
         if not spec.tiles.keep_micrographs:
-            found.append(
+            problems.append(
                 "no well is stained, so that there are no tiles, and tiles.keep_micrographs = false leaves the whole "
                 "images out too; set it to true."
             )
-        return found
-    found += _of_tiles(spec, mosaic_shape(layout, overlap))
-    samples = _mosaics(layout)
-    tiles = len(samples["group"]) * _tiles_of_mosaic(spec, mosaic_shape(layout, overlap))
+        return problems
+    shape, samples = mosaic_shape(layout, overlap), _mosaic_samples(layout)
+    problems += _tile_errors(spec, shape)
+    tiles = len(samples["group"]) * _tiles_per_mosaic(spec, shape)
     for name, split in spec.splits.items():
-        if split.by == "chunk":
-            if split.validation > 0 and 0 < tiles <= split.chunk:
-                found.append(
-                    f"splits.{name}: there are at most {tiles:,} tiles, no more than one chunk of {split.chunk:,}, so "
-                    "that chunks cannot be divided; lower chunk, or split by group."
-                )
-            continue
-        try:
-            splits.split_codes(split, samples, context=f"splits.{name}")
-        except SegueError as error:
-            found.append(str(error))
-    return found
-
-
-def warnings(spec: PlateSpec, layout: Layout) -> list[str]:
-    """Returns what can be made and is worth a look first: no stained well, splits with an empty part or that tear."""
-    if not any(well.stained for well in layout.wells):
-        return ["no well is stained: the dataset will hold whole images, no tiles and no splits, for prediction only"]
-    samples, found = _mosaics(layout), []
-    for name, split in spec.splits.items():
-        try:
-            # the test part of chunks is by group; which tiles are kept decides the rest
-            seen = split if split.by != "chunk" else SplitSpec(seed=split.seed, validation=0, test=split.test)
-            found.append(splits.empty_parts_message(name, seen, samples, splits.split_codes(seen, samples, context=name)))
-        except SegueError:
-            continue  # `obstacles` tells it
-        if split.leaks_groups:
-            found.append(
-                f"split '{name}': by {split.description} it tears groups, with neighbouring tiles in training and in "
-                "validation; how many is told when they are cut."
+        if split.by != "chunk":
+            try:
+                splits.split_codes(split, samples, context=f"splits.{name}")
+            except SegueError as error:
+                problems.append(str(error))
+        elif split.validation > 0 and 0 < tiles <= split.chunk:
+            problems.append(
+                f"splits.{name}: there are at most {tiles:,} tiles, no more than one chunk of {split.chunk:,}, so "
+                "that chunks cannot be divided; lower chunk, or split by group."
             )
-    return [warning for warning in found if warning]
+    return problems
 
 
-def find_nonempty_seed(split: SplitSpec, layout: Layout) -> SplitSpec:
-    """Returns the split, with the first seed that leaves no part empty where its own does and there is such a seed."""
-    if not any(well.stained for well in layout.wells):
-        return split
-    samples = _mosaics(layout)
-    if not splits.empty_parts(split, splits.split_codes(split, samples, context="split")):
-        return split
-    seed = splits.find_nonempty_seed(split, samples)
-    return split if seed is None else split.model_copy(update={"seed": seed})
-
-
-def _of_tiles(spec: PlateSpec, mosaic: tuple[int, int]) -> Iterator[str]:
+def _tile_errors(spec: PlateSpec, mosaic: tuple[int, int]) -> Iterator[str]:
     tiles, classes = spec.tiles, spec.labels.class_names
     if tiles.layer != LAYERS[0]:
-        yield f"tiles.layer = '{tiles.layer}': tiles are kept by the layer '{LAYERS[0]}'; leave it out."
+        yield f"tiles.layer = '{tiles.layer}': tiles are selected by the layer '{LAYERS[0]}'; leave it out."
     if min(mosaic) < tiles.tile_px and min(mosaic) > 0:
         yield (
             f"tiles: tile_px = {tiles.tile_px} is larger than a mosaic, {mosaic[0]} × {mosaic[1]} px; lower it to at "
@@ -186,14 +167,46 @@ def _of_tiles(spec: PlateSpec, mosaic: tuple[int, int]) -> Iterator[str]:
         )
 
 
-def _tiles_of_mosaic(spec: PlateSpec, mosaic: tuple[int, int]) -> int:
-    tile, stride, edge = spec.tiles.tile_px, spec.tiles.stride_px, spec.tiles.edge
-    if min(mosaic) < tile:
+def _tiles_per_mosaic(spec: PlateSpec, mosaic: tuple[int, int]) -> int:
+    tiles = spec.tiles
+    if min(mosaic) < tiles.tile_px:
         return 0
-    return len(starts(mosaic[0], tile, stride, edge=edge)) * len(starts(mosaic[1], tile, stride, edge=edge))
+    return math.prod(len(starts(side, tiles.tile_px, tiles.stride_px, edge=tiles.edge)) for side in mosaic)
 
 
-def _mosaics(layout: Layout) -> dict[str, np.ndarray]:
+def warnings(spec: PlateSpec, layout: Layout) -> list[str]:
+    """Returns what works but should be checked first: no stained well, splits with an empty part or that leak."""
+    if not any(well.stained for well in layout.wells):
+        return ["no well is stained: the dataset will hold whole images, no tiles and no splits, for prediction only"]
+    samples, sentences = _mosaic_samples(layout), []
+    for name, split in spec.splits.items():
+        # a split by chunks takes its test part by group; the rest depends on which tiles are kept
+        by_group = SplitSpec(seed=split.seed, validation=0, test=split.test) if split.by == "chunk" else split
+        try:
+            codes = splits.split_codes(by_group, samples, context=name)
+        except SegueError:
+            continue  # one of `errors`
+        sentences.append(splits.empty_parts_message(name, by_group, samples, codes))
+        if split.leaks_groups:
+            sentences.append(
+                f"split '{name}': by {split.description} it splits groups, with neighboring tiles in training and in "
+                "validation; how many is reported when tiles are cut."
+            )
+    return [sentence for sentence in sentences if sentence]
+
+
+def with_nonempty_seed(split: SplitSpec, layout: Layout) -> SplitSpec:
+    """Returns the split, if one of its parts is empty with the first seed that fills all parts, if there is one."""
+    if not any(well.stained for well in layout.wells):
+        return split
+    samples = _mosaic_samples(layout)
+    if not splits.empty_parts(split, splits.split_codes(split, samples, context="split")):
+        return split
+    seed = splits.find_nonempty_seed(split, samples)
+    return split if seed is None else split.model_copy(update={"seed": seed})
+
+
+def _mosaic_samples(layout: Layout) -> dict[str, np.ndarray]:
     """Returns the columns of the dataset, with a row for each mosaic of a stained well instead of each tile."""
     rows = [
         {"group": well.key, "source": f"{well.key}/t{time:03d}", "y_px": 0, "x_px": 0}
@@ -205,39 +218,35 @@ def _mosaics(layout: Layout) -> dict[str, np.ndarray]:
     columns = {}
     for name in rows[0]:
         values = [row.get(name, "") for row in rows]
-        text = any(isinstance(value, str) for value in values)
-        columns[name] = np.array(values, dtype=object if text else None)
+        is_text = any(isinstance(value, str) for value in values)
+        columns[name] = np.array(values, dtype=object if is_text else None)
     return columns
 
 
-BYTES_OF_LABEL, BYTES_OF_PIXEL = 1, 2  # labels compress; images are acquired with 16 bits
+# ---- planning
 
 
-def identity(spec: PlateSpec, where: Path, cache: Path) -> dict[str, Any]:
-    """Returns all the dataset depends on; raw files enter by their content, a made plate by its settings."""
-    parts: dict[str, Any] = {"kind": "plate", "version": assay_spec.VERSION, "spec": assay_spec.settings(spec)}
+def identity(spec: PlateSpec, root: Path, cache: Path) -> dict[str, Any]:
+    """Returns everything the dataset depends on: raw files by their content, a synthetic plate by its settings."""
+    parts: dict[str, Any] = {"kind": "plate", "version": plate_spec.VERSION, "spec": plate_spec.settings(spec)}
     if spec.files is None:
         return {**parts, "made": synthetic_spec.VERSION}
-    from segue.plates.layout.discovery import hash_layout
-
-    layout = plate_layout(spec, spec.files, where)
-    return {**parts, "files": hash_layout(layout, cache)}
+    return {**parts, "files": hash_layout(plate_layout(spec, spec.files, root), cache)}
 
 
-def estimate_size(spec: PlateSpec, where: Path) -> Mapping[str, int]:
-    """Returns the most `tiles` and `bytes` that the dataset may have: before any is left out by the keep rules.
+def estimate_size(spec: PlateSpec, root: Path) -> Mapping[str, int]:
+    """Returns the maximum number of `tiles` and of `bytes` of the dataset, before tiles are selected.
 
-    A made plate's raw images, which lie beside it, are counted too.
+    The raw images of a synthetic plate, which are stored beside the dataset, are included.
     """
     if spec.synthetic is not None:
-        made = spec.synthetic
-        stage = made.stage
+        plate, stage = spec.synthetic, spec.synthetic.stage
         height, width = (stage.step_px * (n - 1) + stage.tile_px for n in (stage.rows, stage.columns))
-        stained, frames = made.plates * made.stained_wells * made.times, made.plates * made.wells * made.times
-        raw = made.files * stage.tile_px**2 * BYTES_OF_PIXEL
+        stained, frames = plate.plates * plate.stained_wells * plate.times, plate.plates * plate.wells * plate.times
+        raw = plate.files * stage.tile_px**2 * PIXEL_BYTES
     else:
         assert spec.files is not None  # the specification has one of the two
-        layout = plate_layout(spec, spec.files, where)
+        layout = plate_layout(spec, spec.files, root)
         sides = zip(layout.grid, layout.tile_shape, strict=True)
         height, width = (round(side * (1 + (n - 1) * (1 - spec.files.overlap))) for n, side in sides)
         times = {well.key: len({time for time, _, _ in well.planes}) for well in layout.wells}
@@ -246,4 +255,4 @@ def estimate_size(spec: PlateSpec, where: Path) -> Mapping[str, int]:
     side, step = spec.tiles.tile_px, spec.tiles.stride_px
     tiles = stained * ((height - side) // step + 1) * ((width - side) // step + 1)
     pixels = tiles * side**2 + frames * height * width * (1 + spec.tiles.keep_micrographs)
-    return {"tiles": tiles, "bytes": pixels * (BYTES_OF_PIXEL + 2 * BYTES_OF_LABEL) + raw}
+    return {"tiles": tiles, "bytes": pixels * (PIXEL_BYTES + 2 * LABEL_BYTES) + raw}

@@ -1,12 +1,9 @@
-"""Compiled part of cutting: the classes of a mosaic counted in one pass.
+"""Cuts mosaics into tiles, counts their classes, and appends the selected ones to growing datasets.
 
-Cuts mosaics into tiles, counts classes, and appends what is kept to a dataset while the next mosaic is read.
-
-A mosaic passes by once. Its classes are counted in the cells between the borders of all tiles, and a tile's counts are
-sums of cells; only the tiles that are kept are copied, into a block of one chunk (`tile_file`). The labels of a full
-block are compressed here, and a second thread writes it while another block fills. So memory is that of two blocks for
-each file, about 77 MB each for 1000 tiles of 160² in 16 bit with classes, of two or three mosaics, and 130 MB to
-compress in, however many mosaics there are.
+Each mosaic is read once. Class counts per tile come from a summed-area table over the grid of tile borders; only the
+selected tiles are copied, into a block of one chunk (`data.writer`). The labels of a full block are compressed while a
+second thread writes the block before it. Memory: two blocks per file, about 77 MB each for 1000 tiles of 160² in
+16 bit with classes, two or three mosaics, and 130 MB for compression, whatever the number of mosaics.
 """
 
 from __future__ import annotations
@@ -23,45 +20,23 @@ from numba import njit
 from segue.data.spec import Layer
 from segue.data.splits import Split
 from segue.data.tiling import corners, starts
-from segue.data.writer import write_header
+from segue.data.writer import GrowingDataset, MosaicTiles, Value, buffer_dtype, write_header
 from segue.errors import SegueError
 from segue.hdf5 import new_file
 from segue.labels import IGNORED
 from segue.plates.spec import KeepSpec, TilesSpec
-from segue.plates.tile_file import GrowingDataset, MosaicTiles, Value, label_type
 from segue.spec import unknown
 from segue.storage import remove_abandoned
-
-
-@njit(cache=True, nogil=True)
-def count_grid(labels: np.ndarray, rows: np.ndarray, columns: np.ndarray, classes: int) -> np.ndarray:
-    """Returns (R, C, classes + 1) int64: how often -1, 0 … classes - 1 occur in each cell of a grid laid over labels.
-
-    labels: (H, W) int32. rows, columns: the R + 1 and C + 1 ascending borders of the cells, from 0 to H and W.
-    A pass over the pixels for each value, 80 px at a time, is what the processor's vector instructions are good at.
-    """
-    found = np.zeros((len(rows) - 1, len(columns) - 1, classes + 1), np.int64)
-    for row in range(len(rows) - 1):
-        for y in range(rows[row], rows[row + 1]):
-            for column in range(len(columns) - 1):
-                line = labels[y, columns[column] : columns[column + 1]]
-                for value in range(-1, classes):
-                    count = np.int32(0)
-                    wanted = np.int32(value)
-                    for x in range(len(line)):
-                        count += np.int32(line[x] == wanted)
-                    found[row, column, value + 1] += count
-    return found
 
 
 @dataclass(frozen=True)
 class Mosaic:
     """A well at one time, to be cut.
 
-    source: its name, such as "P1/A1/t000"; group: what no split tears, the well "P1/A1". image (C, H, W) in the
-    acquired type. labels {layer: (H, W) int32}, 0 background and -1 ignored; without any it is stored whole but not
-    cut. intensity (C, 2): mean and standard deviation of the image. samples: what the rows of its tiles hold beside
-    group, source, y_px and x_px; attributes: what is stored beside the whole image.
+    source: its name, such as "P1/A1/t000"; group: the well, "P1/A1", which splits keep together. image (C, H, W) in the
+    acquired type. labels {layer: (H, W) int32}, 0 background, -1 ignored; without labels it is stored whole but not
+    cut. intensity (C, 2): mean and standard deviation of the image. samples: columns of its tiles besides group,
+    source, y_px and x_px; attributes: stored with the whole image.
     """
 
     source: str
@@ -75,12 +50,12 @@ class Mosaic:
 
 @dataclass(frozen=True)
 class WrittenTiles:
-    """What `write_tiles` left: mosaics that passed by, those with labels, their tiles, and the kept ones of these."""
+    """Numbers of mosaics, of those with labels, of their tiles, and of the selected tiles."""
 
     mosaics: int
-    labelled: int
+    labeled: int
     tiles: int
-    kept: int
+    selected: int
 
 
 def write_tiles(
@@ -93,17 +68,17 @@ def write_tiles(
     attributes: Mapping[str, Value],
     splits: Mapping[str, Split],
 ) -> WrittenTiles:
-    """Writes the datasets that `spec` asks for, `out` and perhaps `full_path(out)`; they appear only when whole.
+    """Writes the datasets that `spec` asks for, `out` and perhaps `full_path(out)`, atomically.
 
-    Tiles follow each other in the order of the mosaics and row by row in each. Labelled mosaics must have all layers,
-    one type of image and the same columns. Where no mosaic has labels the mosaics are stored alone, without tiles and
-    splits. Raises SegueError for a layer that is not there or holds what it does not name, for a mosaic smaller than a
-    tile, where nothing is left, and when the disk refuses.
+    Tiles are in the order of the mosaics, and row by row in each. Labeled mosaics must have all layers, one image type
+    and the same columns. If no mosaic has labels, the mosaics are stored alone, without tiles and splits. Raises
+    SegueError for an unknown layer, for label values without a name, for a mosaic smaller than a tile, if no tile is
+    selected, and for errors of the disk.
     """
-    decisive = _class_layer(spec, layers, out)
+    selecting = _class_layer(spec, layers, out)
     sources: set[str] = set()
     last: Mosaic | None = None
-    labelled = tiles = kept = 0
+    labeled = tiles = selected = 0
     with contextlib.ExitStack() as stack:
         files: dict[str, GrowingDataset] = {}
         background = ThreadPoolExecutor(1, "tiles")
@@ -111,14 +86,16 @@ def write_tiles(
             remove_abandoned(path)
             new = stack.enter_context(new_file(path))
             write_header(new.file, channels, {**attributes, "tiles": which})
-            files[which] = GrowingDataset(new, path, spec, layers=layers, background=background)
+            files[which] = GrowingDataset(
+                new, path, layers=layers, tile_px=spec.tile_px, rows=spec.rows, background=background
+            )
         stack.enter_context(background)  # it ends before the files close
         for mosaic in mosaics:
             _check(mosaic, layers, channels, spec)
             if mosaic.source in sources:
                 raise SegueError(f"{mosaic.source}: occurs twice among the mosaics; give each its own name.")
             sources.add(mosaic.source)
-            last = None if labelled else mosaic  # needed where none has labels; else a mosaic's memory for nothing
+            last = None if labeled else mosaic  # its type is needed if no mosaic has labels
             if spec.keep_micrographs:
                 next(iter(files.values())).add_micrograph(
                     mosaic.source, mosaic.image, mosaic.labels, attributes=mosaic.attributes
@@ -126,29 +103,29 @@ def write_tiles(
             if not mosaic.labels:
                 continue
             cut = _cut(mosaic, layers, spec)
-            wanted = select_tiles(cut.counts[decisive.name], spec.keep, area_px=spec.tile_px**2)
-            labelled, tiles, kept = labelled + 1, tiles + len(wanted), kept + int(wanted.sum())
+            is_selected = select_tiles(cut.counts[selecting.name], spec.keep, area_px=spec.tile_px**2)
+            labeled, tiles, selected = labeled + 1, tiles + len(is_selected), selected + int(is_selected.sum())
             for which, file in files.items():
-                file.add(cut if which == "full" else cut.select(wanted))
-        done = WrittenTiles(len(sources), labelled, tiles, kept)
-        _require_tiles(done, out, spec)
+                file.add(cut if which == "full" else cut.select(is_selected))
+        written = WrittenTiles(len(sources), labeled, tiles, selected)
+        _require_tiles(written, out, spec)
         for file in files.values():
-            if labelled:
+            if labeled:
                 file.finish(splits)
             elif last is not None:
                 file.finish_without_tiles(last.image, _columns(last))
-    return done
+    return written
 
 
 def full_path(out: Path) -> Path:
-    """Returns where all tiles are written beside the kept ones: OUT.full.h5."""
+    """Returns the path of the dataset of all tiles beside that of the selected ones: OUT.full.h5."""
     return out.with_name(f"{out.stem}.full{out.suffix}")
 
 
 def count_classes(mosaic: Mosaic, layers: Sequence[Layer], spec: TilesSpec) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Returns the corners (n, 2) of all tiles, y and x row by row, and {class layer: (n, K) int64}, pixels of a class.
+    """Returns the corners (n, 2) of all tiles, y and x, row by row, and {class layer: (n, K) int64} pixels per class.
 
-    Ignored pixels count nowhere. Raises SegueError for a value that the layer does not name.
+    Ignored pixels are not counted. Raises SegueError for a value without a name in the layer.
     """
     height, width = mosaic.image.shape[1:]
     tile = spec.tile_px
@@ -161,35 +138,56 @@ def count_classes(mosaic: Mosaic, layers: Sequence[Layer], spec: TilesSpec) -> t
         if layer.kind != "classes":
             continue
         labels, classes = np.ascontiguousarray(mosaic.labels[layer.name]), len(layer.names)
-        cells = count_grid(labels, rows, columns, classes)
-        if cells.sum() != labels.size:
-            odd = labels[(labels < IGNORED) | (labels >= classes)]
+        grid = _count_grid(labels, rows, columns, classes)
+        if grid.sum() != labels.size:
+            unnamed = labels[(labels < IGNORED) | (labels >= classes)]
             raise SegueError(
-                f"{mosaic.source}: layer '{layer.name}' holds the value {odd[0]}, but only the values 0 to "
+                f"{mosaic.source}: layer '{layer.name}' holds the value {unnamed[0]}, but only the values 0 to "
                 f"{classes - 1} are named ({', '.join(layer.names)}), and -1 is ignored; name it or correct the labels."
             )
         sums = np.zeros((len(rows), len(columns), classes), dtype=np.int64)
-        sums[1:, 1:] = cells[:, :, 1:].cumsum(axis=0).cumsum(axis=1)
+        sums[1:, 1:] = grid[:, :, 1:].cumsum(axis=0).cumsum(axis=1)
         top, bottom = np.searchsorted(rows, tops), np.searchsorted(rows, tops + tile)
         left, right = np.searchsorted(columns, lefts), np.searchsorted(columns, lefts + tile)
         bands = sums[bottom] - sums[top]
         counts[layer.name] = (bands[:, right] - bands[:, left]).reshape(-1, classes)
-    places = corners(height, width, tile_px=tile, stride_px=spec.stride_px, edge=spec.edge)
-    return np.array(places, dtype=np.int64).reshape(-1, 2), counts
+    all_corners = corners(height, width, tile_px=tile, stride_px=spec.stride_px, edge=spec.edge)
+    return np.array(all_corners, dtype=np.int64).reshape(-1, 2), counts
+
+
+@njit(cache=True, nogil=True)
+def _count_grid(labels: np.ndarray, rows: np.ndarray, columns: np.ndarray, classes: int) -> np.ndarray:
+    """Returns (R, C, classes + 1) int64: how often -1, 0 … classes - 1 occur in each rectangle of a grid over labels.
+
+    labels: (H, W) int32. rows, columns: the R + 1 and C + 1 ascending borders of the rectangles, from 0 to H and W.
+    One pass over the pixels per value, 80 px at a time, suits the vector instructions of the processor.
+    """
+    counts = np.zeros((len(rows) - 1, len(columns) - 1, classes + 1), np.int64)
+    for row in range(len(rows) - 1):
+        for y in range(rows[row], rows[row + 1]):
+            for column in range(len(columns) - 1):
+                line = labels[y, columns[column] : columns[column + 1]]
+                for value in range(-1, classes):
+                    count = np.int32(0)
+                    label = np.int32(value)
+                    for x in range(len(line)):
+                        count += np.int32(line[x] == label)
+                    counts[row, column, value + 1] += count
+    return counts
 
 
 def select_tiles(counts: np.ndarray, keep: KeepSpec, *, area_px: int) -> np.ndarray:
-    """Returns (n,) bool: which tiles of area_px pixels, with counts (n, K) of classes, meet every rule."""
-    labelled = counts.sum(axis=1)
+    """Returns (n,) bool: which tiles of area_px pixels, with counts (n, K) of classes, meet every rule of `keep`."""
+    labeled = counts.sum(axis=1)
     return (
         ((counts > 0).sum(axis=1) >= keep.classes)
-        & (labelled - counts[:, 0] >= keep.foreground * area_px)
-        & (labelled >= keep.labeled * area_px)
+        & (labeled - counts[:, 0] >= keep.foreground * area_px)
+        & (labeled >= keep.labeled * area_px)
     )
 
 
 def _outputs(out: Path, spec: TilesSpec) -> dict[str, Path]:
-    """Returns which tiles go to which file, OUT.h5 first; it is renamed last, so that where it is, all are."""
+    """Returns the file of each kind of tiles; OUT.h5 is first, renamed last, so that if it exists all do."""
     return {"kept": out, "full": full_path(out)} if spec.datasets == "both" else {spec.datasets: out}
 
 
@@ -202,12 +200,12 @@ def _class_layer(spec: TilesSpec, layers: Sequence[Layer], out: Path) -> Layer:
 
 def _cut(mosaic: Mosaic, layers: Sequence[Layer], spec: TilesSpec) -> MosaicTiles:
     """Returns all tiles of a mosaic, not yet copied."""
-    places, counts = count_classes(mosaic, layers, spec)
+    all_corners, counts = count_classes(mosaic, layers, spec)
     return MosaicTiles(
         image=mosaic.image,
-        labels={layer.name: mosaic.labels[layer.name].astype(label_type(layer), copy=False) for layer in layers},
+        labels={layer.name: mosaic.labels[layer.name].astype(buffer_dtype(layer), copy=False) for layer in layers},
         intensity=np.asarray(mosaic.intensity, dtype=np.float32),
-        corners=places,
+        corners=all_corners,
         counts=counts,
         columns=_columns(mosaic),
     )
@@ -218,38 +216,38 @@ def _columns(mosaic: Mosaic) -> dict[str, Value]:
 
 
 def _check(mosaic: Mosaic, layers: Sequence[Layer], channels: Sequence[str], spec: TilesSpec) -> None:
-    """Raises SegueError or, for what only a caller can have done wrong, ValueError."""
-    image, where = mosaic.image, mosaic.source
+    """Raises SegueError or, for mistakes of the caller, ValueError."""
+    image, context = mosaic.image, mosaic.source
     if image.ndim != 3 or len(image) != len(channels):
-        raise ValueError(f"{where}: the image is {image.shape}, expected ({len(channels)}, H, W)")
+        raise ValueError(f"{context}: the image is {image.shape}, expected ({len(channels)}, H, W)")
     if image.dtype.kind not in "uif" or image.dtype.itemsize > 4:
-        raise ValueError(f"{where}: the image is {image.dtype}; allowed are integers up to 32 bits and float32")
+        raise ValueError(f"{context}: the image is {image.dtype}; allowed are integers up to 32 bits and float32")
     if mosaic.intensity.shape != (len(channels), 2):
-        raise ValueError(f"{where}: intensity is {mosaic.intensity.shape}, expected ({len(channels)}, 2)")
+        raise ValueError(f"{context}: intensity is {mosaic.intensity.shape}, expected ({len(channels)}, 2)")
     if mosaic.labels and set(mosaic.labels) != {layer.name for layer in layers}:
         raise ValueError(
-            f"{where}: has the layers {sorted(mosaic.labels)}, expected {[layer.name for layer in layers]}"
+            f"{context}: has the layers {sorted(mosaic.labels)}, expected {[layer.name for layer in layers]}"
         )
     for name, values in mosaic.labels.items():
         if values.shape != image.shape[1:] or values.dtype != np.int32:
             raise ValueError(
-                f"{where}: layer '{name}' is {values.shape} {values.dtype}, expected {image.shape[1:]} int32"
+                f"{context}: layer '{name}' is {values.shape} {values.dtype}, expected {image.shape[1:]} int32"
             )
     if mosaic.labels and min(image.shape[1:]) < spec.tile_px:
         raise SegueError(
-            f"{where}: the mosaic is {image.shape[1]} × {image.shape[2]} px, smaller than a tile of {spec.tile_px} px; "
-            "lower tiles.tile_px."
+            f"{context}: the mosaic is {image.shape[1]} × {image.shape[2]} px, smaller than a tile of {spec.tile_px} "
+            "px; lower tiles.tile_px."
         )
 
 
-def _require_tiles(done: WrittenTiles, out: Path, spec: TilesSpec) -> None:
-    if not done.labelled and not (done.mosaics and spec.keep_micrographs):
+def _require_tiles(written: WrittenTiles, out: Path, spec: TilesSpec) -> None:
+    if not written.labeled and not (written.mosaics and spec.keep_micrographs):
         raise SegueError(
-            f"{out}: none of the {done.mosaics} mosaics has labels, so there is nothing to cut; give a stained well, "
-            "or keep_micrographs = true for the mosaics alone."
+            f"{out}: none of the {written.mosaics} mosaics has labels, so there is nothing to cut; give a stained well, or  "
+            "keep_micrographs = true for the mosaics alone."
         )
-    if done.labelled and not done.kept and spec.datasets != "full":
+    if written.labeled and not written.selected and spec.datasets != "full":
         raise SegueError(
-            f"{out}: none of the {done.tiles} tiles meets tiles.keep (classes >= {spec.keep.classes}, foreground >= "
-            f'{spec.keep.foreground:g}, labelled >= {spec.keep.labeled:g}); relax it, or set datasets = "full".'
+            f"{out}: none of the {written.tiles} tiles meets tiles.keep (classes >= {spec.keep.classes}, foreground >= "
+            f'{spec.keep.foreground:g}, labeled >= {spec.keep.labeled:g}); relax it, or set datasets = "full".'
         )

@@ -119,7 +119,7 @@ def scan_manifest(spec: FilesSpec, root: Path) -> ScanResult:
     columns = table.columns
     if ("row" in columns) != ("column" in columns) or ("row" in columns and "field" in columns):
         raise SegueError(
-            f"{table.path}: a field is given by the columns row and column, or by the column field; correct the columns."
+            f"{table.path}: a field is given by the columns row and column, or by field; correct the columns."
         )
     scan = ScanResult()
     for number, row in enumerate(table.rows):

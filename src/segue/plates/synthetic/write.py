@@ -34,7 +34,7 @@ from segue.data.spec import SplitSpec
 from segue.errors import SegueError
 from segue.hdf5 import new_file
 from segue.parallel import map_unordered
-from segue.plates.preflight import find_nonempty_seed, synthetic_layout
+from segue.plates.preflight import synthetic_layout, with_nonempty_seed
 from segue.plates.spec import FilesSpec
 from segue.plates.synthetic.optics import MAX_COUNTS, camera, cut_tile, flat_field
 from segue.plates.synthetic.scene import Scene, Well, cells_of, render_scene, sample_well
@@ -101,7 +101,7 @@ def write_specification(spec: SyntheticSpec, folder: Path) -> Path:
         files, drift, split = (
             synthetic_files(spec),
             spec.stage.drift_px,
-            find_nonempty_seed(SPLIT, synthetic_layout(spec)),
+            with_nonempty_seed(SPLIT, synthetic_layout(spec)),
         )
         _write_text(
             path,
