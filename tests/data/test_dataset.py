@@ -14,7 +14,7 @@ from samples.datasets import LAYERS, make_dataset, make_part, make_parts
 
 from segue.data.dataset import Dataset
 from segue.data.spec import SplitSpec
-from segue.data.writer import GroupTiles, _chunks, merge_parts, write_part
+from segue.data.writer import GroupTiles, _chunk_shape, merge_parts, write_part
 from segue.errors import SegueError
 from segue.fingerprint import hash_dataset
 
@@ -145,10 +145,10 @@ def test_parts_that_disagree_are_refused(tmp_path: Path) -> None:
 
 def test_chunks_fit_sixteen_megabytes() -> None:
     """A chunk holds 1000 tiles, or as many as fit 16 MB shared out evenly, or one."""
-    assert _chunks((5000, 1, 100, 100), 1, 1000)[0] == 1000
-    assert _chunks((5000, 1, 160, 160), 2, 1000)[0] == 295
-    assert _chunks((5000, 1, 4096, 4096), 4, 1000)[0] == 1
-    assert _chunks((7, 1, 100, 100), 1, 1000)[0] == 7
+    assert _chunk_shape((5000, 1, 100, 100), 1, 1000)[0] == 1000
+    assert _chunk_shape((5000, 1, 160, 160), 2, 1000)[0] == 295
+    assert _chunk_shape((5000, 1, 4096, 4096), 4, 1000)[0] == 1
+    assert _chunk_shape((7, 1, 100, 100), 1, 1000)[0] == 7
 
 
 def test_files_that_are_no_datasets(tmp_path: Path, parts: dict[str, GroupTiles]) -> None:
@@ -222,7 +222,7 @@ print(json.dumps(messages))
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     """At any limit of the file size a write ends in one sentence, no file is left and the process ends well."""
     result = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(Path(__file__).parent), str(tmp_path)], capture_output=True, text=True
+        [sys.executable, "-c", LIMITED, str(Path(__file__).parents[1]), str(tmp_path)], capture_output=True, text=True
     )
     assert (result.returncode, result.stderr) == (0, "")
     messages = json.loads(result.stdout)
