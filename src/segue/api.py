@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from segue.plates.synthetic.spec import SyntheticSpec
-    from segue.study.executor import Summary, Watch
+    from segue.study.executor import Progress as StudyProgress
+    from segue.study.executor import Summary
     from segue.study.plan import Plan
 
 Place = Path | str
@@ -35,7 +37,7 @@ def prepare(spec: Place, out: Place, *, workers: int = 1, progress: Progress | N
     from segue.data import prepare as preparing
 
     found = load(PrepareSpec, Path(spec))
-    preparing.prepare(found, Path(out), where=Path(spec).parent, workers=workers, progress=progress)
+    preparing.prepare(found, Path(out), root=Path(spec).parent, workers=workers, progress=progress)
     return Path(out)
 
 
@@ -50,20 +52,22 @@ def plate(
     from segue.plates.spec import PlateSpec
 
     found = load(PlateSpec, Path(spec))
-    return assay(found, Path(out), where=Path(spec).parent, workers=workers, progress=progress).path
+    return assay(found, Path(out), root=Path(spec).parent, workers=workers, progress=progress).path
 
 
 def plate_summary(out: Place) -> list[str]:
     """Returns in a few lines what was left out and repaired on the way to a plate's dataset; [] without a report."""
     import json
 
-    from segue.plates.exports import summary
+    from segue.plates.exports import summarize
 
     path = Path(out).with_name(f"{Path(out).stem}.plate") / "report.json"
-    return summary(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
+    return summarize(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
 
 
-def made_plate(folder: Place, spec: Place | None = None, *, workers: int = 1, progress: Progress | None = None) -> Path:
+def synthetic_plate(
+    folder: Place, spec: Place | None = None, *, workers: int = 1, progress: Progress | None = None
+) -> Path:
     """Writes a made screen with its truth into a folder, and returns the specification that `plate` takes.
 
     `spec`: a TOML file with the settings of a made screen (`segue.plates.synthetic.spec`), or a plate's specification
@@ -84,7 +88,7 @@ def _made_screen(path: Path) -> SyntheticSpec:
 
     table = read_toml(path)
     if "synthetic" in table:
-        spec = validate(PlateSpec, {"name": "screen", **table}, where=str(path)).synthetic
+        spec = validate(PlateSpec, {"name": "screen", **table}, context=str(path)).synthetic
         assert spec is not None  # the table is there
         return spec
     if "files" in table:
@@ -92,66 +96,80 @@ def _made_screen(path: Path) -> SyntheticSpec:
             f"{path}: its [files] say where images are, and --synthetic makes some; give a file with [synthetic], or "
             f"write: segue plate {path} OUT.h5"
         )
-    return validate(SyntheticSpec, table, where=str(path))
+    return validate(SyntheticSpec, table, context=str(path))
 
 
-def train(spec: Place, run: Place, *, checkpoint_s: float = 60.0, tell: Callable[[str], None] | None = None) -> Path:
+def train(
+    spec: Place,
+    run: Place | None = None,
+    *,
+    store: Place | None = None,
+    checkpoint_s: float = 60.0,
+    log: Callable[[str], None] | None = None,
+) -> Path:
     """Trains the stage of a TOML specification into a run folder, and returns the folder.
 
     Paths in the specification are relative to it. A training that was interrupted goes on from its checkpoint.
+
+    store: the folder of runs that studies share, `runs` beside the specification unless given. A training that is
+    finished there, by a study or by this function, is taken from there; one that is trained here is put there too
+    where the store exists, so that a study finds it. Without `run` it is trained in the store, under its key.
     """
-    from segue.study.store import digest_of
-    from segue.training.spec import VERSION, StageSpec
+    from segue.study.store import Store, copy_run
+    from segue.training import identity
+    from segue.training.run import train_tasks
+    from segue.training.run_folder import RunFolder
+    from segue.training.spec import Inputs, StageSpec, TrainTask
 
     path = Path(spec)
+    folder = path.parent
     stage = load(StageSpec, path)
     if stage.weights != "best" and stage.parent is None:
         raise SegueError(f"{path}: weights names those of a parent, but there is no `from`; add it or remove weights.")
     if stage.load is not None and stage.parent is None:
         raise SegueError(f"{path}: load names parts of a parent, but there is no `from`; add it or remove load.")
 
-    from segue.fingerprint import content_digest
-    from segue.training.data import Inputs
-    from segue.training.run import train_stage
-    from segue.training.run_folder import weights_file
-
-    datasets = {}
-    for item in stage.data:
-        file = path.parent / item.dataset
-        datasets[item.dataset] = (file, content_digest(file))
-    settings = stage.keyed({"data", "parent"})
-    parent, origin = None, None
-    if stage.parent is not None:
-        parent = path.parent / (stage.parent.run or stage.parent.weights or "")
-        origin = _file_digest(weights_file(parent, stage.weights) if stage.parent.run else parent)
-    data = [item.model_dump(mode="json", exclude={"dataset"}) for item in stage.data]
-    inputs = [[datasets[item.dataset][1] for item in stage.data], origin]
-    if isinstance(stage.network.pretrained, Path):
-        weights = path.parent / stage.network.pretrained
-        inputs.append(_file_digest(weights))
+    # what it is known by
+    runs = Store(folder / "runs" if store is None else Path(store))
+    cache = runs.digest_cache
+    datasets = {
+        item.dataset: (folder / item.dataset, identity.dataset_identity(folder / item.dataset, cache))
+        for item in stage.data
+    }
+    identities = [datasets[item.dataset][1] for item in stage.data]
+    parent = None if stage.parent is None else identity.parent_identity(stage.parent, folder, cache)
+    weights = folder / stage.network.pretrained if isinstance(stage.network.pretrained, Path) else None
+    pretrained = None if weights is None else identity.weights_identity(weights, cache)
+    settings = identity.shared_settings(stage, identities, pretrained)
+    key = identity.fingerprint(stage, settings, identities, init=stage.init, draw=stage.draw, parent=parent).key
+    if weights is not None:
         network = stage.network.model_copy(update={"pretrained": weights})
         stage = stage.model_copy(update={"network": network})
-    key = digest_of({"version": VERSION, "settings": settings, "data": data, "inputs": inputs})
-    train_stage(
-        stage, Path(run), key=f"train-{key}", inputs=Inputs(datasets, parent), checkpoint_s=checkpoint_s, tell=tell
-    )
-    return Path(run)
+
+    # taken from the store, or trained
+    stored = RunFolder(runs.run(key))
+    out = stored if run is None else RunFolder(Path(run))
+    is_main = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
+    if not out.path.exists() and stored.is_finished and stored.weights.exists():
+        if is_main:
+            copy_run(stored.path, out.path)
+            if log is not None:
+                log(f"{out.path}: the same training is finished in {runs.folder}; copied from there")
+        return out.path
+    parent_path = None if stage.parent is None else identity.parent_path(stage.parent, folder)
+    task = TrainTask(stage, out.path, key, Inputs(datasets, parent_path))
+    (error,) = train_tasks([task], checkpoint_s=checkpoint_s, log=log)
+    if error is not None:
+        raise error
+    if is_main and runs.folder.is_dir() and not stored.path.exists():
+        copy_run(out.path, stored.path)
+    return out.path
 
 
-def _told(path: Path) -> str:
+def _as_typed(path: Path) -> str:
     """Returns the path as one would type it here: relative where it lies below the present folder."""
     absolute = path.absolute()
     return str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute)
-
-
-def _file_digest(path: Path) -> str:
-    import hashlib
-
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        raise SegueError(f"{path}: there are no such weights; give a finished run or a safetensors file.") from None
 
 
 def evaluate(
@@ -164,7 +182,7 @@ def evaluate(
 
     if part not in ("test", "validation"):
         raise SegueError(f"part '{part}': allowed are test and validation; choose one of them.")
-    data = validate(DataSpec, {"dataset": str(dataset), "conditions": conditions or {}}, where="evaluate")
+    data = validate(DataSpec, {"dataset": str(dataset), "conditions": conditions or {}}, context="evaluate")
     return score_run(load_run(Path(run)), Path(dataset), data, "validation" if part == "validation" else "test")
 
 
@@ -215,12 +233,14 @@ def count(
     """Counts the cells of each class per well and time point into a table, and returns what is to be known of it.
 
     The arguments are those of `segue.plates.counting.count.count_wells` and
-    `segue.reporting.figures.wells.counts_drawing`;
+    `segue.reporting.figures.wells.counts_figure`;
     `figure` and
     `page` are files to write.
     """
     from segue.plates.counting.count import count_wells, write_counts
-    from segue.reporting.figures.wells import counts_drawing, write_counts_page, write_figure
+    from segue.reporting.figures.style import write_figure
+    from segue.reporting.figures.wells import counts_figure
+    from segue.reporting.page.counts import write_counts_page
 
     if value not in SHOWN:
         raise SegueError(f"value = '{value}'; allowed are {', '.join(SHOWN)}.")
@@ -235,13 +255,13 @@ def count(
     write_counts(found.table, Path(out))
     told = [found.headline, *found.notes, f"table: {out}"]
     if figure is not None or page is not None:
-        drawing = counts_drawing(found.table, conditions=found.conditions, by=by, value=value)
+        drawn = counts_figure(found.table, conditions=found.conditions, by=by, value=value)
         if figure is not None:
-            write_figure(drawing.figure, Path(figure))
+            write_figure(drawn.figure, Path(figure))
             told.append(f"figure: {figure}")
         if page is not None:
             title = f"Counts in the wells of {Path(dataset).name}"
-            write_counts_page([drawing], found.errors, Path(page), title=title, told=[found.headline, *found.notes])
+            write_counts_page([drawn], found.errors, Path(page), title=title, notes=[found.headline, *found.notes])
             told.append(f"page: {page}")
     return told
 
@@ -261,7 +281,7 @@ def run_study(
     scheduler: str | None = None,
     force: bool = False,
     side_by_side: int | None = None,
-    watch: Watch | None = None,
+    progress: StudyProgress | None = None,
 ) -> Summary:
     """Runs all stages of a study that are not finished; see `segue.study.executor.run_study`."""
     from segue.study import executor
@@ -272,7 +292,7 @@ def run_study(
         scheduler=scheduler,
         force=force,
         side_by_side=side_by_side,
-        watch=watch,
+        progress=progress,
     )
 
 
@@ -297,15 +317,15 @@ def report(
 
         from segue.reporting.analysis.comparison import compare
         from segue.reporting.figures.objects import typical_runs
-        from segue.reporting.video.film import studied_films
+        from segue.reporting.video.film import runs_with_film
         from segue.study.examples import examples, object_examples
         from segue.study.table import collect
 
         planned = plan(path, store=store)
-        where = f" --store {_told(Path(store))}" if store is not None else ""
-        results = collect(planned, command=f"segue study run {_told(path)}{where}")
+        option = f" --store {_as_typed(Path(store))}" if store is not None else ""
+        results = collect(planned, command=f"segue study run {_as_typed(path)}{option}")
         shown = object_examples(planned, typical_runs(compare(results, metric)))
-        films = studied_films(planned, results.table)
+        films = runs_with_film(planned, results.table)
         results = replace(results, examples=examples(planned, results.table), object_examples=shown, films=films)
     else:
         from segue.reporting.analysis.table_import import from_table

@@ -15,7 +15,12 @@ from segue.errors import SegueError
 from segue.networks.analysis.receptive_field import Effective, Reach, effective_field, noise
 from segue.networks.network import Network
 from segue.networks.registry import NetworkSpec
-from segue.reporting.figures.network_views import activations_figure, receptive_figure, stages, telling
+from segue.reporting.figures.network_views import (
+    activations_figure,
+    block_activations,
+    distinct_channels,
+    receptive_field_figure,
+)
 from segue.training.run_folder import Model
 
 torch.set_num_threads(1)
@@ -28,7 +33,7 @@ def built(**spec: Any) -> Network:
 
 def model_of(network: Network, name: str) -> Model:
     target = cast(Any, SimpleNamespace(names=("background", "disc"), channels=2))
-    spec = cast(Any, SimpleNamespace(normalise="image", network=NetworkSpec(name=name)))
+    spec = cast(Any, SimpleNamespace(normalize="image", network=NetworkSpec(name=name)))
     return Model(network, target, spec, ("grey",), Path("run"), {})
 
 
@@ -52,27 +57,27 @@ def test_channels_that_vary_most_and_differ_are_shown():
     generator = rng.numpy_generator(0, "maps")
     own = generator.normal(size=(3, 8, 8))
     values = np.stack([1.0 * own[0], 5.0 * own[1], 4.0 * own[1], -3.0 * own[1], 2.0 * own[2], np.ones((8, 8))])
-    assert telling(values, 3) == [0, 1, 4]
-    assert telling(values, 6) == [0, 1, 4]
-    assert telling(values, 2) == [1, 4]
+    assert distinct_channels(values, 3) == [0, 1, 4]
+    assert distinct_channels(values, 6) == [0, 1, 4]
+    assert distinct_channels(values, 2) == [1, 4]
 
 
 def test_stages_are_what_the_network_computes():
     """The scores shown are the network's, channel by channel, and the colour scale holds the shown values' range."""
     network = built(name="resunet", width=8)
     images = noise(1, 1, 32)
-    found = stages(network, images)
+    found = block_activations(network, images)
     with torch.no_grad():
         np.testing.assert_array_equal(found[-1].maps, network(images)[0].numpy())
     np.testing.assert_array_equal(found[0].maps, images[0].numpy())
     for stage in found:
-        assert stage.maps.min() <= stage.span[0] <= stage.span[1] <= stage.maps.max()
+        assert stage.maps.min() <= stage.limits[0] <= stage.limits[1] <= stage.maps.max()
         assert list(stage.channels) == sorted(set(stage.channels))
 
 
 def test_the_figure_tells_every_stage():
     """Each block's name, channels and size are written, and the scores have the names of their classes."""
-    told = words(activations_figure(model_of(built(name="resunet", width=8), "resunet"), picture(), shown=2))
+    told = words(activations_figure(model_of(built(name="resunet", width=8), "resunet"), picture(), channels=2))
     for wanted in (
         "1 channel of 32×32",
         "64 channels of 1×1",
@@ -89,7 +94,7 @@ def test_units_and_offset_of_the_image_do_not_count():
     model = model_of(built(name="resunet", width=8), "resunet")
     shown = []
     for image in (picture(), 7 * picture() + 3):
-        figure = activations_figure(model, image, shown=2)
+        figure = activations_figure(model, image, channels=2)
         arrays = [artist.get_array() for part in figure.findobj(AxesImage) for artist in [cast(AxesImage, part)]]
         shown.append([np.asarray(values) for values in arrays if values is not None and values.shape == (32, 32)])
     assert len(shown[0]) == len(shown[1]) > 2
@@ -119,6 +124,6 @@ def test_images_that_do_not_fit_are_refused():
 def test_the_receptive_field_is_drawn_with_its_numbers():
     """The squares and the theoretical field are written as they are measured."""
     found = effective_field(built(name="unet", width=8, depth=1), noise(2, 1, 32))
-    told = words(receptive_figure(found, Reach("head", 1.0, 18, 18, unbounded=False)))
+    told = words(receptive_field_figure(found, Reach("head", 1.0, 18, 18, unbounded=False)))
     assert f"50% in {found.sides_px[0.5]} px" in told and "theoretical: 18 px" in told
     assert isinstance(found, Effective)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable
 
 import numpy as np
@@ -12,9 +11,9 @@ import pytest
 
 from segue.errors import SegueError
 from segue.reporting.analysis.comparison import before_and_after, compare, matrix
-from segue.reporting.analysis.factors import against_scratch, coverage, efficiency, factors
-from segue.reporting.figures.matrices import labels_text
-from segue.reporting.page.conclusions import answer, caution, clear
+from segue.reporting.analysis.factors import against_scratch, factors, label_groups
+from segue.reporting.figures.label_efficiency import labels_tick
+from segue.reporting.page.conclusions import conclusions, limitations
 from segue.study.table import StudyResults
 
 
@@ -25,19 +24,19 @@ def test_matrix_holds_medians_over_runs(results: StudyResults) -> None:
     table = results.table
     rows = table[(table["stage"] == "pretrain") & (table["domain"] == "+10nm") & (table["evaluated_domain"] == "0nm")]
     assert found.values[1, 1] == pytest.approx(rows["loss_adjusted"].median())
-    assert found.runs[1, 1] == len(rows) == 3
+    assert found.counts[1, 1] == len(rows) == 3
 
 
 def test_matrix_after_transfer_has_sources_as_rows_and_targets_as_columns(results: StudyResults) -> None:
     """A run stands under its root's domain and its own, and pairs left out of the study are empty."""
     found = matrix(compare(results), "transfer", after_transfer=True)
     assert (found.rows, found.columns) == (["-10nm", "+10nm"], results.domains)
-    assert np.isnan(found.values[0, 0]) and found.runs[0, 0] == 0
+    assert np.isnan(found.values[0, 0]) and found.counts[0, 0] == 0
     table = results.table
     chosen = (table["pretrain.domain"] == "-10nm") & (table["transfer.domain"] == "0nm")
     rows = table[chosen & (table["evaluated_domain"] == "0nm")]
     assert found.values[0, 1] == pytest.approx(rows["loss_adjusted"].median())
-    assert found.runs[0, 1] == 18
+    assert found.counts[0, 1] == 18
 
 
 def test_before_is_the_parent_in_the_same_domain(results: StudyResults) -> None:
@@ -52,10 +51,10 @@ def test_before_is_the_parent_in_the_same_domain(results: StudyResults) -> None:
 
 def test_test_split_is_reported(results: StudyResults) -> None:
     """Where a table has both, values are those of the test split, not of validation."""
-    rosy = results.table.assign(split="validation", loss_adjusted=0.0)
-    both = dataclasses.replace(results, table=pd.concat([rosy, results.table], ignore_index=True))
+    optimistic = results.table.assign(split="validation", loss_adjusted=0.0)
+    both = dataclasses.replace(results, table=pd.concat([optimistic, results.table], ignore_index=True))
     assert compare(both).split == "test"
-    assert compare(both).own["value"].min() > 0
+    assert compare(both).runs["value"].min() > 0
 
 
 def test_mixture_is_read_in_all_its_domains(results: StudyResults) -> None:
@@ -64,7 +63,7 @@ def test_mixture_is_read_in_all_its_domains(results: StudyResults) -> None:
     mixed = pd.concat([rows.assign(run="m", domain="+10nm:128+0nm:384", evaluated_domain=d) for d in results.domains])
     mixed["loss_adjusted"] = [5.0, 1.0, 2.0]
     found = compare(dataclasses.replace(results, table=mixed.reset_index(drop=True)))
-    assert found.own["value"].tolist() == [1.5]
+    assert found.runs["value"].tolist() == [1.5]
 
 
 def test_metric_is_the_loss_less_its_floor_where_it_has_one(results: StudyResults) -> None:
@@ -72,9 +71,9 @@ def test_metric_is_the_loss_less_its_floor_where_it_has_one(results: StudyResult
     assert compare(results).metric.column == "loss_adjusted"
     plain = dataclasses.replace(results, table=results.table.assign(loss_floor=0.0))
     assert compare(plain).metric.column == "loss"
-    assert compare(plain).second == compare(results).second
+    assert compare(plain).second_metric == compare(results).second_metric
     dice = compare(results, "dice_particle").metric
-    assert (dice.words, dice.lower_is_better) == ("Dice of particle", False)
+    assert (dice.label, dice.lower_is_better) == ("Dice of particle", False)
 
 
 def test_unknown_metric_is_answered_with_the_allowed(results: StudyResults) -> None:
@@ -85,9 +84,16 @@ def test_unknown_metric_is_answered_with_the_allowed(results: StudyResults) -> N
 
 def test_scratch_is_found_by_its_domains(results: StudyResults, make: Callable[..., StudyResults]) -> None:
     """A stage without parent and children, trained where transfer was, is its comparison; a parent is not."""
-    assert compare(results).scratch("transfer") == ["scratch"]
-    assert compare(make(1, scratch=False)).scratch("transfer") == []
-    assert compare(results).leaves() == ["transfer", "scratch"]
+    assert compare(results).scratch_stages("transfer") == ["scratch"]
+    assert compare(make(1, scratch=False)).scratch_stages("transfer") == []
+    assert compare(results).outcome_stages == ["transfer", "scratch"]
+
+
+def table_of(results: StudyResults, metric: str | None = None) -> dict[str, list[str]]:
+    """Returns the rows of the conclusions by their name; titles of groups have no cells."""
+    table = conclusions(compare(results, metric)).table
+    assert table is not None
+    return {str(name): list(map(str, cells)) for name, *cells in table.rows}
 
 
 def factorial(seeds: int = 3) -> StudyResults:
@@ -142,13 +148,12 @@ def test_answer_claims_no_factor_within_its_interval(make: Callable[..., StudyRe
     """Where every paired interval holds zero, no factor is said to matter."""
     results = make(3, scratch=False)
     noise = np.random.default_rng(0).lognormal(size=len(results.table))
-    text = " ".join(answer(compare(dataclasses.replace(results, table=results.table.assign(loss_adjusted=noise)))))
-    found = factors(compare(dataclasses.replace(results, table=results.table.assign(loss_adjusted=noise))), "transfer")
-    some = [
-        level for f in found if not f.is_target for level in f.levels if level.difference and clear(level.difference)
-    ]
-    assert ("nothing changes the outcome clearly" in text) == (not some)
-    assert "labelled images in transfer move the outcome most" in " ".join(answer(compare(results)))
+    comparison = compare(dataclasses.replace(results, table=results.table.assign(loss_adjusted=noise)))
+    levels = [level for f in factors(comparison, "transfer") if not f.is_target for level in f.levels]
+    some = [level for level in levels if level.difference and level.difference.excludes_zero]
+    assert ("Nothing that was varied changes the outcome clearly." in conclusions(comparison).sentences) == (not some)
+    largest = "Of what was varied, transfer: labelled images has the largest effect."
+    assert largest in conclusions(compare(results)).sentences
 
 
 def test_repeats_without_seeds_are_paired_in_order() -> None:
@@ -169,14 +174,14 @@ def test_single_seed_gives_no_interval_anywhere(make: Callable[..., StudyResults
     levels = [level for factor in factors(comparison, "transfer") for level in factor.levels]
     assert all(level.estimate.interval is None for level in levels)
     assert all(level.difference is None or level.difference.interval is None for level in levels)
-    assert all(group.estimate.interval is None for group in efficiency(comparison, ["transfer", "scratch"]))
+    assert all(group.estimate.interval is None for group in label_groups(comparison, ["transfer", "scratch"]))
 
 
 def test_scratch_is_compared_at_equal_labels_and_seed(results: StudyResults) -> None:
     """By number of labels, the difference is the median over domain and seed of the two sides' own medians."""
     found = against_scratch(compare(results), "transfer", "scratch")
     assert list(found) == [20.0, 68.0]
-    own = compare(results).own
+    own = compare(results).runs
     sides = [own[(own["stage"] == s) & (own["labels"] == 20)] for s in ("transfer", "scratch")]
     left, right = (side.groupby(["domain", "seed_draw"])["value"].median() for side in sides)
     assert found[20.0].median == pytest.approx(float((left - right).median()))
@@ -188,56 +193,57 @@ def test_pairs_in_part_of_the_targets_are_said_so(results: StudyResults) -> None
     found = {factor.axis: factor for factor in factors(compare(results), "transfer")}
     source, labels = found["pretrain.domain"], found["transfer.images"]
     assert source.levels[1].paired_in == ("0nm",)
-    assert coverage(source, source.levels) == "in 18 pairs, all in the target 0nm"
+    assert source.coverage(source.levels) == "in 18 pairs, all in the target 0nm"
     assert labels.levels[1].paired_in == labels.targets == tuple(results.domains)
-    assert coverage(labels, labels.levels) == coverage(found["transfer.domain"], found["transfer.domain"].levels) == ""
+    assert labels.coverage(labels.levels) == found["transfer.domain"].coverage(found["transfer.domain"].levels) == ""
     harder = results.table["loss_adjusted"].where(results.table["pretrain.domain"] != "+10nm", lambda v: v + 1)
-    text = " ".join(answer(compare(dataclasses.replace(results, table=results.table.assign(loss_adjusted=harder)))))
-    assert "from +10nm to -10nm, all else equal (in 18 pairs, all in the target 0nm), the adjusted loss" in text
+    rows = table_of(dataclasses.replace(results, table=results.table.assign(loss_adjusted=harder)))
+    effect = rows["pretraining: domain: from +10nm to -10nm"]
+    assert effect[0].startswith("−") and effect[-1] == "in 18 pairs, all in the target 0nm"
 
 
-def test_first_paragraph_tells_what_freezing_does(results: StudyResults) -> None:
+def test_conclusions_state_what_freezing_does(results: StudyResults) -> None:
     """Each frozen part's change is the median over pairs that differ in it alone, by hand; parts of two are listed."""
     table = results.table.replace({"transfer.freeze": {"decoder": "encoder,head"}})
     own = table[(table["stage"] == "transfer") & (table["domain"] == table["evaluated_domain"])]
     keys = ["pretrain.domain", "transfer.domain", "transfer.images", "seed_init"]
     by = own.set_index([*keys, "transfer.freeze"])["loss_adjusted"].unstack()
-    first = answer(compare(dataclasses.replace(results, table=table)))[0]
-    assert f"freezing the encoder changes the adjusted loss by +{(by['encoder'] - by['none']).median():.4f} [" in first
-    assert f"freezing the encoder and head by +{(by['encoder,head'] - by['none']).median():.4f} [" in first
-    assert re.search(r"freezing the encoder changes [^()]*\(worse\)", first)
+    rows = table_of(dataclasses.replace(results, table=table))
+    assert rows["encoder"][0].startswith(f"+{(by['encoder'] - by['none']).median():.4f} [")
+    assert rows["encoder and head"][0].startswith(f"+{(by['encoder,head'] - by['none']).median():.4f} [")
+    assert rows["encoder"][-1] == "worse"
 
 
 @pytest.mark.parametrize(("shift", "verdict"), [(-0.2, "worse"), (0.2, "better")])
 def test_freezing_is_judged_by_the_metrics_direction(results: StudyResults, shift: float, verdict: str) -> None:
     """Higher Dice is better, lower is worse, and an exact zero is no clear difference."""
     shifts = results.table["transfer.freeze"].map({"encoder": shift}).fillna(0.0)
-    found = compare(dataclasses.replace(results, table=results.table.assign(dice_mean=0.5 + shifts)), "dice_mean")
+    rows = table_of(dataclasses.replace(results, table=results.table.assign(dice_mean=0.5 + shifts)), "dice_mean")
     size = f"{'+' if shift > 0 else '−'}0.200"
-    assert f"freezing the encoder changes the mean Dice by {size} [{size}, {size}] ({verdict})" in answer(found)[0]
-    assert "freezing the decoder by 0 [0, 0] (no clear difference)" in answer(found)[0]
+    assert rows["encoder"][:1] + rows["encoder"][-1:] == [f"{size} [{size}, {size}]", verdict]
+    assert rows["decoder"][:1] + rows["decoder"][-1:] == ["0 [0, 0]", "no clear difference"]
 
 
 def test_freezing_is_left_out_without_its_reference(results: StudyResults) -> None:
     """Where nothing was trained whole, or no part was frozen, no sentence compares."""
     for kept in (["encoder", "decoder"], ["none"]):
         table = results.table[(results.table["stage"] != "transfer") | results.table["transfer.freeze"].isin(kept)]
-        assert "freezing" not in " ".join(answer(compare(dataclasses.replace(results, table=table))))
+        assert not any("Freezing" in name for name in table_of(dataclasses.replace(results, table=table)))
 
 
 def test_label_counts_tell_training_from_validation(results: StudyResults) -> None:
     """A sum is divided where labels were spent on validation, in both ways where runs differ, else it stands alone."""
-    groups = efficiency(compare(results), ["transfer"])
-    assert {labels_text(group.labels, [group]) for group in groups} == {"20 (16 + 4)", "68 (64 + 4)"}
+    groups = label_groups(compare(results), ["transfer"])
+    assert {labels_tick(group.labels, [group]) for group in groups} == {"20 (16 + 4)", "68 (64 + 4)"}
     other = dataclasses.replace(groups[0], label_split=((20.0, 0.0),))
-    assert labels_text(20, [other]) == "20"
-    assert labels_text(20, [groups[0], other]) == "20 (16 + 4 or 20 + 0)"
+    assert labels_tick(20, [other]) == "20"
+    assert labels_tick(20, [groups[0], other]) == "20 (16 + 4 or 20 + 0)"
     imported = results.table.drop(columns=["labels_train", "labels_validation"])
-    group = efficiency(compare(dataclasses.replace(results, table=imported)), ["transfer"])[0]
-    assert labels_text(group.labels, [group]) == "20"
+    group = label_groups(compare(dataclasses.replace(results, table=imported)), ["transfer"])[0]
+    assert labels_tick(group.labels, [group]) == "20"
 
 
 def test_a_single_seed_of_an_unfinished_study_is_called_preliminary(make: Callable[..., StudyResults]) -> None:
     """While trainings are pending, a single seed is what there is so far, not what the study asks for."""
-    assert "So far, every" in caution(compare(dataclasses.replace(make(1), counts={"pending": 9})))
-    assert "So far" not in caution(compare(make(1)))
+    assert limitations(compare(dataclasses.replace(make(1), counts={"pending": 9})))[0].startswith("So far, every")
+    assert not any("So far" in sentence for sentence in limitations(compare(make(1))))

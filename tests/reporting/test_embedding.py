@@ -15,11 +15,11 @@ from segue.errors import SegueError
 from segue.networks.registry import NetworkSpec
 from segue.reporting.figures.network_views import (
     Embedding,
-    averaged,
-    described,
+    box_means,
+    draw_embedding,
     embed,
-    embedding,
     embedding_figure,
+    mean_features,
     principal_components,
 )
 from segue.training.run_folder import Model
@@ -32,7 +32,7 @@ def model(discs: Path) -> Model:
     with Dataset(discs) as dataset, rng.scope(0, "test"):
         channels = dataset.channels
         network = networks.build(NetworkSpec(name="resunet", width=8), channels=len(channels), classes=2).eval()
-    spec = cast(Any, SimpleNamespace(normalise="none", network=NetworkSpec(name="resunet", width=8)))
+    spec = cast(Any, SimpleNamespace(normalize="none", network=NetworkSpec(name="resunet", width=8)))
     return Model(network, cast(Any, None), spec, tuple(channels), Path("run"), {})
 
 
@@ -65,10 +65,10 @@ def test_padding_counts_nowhere():
     boxes = np.array([[0, 0, 32, 64], [4, 10, 17, 40]])
     full = maps.repeat_interleave(8, 2).repeat_interleave(8, 3).numpy()
     expected = [full[i, :, y0:y1, x0:x1].mean((1, 2)) for i, (y0, x0, y1, x1) in enumerate(boxes)]
-    np.testing.assert_allclose(averaged(maps, boxes, (32, 64)).numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(box_means(maps, boxes, (32, 64)).numpy(), expected, atol=1e-5)
     changed = maps.clone()
     changed[1, :, 3], changed[1, :, :, 6:] = 99, -99
-    np.testing.assert_array_equal(averaged(changed, boxes, (32, 64))[1], averaged(maps, boxes, (32, 64))[1])
+    np.testing.assert_array_equal(box_means(changed, boxes, (32, 64))[1], box_means(maps, boxes, (32, 64))[1])
 
 
 @pytest.mark.parametrize("name", ["mlp", "dpt-tu-vit_tiny_patch16_224"])
@@ -78,7 +78,7 @@ def test_encoders_of_vectors_and_of_tokens_are_described_too(name: str):
         network = networks.build(NetworkSpec(name=name), channels=1, classes=2).eval()
     side = 224 if name.startswith("dpt") else 16
     with torch.inference_mode():
-        found = described(network, torch.ones(1, 1, side, side), np.array([[0, 0, side, side]]))
+        found = mean_features(network, torch.ones(1, 1, side, side), np.array([[0, 0, side, side]]))
     assert found.shape == (1, 256 if name == "mlp" else 192)
 
 
@@ -95,7 +95,7 @@ def test_fewer_images_are_a_part_of_the_same(model: Model, discs: Path):
 
 def test_the_figure_names_conditions_and_explained_variance(model: Model, discs: Path):
     """The legend holds the two conditions in different colours, the axes the share of the variance."""
-    axes = embedding(model, discs, by="contrast", images=30).axes[0]
+    axes = embedding_figure(model, discs, by="contrast", images=30).axes[0]
     legend = axes.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["high", "low"]
@@ -106,7 +106,7 @@ def test_the_figure_names_conditions_and_explained_variance(model: Model, discs:
 def test_many_groups_leave_a_legend_that_can_be_read():
     """Of thirty groups the nine most frequent are named, each by its own marker or colour, and no image is lost."""
     values = [f"well {n:02d}" for n in range(30) for _ in range(1 + (n in (3, 7)) * 5)]
-    axes = embedding_figure(made(len(values)), values, by="group").axes[0]
+    axes = draw_embedding(made(len(values)), values, by="group").axes[0]
     legend = axes.get_legend()
     assert legend is not None
     told = [text.get_text() for text in legend.get_texts()]
@@ -117,22 +117,22 @@ def test_many_groups_leave_a_legend_that_can_be_read():
 
 def test_numbers_are_ordered_or_on_a_scale():
     """A few numbers are named in their order, many get a continuous scale, and NaN is said to be not known."""
-    few = embedding_figure(made(30), np.repeat([10.0, -5.0, 0.0], 10), by="defocus_nm").axes[0].get_legend()
+    few = draw_embedding(made(30), np.repeat([10.0, -5.0, 0.0], 10), by="defocus_nm").axes[0].get_legend()
     assert few is not None
     assert [text.get_text() for text in few.get_texts()] == ["−5", "0", "10"]
-    some = embedding_figure(made(30), np.repeat([np.nan, 2.0, 1.0], 10), by="dose").axes[0].get_legend()
+    some = draw_embedding(made(30), np.repeat([np.nan, 2.0, 1.0], 10), by="dose").axes[0].get_legend()
     assert some is not None
     assert [text.get_text() for text in some.get_texts()] == ["1", "2", "not known"]
-    many = embedding_figure(made(30), np.arange(30.0), by="time_s")
+    many = draw_embedding(made(30), np.arange(30.0), by="time_s")
     assert many.axes[0].get_legend() is None and many.axes[1].get_ylabel() == "time s"
 
 
 def test_what_does_not_fit_is_refused(model: Model, discs: Path):
     """Another column, other channels and too few images each have their sentence."""
     with pytest.raises(SegueError, match="contrast"):
-        embedding(model, discs, by="contrasts")
+        embedding_figure(model, discs, by="contrasts")
     with pytest.raises(SegueError, match="at least 3"):
-        embedding(model, discs, by="group", images=2)
+        embedding_figure(model, discs, by="group", images=2)
     other = Model(model.network, model.target, model.spec, ("red", "green"), model.folder, {})
     with pytest.raises(SegueError, match="channels"):
-        embedding(other, discs, by="group")
+        embedding_figure(other, discs, by="group")

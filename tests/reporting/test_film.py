@@ -26,7 +26,7 @@ from segue import rng
 from segue.api import film as write
 from segue.cli.main import app
 from segue.data.spec import Layer
-from segue.data.writer import Micrograph, Part, assemble, micrograph_name, write_part
+from segue.data.writer import GroupTiles, Micrograph, merge_parts, micrograph_name, write_part
 from segue.errors import SegueError
 from segue.evaluation import pixel_metrics
 from segue.reporting.figures.style import PAPER, png_bytes
@@ -34,19 +34,19 @@ from segue.reporting.page.page import write_page
 from segue.reporting.video import film, frames
 from segue.reporting.video.frames import (
     CONFUSED,
-    Easel,
-    Scene,
-    Screen,
-    Shot,
+    FrameRenderer,
+    Overlay,
+    VideoContext,
+    VideoFrame,
+    class_colors,
     epoch_ticks,
-    film_colours,
     log_ticks,
     operating_points,
     outcomes,
     sheet_figure,
     stepped,
 )
-from segue.training.run_folder import epoch_files
+from segue.training.run_folder import RunFolder
 
 NAMES = ("background", "live", "dead")
 # what those see who lack one kind of cones (Machado, Oliveira and Fernandes 2009, severity 1)
@@ -72,7 +72,7 @@ dataset = "blobs.h5"
 """
 
 
-def well(index: int) -> Part:
+def well(index: int) -> GroupTiles:
     """Returns a well with one field of bright (live) and dark (dead) squares in noise, cut into four tiles."""
     generator = rng.numpy_generator("film", index)
     image, labels = generator.normal(size=(SIDE, SIDE)), np.zeros((SIDE, SIDE), np.int32)
@@ -83,7 +83,7 @@ def well(index: int) -> Part:
     labels[:5] = -1
     corners = [(y, x) for y in (0, TILE) for x in (0, TILE)]
     count, name = len(corners), f"P1/A{index + 1}"
-    return Part(
+    return GroupTiles(
         images=np.stack([image[None, y : y + TILE, x : x + TILE] for y, x in corners]),
         labels={"classes": np.stack([labels[y : y + TILE, x : x + TILE] for y, x in corners])},
         valid=np.tile(np.array([0, 0, TILE, TILE], np.int32), (count, 1)),
@@ -106,7 +106,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index, part in enumerate(parts):
         write_part(part, well(index))
     layers = [Layer("classes", "classes", NAMES)]
-    assemble(
+    merge_parts(
         parts, folder / "blobs.h5", layers=layers, channels=["phase"], attributes={"provenance": "made"}, splits={}
     )
     (folder / "stage.toml").write_text(STAGE, encoding="utf-8")
@@ -114,18 +114,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def scene(truth: np.ndarray, names: tuple[str, ...] = NAMES, epochs: int = 3) -> Scene:
+def scene(truth: np.ndarray, names: tuple[str, ...] = NAMES, epochs: int = 3) -> VideoContext:
     grey = np.full(truth.shape, 128, np.uint8)
     at = np.arange(1, epochs + 1, dtype=float)
     courses = {"lr": (at, 1e-3 / at), "train_loss": (at, 0.5 / at), "validation_loss": (at, 0.6 / at)}
-    return Scene(grey, truth, names, "run", "field", tuple(range(1, epochs + 1)), courses)
+    return VideoContext(grey, truth, names, "run", "field", tuple(range(1, epochs + 1)), courses)
 
 
-def shot_of(truth: np.ndarray, classes: np.ndarray, epoch: int = 1, names: tuple[str, ...] = NAMES) -> Shot:
+def shot_of(truth: np.ndarray, classes: np.ndarray, epoch: int = 1, names: tuple[str, ...] = NAMES) -> VideoFrame:
     """Returns a shot whose probabilities are certain of `classes`."""
     certain = torch.nn.functional.one_hot(torch.from_numpy(classes).long(), len(names)).movedim(-1, 1).float()
     counts = pixel_metrics.histogram(certain, torch.from_numpy(truth).long())
-    return Shot(epoch, classes.astype(np.uint8), counts.numpy())
+    return VideoFrame(epoch, classes.astype(np.uint8), counts.numpy())
 
 
 def test_outcomes_follow_from_their_definition() -> None:
@@ -143,7 +143,7 @@ def test_outcomes_follow_from_their_definition() -> None:
 
 def test_colours_of_classes() -> None:
     """Hits are green, errors blue of class 1 and red of class 2, background stays grey, and all show the image."""
-    table = frames.tints(film_colours(NAMES))
+    table = frames.outcome_colors(class_colors(NAMES))
     np.testing.assert_array_equal(table[0], np.repeat(np.arange(256)[:, None], 3, axis=1))
     assert (table[1].astype(int)[:, 1] - table[1].astype(int)[:, [0, 2]].max(1) > 20).all()
     assert (table[2].argmax(1) == 2).all() and (table[3].argmax(1) == 0).all()
@@ -152,12 +152,12 @@ def test_colours_of_classes() -> None:
 
 def test_colours_can_be_told_apart() -> None:
     """Lines on paper have a contrast of 3 to 1; on the image, hits and errors differ for the colour-blind, too."""
-    for ink in frames.CLASS_COLOURS:
+    for ink in frames.CLASS_COLORS:
         light, dark = (_linear(to_rgb(colour)) @ [0.2126, 0.7152, 0.0722] + 0.05 for colour in (PAPER, ink))
         assert light / dark > 3
     for sight in SIGHTS.values():
         for grey in (60, 128, 190):
-            table = frames.tints(film_colours(NAMES))[:, grey] / 255
+            table = frames.outcome_colors(class_colors(NAMES))[:, grey] / 255
             of_hit, *of_errors = (_lab(table[code], sight) for code in (1, 2, 3))
             assert min(deltaE_ciede2000(of_hit, of_error) for of_error in of_errors) > 12
             assert deltaE_ciede2000(of_errors[0], of_errors[1]) > 12
@@ -204,31 +204,31 @@ def test_own_film_has_the_scores_of_the_history(trained: Path) -> None:
     """Of all validation images, areas under the curves and losses are those that the training recorded."""
     found = film.film_of_run(trained / "run")
     groups = pd.read_json(trained / "run" / "groups.json", typ="series")
-    assert len(found.scene.images) == 4 * len(groups["validation"]) and found.scene.names == NAMES
+    assert len(found.context.images) == 4 * len(groups["validation"]) and found.context.names == NAMES
     history = pd.read_parquet(trained / "run" / "history.parquet").set_index("epoch")
-    for shot in found.shots(found.scene.epochs):
-        areas = shot.curves()[2]
+    for shot in found.frames(found.context.epochs):
+        areas = shot.precision_recall()[2]
         for k, name in enumerate(NAMES):
             assert areas[k] == pytest.approx(history.loc[shot.epoch, f"validation_auprc_{name}"], abs=1e-9)
     for column in ("lr", "train_loss", "validation_loss"):
-        np.testing.assert_allclose(found.scene.courses[column][1], history[column])
+        np.testing.assert_allclose(found.context.curves[column][1], history[column])
 
 
 def test_a_field_is_predicted_as_by_the_run(trained: Path) -> None:
     """With the selected epoch's weights a field is what `segue.predict` gives, and a part of it is the same there."""
     run, dataset = trained / "run", trained / "blobs.h5"
     selected = segue.load(run)
-    same = [epoch for epoch, file in epoch_files(run).items() if _equal(file, run / "weights.safetensors")]
+    same = [epoch for epoch, file in RunFolder(run).epoch_files().items() if _equal(file, run / "weights.safetensors")]
     image, labels = well(1).micrographs["P1/A2/t000"].image, well(1).micrographs["P1/A2/t000"].labels["classes"]
     expected = segue.predict(selected, image)
     whole = film.film_of_field(run, dataset, "P1/A2/t000")
-    (shot,) = whole.shots(same)
+    (shot,) = whole.frames(same)
     np.testing.assert_array_equal(shot.classes[0], expected)
-    np.testing.assert_array_equal(whole.scene.truth[0], labels)
+    np.testing.assert_array_equal(whole.context.truth[0], labels)
     part = film.film_of_field(run, dataset, "P1/A2/t000", (10, 3, 40, 50))
-    (shot,) = part.shots(same)
+    (shot,) = part.frames(same)
     assert (shot.classes[0] == expected[10:50, 3:53]).mean() > 0.995  # scores are equal but for rounding
-    np.testing.assert_array_equal(part.scene.truth[0], labels[10:50, 3:53])
+    np.testing.assert_array_equal(part.context.truth[0], labels[10:50, 3:53])
     assert shot.counts.sum() == 3 * (labels[10:50, 3:53] >= 0).sum()
 
 
@@ -244,7 +244,7 @@ def test_subtitle_tells_what_the_run_used_the_field_for(trained: Path) -> None:
         words = "trained on" if name in groups["training"] else "validation"
         words = words if name in groups["training"] + groups["validation"] else "never trained on"
         found = film.film_of_field(trained / "run", trained / "blobs.h5", f"{name}/t000")
-        assert found.scene.subtitle == f"{name}/t000 ({words})"
+        assert found.context.subtitle == f"{name}/t000 ({words})"
 
 
 def test_picture_is_enlarged_and_coloured_by_pixel() -> None:
@@ -253,13 +253,13 @@ def test_picture_is_enlarged_and_coloured_by_pixel() -> None:
     truth[0, 5:20, 5:20], truth[0, 5:20, 30:50], truth[0, 35:] = 1, 2, -1
     classes = np.zeros((1, 40, 60), np.uint8)
     classes[0, 5:20, 5:20], classes[0, 25:30, 5:20] = 1, 2
-    painted = Easel(scene(truth)).paint(classes, paper="#fdfdfc")
+    painted = Overlay(scene(truth)).overlay(classes)
     scale = painted.shape[0] // 40
     assert painted.shape == (40 * scale, 60 * scale, 3) and scale >= 2
-    table = frames.tints(film_colours(NAMES))
+    table = frames.outcome_colors(class_colors(NAMES))
     for (y, x), code in {(12, 12): 1, (12, 40): 3, (27, 12): 3, (30, 50): 0, (38, 10): 255}.items():
         np.testing.assert_array_equal(painted[y * scale + scale // 2, x * scale + scale // 2], table[code, 128])
-    rim = np.rint(255 * np.array(to_rgb(film_colours(NAMES)[1])))
+    rim = np.rint(255 * np.array(to_rgb(class_colors(NAMES)[1])))
     np.testing.assert_array_equal(painted[5 * scale, 5 * scale : 20 * scale], np.tile(rim, (15 * scale, 1)))
 
 
@@ -268,8 +268,8 @@ def test_frames_of_any_field_have_even_sizes(shape: tuple[int, int, int]) -> Non
     """Frames of fields large and small, one or several, are of one even size, within bounds, and hold the picture."""
     truth = np.zeros(shape, np.int16)
     truth[:, 3:20, 3:20] = 2
-    screen = Screen(scene(truth))
-    first, second = (screen.frame(shot_of(truth, np.maximum(truth, 0), epoch)) for epoch in (1, 2))
+    screen = FrameRenderer(scene(truth))
+    first, second = (screen.render(shot_of(truth, np.maximum(truth, 0), epoch)) for epoch in (1, 2))
     assert first.shape == second.shape == (*screen.size, 3)
     assert all(side % 2 == 0 for side in screen.size) and 540 <= screen.size[0] <= 900 and screen.size[1] <= 1400
     assert (first != second).any()
@@ -281,8 +281,8 @@ def test_any_number_of_classes(names: tuple[str, ...]) -> None:
     truth = np.zeros((1, 48, 48), np.int16)
     truth[0, :8, :8] = 1
     shots = [shot_of(truth, np.zeros((1, 48, 48), np.uint8), epoch, names) for epoch in (1, 2)]
-    screen = Screen(scene(truth, names))
-    assert all(screen.frame(shot).shape == (*screen.size, 3) for shot in shots)
+    screen = FrameRenderer(scene(truth, names))
+    assert all(screen.render(shot).shape == (*screen.size, 3) for shot in shots)
     assert png_bytes(sheet_figure(scene(truth, names), shots)).startswith(b"\x89PNG")
 
 
@@ -291,8 +291,8 @@ def test_files_play(trained: Path, tmp_path: Path) -> None:
     outs = [tmp_path / name for name in ("film.mp4", "film.gif", "film.png")]
     assert write(trained / "run", *outs, frames_per_s=5) == outs
     found = film.film_of_run(trained / "run")
-    screen = Screen(found.scene)
-    drawn = [screen.frame(shot) for shot in found.shots(found.scene.epochs)]
+    screen = FrameRenderer(found.context)
+    drawn = [screen.render(shot) for shot in found.frames(found.context.epochs)]
     with av.open(str(outs[0])) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
@@ -317,7 +317,7 @@ def test_a_sheet_predicts_only_its_epochs(monkeypatch: pytest.MonkeyPatch, tmp_p
     truth = np.ones((1, 32, 32), np.int16)
     seen: list[int] = []
 
-    def shots(wanted: tuple[int, ...]) -> Iterator[Shot]:
+    def shots(wanted: tuple[int, ...]) -> Iterator[VideoFrame]:
         for epoch in wanted:
             seen.append(epoch)
             yield shot_of(truth, truth, epoch)
@@ -365,8 +365,8 @@ def test_fields_with_labels_are_named(trained: Path, tmp_path: Path) -> None:
 def test_classes_are_coloured_by_name() -> None:
     """Live is blue and dead red in any order and among other classes; the words on the sheet tell field and curves."""
     names = ("background", "cell", "dead", "live")
-    assert film_colours(names)[3] == film_colours(NAMES)[1] and film_colours(names)[2] == film_colours(NAMES)[2]
-    assert len(set(film_colours(names).values())) == 3
+    assert class_colors(names)[3] == class_colors(NAMES)[1] and class_colors(names)[2] == class_colors(NAMES)[2]
+    assert len(set(class_colors(names).values())) == 3
     truth = np.ones((1, 32, 32), np.int16)
     figure = sheet_figure(scene(truth), [shot_of(truth, truth)])
     told = " ".join(text.get_text() for text in figure.texts)
@@ -413,8 +413,8 @@ def test_page_of_a_study_shows_the_sheet(trained: Path, tmp_path: Path) -> None:
             (tmp_path / name / "film" / "still.npz").touch()
     plan: Any = SimpleNamespace(store=SimpleNamespace(run=lambda key: tmp_path / key))
     table = pd.DataFrame(rows, columns=["stage", "run", "loss"])
-    assert film.studied_films(plan, table) == {"train": tmp_path / "c"}
-    assert film.studied_films(plan, pd.DataFrame()) == {}
+    assert film.runs_with_film(plan, table) == {"train": tmp_path / "c"}
+    assert film.runs_with_film(plan, pd.DataFrame()) == {}
     results = replace(made_courses(1, variants=1), films={"train": trained / "run"})
     write_page(results, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")

@@ -1,8 +1,5 @@
 """Objects on the page: which metric compares runs, the scores of each representation, and where each fails."""
 
-# pandas ships no types, and those that pyright infers from its sources are wrong for indexing and reductions.
-# pyright: reportAttributeAccessIssue=false, reportCallIssue=false
-
 from __future__ import annotations
 
 import itertools
@@ -18,16 +15,17 @@ import torch
 from samples.discs import disc_part
 
 from segue.data.spec import Layer
-from segue.data.writer import assemble, write_part
+from segue.data.writer import merge_parts, write_part
 from segue.reporting.analysis.comparison import compare
-from segue.reporting.figures.failures import crop, failures_drawing, outcomes
-from segue.reporting.figures.objects import colours, object_scores, objects_drawing, objects_table, typical_runs
+from segue.reporting.figures.failures import crop, failures_figure, outcomes
+from segue.reporting.figures.objects import line_colors, object_scores, objects_figure, objects_table, typical_runs
 from segue.reporting.figures.style import svg_text
 from segue.reporting.page.page import write_page
-from segue.study.examples import MOST_IMAGES, object_examples, telling
+from segue.storage import read_json
+from segue.study.examples import MAX_IMAGES, most_different, object_examples
 from segue.study.executor import run_study
 from segue.study.plan import plan_study
-from segue.study.store import read_json, timing_file
+from segue.study.store import timing_file
 from segue.study.table import ObjectExample, StudyResults, collect
 
 # at IoU 0.5, how fast AP falls with it, merges and splits in 400 objects, seconds to train and to decode
@@ -36,10 +34,6 @@ TARGETS = {
     "boundary": (0.74, 0.8, 22, 9, 152, 0.006),
     "flows": (0.79, 0.6, 9, 12, 156, 0.11),
 }
-SPEC = """name = "objects"
-[stages.train.target]
-name = { each = ["classes", "boundary", "flows"] }
-"""
 SIDE = 160
 
 
@@ -94,7 +88,7 @@ def made(seeds: int = 3) -> StudyResults:
         title="Targets",
         question="",
         command="segue study run",
-        spec_text=SPEC,
+        spec_text="",
         table=pd.DataFrame(rows),
         histories=pd.DataFrame(),
         failures=pd.DataFrame(),
@@ -105,6 +99,7 @@ def made(seeds: int = 3) -> StudyResults:
         domains=["nuclei"],
         examples=[],
         timings=pd.DataFrame(timings),
+        targets={"train": [{"name": name} for name in TARGETS]},
         object_examples=[ObjectExample(image, label, "nuclei", 4, predictions)],
     )
 
@@ -118,7 +113,7 @@ def test_targets_are_compared_by_their_objects(study: StudyResults) -> None:
     """Where targets differ and all runs are scored on objects, by mean AP, saying why; a metric asked for rules."""
     found = compare(study)
     assert (found.metric.column, found.metric.lower_is_better) == ("ap_mean", False)
-    assert "targets differ" in found.reason and found.metric.words in found.reason
+    assert "targets differ" in found.reason and found.metric.label in found.reason
     asked = compare(study, "dice_mean")
     assert (asked.metric.column, asked.reason) == ("dice_mean", "")
 
@@ -128,32 +123,24 @@ def test_runs_without_objects_or_of_classes_alone_are_not(study: StudyResults) -
     lacking = study.table.assign(ap_mean=study.table["ap_mean"].where(study.table.index > 0))
     assert compare(replace(study, table=lacking)).metric.column == "dice_mean"
     classes = study.table[study.table["train.target.name"] == "classes"]
-    plain = replace(study, table=classes, stages={"train": []}, spec_text="")
+    plain = replace(study, table=classes, stages={"train": []}, targets={"train": [{"name": "classes"}]})
     assert compare(plain).reason == "" and compare(plain).metric.column == "loss"
 
 
 def test_losses_of_stages_with_other_targets_are_not_compared(study: StudyResults) -> None:
     """Where a stage reconstructs images and another segments them, their losses are not one quantity."""
     classes = study.table[study.table["train.target.name"] == "classes"]
-    text = '[stages.first.target]\nname = "reconstruction"\n[stages.train]\nfrom = "first"\n'
     stages, parents = {"first": [], "train": []}, {"first": None, "train": "first"}
-    both = replace(study, table=classes.drop(columns="ap_mean"), stages=stages, parents=parents, spec_text=text)
+    targets = {"first": [{"name": "reconstruction"}], "train": [{"name": "classes"}]}
+    both = replace(study, table=classes.drop(columns="ap_mean"), stages=stages, parents=parents, targets=targets)
     assert compare(both).metric.column == "dice_mean"
-    assert compare(replace(both, spec_text=text.replace("reconstruction", "classes"))).metric.column == "loss"
+    assert compare(replace(both, targets=targets | {"first": targets["train"]})).metric.column == "loss"
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        '[target]\nname = "rays"',
-        '[stages.train.target]\nname = "rays"',
-        '[stages.train.variants.a.target]\nname = "rays"',
-    ],
-)
-def test_a_fixed_target_of_objects_is_found_in_the_study_file(study: StudyResults, text: str) -> None:
-    """A target that is no axis of the table is read from wherever the study file may name it."""
+def test_a_fixed_target_of_objects_decides_too(study: StudyResults) -> None:
+    """A target that is no axis of the table is known from the plan."""
     table = study.table.drop(columns="train.target.name")
-    found = compare(replace(study, table=table, stages={"train": []}, spec_text=text))
+    found = compare(replace(study, table=table, stages={"train": []}, targets={"train": [{"name": "rays"}]}))
     assert found.metric.column == "ap_mean" and "its target, rays, is of objects" in found.reason
 
 
@@ -161,29 +148,29 @@ def test_scores_are_medians_over_seeds(study: StudyResults) -> None:
     """Each line's medians are those of its rows by hand, errors in 100 objects, times from their own frame."""
     comparison = compare(study)
     found = object_scores(comparison)
-    assert [one.words for one in found] == ["flows", "boundary", "classes"]
+    assert [one.label for one in found] == ["flows", "boundary", "classes"]
     for one in found:
-        rows = study.table[study.table["train.target.name"] == one.words]
+        rows = study.table[study.table["train.target.name"] == one.label]
         for column in ("ap50", "ap75", "ap_mean", "f1_50", "pq"):
             assert one.estimates[column].median == pytest.approx(rows[column].median())
         assert one.estimates["merges_of_100"].median == pytest.approx(rows["merges"].median() / 4)
         assert one.estimates["splits_of_100"].median == pytest.approx(rows["splits"].median() / 4)
-        assert one.estimates["train_s"].median == TARGETS[one.words][4] + 1
+        assert one.estimates["train_s"].median == TARGETS[one.label][4] + 1
         assert one.estimates["ap50"].interval is not None
         assert [at for at, _ in one.curve] == [p / 100 for p in range(50, 100, 5)]
     table = objects_table(comparison, found)
-    assert "110 ms" in table and table.index("flows") < table.index("boundary") < table.index("classes")
+    assert [row[0] for row in table.rows] == ["flows", "boundary", "classes"] and table.rows[0][-1] == "110 ms"
 
 
-def test_lines_keep_their_colour_whatever_their_rank(study: StudyResults) -> None:
+def test_lines_keep_their_color_whatever_their_rank(study: StudyResults) -> None:
     """Colours follow the order of the study file, so that a better seed does not recolour a line."""
     comparison = compare(study)
     found = object_scores(comparison)
-    assert list(colours(comparison, found)) == list(TARGETS)
-    assert colours(comparison, found) == colours(comparison, found[::-1])
+    assert list(line_colors(comparison, found)) == list(TARGETS)
+    assert line_colors(comparison, found) == line_colors(comparison, found[::-1])
 
 
-def test_more_lines_than_colours_are_cut_and_said_so(study: StudyResults) -> None:
+def test_more_lines_than_colors_are_cut_and_said_so(study: StudyResults) -> None:
     """Of nine targets seven are drawn, the table has all, and the caption tells."""
     tables = [
         study.table.assign(
@@ -193,7 +180,7 @@ def test_more_lines_than_colours_are_cut_and_said_so(study: StudyResults) -> Non
     ]
     comparison = compare(replace(study, table=pd.concat(tables, ignore_index=True)))
     found = object_scores(comparison)
-    drawing = objects_drawing(comparison, found)
+    drawing = objects_figure(comparison, found)
     assert drawing is not None and "first 7 of 9" in drawing.caption
     assert len(found) == 9 and sum(map(len, typical_runs(comparison).values())) == 7
 
@@ -224,7 +211,7 @@ def test_outcomes_by_hand() -> None:
     one = outcomes(label, found)
     assert one.predicted == {"hit": (11,), "merged": (12,), "split": (13, 14), "false": (15,)}
     assert (one.missed, one.merges, one.splits) == ((5,), 1, 1)
-    assert one.words == "1 merge, 1 split,\n1 missed, 1 false"
+    assert one.label == "1 merge, 1 split,\n1 missed, 1 false"
 
 
 def test_every_predicted_object_has_one_kind(study: StudyResults) -> None:
@@ -258,7 +245,7 @@ def test_hostile_micrographs_are_drawn(hostile: np.ndarray) -> None:
     """Nothing labelled, all ignored, one object that fills the image; nothing predicted or all: a figure comes."""
     predictions = {"a": np.zeros((20, 20), np.int32), "b": np.ones((20, 20), np.int32)}
     example = ObjectExample(np.full((20, 20), np.nan), hostile, "nuclei", 1, predictions)
-    assert failures_drawing([example], {"a": "first", "b": "second"}) is not None
+    assert failures_figure([example], {"a": "first", "b": "second"}) is not None
 
 
 def test_micrographs_are_those_where_runs_differ_most() -> None:
@@ -274,8 +261,8 @@ def test_micrographs_are_those_where_runs_differ_most() -> None:
         }
 
     one, other = counts([5, 0, 1, 0, 0], [9, 9, 9, 9, 9]), counts([5, 0, 3, 0, 0], [9, 9, 9, 4, 9])
-    assert telling([one, other], 4) == [2, 3, 0, 1]
-    assert telling([one], 9) == [0, 1, 2, 3, 4]
+    assert most_different([one, other], 4) == [2, 3, 0, 1]
+    assert most_different([one], 9) == [0, 1, 2, 3, 4]
 
 
 def test_page_shows_objects_and_failures(study: StudyResults, tmp_path: Path) -> None:
@@ -291,15 +278,15 @@ def test_page_shows_objects_and_failures(study: StudyResults, tmp_path: Path) ->
 def test_pictures_are_the_same_bytes_each_time(study: StudyResults) -> None:
     """Equal examples give equal pictures, as the page promises of all its figures."""
     names = {run: run for run in study.object_examples[0].predictions}
-    drawn = [failures_drawing(study.object_examples, names) for _ in range(2)]
+    drawn = [failures_figure(study.object_examples, names) for _ in range(2)]
     assert drawn[0] and drawn[1] and svg_text(drawn[0].figure) == svg_text(drawn[1].figure)
 
 
 def test_studies_not_scored_on_objects_have_no_such_section(make: Callable[..., StudyResults]) -> None:
     """Results of classes keep their page: nothing to draw, no runs to look for."""
     comparison = compare(make(seeds=2))
-    assert object_scores(comparison) == [] and objects_drawing(comparison, []) is None
-    assert typical_runs(comparison) == {} and failures_drawing([], {}) is None
+    assert object_scores(comparison) == [] and objects_figure(comparison, []) is None
+    assert typical_runs(comparison) == {} and failures_figure([], {}) is None
 
 
 STUDY = """
@@ -329,11 +316,11 @@ def test_from_runs_to_pictures(tmp_path: Path) -> None:
         write_part(parts[-1], replace(part, labels={"discs": numbered}))
     layers = [Layer("discs", "instances", ("background", "disc"))]
     attributes = {"provenance": "made"}
-    assemble(parts, tmp_path / "discs.h5", layers=layers, channels=["intensity"], attributes=attributes, splits={})
+    merge_parts(parts, tmp_path / "discs.h5", layers=layers, channels=["intensity"], attributes=attributes, splits={})
     (tmp_path / "two.toml").write_text(STUDY)
     plan = plan_study(tmp_path / "two.toml")
     assert run_study(plan).failed == 0
-    files = [plan.store.evaluation(t.key, plan.evaluation_key(plan.evaluations[0])) for t in plan.trains]
+    files = [plan.store.evaluation(t.key, plan.evaluation_key(plan.evaluations[0])) for t in plan.trainings]
     first = [file.read_bytes() for file in files]
     for file in files:
         result, timing = read_json(file), read_json(timing_file(file))
@@ -349,10 +336,10 @@ def test_from_runs_to_pictures(tmp_path: Path) -> None:
     results = collect(plan, command="")
     assert results.timings is not None and (results.timings["decode_s"].to_numpy() > 0).all()
     examples = object_examples(plan, typical_runs(compare(results)))
-    assert len(examples) == MOST_IMAGES
+    assert len(examples) == MAX_IMAGES
     for example in examples:
-        assert set(example.predictions) == {train.key for train in plan.trains}
-        for train, file in zip(plan.trains, files, strict=True):
+        assert set(example.predictions) == {train.key for train in plan.trainings}
+        for train, file in zip(plan.trainings, files, strict=True):
             counted = read_json(file)["images"]
             found = outcomes(example.label, example.predictions[train.key])
             stored = {name: values[example.number - 1] for name, values in counted.items()}

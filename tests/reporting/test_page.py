@@ -17,8 +17,9 @@ import pytest
 
 from segue.errors import SegueError
 from segue.reporting.analysis.comparison import compare
-from segue.reporting.figures.examples import curves_figure, outcome
-from segue.reporting.figures.matrices import colour_scale
+from segue.reporting.figures.examples import outcome
+from segue.reporting.figures.learning_curves import draw_loss_curves
+from segue.reporting.figures.matrices import color_scale
 from segue.reporting.figures.style import INKS, style
 from segue.reporting.page import page
 from segue.reporting.page.page import write_page
@@ -71,24 +72,26 @@ def test_page_tells_the_study(written: Path, results: StudyResults) -> None:
     text = written.read_text()
     head, body = text.split("</nav>")
     for part, order in (
-        (head, [results.question, "After pretraining only, the median", "The hardest domain after transfer is 0nm"]),
+        (head, [results.question, "Transfer improves the median", "after pretraining only", "Hardest domains", "0nm"]),
         (body, ["distinct trainings", "time each, median", "Figure 1.", "What labels buy", "Effect of each factor"]),
         (body, ["Learning curves", "Examples", "The whole table", "segue study run", "Methods"]),
     ):
         places = [part.index(words) for words in order]
         assert places == sorted(places)
-    assert "&lt;two&gt; sources &amp; &quot;more&quot;" in text
+    assert "&lt;two&gt; sources &amp; &#34;more&#34;" in text
 
 
 def test_numbers_of_the_answer_are_those_of_the_table(written: Path, results: StudyResults) -> None:
-    """The first sentence states medians that can be computed from the table by hand."""
+    """The answer states medians that can be computed from the table by hand, with intervals in its table."""
     table = results.table
     after = table[(table["stage"] == "transfer") & (table["evaluated_domain"] == table["domain"])]
     lookup = table.set_index(["run", "evaluated_domain"])["loss_adjusted"]
     before = [lookup[(parent, domain)] for parent, domain in zip(after["parent"], after["domain"], strict=True)]
     text = written.read_text()
-    assert f"in the target domain is {np.median(before):.4f} [" in text
-    assert f"after transfer it is {after['loss_adjusted'].median():.4f} [" in text
+    medians = [f"{np.median(before):.4f}", f"{after['loss_adjusted'].median():.4f}"]
+    assert f"in the target domain from {medians[0]} to {medians[1]}." in text
+    for name, median in zip(["after pretraining only", "after transfer"], medians, strict=True):
+        assert f'<td>{name}</td><td class="number">{median} [' in text
 
 
 def test_figures_are_files_too(written: Path) -> None:
@@ -96,19 +99,19 @@ def test_figures_are_files_too(written: Path) -> None:
     folder = written.parent / "demo-figures"
     names = {path.stem for path in folder.glob("*.svg")}
     assert names == {path.stem for path in folder.glob("*.png")}
-    assert {"matrices", "efficiency", "effects-transfer", "learning-curves", "examples"} <= names
+    assert {"matrices", "efficiency", "effects-transfer", "loss-curves", "examples"} <= names
     for path in folder.glob("*.svg"):
         ElementTree.fromstring(path.read_text())
     assert not list(written.parent.rglob("*partial*"))
 
 
-def test_colours_follow_a_dark_page(written: Path) -> None:
+def test_colors_follow_a_dark_page(written: Path) -> None:
     """No ink of a figure is fixed in the page, each has a light and a dark form, and files keep the light one."""
     text = written.read_text()
     figures = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL))
-    for colour, (name, dark) in INKS.items():
-        assert colour not in figures
-        assert f"--{name}: {colour};" in text and f"--{name}: {dark};" in text
+    for color, (name, dark) in INKS.items():
+        assert color not in figures
+        assert f"--{name}: {color};" in text and f"--{name}: {dark};" in text
     assert next(iter(INKS)) in (written.parent / "demo-figures" / "matrices.svg").read_text()
 
 
@@ -176,15 +179,15 @@ def _mixed(r: StudyResults) -> StudyResults:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (_pretraining_only, "in the runs&#x27; own domains is"),
-        (_failures_only, "3 of 3 trainings failed"),
+        (_pretraining_only, "All runs, in their own domains: adjusted loss"),
+        (_failures_only, "Failed: 3 of 3 trainings"),
         (_children_of_elsewhere, "After transfer, the median adjusted loss in the target domain is"),
         (_mixtures, "-10nm:64+0nm:64"),
         (_bare, "Trained on × tested on"),
         (_some_nan, "no finite"),
         (_all_nan, "No run has finished with a value"),
         (_mixed, "mix different precisions (bf16 and fp32)"),
-        (lambda r: r, "run with a single seed, so no interval can be given"),
+        (lambda r: r, "has a single seed, so there is no interval"),
     ],
 )
 def test_page_of_incomplete_results(
@@ -212,7 +215,7 @@ def test_captions_tell_what_is_counted_and_paired(written: Path) -> None:
     assert ">20 (16 + 4)</text>" in text
     assert "in brackets the labels for training + for validation" in text
     assert "as a factor are those to train on, without those for validation" in text
-    assert "pretraining: domain, in 18 pairs, all in the target 0nm" in text
+    assert "<td>in 18 pairs, all in the target 0nm</td>" in text
     assert "each tile or sample of a larger micrograph is one; groups are whole micrographs" in text
 
 
@@ -222,7 +225,7 @@ def test_legends_of_curves_lie_outside_the_axes(make: Callable[..., StudyResults
     long = {name: f"a rather long name of {name}" for name in results.domains}
     histories = results.histories.replace({"transfer.domain": long})
     with style():
-        figure = curves_figure(compare(dataclasses.replace(results, histories=histories)), 0.0)
+        figure = draw_loss_curves(compare(dataclasses.replace(results, histories=histories)), 0.0)
         figure.canvas.draw()
     legends = [(axes, legend) for axes in figure.axes if (legend := axes.get_legend())]
     assert len(legends) == 4
@@ -237,7 +240,7 @@ def test_large_table_lies_beside_the_page(
     make: Callable[..., StudyResults], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A table too large to embed is written whole beside the page, which says where."""
-    monkeypatch.setattr(page, "MOST_EMBEDDED_BYTES", 1000)
+    monkeypatch.setattr(page, "MAX_EMBEDDED_BYTES", 1000)
     small = dataclasses.replace(make(1, scratch=False), histories=pd.DataFrame(), examples=[])
     mixed_types = small.table.assign(**{"pretrain.batch": [4 if i % 2 else "auto" for i in range(len(small.table))]})
     write_page(dataclasses.replace(small, table=mixed_types), tmp_path / "page.html")
@@ -283,9 +286,9 @@ def test_outcome_counts_every_pixel_once() -> None:
 
 
 @pytest.mark.parametrize("values", [[], [0.2], [-1.0, 3.0], [0.0, 0.0], [0.01, 2.0]])
-def test_colour_scale_fits_any_values(values: list[float]) -> None:
+def test_color_scale_fits_any_values(values: list[float]) -> None:
     """None, one, negative, equal and widely spread values all lie within an increasing scale."""
-    scale = colour_scale(np.array(values))
+    scale = color_scale(np.array(values))
     assert scale.vmin is not None and scale.vmax is not None and scale.vmin < scale.vmax
     assert all(0 <= float(scale(value)) <= 1 for value in values)
 

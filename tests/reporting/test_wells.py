@@ -1,9 +1,5 @@
 """Curves of counts over time, per well and per treatment, and their page."""
 
-# pandas ships no types, and those that pyright infers from its sources are wrong for indexing and reductions.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportIndexIssue=false
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -16,7 +12,9 @@ from segue import rng
 from segue.errors import SegueError
 from segue.plates.counting.nuclei import fractions, poisson_interval, wilson_interval
 from segue.plates.counting.truth import agreement, headline
-from segue.reporting.figures.wells import BANDS, by_condition, counts_drawing, write_counts_page, write_figure
+from segue.reporting.figures.style import write_figure
+from segue.reporting.figures.wells import BANDS, by_condition, counts_figure
+from segue.reporting.page.counts import write_counts_page
 
 
 def made_table(wells: int) -> pd.DataFrame:
@@ -63,21 +61,21 @@ def test_medians_of_a_treatment_are_of_held_out_wells():
 
 def test_few_wells_have_a_panel_each_and_many_are_shown_by_treatment():
     """Seven wells make seven panels, those trained on marked; thirty make two, one per treatment."""
-    few = counts_drawing(made_table(7), conditions=["treatment"])
+    few = counts_figure(made_table(7), conditions=["treatment"])
     assert sum(axes.get_visible() for axes in few.figure.axes) == 7
     assert "used in training or validation" in few.caption and "known truth and from the stains" in few.caption
-    many = counts_drawing(made_table(30), conditions=["treatment"])
+    many = counts_figure(made_table(30), conditions=["treatment"])
     assert [axes.get_title("left") for axes in many.figure.axes if axes.get_visible()] == ["control", "treated"]
     assert "Left out: 8 wells" in many.caption
     with pytest.raises(SegueError, match="'counts'"):
-        counts_drawing(made_table(1), value="counts")
+        counts_figure(made_table(1), value="counts")
 
 
 @pytest.mark.parametrize("value", ["count", "fraction", "density_per_mm2"])
 def test_every_value_has_a_figure(tmp_path: Path, value: str):
     """Each value is drawn and written by the extension of its file; another extension is refused;
     the legend says that bands are counting noise."""
-    figure = counts_drawing(made_table(1), value=value).figure
+    figure = counts_figure(made_table(1), value=value).figure
     told = [text.get_text() for text in figure.legends[0].get_texts()]
     assert (BANDS.get(value, "95 %") in told) == (value in BANDS)
     assert all("counting noise only" in words for words in BANDS.values())
@@ -90,8 +88,8 @@ def test_the_page_holds_everything(tmp_path: Path):
     """Headline, notes, curves and errors stand in one file, which names no other."""
     table = made_table(8)
     errors = agreement(table)
-    drawings = [counts_drawing(table, conditions=["treatment"])]
-    told = [headline(errors), "densities are <not> known"]
-    page = write_counts_page(drawings, errors, tmp_path / "counts.html", title="Counts", told=told).read_text("utf-8")
+    drawings = [counts_figure(table, conditions=["treatment"])]
+    notes = [headline(errors), "densities are <not> known"]
+    page = write_counts_page(drawings, errors, tmp_path / "counts.html", title="Counts", notes=notes).read_text("utf-8")
     assert "6 held-out wells (30 images)" in page and "&lt;not&gt;" in page and page.count("<svg") == 1
     assert page.index("held out") < page.index("<td>train</td>") and "http" not in page.split("<svg")[0]

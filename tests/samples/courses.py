@@ -10,7 +10,7 @@ import pandas as pd
 
 from segue.study.table import StudyResults
 
-SPEC = (Path(__file__).parents[2] / "studies" / "optimisers.toml").read_text(encoding="utf-8")
+SPEC = (Path(__file__).parents[2] / "studies" / "optimizers.toml").read_text(encoding="utf-8")
 CLASSES = {"name": "classes", "loss": {"name": "cross_entropy"}, "class_weights": "none"}
 EPOCHS = 100
 # variant: what is gained over the slowest in its end, and the epochs in which the loss falls to 1 / e
@@ -78,7 +78,7 @@ def made_courses(
             failures.append({"stage": "train", "run": run, "configuration": label, "error": "loss is not finite"})
             continue
         dice = 0.9 + OUTCOMES[kind][0] - 0.002 * (weights != "none") + generator.normal(0, 0.002)
-        identity = {"study": "optimisers", "stage": "train", "run": run, "parent": "", **axes, "domain": "dsb2018"}
+        identity = {"study": "optimizers", "stage": "train", "run": run, "parent": "", **axes, "domain": "dsb2018"}
         identity |= {"seed_init": seed, "seed_draw": seed}
         scores = {f"{m}_{c}": dice for c in classes for m in ("dice", "precision", "recall", "f1", "auprc", "auroc")}
         rows.append(
@@ -91,10 +91,10 @@ def made_courses(
         found = history(kind, weights, generator, classes)
         histories.append(found.assign(**identity))
     return StudyResults(
-        name="optimisers",
-        title="Optimisers, schedules and class weights on fluorescence nuclei",
+        name="optimizers",
+        title="Optimizers, schedules and class weights on fluorescence nuclei",
         question="Which trains best, and do class weights help?",
-        command="segue study run studies/optimisers.toml",
+        command="segue study run studies/optimizers.toml",
         spec_text=SPEC,
         table=pd.DataFrame(rows),
         histories=pd.concat(histories, ignore_index=True),

@@ -38,7 +38,7 @@ def network(
     from segue import networks
     from segue.networks.analysis.drawing import draw_network
     from segue.storage import replacing
-    from segue.training.freezing import leaves
+    from segue.training.freezing import leaf_parts
 
     if out.suffix.lower() != ".svg":
         raise SegueError(f"{out}: the drawing of a network is an SVG; give a name that ends in .svg.")
@@ -48,7 +48,7 @@ def network(
             raise SegueError(f"draw network {what}: a run knows its network's settings; leave --set out.")
         model = _model(Path(what))
         spec, channels, classes = model.spec.network, len(model.channels), model.target.channels
-        parts = parts or leaves(model.network, model.spec.freeze)
+        parts = parts or leaf_parts(model.network, model.spec.freeze)
     else:
         spec = networks.named(what, settings or (), where=f"draw network {what}")
     svg = draw_network(spec, channels=channels, classes=classes, size=size, frozen=parts)
@@ -72,7 +72,7 @@ def receptive_field(run: Run, image: Image, out: Figure) -> None:
 
     from segue.data.normalization import normalised, statistics
     from segue.networks.analysis.receptive_field import effective_field, receptive_field
-    from segue.reporting.figures.network_views import receptive_figure
+    from segue.reporting.figures.network_views import receptive_field_figure
 
     model, shown = _model(run), _image(image)
     if len(shown) != len(model.channels):
@@ -81,10 +81,10 @@ def receptive_field(run: Run, image: Image, out: Figure) -> None:
     cut = shown[None, :, : sides[0], : sides[1]]
     if not cut.size:
         raise SegueError(f"{image}: is smaller than {model.divisor} px, the least that the network takes.")
-    given = torch.from_numpy(normalised(cut, statistics(model.spec.normalise, shown[None])))
+    given = torch.from_numpy(normalised(cut, statistics(model.spec.normalize, shown[None])))
     network: Any = model.network
     reach = receptive_field(network, channels=len(model.channels), divisor=model.divisor)
-    _save(receptive_figure(effective_field(network, given), reach), out)
+    _save(receptive_field_figure(effective_field(network, given), reach), out)
 
 
 @app.command()
@@ -96,9 +96,9 @@ def embedding(
     images: Annotated[int, typer.Option("--images", min=3, help="Most samples that are drawn.")] = 1000,
 ) -> None:
     """Draw the images of a dataset as points: near where the trained encoder sees them alike."""
-    from segue.reporting.figures.network_views import embedding as drawn
+    from segue.reporting.figures.network_views import embedding_figure
 
-    _save(drawn(_model(run), dataset, by=by, images=images), out)
+    _save(embedding_figure(_model(run), dataset, by=by, images=images), out)
 
 
 def _model(run: Path) -> Model:
@@ -108,9 +108,9 @@ def _model(run: Path) -> Model:
 
 
 def _image(path: Path) -> Any:
-    from segue.data.image_io import read_micrograph
+    from segue.data.image_io import read_image
 
-    return read_micrograph(path).image
+    return read_image(path).image
 
 
 def _save(figure: Any, out: Path) -> None:

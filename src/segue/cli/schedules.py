@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 
 from segue.errors import SegueError
-from segue.spec import SpecModel, given, load, read_toml, validate
+from segue.spec import SpecModel, load, parse_settings, read_toml, validate
 from segue.training import schedules
-from segue.training.schedules import SCHEDULES, PlateauSpec, Schedule, ScheduleSpec, WarmupSpec
+from segue.training.schedules import PlateauSpec, Schedule, ScheduleSpec, WarmupSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 STEPS = 100  # of an epoch, in what is shown
 STILL = 1.0  # the monitored value that stands still
-MOST_TURNS = 24  # that are told one by one
+MAX_CHANGES = 24  # that are told one by one
 LOW_MEDIAN = 0.1  # a curve half of which lies below this share of its peak is drawn on a logarithmic axis
 DEFAULT_LR, DEFAULT_EPOCHS = 0.05, 100
 
 
-class Course(SpecModel):
+class PlottedSchedule(SpecModel):
     """A schedule at a rate over a number of epochs; `used_by` says by which stages, in words."""
 
     schedule: ScheduleSpec
@@ -42,7 +42,7 @@ class Course(SpecModel):
     used_by: str = ""
 
     @model_validator(mode="after")
-    def _fitting(self) -> Course:
+    def _fitting(self) -> PlottedSchedule:
         schedules.require_fit(self.warmup, self.epochs)
         return self
 
@@ -52,17 +52,17 @@ class Course(SpecModel):
         return f"{told}, warm-up{_settings(self.warmup)}" if self.warmup else told
 
     @cached_property
-    def trace(self) -> Trace:
+    def trace(self) -> RateCurve:
         return trace(self.schedule, self.warmup, lr=self.lr, epochs=self.epochs)
 
 
 @dataclass(frozen=True)
-class Trace:
+class RateCurve:
     """`rates` at `positions` (epochs passed), STEPS of them an epoch; `turns`: after which epochs, counted from 1."""
 
     positions: tuple[float, ...]
     rates: tuple[float, ...]
-    turns: tuple[int, ...]
+    changes: tuple[int, ...]
 
 
 def _settings(spec: SpecModel) -> str:
@@ -71,37 +71,37 @@ def _settings(spec: SpecModel) -> str:
     return f" ({', '.join(told)})" if told else ""
 
 
-def trace(spec: Schedule, warmup: WarmupSpec | None, *, lr: float, epochs: int) -> Trace:
+def trace(spec: Schedule, warmup: WarmupSpec | None, *, lr: float, epochs: int) -> RateCurve:
     """Returns the rate over a training in which the monitored value stands still."""
-    state = schedules.begin(spec)
-    row = {name: STILL for name in (schedules.monitored(spec),) if name}
+    state = spec.init_state()
+    row = {name: STILL for name in (spec.monitored,) if name}
     positions, rates, turns = [], [], []
     for epoch in range(epochs):
         for step in range(STEPS):
             positions.append(epoch + step / STEPS)
             rates.append(lr * schedules.factor(spec, warmup, state, positions[-1], epochs))
-        state, turned = schedules.after_epoch(spec, warmup, state, row, epoch)
+        state, turned = schedules.step(spec, warmup, state, row, epoch)
         if turned and epoch + 1 < epochs:
             turns.append(epoch + 1)
-    return Trace(tuple(positions), tuple(rates), tuple(turns))
+    return RateCurve(tuple(positions), tuple(rates), tuple(turns))
 
 
-def named_course(name: str, settings: Iterable[str], *, lr: float | None, epochs: int | None) -> Course:
+def schedule_by_name(name: str, settings: Iterable[str], *, lr: float | None, epochs: int | None) -> PlottedSchedule:
     """Returns the schedule of a name, with settings written as "key=value" in TOML's way ("warmup.epochs=5" too).
 
     Raises SegueError for an unknown name or setting.
     """
     where = f"inspect schedule {name}"
-    table = given(settings)
+    table = parse_settings(settings)
     if "name" in table:
         raise SegueError(f"--set name={table['name']}: the name stands after `schedule`; give that one there.")
     tables: dict[str, Any] = {key: table.pop(key) for key in ("warmup",) if key in table}
     tables["schedule"] = {**table, "name": name}
     tables |= {key: value for key, value in (("lr", lr), ("epochs", epochs)) if value is not None}
-    return validate(Course, tables, where=where)
+    return validate(PlottedSchedule, tables, context=where)
 
 
-def file_courses(path: Path) -> list[Course]:
+def schedules_of_file(path: Path) -> list[PlottedSchedule]:
     """Returns each distinct schedule, with its rate and epochs, of a stage's TOML file or a study's, in its order."""
     if "stages" not in read_toml(path):
         from segue.training.spec import StageSpec
@@ -117,16 +117,16 @@ def file_courses(path: Path) -> list[Course]:
         tables = {"schedule": stage.schedule, "warmup": stage.warmup, "lr": stage.optimizer.lr, "epochs": stage.epochs}
         used.setdefault(repr(tables), (tables, []))[1].append(name)
     return [
-        validate(Course, {**tables, "used_by": ", ".join(dict.fromkeys(filter(None, names)))}, where=str(path))
+        validate(PlottedSchedule, {**tables, "used_by": ", ".join(dict.fromkeys(filter(None, names)))}, context=str(path))
         for tables, names in used.values()
     ]
 
 
-def rows(course: Course) -> list[tuple[str, str]]:
+def rows(course: PlottedSchedule) -> list[tuple[str, str]]:
     """Returns what a schedule does, as lines of a name and a text."""
     trace, spec = course.trace, course.schedule
     least = min(trace.rates)
-    found = [("schedule", course.title), ("", SCHEDULES[spec.name])]
+    found = [("schedule", course.title), ("", spec.summary)]
     found += [("used by", course.used_by)] if course.used_by else []
     found += [
         (
@@ -139,10 +139,10 @@ def rows(course: Course) -> list[tuple[str, str]]:
             f"{max(trace.rates):.3g}, first at {trace.positions[trace.rates.index(max(trace.rates))]:g} epochs",
         ),
     ]
-    monitor = schedules.monitored(spec)
+    monitor = spec.monitored
     if monitor is not None:
-        told = ", ".join(str(turn) for turn in trace.turns[:MOST_TURNS]) or "none"
-        more = f" … ({len(trace.turns)} in all)" if len(trace.turns) > MOST_TURNS else ""
+        told = ", ".join(str(turn) for turn in trace.changes[:MAX_CHANGES]) or "none"
+        more = f" … ({len(trace.changes)} in all)" if len(trace.changes) > MAX_CHANGES else ""
         found.append((f"{_turn(spec)} after epochs", told + more))
         found.append(("assumed", f"{monitor} stands still after the first epoch; in a training it decides"))
     return [*found, ("", f"shown with {STEPS} steps an epoch")]
@@ -152,17 +152,17 @@ def _turn(spec: Schedule) -> str:
     return "drops" if isinstance(spec, PlateauSpec) else "kicks"
 
 
-def draw(courses: Sequence[Course], out_png: Path) -> None:
+def draw(courses: Sequence[PlottedSchedule], out_png: Path) -> None:
     """Writes a PNG with a panel for each schedule: the rate over the epochs passed."""
     if out_png.suffix.lower() != ".png":
         raise SegueError(f"{out_png}: the drawing is a PNG picture; give a name that ends in .png.")
-    from segue.reporting.figures.style import png_bytes, sheet, style
+    from segue.reporting.figures.style import new_figure, png_bytes, style
     from segue.storage import replacing
 
     columns = 1 if len(courses) == 1 else 2
     lines = -(-len(courses) // columns)
     with style():
-        figure = sheet(3.9 if columns == 1 else 3.1 * lines)
+        figure = new_figure(3.9 if columns == 1 else 3.1 * lines)
         panels = figure.subplots(lines, columns, squeeze=False).ravel()
         for axes, course in zip(panels, courses, strict=False):
             _panel(axes, course, 110 // columns)
@@ -172,7 +172,7 @@ def draw(courses: Sequence[Course], out_png: Path) -> None:
         partial.write_bytes(png_bytes(figure))
 
 
-def _panel(axes: Axes, course: Course, letters: int) -> None:
+def _panel(axes: Axes, course: PlottedSchedule, letters: int) -> None:
     import numpy as np
     from matplotlib.ticker import MaxNLocator
 
@@ -183,9 +183,9 @@ def _panel(axes: Axes, course: Course, letters: int) -> None:
     if course.warmup is not None:
         axes.axvspan(0, course.warmup.epochs, color=GRID, alpha=0.6, linewidth=0, label="warm-up")
     axes.plot(positions, rates, color=BLUE, linewidth=1.4)
-    if trace.turns:
-        spots = [turn * STEPS for turn in trace.turns]
-        label = f"{_turn(course.schedule)}, {schedules.monitored(course.schedule)} standing still"
+    if trace.changes:
+        spots = [turn * STEPS for turn in trace.changes]
+        label = f"{_turn(course.schedule)}, {course.schedule.monitored} standing still"
         axes.plot(positions[spots], rates[spots], "o", color=VERMILION, markersize=3.5, label=label)
     legend = bool(axes.get_legend_handles_labels()[0])  # which needs room above the curve
     if np.median(rates) < LOW_MEDIAN * rates.max():

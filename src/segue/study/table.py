@@ -19,11 +19,11 @@ import pandas as pd
 from segue.data.dataset import Dataset
 from segue.data.spec import SplitSpec
 from segue.errors import SegueError
-from segue.storage import replacing
-from segue.study.executor import dataset_file
+from segue.fingerprint import stage_hash
+from segue.storage import read_json, replacing
 from segue.study.expand import Configuration
-from segue.study.plan import Evaluation, Plan, Train
-from segue.study.store import digest_of, read_json, timing_file
+from segue.study.plan import Evaluation, Plan, PlannedTraining
+from segue.study.store import timing_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,6 +71,8 @@ class StudyResults:
     cost: stage, runs, seconds_total, seconds_median, images_per_s, energy_J (NaN where a run's was not
         measured), threads, precision, machine.
     stages: stage -> its own axes, parents first; parents: stage -> the stage it starts from, or None.
+    targets: stage -> its distinct targets, as settings; variants: stage -> variant -> the settings that it has of its
+        own, and the parts it freezes. Both are empty for results from a table alone.
     domains: in the order of the study file.
     timings: a row per (run, evaluated domain), apart from the table since times differ from time to time: run,
         evaluated_domain, train_s, decode_s (of an image, the median; NaN where objects are not scored).
@@ -92,10 +94,12 @@ class StudyResults:
     examples: list[Example]
     timings: pd.DataFrame | None = None
     object_examples: list[ObjectExample] = field(default_factory=list)
+    targets: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    variants: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     films: dict[str, Path] = field(default_factory=dict)  # stage -> the folder of a run that kept a film
 
 
-LEAK = ("neighbouring_pairs", "validation_tiles", "validation_tiles_near")
+LEAK_COLUMNS = ("neighbouring_pairs", "validation_tiles", "validation_tiles_near")
 
 
 def collect(plan: Plan, *, command: str) -> StudyResults:
@@ -109,7 +113,7 @@ def collect(plan: Plan, *, command: str) -> StudyResults:
         metrics = read_json(folder / "metrics.json")
         if metrics is None:
             continue
-        identity = _identity(plan, configuration, train, metrics) | _divided(
+        identity = _identity(plan, configuration, train, metrics) | _split_columns(
             folder, splits[train.key], apart.get(train.key), metrics
         )
         found = [(e, read_json(plan.store.evaluation(train.key, plan.evaluation_key(e)))) for e in plan.evaluations]
@@ -139,7 +143,23 @@ def collect(plan: Plan, *, command: str) -> StudyResults:
         domains=list(study.spec.domains),
         examples=[],
         timings=pd.DataFrame(timings),
+        targets={stage: _targets(configurations) for stage, configurations in study.configurations.items()},
+        variants={stage: _variants(table) for stage, table in study.spec.stages.items()},
     )
+
+
+def _targets(configurations: tuple[Configuration, ...]) -> list[dict[str, Any]]:
+    """Returns the distinct targets of a stage's configurations, inherited ones included."""
+    targets = [configuration.spec.target.model_dump(mode="json") for configuration in configurations]
+    return [target for place, target in enumerate(targets) if target not in targets[:place]]
+
+
+def _variants(stage: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns variant -> its own settings, with the stage's `freeze` where it has none, from a stage's table."""
+    return {
+        name: {"freeze": stage.get("freeze", "none"), **settings}
+        for name, settings in stage.get("variants", {}).items()
+    }
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
@@ -153,7 +173,9 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
             table.to_parquet(partial, index=False)
 
 
-def _identity(plan: Plan, configuration: Configuration, train: Train, metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _identity(
+    plan: Plan, configuration: Configuration, train: PlannedTraining, metrics: Mapping[str, Any]
+) -> dict[str, Any]:
     """Returns the columns that say which run a row is of. Timings and dates are not among them."""
     labels = metrics["labels"]
     return {
@@ -172,7 +194,7 @@ def _identity(plan: Plan, configuration: Configuration, train: Train, metrics: M
         "labels": labels["train"] + labels["validation"],
         "label_unit": labels["unit"],
         "selected_epoch": metrics["selected_epoch"],
-        "epochs": metrics.get("epochs", train.template.epochs),
+        "epochs": metrics.get("epochs", train.template.spec.epochs),
         "ancestry": metrics.get("ancestry", "unknown"),
         "precision": metrics["precision"],
         "threads": metrics["threads"],
@@ -183,14 +205,14 @@ def _splits(plan: Plan) -> dict[str, SplitSpec]:
     """Returns the split of each training; of one stored in a dataset that is there, the one it was made by."""
     found: dict[str, SplitSpec] = {}
     origins: dict[tuple[str, str], SplitSpec] = {}
-    for train in plan.trains:
-        split = found[train.key] = train.template.split
+    for train in plan.trainings:
+        split = found[train.key] = train.template.spec.split
         if split.stored is not None:
             place = (train.inputs[0], split.stored)
-            path = dataset_file(plan, train.inputs[0])
+            path = plan.dataset_file(train.inputs[0])
             if place not in origins and path.exists():
                 with Dataset(path) as dataset:
-                    origins[place] = dataset.origin(split)
+                    origins[place] = dataset.resolve_split(split)
             found[train.key] = origins.get(place, split)
     return found
 
@@ -203,23 +225,23 @@ def _apart_from_split(plan: Plan, splits: Mapping[str, SplitSpec]) -> dict[str, 
     if len({split.by for split in splits.values()}) < 2:
         return {}
     found: dict[str, str] = {}
-    for train in plan.trains:
-        settings: dict[str, Any] = train.template.keyed({"parent", "init", "draw", "split", "keep_epochs", "film"})
+    for train in plan.trainings:
+        settings: dict[str, Any] = train.template.spec.keyed({"parent", "init", "draw", "split", "keep_epochs", "film"})
         settings["test"] = splits[train.key].model_dump(include={"stored", "seed", "test"})
-        inputs = [*train.inputs, found.get(train.parent or "", train.fingerprint["inputs"][-1])]
-        found[train.key] = digest_of({"settings": settings, "inputs": inputs})
+        inputs = [*train.inputs, found.get(train.parent or "", train.fingerprint.inputs[-1])]
+        found[train.key] = stage_hash({"settings": settings, "inputs": inputs})
     return found
 
 
-def _divided(folder: Path, split: SplitSpec, apart: str | None, metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _split_columns(folder: Path, split: SplitSpec, apart: str | None, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the columns that say how a run's samples were divided; none where no run was divided otherwise."""
     if apart is None:
         return {}
     leak = metrics.get("leak") or {}
     groups = json.loads((folder / "groups.json").read_text(encoding="utf-8"))
     return {
-        "split_by": split.words,
-        "split_tears": split.tears_groups,
+        "split_by": split.description,
+        "split_tears": split.leaks_groups,
         "apart_from_split": apart,
         "training_groups": len(groups["training"]),
         "validation_groups": len(groups["validation"]),
@@ -244,12 +266,12 @@ def _history(folder: Path, identity: Mapping[str, Any], evaluations: Mapping[str
         for name in ("loss_adjusted", "dice_mean") if "epochs" in result else ():
             history[f"{name}@{domain}"] = [scores[name] for scores in result["epochs"]]
     left_out = {"selected_epoch", "epochs", "ancestry", "labels_train", "labels_validation", "labels"}
-    left_out |= {"label_unit", "status", "apart_from_split", "training_groups", "validation_groups", *LEAK}
+    left_out |= {"label_unit", "status", "apart_from_split", "training_groups", "validation_groups", *LEAK_COLUMNS}
     columns = {name: value for name, value in identity.items() if name not in left_out}
     return pd.concat([pd.DataFrame([columns] * len(history)), history], axis=1)
 
 
-def _cost(folder: Path, train: Train) -> dict[str, Any]:
+def _cost(folder: Path, train: PlannedTraining) -> dict[str, Any]:
     timing = json.loads((folder / "timing.json").read_text(encoding="utf-8"))
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     machine = environment.get("gpu") or f"{environment['cpu']}, {environment['cores']} cores"
@@ -266,7 +288,7 @@ def _cost(folder: Path, train: Train) -> dict[str, Any]:
     }
 
 
-def _timing(plan: Plan, train: Train, evaluation: Evaluation, train_s: float) -> dict[str, Any]:
+def _timing(plan: Plan, train: PlannedTraining, evaluation: Evaluation, train_s: float) -> dict[str, Any]:
     taken = read_json(timing_file(plan.store.evaluation(train.key, plan.evaluation_key(evaluation)))) or {}
     decode_s = taken.get("decode_s_median", math.nan)
     return {"run": train.key, "evaluated_domain": evaluation.domain, "train_s": train_s, "decode_s": decode_s}
@@ -288,7 +310,7 @@ def _total_cost(costs: list[dict[str, Any]]) -> pd.DataFrame:
 def _failures(plan: Plan) -> pd.DataFrame:
     rows = []
     failed = plan.failed
-    for train in plan.trains:
+    for train in plan.trainings:
         found = read_json(plan.store.failure(train.key)) if train.key in failed else None
         if found is not None:
             stage = train.configuration.stage
@@ -301,16 +323,16 @@ def _failures(plan: Plan) -> pd.DataFrame:
 
 
 def _counts(plan: Plan, failed: int, evaluations: int) -> dict[str, int]:
-    names = plan.store.names()
+    names = plan.store.existing()
     lost = plan.failed
-    finished = sum(t.key in names and t.key not in lost for t in plan.trains)
+    finished = sum(t.key in names and t.key not in lost for t in plan.trainings)
     return {
         "configurations": sum(count.configurations for count in plan.counts),
         "models": sum(count.models for count in plan.counts),
-        "stages": len(plan.trains),
+        "stages": len(plan.trainings),
         "finished": finished,
         "failed": failed,
-        "pending": max(len(plan.trains) - finished - failed, 0),
+        "pending": max(len(plan.trainings) - finished - failed, 0),
         "evaluations": evaluations,
     }
 

@@ -1,11 +1,14 @@
 """Medians with bootstrap intervals that respect what runs share: where other seeds would have put the median.
 
 The configurations of a study are chosen, not drawn, so only what was repeated is resampled, and always whole: a seed
-with all runs that it made, parents and children alike, as these are not independent. Where initialisations and draws
-of images are crossed, both are resampled and a run counts as often as its initialisation times its draw: the
+with all runs that it made, parents and children alike, as these are not independent. Where initializations and draws
+of images are crossed, both are resampled and a run counts as often as its initialization times its draw: the
 pigeonhole bootstrap (Owen 2007, Annals of Applied Statistics 1, 386), which errs on the wide side. From n repeats
 n - 1 are drawn, with replacement, and weighted by n / (n - 1), without which intervals from few seeds would be too
 narrow (McCarthy and Snowden 1985, Vital and Health Statistics 2, 95).
+
+It is written out here because no library has it: `scipy.stats.bootstrap` and `arch` resample single observations or
+blocks in time, rliable strata of independent runs; none resamples clusters, or two crossed sets of clusters.
 """
 
 from __future__ import annotations
@@ -15,17 +18,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from segue.reporting.formatting import format_number, join_names
 from segue.rng import numpy_generator
 
 RESAMPLES = 1000
 COVERAGE = 0.95
+MIN_DEGREES_OF_FREEDOM = 3  # below, the interval is the range over the repeats
+SEEDS = {"seed_draw": "draws of images", "seed_init": "initializations"}
 
 
 @dataclass(frozen=True)
-class Sharing:
-    """One way in which runs depend on each other: (n,) ids of groups that are drawn whole, (n,) ids of their strata.
+class ClusterLevel:
+    """One way in which runs depend on each other: (n,) ids of clusters that are drawn whole, (n,) ids of their strata.
 
-    The groups of a stratum repeat the same thing, and are drawn among each other.
+    The clusters of a stratum repeat the same thing, and are drawn among each other.
     """
 
     groups: np.ndarray
@@ -36,45 +42,68 @@ class Sharing:
 class Estimate:
     """A median over runs. `interval` is None where nothing was repeated.
 
-    `units` counts what was resampled; `freedom` is the most repeats beyond the first of each stratum in any way of
-    sharing. Below 3, the interval is the range over the repeats, and covers the truth less often than in 95 %.
+    `units` counts what was resampled; `degrees_of_freedom` is the largest number of repeats beyond the first of each
+    stratum at any level. Below 3, the interval is the range over the repeats, and covers the truth less often than in
+    95 % of studies.
     """
 
     median: float
     interval: tuple[float, float] | None
     runs: int
     units: dict[str, int]
-    freedom: int = 0
+    degrees_of_freedom: int = 0
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+
+    def text(self, *, signed: bool = False) -> str:
+        """Returns "0.0144 [0.0141, 0.0147]", without the brackets where there is no interval."""
+        median = format_number(self.median, signed=signed)
+        if self.interval is None:
+            return median
+        low, high = (format_number(end, signed=signed) for end in self.interval)
+        return f"{median} [{low}, {high}]"
+
+    @property
+    def interval_kind(self) -> str:
+        """What the interval is: "95 % bootstrap interval of the median, resampling 5 seeds"."""
+        repeats = join_names([f"{count:,} {name}" for name, count in self.units.items()])
+        if list(self.units) in ([name] for name in SEEDS.values()):  # the other seed does not vary, or varies alike
+            repeats = f"{sum(self.units.values())} seeds"
+        if self.degrees_of_freedom < MIN_DEGREES_OF_FREEDOM:
+            return f"range of the medians over {repeats}, too few for a 95 % interval"
+        return f"95 % bootstrap interval of the median, resampling {repeats}"
 
 
-def estimate(values: np.ndarray, sharing: Mapping[str, Sharing], *, resamples: int = RESAMPLES) -> Estimate:
+def estimate(values: np.ndarray, levels: Mapping[str, ClusterLevel], *, resamples: int = RESAMPLES) -> Estimate:
     """Returns the median of the finite `values` (n,) with its 95 % interval.
 
-    `sharing` names the ways in which runs depend on each other. There is no interval where no stratum of any of them
-    has two groups. Of two ways that divide the runs alike, the first counts.
+    `levels` names the ways in which runs depend on each other. There is no interval where no stratum of any of them
+    has two clusters. Of two levels that divide the runs alike, the first counts.
     """
     finite = np.isfinite(values)
-    found = np.asarray(values, dtype=float)[finite]
-    if found.size == 0:
+    numbers = np.asarray(values, dtype=float)[finite]
+    if numbers.size == 0:
         return Estimate(float("nan"), None, 0, {})
-    middle = float(np.median(found))
-    ways: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for name, way in sharing.items():
-        _, first, codes = np.unique(way.groups[finite], return_index=True, return_inverse=True)
-        strata = np.unique(way.strata[finite][first], return_inverse=True)[1]
-        repeated = strata.size > strata.max() + 1
-        if repeated and not any(_alike(codes, other) for other, _ in ways.values()):
-            ways[name] = (codes, strata)
-    units = {name: strata.size for name, (_, strata) in ways.items()}
-    if not ways:
-        return Estimate(middle, None, found.size, units)
-    freedom = max(int(strata.size - strata.max() - 1) for _, strata in ways.values())
-    medians = _resampled_medians(found, list(ways.values()), resamples)
+    median = float(np.median(numbers))
+    repeated: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # level -> cluster of each run, stratum of each cluster
+    for name, level in levels.items():
+        _, first, codes = np.unique(level.groups[finite], return_index=True, return_inverse=True)
+        strata = np.unique(level.strata[finite][first], return_inverse=True)[1]
+        has_repeats = strata.size > strata.max() + 1
+        if has_repeats and not any(_is_same_partition(codes, other) for other, _ in repeated.values()):
+            repeated[name] = (codes, strata)
+    units = {name: strata.size for name, (_, strata) in repeated.items()}
+    if not repeated:
+        return Estimate(median, None, numbers.size, units)
+    freedom = max(int(strata.size - strata.max() - 1) for _, strata in repeated.values())
+    medians = _resampled_medians(numbers, list(repeated.values()), resamples)
     medians = medians[np.isfinite(medians)]
     if medians.size < resamples // 2:
-        return Estimate(middle, None, found.size, units)
+        return Estimate(median, None, numbers.size, units)
     low, high = np.quantile(medians, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
-    return Estimate(middle, (float(low), float(high)), found.size, units, freedom)
+    return Estimate(median, (float(low), float(high)), numbers.size, units, freedom)
 
 
 def weighted_median(ordered: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -89,12 +118,12 @@ def weighted_median(ordered: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.where(half[:, 0] > 0, (ordered[lower] + ordered[upper]) / 2, np.nan)
 
 
-def _alike(codes: np.ndarray, other: np.ndarray) -> bool:
+def _is_same_partition(codes: np.ndarray, other: np.ndarray) -> bool:
     pairs = np.unique(np.stack([codes, other]), axis=1).shape[1]
     return pairs == codes.max() + 1 == other.max() + 1
 
 
-def _resampled_medians(values: np.ndarray, ways: list[tuple[np.ndarray, np.ndarray]], resamples: int) -> np.ndarray:
+def _resampled_medians(values: np.ndarray, levels: list[tuple[np.ndarray, np.ndarray]], resamples: int) -> np.ndarray:
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     generator = numpy_generator("report", "bootstrap")
@@ -103,21 +132,21 @@ def _resampled_medians(values: np.ndarray, ways: list[tuple[np.ndarray, np.ndarr
     for start in range(0, resamples, step):
         rows = min(step, resamples - start)
         weights = np.ones((rows, values.size), dtype=np.float32)
-        for codes, strata in ways:
-            weights *= _drawn_weights(generator, rows, strata)[:, codes[order]]
+        for codes, strata in levels:
+            weights *= _cluster_weights(generator, rows, strata)[:, codes[order]]
         medians.append(weighted_median(ordered, weights))
     return np.concatenate(medians)
 
 
-def _drawn_weights(generator: np.random.Generator, rows: int, strata: np.ndarray) -> np.ndarray:
-    """Returns (rows, groups) weights from drawing n - 1 of the n groups of each stratum; a lone group weighs 1."""
+def _cluster_weights(generator: np.random.Generator, rows: int, strata: np.ndarray) -> np.ndarray:
+    """Returns (rows, clusters) weights from drawing n - 1 of the n clusters of each stratum; a lone one weighs 1."""
     order = np.argsort(strata, kind="stable")
     sizes = np.bincount(strata)
     starts = np.cumsum(sizes) - sizes
     draws = np.maximum(sizes - 1, 1)
     size, start = np.repeat(sizes, draws), np.repeat(starts, draws)
-    drawn = start + np.minimum((generator.random((rows, size.size)) * size).astype(np.int64), size - 1)
-    flat = drawn + np.arange(rows)[:, None] * strata.size
+    picks = start + np.minimum((generator.random((rows, size.size)) * size).astype(np.int64), size - 1)
+    flat = picks + np.arange(rows)[:, None] * strata.size
     counts = np.bincount(flat.ravel(), minlength=rows * strata.size).reshape(rows, strata.size)
     weights = np.empty(counts.shape, dtype=np.float32)
     weights[:, order] = counts * np.repeat(sizes / draws, sizes)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from segue.reporting.analysis.bootstrap import Estimate, estimate
-from segue.reporting.analysis.comparison import SEEDS, Comparison, repeats_of
-from segue.reporting.page.formatting import AXES, axis_words, level_text, listed, several, stage_words
+from segue.reporting.analysis.bootstrap import SEEDS, Estimate, estimate
+from segue.reporting.analysis.comparison import Comparison, repeat_columns, sorted_levels
+from segue.reporting.formatting import axis_label, join_names, level_label, plural
 
-MOST_TARGETS_NAMED = 3
+MAX_TARGETS_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,7 @@ class Factor:
     """
 
     axis: str
-    words: str
-    prose: str
+    label: str
     levels: tuple[Level, ...]
     is_domain: bool
     is_target: bool
@@ -51,12 +50,31 @@ class Factor:
         medians = [0.0, *(level.difference.median for level in self.levels if level.difference)]
         return max(medians) - min(medians) if len(medians) > 1 else float("nan")
 
+    def coverage(self, levels: Sequence[Level]) -> str:
+        """Returns "in 12 pairs, all in the target 0nm" where the differences of `levels` leave out targets, else ""."""
+        paired = [(level, level.difference.runs) for level in levels if level.difference]
+        if self.is_target or all(len(level.paired_in) == len(self.targets) for level, _ in paired):
+            return ""
+        parts = []
+        for level, pairs in paired:
+            text = f"in {plural(pairs, 'pair')}, {self._covered_targets(level)}"
+            parts.append(f"{level.name} {text}" if len(paired) > 1 else text)
+        return "; ".join(parts)
+
+    def _covered_targets(self, level: Level) -> str:
+        names, total = level.paired_in, len(self.targets)
+        if len(names) == total:
+            return "in all targets"
+        if len(names) > MAX_TARGETS_NAMED:
+            return f"in {len(names)} of the {total} targets"
+        return f"all in the target{'s' if len(names) > 1 else ''} {join_names(names)}"
+
 
 @dataclass(frozen=True)
-class Group:
+class LabelGroup:
     """Runs of one stage in one domain with one number of labels.
 
-    `label_split` holds the ways in which this number divides into (training, validation), where the table tells.
+    `label_split` holds the ways in which this number divides into (training, validation), where the table says so.
     """
 
     stage: str
@@ -69,57 +87,33 @@ class Group:
 
 def factors(comparison: Comparison, stage: str) -> list[Factor]:
     """Returns the axes of `stage` and of its ancestors along which its runs differ, in the order of the study."""
-    frame = comparison.of(stage)
+    frame = comparison.stage_runs(stage)
     frame = frame[np.isfinite(frame["value"])]
     axes = [axis for axis in comparison.axes(stage) if frame[axis].nunique(dropna=True) > 1]
-    seeds = repeats_of(frame)
     targets = tuple(map(str, sorted_levels(frame["domain"], comparison.results.domains)))
-    found = []
+    result = []
     for axis in axes:
-        others = [column for column in [*comparison.axes(stage), *seeds] if column != axis]
+        others = [column for column in [*comparison.axes(stage), *repeat_columns(frame)] if column != axis]
         if axis != f"{stage}.domain" and f"{stage}.domain" not in others:
             others.append("domain")
         levels = _levels(comparison, frame[frame[axis].notna()], axis, others)
-        is_domain = axis.endswith(".domain")
-        owner, _, key = axis.partition(".")
-        prose = f"{AXES.get(key, key)} in {stage_words(owner)}"
-        found.append(Factor(axis, axis_words(axis), prose, levels, is_domain, axis == f"{stage}.domain", targets))
-    return found
+        is_domain, is_target = axis.endswith(".domain"), axis == f"{stage}.domain"
+        result.append(Factor(axis, axis_label(axis), levels, is_domain, is_target, targets))
+    return result
 
 
-def coverage(factor: Factor, levels: Sequence[Level]) -> str:
-    """Returns "in 12 pairs, all in the target 0nm" where the differences of `levels` leave out targets, else ""."""
-    paired = [(level, level.difference.runs) for level in levels if level.difference]
-    if factor.is_target or all(len(level.paired_in) == len(factor.targets) for level, _ in paired):
-        return ""
-    parts = []
-    for level, pairs in paired:
-        where = f"in {several(pairs, 'pair')}, {_targets_text(factor, level)}"
-        parts.append(f"{level.name} {where}" if len(paired) > 1 else where)
-    return "; ".join(parts)
-
-
-def _targets_text(factor: Factor, level: Level) -> str:
-    named, every = level.paired_in, len(factor.targets)
-    if len(named) == every:
-        return "in all targets"
-    if len(named) > MOST_TARGETS_NAMED:
-        return f"in {len(named)} of the {every} targets"
-    return f"all in the target{'s' if len(named) > 1 else ''} {listed(list(named))}"
-
-
-def efficiency(comparison: Comparison, stages: Sequence[str]) -> list[Group]:
+def label_groups(comparison: Comparison, stages: Sequence[str]) -> list[LabelGroup]:
     """Returns the runs of `stages` by domain and number of labels, where the table states the labels."""
-    if "labels" not in comparison.own.columns:
+    if "labels" not in comparison.runs.columns:
         return []
     groups = []
     for stage in stages:
-        frame = comparison.of(stage)
+        frame = comparison.stage_runs(stage)
         frame = frame[np.isfinite(frame["value"]) & frame["labels"].notna()]
-        for (domain, labels), part in frame.groupby(["domain", "labels"]):
+        for _, part in frame.groupby(["domain", "labels"]):
+            domain, labels = str(part["domain"].iloc[0]), float(part["labels"].iloc[0])
             values = part["value"].to_numpy()
-            found = estimate(values, comparison.sharing(part))
-            groups.append(Group(stage, domain, labels, _label_split(part), values, found))
+            groups.append(LabelGroup(stage, domain, labels, _label_split(part), values, comparison.estimate(part)))
     return groups
 
 
@@ -136,38 +130,41 @@ def against_scratch(comparison: Comparison, transfer: str, scratch: str) -> dict
 
     Runs of one side that differ in other axes enter by their median, so that no side counts more often.
     """
-    both = [comparison.of(transfer), comparison.of(scratch)]
+    both = [comparison.stage_runs(transfer), comparison.stage_runs(scratch)]
     seeds = [seed for seed in SEEDS if all(seed in frame.columns for frame in both)]
     if not all("labels" in frame.columns for frame in both):
         return {}
-    keys = ["domain", "labels", *seeds]
-    left, right = (frame.groupby(keys)["value"].median() for frame in both)
+    left, right = (frame.groupby(["domain", "labels", *seeds])["value"].median() for frame in both)
     pairs = (left - right).dropna().reset_index()
-    found = {}
-    for labels, part in pairs.groupby("labels"):
-        found[float(str(labels))] = estimate(part["value"].to_numpy(), comparison.sharing(part) if seeds else {})
-    return found
+    return {
+        float(str(labels)): estimate(part["value"].to_numpy(), comparison.cluster_levels(part) if seeds else {})
+        for labels, part in pairs.groupby("labels")
+    }
 
 
 def _levels(comparison: Comparison, frame: pd.DataFrame, axis: str, others: list[str]) -> tuple[Level, ...]:
-    values = sorted_levels(frame[axis], comparison.results.domains if axis.endswith(".domain") else [])
+    """Returns the levels of an axis; `others` are the columns that the runs of a pair have in common."""
+    domains = comparison.results.domains
+    values = sorted_levels(frame[axis], domains if axis.endswith(".domain") else [])
     cells = frame.groupby(others, dropna=False).ngroup().to_numpy() if others else np.zeros(len(frame), dtype=int)
     numbers = frame["value"].to_numpy()
-    reference = pd.Series(numbers[(frame[axis] == values[0]).to_numpy()]).groupby(
-        cells[(frame[axis] == values[0]).to_numpy()]
-    )
+    is_first = (frame[axis] == values[0]).to_numpy()
+    reference = pd.Series(numbers[is_first]).groupby(cells[is_first]).median()
     levels = []
     for position, value in enumerate(values):
-        chosen = (frame[axis] == value).to_numpy()
-        part = frame[chosen]
-        sharing = comparison.sharing(part)
-        second = estimate(part["second_value"].to_numpy(), sharing) if comparison.second else None
-        found = estimate(numbers[chosen], sharing)
-        pairs = _pairs(part, cells[chosen], reference.median()) if position else part[:0]
-        differences = pairs["difference"].to_numpy() if len(pairs) else None
-        difference = None if differences is None else estimate(differences, comparison.sharing(pairs))
-        paired_in = tuple(map(str, sorted_levels(pairs["domain"], comparison.results.domains)))
-        levels.append(Level(level_text(value), numbers[chosen], found, second, difference, paired_in))
+        is_level = (frame[axis] == value).to_numpy()
+        part = frame[is_level]
+        pairs = _pairs(part, cells[is_level], reference) if position else part[:0]
+        levels.append(
+            Level(
+                name=level_label(value),
+                values=numbers[is_level],
+                estimate=comparison.estimate(part),
+                second=comparison.estimate(part, "second_value") if comparison.second_metric else None,
+                difference=comparison.estimate(pairs, "difference") if len(pairs) else None,
+                paired_in=tuple(map(str, sorted_levels(pairs["domain"], domains))),
+            )
+        )
     return tuple(levels)
 
 
@@ -177,17 +174,7 @@ def _pairs(part: pd.DataFrame, cells: np.ndarray, reference: pd.Series) -> pd.Da
     Runs of a cell enter by their median. What pairs share is read from this level's runs: those of the reference
     differ by the level alone, so their seeds and parents correspond one to one.
     """
-    runs = part.assign(cell=cells, paired=part.groupby(cells)["value"].transform("median").to_numpy())
+    runs = part.assign(cell=cells, median=part.groupby(cells)["value"].transform("median").to_numpy())
     pairs = runs.drop_duplicates("cell")
-    pairs = pairs.assign(difference=pairs["paired"].to_numpy() - reference.reindex(pairs["cell"]).to_numpy())
+    pairs = pairs.assign(difference=pairs["median"].to_numpy() - reference.reindex(pairs["cell"]).to_numpy())
     return pairs[np.isfinite(pairs["difference"])]
-
-
-def sorted_levels(values: pd.Series, domains: Sequence[str]) -> list[object]:
-    """Returns the distinct values: numbers ascending, domains as in the study, else "none", then by appearance."""
-    present = list(values.dropna().unique())
-    if domains:
-        return [name for name in domains if name in present] + [name for name in present if name not in domains]
-    if pd.api.types.is_numeric_dtype(values):
-        return sorted(present)
-    return sorted(present, key=lambda value: value != "none")  # "none" is what one compares with

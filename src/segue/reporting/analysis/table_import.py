@@ -25,6 +25,8 @@ from segue.reporting.analysis.comparison import IDENTITY
 from segue.spec import SpecModel, load
 from segue.study.table import StudyResults
 
+MAX_COLUMNS_NAMED = 12  # in a message
+
 
 class ImportedDomains(SpecModel):
     """How evaluated domains are written."""
@@ -67,7 +69,7 @@ def from_table(path: Path, *, columns: Path | None = None) -> StudyResults:
     table = _read(path)
     mapping = load(ColumnMapping, columns) if columns else ColumnMapping()
     for ours, theirs in mapping.columns.items():
-        _need(table, theirs, f"{columns}: columns.{ours}", path)
+        _require_column(table, theirs, f"{columns}: columns.{ours}", path)
     table = table.rename(columns={theirs: ours for ours, theirs in mapping.columns.items()})
     return _from_wide(table, mapping, path, columns or path) if mapping.stages else _from_tidy(table, mapping, path)
 
@@ -83,10 +85,12 @@ def _read(path: Path) -> pd.DataFrame:
         raise SegueError(f"{path}: cannot be read as a table ({error}); make it anew.") from None
 
 
-def _need(table: pd.DataFrame, column: str, where: str, path: Path) -> None:
+def _require_column(table: pd.DataFrame, column: str, context: str, path: Path) -> None:
     if column not in table.columns:
-        shown = ", ".join(map(str, table.columns[:12])) + (", …" if len(table.columns) > 12 else "")
-        raise SegueError(f"{where}: '{column}' is no column of {path}; it has {shown}.")
+        names = list(map(str, table.columns))
+        more = ", …" if len(names) > MAX_COLUMNS_NAMED else ""
+        listed = ", ".join(names[:MAX_COLUMNS_NAMED]) + more
+        raise SegueError(f"{context}: '{column}' is no column of {path}; it has {listed}.")
 
 
 def _from_tidy(table: pd.DataFrame, mapping: ColumnMapping, path: Path) -> StudyResults:
@@ -98,67 +102,70 @@ def _from_tidy(table: pd.DataFrame, mapping: ColumnMapping, path: Path) -> Study
         )
     if "parent" in table.columns:
         table = table.assign(parent=table["parent"].fillna(""))
-    order = _parents_first(table)
+    parents = _parents(table)
     axes = {
         stage: [c for c in map(str, table.columns) if c.startswith(f"{stage}.") and table[c].notna().any()]
-        for stage in order
+        for stage in parents
     }
-    return _results(table, mapping, path, axes, order)
+    return _results(table, mapping, path, axes, parents)
 
 
-def _parents_first(table: pd.DataFrame) -> dict[str, str | None]:
+def _parents(table: pd.DataFrame) -> dict[str, str | None]:
     """Returns stage -> the stage its runs start from, parents first."""
     stages = list(map(str, table["stage"].unique()))
-    above: dict[str, str | None] = dict.fromkeys(stages)
+    parents: dict[str, str | None] = dict.fromkeys(stages)
     if "parent" in table.columns:
         stage_of = dict(zip(table["run"], table["stage"], strict=True))
         for stage, runs in table.groupby("stage"):
             known = [stage_of[parent] for parent in runs["parent"].unique() if parent in stage_of]
-            above[str(stage)] = str(known[0]) if known else None
+            parents[str(stage)] = str(known[0]) if known else None
     ordered: dict[str, str | None] = {}
     while len(ordered) < len(stages):
-        ready = [s for s in stages if s not in ordered and (above[s] is None or above[s] in ordered)]
+        ready = [s for s in stages if s not in ordered and (parents[s] is None or parents[s] in ordered)]
         if not ready:
             raise SegueError(f"table: the stages {', '.join(stages)} are each other's parents; the table is damaged.")
-        ordered.update({stage: above[stage] for stage in ready})
+        ordered.update({stage: parents[stage] for stage in ready})
     return ordered
 
 
-def _from_wide(table: pd.DataFrame, mapping: ColumnMapping, path: Path, where: Path) -> StudyResults:
+def _from_wide(table: pd.DataFrame, mapping: ColumnMapping, path: Path, source: Path) -> StudyResults:
+    """Returns the results of a table with a row per model; errors name `source`, the file with the mapping."""
     unknown_parents = [s.parent for s in mapping.stages.values() if s.parent and s.parent not in mapping.stages]
     if unknown_parents:
-        raise SegueError(f"{where}: parent '{unknown_parents[0]}' is no stage; allowed: {', '.join(mapping.stages)}.")
+        raise SegueError(f"{source}: parent '{unknown_parents[0]}' is no stage; allowed: {', '.join(mapping.stages)}.")
     parts: list[pd.DataFrame] = []
     for name, stage in mapping.stages.items():
         for column in [stage.domain, *stage.axes.values(), *filter(None, (stage.labels, stage.seed_init))]:
-            _need(table, column, f"{where}: stages.{name}", path)
-        parts += _melted(table, mapping, name, where)
-    order = {name: stage.parent for name, stage in mapping.stages.items()}
+            _require_column(table, column, f"{source}: stages.{name}", path)
+        parts += _melt(table, mapping, name, source)
+    parents = {name: stage.parent for name, stage in mapping.stages.items()}
     axes = {
         name: [f"{name}.domain", *(f"{name}.{axis}" for axis in stage.axes)] for name, stage in mapping.stages.items()
     }
-    return _results(pd.concat(parts, ignore_index=True), mapping, path, axes, order)
+    return _results(pd.concat(parts, ignore_index=True), mapping, path, axes, parents)
 
 
-def _melted(table: pd.DataFrame, mapping: ColumnMapping, name: str, where: Path) -> list[pd.DataFrame]:
+def _melt(table: pd.DataFrame, mapping: ColumnMapping, name: str, source: Path) -> list[pd.DataFrame]:
     """Returns the rows of one stage, a frame per evaluated domain; run "<stage>-<row>" starts from "<parent>-<row>"."""
     stage = mapping.stages[name]
-    evaluated = _value_columns(table, stage.values, where)
+    evaluated = _value_columns(table, stage.values, source)
     unit = f" {mapping.domains.unit}" if mapping.domains.unit else ""
     position = pd.Series(range(len(table)), index=table.index).astype(str)
     shared = pd.DataFrame({"stage": name, "run": f"{name}-" + position, "status": "finished"}, index=table.index)
     shared["study"] = mapping.title or "imported"
     shared["parent"] = f"{stage.parent}-" + position if stage.parent else ""
-    shared["domain"] = _domain_names(table[stage.domain], list(evaluated), unit, f"{where}: stages.{name}.domain")
-    lineage, above = [name], stage.parent
-    while above:
-        lineage.append(above)
-        above = mapping.stages[above].parent
+    shared["domain"] = _domain_names(table[stage.domain], list(evaluated), unit, f"{source}: stages.{name}.domain")
+    # the settings of the stage and of its ancestors
+    lineage, ancestor = [name], stage.parent
+    while ancestor:
+        lineage.append(ancestor)
+        ancestor = mapping.stages[ancestor].parent
     for member in reversed(lineage):
-        own = mapping.stages[member]
-        names = list(_value_columns(table, own.values, where))
-        shared[f"{member}.domain"] = _domain_names(table[own.domain], names, unit, f"{where}: stages.{member}.domain")
-        for axis, column in own.axes.items():
+        settings = mapping.stages[member]
+        names = list(_value_columns(table, settings.values, source))
+        context = f"{source}: stages.{member}.domain"
+        shared[f"{member}.domain"] = _domain_names(table[settings.domain], names, unit, context)
+        for axis, column in settings.axes.items():
             shared[f"{member}.{axis}"] = table[column]
     for ours, theirs in (("labels", stage.labels), ("seed_init", stage.seed_init), ("seed_draw", stage.seed_draw)):
         if theirs:
@@ -175,33 +182,35 @@ def _melted(table: pd.DataFrame, mapping: ColumnMapping, name: str, where: Path)
     return parts
 
 
-def _value_columns(table: pd.DataFrame, pattern: str, where: Path) -> dict[str, str]:
+def _value_columns(table: pd.DataFrame, pattern: str, source: Path) -> dict[str, str]:
     """Returns text that stands for {domain} -> column, for every column of the pattern."""
     if pattern.count("{domain}") != 1:
-        raise SegueError(f"{where}: values '{pattern}' names no column per domain; write {{domain}} once in it.")
+        raise SegueError(f"{source}: values '{pattern}' names no column per domain; write {{domain}} once in it.")
     head, tail = pattern.split("{domain}")
-    matched = {str(column): re.fullmatch(re.escape(head) + "(.+)" + re.escape(tail), str(column)) for column in table}
-    found = {match.group(1): column for column, match in matched.items() if match}
-    if not found:
-        raise SegueError(f"{where}: no column of the table is of the form '{pattern}'; correct the pattern.")
-    return found
+    matches = {str(column): re.fullmatch(re.escape(head) + "(.+)" + re.escape(tail), str(column)) for column in table}
+    columns = {match.group(1): column for column, match in matches.items() if match}
+    if not columns:
+        raise SegueError(f"{source}: no column of the table is of the form '{pattern}'; correct the pattern.")
+    return columns
 
 
-def _domain_names(values: pd.Series, written: list[str], unit: str, where: str) -> pd.Series:
+def _domain_names(values: pd.Series, written: list[str], unit: str, context: str) -> pd.Series:
     """Returns the domains as the value columns write them: the number 5 becomes "+5" where a column says +5."""
 
-    def numeric(text: object) -> float | None:
+    def as_number(text: object) -> float | None:
         try:
             return float(str(text))
         except ValueError:
             return None
 
-    by_number = {numeric(text): text for text in written if numeric(text) is not None}
+    by_number = {as_number(text): text for text in written if as_number(text) is not None}
     names = {}
     for value in values.unique():
-        name = str(value) if str(value) in written else by_number.get(numeric(value))
+        name = str(value) if str(value) in written else by_number.get(as_number(value))
         if name is None:
-            raise SegueError(f"{where}: found '{value}', for which there is no column; there are {', '.join(written)}.")
+            raise SegueError(
+                f"{context}: found '{value}', for which there is no column; there are {', '.join(written)}."
+            )
         names[value] = name + unit
     return values.map(names)
 
@@ -209,15 +218,15 @@ def _domain_names(values: pd.Series, written: list[str], unit: str, where: str) 
 def _results(
     table: pd.DataFrame, mapping: ColumnMapping, path: Path, axes: dict[str, list[str]], parents: dict[str, str | None]
 ) -> StudyResults:
-    configurations = table.drop_duplicates("run")
-    named = [axis for own in axes.values() for axis in own if axis in table.columns]
-    leaves = [stage for stage in parents if stage not in parents.values()]
-    models = configurations[configurations["stage"].isin(leaves)]
+    runs = table.drop_duplicates("run")
+    columns = [axis for stage_axes in axes.values() for axis in stage_axes if axis in table.columns]
+    outcomes = [stage for stage in parents if stage not in parents.values()]
+    models = runs[runs["stage"].isin(outcomes)]
     counts = {
-        "configurations": len(models.drop_duplicates(["stage", "domain", *named])),
+        "configurations": len(models.drop_duplicates(["stage", "domain", *columns])),
         "models": len(models),
-        "stages": len(configurations),
-        "finished": len(configurations),
+        "stages": len(runs),
+        "finished": len(runs),
         "evaluations": len(table),
     }
     title = mapping.title or (str(table["study"].iloc[0]) if "study" in table.columns and len(table) else path.stem)

@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MultipleLocator
+from matplotlib.ticker import MultipleLocator
 
 from segue.reporting.analysis.bootstrap import Estimate, estimate
-from segue.reporting.analysis.comparison import Comparison, variants
-from segue.reporting.analysis.factors import sorted_levels
-from segue.reporting.figures.style import CATEGORIES, PAPER, Drawing, colours_of, sheet, style, tip
-from segue.reporting.page.conclusions import interval_words
-from segue.reporting.page.formatting import (
-    AXES,
-    configuration_words,
-    duration,
-    estimate_text,
-    listed,
-    several,
-    stage_words,
+from segue.reporting.analysis.comparison import Comparison, numeric, sorted_levels
+from segue.reporting.figures.style import (
+    CATEGORIES,
+    PAPER,
+    ReportFigure,
+    Tooltips,
+    category_colors,
+    legend_columns,
+    new_figure,
+    plain_ticks,
+    style,
+)
+from segue.reporting.formatting import (
+    Table,
+    configuration_label,
+    format_duration,
+    join_names,
+    key_label,
+    plural,
+    stage_label,
 )
 
 AP = re.compile(r"ap(\d\d)")  # columns of average precision at one IoU
-MOST_LINES = len(CATEGORIES)
-MOST_SINGLE = 6  # runs drawn one by one; of more, the middle half
+MAX_LINES = len(CATEGORIES)
+MAX_SINGLE_RUNS = 6  # runs drawn one by one; of more, the middle half
 MARKERS = "osD^vPX"
 SCORES: Mapping[str, str] = {
     "ap_mean": "mean AP",
@@ -43,6 +50,7 @@ SCORES: Mapping[str, str] = {
     "splits_of_100": "splits in 100 objects",
 }
 TIMES: Mapping[str, str] = {"train_s": "time to train", "decode_s": "time to decode an image"}
+ERRORS = ("merges_of_100", "splits_of_100")
 
 
 @dataclass(frozen=True)
@@ -52,14 +60,18 @@ class ObjectScores:
     The columns are those of `SCORES` and `TIMES`, where the table has what they are made of, and of AP at each IoU.
     """
 
-    words: str
+    label: str
     frame: pd.DataFrame
     estimates: Mapping[str, Estimate]
 
     @property
     def curve(self) -> list[tuple[float, str]]:
         """The IoU thresholds of which there is an AP, ascending, with their columns."""
-        return [(int(found[1]) / 100, name) for name in sorted(self.estimates) if (found := AP.fullmatch(name))]
+        return [(int(match[1]) / 100, name) for name in sorted(self.estimates) if (match := AP.fullmatch(name))]
+
+    @property
+    def has_errors(self) -> bool:
+        return set(ERRORS) <= set(self.estimates)
 
 
 def object_scores(comparison: Comparison) -> list[ObjectScores]:
@@ -68,41 +80,40 @@ def object_scores(comparison: Comparison) -> list[ObjectScores]:
     That is the target where targets differ, else all settings of the stage that vary. Empty where no run is scored on
     objects.
     """
-    if "ap_mean" not in comparison.own.columns:
+    if "ap_mean" not in comparison.runs.columns:
         return []
-    leaves = comparison.leaves()
-    found = []
-    for stage in leaves:
-        frame = _derived(comparison, comparison.of(stage))
+    stages = comparison.outcome_stages
+    lines = []
+    for stage in stages:
+        frame = _with_derived(comparison, comparison.stage_runs(stage))
         frame = frame[np.isfinite(frame["ap_mean"])]
-        axes = grouping(comparison, stage)
+        axes = grouping_axes(comparison, stage)
         parts = list(frame.groupby(axes, dropna=False, sort=False)) if axes else [((), frame)]
         for levels, part in parts:
             if part.empty:
                 continue
-            words = configuration_words(dict(zip(axes, levels, strict=True))) or stage_words(stage)
-            if len(leaves) > 1 and axes:
-                words = f"{stage_words(stage)}: {words}"
-            sharing = comparison.sharing(part)
+            label = configuration_label(dict(zip(axes, levels, strict=True))) or stage_label(stage)
+            if len(stages) > 1 and axes:
+                label = f"{stage_label(stage)}: {label}"
+            clusters = comparison.cluster_levels(part)
             columns = [*SCORES, *TIMES, *(name for name in part.columns if AP.fullmatch(str(name)))]
             values = {name: part[name].to_numpy(dtype=float) for name in columns if name in part.columns}
-            estimates = {name: estimate(v, sharing) for name, v in values.items() if np.isfinite(v).any()}
-            found.append(ObjectScores(words, part, estimates))
-    return sorted(found, key=lambda one: -one.estimates["ap_mean"].median)
+            estimates = {name: estimate(v, clusters) for name, v in values.items() if np.isfinite(v).any()}
+            lines.append(ObjectScores(label, part, estimates))
+    return sorted(lines, key=lambda scores: -scores.estimates["ap_mean"].median)
 
 
-def grouping(comparison: Comparison, stage: str) -> list[str]:
+def grouping_axes(comparison: Comparison, stage: str) -> list[str]:
     """Returns the axes of a stage that set its lines apart: those of the target, else all that vary."""
-    frame = comparison.of(stage)
-    own = [axis for axis in comparison.results.stages.get(stage, []) if axis in frame.columns]
-    own = [axis for axis in own if frame[axis].nunique(dropna=True) > 1]
-    of_variants = any("target" in table for table in variants(comparison.results, stage).values())
+    frame = comparison.stage_runs(stage)
+    axes = [axis for axis in comparison.own_axes(stage) if frame[axis].nunique(dropna=True) > 1]
+    targets_by_variant = any("target" in settings for settings in comparison.variants(stage).values())
 
-    def of_target(axis: str) -> bool:
+    def is_of_target(axis: str) -> bool:
         key = axis.partition(".")[2]
-        return key.split(".")[0] == "target" or (key == "variant" and of_variants)
+        return key.split(".")[0] == "target" or (key == "variant" and targets_by_variant)
 
-    return [axis for axis in own if of_target(axis)] or own
+    return [axis for axis in axes if is_of_target(axis)] or axes
 
 
 def typical_runs(comparison: Comparison) -> dict[str, list[str]]:
@@ -111,27 +122,24 @@ def typical_runs(comparison: Comparison) -> dict[str, list[str]]:
     At most as many representations as have a line in the figure.
     """
     sign = 1 if comparison.metric.lower_is_better else -1
-    found: dict[str, list[str]] = {}
-    for one in object_scores(comparison)[:MOST_LINES]:
-        for domain, part in one.frame.groupby("domain", sort=False):
+    runs: dict[str, list[str]] = {}
+    for scores in object_scores(comparison)[:MAX_LINES]:
+        for domain, part in scores.frame.groupby("domain", sort=False):
             ordered = part.assign(order=-sign * part["value"]).dropna(subset="order").sort_values(["order", "run"])
             if len(ordered):
-                found.setdefault(str(domain), []).append(str(ordered["run"].iloc[(len(ordered) - 1) // 2]))
-    return found
+                runs.setdefault(str(domain), []).append(str(ordered["run"].iloc[(len(ordered) - 1) // 2]))
+    return runs
 
 
-def _derived(comparison: Comparison, frame: pd.DataFrame) -> pd.DataFrame:
+def _with_derived(comparison: Comparison, frame: pd.DataFrame) -> pd.DataFrame:
     """Returns the runs with numbers per 100 labelled objects, and with their times."""
-    numeric = {
-        name: pd.to_numeric(frame[name], errors="coerce").astype(float)
-        for name in map(str, frame.columns)
-        if name in (*SCORES, "count_error_relative", "merges", "splits", "objects_true") or AP.fullmatch(name)
-    }
-    frame = frame.assign(**numeric)
-    if "count_error_relative" in frame.columns:
+    columns = {*SCORES, "count_error_relative", "merges", "splits", "objects_true"} & set(frame.columns)
+    columns |= {name for name in map(str, frame.columns) if AP.fullmatch(name)}
+    frame = frame.assign(**{name: numeric(frame, name) for name in columns})
+    if "count_error_relative" in columns:
         frame["miscounted"] = 100 * frame["count_error_relative"]
     for name in ("merges", "splits"):
-        if {name, "objects_true"} <= set(frame.columns):
+        if {name, "objects_true"} <= columns:
             frame[f"{name}_of_100"] = 100 * frame[name] / frame["objects_true"].where(frame["objects_true"] > 0)
     timings = comparison.results.timings
     if timings is None or timings.empty:
@@ -142,151 +150,123 @@ def _derived(comparison: Comparison, frame: pd.DataFrame) -> pd.DataFrame:
     return frame.merge(own.groupby("run")[list(TIMES)].mean(), left_on="run", right_index=True, how="left")
 
 
-def _apart(comparison: Comparison) -> str:
-    """Returns what sets the lines apart, in words: "output representation"."""
-    axes = [axis for stage in comparison.leaves() for axis in grouping(comparison, stage)]
-    keys = [axis.partition(".")[2] for axis in axes]
-    return listed(list(dict.fromkeys(AXES.get(key, key) for key in keys)))
+def _grouping_label(comparison: Comparison) -> str:
+    """Returns what sets the lines apart: "output representation"."""
+    axes = [axis for stage in comparison.outcome_stages for axis in grouping_axes(comparison, stage)]
+    return join_names(list(dict.fromkeys(map(key_label, axes))))
 
 
-def objects_table(comparison: Comparison, found: Sequence[ObjectScores]) -> str:
+def objects_table(comparison: Comparison, lines: Sequence[ObjectScores]) -> Table:
     """Returns the table of medians, intervals beneath them in small type."""
-    columns = [name for name in (*SCORES, *TIMES) if any(name in one.estimates for one in found)]
-    words = {**SCORES, **TIMES}
-    heads = [_apart(comparison) or "stage", "runs", *(words[name] for name in columns)]
+    names = {**SCORES, **TIMES}
+    columns = [name for name in names if any(name in scores.estimates for scores in lines)]
+    heads = [_grouping_label(comparison) or "stage", "runs", *(names[name] for name in columns)]
     rows = [
-        f"<td>{escape(one.words)}</td>{_number(f'{len(one.frame):,}')}"
-        + "".join(_cell(name, one.estimates.get(name)) for name in columns)
-        for one in found
+        [scores.label, f"{len(scores.frame):,}", *(_cell(name, scores.estimates.get(name)) for name in columns)]
+        for scores in lines
     ]
-    marks = ["", *[' class="number"'] * (len(heads) - 1)]
-    head = "".join(f"<th{mark}>{escape(text)}</th>" for mark, text in zip(marks, heads, strict=True))
-    body = "".join(f"<tr>{row}</tr>" for row in rows)
-    return f'<div class="wide"><table class="objects"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return Table(heads, rows, numeric=range(1, len(heads)), css="objects")
 
 
-def _cell(name: str, found: Estimate | None) -> str:
-    if found is None:
-        return _number("–")
-    text = _text(name)
-    if found.interval is None:
-        return _number(text(found.median))
-    low, high = map(text, found.interval)
-    spread = f"<small>{low} – {high}</small>" if low != high else ""
-    return _number(f"{text(found.median)}{spread}")
+def _cell(name: str, score: Estimate | None) -> str | tuple[str, str]:
+    if score is None:
+        return "–"
+    decimals = 1 if name in ERRORS or name == "miscounted" else 3
+    text = format_duration if name in TIMES else f"{{:.{decimals}f}}".format
+    low, high = map(text, score.interval or (score.median, score.median))
+    return (text(score.median), f"{low} – {high}") if low != high else text(score.median)
 
 
-def _text(name: str) -> Callable[[float], str]:
-    if name == "train_s":
-        return duration
-    if name == "decode_s":
-        return lambda seconds: f"{1e3 * seconds:.0f} ms" if seconds < 1 else duration(seconds)
-    decimals = 1 if name.endswith("_of_100") or name == "miscounted" else 3
-    return lambda value: f"{value:.{decimals}f}"
-
-
-def _number(html: str) -> str:
-    return f'<td class="number">{html}</td>'
-
-
-def objects_drawing(comparison: Comparison, found: Sequence[ObjectScores]) -> Drawing | None:
+def objects_figure(comparison: Comparison, lines: Sequence[ObjectScores]) -> ReportFigure | None:
     """Returns AP over IoU, and merges against splits, of each representation; None without AP at several IoU."""
-    if not found or len(found[0].curve) < 2:
+    if not lines or len(lines[0].curve) < 2:
         return None
-    shown = found[:MOST_LINES]
+    drawn = lines[:MAX_LINES]
     with style():
-        figure, tips = _figure(shown, colours(comparison, shown))
-    runs = sum(len(one.frame) for one in shown)
-    most = max(len(one.frame) for one in shown)
-    what = f", by {_apart(comparison)}" if _apart(comparison) else ""
+        figure, tooltips = _draw(drawn, line_colors(comparison, drawn))
+    runs = [len(scores.frame) for scores in drawn]
     caption = (
-        f"<strong>Objects found{escape(what)}.</strong> Left: average precision, the objects found among all that"
-        f" are labelled or predicted, against the overlap asked of a match ({escape(comparison.split)} split,"
-        f" {several(runs, 'run')}); its mean over these is the mean AP, by which the legend is ordered."
+        "Left: average precision, the objects found among all that are labelled or predicted, against the overlap asked"
+        f" of a match ({comparison.split} split, {plural(sum(runs), 'run')}); the legend is ordered by mean AP."
     )
-    if most > MOST_SINGLE:
+    if max(runs) > MAX_SINGLE_RUNS:
         caption += " Lines are medians, bands the middle half of the runs."
-    elif most > 1:
+    elif max(runs) > 1:
         caption += " Thick lines are medians, thin ones the single runs."
     if len(figure.axes) > 1:
         caption += (
-            " Right: predicted objects that join several labelled ones (merges), and labelled ones that were cut into"
-            " several (splits), in 100 labelled objects: filled marks are medians, small ones the single runs; lower"
-            " left is better."
+            " Right: predicted objects that join several labelled ones (merges), and labelled ones cut into several"
+            " (splits): filled marks are medians, small ones the single runs; lower left is better."
         )
-    if len(shown) < len(found):
-        caption += f" Drawn are the first {len(shown)} of {len(found)}."
-    repeated = [one.estimates["ap_mean"] for one in found if one.estimates["ap_mean"].interval]
+    if len(drawn) < len(lines):
+        caption += f" Drawn are the first {len(drawn)} of {len(lines)}."
+    repeated = [scores.estimates["ap_mean"] for scores in drawn if scores.estimates["ap_mean"].interval]
     if repeated:
-        words = interval_words(max(repeated, key=lambda one: one.runs))
-        caption += f" In the table, medians, and in small type the {escape(words)}."
-    alt = f"Average precision against intersection over union: {listed([one.words for one in shown])}"
-    return Drawing("objects", figure, caption, alt, tips)
+        kind = max(repeated, key=lambda score: score.runs).interval_kind
+        caption += f" In the table, medians, and in small type the {kind}."
+    alt = f"Average precision against intersection over union: {join_names([scores.label for scores in drawn])}"
+    by = _grouping_label(comparison)
+    return ReportFigure("objects", figure, f"Objects found{f', by {by}' if by else ''}.", caption, alt, tooltips)
 
 
-def colours(comparison: Comparison, found: Sequence[ObjectScores]) -> dict[str, str]:
-    """Returns an ink for each representation, in the order of the study, whatever place it takes."""
-    present = {one.words for one in found}
+def line_colors(comparison: Comparison, lines: Sequence[ObjectScores]) -> dict[str, str]:
+    """Returns an ink for each representation, in the order of the study, whatever its rank."""
+    present = [scores.label for scores in lines]
     ordered = []
-    for stage in comparison.leaves():
-        axes = grouping(comparison, stage)
+    for stage in comparison.outcome_stages:
+        axes = grouping_axes(comparison, stage)
         if len(axes) == 1:
             domains = comparison.results.domains if axes[0].endswith(".domain") else []
-            levels = sorted_levels(comparison.of(stage)[axes[0]], domains)
-            ordered += [configuration_words({axes[0]: level}) for level in levels]
-    names = [name for name in dict.fromkeys(ordered) if name in present]
-    return colours_of([*names, *(one.words for one in found if one.words not in names)])
+            levels = sorted_levels(comparison.stage_runs(stage)[axes[0]], domains)
+            ordered += [configuration_label({axes[0]: level}) for level in levels]
+    return category_colors(list(dict.fromkeys([*(name for name in ordered if name in present), *present])))
 
 
-def _figure(found: Sequence[ObjectScores], inks: Mapping[str, str]) -> tuple[Figure, dict[str, str]]:
-    errors = ("merges_of_100", "splits_of_100")
-    both = any(set(errors) <= set(one.estimates) for one in found)
-    figure = sheet(4.2)
-    every = figure.subplots(1, 2 if both else 1, squeeze=False, width_ratios=[3, 2] if both else None)[0]
-    tips: dict[str, str] = {}
+def _draw(lines: Sequence[ObjectScores], inks: Mapping[str, str]) -> tuple[Figure, Tooltips]:
+    has_errors = any(scores.has_errors for scores in lines)
+    figure = new_figure(4.2)
+    widths = [3, 2] if has_errors else None
+    panels = list(figure.subplots(1, 2 if has_errors else 1, squeeze=False, width_ratios=widths)[0])
+    tooltips = Tooltips()
     handles = []
-    for one, marker in zip(found, MARKERS, strict=False):
-        ink = inks[one.words]
-        _draw_curve(every[0], one, ink, marker, tips)
-        if both and set(errors) <= set(one.estimates):
-            _draw_errors(every[1], one, ink, marker, tips)
-        handles.append(Line2D([], [], color=ink, linewidth=1.6, marker=marker, markersize=5, label=one.words))
-    every[0].set(xlabel="intersection over union asked of a match", ylabel="average precision")
-    every[0].set_ylim(bottom=0)
-    every[0].xaxis.set_major_locator(MultipleLocator(0.1))
-    if both:
-        every[1].set(xlabel="merges in 100 objects", ylabel="splits in 100 objects")
-        for low, set_limits in ((every[1].get_xlim(), every[1].set_xlim), (every[1].get_ylim(), every[1].set_ylim)):
-            set_limits(-0.04 * low[1], 1.04 * low[1])
-    for axis in [axis for axes in every for axis in (axes.xaxis, axes.yaxis)]:
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
-    lengths = [8 + len(one.words) for one in found]
-    columns = len(found) if sum(lengths) <= 130 else max(1, 130 // max(lengths))
-    figure.legend(handles=handles, loc="outside upper left", ncols=columns)
-    return figure, tips
+    for scores, marker in zip(lines, MARKERS, strict=False):
+        ink = inks[scores.label]
+        _draw_curve(panels[0], scores, ink, marker, tooltips)
+        if scores.has_errors:
+            _draw_errors(panels[1], scores, ink, marker, tooltips)
+        handles.append(Line2D([], [], color=ink, linewidth=1.6, marker=marker, markersize=5, label=scores.label))
+    panels[0].set(xlabel="intersection over union asked of a match", ylabel="average precision")
+    panels[0].set_ylim(bottom=0)
+    panels[0].xaxis.set_major_locator(MultipleLocator(0.1))
+    for axes in panels[1:]:
+        axes.set(xlabel="merges in 100 objects", ylabel="splits in 100 objects")
+        right, top = axes.get_xlim()[1], axes.get_ylim()[1]
+        axes.set(xlim=(-0.04 * right, 1.04 * right), ylim=(-0.04 * top, 1.04 * top))
+    for axes in panels:
+        axes.xaxis.set_major_formatter(plain_ticks())
+        axes.yaxis.set_major_formatter(plain_ticks())
+    figure.legend(handles=handles, loc="outside upper left", ncols=legend_columns(handles, 130))
+    return figure, tooltips
 
 
-def _draw_curve(axes: Axes, one: ObjectScores, ink: str, marker: str, tips: dict[str, str]) -> None:
-    overlap = [at for at, _ in one.curve]
-    columns = [name for _, name in one.curve]
-    values = one.frame[columns].to_numpy(dtype=float)
-    if 1 < len(values) <= MOST_SINGLE:
+def _draw_curve(axes: Axes, scores: ObjectScores, ink: str, marker: str, tooltips: Tooltips) -> None:
+    overlap, columns = zip(*scores.curve, strict=True)
+    values = scores.frame[list(columns)].to_numpy(dtype=float)
+    if 1 < len(values) <= MAX_SINGLE_RUNS:
         axes.plot(overlap, values.T, color=ink, linewidth=0.7, alpha=0.45)
-    elif len(values) > MOST_SINGLE:
+    elif len(values) > MAX_SINGLE_RUNS:
         low, high = np.nanquantile(values, [0.25, 0.75], axis=0)
         axes.fill_between(overlap, low, high, color=ink, alpha=0.14, linewidth=0)
-    medians = [one.estimates[name].median for name in columns]
-    line = axes.plot(overlap, medians, color=ink, linewidth=1.8, marker=marker, markersize=4, markeredgecolor=PAPER)[0]
-    line.set_markeredgewidth(0.6)
-    tip(tips, line, f"{one.words}: mean AP {estimate_text(one.estimates['ap_mean'])}")
+    medians = [scores.estimates[name].median for name in columns]
+    look = {"color": ink, "linewidth": 1.8, "marker": marker, "markersize": 4, "markeredgecolor": PAPER}
+    (line,) = axes.plot(overlap, medians, markeredgewidth=0.6, **look)
+    tooltips.add(line, f"{scores.label}: mean AP {scores.estimates['ap_mean'].text()}")
 
 
-def _draw_errors(axes: Axes, one: ObjectScores, ink: str, marker: str, tips: dict[str, str]) -> None:
-    merges, splits = one.estimates["merges_of_100"], one.estimates["splits_of_100"]
-    if 1 < len(one.frame) <= 20 * MOST_SINGLE:
-        axes.scatter(
-            one.frame["merges_of_100"], one.frame["splits_of_100"], s=11, marker=marker, color=ink, alpha=0.4,
-            linewidths=0,
-        )  # fmt: skip
-    mark = axes.plot([merges.median], [splits.median], marker, color=ink, markersize=8, markeredgecolor=PAPER)[0]
-    tip(tips, mark, f"{one.words}: {merges.median:.1f} merges and {splits.median:.1f} splits in 100 objects")
+def _draw_errors(axes: Axes, scores: ObjectScores, ink: str, marker: str, tooltips: Tooltips) -> None:
+    merges, splits = (scores.estimates[name].median for name in ERRORS)
+    if 1 < len(scores.frame) <= 20 * MAX_SINGLE_RUNS:
+        x, y = (scores.frame[name] for name in ERRORS)
+        axes.scatter(x, y, s=11, marker=marker, color=ink, alpha=0.4, linewidths=0)
+    (mark,) = axes.plot([merges], [splits], marker, color=ink, markersize=8, markeredgecolor=PAPER)
+    tooltips.add(mark, f"{scores.label}: {merges:.1f} merges and {splits:.1f} splits in 100 objects")

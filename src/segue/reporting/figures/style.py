@@ -1,7 +1,7 @@
-"""How every figure looks, and how one drawing becomes a file for a paper and an inline picture for the page.
+"""The look of every figure, and how one figure becomes a file for a paper and an inline SVG of the page.
 
-Figures are drawn once, with the colours of `INKS` in their light form. In the page those colours are replaced by CSS
-variables of the same names, so that the same drawing follows a dark page, and its text takes the page's typeface.
+Figures are drawn once, with the colors of `INKS` in their light form. In the page those colors are replaced by CSS
+variables of the same names, so that the same figure follows a dark page, and its text takes the page's typeface.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib
@@ -21,6 +22,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from segue.errors import SegueError
+from segue.storage import replacing
 
 # Light form -> (CSS variable, dark form). The hues after "faint" are Okabe and Ito's, deepened for thin lines.
 INKS = {
@@ -42,7 +46,7 @@ INK, MUTED, GRID, FAINT, PAPER, BLUE, VERMILION, GREEN, PURPLE, AMBER, TEAL, BRO
 CATEGORIES = (BLUE, VERMILION, GREEN, PURPLE, AMBER, TEAL, BROWN)
 FONT = "DejaVu Sans"  # ships with matplotlib, so that layout is the same everywhere
 WIDTH_IN = 10.0
-SCALE = "cividis"  # perceptually uniform, and alike for colour-blind readers
+SCALE = "cividis"  # perceptually uniform, and alike for color-blind readers
 STYLE: dict[Any, Any] = {
     "font.family": FONT,
     "font.size": 9,
@@ -78,15 +82,25 @@ STYLE: dict[Any, Any] = {
 }
 
 
+class Tooltips(dict[str, str]):
+    """The tooltips of a figure in the page: gid of an artist -> text."""
+
+    def add(self, artist: Artist, text: str) -> None:
+        gid = f"tip-{len(self)}"
+        artist.set_gid(gid)
+        self[gid] = text
+
+
 @dataclass(frozen=True)
-class Drawing:
-    """A figure with its caption (HTML), what it shows in words for those who cannot see it, and its tooltips."""
+class ReportFigure:
+    """A figure of a page: its file name, title and caption, a description for those who cannot see it, tooltips."""
 
     name: str
     figure: Figure
+    title: str
     caption: str
     alt: str
-    tips: dict[str, str] = field(default_factory=dict)  # gid of an artist -> text
+    tooltips: Tooltips = field(default_factory=Tooltips)
 
 
 @contextmanager
@@ -96,24 +110,22 @@ def style() -> Iterator[None]:
         yield
 
 
-def sheet(height_in: float) -> Figure:
+def new_figure(height_in: float) -> Figure:
     return Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
 
 
-def tip(tips: dict[str, str], artist: Artist, text: str) -> None:
-    """Gives `artist` a tooltip in the page."""
-    gid = f"tip-{len(tips)}"
-    artist.set_gid(gid)
-    tips[gid] = text
-
-
-def bare(axes: Axes) -> None:
-    """Takes the frame, ticks and grid off."""
+def hide_axes(axes: Axes) -> None:
+    """Removes frame, ticks and grid."""
     axes.grid(False)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def plain_ticks(form: str = "g") -> FuncFormatter:
+    """Returns a formatter of ticks as plain numbers with a true minus sign."""
+    return FuncFormatter(lambda value, _: f"{value:{form}}".replace("-", "−"))
 
 
 def scale_axis(axes: Axes, which: Literal["x", "y"], values: np.ndarray, fold: float = 8) -> None:
@@ -125,33 +137,47 @@ def scale_axis(axes: Axes, which: Literal["x", "y"], values: np.ndarray, fold: f
         (axes.set_xscale if which == "x" else axes.set_yscale)("log")
         axis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if high / low < 300 else (1,)))
         axis.set_minor_formatter(NullFormatter())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
+    axis.set_major_formatter(plain_ticks())
 
 
-def colours_of(names: Sequence[str]) -> dict[str, str]:
-    """Returns a colour per name, the same wherever a name occurs: distinct hues, or a scale where there are many."""
+def draw_spread(axes: Axes, at: float, values: np.ndarray, color: str, *, is_vertical: bool, width: float) -> None:
+    """Draws the middle nine tenths of `values` as a thin bar and their middle half as a wide one, `width` points."""
+    low, first, third, high = np.quantile(values, [0.05, 0.25, 0.75, 0.95])
+    for ends, linewidth in (((low, high), 2.2), ((first, third), width)):
+        places = ((at, at), ends) if is_vertical else (ends, (at, at))
+        axes.plot(*places, color=color, alpha=0.35, linewidth=linewidth, solid_capstyle="butt", zorder=2)
+
+
+def legend_columns(handles: Sequence[Artist], max_characters: int) -> int:
+    """Returns in how many columns a legend's entries stand, so that a line holds at most `max_characters`."""
+    lengths = [8 + len(str(handle.get_label())) for handle in handles]
+    return len(handles) if sum(lengths) <= max_characters else max(1, max_characters // max(lengths))
+
+
+def category_colors(names: Sequence[str]) -> dict[str, str]:
+    """Returns a color per name, the same wherever a name occurs: distinct hues, or a scale where there are many."""
     if len(names) <= len(CATEGORIES):
         return dict(zip(names, CATEGORIES, strict=False))
-    return graded(names)
+    return graded_colors(names)
 
 
-def graded(names: Sequence[str]) -> dict[str, str]:
-    """Returns colours along a scale of one order, readable on light and on dark."""
+def graded_colors(names: Sequence[str]) -> dict[str, str]:
+    """Returns colors along a scale of one order, readable on light and on dark."""
     scale = matplotlib.colormaps["plasma"]
     steps = [0.27 + 0.58 * i / max(1, len(names) - 1) for i in range(len(names))]
     return {name: to_hex(scale(step)) for name, step in zip(names, steps, strict=True)}
 
 
 def svg_text(figure: Figure) -> str:
-    """Returns the SVG of `figure` for a file: light, the same bytes each time, no date, every picture in it once."""
+    """Returns the SVG of `figure` for a file: light, the same bytes each time, no date, every image in it once."""
     buffer = io.StringIO()
     with style():
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return _pictures_once(buffer.getvalue().replace(f"'{FONT}'", f"'{FONT}', Arial, sans-serif"))
+    return _embed_images_once(buffer.getvalue().replace(f"'{FONT}'", f"'{FONT}', Arial, sans-serif"))
 
 
-def _pictures_once(svg: str) -> str:
-    """Returns `svg` with equal pictures, which matplotlib embeds anew each time, defined once and referred to."""
+def _embed_images_once(svg: str) -> str:
+    """Returns `svg` with equal images, which matplotlib embeds anew each time, defined once and referred to."""
     defined: dict[str, str] = {}
 
     def refer(match: re.Match[str]) -> str:
@@ -176,26 +202,36 @@ def png_bytes(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def inline(drawing: Drawing, svg: str) -> str:
-    """Returns `svg`, the text of the drawing's figure, as an element of the page: themed, titled, with own ids."""
+def inline_svg(figure: ReportFigure, svg: str) -> str:
+    """Returns `svg`, the text of the figure, as an element of the page: themed, titled, with ids of its own."""
     text = svg[svg.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    for colour, (name, _) in INKS.items():
-        text = text.replace(colour, f"var(--{name})")
+    for color, (name, _) in INKS.items():
+        text = text.replace(color, f"var(--{name})")
     text = text.replace(f"'{FONT}', Arial, sans-serif", "var(--sans)")
-    for gid, words in drawing.tips.items():
-        text = text.replace(f'<g id="{gid}">', f'<g id="{gid}"><title>{escape(words)}</title>', 1)
-    text = re.sub(r'\bid="', f'id="{drawing.name}-', text)
-    text = text.replace("url(#", f"url(#{drawing.name}-")
-    text = re.sub(r'href="#', f'href="#{drawing.name}-', text)
+    for gid, tooltip in figure.tooltips.items():
+        text = text.replace(f'<g id="{gid}">', f'<g id="{gid}"><title>{escape(tooltip)}</title>', 1)
+    text = re.sub(r'\bid="', f'id="{figure.name}-', text)
+    text = text.replace("url(#", f"url(#{figure.name}-")
+    text = re.sub(r'href="#', f'href="#{figure.name}-', text)
     text = re.sub(r"\n\s*", "\n", text)
-    head = f'<svg role="img" aria-label="{escape(drawing.alt)}" class="drawing" '
+    head = f'<svg role="img" aria-label="{escape(figure.alt)}" class="drawing" '
     return head + text.removeprefix("<svg").lstrip()
 
 
 def theme() -> tuple[str, str]:
     """Returns the CSS declarations of the light and of the dark inks."""
-    light = " ".join(f"--{name}: {colour};" for colour, (name, _) in INKS.items())
-    dark = " ".join(f"--{name}: {colour};" for name, colour in INKS.values())
+    light = " ".join(f"--{name}: {color};" for color, (name, _) in INKS.items())
+    dark = " ".join(f"--{name}: {color};" for name, color in INKS.values())
     return light, dark
+
+
+def write_figure(figure: Figure, out: Path | str) -> Path:
+    """Returns `out`, the figure written by its extension: PNG, SVG or PDF; it appears only when whole."""
+    path = Path(out)
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise SegueError(f"{path}: a figure is written as .png, .svg or .pdf; give one of these extensions.")
+    with replacing(path) as partial, style():
+        figure.savefig(partial, format=path.suffix[1:], dpi=200)
+    return path

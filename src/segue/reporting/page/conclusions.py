@@ -1,339 +1,286 @@
-"""The answer in plain language, computed from the runs; no sentence claims more than its interval."""
+"""The answer of the page: a sentence per conclusion, a table of the numbers, and what weakens them.
+
+No sentence claims more than its interval.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
-from segue.reporting.analysis.bootstrap import Estimate, estimate
-from segue.reporting.analysis.comparison import Comparison, before_and_after, stage_table, variants
-from segue.reporting.analysis.factors import Factor, against_scratch, coverage, factors
-from segue.reporting.analysis.ranking import ranking
-from segue.reporting.page.formatting import estimate_text, level_text, listed, number, percent, several, stage_words
+from segue.reporting.analysis.bootstrap import MIN_DEGREES_OF_FREEDOM, Estimate
+from segue.reporting.analysis.comparison import Comparison, before_and_after
+from segue.reporting.analysis.factors import Factor, against_scratch, factors
+from segue.reporting.analysis.ranking import Ranking, ranking
+from segue.reporting.formatting import (
+    Table,
+    axis_label,
+    format_number,
+    format_percent,
+    join_names,
+    level_label,
+    plural,
+    stage_label,
+)
 
-
-def answer(comparison: Comparison) -> list[str]:
-    """Returns paragraphs of plain text; the first answers the question."""
-    usable = comparison.own[np.isfinite(comparison.own["value"])]
-    if usable.empty:
-        return ["No run has finished with a value to compare by, so there is no answer yet."]
-    paragraphs = []
-    for stage in comparison.transfers:
-        gained = " ".join(filter(None, [_gain(comparison, stage), _freezing(comparison, stage)]))
-        versus = [_versus(comparison, stage, scratch) for scratch in comparison.scratch(stage)]
-        paragraphs += [gained, *versus]
-    paragraphs = [text for text in paragraphs if text] or [*_best(comparison), _alone(comparison)]
-    leading = next((stage for stage in comparison.transfers), comparison.leaves()[0])
-    paragraphs.append(" ".join(filter(None, [_most_influential(comparison, leading), _hardest(comparison, leading)])))
-    paragraphs.append(caution(comparison))
-    return [text for text in paragraphs if text]
+COLUMNS = ("", "median, or median difference", "runs", "")
 
 
-def caution(comparison: Comparison) -> str:
-    """Returns what weakens the answer, or an empty text."""
-    notes = []
-    counts = comparison.results.counts
-    if comparison.own.empty:
-        notes.append("Nothing has finished yet.")
-    elif not comparison.repeated:
-        every = "So far, every" if counts.get("pending", 0) else "Every"
-        notes.append(
-            f"{every} configuration was run with a single seed, so no interval can be given: differences may be chance."
-        )
-    else:
-        own = comparison.own
-        freedom = max(estimate(own["value"].to_numpy(), comparison.sharing(own)).freedom, 0)
-        if freedom < 3:
-            notes.append(
-                f"With {freedom + 1} seeds an interval is the range over the seeds: that it leaves out zero means that"
-                " the seeds agree, which may be chance."
-            )
-        notes += [
-            f"All runs of {stage_words(stage)} start from one parent per source, whose own chance no interval covers."
-            for stage in comparison.transfers
-            if _parents_alone(comparison, stage)
-        ]
-    if counts.get("failed", 0):
-        notes.append(
-            f"{several(counts['failed'], 'training')} failed and {_are(counts['failed'])} not in these numbers."
-        )
-    if counts.get("pending", 0):
-        notes.append(
-            f"{several(counts['pending'], 'training')} {_are(counts['pending'])} still to be run;"
-            " the numbers will change."
-        )
-    lost = comparison.own[~np.isfinite(comparison.own["value"])]
-    if len(lost):
-        where = listed([stage_words(str(stage)) for stage in lost["stage"].unique()])
-        notes.append(
-            f"{several(len(lost), 'finished run')} ({where}) {'has' if len(lost) == 1 else 'have'} no finite"
-            f" {comparison.metric.words} and {_are(len(lost))} left out."
-        )
-    chosen = [len(ranked.entries) for ranked in map(partial(ranking, comparison), _lone(comparison)) if ranked]
-    if comparison.split == "test" and max(chosen, default=0) > 2:
-        notes.append(
-            f"The best of {max(chosen)} configurations was found by the values that are stated of it, which makes them"
-            " a little rosy."
-        )
-    if comparison.split != "test":
-        notes.append(
-            f"Values are of the {comparison.split} split, by which runs may have been selected: a little rosy."
-        )
-    return " ".join(notes)
+@dataclass(frozen=True)
+class Conclusion:
+    """One conclusion: a sentence, or "", and the numbers behind it under their title."""
+
+    sentence: str = ""
+    title: str = ""
+    rows: Sequence[Sequence[str]] = ()
 
 
-def _parents_alone(comparison: Comparison, stage: str) -> bool:
-    """Returns whether no configuration from which `stage` descends was itself repeated."""
-    own = comparison.own
-    roots = own[own["run"].isin(comparison.of(stage)["root"])]
-    return not roots.empty and int(roots.groupby("configuration").size().max()) == 1
+@dataclass(frozen=True)
+class Conclusions:
+    """`sentences`, the first of which answers the question, `table` with their numbers, and `limitations`."""
+
+    sentences: list[str]
+    table: Table | None
+    limitations: list[str]
 
 
-def clear(found: Estimate) -> bool:
-    """Returns whether the interval excludes zero."""
-    return found.interval is not None and (found.interval[0] > 0 or found.interval[1] < 0)
+def conclusions(comparison: Comparison) -> Conclusions:
+    """Returns what the runs say, computed from them."""
+    if not np.isfinite(comparison.runs["value"]).any():
+        sentence = "No run has finished with a value to compare by, so there is no answer yet."
+        return Conclusions([sentence], None, limitations(comparison))
+    parts = [part for stage in comparison.transfer_stages for part in _of_transfer(comparison, stage)]
+    if not any(part.rows for part in parts):
+        parts = [*_rankings(comparison), _medians(comparison)]
+    leading = [*comparison.transfer_stages, *comparison.outcome_stages][0]
+    parts += [_largest_effects(comparison, leading), _hardest_domains(comparison, leading)]
+    rows: list[Sequence[str]] = []
+    for part in parts:
+        rows += [[part.title], *part.rows] if part.rows else []
+    sentences = [part.sentence for part in parts if part.sentence]
+    return Conclusions(sentences, Table(COLUMNS, rows, numeric=(1, 2)), limitations(comparison))
 
 
-def interval_words(found: Estimate) -> str:
-    """Returns what an interval is, for a caption: "95 % bootstrap interval of the median, resampling 5 seeds"."""
-    if found.freedom < 3:
-        return f"range of the medians over {_repeats(found)}, too few for a 95 % interval"
-    return f"95 % bootstrap interval of the median, resampling {_repeats(found)}"
+def _of_transfer(comparison: Comparison, stage: str) -> list[Conclusion]:
+    scratch = [_against_scratch(comparison, stage, other) for other in comparison.scratch_stages(stage)]
+    return [_gain(comparison, stage), _freezing(comparison, stage), *scratch]
 
 
-def _repeats(found: Estimate) -> str:
-    """Returns "3 seeds", or "3 initialisations and 5 draws of images" where they are crossed."""
-    if list(found.units) in (["draws of images"], ["initialisations"]):
-        return f"{sum(found.units.values())} seeds"
-    return listed([f"{count:,} {name}" for name, count in found.units.items()])
-
-
-def _gain(comparison: Comparison, stage: str) -> str:
-    frame = before_and_after(comparison, stage)
-    metric, parent = comparison.metric, comparison.results.parents[stage]
-    if frame.empty:
-        own = comparison.of(stage)
-        found = estimate(own["value"].to_numpy(), comparison.sharing(own))
-        return f"After {stage_words(stage)}, the median {metric.words} in the target domain is {estimate_text(found)}."
-    sharing = comparison.sharing(frame)
-    before, after, change = (estimate(frame[c].to_numpy(), sharing) for c in ("before", "value", "change"))
-    better = frame["change"] < 0 if metric.lower_is_better else frame["change"] > 0
-    share = "every run" if better.all() else f"{percent(float(better.mean()))} of the runs"
-    text = (
-        f"After {stage_words(str(parent))} only, the median {metric.words} in the target domain is"
-        f" {estimate_text(before)}; after {stage_words(stage)} it is {estimate_text(after)}, over"
-        f" {several(len(frame), 'run')}."
-    )
-    if clear(change):
-        good = (change.median < 0) == metric.lower_is_better
-        verb = "lowers" if change.median < 0 else "raises"
-        text += (
-            f" Run by run, {stage_words(stage)} {verb} it by {estimate_text(_absolute(change))} in the median and"
-            f" {'improves' if good else 'improves only'} {share}."
-        )
-    elif change.interval:
-        text += f" Run by run the change is not clear: {estimate_text(change, signed=True)}; it improves {share}."
-    else:
-        text += f" Run by run the median change is {number(change.median, signed=True)}; it improves {share}."
-    return text
-
-
-def _freezing(comparison: Comparison, stage: str) -> str:
-    """Returns what each frozen part changes against freezing nothing, from the pairs of the figure of effects."""
-    factor = next((factor for factor in factors(comparison, stage) if factor.axis == f"{stage}.freeze"), None)
-    if factor is None:
-        return _freezing_variants(comparison, stage)
-    if factor.levels[0].name != "none":
-        return ""
-    parts = []
-    for level in factor.levels[1:]:
-        if level.difference is None:
-            continue
-        verb = f"changes the {comparison.metric.words} by" if not parts else "by"
-        notes = [_verdict(comparison, level.difference), coverage(factor, [level])]
-        note = ", ".join(filter(None, notes))
-        size = estimate_text(level.difference, signed=True) + (f" ({note})" if note else "")
-        parts.append(f"freezing the {listed(level.name.split(','))} {verb} {size}")
-    return f"Against freezing nothing, all else equal, {listed(parts)}." if parts else ""
-
-
-def _freezing_variants(comparison: Comparison, stage: str) -> str:
-    """Returns the same where freezing is varied by variants alone, and what else these differ in."""
-    factor = next((factor for factor in factors(comparison, stage) if factor.axis == f"{stage}.variant"), None)
-    tables, default = variants(comparison.results, stage), stage_table(comparison.results, stage).get("freeze", "none")
-    frozen = {name: _parts(table.get("freeze", default)) for name, table in tables.items()}
-    if factor is None or frozen.get(factor.levels[0].name) != []:
-        return ""
-    first, parts = factor.levels[0].name, []
-    for level in factor.levels[1:]:
-        if level.difference is None or not frozen.get(level.name):
-            continue
-        verb = f"changes the {comparison.metric.words} by" if not parts else "by"
-        other = tables[level.name]
-        differ = [
-            key for key in {**tables[first], **other} if key != "freeze" and tables[first].get(key) != other.get(key)
-        ]
-        notes = [_verdict(comparison, level.difference), f"which also differs in {listed(differ)}" if differ else ""]
-        note = ", ".join(filter(None, notes))
-        size = estimate_text(level.difference, signed=True) + (f" ({note})" if note else "")
-        parts.append(f"“{level.name}”, which freezes the {listed(frozen[level.name])}, {verb} {size}")
-    return f"Against “{first}”, which freezes nothing, {listed(parts)}." if parts else ""
-
-
-def _parts(freeze: object) -> list[str]:
-    """Returns the parts that a stage's `freeze` names, none for "none"."""
-    names = [freeze] if isinstance(freeze, str) else list(freeze) if isinstance(freeze, list) else []
-    return [str(name) for name in names if name != "none"]
+def _row(name: str, value: Estimate, note: str = "", *, signed: bool = False) -> list[str]:
+    return [name, value.text(signed=signed), f"{value.runs:,}", note]
 
 
 def _verdict(comparison: Comparison, difference: Estimate) -> str:
     """Returns "better", "worse" or "no clear difference", or an empty text where there is no interval."""
     if difference.interval is None:
         return ""
-    if not clear(difference):
+    if not difference.excludes_zero:
         return "no clear difference"
-    return "better" if (difference.median < 0) == comparison.metric.lower_is_better else "worse"
+    return "better" if comparison.metric.is_better(difference.median) else "worse"
 
 
-def _versus(comparison: Comparison, stage: str, scratch: str) -> str:
-    """Returns how transfer compares with training from scratch, by number of labels."""
-    found = against_scratch(comparison, stage, scratch)
-    if not found:
-        return ""
-    lower = comparison.metric.lower_is_better
-    better = [level_text(n) for n, e in found.items() if clear(e) and (e.median < 0) == lower]
-    worse = [level_text(n) for n, e in found.items() if clear(e) and (e.median < 0) != lower]
-    unclear = [level_text(n) for n, e in found.items() if e.interval and not clear(e)]
-    few, most = min(found), max(found)
-    parts = []
-    if better:
-        parts.append(f"{stage_words(stage)} is better with {listed(better)}")
-    if worse:
-        parts.append(f"scratch is better with {listed(worse)}")
-    if unclear:
-        parts.append(f"there is no clear difference with {listed(unclear)}")
-    name = "" if scratch == "scratch" else f" ({scratch})"
-    counted = label_unit(comparison) + (
-        " (training and validation)" if spends_validation(comparison, [stage, scratch]) else ""
+def _notes(*notes: str) -> str:
+    return "; ".join(filter(None, notes))
+
+
+def _gain(comparison: Comparison, stage: str) -> Conclusion:
+    """Returns the metric before and after a transfer, and its change run by run."""
+    metric, name = comparison.metric, stage_label(stage)
+    title = f"{name.capitalize()}: {metric.label} in the target domain"
+    frame = before_and_after(comparison, stage)
+    if frame.empty:
+        after = comparison.estimate(comparison.stage_runs(stage))
+        sentence = f"After {name}, the median {metric.label} in the target domain is {after.text()}."
+        return Conclusion(sentence, title, [_row(f"after {name}", after)])
+    before, after, change = (comparison.estimate(frame, column) for column in ("before", "value", "change"))
+    improved = frame["change"].map(metric.is_better)
+    share = "every run" if improved.all() else f"{format_percent(float(improved.mean()))} of the runs"
+    verdict = _verdict(comparison, change)
+    verb = {"better": "improves", "worse": "worsens"}.get(verdict, "changes")
+    sentence = (
+        f"{name.capitalize()} {verb} the median {metric.label} in the target domain from {format_number(before.median)}"
+        f" to {format_number(after.median)}."
     )
-    claim = f"Against training from scratch{name} on the same labelled {counted}, {'; '.join(parts)}." if parts else ""
-    sizes = [f"{estimate_text(found[n], signed=True)} with {level_text(n)}" for n in dict.fromkeys([few, most])]
-    size = f"In the median, {stage_words(stage)} less scratch is {listed(sizes)} labelled {label_unit(comparison)}."
-    return f"{claim} {size}".strip()
+    rows = [
+        _row(f"after {stage_label(str(comparison.results.parents[stage]))} only", before),
+        _row(f"after {name}", after),
+        _row("change, run by run", change, _notes(verdict, f"improves {share}"), signed=True),
+    ]
+    return Conclusion(sentence, title, rows)
 
 
-def label_unit(comparison: Comparison) -> str:
-    """Returns what labels are counted in."""
-    own = comparison.own
-    units = list(own["label_unit"].dropna().unique()) if "label_unit" in own.columns else []
-    return str(units[0]) if len(units) == 1 else "images"
-
-
-def spends_validation(comparison: Comparison, stages: Sequence[str]) -> bool:
-    """Returns whether any run of `stages` spent labels on validation, as far as the table tells."""
-    own = comparison.own[comparison.own["stage"].isin(stages)]
-    if "labels_validation" not in own.columns:
-        return False
-    return bool((pd.to_numeric(own["labels_validation"], errors="coerce") > 0).any())
-
-
-def _most_influential(comparison: Comparison, stage: str) -> str:
-    chosen = [factor for factor in factors(comparison, stage) if not factor.is_target and math.isfinite(factor.span)]
-    if not chosen:
-        return ""
-    if comparison.repeated:
-        chosen = [factor for factor in chosen if any(clear(x.difference) for x in factor.levels if x.difference)]
-        if not chosen:
-            return "Of what was varied, nothing changes the outcome clearly."
-    top: Factor = max(chosen, key=lambda factor: factor.span)
-    sign = 1 if comparison.metric.lower_is_better else -1
-    ranked = sorted(top.levels, key=lambda level: sign * (level.difference.median if level.difference else 0.0))
-    where = coverage(top, [ranked[-1], ranked[0]])
-    text = (
-        f"Of what was varied, {top.prose} {_verb(top, 'move')} the outcome most: from {ranked[-1].name} to"
-        f" {ranked[0].name},"
-        f" all else equal{f' ({where})' if where else ''}, the {comparison.metric.words} changes by"
-        f" {number(-sign * top.span, signed=True)}."
-    )
-    others = [factor for factor in chosen if factor is not top]
-    if others:
-        second = max(others, key=lambda factor: factor.span)
-        where = coverage(second, second.levels)
-        text += f" Next {_verb(second, 'come')} {second.prose} ({number(second.span)}{f', {where}' if where else ''})."
-    return text
-
-
-def _hardest(comparison: Comparison, stage: str) -> str:
-    medians = comparison.of(stage).groupby("domain")["value"].median().dropna()
-    if len(medians) < 2:
-        return ""
-    lower = comparison.metric.lower_is_better
-    ranked = medians.sort_values(ascending=not lower)
-    name, value, following = ranked.index[0], float(ranked.iloc[0]), float(ranked.iloc[1])
-    return (
-        f"The hardest domain after {stage_words(stage)} is {name}, at a median of {number(value)};"
-        f" the next is {ranked.index[1]} at {number(following)}."
-    )
-
-
-def _lone(comparison: Comparison) -> list[str]:
-    """Returns the stages whose configurations are ranked: where nothing is transferred, those of the outcome."""
-    return [] if comparison.transfers or comparison.own.empty else comparison.leaves()
-
-
-def _alone(comparison: Comparison) -> str:
-    parts = []
-    for stage in comparison.leaves():
-        own = comparison.of(stage)
-        found = estimate(own["value"].to_numpy(), comparison.sharing(own))
-        parts.append(f"{estimate_text(found)} for {stage_words(stage)} ({several(found.runs, 'run')})")
-    return f"The median {comparison.metric.words} in the runs' own domains is {listed(parts)}."
-
-
-def _best(comparison: Comparison) -> list[str]:
-    """Returns, for each stage that others do not start from, which configuration is best and whether clearly so."""
-    texts = []
-    metric = comparison.metric
-    for stage in _lone(comparison):
-        found = ranking(comparison, stage)
-        if found is None:
+def _freezing(comparison: Comparison, stage: str) -> Conclusion:
+    """Returns what each frozen part changes against freezing nothing, in pairs; by an axis, else by variants."""
+    varied = {factor.axis: factor for factor in factors(comparison, stage)}
+    if factor := varied.get(f"{stage}.freeze"):
+        frozen = {level.name: level.name.split(",") if level.name != "none" else [] for level in factor.levels}
+        settings: dict[str, dict] = {}
+    elif factor := varied.get(f"{stage}.variant"):
+        settings = comparison.variants(stage)
+        frozen = {name: _frozen_parts(own.get("freeze", "none")) for name, own in settings.items()}
+    else:
+        return Conclusion()
+    first, *others = factor.levels
+    if frozen.get(first.name) != []:  # nothing was trained whole
+        return Conclusion()
+    rows = []
+    for level in others:
+        if level.difference is None or not frozen.get(level.name):
             continue
-        best, second, *rest = found.entries
-        text = (
-            f"Of {len(found.entries)} configurations of {stage_words(stage)}, {best.words} has the best {metric.words}"
-            f" on the {comparison.split} split, a median of {estimate_text(best.estimate)}; next"
-            f" {'are' if rest else 'is'} {second.words} at {estimate_text(second.estimate)}"
+        ours, theirs = settings.get(level.name, {}), settings.get(first.name, {})
+        differing = [key for key in {**theirs, **ours} if key != "freeze" and theirs.get(key) != ours.get(key)]
+        also = f"also differs in {join_names(differing)}" if differing else ""
+        notes = _notes(_verdict(comparison, level.difference), also, factor.coverage([level]))
+        name = f"“{level.name}”: {join_names(frozen[level.name])}" if settings else join_names(frozen[level.name])
+        rows.append(_row(name, level.difference, notes, signed=True))
+    reference = f"“{first.name}”, which freezes nothing" if settings else "freezing nothing"
+    return Conclusion("", f"Freezing, against {reference}, in pairs", rows)
+
+
+def _frozen_parts(freeze: object) -> list[str]:
+    """Returns the parts that a stage's `freeze` names, none for "none"."""
+    names = [freeze] if isinstance(freeze, str) else list(freeze) if isinstance(freeze, list) else []
+    return [str(name) for name in names if name != "none"]
+
+
+def _against_scratch(comparison: Comparison, stage: str, scratch: str) -> Conclusion:
+    """Returns how transfer compares with training from scratch, by number of labels."""
+    spent = " (training and validation)" if comparison.spends_validation([stage, scratch]) else ""
+    name = stage_label(scratch) if scratch == "scratch" else f"{stage_label(scratch)}, from scratch"
+    rows = [
+        _row(
+            f"{level_label(labels)} {comparison.label_unit}", difference, _verdict(comparison, difference), signed=True
         )
-        text += f" and, last, {rest[-1].words} at {estimate_text(rest[-1].estimate)}." if rest else "."
-        if found.lead is not None:
-            size = estimate_text(found.lead, signed=True)
-            if found.lead.interval is None:
-                text += f" In pairs of runs, the first less the second is {size}."
-            else:
-                every = found.lead.freedom < 3  # the interval is the range over the seeds
-                ahead = f"{'' if every else 'clearly '}ahead of the second{' with every seed' if every else ''}"
-                no = "" if clear(found.lead) else "not "
-                text += f" In pairs of runs with equal seeds, the first is {no}{ahead}: {size}."
-        texts.append(text)
-    return texts
+        for labels, difference in against_scratch(comparison, stage, scratch).items()
+    ]
+    title = f"{stage_label(stage).capitalize()} less {name}, by labelled {comparison.label_unit}{spent}"
+    return Conclusion("", title, rows)
 
 
-def _verb(factor: Factor, stem: str) -> str:
-    """Returns the verb as the factor's name asks for: "class weights in training move", "batch size ... moves"."""
-    return stem if factor.prose.partition(" in ")[0].endswith("s") else f"{stem}s"
+def _ranked_stages(comparison: Comparison) -> dict[str, Ranking]:
+    """Returns the configurations of each stage, best first, where nothing is transferred."""
+    if comparison.transfer_stages or comparison.runs.empty:
+        return {}
+    rankings = {stage: ranking(comparison, stage) for stage in comparison.outcome_stages}
+    return {stage: found for stage, found in rankings.items() if found is not None}
 
 
-def _absolute(found: Estimate) -> Estimate:
-    if found.interval is None or found.median >= 0:
-        return found
-    low, high = found.interval
-    return replace(found, median=-found.median, interval=(-high, -low))
+def _rankings(comparison: Comparison) -> list[Conclusion]:
+    """Returns, for each stage that others do not start from, which configuration is best and whether clearly so."""
+    result = []
+    metric = comparison.metric.label
+    for stage, ranked in _ranked_stages(comparison).items():
+        best, *others = ranked.configurations
+        sentence = (
+            f"Of {len(ranked.configurations)} configurations of {stage_label(stage)}, {best.label} has the best"
+            f" {metric} on the {comparison.split} split, a median of {best.estimate.text()}."
+        )
+        rows = [_row(best.label, best.estimate, "best"), _row(others[0].label, others[0].estimate, "second")]
+        rows += [_row(others[-1].label, others[-1].estimate, "last")] if len(others) > 1 else []
+        if (lead := ranked.lead) is not None:
+            rows.append(_row("best less second, in pairs with equal seeds", lead, _lead_verdict(lead), signed=True))
+        result.append(Conclusion(sentence, f"Configurations of {stage_label(stage)}: {metric}", rows))
+    return result
 
 
-def _are(count: int) -> str:
-    return "is" if count == 1 else "are"
+def _lead_verdict(lead: Estimate) -> str:
+    if lead.interval is None:
+        return ""
+    if lead.degrees_of_freedom < MIN_DEGREES_OF_FREEDOM:  # the interval is the range over the seeds
+        return "ahead with every seed" if lead.excludes_zero else "not ahead with every seed"
+    return "clearly ahead" if lead.excludes_zero else "not clearly ahead"
+
+
+def _medians(comparison: Comparison) -> Conclusion:
+    rows = [
+        _row(stage_label(stage), comparison.estimate(comparison.stage_runs(stage)))
+        for stage in comparison.outcome_stages
+    ]
+    return Conclusion("", f"All runs, in their own domains: {comparison.metric.label}", rows)
+
+
+def _largest_effects(comparison: Comparison, stage: str) -> Conclusion:
+    """Returns the two settings whose paired differences are largest, from the worst level to the best."""
+    varied = [factor for factor in factors(comparison, stage) if not factor.is_target and math.isfinite(factor.span)]
+    if not varied:
+        return Conclusion()
+    if comparison.repeated:
+        varied = [f for f in varied if any(level.difference and level.difference.excludes_zero for level in f.levels)]
+        if not varied:
+            return Conclusion("Nothing that was varied changes the outcome clearly.")
+    sign = 1 if comparison.metric.lower_is_better else -1
+
+    def row(factor: Factor) -> list[str]:
+        best, *_, worst = sorted(
+            factor.levels, key=lambda level: sign * (level.difference.median if level.difference else 0.0)
+        )
+        name = f"{factor.label}: from {worst.name} to {best.name}"
+        return [name, format_number(-sign * factor.span, signed=True), "", factor.coverage([worst, best])]
+
+    top = sorted(varied, key=lambda factor: -factor.span)[:2]
+    sentence = f"Of what was varied, {axis_label(top[0].axis)} has the largest effect."
+    return Conclusion(sentence, "Largest effects, all else equal", [row(factor) for factor in top])
+
+
+def _hardest_domains(comparison: Comparison, stage: str) -> Conclusion:
+    medians = comparison.stage_runs(stage).groupby("domain")["value"].median().dropna()
+    if len(medians) < 2:
+        return Conclusion()
+    ordered = medians.sort_values(ascending=not comparison.metric.lower_is_better)
+    rows = [[str(name), format_number(float(value)), "", ""] for name, value in ordered.iloc[:2].items()]
+    return Conclusion("", f"Hardest domains after {stage_label(stage)}", rows)
+
+
+def limitations(comparison: Comparison) -> list[str]:
+    """Returns what weakens the conclusions, a sentence each."""
+    notes = []
+    counts, runs, metric = comparison.results.counts, comparison.runs, comparison.metric
+    pending, failed = counts.get("pending", 0), counts.get("failed", 0)
+    # how often anything was repeated
+    if runs.empty:
+        notes.append("Nothing has finished yet.")
+    elif not comparison.repeated:
+        every = "So far, every" if pending else "Every"
+        notes.append(f"{every} configuration has a single seed, so there is no interval: differences may be chance.")
+    else:
+        freedom = comparison.estimate(runs).degrees_of_freedom
+        if freedom < MIN_DEGREES_OF_FREEDOM:
+            notes.append(
+                f"With {freedom + 1} seeds an interval is the range over the seeds: that it leaves out zero means that"
+                " the seeds agree, which may be chance."
+            )
+        notes += [
+            f"All runs of {stage_label(stage)} start from one parent per source, whose own chance no interval covers."
+            for stage in comparison.transfer_stages
+            if not _has_repeated_roots(comparison, stage)
+        ]
+    # which runs are missing
+    if failed:
+        notes.append(f"Failed and not in these numbers: {plural(failed, 'training')}.")
+    if pending:
+        notes.append(f"Still to be run: {plural(pending, 'training')}; the numbers will change.")
+    lost = runs[~np.isfinite(runs["value"])]
+    if len(lost):
+        stages = join_names([stage_label(str(stage)) for stage in lost["stage"].unique()])
+        notes.append(f"Left out, with no finite {metric.label}: {plural(len(lost), 'finished run')} ({stages}).")
+    # selection by the values stated
+    most = max((len(ranked.configurations) for ranked in _ranked_stages(comparison).values()), default=0)
+    if comparison.split == "test" and most > 2:
+        notes.append(
+            f"The best of {most} configurations was chosen by the values stated of it, which makes them optimistic."
+        )
+    if comparison.split != "test":
+        notes.append(
+            f"Values are of the {comparison.split} split, by which runs may have been selected: they are optimistic."
+        )
+    return notes
+
+
+def _has_repeated_roots(comparison: Comparison, stage: str) -> bool:
+    """Returns whether any configuration from which `stage` descends was itself repeated."""
+    runs = comparison.runs
+    roots = runs[runs["run"].isin(comparison.stage_runs(stage)["root"])]
+    return roots.empty or int(roots.groupby("configuration").size().max()) > 1

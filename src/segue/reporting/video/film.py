@@ -7,12 +7,10 @@ while the film is written, so that memory does not depend on their number.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,20 +23,19 @@ from segue.data.dataset import Dataset
 from segue.data.tiling import Region, Tiling
 from segue.errors import SegueError
 from segue.evaluation import pixel_metrics
-from segue.inference.predict import Scorer
-from segue.reporting.figures.examples import grey_levels
-from segue.reporting.figures.style import Drawing, png_bytes
-from segue.reporting.page.formatting import listed, stage_words
-from segue.reporting.video.frames import Scene, Screen, Shot, sheet_figure
+from segue.inference.predict import LARGE_PX, TiledPredictor, tiled_predictor
+from segue.reporting.analysis.comparison import numeric
+from segue.reporting.figures.examples import gray_levels
+from segue.reporting.figures.style import ReportFigure, png_bytes
+from segue.reporting.formatting import join_names, stage_label
+from segue.reporting.video.frames import FrameRenderer, VideoContext, VideoFrame, sheet_figure
 from segue.storage import replacing
 from segue.study.evaluate import target_for
-from segue.targets.classes import ImageClass
-from segue.targets.reconstruction import Reconstruction
 from segue.training import checkpoint
 from segue.training.data import choose_layer
 from segue.training.freezing import load_parts
-from segue.training.logging import FILM, load_film
-from segue.training.run_folder import Model, epoch_files, is_finished, load_run
+from segue.training.logging import load_film
+from segue.training.run_folder import Model, RunFolder, load_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,84 +43,88 @@ if TYPE_CHECKING:
     from segue.study.plan import Plan
 
 Progress = Callable[[int, int], None]
-Write = Callable[[np.ndarray], None]
-COURSES = ("lr", "train_loss", "validation_loss")
+AddFrame = Callable[[np.ndarray], None]
+TRACKS = ("lr", "train_loss", "validation_loss")  # columns of the history
 LARGE_PX = 2048 * 2048  # what has more is predicted tile by tile
-LENGTH_S, SLOWEST, FASTEST = 12.0, 2.0, 12.0  # how long a film is by default, and its frames per second
+LENGTH_S, MIN_FRAMES_PER_S, MAX_FRAMES_PER_S = 12.0, 2.0, 12.0  # by default
 STILL_S = 2.0  # how long the last frame stays
 SHEET_FRAMES = 8
-MOST_FILMS = 3  # in a page
-SHOWN_FIELDS = 8  # in a message
-GIF_COLOURS = 192
-MOVING = (".mp4", ".gif")
+MAX_FILMS = 3  # in a page
+MAX_FIELDS_NAMED = 8  # in a message
+GIF_COLORS = 192
 
 
 @dataclass(frozen=True)
 class Film:
-    """A film that is yet to be drawn: `shots` yields what was predicted in each of some of the scene's epochs."""
+    """A film that is yet to be drawn: `frames` yields the predictions of each of some of the context's epochs."""
 
-    scene: Scene
-    shots: Callable[[Sequence[int]], Iterator[Shot]]
+    context: VideoContext
+    frames: Callable[[Sequence[int]], Iterator[VideoFrame]]
 
 
 def film_of_run(run: Path) -> Film:
     """Returns the film of the validation images that the run kept predictions of; raises SegueError without any.
 
-    The weights need not be kept. Probabilities are of 8 bit, as `curves.histogram` counts them.
+    The weights need not be kept. Probabilities are of 8 bit, as `pixel_metrics.histogram` counts them.
     """
-    if not is_finished(run):
-        raise SegueError(f"{run}: is no finished run (no metrics.json); finish it, or give another run.")
-    images, labels, epochs, frames = load_film(run)
-    names = _names(run)
-    if frames.shape[2] != len(names):
-        raise SegueError(f"{run}: its film has {frames.shape[2]} classes, the run {len(names)}; train the run again.")
+    folder = RunFolder(run)
+    folder.require_finished()
+    images, labels, epochs, probabilities = load_film(run)
+    names = tuple(folder.read(folder.spec)["model"]["names"])
+    count = probabilities.shape[2]
+    if count != len(names):
+        raise SegueError(f"{run}: its film has {count} classes, the run {len(names)}; train the run again.")
     truth = torch.from_numpy(labels.astype(np.int64))
 
-    def shots(wanted: Sequence[int]) -> Iterator[Shot]:
-        for epoch in wanted:
-            kept = frames[epochs.index(epoch)]
-            counts = pixel_metrics.histogram(torch.from_numpy(kept).float() / 255, truth.clone())
-            yield Shot(epoch, kept.argmax(1).astype(np.uint8), counts.numpy())
+    def frames(selected: Sequence[int]) -> Iterator[VideoFrame]:
+        for epoch in selected:
+            of_epoch = probabilities[epochs.index(epoch)]
+            counts = pixel_metrics.histogram(torch.from_numpy(of_epoch).float() / 255, truth.clone())
+            yield VideoFrame(epoch, of_epoch.argmax(1).astype(np.uint8), counts.numpy())
 
-    shown = "a validation image" if len(images) == 1 else f"{len(images)} validation images"
-    grey = np.stack([grey_levels(image[0]) for image in images])
-    return Film(_scene(run, grey, labels.astype(np.int16), names, shown, epochs), shots)
+    subtitle = "a validation image" if len(images) == 1 else f"{len(images)} validation images"
+    gray = np.stack([gray_levels(image[0]) for image in images])
+    return Film(_context(folder, gray, labels.astype(np.int16), names, subtitle, epochs), frames)
 
 
 def film_of_field(run: Path, dataset: Path, field: str, crop: tuple[int, int, int, int] | None = None) -> Film:
     """Returns the film of a whole micrograph of a dataset, or of the part y, x, height, width of it, in px.
 
-    The part is predicted as it would be in the whole image, by whose statistics it is normalised. Raises SegueError
+    The part is predicted as it would be in the whole image, by whose statistics it is normalized. Raises SegueError
     where the run did not keep the weights of its epochs, or the micrograph does not fit it or has no labels.
     """
-    weights = epoch_files(run)
+    weights = RunFolder(run).epoch_files()
     model = load_run(run)
-    if isinstance(model.target, ImageClass | Reconstruction):
+    if model.target.output in ("image", "image_class"):
         raise SegueError(f"{run}: target '{model.spec.target.name}' has no classes of pixels, which a film shows.")
-    image, truth, known = _field(model, dataset, field)
+    image, truth, use = _read_field(model, dataset, field)
     region = _region(crop, image.shape[1:], f"{dataset}: micrograph '{field}'")
     truth = region.read(truth)
     if not (truth >= 0).any():
         raise SegueError(f"{dataset}: micrograph '{field}' has no labelled pixel there; choose another part or field.")
 
-    def shots(wanted: Sequence[int]) -> Iterator[Shot]:
+    def frames(selected: Sequence[int]) -> Iterator[VideoFrame]:
         model.network.to(device.default_device())
-        whole = region.shape == image.shape[1:] and truth.size <= LARGE_PX
-        scorer = Scorer(
-            model.network, image, normalise=model.spec.normalise, divisor=model.divisor, context_px=0 if whole else None
+        is_whole = region.shape == image.shape[1:] and truth.size <= LARGE_PX
+        predictor = tiled_predictor(
+            model.network,
+            image,
+            normalization=model.spec.normalize,
+            divisor=model.divisor,
+            context_px=0 if is_whole else None,
         )
-        for epoch in wanted:
-            load_parts(model.network, checkpoint.load_weights(weights[epoch]), None, where=str(weights[epoch]))
-            yield _predicted(model, scorer, region, truth, epoch)
+        for epoch in selected:
+            load_parts(model.network, checkpoint.load_weights(weights[epoch]), None, context=str(weights[epoch]))
+            yield _predict(model, predictor, region, truth, epoch)
 
-    grey = grey_levels(region.read(image)[0])[None]
-    where = "" if crop is None else f", {region.shape[0]} × {region.shape[1]} px at y {region.top}, x {region.left}"
-    scene = _scene(run, grey, truth[None], model.target.names, f"{field}{where}{known}", list(weights))
-    return Film(scene, shots)
+    gray = gray_levels(region.read(image)[0])[None]
+    part = "" if crop is None else f", {region.shape[0]} × {region.shape[1]} px at y {region.top}, x {region.left}"
+    subtitle = f"{field}{part}{use}"
+    return Film(_context(RunFolder(run), gray, truth[None], model.target.names, subtitle, list(weights)), frames)
 
 
-def _field(model: Model, path: Path, field: str) -> tuple[np.ndarray, np.ndarray, str]:
-    """Returns the image (C, H, W), its classes (H, W) int16, and in words whether the run was trained on its group."""
+def _read_field(model: Model, path: Path, field: str) -> tuple[np.ndarray, np.ndarray, str]:
+    """Returns the image (C, H, W), its classes (H, W) int16, and what the run used its group for, as text."""
     with Dataset(path) as dataset:
         layer = choose_layer(dataset, model.spec.target)
         target = target_for(model, layer, str(path))
@@ -132,125 +133,113 @@ def _field(model: Model, path: Path, field: str) -> tuple[np.ndarray, np.ndarray
                 f"{path}: has channels {dataset.channels}, but {model.folder} was trained on {model.channels}; give a "
                 "dataset of the same channels."
             )
-        if field not in (kept := dataset.micrograph_ids()):
-            more = ", …" if len(kept) > SHOWN_FIELDS else ""
-            shown = ", ".join(kept[:SHOWN_FIELDS]) + more if kept else "none"
-            raise SegueError(
-                f"{path}: holds no micrograph '{field}'; kept are {shown}: name one of them"
-                + ("." if kept else ", or make the dataset with keep_micrographs = true.")
-            )
+        fields = dataset.micrograph_ids()
+        if field not in fields:
+            remedy = ": name one of them." if fields else ", or make the dataset with keep_micrographs = true."
+            raise SegueError(f"{path}: holds no micrograph '{field}'; kept are {_name_some(fields) or 'none'}{remedy}")
         micrograph = dataset.micrograph(field)
         if layer.name not in micrograph.labels:
+            labelled = [source for source in fields if layer.name in dataset.micrograph_layers(source)]
+            remedy = "none of those kept has; take the dataset that the run was trained on."
+            if labelled:
+                remedy = f"name one of the {len(labelled)} that have: {_name_some(labelled)}."
             raise SegueError(
-                f"{path}: micrograph '{field}' has no labels '{layer.name}', and a film shows what is right and wrong; "
-                + _labelled(dataset, kept, layer.name)
+                f"{path}: micrograph '{field}' has no labels '{layer.name}', and a film shows what is right and wrong;"
+                f" {remedy}"
             )
         labels = torch.from_numpy(micrograph.labels[layer.name].astype(np.int64))[None]
         samples = dataset.samples()
         groups = set(samples["group"][samples["source"] == field])
-    truth = target.truth(target.encode(labels))[0].numpy().astype(np.int16)
+    truth = target.target_classes(target.encode(labels))[0].numpy().astype(np.int16)
     if truth.max(initial=0) >= len(model.target.names):
         raise SegueError(
             f"{path}: has classes {layer.names}, but {model.folder} was trained on {model.target.names}; give a "
             "dataset of the same classes."
         )
-    return micrograph.image, truth, _use_of(model.folder, groups)
+    return micrograph.image, truth, _use_of(RunFolder(model.folder), groups)
 
 
-def _labelled(dataset: Dataset, kept: Sequence[str], layer: str) -> str:
-    """Returns in words which kept micrographs have labels, the first few by name."""
-    found = [source for source in kept if layer in dataset.micrograph_layers(source)]
-    if not found:
-        return "none of those kept has; take the dataset that the run was trained on."
-    return f"name one of the {len(found)} that have: {', '.join(found[:SHOWN_FIELDS])}" + (
-        ", …" if len(found) > SHOWN_FIELDS else "."
-    )
+def _name_some(fields: Sequence[str]) -> str:
+    return ", ".join(fields[:MAX_FIELDS_NAMED]) + (", …" if len(fields) > MAX_FIELDS_NAMED else "")
 
 
-def _use_of(run: Path, groups: set[str]) -> str:
-    """Returns in words what the run used these groups for; nothing where they are not known."""
-    used = json.loads((run / "groups.json").read_text(encoding="utf-8"))
-    for name, words in (("training", "trained on"), ("ancestors", "trained on"), ("validation", "validation")):
+def _use_of(run: RunFolder, groups: set[str]) -> str:
+    """Returns what the run used these groups for, in brackets; nothing where they are not known."""
+    used = run.read(run.groups)
+    for name, use in (("training", "trained on"), ("ancestors", "trained on"), ("validation", "validation")):
         if groups & set(used.get(name, ())):
-            return f" ({words})"
+            return f" ({use})"
     return " (never trained on)" if groups else ""
 
 
-def _region(crop: tuple[int, int, int, int] | None, shape: tuple[int, ...], where: str) -> Region:
+def _region(crop: tuple[int, int, int, int] | None, shape: tuple[int, ...], context: str) -> Region:
     if crop is None:
         return Region(0, 0, shape[0], shape[1])
     y, x, height, width = crop
     if y < 0 or x < 0 or height < 1 or width < 1 or y + height > shape[0] or x + width > shape[1]:
         raise SegueError(
-            f"{where}: the part y,x,height,width = {y},{x},{height},{width} does not lie in its {shape[0]} × {shape[1]}"
-            " px; give another part."
+            f"{context}: the part y,x,height,width = {y},{x},{height},{width} does not lie in its {shape[0]} ×"
+            f" {shape[1]} px; give another part."
         )
     return Region(y, x, y + height, x + width)
 
 
-def _predicted(model: Model, scorer: Scorer, region: Region, truth: np.ndarray, epoch: int) -> Shot:
+def _predict(model: Model, predictor: TiledPredictor, region: Region, truth: np.ndarray, epoch: int) -> VideoFrame:
     """Returns what the network predicts for a region, tile by tile; truth (H, W) is of the region."""
     classes = np.empty((1, *region.shape), np.uint8)
     counts = torch.zeros((len(model.target.names), 2, pixel_metrics.BINS), dtype=torch.int64)
     side = max(region.shape) if truth.size <= LARGE_PX else Tiling().tile_px
     for tile in Tiling(side, 0).cores(region.shape):
         top, left = region.top + tile.top, region.left + tile.left
-        scores = scorer.scores(Region(top, left, top + tile.shape[0], left + tile.shape[1]))
-        probabilities = model.target.probabilities(torch.from_numpy(scores)[None])
-        counts += pixel_metrics.histogram(probabilities, torch.from_numpy(tile.read(truth).astype(np.int64))[None])
-        classes[(0, *tile.slices)] = model.target.classes(torch.from_numpy(scores)[None])[0].numpy()
-    return Shot(epoch, classes, counts.numpy())
+        scores = torch.from_numpy(predictor.scores(Region(top, left, top + tile.shape[0], left + tile.shape[1])))[None]
+        labels = torch.from_numpy(tile.read(truth).astype(np.int64))[None]
+        counts += pixel_metrics.histogram(model.target.probabilities(scores), labels)
+        classes[(0, *tile.slices)] = model.target.classes(scores)[0].numpy()
+    return VideoFrame(epoch, classes, counts.numpy())
 
 
-def _names(run: Path) -> tuple[str, ...]:
-    return tuple(json.loads((run / "spec.json").read_text(encoding="utf-8"))["model"]["names"])
-
-
-def _scene(
-    run: Path, images: np.ndarray, truth: np.ndarray, names: tuple[str, ...], shown: str, epochs: Sequence[int]
-) -> Scene:
+def _context(
+    run: RunFolder, gray: np.ndarray, truth: np.ndarray, names: tuple[str, ...], subtitle: str, epochs: Sequence[int]
+) -> VideoContext:
+    """Returns the context of a film; gray (n, H, W) uint8 and truth (n, H, W) are what it shows."""
     from pyarrow import parquet
 
-    history = parquet.read_table(run / "history.parquet").to_pydict()
-    at = np.array(history["epoch"], dtype=float)
-    courses = {name: (at, np.array(history[name], dtype=float)) for name in COURSES if name in history}
-    courses = {name: course for name, course in courses.items() if np.isfinite(course[1]).any()}
-    return Scene(images, truth, names, run.resolve().name, shown, tuple(epochs), courses)
+    history = {name: np.array(values, float) for name, values in parquet.read_table(run.history).to_pydict().items()}
+    curves = {
+        name: (history["epoch"], history[name])
+        for name in TRACKS
+        if name in history and np.isfinite(history[name]).any()
+    }
+    return VideoContext(gray, truth, names, run.path.resolve().name, subtitle, tuple(epochs), curves)
 
 
-def studied_films(plan: Plan, table: pd.DataFrame) -> dict[str, Path]:
+def runs_with_film(plan: Plan, table: pd.DataFrame) -> dict[str, Path]:
     """Returns for each stage of a study whose runs kept a film, up to three, the folder of its run of median loss."""
-    found: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for stage, rows in table.groupby("stage", sort=False) if "stage" in table.columns else ():
-        losses = {
-            str(run): float(np.mean(of_run["loss"].to_numpy(float)))
-            for run, of_run in rows.dropna(subset="loss").groupby("run")
-        }
-        folders = [plan.store.run(run) for run in sorted(losses, key=lambda run: (losses[run], run))]
-        filmed = [folder for folder in folders if (folder / FILM / "still.npz").is_file()]
-        if filmed and len(found) < MOST_FILMS:
-            found[str(stage)] = filmed[(len(filmed) - 1) // 2]
-    return found
+        losses = rows.assign(loss=numeric(rows, "loss")).dropna(subset="loss").groupby("run")["loss"].mean()
+        ordered = sorted(map(str, losses.index), key=lambda run: (losses[run], run))
+        runs = [plan.store.run(run) for run in ordered]
+        filmed = [run for run in runs if (RunFolder(run).film / "still.npz").is_file()]
+        if filmed and len(folders) < MAX_FILMS:
+            folders[str(stage)] = filmed[(len(filmed) - 1) // 2]
+    return folders
 
 
-def sheet_drawing(stage: str, run: Path) -> Drawing:
-    """Returns the sheet of a run's film for the page, with what its colours and curves mean."""
+def film_sheet(stage: str, run: Path) -> ReportFigure:
+    """Returns the sheet of a run's film for the page, with what its colors and curves mean."""
     film = film_of_run(run)
-    epochs = _spread(film.scene.epochs, SHEET_FRAMES)
-    figure = sheet_figure(film.scene, list(film.shots(epochs)))
-    foreground = listed(list(film.scene.names[1:]))
+    epochs = _spread(film.context.epochs, SHEET_FRAMES)
+    figure = sheet_figure(film.context, list(film.frames(epochs)))
+    foreground = join_names(film.context.names[1:])
     caption = (
-        f"<strong>Classification by epoch, {escape(stage_words(stage))}.</strong> What the run {escape(run.name)}, of"
-        f" median loss, gives {film.scene.subtitle}: true positives are green; a pixel that was missed, or invented,"
-        " has the colour of that class (of one that was given another foreground class: of the labelled one). Beneath,"
-        f" precision by recall of {escape(foreground)} over these pixels with the areas under the curves; the dot is"
-        " the most probable class, as in the picture; dotted, the share of the class, which guessing reaches. The film:"
-        f" <code>segue film {escape(run.name)} -o film.mp4</code>; of any labelled field, too, where the stage has"
-        " <code>keep_epochs = true</code>."
+        f"The run {run.name}, of median loss, on {film.context.subtitle}: true positives are green; a pixel that was"
+        " missed, or invented, has the color of that class (of one that was given another foreground class: of the"
+        f" labelled one). Below, precision by recall of {foreground} over these pixels. The film: segue film {run.name}"
+        " -o film.mp4; of any labelled field, too, where the stage has keep_epochs = true."
     )
-    return Drawing(
-        f"film-{stage}", figure, caption, f"Classification of {foreground} at epochs {listed(list(map(str, epochs)))}"
-    )
+    alt = f"Classification of {foreground} at epochs {join_names(list(map(str, epochs)))}"
+    return ReportFigure(f"film-{stage}", figure, f"Classification by epoch, {stage_label(stage)}.", caption, alt)
 
 
 def write_film(
@@ -261,32 +250,34 @@ def write_film(
     Every epoch is predicted once. frames_per_s: by default as many, from 2 to 12, as make twelve seconds. Raises
     SegueError for other endings.
     """
-    odd = [out for out in outs if out.suffix.lower() not in (*MOVING, ".png")]
+    odd = [out for out in outs if out.suffix.lower() not in (*WRITERS, ".png")]
     if odd or not outs:
         raise SegueError(f"{odd[0] if odd else 'film'}: films are written as .mp4, .gif or .png; choose one of these.")
     if frames_per_s is not None and not 0.1 <= frames_per_s <= 60:
         raise SegueError(f"film: {frames_per_s:g} frames per second; allowed are 0.1 to 60.")
-    epochs, sheet = film.scene.epochs, _spread(film.scene.epochs, SHEET_FRAMES)
-    moving = [out for out in outs if out.suffix.lower() in MOVING]
-    rate = frames_per_s or min(max(len(epochs) / LENGTH_S, SLOWEST), FASTEST)
-    kept: list[Shot] = []
+    epochs, sheet_epochs = film.context.epochs, _spread(film.context.epochs, SHEET_FRAMES)
+    rate = frames_per_s or min(max(len(epochs) / LENGTH_S, MIN_FRAMES_PER_S), MAX_FRAMES_PER_S)
+    videos = [out for out in outs if out.suffix.lower() in WRITERS]
+    selected = epochs if videos else sheet_epochs
+    sheet: list[VideoFrame] = []
     with ExitStack() as opened:
-        screen = Screen(film.scene) if moving else None
-        writers = [] if screen is None else [opened.enter_context(_writer(out, screen, rate)) for out in moving]
-        wanted = epochs if moving else sheet
-        for done, shot in enumerate(film.shots(wanted), start=1):
-            if shot.epoch in sheet:
-                kept.append(shot)
-            if screen is not None:
-                frame = screen.frame(shot)
-                for write in writers:
-                    write(frame)
+        renderer = FrameRenderer(film.context) if videos else None
+        writers = []
+        if renderer is not None:
+            writers = [opened.enter_context(WRITERS[out.suffix.lower()](out, renderer, rate)) for out in videos]
+        for done, frame in enumerate(film.frames(selected), start=1):
+            if frame.epoch in sheet_epochs:
+                sheet.append(frame)
+            if renderer is not None:
+                pixels = renderer.render(frame)
+                for add_frame in writers:
+                    add_frame(pixels)
             if progress is not None:
-                progress(done, len(wanted))
+                progress(done, len(selected))
     for out in outs:
-        if out not in moving:
+        if out not in videos:
             with replacing(out) as partial:
-                partial.write_bytes(png_bytes(sheet_figure(film.scene, kept)))
+                partial.write_bytes(png_bytes(sheet_figure(film.context, sheet)))
 
 
 def _spread(epochs: Sequence[int], count: int) -> tuple[int, ...]:
@@ -299,12 +290,8 @@ def _spread(epochs: Sequence[int], count: int) -> tuple[int, ...]:
     return tuple(epochs[place] for place in places)
 
 
-def _writer(out: Path, screen: Screen, rate: float) -> AbstractContextManager[Write]:
-    return _mp4(out, screen.size, rate) if out.suffix.lower() == ".mp4" else _gif(out, screen.palette(), rate)
-
-
 @contextmanager
-def _mp4(out: Path, size: tuple[int, int], rate: float) -> Iterator[Write]:
+def _mp4_writer(out: Path, renderer: FrameRenderer, rate: float) -> Iterator[AddFrame]:
     """Gives what adds a frame (H, W, 3) uint8 to an H.264 film that browsers play: yuv420p, its index in front."""
     try:
         import av
@@ -317,14 +304,14 @@ def _mp4(out: Path, size: tuple[int, int], rate: float) -> Iterator[Write]:
         av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as container,
     ):
         stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
-        stream.height, stream.width = size
+        stream.height, stream.width = renderer.size
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": "17", "preset": "medium"}
         context = stream.codec_context
         context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG  # else players guess by the size
         context.color_primaries = context.color_trc = 1  # BT.709, too
 
-        def write(pixels: np.ndarray) -> None:
+        def add_frame(pixels: np.ndarray) -> None:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             frame = frame.reformat(
                 format="yuv420p", src_color_range=ColorRange.JPEG, dst_colorspace=Colorspace.ITU709,
@@ -334,25 +321,35 @@ def _mp4(out: Path, size: tuple[int, int], rate: float) -> Iterator[Write]:
                 container.mux(packet)
             last[:] = [pixels]
 
-        yield write
+        yield add_frame
         for _ in range(round(STILL_S * rate)):
-            write(last[0])
+            add_frame(last[0])
         for packet in stream.encode():
             container.mux(packet)
 
 
 @contextmanager
-def _gif(out: Path, palette: np.ndarray, rate: float) -> Iterator[Write]:
-    """Gives what adds a frame (H, W, 3) uint8 to a GIF; palette (1, m, 3) uint8 are pixels to choose its colours by."""
-    chosen = Image.fromarray(palette).quantize(GIF_COLOURS)
+def _gif_writer(out: Path, renderer: FrameRenderer, rate: float) -> Iterator[AddFrame]:
+    """Gives what adds a frame (H, W, 3) uint8 to a GIF, whose colors are chosen at the first frame."""
     frames: list[Image.Image] = []
-    yield lambda pixels: frames.append(
+    palette: list[Image.Image] = []
+
+    def add_frame(pixels: np.ndarray) -> None:
+        if not palette:
+            palette.append(Image.fromarray(renderer.palette(pixels)).quantize(GIF_COLORS))
         # not dithered: what stays the same is then stored once
-        Image.fromarray(pixels).quantize(palette=chosen, dither=Image.Dither.NONE)
-    )
-    each_ms = max(round(100 / rate), 2) * 10
-    durations = [each_ms] * (len(frames) - 1) + [max(each_ms, round(1000 * STILL_S))]
+        frames.append(Image.fromarray(pixels).quantize(palette=palette[0], dither=Image.Dither.NONE))
+
+    yield add_frame
+    frame_ms = max(round(100 / rate), 2) * 10
+    durations = [frame_ms] * (len(frames) - 1) + [max(frame_ms, round(1000 * STILL_S))]
     with replacing(out) as partial:
         frames[0].save(
             partial, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=True
         )
+
+
+WRITERS: dict[str, Callable[[Path, FrameRenderer, float], AbstractContextManager[AddFrame]]] = {
+    ".mp4": _mp4_writer,
+    ".gif": _gif_writer,
+}

@@ -1,55 +1,48 @@
-"""What a film is of, and the picture in it: the outcome of every pixel in colour on the image.
+"""How the video of a training is drawn: the overlay on the image, the curves beside it, and the sheet of frames.
 
-True positives of any class are green; a false negative and a false positive have the colour of the class that was
+True positives of any class are green; a false negative and a false positive have the color of the class that was
 missed or invented. A pixel of one foreground class that was given another is a false negative of its own and a false
-positive of the other: it has the colour of its own, labelled, class. Outlines are those of the labels, where the image
+positive of the other: it has the color of its own, labelled, class. Outlines are those of the labels, where the image
 is enlarged, so that what is filled inside of one was missed and what is filled outside was invented.
-
-
-How a film looks: the picture, the curves beside it, words and courses above and beneath; and the sheet of frames."""
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
-from matplotlib.colors import to_rgb, to_rgba
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 from skimage.segmentation import find_boundaries
 
-from segue.data.summary import palette_places
+from segue.data.summary import palette_indices
 from segue.evaluation import pixel_metrics
-from segue.reporting.figures.style import AMBER, BROWN, GRID, INK, MUTED, PAPER, bare, sheet, style
+from segue.reporting.figures.style import AMBER, BROWN, GRID, INK, MUTED, PAPER, hide_axes, new_figure, style
+
+# --- what is shown
 
 HIT = "#00d68f"  # bluish and bright: apart from the red also for those who confuse red and green
-# of live, dead and others: blue as DAPI, red as Cy5; dark enough for lines on paper, bright enough for grey images
-CLASS_COLOURS = ("#2f74ff", "#f0302c", "#9a48e8", AMBER, "#d12c8c", BROWN)
-HIT_OPACITY, ERROR_OPACITY, IGNORED_OPACITY = 0.55, 0.72, 0.55
-IGNORED_COLOUR = "#9aa0a8"
-CONFUSED = "one class taken for another: the label's colour"
-IGNORED, RIGHT, NOTHING = 255, 1, 0  # codes of `outcomes`; the errors of class k have 1 + k
-SMALL_PX = (640, 520)  # width and height up to which images are enlarged, by whole numbers
-LARGE_PX = (960, 720)  # above which they are reduced
-GAP_PX = 6  # between several images
+# of live, dead and others: blue as DAPI, red as Cy5; dark enough for lines on paper, bright enough for gray images
+CLASS_COLORS = ("#2f74ff", "#f0302c", "#9a48e8", AMBER, "#d12c8c", BROWN)
+RATE = "learning rate"
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What stays the same through a film.
+class VideoContext:
+    """What stays the same through a video.
 
-    images (n, H, W) uint8 grey levels; truth (n, H, W) classes, −1 ignored; names of the classes, the background
-    first; title and subtitle in words; epochs shown, rising; courses: column of the history -> (epochs, values).
+    images (n, H, W) uint8 gray levels; truth (n, H, W) classes, −1 ignored; names of the classes, the background
+    first; epochs shown, rising; curves: column of the history -> (epochs, values).
     """
 
     images: np.ndarray
@@ -58,331 +51,139 @@ class Scene:
     title: str
     subtitle: str
     epochs: tuple[int, ...]
-    courses: dict[str, tuple[np.ndarray, np.ndarray]]
+    curves: dict[str, tuple[np.ndarray, np.ndarray]]
 
     @cached_property
-    def colours(self) -> dict[int, str]:
-        return film_colours(self.names)
+    def colors(self) -> dict[int, str]:
+        return class_colors(self.names)
 
 
 @dataclass(frozen=True)
-class Shot:
-    """What one epoch's weights predict: classes (n, H, W) uint8, and pixels per probability (K, 2, bins), of
-    `curves.histogram`."""
+class VideoFrame:
+    """One epoch's predictions: classes (n, H, W) uint8, and pixels per probability (K, 2, bins) of `histogram`."""
 
     epoch: int
     classes: np.ndarray
     counts: np.ndarray
 
-    def curves(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns precision and recall (K, bins), and the areas (K,)."""
+    def precision_recall(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns precision and recall (K, bins), and the areas under their curves (K,)."""
         counts = torch.from_numpy(self.counts)
         precision, recall = pixel_metrics.precision_recall(counts)
         return precision.numpy(), recall.numpy(), pixel_metrics.average_precision(counts).numpy()
 
 
-def film_colours(names: Sequence[str]) -> dict[int, str]:
-    """Returns the colour of each class by its number, from 1 on: live blue and dead red wherever they stand."""
-    places = palette_places(names)
-    return {k: CLASS_COLOURS[place % len(CLASS_COLOURS)] for k, place in enumerate(places, start=1)}
+def class_colors(names: Sequence[str]) -> dict[int, str]:
+    """Returns the color of each class by its number, from 1 on: live blue and dead red wherever they stand."""
+    return {k: CLASS_COLORS[place % len(CLASS_COLORS)] for k, place in enumerate(palette_indices(names), start=1)}
+
+
+# --- the overlay
+
+HIT_OPACITY, ERROR_OPACITY, IGNORED_OPACITY = 0.55, 0.72, 0.55
+IGNORED_COLOR = "#9aa0a8"
+BACKGROUND_CODE, HIT_CODE, IGNORED_CODE = 0, 1, 255  # of `outcomes`; the errors of class k have 1 + k
+MIN_SIZE_PX = (640, 520)  # width and height up to which images are enlarged, by whole numbers
+MAX_SIZE_PX = (960, 720)  # above which they are reduced
+GAP_PX = 6  # between several images
 
 
 def outcomes(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Returns uint8 codes of pixels: 0 background rightly, 1 a true positive, 1 + k an error of class k, 255 ignored.
+    """Returns uint8 codes of pixels: 0 true background, 1 a true positive, 1 + k an error of class k, 255 ignored.
 
     A foreground pixel that was given another foreground class is an error of its labelled class.
 
     >>> outcomes(np.array([0, 1, 1, 0, 1, -1]), np.array([0, 1, 0, 2, 2, 1])).tolist()
     [0, 1, 2, 3, 2, 255]
     """
-    wrong = np.where(truth > 0, truth, predicted) + 1
-    found = np.where(truth == predicted, np.minimum(truth, 1), wrong).astype(np.uint8)
-    found[truth < 0] = IGNORED
-    return found
+    errors = np.where(truth > 0, truth, predicted) + 1
+    codes = np.where(truth == predicted, np.minimum(truth, 1), errors).astype(np.uint8)
+    codes[truth < 0] = IGNORED_CODE
+    return codes
 
 
-def tints(colours: Mapping[int, str]) -> np.ndarray:
-    """Returns the colour (256, 256, 3) uint8 of each code of `outcomes` on each grey level; colours by class."""
-    grey = np.repeat(np.arange(256.0)[:, None], 3, axis=1)
-    found = np.repeat(grey[None], 256, axis=0)
-    inks = {RIGHT: (HIT, HIT_OPACITY), IGNORED: (IGNORED_COLOUR, IGNORED_OPACITY)}
-    inks |= {1 + k: (colour, ERROR_OPACITY) for k, colour in colours.items()}
+def outcome_colors(colors: Mapping[int, str]) -> np.ndarray:
+    """Returns the color (256, 256, 3) uint8 of each code of `outcomes` on each gray level; `colors` by class."""
+    gray = np.repeat(np.arange(256.0)[:, None], 3, axis=1)
+    table = np.repeat(gray[None], 256, axis=0)
+    inks = {HIT_CODE: (HIT, HIT_OPACITY), IGNORED_CODE: (IGNORED_COLOR, IGNORED_OPACITY)}
+    inks |= {1 + k: (color, ERROR_OPACITY) for k, color in colors.items()}
     for code, (ink, opacity) in inks.items():
-        found[code] = (1 - opacity) * grey + opacity * 255 * np.array(to_rgb(ink))
-    return np.rint(found).astype(np.uint8)
+        table[code] = (1 - opacity) * gray + opacity * 255 * np.array(to_rgb(ink))
+    return np.rint(table).astype(np.uint8)
 
 
-class Easel:
-    """Paints the images of a scene with the outcome of a shot, at the size of a film."""
+class Overlay:
+    """Colors the images of a video by the outcome of a frame, side by side at the size of the video."""
 
-    def __init__(self, scene: Scene) -> None:
-        self.scene = scene
-        self._tints = tints(scene.colours)
-        count, height, width = scene.images.shape
-        fits = {columns: _scale(height, width, -(-count // columns), columns) for columns in range(1, count + 1)}
-        self._columns = max(fits, key=lambda columns: (fits[columns], -abs(columns - count**0.5)))
-        scale = fits[self._columns]
+    def __init__(self, context: VideoContext) -> None:
+        self.context = context
+        self._table = outcome_colors(context.colors)
+        count, height, width = context.images.shape
+        scales = {columns: _scale(height, width, -(-count // columns), columns) for columns in range(1, count + 1)}
+        self._columns = max(scales, key=lambda columns: (scales[columns], -abs(columns - count**0.5)))
+        scale = scales[self._columns]
         self._size = (max(round(scale * height), 1), max(round(scale * width), 1))
-        self._enlarged = scale >= 2
-        self._outlines = [self._outline(truth) for truth in scene.truth] if self._enlarged else []
+        self.has_outlines = scale >= 2
+        self._outlines = [self._outline(truth) for truth in context.truth] if self.has_outlines else []
 
     def _outline(self, truth: np.ndarray) -> np.ndarray:
         """Returns the labelled class (H, W) of the enlarged image on the rims of labels, 0 elsewhere."""
-        large = self._fitted(np.maximum(truth, 0).astype(np.uint8))
+        large = self._resize(np.maximum(truth, 0).astype(np.uint8))
         return np.where(find_boundaries(large, mode="inner"), large, 0)
 
-    def _fitted(self, array: np.ndarray) -> np.ndarray:
-        """Returns (H, W) or (H, W, 3) uint8 at the size shown: enlarged as it is, reduced by means."""
+    def _resize(self, array: np.ndarray) -> np.ndarray:
+        """Returns (H, W) or (H, W, 3) uint8 at the size of the video: enlarged as it is, reduced by means."""
         height, width = self._size
         if array.shape[:2] == (height, width):
             return array
-        how = Image.Resampling.NEAREST if self._enlarged else Image.Resampling.BOX
-        return np.asarray(Image.fromarray(array).resize((width, height), how))
+        resample = Image.Resampling.NEAREST if self.has_outlines else Image.Resampling.BOX
+        return np.asarray(Image.fromarray(array).resize((width, height), resample))
 
-    def paint(self, classes: np.ndarray, *, paper: str) -> np.ndarray:
-        """Returns the images side by side (height, width, 3) uint8, with gaps of the colour `paper` between them."""
-        painted = []
-        for index, (image, truth) in enumerate(zip(self.scene.images, self.scene.truth, strict=True)):
-            picture = self._fitted(self._tints[outcomes(truth, classes[index]), image]).copy()
-            for k, colour in self.scene.colours.items() if self._outlines else ():
-                picture[self._outlines[index] == k] = np.rint(255 * np.array(to_rgb(colour)))
-            painted.append(picture)
-        height, width = self._size
-        rows = -(-len(painted) // self._columns)
-        whole = (rows * (height + GAP_PX) - GAP_PX, self._columns * (width + GAP_PX) - GAP_PX, 3)
-        found = np.full(whole, np.rint(255 * np.array(to_rgb(paper))), np.uint8)
-        for index, picture in enumerate(painted):
-            top, left = index // self._columns * (height + GAP_PX), index % self._columns * (width + GAP_PX)
-            found[top : top + height, left : left + width] = picture
-        return found
+    def overlay(self, classes: np.ndarray) -> np.ndarray:
+        """Returns the images with the outcome of `classes` (n, H, W), side by side (height, width, 3) uint8."""
+        height, width = (side + GAP_PX for side in self._size)
+        rows = -(-len(classes) // self._columns)
+        shape = (rows * height - GAP_PX, self._columns * width - GAP_PX, 3)
+        canvas = np.full(shape, np.rint(255 * np.array(to_rgb(PAPER))), np.uint8)
+        for index, (image, truth) in enumerate(zip(self.context.images, self.context.truth, strict=True)):
+            colored = self._resize(self._table[outcomes(truth, classes[index]), image]).copy()
+            for k, color in self.context.colors.items() if self._outlines else ():
+                colored[self._outlines[index] == k] = np.rint(255 * np.array(to_rgb(color)))
+            top, left = index // self._columns * height, index % self._columns * width
+            canvas[top : top + colored.shape[0], left : left + colored.shape[1]] = colored
+        return canvas
 
-    def every_tint(self) -> np.ndarray:
-        """Returns pixels (codes, m, 3) uint8 of all colours that a film of this scene may paint."""
-        grey = np.unique(self.scene.images)
-        codes = [NOTHING, RIGHT, *range(2, len(self.scene.names) + 1)]
-        codes += [IGNORED] if (self.scene.truth < 0).any() else []
-        return self._tints[np.array(codes)[:, None], grey[None]]
+    def colors(self) -> np.ndarray:
+        """Returns pixels (codes, m, 3) uint8 of all colors that an overlay of this context may have."""
+        codes = [BACKGROUND_CODE, HIT_CODE, *range(2, len(self.context.names) + 1)]
+        codes += [IGNORED_CODE] if (self.context.truth < 0).any() else []
+        return self._table[np.array(codes)[:, None], np.unique(self.context.images)[None]]
 
-    @property
-    def outlined(self) -> bool:
-        return self._enlarged
+    def legend_handles(self) -> list[Patch]:
+        names, colors = self.context.names, self.context.colors
+        handles = [Patch(facecolor=HIT, label="true positive")]
+        handles += [Patch(facecolor=color, label=f"{names[k]}: missed or invented") for k, color in colors.items()]
+        if (self.context.truth < 0).any():
+            handles.append(Patch(facecolor=IGNORED_COLOR, label="not judged"))
+        if self.has_outlines:
+            handles.append(Patch(facecolor="none", edgecolor=INK, label="outline: label"))
+        return handles
 
 
 def _scale(height: int, width: int, rows: int, columns: int) -> float:
     """Returns by how much an image is enlarged, by a whole number, or reduced, so that rows × columns of it fit."""
-    small, large = (
+    enlarge, reduce = (
         min(((box[0] + GAP_PX) / columns - GAP_PX) / width, ((box[1] + GAP_PX) / rows - GAP_PX) / height)
-        for box in (SMALL_PX, LARGE_PX)
+        for box in (MIN_SIZE_PX, MAX_SIZE_PX)
     )
-    return float(max(int(small), min(1.0, large)))
+    return float(max(int(enlarge), min(1.0, reduce)))
 
 
-def legend_handles(scene: Scene, *, outlined: bool) -> list[Patch | Line2D]:
-    """Returns what the colours of the image mean."""
-    handles: list[Patch | Line2D] = [Patch(facecolor=HIT, label="true positive")]
-    handles += [
-        Patch(facecolor=colour, label=f"{scene.names[k]}: missed or invented") for k, colour in scene.colours.items()
-    ]
-    if (scene.truth < 0).any():
-        handles.append(Patch(facecolor=IGNORED_COLOUR, label="not judged"))
-    if outlined:
-        handles.append(Patch(facecolor="none", edgecolor=INK, label="outline: label"))
-    return handles
+# --- precision by recall
 
-
-LEAST_HEIGHT_PX = 540
-MARGIN_PX, HEAD_PX, LEGEND_PX, COLUMN_PX = 16, 58, 24, 408
-CURVE_PX = 62  # from the picture to the curves: room for what their axis is called
-DPI = 100
-FADING = 0.8  # of the opacity of a curve, per epoch
-RATE = "learning rate"
-EARLIER = 14  # curves that stay while they fade
-TICK_PX = 14  # at least, from one to the next
-SHEET_CELL_PX = 440
-SHEET_HEAD_IN, SHEET_LINE_IN = 0.78, 0.21
-AREAS, SHEET_AREAS = 3, 2  # told in a line
-SHEET_WORDS = (
-    "Above each graph: area under its precision-recall curve (AUPRC). Dot: as in the picture. Dotted: guessing."
-)
-
-
-class Screen:
-    """Draws the frames of a film one after another: what does not move is drawn once."""
-
-    def __init__(self, scene: Scene) -> None:
-        self.scene = scene
-        self.easel = Easel(scene)
-        self._earlier: list[list[np.ndarray]] = []
-        with style():
-            self._layout()
-
-    def _layout(self) -> None:
-        scene = self.scene
-        nothing = np.zeros(scene.images.shape, np.uint8)
-        height, width = self.easel.paint(nothing, paper=INK).shape[:2]
-        handles = legend_handles(scene, outlined=self.easel.outlined)
-        columns = max(1, min(len(handles), width // 172))
-        legend = LEGEND_PX * -(-len(handles) // columns)
-        confusable = len(scene.names) > 2
-        self._height = _even(max(LEAST_HEIGHT_PX, HEAD_PX + height + legend + LEGEND_PX * confusable + MARGIN_PX))
-        self._width = _even(MARGIN_PX + width + COLUMN_PX)
-        self._corner = (HEAD_PX, MARGIN_PX)
-        self._figure = Figure(figsize=(self._width / DPI, self._height / DPI), dpi=DPI)
-        self._canvas = FigureCanvasAgg(self._figure)
-        right = MARGIN_PX + width + CURVE_PX
-        self._figure.text(*self._at(MARGIN_PX, 20), scene.title, weight="bold", size=10, va="center")
-        beneath = self._figure.text(*self._at(MARGIN_PX, 40), scene.subtitle, color=MUTED, size=8.5, va="center")
-        room = right - 3 * MARGIN_PX  # up to the words on the epoch
-        beneath.set_fontsize(8.5 * min(1, room / beneath.get_window_extent(self._canvas.get_renderer()).width))
-        self._figure.legend(
-            handles=handles, loc="upper left", bbox_to_anchor=self._at(MARGIN_PX - 5, HEAD_PX + height + 2),
-            ncols=columns, fontsize=8.5, handlelength=1.1, handleheight=1, borderpad=0.2, columnspacing=1.3,
-            borderaxespad=0,
-        )  # fmt: skip
-        if confusable:
-            below = HEAD_PX + height + 2 + legend
-            self._figure.text(*self._at(MARGIN_PX, below), CONFUSED, size=8, color=MUTED, va="top")
-        self._words = self._figure.text(*self._at(right, 20), "", size=10, weight="bold", va="center", animated=True)
-        self._told = self._figure.text(*self._at(right, 40), "", size=8.5, color=MUTED, va="center", animated=True)
-        classes = range(1, len(scene.names))
-        wide, rows = self._width - right - MARGIN_PX, -(-len(classes) // AREAS)
-        self._figure.text(*self._at(right, HEAD_PX + 4), "AUPRC", size=8.5, color=MUTED, va="center")
-        self._areas = {k: self._area(k, right + 54, wide - 54) for k in classes}
-        top = HEAD_PX + 18 * rows
-        room = self._height - top - MARGIN_PX - 22  # for three panels and the words beneath them
-        tall = round(0.6 * room)
-        curve = self._panel(right, top, wide, tall)
-        _curve_axes(curve, scene)
-        self._fading = {k: LineCollection([], animated=True) for k in classes}
-        for fading in self._fading.values():
-            curve.add_collection(fading, autolim=False)
-        self._curves = {k: curve.plot([], [], color=scene.colours[k], linewidth=2, animated=True)[0] for k in classes}
-        self._dots = {
-            k: curve.plot(
-                [], [], "o", color=scene.colours[k], markeredgecolor="white", markersize=7, animated=True, clip_on=False
-            )[0]
-            for k in classes
-        }
-        self._courses = self._course_panels(right, top + tall + 48, wide, (room - tall - 72) * 3 // 5)
-        self._canvas.draw()
-        self._still = self._canvas.copy_from_bbox(self._figure.bbox)
-
-    def _area(self, k: int, left: int, width: int) -> Text:
-        """Returns the text that tells the area under the curve of class k, above the curves."""
-        x, y = left + (k - 1) % AREAS * width // AREAS, HEAD_PX + 4 + 18 * ((k - 1) // AREAS)
-        return self._figure.text(
-            *self._at(x, y), "", size=9, va="center", color=self.scene.colours[k], weight="bold", animated=True
-        )
-
-    def _at(self, x: float, y: float) -> tuple[float, float]:
-        """Returns the figure's coordinates of a pixel, counted from the upper left corner."""
-        return x / self._width, 1 - y / self._height
-
-    def _panel(self, left: int, top: int, width: int, height: int) -> Axes:
-        x, y = self._at(left, top + height)
-        return self._figure.add_axes((x, y, width / self._width, height / self._height))
-
-    def _course_panels(self, left: int, top: int, width: int, height: int) -> dict[str, tuple[Line2D, Line2D]]:
-        """Draws losses and learning rate faintly over all epochs; returns per column the line so far and its tip."""
-        courses = self.scene.courses
-        kinds = {"loss": ("train_loss", "validation_loss"), RATE: ("lr",)}
-        last = max([self.scene.epochs[-1], *(epochs.max() for epochs, _ in courses.values())])
-        kinds = {words: tuple(filter(courses.__contains__, columns)) for words, columns in kinds.items()}
-        drawn: dict[str, tuple[Line2D, Line2D]] = {}
-        heights = {"loss": height, RATE: height * 2 // 3}
-        for words, columns in kinds.items():
-            if not columns:
-                continue
-            axes = self._panel(left, top, width, heights[words])
-            top += heights[words] + 20
-            for column in columns:
-                look = {"color": INK, "linewidth": 1.5, "linestyle": (0, (3, 2)) if column == "train_loss" else "solid"}
-                axes.plot(*courses[column], **look, alpha=0.22)
-                line = axes.plot([], [], **look, animated=True)[0]
-                drawn[column] = line, axes.plot([], [], "o", color=INK, markersize=4, animated=True)[0]
-            told = "loss (dashed: training)" if "train_loss" in columns else words
-            _course_axes(axes, told, np.concatenate([courses[column][1] for column in columns]), heights[words])
-            axes.set_xlim(0, last * 1.02)
-            axes.set_xticks(epoch_ticks(int(last)))
-            axes.tick_params(labelbottom=words == RATE)
-            if words == RATE:
-                axes.set_xlabel("epoch", labelpad=1, fontsize=8)
-        return drawn
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """The height and width of a frame in pixels, both even."""
-        return self._height, self._width
-
-    def palette(self) -> np.ndarray:
-        """Returns pixels (1, m, 3) uint8 of all colours of the film, for an encoder that has to choose among them."""
-        self._canvas.restore_region(self._still)
-        around = np.asarray(self._canvas.buffer_rgba())[..., :3].reshape(-1, 3)
-        # the colours of lines and words as often as those of the image
-        inks = [INK, MUTED, GRID, HIT, *self.scene.colours.values()]
-        strengths = np.array([0.3, 0.6, 1.0])[:, None]  # of their rims, too
-        lines = [(1 - strengths) * to_rgb(PAPER) + strengths * np.array(to_rgb(ink)) for ink in inks]
-        lines = np.repeat(np.rint(255 * np.concatenate(lines)).astype(np.uint8), 200, axis=0)
-        tinted = np.repeat(self.easel.every_tint().reshape(-1, 3), 20, axis=0)
-        return np.concatenate([around[::7], lines, tinted])[None]
-
-    def frame(self, shot: Shot) -> np.ndarray:
-        """Returns the frame of an epoch (height, width, 3) uint8; epochs come in order, as earlier curves fade."""
-        with style():
-            self._canvas.restore_region(self._still)
-            self._move(shot)
-            drawn = [*self._fading.values(), *self._curves.values(), *self._dots.values()]
-            drawn += [one for pair in self._courses.values() for one in pair]
-            for artist in [*drawn, self._words, self._told, *self._areas.values()]:
-                artist.draw(self._canvas.get_renderer())
-        found = np.array(self._canvas.buffer_rgba())[..., :3]
-        painted = self.easel.paint(shot.classes, paper=PAPER)
-        top, left = self._corner
-        found[top : top + painted.shape[0], left : left + painted.shape[1]] = painted
-        return found
-
-    def _move(self, shot: Shot) -> None:
-        """Sets all that moves to what it is in this shot."""
-        precision, recall, areas = shot.curves()
-        right, found = operating_points(self.scene.truth, shot.classes, len(self.scene.names))
-        steps = [stepped(recall[k], precision[k]) for k in range(len(areas))]
-        for k, curve in self._curves.items():
-            curve.set_data(*steps[k].T)
-            self._dots[k].set_data([found[k]], [right[k]])
-            opacities = [0.5 * FADING**age for age in range(len(self._earlier), 0, -1)]
-            self._fading[k].set_segments([before[k] for before in self._earlier])
-            self._fading[k].set_color(
-                [to_rgba(self.scene.colours[k], opacity) for opacity in opacities] or [to_rgba(INK)]
-            )
-            self._areas[k].set_text(f"{self.scene.names[k]} {area_text(areas[k])}")
-        self._earlier = [*self._earlier, steps][-EARLIER:]
-        self._words.set_text(f"epoch {shot.epoch} of {self.scene.epochs[-1]}")
-        self._told.set_text(course_words(self.scene, shot.epoch))
-        for column, (line, tip) in self._courses.items():
-            epochs, values = self.scene.courses[column]
-            past = epochs <= shot.epoch
-            line.set_data(epochs[past], values[past])
-            tip.set_data(epochs[past][-1:], values[past][-1:])
-
-
-def _even(size: float) -> int:
-    """Returns the least even number not below `size`: H.264 halves the resolution of colours."""
-    return -(-int(size) // 2) * 2
-
-
-def area_text(area: float) -> str:
-    return "none here" if np.isnan(area) else f"{area:.3f}"
-
-
-def course_words(scene: Scene, epoch: int) -> str:
-    """Returns the learning rate and the losses of an epoch in words."""
-    words = {"lr": "learning rate {:.1e}", "train_loss": "loss {:.3f}", "validation_loss": "validation {:.3f}"}
-    told = []
-    for column, text in words.items():
-        epochs, values = scene.courses.get(column, (np.empty(0), np.empty(0)))
-        if (here := values[epochs == epoch]).size:
-            told.append(text.format(here[0]))
-    return ", ".join(told).replace("-", "−")
+Steps = dict[int, np.ndarray]  # class -> the corners of its curve
+CONFUSED = "one class taken for another: the label's color"
 
 
 def stepped(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
@@ -400,7 +201,7 @@ def stepped(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
 
 
 def operating_points(truth: np.ndarray, predicted: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns precision and recall (K,) of the classes as shown; NaN where nothing is predicted or labelled."""
+    """Returns precision and recall (K,) of the predicted classes; NaN where nothing is predicted or labelled."""
     judged = truth >= 0
     pairs = truth[judged].astype(np.int64) * classes + predicted[judged]
     counts = np.bincount(pairs, minlength=classes**2).reshape(classes, classes).astype(float)
@@ -408,51 +209,203 @@ def operating_points(truth: np.ndarray, predicted: np.ndarray, classes: int) -> 
         return counts.diagonal() / counts.sum(0), counts.diagonal() / counts.sum(1)
 
 
-def _curve_axes(axes: Axes, scene: Scene) -> None:
-    """Sets up the axes of precision by recall; dotted lines are what guessing reaches: the share of each class."""
+def _draw_precision_recall(
+    axes: Axes, context: VideoContext, frame: VideoFrame, earlier: Sequence[Steps] = (), *, areas_per_line: int
+) -> Steps:
+    """Draws the curves of a frame over faded `earlier` ones, the areas under them above, and returns the curves.
+
+    Dots are the classes shown; dotted lines what guessing reaches: the share of each class.
+    """
     axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="recall", ylabel="precision")
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
-    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
+    for set_ticks in (axes.set_xticks, axes.set_yticks):
+        set_ticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
     axes.xaxis.labelpad, axes.yaxis.labelpad = 0, 4
-    judged = max(int((scene.truth >= 0).sum()), 1)
-    for k in range(1, len(scene.names)):
-        share = float((scene.truth == k).sum()) / judged
-        axes.axhline(share, color=scene.colours[k], linewidth=1, linestyle=(0, (1, 2)), alpha=0.8)
+    precision, recall, areas = frame.precision_recall()
+    dots = np.transpose(operating_points(context.truth, frame.classes, len(context.names)))
+    judged = max(int((context.truth >= 0).sum()), 1)
+    curves = {k: stepped(recall[k], precision[k]) for k in context.colors}
+    for k, color in context.colors.items():
+        share = float((context.truth == k).sum()) / judged
+        axes.axhline(share, color=color, linewidth=1, linestyle=(0, (1, 2)), alpha=0.8)
+        for age, steps in enumerate(reversed(earlier), start=1):
+            axes.plot(*steps[k].T, color=color, alpha=0.5 * FADE**age)
+        axes.plot(*curves[k].T, color=color, linewidth=1.8)
+        look: dict[str, Any] = {"markeredgecolor": "white", "markersize": 6, "clip_on": False, "zorder": 3}
+        axes.plot(dots[k, 1:], dots[k, :1], "o", color=color, **look)
+        line, column = divmod(k - 1, areas_per_line)
+        area = "none here" if np.isnan(areas[k]) else f"{areas[k]:.3f}"
+        look = {"xycoords": "axes fraction", "textcoords": "offset points", "fontsize": 8, "weight": "bold"}
+        axes.annotate(
+            f"{context.names[k]} {area}", (column / areas_per_line, 1), (0, 3 + 11 * line), color=color, **look
+        )
+    return curves
+
+
+# --- a frame
+
+MIN_HEIGHT_PX = 540
+MARGIN_PX, HEAD_PX, LEGEND_PX, COLUMN_PX = 16, 58, 24, 408
+CURVE_PX = 62  # from the image to the curves: room for the label of their axis
+AREAS_PER_LINE, AREA_LINE_PX = 3, 18
+DPI = 100
+FADED_CURVES, FADE = 14, 0.8  # earlier curves that stay, and what remains of their opacity per epoch
+TICK_PX = 14  # at least, from one to the next
+TRACKS = {"loss": ("train_loss", "validation_loss"), RATE: ("lr",)}
+
+
+class FrameRenderer:
+    """Draws the frames of a video one after another."""
+
+    def __init__(self, context: VideoContext) -> None:
+        self.context = context
+        self.overlay = Overlay(context)
+        self._earlier: list[Steps] = []
+        height, width = self.overlay.overlay(np.zeros(context.images.shape, np.uint8)).shape[:2]
+        self._handles = self.overlay.legend_handles()
+        self._legend_columns = max(1, min(len(self._handles), width // 172))
+        self._legend_top = HEAD_PX + height + 2
+        self._confused_top = self._legend_top + LEGEND_PX * -(-len(self._handles) // self._legend_columns)
+        self._has_confusion = len(context.names) > 2
+        bottom = self._confused_top + LEGEND_PX * self._has_confusion + MARGIN_PX
+        self.size = (_even(max(MIN_HEIGHT_PX, bottom)), _even(MARGIN_PX + width + COLUMN_PX))  # in pixels
+        self._right = MARGIN_PX + width + CURVE_PX  # where the curves begin
+
+    def render(self, frame: VideoFrame) -> np.ndarray:
+        """Returns the pixels of a frame (height, width, 3) uint8; epochs come in order, as earlier curves fade."""
+        height, width = self.size
+        with style():
+            figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+            canvas = FigureCanvasAgg(figure)
+            self._draw_texts(figure, canvas, frame)
+            # precision by recall
+            wide = width - self._right - MARGIN_PX
+            top = HEAD_PX + AREA_LINE_PX * -(-len(self.context.colors) // AREAS_PER_LINE)
+            room = height - top - MARGIN_PX - 22  # for three panels and the words below them
+            tall = round(0.6 * room)
+            axes = self._panel(figure, top, wide, tall)
+            look = {"areas_per_line": AREAS_PER_LINE}
+            curves = _draw_precision_recall(axes, self.context, frame, self._earlier, **look)
+            self._earlier = [*self._earlier, curves][-FADED_CURVES:]
+            # losses and learning rate
+            top, track_px = top + tall + 48, (room - tall - 72) * 3 // 5
+            for (label, columns), panel_px in zip(TRACKS.items(), (track_px, track_px * 2 // 3), strict=True):
+                known = [column for column in columns if column in self.context.curves]
+                if known:
+                    _draw_tracks(self._panel(figure, top, wide, panel_px), self.context, frame, label, known, panel_px)
+                    top += panel_px + 20
+            canvas.draw()
+        pixels = np.array(canvas.buffer_rgba())[..., :3]
+        image = self.overlay.overlay(frame.classes)
+        pixels[HEAD_PX : HEAD_PX + image.shape[0], MARGIN_PX : MARGIN_PX + image.shape[1]] = image
+        return pixels
+
+    def _draw_texts(self, figure: Figure, canvas: FigureCanvasAgg, frame: VideoFrame) -> None:
+        """Draws what stands above and below the image, and above the curves."""
+        context = self.context
+
+        def text(x: float, y: float, words: str, **look: Any) -> Text:
+            return figure.text(*self._at(x, y), words, **{"va": "center", **look})
+
+        text(MARGIN_PX, 20, context.title, weight="bold", size=10)
+        subtitle = text(MARGIN_PX, 40, context.subtitle, color=MUTED, size=8.5)
+        room = self._right - 3 * MARGIN_PX  # up to the words on the epoch
+        subtitle.set_fontsize(8.5 * min(1, room / subtitle.get_window_extent(canvas.get_renderer()).width))
+        figure.legend(
+            handles=self._handles, loc="upper left", bbox_to_anchor=self._at(MARGIN_PX - 5, self._legend_top),
+            ncols=self._legend_columns, fontsize=8.5, handlelength=1.1, handleheight=1, borderpad=0.2,
+            columnspacing=1.3, borderaxespad=0,
+        )  # fmt: skip
+        if self._has_confusion:
+            text(MARGIN_PX, self._confused_top, CONFUSED, size=8, color=MUTED, va="top")
+        text(self._right, 14, f"epoch {frame.epoch} of {context.epochs[-1]}", size=10, weight="bold")
+        text(self._right, 31, _values_at(context, frame.epoch), size=8.5, color=MUTED)
+        text(self._right, 47, "area under the precision-recall curve (AUPRC)", size=8, color=MUTED)
+
+    def _at(self, x: float, y: float) -> tuple[float, float]:
+        """Returns the figure's coordinates of a pixel, counted from the upper left corner."""
+        return x / self.size[1], 1 - y / self.size[0]
+
+    def _panel(self, figure: Figure, top: int, width: int, height: int) -> Axes:
+        x, y = self._at(self._right, top + height)
+        return figure.add_axes((x, y, width / self.size[1], height / self.size[0]))
+
+    def palette(self, frame: np.ndarray) -> np.ndarray:
+        """Returns pixels (1, m, 3) uint8 of all colors of the video, for an encoder that has to choose among them.
+
+        They are those of a rendered frame, of lines and texts with their rims, and of the overlay.
+        """
+        inks = [INK, MUTED, GRID, HIT, *self.context.colors.values()]
+        strengths = np.array([0.3, 0.6, 1.0])[:, None]
+        lines = [(1 - strengths) * to_rgb(PAPER) + strengths * np.array(to_rgb(ink)) for ink in inks]
+        lines = np.repeat(np.rint(255 * np.concatenate(lines)).astype(np.uint8), 200, axis=0)
+        overlay = np.repeat(self.overlay.colors().reshape(-1, 3), 20, axis=0)
+        return np.concatenate([frame.reshape(-1, 3)[::7], lines, overlay])[None]
+
+
+def _even(size: float) -> int:
+    """Returns the least even number not below `size`: H.264 halves the resolution of colors."""
+    return -(-int(size) // 2) * 2
+
+
+def _values_at(context: VideoContext, epoch: int) -> str:
+    """Returns the learning rate and the losses of an epoch as text."""
+    texts = []
+    forms = {"lr": "learning rate {:.1e}", "train_loss": "loss {:.3f}", "validation_loss": "validation {:.3f}"}
+    for column, form in forms.items():
+        epochs, values = context.curves.get(column, (np.empty(0), np.empty(0)))
+        texts += [form.format(value) for value in values[epochs == epoch][:1]]
+    return ", ".join(texts).replace("-", "−")
 
 
 def epoch_ticks(last: int) -> list[int]:
-    """Returns the epochs told on an axis from 0: round ones, and the last.
+    """Returns the epochs marked on an axis from 0: round ones, and the last.
 
     >>> epoch_ticks(20), epoch_ticks(3), epoch_ticks(101)
     ([0, 5, 10, 15, 20], [0, 1, 2, 3], [0, 20, 40, 60, 80, 101])
     """
-    found = [
-        int(tick) for tick in MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]).tick_values(0, last) if tick <= last
-    ]
-    step = found[1] - found[0]
-    return [*(tick for tick in found if last - tick > 0.75 * step), last]
+    ticks = [int(t) for t in MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]).tick_values(0, last) if t <= last]
+    step = ticks[1] - ticks[0]
+    return [*(tick for tick in ticks if last - tick > 0.75 * step), last]
 
 
 def log_ticks(low: float, high: float, most: int) -> list[float]:
-    """Returns up to `most` ticks of an axis in logarithms, two where it spans a factor of 5: as many as fit of 1, 2, 5,
-    of 1, 3, or of every so many decades.
+    """Returns up to `most` ticks of a logarithmic axis, two where it spans a factor of 5.
+
+    As many as fit of 1, 2, 5, of 1, 3, or of every so many decades.
 
     >>> log_ticks(0.2, 4, 4), log_ticks(1e-6, 2e-3, 2)
     ([0.2, 0.5, 1.0, 2.0], [1e-05, 0.001])
     """
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    found: list[float] = []
+    ticks: list[float] = []
     for steps in ((1, 2, 5), (1, 3), (1,)):
-        every = [float(f"{step}e{decade}") for decade in decades for step in steps]
-        finer, found = found, [tick for tick in every if low <= tick <= high]
-        if len(found) < 2 <= len(finer):
+        all_ticks = [float(f"{step}e{decade}") for decade in decades for step in steps]
+        finer, ticks = ticks, [tick for tick in all_ticks if low <= tick <= high]
+        if len(ticks) < 2 <= len(finer):
             return [finer[0], finer[-1]]
-        if len(found) <= most:
+        if len(ticks) <= most:
             break
-    return found[::-1][:: -(-len(found) // most)][::-1] if found else [float(f"{low:.1g}")]
+    return ticks[::-1][:: -(-len(ticks) // most)][::-1] if ticks else [float(f"{low:.1g}")]
 
 
-def _course_axes(axes: Axes, words: str, values: np.ndarray, height_px: int) -> None:
+def _draw_tracks(
+    axes: Axes, context: VideoContext, frame: VideoFrame, label: str, columns: Sequence[str], height_px: int
+) -> None:
+    """Draws columns of the history faintly over all epochs, and strongly up to that of the frame."""
+    for column in columns:
+        epochs, values = context.curves[column]
+        past = epochs <= frame.epoch
+        line = (0, (3, 2)) if column == "train_loss" else "solid"
+        axes.plot(epochs, values, color=INK, linewidth=1.5, linestyle=line, alpha=0.22)
+        axes.plot(epochs[past], values[past], color=INK, linewidth=1.5, linestyle=line)
+        axes.plot(epochs[past][-1:], values[past][-1:], "o", color=INK, markersize=4)
+    last = int(max([context.epochs[-1], *(epochs.max() for epochs, _ in context.curves.values())]))
+    axes.set_xlim(0, last * 1.02)
+    axes.set_xticks(epoch_ticks(last))
+    axes.tick_params(labelbottom=label == RATE, labelsize=7.5)
+    if label == RATE:
+        axes.set_xlabel("epoch", labelpad=1, fontsize=8)
+    values = np.concatenate([context.curves[column][1] for column in columns])
     positive = values[np.isfinite(values) & (values > 0)]
     if positive.size == values.size and positive.max() / positive.min() > 8:
         axes.set_yscale("log")
@@ -462,70 +415,60 @@ def _course_axes(axes: Axes, words: str, values: np.ndarray, height_px: int) -> 
     else:
         axes.margins(y=0.15)
         axes.locator_params(axis="y", nbins=3)
-    axes.tick_params(labelsize=7.5)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("e-0", "e−").replace("-", "−")))
     # where falling losses, and most schedules of the rate, do not run
-    place, off, ha, va = ((0, 0), (3, 3), "left", "bottom") if words == RATE else ((1, 1), (-2, -2), "right", "top")
-    axes.annotate(
-        words, place, off, xycoords="axes fraction", textcoords="offset points", ha=ha, va=va, fontsize=8, color=MUTED
-    )
+    place, offset, ha, va = ((0, 0), (3, 3), "left", "bottom") if label == RATE else ((1, 1), (-2, -2), "right", "top")
+    text = "loss (dashed: training)" if "train_loss" in columns else label
+    look: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": ha, "va": va}
+    axes.annotate(text, place, offset, fontsize=8, color=MUTED, **look)
 
 
-def sheet_figure(scene: Scene, shots: Sequence[Shot]) -> Figure:
-    """Returns a figure with a column per shot, in lines of up to four: the image, and the curves beneath it."""
-    easel = Easel(scene)
-    columns = min(4, len(shots))
-    lines = -(-len(shots) // columns)
+# --- the sheet
+
+SHEET_CELL_PX = 440
+SHEET_COLUMNS, SHEET_AREAS_PER_LINE = 4, 2
+SHEET_HEAD_IN, SHEET_LINE_IN = 0.78, 0.21
+SHEET_KEY = "Above each graph: area under its precision-recall curve (AUPRC). Dot: as in the image. Dotted: guessing."
+
+
+def sheet_figure(context: VideoContext, frames: Sequence[VideoFrame]) -> Figure:
+    """Returns a figure with a column per frame, in lines of up to four: the image, and the curves below it."""
+    overlay = Overlay(context)
+    columns = min(SHEET_COLUMNS, len(frames))
+    lines = -(-len(frames) // columns)
     with style():
-        pictures = [easel.paint(shot.classes, paper=PAPER) for shot in shots]
-        tall = pictures[0].shape[0] / pictures[0].shape[1]
-        wide = 9.6 / max(columns, 2) - 0.35
-        high = SHEET_HEAD_IN + lines * (wide * tall + 0.25 + 1.75)
-        figure = sheet(high)
-        figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - SHEET_HEAD_IN / high))
-        every = figure.subplots(2 * lines, columns, squeeze=False, height_ratios=[wide * tall + 0.25, 1.75] * lines)
-        for axes in every.ravel():
-            axes.set_visible(False)
-        for index, (shot, picture) in enumerate(zip(shots, pictures, strict=True)):
-            above, beneath = every[index // columns * 2 : index // columns * 2 + 2, index % columns]
-            above.set_visible(True)
-            beneath.set_visible(True)
-            _sheet_picture(above, shot, picture)
-            _sheet_curves(beneath, scene, shot)
-            if index % columns:
-                beneath.set_ylabel("")
-        handles = legend_handles(scene, outlined=easel.outlined)
-        told = SHEET_WORDS + (f" {CONFUSED.capitalize()}." if len(scene.names) > 2 else "")
-        for place, (text, look) in enumerate(
-            ((f"{scene.title}: {scene.subtitle}", {"weight": "bold", "size": 10}), (told, {"color": MUTED, "size": 8}))
-        ):
-            figure.text(0.006, 1 - (0.06 + place * SHEET_LINE_IN) / high, text, va="top", **look)
-        beneath = 1 - (0.03 + 2 * SHEET_LINE_IN) / high
+        images = [overlay.overlay(frame.classes) for frame in frames]
+        image_in = (9.6 / max(columns, 2) - 0.35) * images[0].shape[0] / images[0].shape[1] + 0.25
+        height_in = SHEET_HEAD_IN + lines * (image_in + 1.75)
+        figure = new_figure(height_in)
+        figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - SHEET_HEAD_IN / height_in))
+        ratios = [image_in, 1.75] * lines
+        grid = figure.subplots(2 * lines, columns, squeeze=False, height_ratios=ratios)
+        for index in range(len(frames), lines * columns):
+            for axes in grid[2 * (index // columns) :, index % columns]:
+                axes.set_visible(False)
+        for index, (frame, image) in enumerate(zip(frames, images, strict=True)):
+            line, column = divmod(index, columns)
+            above, below = grid[2 * line, column], grid[2 * line + 1, column]
+            _draw_sheet_image(above, frame, image)
+            _draw_precision_recall(below, context, frame, areas_per_line=SHEET_AREAS_PER_LINE)
+            if column:
+                below.set_ylabel("")
+        key = SHEET_KEY + (f" {CONFUSED.capitalize()}." if len(context.names) > 2 else "")
+        title = f"{context.title}: {context.subtitle}"
+        figure.text(0.006, 1 - 0.06 / height_in, title, va="top", weight="bold", size=10)
+        figure.text(0.006, 1 - (0.06 + SHEET_LINE_IN) / height_in, key, va="top", color=MUTED, size=8)
         figure.legend(
-            handles=handles, loc="upper left", bbox_to_anchor=(0, beneath), ncols=4, handlelength=1.1, handleheight=1,
-            borderaxespad=0,
+            handles=overlay.legend_handles(), loc="upper left", ncols=4, handlelength=1.1, handleheight=1,
+            bbox_to_anchor=(0, 1 - (0.03 + 2 * SHEET_LINE_IN) / height_in), borderaxespad=0,
         )  # fmt: skip
     return figure
 
 
-def _sheet_picture(axes: Axes, shot: Shot, picture: np.ndarray) -> None:
-    bare(axes)
-    if picture.shape[1] > SHEET_CELL_PX:
-        height = round(picture.shape[0] * SHEET_CELL_PX / picture.shape[1])
-        reduced = Image.fromarray(picture).resize((SHEET_CELL_PX, height), Image.Resampling.BOX)
-        picture = np.asarray(reduced)
-    axes.imshow(picture)
-    axes.set_title(f"epoch {shot.epoch}")
-
-
-def _sheet_curves(axes: Axes, scene: Scene, shot: Shot) -> None:
-    precision, recall, areas = shot.curves()
-    right, found = operating_points(scene.truth, shot.classes, len(scene.names))
-    _curve_axes(axes, scene)
-    for k in range(1, len(scene.names)):
-        axes.plot(*stepped(recall[k], precision[k]).T, color=scene.colours[k], linewidth=1.6)
-        dot = {"color": scene.colours[k], "markeredgecolor": "white", "markersize": 5.5, "clip_on": False, "zorder": 3}
-        axes.plot([found[k]], [right[k]], "o", **dot)
-        told = f"{scene.names[k]} {area_text(areas[k])}"
-        place = ((k - 1) % SHEET_AREAS / SHEET_AREAS, 1.02 + 0.09 * ((k - 1) // SHEET_AREAS))
-        axes.text(*place, told, color=scene.colours[k], fontsize=8, weight="bold", transform=axes.transAxes)
+def _draw_sheet_image(axes: Axes, frame: VideoFrame, image: np.ndarray) -> None:
+    hide_axes(axes)
+    if image.shape[1] > SHEET_CELL_PX:
+        height = round(image.shape[0] * SHEET_CELL_PX / image.shape[1])
+        image = np.asarray(Image.fromarray(image).resize((SHEET_CELL_PX, height), Image.Resampling.BOX))
+    axes.imshow(image)
+    axes.set_title(f"epoch {frame.epoch}")

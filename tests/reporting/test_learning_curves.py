@@ -12,15 +12,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from samples.courses import made_courses
+from samples.courses import CLASSES, made_courses
 
 from segue.reporting.analysis.comparison import compare
 from segue.reporting.analysis.ranking import ranking
-from segue.reporting.figures.learning_curves import Courses, courses, courses_figure
+from segue.reporting.figures.learning_curves import (
+    LearningCurves,
+    draw_learning_curves,
+    learning_curves,
+    learning_curves_figure,
+)
 from segue.reporting.figures.style import style
-from segue.reporting.page import page
-from segue.reporting.page.conclusions import answer, caution
-from segue.reporting.page.formatting import configuration_words
+from segue.reporting.formatting import configuration_label
+from segue.reporting.page.conclusions import conclusions, limitations
 from segue.reporting.page.page import write_page
 from segue.study.table import StudyResults
 
@@ -32,15 +36,15 @@ def study() -> StudyResults:
     return made_courses()
 
 
-def found_in(results: StudyResults) -> Courses:
-    found = courses(compare(results), "train")
+def found_in(results: StudyResults) -> LearningCurves:
+    found = learning_curves(compare(results), "train")
     assert found is not None
     return found
 
 
-def drawn(found: Courses) -> Any:
+def drawn(found: LearningCurves) -> Any:
     with style():
-        figure, tips = courses_figure(found)
+        figure, tips = draw_learning_curves(found)
         figure.canvas.draw()
     return figure, tips
 
@@ -49,12 +53,12 @@ def test_columns_are_courses_and_colours_are_weights(study: StudyResults) -> Non
     """Variants become columns in the order of the study, class weights colours with none first, metrics rows."""
     found = found_in(study)
     assert found.columns == ["Adam restarts", "SGD plateau", "SGD kicks"]
-    assert list(found.colours) == [PLAIN, WEIGHTED] and len(set(found.colours.values())) == 2
-    assert [row.words.replace("\n", " ") for row in found.rows] == [
+    assert list(found.colors) == [PLAIN, WEIGHTED] and len(set(found.colors.values())) == 2
+    assert [row.label.replace("\n", " ") for row in found.rows] == [
         "learning rate", "loss", "accuracy", "precision", "recall", "F1 (Dice)", "area under PR curve",
         "area under ROC curve",
     ]  # fmt: skip
-    assert (found.runs, found.most, found.pooled) == (18, 3, [])
+    assert (found.runs, found.runs_per_line, found.pooled) == (18, 3, [])
 
 
 def test_lines_are_medians_over_seeds(study: StudyResults) -> None:
@@ -69,9 +73,7 @@ def test_lines_are_medians_over_seeds(study: StudyResults) -> None:
                 (histories["train.variant"] == column) & (histories["train.target.class_weights"] == weights)
             ]
             expected = part.groupby("epoch")[row.solid].median()
-            solid = [
-                x for x in panels[i, j].lines if x.get_color() == found.colours[words] and x.get_linewidth() == 1.6
-            ]
+            solid = [x for x in panels[i, j].lines if x.get_color() == found.colors[words] and x.get_linewidth() == 1.6]
             assert len(solid) == 1
             np.testing.assert_allclose(solid[0].get_ydata(), expected.to_numpy())
             np.testing.assert_allclose(solid[0].get_xdata(), expected.index.to_numpy())
@@ -114,7 +116,7 @@ def test_words_of_the_figure_do_not_overlap() -> None:
 def test_at_most_eight_columns_and_the_caption_says_so() -> None:
     """Ten courses of eight seeds are drawn as eight columns with bands, and the caption tells both."""
     results = made_courses(8, variants=10)
-    drawing = page.training_courses(compare(results), "train")
+    drawing = learning_curves_figure(compare(results), "train")
     assert drawing is not None
     assert len(drawing.figure.axes) == 8 * 8
     assert "Shown are the first 8 of 10 columns." in drawing.caption and "(128 runs)" in drawing.caption
@@ -123,10 +125,10 @@ def test_at_most_eight_columns_and_the_caption_says_so() -> None:
 
 def test_caption_names_what_failed() -> None:
     """Runs that failed are missing from the lines; up to three are named, the others counted."""
-    drawing = page.training_courses(compare(made_courses(failed=5)), "train")
+    drawing = learning_curves_figure(compare(made_courses(failed=5)), "train")
     assert drawing is not None
     assert "(13 runs)" in drawing.caption
-    assert "5 runs that failed are missing: train (train.variant = Adam restarts, " in drawing.caption
+    assert "as they failed (5 runs): train (train.variant = Adam restarts, " in drawing.caption
     assert "init 2, draw 2; 2 more." in drawing.caption
 
 
@@ -137,7 +139,7 @@ def test_rows_for_any_number_of_classes(classes: tuple[str, ...], rows: int) -> 
     """Up to two classes have all six metrics; more only F1 and the area under the PR curve, and of four at most."""
     found = found_in(made_courses(1, classes=classes))
     assert len(found.rows) == 2 + rows
-    assert (len(found.classes), found.all_classes) == (min(4, len(classes)), len(classes))
+    assert (len(found.classes), found.class_count) == (min(4, len(classes)), len(classes))
 
 
 def _no_validation(histories: pd.DataFrame) -> pd.DataFrame:
@@ -168,8 +170,8 @@ def test_no_courses_where_rates_are_alike(study: StudyResults, results: StudyRes
     """Variants that share their rates, stages without such axes and histories without rates have no such figure."""
     alike = study.histories.assign(lr=1e-3)
     for changed in (alike, alike.drop(columns="lr"), pd.DataFrame()):
-        assert courses(compare(dataclasses.replace(study, histories=changed)), "train") is None
-    assert all(courses(compare(results), stage) is None for stage in results.stages)
+        assert learning_curves(compare(dataclasses.replace(study, histories=changed)), "train") is None
+    assert all(learning_curves(compare(results), stage) is None for stage in results.stages)
 
 
 def test_swept_rates_are_columns(study: StudyResults) -> None:
@@ -189,12 +191,13 @@ def test_swept_rates_are_columns(study: StudyResults) -> None:
 def test_losses_of_different_targets_are_not_compared(study: StudyResults) -> None:
     """Where class weights vary, by axis or inside variants, Dice decides; elsewhere the loss does."""
     assert compare(study).metric.column == "dice_mean"
-    assert compare(study).second is not None and compare(study).second.column == "iou_mean"  # pyright: ignore
-    one = dataclasses.replace(study, stages={"train": ["train.variant"]})
+    second = compare(study).second_metric
+    assert second is not None and second.column == "iou_mean"
+    one = dataclasses.replace(study, stages={"train": ["train.variant"]}, targets={"train": [CLASSES]})
     assert compare(one).metric.column == "loss"
-    hidden = one.spec_text + '\n[stages.train.variants."more"]\ntarget = { class_weights = [1, 3] }\n'
-    assert compare(dataclasses.replace(one, spec_text=hidden)).metric.column == "dice_mean"
-    assert compare(dataclasses.replace(one, spec_text="[[")).metric.column == "loss"
+    two = {"train": [CLASSES, CLASSES | {"class_weights": [1, 3]}]}
+    assert compare(dataclasses.replace(one, targets=two)).metric.column == "dice_mean"
+    assert compare(dataclasses.replace(one, targets={})).metric.column == "loss"
 
 
 def test_ranking_is_that_of_the_table(study: StudyResults) -> None:
@@ -206,8 +209,8 @@ def test_ranking_is_that_of_the_table(study: StudyResults) -> None:
         for v, w in zip(study.table["train.variant"], study.table["train.target.class_weights"], strict=True)
     ])  # fmt: skip
     medians = table.groupby("words")["dice_mean"].median().sort_values(ascending=False)
-    assert [entry.words for entry in found.entries] == list(medians.index)
-    assert [entry.estimate.median for entry in found.entries] == pytest.approx(medians.tolist())
+    assert [entry.label for entry in found.configurations] == list(medians.index)
+    assert [entry.estimate.median for entry in found.configurations] == pytest.approx(medians.tolist())
     by_seed = table.pivot(index="seed_init", columns="words", values="dice_mean")
     lead = by_seed[medians.index[0]] - by_seed[medians.index[1]]
     assert (found.lead.median, found.lead.runs) == (pytest.approx(lead.median()), 3)
@@ -216,47 +219,54 @@ def test_ranking_is_that_of_the_table(study: StudyResults) -> None:
 
 def test_answer_names_the_best_and_its_metric(study: StudyResults) -> None:
     """The first sentence names configuration, metric, split and interval, and claims a lead only with every seed."""
-    first = answer(compare(study))[0]
+    found = conclusions(compare(study))
     assert re.match(
         r"Of 6 configurations of training, SGD kicks with no class weights has the best mean Dice on the test split,"
-        r" a median of 0\.91\d \[0\.9\d\d, 0\.9\d\d\]; next are ",
-        first,
+        r" a median of 0\.91\d \[0\.9\d\d, 0\.9\d\d\]\.",
+        found.sentences[0],
     )
-    assert "Of what was varied, variant in training moves the outcome most" in " ".join(answer(compare(study)))
-    assert "The best of 6 configurations was found by the values that are stated of it" in caution(compare(study))
-    for sign, words in ((1, "the first is ahead of the second with every seed: +"), (0, "the first is not ahead")):
+    assert found.table is not None and [row[-1] for row in found.table.rows[1:4]] == ["best", "second", "last"]
+    assert "Of what was varied, training: variant has the largest effect." in found.sentences
+    assert any("The best of 6 configurations was chosen by" in text for text in limitations(compare(study)))
+    for sign, verdict in ((1, "ahead with every seed"), (0, "not ahead with every seed")):
         table = study.table.assign(dice_mean=0.5)
         best = (table["train.variant"] == "SGD kicks") & (table["train.target.class_weights"] == "none")
         gained = np.where(table["seed_init"] == 2, 0.3 if sign else -0.3, 0.1)
         table.loc[best, "dice_mean"] += gained[best]
-        assert words in answer(compare(dataclasses.replace(study, table=table)))[0]
+        rows = conclusions(compare(dataclasses.replace(study, table=table))).table
+        assert rows is not None
+        (lead,) = [row for row in rows.rows if row[0] == "best less second, in pairs with equal seeds"]
+        assert lead[-1] == verdict and (not sign or str(lead[1]).startswith("+"))
 
 
 def test_variants_of_data_are_not_ranked(study: StudyResults) -> None:
     """Where variants differ in the images they train on, none is called the best way to train."""
-    spec = '[stages.train.variants."Adam restarts"]\nimages = 4\n[stages.train.variants."SGD plateau"]\nimages = 8\n'
-    results = dataclasses.replace(study, spec_text=spec, stages={"train": ["train.variant"]})
+    variants = {"train": {"Adam restarts": {"images": 4}, "SGD plateau": {"images": 8}}}
+    results = dataclasses.replace(study, variants=variants, stages={"train": ["train.variant"]})
     assert ranking(compare(results), "train") is None
-    assert answer(compare(results))[0].startswith("The median")
+    table = conclusions(compare(results)).table
+    assert table is not None and str(table.rows[0][0]).startswith("All runs, in their own domains")
 
 
 def test_freezing_by_variants_is_told(make: Callable[..., StudyResults]) -> None:
     """Where variants alone freeze, the answer names variant and part, and what else the variant changes."""
     results = make(3, scratch=False)
     rename = {"transfer.freeze": "transfer.variant"}
-    spec = (
-        '[stages.transfer.variants.none]\nepochs = 5\n[stages.transfer.variants.encoder]\nfreeze = "encoder"\n'
-        "epochs = 9\n"
-        '[stages.transfer.variants.decoder]\nfreeze = ["decoder"]\nepochs = 5\n'
-    )
+    variants = {
+        "none": {"freeze": "none", "epochs": 5},
+        "encoder": {"freeze": "encoder", "epochs": 9},
+        "decoder": {"freeze": ["decoder"], "epochs": 5},
+    }
     stages = {**results.stages, "transfer": ["transfer.domain", "transfer.images", "transfer.variant"]}
-    changed = dataclasses.replace(results, table=results.table.rename(columns=rename), spec_text=spec, stages=stages)
-    text = " ".join(answer(compare(changed)))
-    assert (
-        "Against “none”, which freezes nothing, “encoder”, which freezes the encoder, changes the adjusted loss" in text
+    changed = dataclasses.replace(
+        results, table=results.table.rename(columns=rename), variants={"transfer": variants}, stages=stages
     )
-    assert "which also differs in epochs" in text and "“decoder”, which freezes the decoder, by +" in text
-    assert text.count("also differs") == 1
+    found = conclusions(compare(changed)).table
+    assert found is not None
+    rows = {row[0]: row for row in found.rows}
+    assert "Freezing, against “none”, which freezes nothing, in pairs" in rows
+    assert "also differs in epochs" in rows["“encoder”: encoder"][-1]
+    assert str(rows["“decoder”: decoder"][1]).startswith("+") and "differs" not in rows["“decoder”: decoder"][-1]
 
 
 @pytest.mark.parametrize(
@@ -276,15 +286,20 @@ def test_freezing_by_variants_is_told(make: Callable[..., StudyResults]) -> None
 )
 def test_configurations_in_words(levels: dict[str, Any], words: str) -> None:
     """A configuration reads as one would say it."""
-    assert configuration_words(levels) == words
+    assert configuration_label(levels) == words
 
 
 def test_page_shows_the_courses(study: StudyResults, tmp_path: Path) -> None:
     """Figure, heading and ranking are on the page; a matrix of one number and losses pooled over weights are not."""
     write_page(study, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
-    assert '<h2 id="courses">Learning rate and metrics by epoch</h2>' in text and 'href="#courses"' in text
+    assert (
+        '<h2 id="learning-curves">Learning rate and metrics by epoch</h2>' in text and 'href="#learning-curves"' in text
+    )
     assert "The configurations on the test split, best first" in text
-    assert {path.stem for path in (tmp_path / "page-figures").glob("*.svg")} == {"courses-train", "effects-train"}
+    assert {path.stem for path in (tmp_path / "page-figures").glob("*.svg")} == {
+        "learning-curves-train",
+        "effects-train",
+    }
     assert "levels compare only within one" in text and 'id="matrices"' not in text
     assert "inverse_frequency" not in text.split("<pre>")[0].split('href="data:')[0]

@@ -1,12 +1,10 @@
 """The leak shown: what chunks and wells promise on validation, beside what untouched wells keep."""
 
-# pandas ships no types, and those that pyright infers from its sources are wrong for indexing and reductions.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
-
 from __future__ import annotations
 
 import itertools
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,23 +14,24 @@ import pandas as pd
 import pytest
 import torch
 
+import segue
 from segue import rng
 from segue.data.dataset import Dataset
 from segue.data.spec import Layer, SplitSpec
-from segue.data.writer import Part, assemble, write_part
-from segue.errors import SegueError
+from segue.data.writer import GroupTiles, merge_parts, write_part
+from segue.errors import SegueError, SegueWarning
 from segue.reporting.analysis.comparison import compare
-from segue.reporting.figures.leakage import leak_drawing, leak_table, leak_words, leaks
+from segue.reporting.analysis.leakage import Leakage, leakage
+from segue.reporting.figures.leakage import leakage_figure
 from segue.reporting.page.page import write_page
 from segue.study.evaluate import score_run
 from segue.study.executor import run_study
 from segue.study.plan import plan_study
 from segue.study.table import StudyResults, collect
 from segue.training import data as drawing
-from segue.training.data import Inputs
-from segue.training.run import train_stage
+from segue.training.run import train_task
 from segue.training.run_folder import load_run
-from segue.training.spec import DataSpec, StageSpec
+from segue.training.spec import DataSpec, Inputs, StageSpec, TrainTask
 
 CLASSES = ("live", "dead")
 CHUNKS = "chunks of 1000 tiles"
@@ -79,11 +78,18 @@ def made(seeds: int = 3, *, other: str = "same") -> StudyResults:
     )
 
 
+def excess(found: Leakage) -> str:
+    """Returns the excess of optimism by chunks over that by groups, of the first metric, as the table has it."""
+    whole, torn = found.scores_table().rows[1:3]
+    assert (whole[0], whole[-1]) == ("group", "") and torn[0] == CHUNKS
+    return str(torn[-1])
+
+
 def test_validation_is_that_of_the_selected_epoch() -> None:
     """Medians, gaps and pairs are those of the made runs by hand, at the second of three epochs."""
     results = made()
-    found = leaks(compare(results, "dice_mean"))
-    assert found is not None and found.alike and found.splits == ["group", CHUNKS] and found.torn == [CHUNKS]
+    found = leakage(compare(results, "dice_mean"))
+    assert found is not None and found.is_paired and found.splits == ["group", CHUNKS] and found.torn == [CHUNKS]
     assert [metric.column for metric in found.metrics] == [
         "dice_mean", "auprc_live", "f1_live", "auprc_dead", "f1_dead",
     ]  # fmt: skip
@@ -93,47 +99,47 @@ def test_validation_is_that_of_the_selected_epoch() -> None:
         assert one.estimates["test"].median == pytest.approx(rows["auprc_dead"].median())
         assert one.gap.median == pytest.approx(validation - test)
         assert one.estimates["validation"].interval is not None
-    told = " ".join(leak_words(found))
-    assert f"split by {CHUNKS} is rosier than split by group, by 0.220 [0.220, 0.220] in pairs of runs" in told
-    assert f"12,345 split by {CHUNKS}, and 97 % of the validation tiles have one; none split by group" in told
-    assert leak_table(found).count("<tr") == 1 + 5 * 3
-    caption = leak_drawing(found).caption
-    assert f"Groups: training images are of 18 split by group and 21 split by {CHUNKS};" in caption
-    assert "Training images of more groups" in caption
+    assert excess(found) == "+0.220 [+0.220, +0.220]"
+    table = found.scores_table()
+    assert len(table.rows) == 5 * 3 and table.columns[-1] == "optimism above that by group, in pairs"
+    assert found.neighbors_table().rows == [
+        ["group", "none", "–", "18", "3", "2"], [CHUNKS, "12,345", "97 %", "21", "20", "2"],
+    ]  # fmt: skip
 
 
 def test_less_is_better_turns_the_gap() -> None:
-    """By the loss, a validation loss below the test loss is what is rosy, and the numbers keep their own sign."""
-    found = leaks(compare(made(), "loss"))
+    """By the loss, a validation loss below the test loss is what is optimistic, and the numbers keep their own sign."""
+    found = leakage(compare(made(), "loss"))
     assert found is not None
     one = found.scores["loss"][CHUNKS]
-    assert one.gap.median == pytest.approx(-0.24) and np.allclose(one.rosy, 0.24)
-    assert "is rosier than split by group, by 0.220" in leak_words(found)[1]
+    assert one.gap.median == pytest.approx(-0.24) and np.allclose(one.optimism, 0.24)
+    assert excess(found).startswith("+0.220")
 
 
 def test_numbers_are_told_whatever_they_are() -> None:
-    """Without a leak, with a single seed, and where more than the split differs, the sentences say so."""
+    """Without a leak, with a single seed, and where more than the split differs, table and caption say so."""
     results = made()
     names = [name for name in results.histories.columns if name.startswith("validation_")]
     honest = results.histories.copy()
     honest[names] = honest[names].where(honest["stage"] == "wells", honest[names] - 0.25)
-    same = leaks(compare(replace(results, histories=honest), "dice_mean"))
-    assert same is not None and "less rosy than split by group, by 0.0300" in " ".join(leak_words(same))
-    single = leaks(compare(made(1), "dice_mean"))
-    assert single is not None and "it may be chance, as there are no intervals" in " ".join(leak_words(single))
-    assert "No interval is drawn" in leak_drawing(single).caption
-    other = leaks(compare(made(other="another"), "dice_mean"))
-    assert other is not None and not other.alike
-    assert "in pairs" not in leak_words(other)[1] and "differ in more than the split" in leak_drawing(other).caption
+    same = leakage(compare(replace(results, histories=honest), "dice_mean"))
+    assert same is not None and excess(same).startswith("−0.0300 [")
+    single = leakage(compare(made(1), "dice_mean"))
+    assert single is not None and excess(single) == "+0.220"
+    assert "No interval is drawn" in leakage_figure(single).caption
+    other = leakage(compare(made(other="another"), "dice_mean"))
+    assert other is not None and not other.is_paired
+    assert "in pairs" not in other.scores_table().columns[-1] and "[" not in excess(other)
+    assert "differ in more than the split" in leakage_figure(other).caption
 
 
 def test_only_studies_of_splits_are_compared(make: Callable[..., StudyResults]) -> None:
     """A study that splits all stages alike has no such section, nor one whose runs by chunks have not finished."""
-    assert leaks(compare(make(seeds=2))) is None
-    assert leaks(compare(replace(made(), table=made().table[:3]))) is None
+    assert leakage(compare(make(seeds=2))) is None
+    assert leakage(compare(replace(made(), table=made().table[:3]))) is None
 
 
-def well(number: int, *, times: int = 3, tile: int = 32, side: int = 3) -> Part:
+def well(number: int, *, times: int = 3, tile: int = 32, side: int = 3) -> GroupTiles:
     """Returns the tiles of a well, half of each overlapping the next: discs that stay where they are, in noise."""
     generator = rng.numpy_generator("wells", number)
     size = tile // 2 * (side + 1)
@@ -152,7 +158,7 @@ def well(number: int, *, times: int = 3, tile: int = 32, side: int = 3) -> Part:
     stack, count = np.stack(images), len(images)
     positions = np.array(rows, dtype=np.int64)
     group = f"P1/A{number}"
-    return Part(
+    return GroupTiles(
         images=stack,
         labels={"classes": np.stack(labels)},
         valid=np.tile(np.array([0, 0, tile, tile], dtype=np.int32), (count, 1)),
@@ -182,7 +188,7 @@ def plate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     layers = [Layer("classes", "classes", ("background", "disc"))]
     attributes = {"provenance": "made"}
     splits = {"published": SplitSpec.model_validate(CHUNK), "wells": SplitSpec.model_validate(SPLIT)}
-    assemble(parts, folder / "plate.h5", layers=layers, channels=["phase"], attributes=attributes, splits=splits)
+    merge_parts(parts, folder / "plate.h5", layers=layers, channels=["phase"], attributes=attributes, splits=splits)
     return folder / "plate.h5"
 
 
@@ -194,7 +200,7 @@ def spec_of(plate: Path, split: dict, **more: object) -> StageSpec:
 def train(spec: StageSpec, folder: Path, parent: Path | None = None) -> list[str]:
     told: list[str] = []
     inputs = Inputs({item.dataset: (Path(item.dataset), "plate") for item in spec.data}, parent)
-    train_stage(spec, folder, key="k", inputs=inputs, tell=told.append)
+    train_task(TrainTask(spec, folder, "k", inputs), log=told.append)
     return told
 
 
@@ -243,15 +249,32 @@ def test_whole_groups_are_recorded_as_ever(plate: Path, tmp_path: Path) -> None:
         train(spec_of(plate, CHUNK), tmp_path / "refused", tmp_path / "wells")
 
 
+def test_training_from_python_warns(plate: Path, tmp_path: Path) -> None:
+    """Without a log, a leaking split gives a warning at the caller's line, and one that does not leak gives none."""
+    torch.set_num_threads(1)
+    stage = '[[data]]\ndataset = "{}"\nimages = 8\n[network]\nname = "resunet"\nwidth = 8\n[split]\n{}'
+    for name, split in (("chunks", CHUNK), ("wells", SPLIT)):
+        settings = "\n".join(f"{key} = {json.dumps(value)}" for key, value in split.items())
+        spec = tmp_path / f"{name}.toml"
+        spec.write_text("epochs = 1\nvalidation = 8\n" + stage.format(plate, settings))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            segue.train(spec, tmp_path / name)
+        found = [one for one in caught if issubclass(one.category, SegueWarning)]
+        assert len(found) == (name == "chunks") and all(one.filename == __file__ for one in found)
+    with pytest.raises(SegueWarning, match="chunks of 10 tiles"):
+        segue.train(tmp_path / "chunks.toml", tmp_path / "refused")
+
+
 def test_torn_groups_leak_by_division() -> None:
     """Groups torn alike pass; torn otherwise, or whole on either side, they are refused."""
     one, other, whole = {"a": ["A1", "A2"]}, {"b": ["A2"]}, {"": ["A2"]}
-    drawing.refuse_divided_leaks(one, {"a": ["A1"]}, "run")
-    drawing.refuse_divided_leaks(one, {"": ["A3"]}, "run")
+    drawing.refuse_leaks(one, {"a": ["A1"]}, "run")
+    drawing.refuse_leaks(one, {"": ["A3"]}, "run")
     for trained, held in [(one, other), (one, whole), (whole, one), (whole, whole)]:
         with pytest.raises(SegueError, match="1 of its validation groups"):
-            drawing.refuse_divided_leaks(trained, held, "run")
-    assert drawing.merged([one, other, {"a": ["A3"]}]) == {"a": ["A1", "A2", "A3"], "b": ["A2"]}
+            drawing.refuse_leaks(trained, held, "run")
+    assert drawing.merge_groups([one, other, {"a": ["A3"]}]) == {"a": ["A1", "A2", "A3"], "b": ["A2"]}
 
 
 STUDY = """
@@ -285,8 +308,8 @@ def test_from_a_study_to_the_section(plate: Path, tmp_path: Path) -> None:
     table = results.table
     assert table["apart_from_split"].nunique() == 1 and table["evaluated_groups"].nunique() == 1
     assert table["samples"].nunique() == 1
-    found = leaks(compare(results))
-    assert found is not None and found.alike and found.splits == ["group", "chunks of 10 tiles"]
+    found = leakage(compare(results))
+    assert found is not None and found.is_paired and found.splits == ["group", "chunks of 10 tiles"]
     for row in table.to_dict("records"):
         history = results.histories[results.histories["run"] == row["run"]].set_index("epoch")
         one = found.scores["f1_disc"][row["split_by"]]
@@ -295,4 +318,4 @@ def test_from_a_study_to_the_section(plate: Path, tmp_path: Path) -> None:
     page = (tmp_path / "page.html").read_text()
     pairs = int(table["neighbouring_pairs"].max())
     assert (tmp_path / "page-figures" / "leak.png").exists()
-    assert 'id="leak"' in page and f"{pairs:,} split by chunks of 10 tiles" in page and pairs > 0
+    assert 'id="leak"' in page and f'<td>chunks of 10 tiles</td><td class="number">{pairs:,}</td>' in page and pairs > 0

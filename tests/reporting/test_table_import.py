@@ -95,7 +95,7 @@ def test_long_table_is_renamed(tmp_path: Path) -> None:
     names = 'stage = "phase"\nrun = "model"\ndomain = "on"\nevaluated_domain = "at"\nloss = "error"\n'
     (tmp_path / "m.toml").write_text("[columns]\n" + names)
     comparison = compare(from_table(tmp_path / "t.csv", columns=tmp_path / "m.toml"))
-    assert comparison.own["value"].tolist() == [0.1, 0.3]
+    assert comparison.runs["value"].tolist() == [0.1, 0.3]
 
 
 @pytest.mark.parametrize(

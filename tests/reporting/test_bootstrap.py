@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segue.reporting.analysis.bootstrap import Sharing, estimate, weighted_median
+from segue.reporting.analysis.bootstrap import ClusterLevel, estimate, weighted_median
 
 
-def seeds(ids: np.ndarray) -> dict[str, Sharing]:
-    return {"seeds": Sharing(ids, np.zeros(len(ids)))}
+def seeds(ids: np.ndarray) -> dict[str, ClusterLevel]:
+    return {"seeds": ClusterLevel(ids, np.zeros(len(ids)))}
 
 
 def test_weighted_median_equals_the_median_of_repeated_values() -> None:
@@ -46,7 +46,7 @@ def test_few_seeds_give_the_range_of_their_medians(count: int) -> None:
     medians = [np.median(values[ids == seed]) for seed in range(count)]
     found = estimate(values, seeds(ids))
     assert found.interval == pytest.approx((min(medians), max(medians)))
-    assert found.freedom == count - 1
+    assert found.degrees_of_freedom == count - 1
 
 
 def test_repeating_runs_within_seeds_changes_nothing() -> None:
@@ -62,7 +62,7 @@ def test_repeating_runs_within_seeds_changes_nothing() -> None:
 def test_configurations_are_not_resampled() -> None:
     """Repeats that agree exactly leave no doubt, however much the configurations differ."""
     configuration = np.repeat(np.arange(5), 3)
-    found = estimate(10.0 * configuration, {"runs": Sharing(np.arange(15), configuration)})
+    found = estimate(10.0 * configuration, {"runs": ClusterLevel(np.arange(15), configuration)})
     assert found.interval == (20.0, 20.0)
 
 
@@ -70,7 +70,7 @@ def test_ways_that_divide_alike_count_once() -> None:
     """An initialisation that changes with every draw is the same repeat, not a second one."""
     ids = np.arange(8)
     values = np.random.default_rng(3).normal(size=8)
-    both = {"draws": Sharing(ids, np.zeros(8)), "initialisations": Sharing(ids + 100, np.zeros(8))}
+    both = {"draws": ClusterLevel(ids, np.zeros(8)), "initialisations": ClusterLevel(ids + 100, np.zeros(8))}
     assert estimate(values, both).interval == estimate(values, {"draws": both["draws"]}).interval
     assert estimate(values, both).units == {"draws": 8}
 
@@ -95,6 +95,6 @@ def test_crossed_seeds_widen_the_interval() -> None:
     generator = np.random.default_rng(5)
     first, second = np.repeat(np.arange(6), 6), np.tile(np.arange(6), 6)
     values = generator.normal(size=6)[first] + generator.normal(size=6)[second]
-    ways = {"draws": Sharing(first, np.zeros(36)), "initialisations": Sharing(second, np.zeros(36))}
+    ways = {"draws": ClusterLevel(first, np.zeros(36)), "initialisations": ClusterLevel(second, np.zeros(36))}
     widths = [np.ptp(estimate(values, {n: ways[n] for n in names}).interval) for names in (["draws"], list(ways))]
     assert widths[1] > widths[0]

@@ -1,0 +1,221 @@
+"""Text for reports: names of metrics, axes and configurations; numbers, durations, energies; plain tables."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+METRICS = {
+    "loss": "loss",
+    "loss_adjusted": "adjusted loss",
+    "dice_mean": "mean Dice",
+    "iou_mean": "mean intersection over union",
+    "accuracy": "pixel accuracy",
+    "ap_mean": "mean AP (IoU 0.5 to 0.95)",
+    "f1_50": "F1 of objects (IoU 0.5)",
+    "precision_50": "precision of objects (IoU 0.5)",
+    "recall_50": "recall of objects (IoU 0.5)",
+    "pq": "panoptic quality",
+    "aji": "aggregated Jaccard index",
+    "boundary_f1": "F1 of boundaries",
+    "auprc_objects": "area under the precision–recall curve of objects",
+    "count_error_absolute": "miscounted objects per image",
+    "count_error_relative": "miscounted share of objects",
+    "merges": "merges",
+    "splits": "splits",
+}
+CLASS_METRICS = {  # metrics with a column per class, e.g. dice_particle
+    "iou": "intersection over union",
+    "dice": "Dice",
+    "f1": "F1",
+    "precision": "precision",
+    "recall": "recall",
+    "auprc": "area under the precision–recall curve",
+    "auroc": "area under the ROC curve",
+}
+LOWER_IS_BETTER = ("count_error_absolute", "count_error_relative", "merges", "splits")  # besides losses
+AXES = {
+    "domain": "domain",
+    "images": "labelled images",
+    "groups": "labelled groups",
+    "freeze": "frozen part",
+    "optimizer.lr": "learning rate",
+    "optimizer.name": "optimizer",
+    "optimizer": "optimizer",
+    "optimizer.momentum": "momentum",
+    "optimizer.weight_decay": "weight decay",
+    "schedule": "schedule",
+    "schedule.name": "schedule",
+    "target.name": "output representation",
+    "target.class_weights": "class weights",
+    "target.loss": "loss function",
+    "target.loss.name": "loss function",
+    "target.label_smoothing": "label smoothing",
+    "epochs": "epochs",
+    "batch": "batch size",
+    "variant": "variant",
+}
+LEVELS = {"inverse_frequency": "inverse frequency", "median_frequency": "median frequency"}
+STAGES = {
+    "pretrain": "pretraining",
+    "train": "training",
+    "scratch": "training from scratch",
+    "finetune": "fine-tuning",
+    "tune": "tuning",
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of the results table that runs are compared by, its name in text, and its direction."""
+
+    column: str
+    label: str
+    lower_is_better: bool
+
+    @property
+    def direction(self) -> str:
+        return "lower is better" if self.lower_is_better else "higher is better"
+
+    def is_better(self, difference: float) -> bool:
+        """Returns whether a `difference` of this metric is an improvement."""
+        return (difference < 0) == self.lower_is_better
+
+
+def metric_for(column: str) -> Metric:
+    """Returns the metric of a column, such as "dice_mean", "dice_particle" or "ap75"."""
+    kind, _, name = column.partition("_")
+    label = METRICS.get(column) or column.replace("_", " ")
+    if column not in METRICS and kind in CLASS_METRICS and name:
+        label = f"{CLASS_METRICS[kind]} of {name}"
+    elif re.fullmatch(r"ap\d\d", column):
+        label = f"AP (IoU 0.{column[2:].rstrip('0')})"
+    return Metric(column, label, lower_is_better="loss" in column or column in LOWER_IS_BETTER)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page. A cell is a text, or a text with a second one in small type beneath it.
+
+    A row of a single cell is the heading of the rows that follow. `numeric` are the columns set flush right; `summary`
+    is the line that unfolds the table, "" where it is always shown; `css` is its class in the style sheet.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | tuple[str, str]]]
+    numeric: Iterable[int] = ()
+    summary: str = ""
+    css: str = ""
+
+
+def stage_label(stage: str) -> str:
+    """Returns what a stage is called in text: "pretraining" for "pretrain"."""
+    return STAGES.get(stage, stage)
+
+
+def key_label(axis: str) -> str:
+    """Returns "learning rate" for "pretrain.optimizer.lr"."""
+    key = axis.partition(".")[2]
+    return AXES.get(key, key)
+
+
+def axis_label(axis: str) -> str:
+    """Returns "pretraining: learning rate" for "pretrain.optimizer.lr"."""
+    stage = stage_label(axis.partition(".")[0])
+    return f"{stage}: {key_label(axis)}" if "." in axis else stage
+
+
+def level_label(value: Any) -> str:
+    """Returns a value of an axis: 64, 1e-4, encoder."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (int, float)) or hasattr(value, "dtype"):
+        number = float(value)
+        if number != 0 and abs(number) < 0.01:
+            mantissa, _, exponent = f"{number:.6e}".partition("e")
+            return f"{float(mantissa):g}e{int(exponent)}"
+        return f"{int(number)}" if number == int(number) else f"{number:g}"
+    return LEVELS.get(str(value), str(value))
+
+
+def configuration_label(levels: Mapping[str, Any]) -> str:
+    """Returns the levels of axes as one phrase: "sgd plateau with no class weights" for a variant and its weights."""
+    parts = []
+    for axis, value in levels.items():
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            continue  # an axis of other variants
+        key, text = axis.partition(".")[2], level_label(value)
+        if key in ("variant", "domain", "optimizer.name", "target.name"):
+            parts.append(text)
+        elif key == "target.class_weights":
+            parts.append(_weights_label(text))
+        else:
+            parts.append(f"{AXES.get(key, key)} {text}")
+    return f"{parts[0]} with {join_names(parts[1:])}" if len(parts) > 1 else "".join(parts)
+
+
+def _weights_label(text: str) -> str:
+    if text == "none":
+        return "no class weights"
+    return f"{text.replace(' ', '-')} class weights" if text.endswith(" frequency") else f"class weights {text}"
+
+
+def format_number(value: float, *, signed: bool = False) -> str:
+    """Returns `value` to three significant digits, never in more than four decimals, with a true minus sign."""
+    if not math.isfinite(value):
+        return "–"
+    size = abs(value)
+    decimals = 4 if size < 0.1 else 3 if size < 10 else 1 if size < 1000 else 0
+    text = f"{size:.{decimals}f}"
+    if float(text) == 0:
+        text, value = (f"{size:.1e}", value) if value else ("0", 0.0)
+    sign = "−" if value < 0 else "+" if signed and value > 0 else ""
+    return sign + text
+
+
+def format_cell(value: float) -> str:
+    """Returns `value` short enough for a cell of a matrix: .0144, .183, 2.41."""
+    if not math.isfinite(value):
+        return "–"
+    size = abs(value)
+    text = f"{size:.{4 if size < 0.1 else 3 if size < 1 else 2 if size < 100 else 0}f}"
+    return ("−" if value < 0 else "") + (text.removeprefix("0") if size < 1 else text)
+
+
+def format_percent(share: float) -> str:
+    """Returns "97 %" for 0.97; "more than 99 %" rather than 100 % where not all."""
+    if 0.995 <= share < 1:
+        return "more than 99 %"
+    return "less than 1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
+
+
+def format_duration(seconds: float) -> str:
+    """Returns "110 ms", "2.1 s", "35 min" or "4.0 h"; "–" where not finite."""
+    if not math.isfinite(seconds):
+        return "–"
+    if seconds < 1:
+        return f"{1e3 * seconds:.0f} ms"
+    for limit, unit, size in ((120, "s", 1), (7200, "min", 60)):
+        if seconds < limit:
+            return f"{seconds / size:.{1 if seconds < 10 * size else 0}f} {unit}"
+    return f"{seconds / 3600:.1f} h"
+
+
+def format_energy(joules: float) -> str:
+    """Returns "12.3 kJ" or "4.1 kWh"; "not measured" for NaN."""
+    if math.isnan(joules):
+        return "not measured"
+    return f"{joules / 1e3:.1f} kJ" if joules < 3.6e6 else f"{joules / 3.6e6:.1f} kWh"
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Returns "a, b and c"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
+
+
+def plural(count: int, singular: str) -> str:
+    """Returns "1 run", "7,200 runs"."""
+    return f"{count:,} {singular}{'' if count == 1 else 's'}"
