@@ -143,35 +143,56 @@ def start(work: Any, *arguments: Any) -> BaseProcess:
 
 
 def newest_state(state: Path) -> int:
-    try:
-        return max((int(path.name) for path in state.iterdir() if path.name.isdigit()), default=0)
-    except FileNotFoundError:
-        return 0
+    return max(int(path.name) for path in state.iterdir() if path.name.isdigit())
 
 
-def kill_often(work: Any, arguments: Sequence[Any], *, kills: int, states: Sequence[Path], within_s: float) -> int:
-    """Starts the work again and again, and kills it (SIGKILL) `kills` times; returns how often it was alive then.
+def die_after(saves: int, calls: int, work: Any, *arguments: Any) -> None:
+    """Does the work in a child that kills itself (SIGKILL), at the same moment however slow the machine is: after so
+    many checkpoints and, from there, so many calls of functions, which may be in the midst of the next checkpoint."""
+    save, written = checkpoint.save, 0
 
-    Most attempts live until they have written one more state among `states`, and up to `within_s` longer; every fifth
-    is killed at any moment from its start on. After the last kill the work is done to its end.
+    def save_and_count(*given: Any, **named: Any) -> None:
+        nonlocal written
+        save(*given, **named)
+        written += 1
+        if written == saves:
+            die_in(calls)
+
+    checkpoint.save = save_and_count
+    work(*arguments)
+
+
+def die_in(calls: int) -> None:
+    remaining = calls
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal remaining
+        remaining -= event in ("call", "c_call")
+        if remaining <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    count(None, "", None)
+    sys.setprofile(count)
+
+
+def kill_often(work: Any, arguments: Sequence[Any], *, kills: int, random_kills: int) -> None:
+    """Starts the work again and again, each time killed (SIGKILL), and at last does it to its end.
+
+    `kills` attempts kill themselves after one to three checkpoints and up to some steps more; then `random_kills` are
+    killed from here at any moment from their start on, where they are not at their end already.
     """
     generator = np.random.default_rng(0)
-    killed = 0
-    for attempt in range(kills + 1):
-        before = [newest_state(state) for state in states]
-        process = start(work, *arguments)
-        if attempt < kills:
-            deadline = time.monotonic() + 60
-            while attempt % 5 != 4 and process.is_alive() and time.monotonic() < deadline:
-                if [newest_state(state) for state in states] != before:
-                    break
-                time.sleep(0.002)
-            time.sleep(generator.uniform(0, within_s if attempt % 5 != 4 else 0.5))
-            process.kill()
+    for _ in range(kills):
+        saves, calls = int(generator.integers(1, 4)), int(generator.integers(20_000))
+        process = start(die_after, saves, calls, work, *arguments)
         process.join(300)
-        if process.exitcode == -signal.SIGKILL:
-            killed += 1
-        else:
-            assert process.exitcode == 0, "the child failed; its words are on stderr"
-            break
-    return killed
+        assert process.exitcode == -signal.SIGKILL, "the child failed or was done too soon; its words are on stderr"
+    for _ in range(random_kills):
+        process = start(work, *arguments)
+        time.sleep(generator.uniform(0, 0.8))
+        process.kill()
+        process.join(300)
+        assert process.exitcode in (0, -signal.SIGKILL), "the child failed; its words are on stderr"
+    process = start(work, *arguments)
+    process.join(300)
+    assert process.exitcode == 0, "the child failed; its words are on stderr"

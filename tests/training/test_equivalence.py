@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from samples.stages import (
     GROUP_NORM,
     SGD,
     as_rank,
+    die_after,
     history,
     inputs_of,
     newest_state,
@@ -37,10 +39,10 @@ from segue.cli.main import main
 from segue.networks.architectures.resunet import Encoder
 from segue.training import loop
 from segue.training import run as fleet
-from segue.training.cache import Features
-from segue.training.distributed import Group
-from segue.training.run import Stage, train_fleet
-from segue.training.spec import StageSpec
+from segue.training.cache import FeatureCache
+from segue.training.distributed import ProcessGroup
+from segue.training.run import train_tasks
+from segue.training.spec import StageSpec, TrainTask
 
 SEGUE = str(Path(sys.executable).with_name("segue"))
 HEAD_ONLY = {"freeze": ["encoder", "decoder"]}  # batch norm, with frozen statistics
@@ -93,8 +95,13 @@ def free_port() -> int:
 
 def train_asking_often(spec: StageSpec, folder: Path, checkpoint_s: float = 60.0) -> None:
     """Trains, looking at every second step whether it is time for a checkpoint."""
-    loop.LOOK_EVERY = 2
+    loop.CHECK_EVERY_STEPS = 2
     train(spec, folder, checkpoint_s=checkpoint_s)
+
+
+def train_and_die(saves: int, spec: StageSpec, folder: Path) -> None:
+    """Trains with a checkpoint at every second step; the first process, which writes them, dies after so many."""
+    die_after(saves, 0, train_asking_often, spec, folder, 0.0)
 
 
 def start_two(work: Callable[..., None], *arguments: Any) -> list[BaseProcess]:
@@ -113,7 +120,7 @@ def train_in_two(spec: StageSpec, folder: Path) -> Path:
 @pytest.mark.parametrize(
     "more",
     [
-        {"network": GROUP_NORM, "average": {"decay": 0.9}, "clip_norm": 0.5, "film": 2},
+        {"network": GROUP_NORM, "ema": {"decay": 0.9}, "clip_norm": 0.5, "film": 2},
         {**HEAD_ONLY, "target": LOSSES["dice"], "accumulate": 2, "augment": "dihedral"},
     ],
     ids=["group norm", "frozen statistics"],
@@ -136,15 +143,12 @@ def test_two_processes_killed_go_on(tiles: Path, tmp_path: Path):
     counts of pixels of the interrupted epoch included, of two that were left alone."""
     spec = spec_of(tiles, network=GROUP_NORM, optimizer=SGD, batch=2, images=16)
     undisturbed = train_in_two(spec, tmp_path / "undisturbed")
-    state = tmp_path / "killed.running" / "state"
-    for wanted in (1, 5):  # after 2 steps of the first epoch of 8, then about 2 of the second
-        processes = start_two(train_asking_often, spec, tmp_path / "killed", 0.0)
-        while newest_state(state) < wanted and all(process.is_alive() for process in processes):
-            processes[0].join(0.002)
-        assert all(process.is_alive() for process in processes)
-        for process in processes:
-            process.kill()
-            process.join()
+    for saves in (1, 4):  # after 2 steps of the first epoch of 8, then after 2 of the second
+        processes = start_two(train_and_die, saves, spec, tmp_path / "killed")
+        processes[0].join(300)
+        assert processes[0].exitcode == -signal.SIGKILL
+        processes[1].kill()
+        processes[1].join()
     require_same_bytes(train_in_two(spec, tmp_path / "killed"), undisturbed)
 
 
@@ -155,7 +159,7 @@ def fail_alone(spec: StageSpec, folder: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     if os.environ["RANK"] == "0":
-        fleet._finish = full
+        fleet._write_run = full
     train(spec, folder)
 
 
@@ -219,7 +223,7 @@ def test_torchrun_trains_one_model(tiles: Path, tmp_path: Path):
 def test_a_share_of_nothing():
     """Shares are disjoint, cover the batch, and differ by one sample at most, also where there are fewer samples."""
     for count in (0, 1, 2, 7, 8):
-        shares = [Group(rank, 3).share(5, 5 + count) for rank in range(3)]
+        shares = [ProcessGroup(rank, 3).shard(5, 5 + count) for rank in range(3)]
         assert [n for a, b in shares for n in range(a, b)] == list(range(5, 5 + count))
         assert max(b - a for a, b in shares) - min(b - a for a, b in shares) <= 1
 
@@ -266,7 +270,7 @@ def test_cached_features_are_the_uncached(tiles: Path, tmp_path: Path, parent: P
 def test_kept_features_stay_channels_last():
     """Features taken from the cache lie in memory as the encoder gives them, else every step would turn them."""
     kept = torch.randn(6, 3, 8, 8).to(memory_format=torch.channels_last)
-    (found,) = Features((kept,)).of(torch.tensor([4, 1]))
+    (found,) = FeatureCache((kept,)).get(torch.tensor([4, 1]))
     assert torch.equal(found, torch.stack([kept[4], kept[1]]))
     assert found.is_contiguous(memory_format=torch.channels_last)
 
@@ -292,7 +296,7 @@ def fleet_of(tiles: Path) -> dict[str, StageSpec]:
     dropout = {"name": "resunet", "width": 8, "dropout": 0.3, "stochastic_depth": 0.3}
     members: dict[str, dict[str, object]] = {
         "sgd": {"optimizer": SGD, "schedule": {"name": "cosine"}, "clip_norm": 1.0, "epochs": 3},
-        "dropout": {"network": dropout, "init": 1, "accumulate": 2, "average": {"decay": 0.9}},
+        "dropout": {"network": dropout, "init": 1, "accumulate": 2, "ema": {"decay": 0.9}},
         "stops": {"early_stopping": {"patience": 1, "monitor": "validation_dice_disc"}, "freeze": "encoder"},
         "diverges": {"optimizer": {"name": "adam", "lr": 1e30}},
         "mistaken": {"monitor": "validation_auprc_nucleus"},
@@ -322,7 +326,7 @@ def require_fleet(folder: Path, errors: dict[str, Any], alone: tuple[Path, dict[
 
 
 def test_a_fleet_is_each_alone(tiles: Path, tmp_path: Path, alone: tuple[Path, dict[str, str]]):
-    """Members with other optimisers, schedules, initialisations, lengths and dropout become, byte for byte, what they
+    """Members with other optimizers, schedules, initialisations, lengths and dropout become, byte for byte, what they
     become alone; those that fail do so alone, in the same words, and leave nothing."""
     errors = train_together(fleet_of(tiles), tmp_path)
     require_fleet(tmp_path, errors, alone, tiles)
@@ -332,16 +336,13 @@ def test_a_fleet_is_each_alone(tiles: Path, tmp_path: Path, alone: tuple[Path, d
 def test_a_fleet_killed_goes_on(tiles: Path, tmp_path: Path, alone: tuple[Path, dict[str, str]]):
     """A fleet killed at several moments, one of its states lost so that its members are at different steps, ends with
     the same bytes."""
-    working = tmp_path / "dropout.running" / "state"
-    for wanted in (2, 7):
-        process = start(train_together, fleet_of(tiles), tmp_path, None, 0.0)
-        while newest_state(working) < wanted and process.is_alive():
-            process.join(0.002)
-        assert process.is_alive()
-        process.kill()
-        process.join()
-        if wanted == 2:
-            shutil.rmtree(working / str(newest_state(working)))
+    state = tmp_path / "dropout.running" / "state"
+    for saves in (8, 23):  # of all members together, one after another at each step
+        process = start(die_after, saves, 0, train_together, fleet_of(tiles), tmp_path, None, 0.0)
+        process.join(300)
+        assert process.exitcode == -signal.SIGKILL
+        if saves == 8:
+            shutil.rmtree(state / str(newest_state(state)))
     errors = train_together(fleet_of(tiles), tmp_path)
     require_fleet(tmp_path, errors, alone, tiles)
 
@@ -351,9 +352,10 @@ def test_a_member_whose_parent_leaks_fails_alone(tiles: Path, tmp_path: Path):
     seen = train(spec_of(tiles, images="all", split={"seed": 5, "validation": 0.2}, epochs=1), tmp_path / "seen")
     spec = spec_of(tiles, order="shared", epochs=1)
     stages = [
-        Stage(spec, tmp_path / name, "k", inputs_of(spec, parent)) for name, parent in (("leaks", seen), ("good", None))
+        TrainTask(spec, tmp_path / name, "k", inputs_of(spec, parent))
+        for name, parent in (("leaks", seen), ("good", None))
     ]
-    first, second = train_fleet(stages)
+    first, second = train_tasks(stages)
     assert first is not None and "groups were trained on, by it or by a stage it descends from" in str(first)
     assert second is None
     assert len(history(tmp_path / "good")) == 1

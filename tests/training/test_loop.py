@@ -11,11 +11,10 @@ from segue import networks, rng
 from segue.errors import SegueError
 from segue.networks.registry import NetworkSpec
 from segue.training import checkpoint, freezing
-from segue.training.data import Inputs
-from segue.training.run import train_stage
+from segue.training.run import train_task
 from segue.training.run_folder import load_run
-from segue.training.sampler import views
-from segue.training.spec import StageSpec
+from segue.training.sampler import plan_epoch
+from segue.training.spec import Inputs, StageSpec, TrainTask
 
 SMALL: dict[str, object] = {
     "network": {"name": "resunet", "width": 8},
@@ -33,7 +32,7 @@ def spec_of(discs: Path, **more: object) -> StageSpec:
 
 def train(spec: StageSpec, folder: Path, parent: Path | None = None, checkpoint_s: float = 60.0) -> Path:
     datasets = {item.dataset: (Path(item.dataset), "discs") for item in spec.data}
-    train_stage(spec, folder, key="k", inputs=Inputs(datasets, parent), checkpoint_s=checkpoint_s)
+    train_task(TrainTask(spec, folder, "k", Inputs(datasets, parent)), checkpoint_s=checkpoint_s)
     return folder
 
 
@@ -60,19 +59,19 @@ def test_training_learns(discs: Path, tmp_path: Path):
 def test_dihedral_all_visits_every_copy_once(discs: Path):
     """An epoch of `dihedral-all` is every image in all eight positions, in an order of its own for each epoch."""
     spec = spec_of(discs)
-    first, second = (views(spec, np.zeros(5, int), epoch) for epoch in (0, 1))
+    first, second = (plan_epoch(spec, np.zeros(5, int), epoch) for epoch in (0, 1))
     for seen in (first, second):
-        assert sorted(zip(seen.samples.tolist(), seen.drawn.code.tolist(), strict=True)) == [
+        assert sorted(zip(seen.samples.tolist(), seen.params.code.tolist(), strict=True)) == [
             (i, c) for i in range(5) for c in range(8)
         ]
-        assert np.array_equal(seen.ids, seen.samples * 8 + seen.drawn.code)
+        assert np.array_equal(seen.ids, seen.samples * 8 + seen.params.code)
     assert not np.array_equal(first.samples, second.samples)
 
 
 def test_published_steps():
     """512 images are 4096 views and 256 steps of 16, as in the published study."""
     spec = StageSpec.model_validate({"data": [{"dataset": "x"}], "augment": "dihedral-all"})
-    assert len(views(spec, np.zeros(512, int), 0)) == 4096 == 256 * spec.batch
+    assert len(plan_epoch(spec, np.zeros(512, int), 0)) == 4096 == 256 * spec.batch
 
 
 @pytest.mark.parametrize("frozen", ["encoder", "decoder"])
@@ -92,7 +91,7 @@ def test_frozen_parts_keep_every_bit(discs: Path, tmp_path: Path, frozen: str):
 def test_freezing_nothing_counts_everything():
     """Without freezing every parameter is trainable."""
     network = networks.build(NetworkSpec(width=8), channels=1, classes=2)
-    counted = freezing.counts(network)["network"]
+    counted = freezing.parameter_counts(network)["network"]
     assert counted["parameters"] == counted["trainable"]
 
 
@@ -177,7 +176,7 @@ def test_a_run_folder_of_another_stage_is_left_alone(discs: Path, tmp_path: Path
     run = train(spec_of(discs), tmp_path / "run")
     before = weights(run)
     with pytest.raises(SegueError, match="holds a finished run of another specification"):
-        train_stage(spec_of(discs), run, key="other", inputs=Inputs({str(discs): (discs, "discs")}))
+        train_task(TrainTask(spec_of(discs), run, "other", Inputs({str(discs): (discs, "discs")})))
     assert weights(run) == before
 
 

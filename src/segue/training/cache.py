@@ -1,19 +1,17 @@
-"""What a frozen encoder makes of a fixed set of views: computed once and reused over the epochs.
+"""Caches of what does not change between epochs: features of a frozen encoder, and encoded training targets.
 
-A frozen encoder gives the same features for the same view in every epoch, so that only decoder and head need to be
-computed. Views are put through it in a fixed order and batches of a fixed size, whatever was interrupted before.
+Features: a frozen encoder gives the same features for the same visit in every epoch, so that only decoder and head need
+to be computed. Images pass through it in a fixed order and in batches of a fixed size, whatever was interrupted before.
 
-
-What the network is taught for each sample: encoded once, then turned as its views are.
-
-Rays, flows and descriptors take longer to encode than some networks take to learn from them. Where views are no more
-than turned and reflected, the encoding of a sample is made from its labels as they are stored and then turned, whether
-it is kept or not, so that memory decides the speed alone.
+Targets: rays, flows and descriptors take longer to encode than some networks take to train on them. Where augmentation
+is no more than dihedral, the target of a sample is encoded from its labels as stored, and the dihedral transform of
+each visit is applied to the encoded target. This is done whether or not the encoded target is cached, so that memory
+decides about speed alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,61 +19,67 @@ from torch import Tensor, nn
 
 from segue.data.augmentation import dihedral
 from segue.data.sources import Source
-from segue.device import Precision, fits_beside
+from segue.device import Precision, fits_in_free_memory
 from segue.inference.predict import autocast
-from segue.targets.specs import learns_images
 from segue.targets.target import Target
-from segue.training.sampler import augment_spec
+from segue.training.sampler import augment_spec, is_fixed, repeats_per_sample
 from segue.training.spec import StageSpec
 
-LEAST_EPOCHS = 2  # the first fills the cache and gains nothing
+MIN_EPOCHS = 2  # the first fills the cache of features and gains nothing
+
+
+def are_features_cacheable(spec: StageSpec) -> bool:
+    """Returns whether a frozen encoder sees the same images in every epoch; a target may change what it is shown."""
+    return spec.cache_features and is_fixed(spec) and spec.compile == "none" and not spec.target.is_self_supervised
 
 
 @dataclass(frozen=True)
-class Features:
-    """The encoder's features of every view, finest first: (views, C, H, W) each, in the type it computed them in."""
+class FeatureCache:
+    """The encoder's features of all visits, finest first: (visits, C, H, W) each, in the type it computed them in."""
 
     levels: tuple[Tensor, ...]
+
+    @classmethod
+    def compute(
+        cls, network: nn.Module, source: Source, spec: StageSpec, *, device: torch.device, precision: Precision
+    ) -> FeatureCache | None:
+        """Returns the features of all samples with all of their repeats, or None where memory does not suffice.
+
+        Visit i is repeat i % repeats of sample i // repeats (`EpochPlan.ids`). The encoder is used as it stands, in
+        evaluation mode.
+        """
+        repeats = repeats_per_sample(spec)
+        count = len(source) * repeats
+        levels: list[Tensor] = []
+        for start in range(0, count, spec.batch):
+            ids = np.arange(start, min(start + spec.batch, count))
+            images, labels = source.read(torch.from_numpy(ids // repeats), device)
+            images, _ = dihedral(images, labels, torch.from_numpy(ids % repeats))
+            with torch.no_grad(), autocast(device, precision):
+                features = network.encoder(images)  # type: ignore[operator]
+            if not _are_features(features):
+                return None
+            if not levels:
+                if not fits_in_free_memory(sum(f[0].numel() * f.element_size() for f in features) * count, device):
+                    return None
+                levels = [_empty(feature, count) for feature in features]
+            for level, feature in zip(levels, features, strict=True):
+                level[start : start + len(ids)] = feature
+        return cls(tuple(levels))
 
     @property
     def bytes(self) -> int:
         return sum(level.numel() * level.element_size() for level in self.levels)
 
-    def of(self, ids: Tensor) -> list[Tensor]:
-        """Returns the features of the views `ids` (n,), channels-last."""
-        place = ids.to(self.levels[0].device)
-        return [level[place] for level in self.levels]  # index_select would return them channels-first
+    def get(self, ids: Tensor) -> list[Tensor]:
+        """Returns the features of the visits `ids` (n,), channels-last."""
+        index = ids.to(self.levels[0].device)
+        return [level[index] for level in self.levels]  # index_select would return them channels-first
 
 
-def compute(
-    network: nn.Module, source: Source, *, copies: int, batch: int, device: torch.device, precision: Precision
-) -> Features | None:
-    """Returns the features of all `copies` (1, or the 8 turns) of every sample, or None where memory does not suffice.
-
-    View number i is copy i % copies of sample i // copies. The encoder is used as it stands, in evaluation mode.
-    """
-    count = len(source) * copies
-    levels: list[Tensor] = []
-    for start in range(0, count, batch):
-        ids = np.arange(start, min(start + batch, count))
-        images, labels = source.read(torch.from_numpy(ids // copies), device)
-        images, _ = dihedral(images, labels, torch.from_numpy(ids % copies))
-        with torch.no_grad(), autocast(device, precision):
-            found = network.encoder(images)  # type: ignore[operator]
-        if not _are_features(found):
-            return None
-        if not levels:
-            if not fits_beside(sum(f[0].numel() * f.element_size() for f in found) * count, device):
-                return None
-            levels = [_empty(feature, count) for feature in found]
-        for level, feature in zip(levels, found, strict=True):
-            level[start : start + len(ids)] = feature
-    return Features(tuple(levels))
-
-
-def _are_features(found: object) -> bool:
-    """Returns whether an encoder gives a plain list of (N, C, H, W) tensors, which can be kept."""
-    return isinstance(found, (list, tuple)) and all(isinstance(f, Tensor) and f.dim() == 4 for f in found)
+def _are_features(features: object) -> bool:
+    """Returns whether an encoder gives a plain list of (N, C, H, W) tensors, which can be cached."""
+    return isinstance(features, (list, tuple)) and all(isinstance(f, Tensor) and f.dim() == 4 for f in features)
 
 
 def _empty(feature: Tensor, count: int) -> Tensor:
@@ -83,43 +87,42 @@ def _empty(feature: Tensor, count: int) -> Tensor:
     return torch.empty(shape, dtype=feature.dtype, device=feature.device, memory_format=torch.channels_last)
 
 
-CHEAP = ("classes", "foreground", "image-class")  # to encode, about as fast as to turn
-
-
-def are_turned(spec: StageSpec) -> bool:
-    """Returns whether encodings are turned with their views rather than made anew for each."""
-    return spec.target.name not in CHEAP and not learns_images(spec.target) and not augment_spec(spec).resamples
+def are_targets_cacheable(spec: StageSpec) -> bool:
+    """Returns whether encoded targets are transformed with their visits rather than encoded anew for each."""
+    return not spec.target.cheap_to_encode and not spec.target.is_self_supervised and not augment_spec(spec).resamples
 
 
 @dataclass
-class Encodings:
-    """Encodings of the samples of a source, made when first asked for and kept where memory suffices.
+class TargetCache:
+    """Encoded targets of the samples of a source, made when first asked for and kept if memory suffices.
 
-    kept (n, planes, H, W) on the device, and which of them are there already, (n,) bool; None where nothing is kept.
+    encoded (n, target_channels, H, W), on the device, and is_encoded (n,) bool, which of them are filled; both None if
+    memory does not suffice.
     """
 
     target: Target
-    kept: Tensor | None
-    known: Tensor | None = field(default=None)
+    encoded: Tensor | None
+    is_encoded: Tensor | None = None
 
     @classmethod
-    def begin(cls, target: Target, shape: tuple[int, int, int], device: torch.device) -> Encodings:
-        """Returns room for the encodings of samples of this shape (n, H, W)."""
+    def allocate(cls, target: Target, shape: tuple[int, int, int], device: torch.device) -> TargetCache:
+        """Returns an empty cache for samples of this shape (n, H, W)."""
         count, height, width = shape
-        if not fits_beside(4 * target.planes * count * height * width, device):
+        if not fits_in_free_memory(4 * target.target_channels * count * height * width, device):
             return cls(target, None)
-        kept = torch.empty(count, target.planes, height, width, device=device)
-        return cls(target, kept, torch.zeros(count, dtype=torch.bool))
+        encoded = torch.empty(count, target.target_channels, height, width, device=device)
+        return cls(target, encoded, torch.zeros(count, dtype=torch.bool))
 
-    def of(self, samples: Tensor, labels: Tensor, codes: Tensor) -> Tensor:
-        """Returns what is taught of the samples (n,), whose labels as stored are given (n, H, W), turned by codes."""
-        if self.kept is None or self.known is None:
+    def get(self, samples: Tensor, labels: Tensor, codes: Tensor) -> Tensor:
+        """Returns the encoded targets of the samples (n,), whose stored labels (n, H, W) are given, transformed by the
+        dihedral codes (n,)."""
+        if self.encoded is None or self.is_encoded is None:
             encoded = self.target.encode(labels)
         else:
-            new = ~self.known[samples]
-            if new.any():
-                own = new.nonzero()[:, 0]
-                self.kept[samples[own].to(self.kept.device)] = self.target.encode(labels[own.to(labels.device)])
-                self.known[samples] = True
-            encoded = self.kept[samples.to(self.kept.device)]
-        return self.target.turned(encoded, codes) if codes.any() else encoded
+            new = (~self.is_encoded[samples]).nonzero()[:, 0]
+            if len(new):
+                index = samples[new].to(self.encoded.device)
+                self.encoded[index] = self.target.encode(labels[new.to(labels.device)])
+                self.is_encoded[samples] = True
+            encoded = self.encoded[samples.to(self.encoded.device)]
+        return self.target.transform(encoded, codes) if codes.any() else encoded

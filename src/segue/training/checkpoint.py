@@ -1,12 +1,11 @@
-"""The state of a training on disk: written beside, verified by digest, the one before kept until then."""
+"""Checkpoints: the state of a training on disk, verified by a hash, the previous one kept until the next is whole."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from segue.errors import SegueError
+from segue.fingerprint import hash_file
 from segue.storage import refusal
 
-KEPT = 2
-UMASK = os.umask(0)
-
-
-os.umask(UMASK)
-
-
-MODE = 0o666 & ~UMASK
+MAX_STATES = 2  # kept: the newest, and the one before in case the newest is damaged
+MAX_TIME_SHARE = 0.01  # a checkpoint at the end of an epoch may cost this share of the time since the last
 
 
 @dataclass
@@ -35,9 +29,9 @@ class Progress:
 
     `epoch` (from 0) and `step` are the next to be taken; `losses` those of the steps already taken in the epoch, and
     `counts` their confusion matrix; `updates` the steps taken in all; `rate` the last and `highest_rate` the highest
-    rate of the epoch; `history` a row per finished epoch; `best_epoch` counts from 1, 0 where none was selected yet,
-    and `best_loss` is its monitored value, to be made small. `schedule`, `stopping` and `scaler` are the memories of
-    the schedule, of early stopping and of the scaling of losses.
+    learning rate of the epoch; `history` a row per finished epoch; `best_epoch` counts from 1, 0 where none is selected
+    yet, and `best_loss` is its monitored value, lower being better. `schedule`, `stopping` and `scaler` are the states
+    of the schedule, of early stopping and of loss scaling.
     """
 
     epoch: int = 0
@@ -61,8 +55,10 @@ class Progress:
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     """Writes a state dict as safetensors with one metadata key, so that equal weights give equal bytes."""
+    path.touch()
+    mode = path.stat().st_mode  # that of any new file here; safetensors lets only the owner read
     save_file({name: value.contiguous() for name, value in weights.items()}, path, metadata={"format": "pt"})
-    path.chmod(MODE)  # as every other file: safetensors lets only the owner read
+    path.chmod(mode & 0o777)
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -79,20 +75,22 @@ def save(
     folder: Path,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    kept: Mapping[str, Mapping[str, Tensor]],
+    extra_weights: Mapping[str, Mapping[str, Tensor]],
     progress: Progress,
 ) -> None:
-    """Writes the state as `folder/<count>`, renamed when whole; the last two are kept.
+    """Writes the state as `folder/<count>`, which appears when it is whole; the last two are kept.
 
-    kept: further state dicts by name (the best weights, the moving average).
+    extra_weights: further state dicts by name (the best weights, the moving average).
     """
+    # what resuming needs: weights, best and averaged weights, momenta of the optimizer, progress
     names: dict[Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
     tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
-    for kind, weights in kept.items():
+    for kind, weights in extra_weights.items():
         tensors |= {f"kept.{kind}.{name}": value for name, value in weights.items()}
     for parameter, values in optimizer.state.items():
-        held = {kind: value for kind, value in values.items() if isinstance(value, Tensor)}
-        tensors |= {f"optimizer.{names[parameter]}/{kind}": value for kind, value in held.items()}
+        averages = {kind: value for kind, value in values.items() if isinstance(value, Tensor)}
+        tensors |= {f"optimizer.{names[parameter]}/{kind}": value for kind, value in averages.items()}
+
     existing = _numbers(folder)
     number = existing[-1] + 1 if existing else 1
     partial = folder / f"partial-{number}"
@@ -100,7 +98,7 @@ def save(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         save_weights(tensors, partial / "tensors.safetensors")
-        digest = _digest(partial / "tensors.safetensors")
+        digest = hash_file(partial / "tensors.safetensors")
         (partial / "progress.json").write_text(json.dumps({"digest": digest, **vars(progress)}), encoding="utf-8")
         partial.rename(folder / str(number))
     except OSError as error:
@@ -111,58 +109,59 @@ def save(
         raise SegueError(
             f"{folder}: the checkpoint cannot be written ({error}); free disk space, then run the same command again."
         ) from error
-    for old in existing[: 1 - KEPT]:
+    for old in existing[: 1 - MAX_STATES]:
         shutil.rmtree(folder / str(old), ignore_errors=True)
 
 
 def restore(
     folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[Progress, dict[str, dict[str, Tensor]]] | None:
-    """Fills network and optimiser from the newest whole state and returns its progress and what else was kept.
+    """Fills network and optimizer from the newest whole state; returns its progress and extra weights, None without.
 
-    A state whose bytes do not have the digest recorded is passed over for the one before. None without any.
+    A state whose bytes do not have the recorded hash is passed over for the one before.
     """
     for number in reversed(_numbers(folder)):
-        found = _read(folder / str(number))
-        if found is not None:
-            progress, tensors = found
+        state = _read(folder / str(number))
+        if state is not None:
+            progress, tensors = state
             _fill(network, optimizer, tensors)
-            return progress, _kept(network, tensors)
+            return progress, _extra_weights(network, tensors)
     return None
 
 
-def damaged(folder: Path) -> Path | None:
-    """Returns the newest state where it is not whole, None where it is or where there is none."""
+def damaged_state(folder: Path) -> Path | None:
+    """Returns the newest state if it is not whole, None if it is or if there is none."""
     numbers = _numbers(folder)
     newest = folder / str(numbers[-1]) if numbers else None
     return newest if newest is not None and _read(newest) is None else None
 
 
-def newest(folder: Path) -> Progress | None:
+def newest_progress(folder: Path) -> Progress | None:
     """Returns the progress of the newest whole state; None without any."""
-    found = (_read(folder / str(number)) for number in reversed(_numbers(folder)))
-    return next((progress for progress, _ in filter(None, found)), None)
+    states = (_read(folder / str(number)) for number in reversed(_numbers(folder)))
+    return next((progress for progress, _ in filter(None, states)), None)
 
 
 def _read(state: Path) -> tuple[Progress, dict[str, Tensor]] | None:
+    """Returns the content of a state, None if it is damaged."""
     try:
-        recorded: dict[str, Any] = json.loads((state / "progress.json").read_text(encoding="utf-8"))
-        if _digest(state / "tensors.safetensors") != recorded.pop("digest"):
+        content: dict[str, Any] = json.loads((state / "progress.json").read_text(encoding="utf-8"))
+        if hash_file(state / "tensors.safetensors") != content.pop("digest"):
             return None
-        return Progress(**recorded), load_file(state / "tensors.safetensors")
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError):
+        return Progress(**content), load_file(state / "tensors.safetensors")
+    except (OSError, SegueError, ValueError, TypeError, KeyError, SafetensorError):
         return None
 
 
-def _kept(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Returns the state dicts kept beside the network's own, on its device and in its order in memory."""
-    own = network.state_dict()
-    found: dict[str, dict[str, Tensor]] = {}
+def _extra_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Returns the extra state dicts, on the network's device and in its order in memory."""
+    like = network.state_dict()
+    extra: dict[str, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("kept."):
             kind, _, entry = name[5:].partition(".")
-            found.setdefault(kind, {})[entry] = torch.empty_like(own[entry]).copy_(value)
-    return found
+            extra.setdefault(kind, {})[entry] = torch.empty_like(like[entry]).copy_(value)
+    return extra
 
 
 def _fill(network: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
@@ -183,6 +182,31 @@ def _numbers(folder: Path) -> list[int]:
     return sorted(int(state.name) for state in folder.iterdir() if state.name.isdigit())
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+class CheckpointClock:
+    """When the next checkpoint is due, and to which models time and energy go: those in one pass share both evenly."""
+
+    def __init__(self, interval_s: float, read_energy_J: Callable[[], float | None]) -> None:
+        self._interval_s, self._read_energy_J = interval_s, read_energy_J
+        self._energy_J = read_energy_J()
+        self._saved = self._shared = time.monotonic()
+        self._cost_s = 0.0  # of the last checkpoint
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self._saved > self._interval_s
+
+    def is_worthwhile(self) -> bool:
+        """Returns whether a checkpoint at the end of an epoch would cost little of the time since the last."""
+        return time.monotonic() - self._saved > self._cost_s / MAX_TIME_SHARE
+
+    def share_time(self, models: Sequence[Progress]) -> None:
+        """Adds the time and the energy since the last call to these models."""
+        now, energy_J = time.monotonic(), self._read_energy_J()
+        for progress in models:
+            progress.seconds += (now - self._shared) / len(models)
+            if energy_J is not None and self._energy_J is not None:
+                progress.energy_J = (progress.energy_J or 0.0) + (energy_J - self._energy_J) / len(models)
+        self._shared, self._energy_J = now, energy_J
+
+    def record_save(self, cost_s: float) -> None:
+        """Notes that checkpoints have just been written, and how long that took."""
+        self._cost_s, self._saved = cost_s, time.monotonic()

@@ -1,6 +1,6 @@
-"""Several processes that train one model together, as `torchrun` starts them: one for each GPU, or over gloo on CPUs.
+"""Several processes that train one model together, as `torchrun` starts them: one per GPU, or over gloo on CPUs.
 
-Each takes its share of every batch; gradients are summed, so that the step is that of the whole batch.
+Each process takes its shard of every batch; gradients are summed, so that the step is that of the whole batch.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from torch import Tensor, distributed, nn
 
 
 @dataclass(frozen=True)
-class Group:
-    """The processes of one training. `rank` counts them from 0; the first writes the run and tells of it."""
+class ProcessGroup:
+    """The `world` processes of one training. `rank` counts them from 0; the main process, 0, writes and logs."""
 
     rank: int = 0
     world: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
-    def share(self, start: int, stop: int) -> tuple[int, int]:
+    def shard(self, start: int, stop: int) -> tuple[int, int]:
         """Returns this process's part of the samples start … stop of a batch; parts differ by one sample at most."""
         count = stop - start
         return start + count * self.rank // self.world, start + count * (self.rank + 1) // self.world
@@ -37,14 +37,13 @@ class Group:
         return values
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Adds up the gradients over all processes; a parameter that got none anywhere keeps none."""
+        """Adds up the gradients over all processes, in one reduction; a parameter without one anywhere keeps none."""
         if self.world == 1:
             return
         trained = [p for p in parameters if p.requires_grad]
-        present = torch.tensor([float(p.grad is not None) for p in trained], device=trained[0].device)
-        flat = torch.cat([
-            *((torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1).float() for p in trained), present
-        ])  # fmt: skip
+        has_gradient = torch.tensor([float(p.grad is not None) for p in trained], device=trained[0].device)
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+        flat = torch.cat([*(gradient.reshape(-1).float() for gradient in gradients), has_gradient])
         distributed.all_reduce(flat)
         counts = flat[len(flat) - len(trained) :].tolist()
         start = 0
@@ -53,39 +52,40 @@ class Group:
             start += parameter.numel()
             parameter.grad = torch.empty_like(parameter).copy_(piece) if count else None
 
-    def told(self, row: Mapping[str, float] | None, device: torch.device) -> dict[str, float]:
-        """Returns the leader's row of numbers in every process; the others give None."""
+    def broadcast_row(self, row: Mapping[str, float] | None, device: torch.device) -> dict[str, float]:
+        """Returns the main process's row of numbers in every process; the others pass None."""
         if self.world == 1:
             assert row is not None
             return dict(row)
-        names: list[object] = [list(row) if row is not None else None]
-        distributed.broadcast_object_list(names, src=0, device=device)  # between the processes of one command
-        found: list[str] = names[0]  # type: ignore[assignment]
-        values = torch.tensor(list(row.values()) if row is not None else [0.0] * len(found), dtype=torch.float64)
+        received: list[object] = [list(row) if row is not None else None]
+        distributed.broadcast_object_list(received, src=0, device=device)  # between the processes of one command
+        names: list[str] = received[0]  # type: ignore[assignment]
+        values = torch.tensor(list(row.values()) if row is not None else [0.0] * len(names), dtype=torch.float64)
         values = values.to(device)
         distributed.broadcast(values, src=0)
-        return dict(zip(found, values.tolist(), strict=True))
+        return dict(zip(names, values.tolist(), strict=True))
 
-    def agreed(self, value: bool) -> bool:
-        """Returns what the leader says in every process."""
+    def broadcast_flag(self, value: bool) -> bool:
+        """Returns the main process's value in every process."""
         if self.world == 1:
             return value
-        told = torch.tensor(float(value), device=_device())
-        distributed.broadcast(told, src=0)
-        return bool(told.item())
+        flag = torch.tensor(float(value), device=_device())
+        distributed.broadcast(flag, src=0)
+        return bool(flag.item())
 
-    def by_all(self, values: Sequence[bool]) -> list[bool]:
+    def all_true(self, values: Sequence[bool]) -> list[bool]:
         """Returns for each value whether it is true in every process."""
         if self.world == 1 or not values:
             return list(values)
         return (self.sum_(torch.tensor(values, dtype=torch.float32, device=_device())) == self.world).tolist()
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
+        """Waits until every process has come here."""
         if self.world > 1:
             distributed.barrier()
 
 
-ALONE = Group()
+SINGLE_PROCESS = ProcessGroup()
 
 
 def _device() -> str:
@@ -93,17 +93,17 @@ def _device() -> str:
 
 
 @contextmanager
-def joined() -> Iterator[Group]:
-    """Gives the processes that `torchrun` started this one with; a group of one without it."""
+def init_distributed() -> Iterator[ProcessGroup]:
+    """Gives the group of the processes that `torchrun` started; a group of one without it."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     distributed.init_process_group("nccl" if cuda else "gloo")
     try:
-        yield Group(distributed.get_rank(), distributed.get_world_size())
+        yield ProcessGroup(distributed.get_rank(), distributed.get_world_size())
     finally:
         distributed.destroy_process_group()

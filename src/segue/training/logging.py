@@ -1,12 +1,13 @@
-"""What one sees of a training while it runs: lines with rate and time left, TensorBoard, a film of predictions.
+"""Training logs: progress lines, TensorBoard scalars, and per-epoch predictions for the film.
 
-The film lies in the run's folder as `film/still.npz` (the images and their labels) and `film/epoch-<n>.npz` (what was
+The predictions lie in a folder `film` of the run as `still.npz` (images and labels) and `epoch-<n>.npz` (probabilities
 predicted for them), arrays that plain NumPy reads.
 """
 
 from __future__ import annotations
 
 import math
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,39 +18,40 @@ import numpy as np
 
 from segue.errors import SegueError
 from segue.storage import replacing
+from segue.training.run_folder import RunFolder
 
-FILM = "film"  # folder in the run's folder
+LOG_EVERY_S = 15.0  # between lines within an epoch
 Row = Mapping[str, float]
 
 
-def choose(count: int, total: int) -> np.ndarray:
+def film_samples(count: int, total: int) -> np.ndarray:
     """Returns the indices (int64, rising) of `count` of `total` images, evenly spaced; of all when there are fewer.
 
-    >>> choose(3, 9).tolist()
+    >>> film_samples(3, 9).tolist()
     [1, 4, 7]
     """
     count = min(count, total)
     return (2 * np.arange(count) + 1) * total // (2 * max(count, 1))
 
 
-def save_still(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
-    """Writes what a film is of into `folder`: images (n, C, H, W) as given, and their labels (n, H, W), −1 ignored.
+def save_film_images(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    """Writes the images of a film (n, C, H, W) as given, and their labels (n, H, W), −1 ignored, into `folder`.
 
-    Where other images are there already, their frames are removed, since they belong to another training.
+    Frames of other images there are removed, since they belong to another training.
     """
     if images.ndim != 4 or labels.shape != (len(images), *images.shape[2:]):
         raise ValueError(f"images {images.shape} and labels {labels.shape} must be (n, C, H, W) and (n, H, W)")
     file = folder / "still.npz"
     if file.exists():
-        kept = _read(file, "images", "labels")
-        if all(np.array_equal(old, new, equal_nan=True) for old, new in zip(kept, (images, labels), strict=True)):
+        existing = _read(file, "images", "labels")
+        if all(np.array_equal(old, new, equal_nan=True) for old, new in zip(existing, (images, labels), strict=True)):
             return
         for frame in _frames(folder).values():
             frame.unlink()
     _write(file, {"images": images, "labels": labels})
 
 
-def save_frame(folder: Path, epoch: int, probabilities: np.ndarray) -> None:
+def save_film_frame(folder: Path, epoch: int, probabilities: np.ndarray) -> None:
     """Writes an epoch's probabilities (n, K, H, W), uint8 with 255 for certain; again writes the same bytes."""
     if probabilities.dtype != np.uint8 or probabilities.ndim != 4:
         raise ValueError(f"probabilities must be uint8 (n, K, H, W), not {probabilities.dtype} {probabilities.shape}")
@@ -61,24 +63,24 @@ def load_film(run: Path) -> tuple[np.ndarray, np.ndarray, list[int], np.ndarray]
 
     Raises SegueError where the run has no film, or a file of it is damaged.
     """
-    folder = run / FILM
+    folder = RunFolder(run).film
     frames = _frames(folder)
     if not frames or not (folder / "still.npz").exists():
         raise SegueError(f"{run}: has no film; train it with film = the number of validation images to keep.")
     images, labels = _read(folder / "still.npz", "images", "labels")
-    shown = [_read(frame, "probabilities")[0] for frame in frames.values()]
-    odd = [name for name, frame in zip(frames.values(), shown, strict=True) if frame.shape != shown[0].shape]
-    if odd or shown[0].shape[0] != len(images):
+    arrays = [_read(frame, "probabilities")[0] for frame in frames.values()]
+    odd = [name for name, array in zip(frames.values(), arrays, strict=True) if array.shape != arrays[0].shape]
+    if odd or arrays[0].shape[0] != len(images):
         raise SegueError(
             f"{odd[0] if odd else folder}: its frames are not all of the same images; train the run again."
         )
-    return images, labels, list(frames), np.stack(shown)
+    return images, labels, list(frames), np.stack(arrays)
 
 
 def _frames(folder: Path) -> dict[int, Path]:
     """Returns the files of the frames by epoch, in order."""
-    found = {file.stem.removeprefix("epoch-"): file for file in folder.glob("epoch-*.npz")}
-    return {int(epoch): found[epoch] for epoch in sorted(filter(str.isdigit, found), key=int)}
+    files = {file.stem.removeprefix("epoch-"): file for file in folder.glob("epoch-*.npz")}
+    return {int(epoch): files[epoch] for epoch in sorted(filter(str.isdigit, files), key=int)}
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -140,23 +142,44 @@ def _tag(name: str) -> str:
     return name
 
 
-def progress_line(row: Row, epochs: int, images_per_s: float, seconds_left: float) -> str:
-    """Returns the line of an epoch: losses (less the least that they can be), Dice, rates, and the time left."""
-    told = [f"epoch {row['epoch']:.0f}/{epochs}", f"train loss {row['train_loss_adjusted']:.4f}"]
+def epoch_line(row: Row, epochs: int, images_per_s: float, seconds_left: float) -> str:
+    """Returns the line of an epoch: losses (less the least possible), Dice, learning rate, speed, and the time left."""
+    parts = [f"epoch {row['epoch']:.0f}/{epochs}", f"train loss {row['train_loss_adjusted']:.4f}"]
     if "validation_loss_adjusted" in row:
-        told.append(f"validation loss {row['validation_loss_adjusted']:.4f}")
+        parts.append(f"validation loss {row['validation_loss_adjusted']:.4f}")
     if "validation_dice_mean" in row:
-        told.append(f"Dice {row['validation_dice_mean']:.3f}")
-    told += [
+        parts.append(f"Dice {row['validation_dice_mean']:.3f}")
+    parts += [
         f"lr {row['lr']:.2e}",
         f"{images_per_s:.0f} images/s" if images_per_s >= 10 else f"{images_per_s:.2g} images/s",
     ]
     if row["epoch"] < epochs and math.isfinite(seconds_left):
-        told.append(f"{_clock(seconds_left)} left")
-    return "  ".join(told)
+        parts.append(f"{format_duration(seconds_left)} left")
+    return "  ".join(parts)
 
 
-def _clock(seconds: float) -> str:
+class StepLog:
+    """Says now and then how far a long epoch has come.
+
+    bounds: the first sample and the one after the last of each of its batches; first: the step that it begins with.
+    """
+
+    def __init__(self, bounds: Sequence[tuple[int, int]], first: int) -> None:
+        self._bounds, self._first = bounds, first
+        self._started = self._logged = time.monotonic()
+
+    def line(self, steps: int) -> str | None:
+        """Returns the line after so many steps of the epoch, None if the last one is not long ago or the epoch ends."""
+        now, bounds = time.monotonic(), self._bounds
+        if now - self._logged < LOG_EVERY_S or steps >= len(bounds):
+            return None
+        self._logged = now
+        rate = (bounds[steps - 1][1] - bounds[self._first][0]) / max(now - self._started, 1e-9)
+        left = (bounds[-1][1] - bounds[steps - 1][1]) / rate
+        return f"step {steps:,} of {len(bounds):,}  {rate:.0f} images/s, {format_duration(left)} left of this epoch"
+
+
+def format_duration(seconds: float) -> str:
     """Returns "45 s", "3 min 20 s" or "2 h 05 min"."""
     whole = round(seconds)
     if whole < 60:

@@ -1,9 +1,7 @@
-"""Which samples an epoch visits, where rare classes are favoured. Cheap to import: no torch.
+"""Which samples an epoch visits, in which order, and how each of them is augmented.
 
-The views of an epoch: which samples are visited, in which order, and how each of them is turned or changed.
-
-Everything is a function of (seed, initialisation, draw, epoch), drawn for the whole epoch at once, so that neither an
-interruption nor the splitting of batches changes what is seen.
+Everything is a function of (seed, initialization, draw, epoch), computed for the whole epoch at once, so that neither
+an interruption nor the splitting of batches changes what is seen.
 """
 
 from __future__ import annotations
@@ -15,41 +13,13 @@ import numpy as np
 
 from segue import rng
 from segue.data import augmentation
-from segue.data.augmentation import Drawn
+from segue.data.augmentation import N_DIHEDRAL, AugmentParams
 from segue.data.spec import AugmentSpec
-from segue.data.streaming import order
+from segue.data.streaming import epoch_order
 from segue.errors import SegueError
 from segue.training.spec import SamplingSpec, StageSpec
 
-
-def sample_weights(spec: SamplingSpec, counts: np.ndarray) -> np.ndarray:
-    """Returns the share of visits of each sample, (n,) float64 with sum 1, from its pixels per class (n, K).
-
-    A sample without labelled pixels has 0, since nothing can be learnt from it. Raises SegueError where none has any.
-    """
-    holds = np.asarray(counts) > 0
-    if not holds.any():
-        raise SegueError("sampling: no training sample has a labelled pixel; remove sampling, or mend the labels.")
-    frequency = np.maximum(holds.mean(0), 1 / len(holds))  # a class that no sample holds is asked of none below
-    weights = np.where(holds, frequency**-spec.power, 0).max(1)
-    return weights / weights.sum()
-
-
-def draw_samples(spec: SamplingSpec, counts: np.ndarray, *, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Returns the sample indices (count,) int64 that an epoch visits, ascending, with repeats.
-
-    counts: (n, K) pixels of each class in each sample. Drawn systematically: a sample with the share s of
-    `sample_weights` is visited floor(count s) or ceil(count s) times, and count s times on average.
-    """
-    weights = sample_weights(spec, counts)
-    edges = np.cumsum(weights)
-    places = (np.arange(count) + generator.random()) * (edges[-1] / count)
-    found = np.searchsorted(edges, places, side="right")
-    return np.minimum(found, np.flatnonzero(weights)[-1])  # a place may be rounded up to the last edge
-
-
-DIHEDRAL = 8  # the symmetries of a square
-BY_NAME = {
+AUGMENTATIONS = {
     "none": AugmentSpec(dihedral="none"),
     "dihedral": AugmentSpec(dihedral="random"),
     "dihedral-all": AugmentSpec(dihedral="all"),
@@ -57,60 +27,96 @@ BY_NAME = {
 
 
 @dataclass(frozen=True)
-class Views:
-    """samples (m,): indices into the training source; ids (m,): their numbers among the views of all samples,
-    sample × copies + copy; drawn: how each is changed. All in the order in which they are visited."""
+class EpochPlan:
+    """The visits of an epoch, in order.
+
+    samples (m,): indices into the training source; ids (m,): sample × repeats_per_sample + repeat, which numbers the
+    repeats of all samples; params: how each visit is augmented. Slicing gives a part of the epoch.
+    """
 
     samples: np.ndarray
     ids: np.ndarray
-    drawn: Drawn
+    params: AugmentParams
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: slice) -> Views:
-        return Views(self.samples[index], self.ids[index], self.drawn[index])
+    def __getitem__(self, index: slice) -> EpochPlan:
+        return EpochPlan(self.samples[index], self.ids[index], self.params[index])
 
 
-def copies(spec: StageSpec) -> int:
-    """Returns how many views of each sample an epoch visits: 8 where all turns are asked for, else 1."""
-    return DIHEDRAL if augment_spec(spec).dihedral == "all" else 1
-
-
-def are_fixed(spec: StageSpec) -> bool:
-    """Returns whether a view looks the same in every epoch, so that what a frozen part makes of it can be kept."""
-    return spec.augment in ("none", "dihedral-all")
-
-
-def augment_spec(spec: StageSpec) -> AugmentSpec:
-    return spec.augment if isinstance(spec.augment, AugmentSpec) else BY_NAME[spec.augment]
-
-
-def views(
+def plan_epoch(
     spec: StageSpec,
-    blocks: np.ndarray,
+    chunk_ids: np.ndarray,
     epoch: int,
     *,
     window: int | None = None,
     counts: Callable[[], np.ndarray] | None = None,
-) -> Views:
-    """Returns the views of an epoch (from 0).
+) -> EpochPlan:
+    """Returns the plan of an epoch (from 0).
 
-    blocks (n,) numbers the chunk of the file that each sample lies in; window is that of the order, None for all.
-    counts gives the pixels of each class in each sample (n, K), which only sampling in favour of rare classes asks for.
+    chunk_ids (n,) numbers the chunk of the file that each sample lies in; window is that of
+    `data.streaming.epoch_order`, None for all. counts returns the pixels of each class in each sample (n, K); only
+    class-balanced sampling calls it.
     """
-    own = spec.init if spec.order == "own" else "shared"
-    purpose = (own, spec.draw if spec.draws else -1, epoch)
-    count, per_sample = len(blocks), copies(spec)
-    chosen = np.arange(count)
+    purpose = (spec.init if spec.order == "own" else "shared", spec.draw if spec.draws else -1, epoch)
+    count, repeats = len(chunk_ids), repeats_per_sample(spec)
+
+    # which samples
+    visited = np.arange(count)
     if spec.sampling is not None:
         assert counts is not None
         generator = rng.numpy_generator(spec.seed, "sampling", *purpose)
-        chosen = np.sort(draw_samples(spec.sampling, counts(), count=count, generator=generator))
-    drawn = augmentation.draw(
-        augment_spec(spec), count * per_sample, rng.numpy_generator(spec.seed, "augment", *purpose)
-    )
-    visited = order(blocks[chosen], per_sample, window, rng.numpy_generator(spec.seed, "order", *purpose))
-    slots, turns = np.divmod(visited, per_sample)
-    samples = chosen[slots]
-    return Views(samples, samples * per_sample + turns, drawn[visited])
+        visited = np.sort(draw_samples(spec.sampling, counts(), count=count, generator=generator))
+
+    # how augmented
+    generator = rng.numpy_generator(spec.seed, "augment", *purpose)
+    params = augmentation.sample_params(augment_spec(spec), count * repeats, generator)
+
+    # in which order
+    generator = rng.numpy_generator(spec.seed, "order", *purpose)
+    visits = epoch_order(chunk_ids[visited], repeats, window, generator)
+    slots, repeat = np.divmod(visits, repeats)
+    samples = visited[slots]
+    return EpochPlan(samples, samples * repeats + repeat, params[visits])
+
+
+def augment_spec(spec: StageSpec) -> AugmentSpec:
+    """Returns the augmentation of a stage, whether it is given by name or as a table."""
+    return spec.augment if isinstance(spec.augment, AugmentSpec) else AUGMENTATIONS[spec.augment]
+
+
+def repeats_per_sample(spec: StageSpec) -> int:
+    """Returns how often an epoch visits each sample: 8 times where all dihedral transforms are asked for, else once."""
+    return N_DIHEDRAL if augment_spec(spec).dihedral == "all" else 1
+
+
+def is_fixed(spec: StageSpec) -> bool:
+    """Returns whether a visit, identified by its id, looks the same in every epoch, so that features can be cached."""
+    return augment_spec(spec) in (AUGMENTATIONS["none"], AUGMENTATIONS["dihedral-all"])
+
+
+def sample_weights(spec: SamplingSpec, counts: np.ndarray) -> np.ndarray:
+    """Returns the share of visits of each sample, (n,) float64 with sum 1, from its pixels per class (n, K).
+
+    A sample without labeled pixels has 0, since nothing can be learned from it. Raises SegueError where none has any.
+    """
+    present = np.asarray(counts) > 0
+    if not present.any():
+        raise SegueError("sampling: no training sample has a labelled pixel; remove sampling, or mend the labels.")
+    frequency = np.maximum(present.mean(0), 1 / len(present))  # a class in no sample is not used below
+    weights = np.where(present, frequency**-spec.power, 0).max(1)
+    return weights / weights.sum()
+
+
+def draw_samples(spec: SamplingSpec, counts: np.ndarray, *, count: int, generator: np.random.Generator) -> np.ndarray:
+    """Returns the sample indices (count,) int64 that an epoch visits, ascending, with repeats.
+
+    counts: (n, K) pixels of each class in each sample. Systematic sampling: a sample with the share s of
+    `sample_weights` is visited floor(count s) or ceil(count s) times, and count s times on average.
+    """
+    weights = sample_weights(spec, counts)
+    edges = np.cumsum(weights)
+    positions = (np.arange(count) + generator.random()) * (edges[-1] / count)
+    samples = np.searchsorted(edges, positions, side="right")
+    return np.minimum(samples, np.flatnonzero(weights)[-1])  # rounding may move a position up to the last edge

@@ -13,7 +13,7 @@ from segue.training.spec import SamplingSpec
 
 
 def rare(power: float = 0.5) -> SamplingSpec:
-    return SamplingSpec(name="rare", power=power)
+    return SamplingSpec(name="class_balanced", power=power)
 
 
 def counts_of(*sizes: int) -> np.ndarray:
@@ -91,6 +91,6 @@ def test_a_class_that_no_sample_holds_changes_nothing():
 
 def test_specification_is_cheap_to_import():
     """A plan reads the specification of sampling and of targets without torch and pandas."""
-    code = "import sys, segue.training.sampler, segue.targets; print({'torch', 'pandas'} & set(sys.modules))"
+    code = "import sys, segue.training.spec, segue.training.run_folder; print({'torch', 'pandas'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

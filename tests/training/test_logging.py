@@ -12,6 +12,7 @@ import pytest
 
 from segue.errors import SegueError
 from segue.training import logging
+from segue.training.run_folder import RunFolder
 
 ROWS = [
     {"epoch": epoch, "lr": 0.1 / epoch, "train_loss": 1.0 / epoch, "validation_dice_cell": 0.1 * epoch}
@@ -32,7 +33,7 @@ def frame(seed: int) -> np.ndarray:
 @pytest.mark.parametrize(("count", "total"), [(1, 1), (3, 9), (4, 10), (7, 7), (9, 4), (2, 0), (0, 5), (16, 1000)])
 def test_chosen_images_are_evenly_spaced(count: int, total: int) -> None:
     """As many different images as asked (or all), gaps differing by at most one, as far from both ends."""
-    chosen = logging.choose(count, total)
+    chosen = logging.film_samples(count, total)
     assert len(set(chosen.tolist())) == len(chosen) == min(count, total)
     assert ((chosen >= 0) & (chosen < total)).all()
     if len(chosen) > 1:
@@ -44,10 +45,10 @@ def test_chosen_images_are_evenly_spaced(count: int, total: int) -> None:
 
 def test_film_comes_back(tmp_path: Path) -> None:
     """Images, labels and frames are read as written, in the order of epochs also beyond nine."""
-    folder = tmp_path / logging.FILM
-    logging.save_still(folder, *still())
+    folder = RunFolder(tmp_path).film
+    logging.save_film_images(folder, *still())
     for epoch in (10, 2, 1):
-        logging.save_frame(folder, epoch, frame(epoch))
+        logging.save_film_frame(folder, epoch, frame(epoch))
     images, labels, epochs, frames = logging.load_film(tmp_path)
     np.testing.assert_array_equal(images, still()[0])
     np.testing.assert_array_equal(labels, still()[1])
@@ -58,8 +59,8 @@ def test_film_comes_back(tmp_path: Path) -> None:
 def test_frame_written_twice_has_equal_bytes(tmp_path: Path) -> None:
     """A resumed training writes the frames of its epochs again, to the very bytes, and leaves nothing beside them."""
     for folder in (tmp_path / "a", tmp_path / "b", tmp_path / "b"):
-        logging.save_still(folder, *still())
-        logging.save_frame(folder, 1, frame(1))
+        logging.save_film_images(folder, *still())
+        logging.save_film_frame(folder, 1, frame(1))
     for name in ("still.npz", "epoch-1.npz"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["epoch-1.npz", "still.npz"]
@@ -67,25 +68,25 @@ def test_frame_written_twice_has_equal_bytes(tmp_path: Path) -> None:
 
 def test_frames_of_other_images_are_removed(tmp_path: Path) -> None:
     """The same images keep the frames there are; other images begin a film anew."""
-    logging.save_still(tmp_path / logging.FILM, *still())
-    logging.save_frame(tmp_path / logging.FILM, 7, frame(7))
-    logging.save_still(tmp_path / logging.FILM, *still())
+    logging.save_film_images(RunFolder(tmp_path).film, *still())
+    logging.save_film_frame(RunFolder(tmp_path).film, 7, frame(7))
+    logging.save_film_images(RunFolder(tmp_path).film, *still())
     assert logging.load_film(tmp_path)[2] == [7]
-    logging.save_still(tmp_path / logging.FILM, *still(seed=1))
+    logging.save_film_images(RunFolder(tmp_path).film, *still(seed=1))
     with pytest.raises(SegueError, match="has no film; train it with film"):
         logging.load_film(tmp_path)
 
 
 def test_frame_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error while a frame is written leaves the one before, and no partial file."""
-    logging.save_frame(tmp_path, 1, frame(1))
+    logging.save_film_frame(tmp_path, 1, frame(1))
 
     def fail(*given: object, **named: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez_compressed", fail)
     with pytest.raises(SegueError, match=r"epoch-1.npz: cannot be written .* free disk space"):
-        logging.save_frame(tmp_path, 1, frame(2))
+        logging.save_film_frame(tmp_path, 1, frame(2))
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["epoch-1.npz"]
     np.testing.assert_array_equal(np.load(tmp_path / "epoch-1.npz")["probabilities"], frame(1))
@@ -94,10 +95,10 @@ def test_frame_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("damage", ["truncated", "other bytes", "pickle", "other shape"])
 def test_damaged_film_names_the_file(tmp_path: Path, damage: str) -> None:
     """A damaged frame is told with its file; nothing in it is executed."""
-    folder = tmp_path / logging.FILM
-    logging.save_still(folder, *still())
-    logging.save_frame(folder, 1, frame(1))
-    logging.save_frame(folder, 2, frame(2) if damage != "other shape" else frame(2)[:, :, :4])
+    folder = RunFolder(tmp_path).film
+    logging.save_film_images(folder, *still())
+    logging.save_film_frame(folder, 1, frame(1))
+    logging.save_film_frame(folder, 2, frame(2) if damage != "other shape" else frame(2)[:, :, :4])
     file = folder / "epoch-2.npz"
     if damage == "truncated":
         file.write_bytes(file.read_bytes()[:300])
@@ -113,9 +114,9 @@ def test_damaged_film_names_the_file(tmp_path: Path, damage: str) -> None:
 def test_frames_are_bytes_of_four_dimensions(tmp_path: Path, wrong: np.ndarray) -> None:
     """What is no uint8 (n, K, H, W) is refused by the function that would write it."""
     with pytest.raises(ValueError, match="must be uint8"):
-        logging.save_frame(tmp_path, 1, wrong)
+        logging.save_film_frame(tmp_path, 1, wrong)
     with pytest.raises(ValueError, match="must be"):
-        logging.save_still(tmp_path, still()[0], still()[1][:2])
+        logging.save_film_images(tmp_path, still()[0], still()[1][:2])
 
 
 class FakeWriter:
@@ -191,9 +192,9 @@ def test_line_of_an_epoch() -> None:
     """The line says what the history's row says, the rate and the time left; parts that do not exist are absent."""
     row = {"epoch": 3, "lr": 1e-3, "train_loss": 0.9, "train_loss_adjusted": 0.25}
     scored = {**row, "validation_loss_adjusted": 0.5, "validation_dice_mean": 0.875}
-    assert logging.progress_line(scored, 10, 123.4, 3725) == (
+    assert logging.epoch_line(scored, 10, 123.4, 3725) == (
         "epoch 3/10  train loss 0.2500  validation loss 0.5000  Dice 0.875  lr 1.00e-03  123 images/s  1 h 02 min left"
     )
-    assert logging.progress_line(row, 3, 0.52, 0) == "epoch 3/3  train loss 0.2500  lr 1.00e-03  0.52 images/s"
-    assert logging.progress_line(row, 4, 0.0, math.inf).endswith("  0 images/s")
-    assert [logging._clock(seconds) for seconds in (45, 200, 7500)] == ["45 s", "3 min 20 s", "2 h 05 min"]
+    assert logging.epoch_line(row, 3, 0.52, 0) == "epoch 3/3  train loss 0.2500  lr 1.00e-03  0.52 images/s"
+    assert logging.epoch_line(row, 4, 0.0, math.inf).endswith("  0 images/s")
+    assert [logging.format_duration(seconds) for seconds in (45, 200, 7500)] == ["45 s", "3 min 20 s", "2 h 05 min"]
