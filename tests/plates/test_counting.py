@@ -18,7 +18,7 @@ import pytest
 import torch
 from scipy import stats
 
-from segue import rng
+from segue import networks, rng
 from segue.data.dataset import Dataset
 from segue.data.spec import Layer, SplitSpec
 from segue.data.splits import GivenSplit
@@ -30,7 +30,7 @@ from segue.plates.counting.truth import agreement, headline, known_counts
 from segue.plates.synthetic.spec import SyntheticSpec
 from segue.plates.synthetic.write import write_plates
 from segue.targets import registry
-from segue.training.run_folder import Model
+from segue.training.run_folder import TrainedModel
 from segue.training.spec import StageSpec
 
 LEVELS = (100.0, 200.0, 300.0)  # of background, live and dead
@@ -84,7 +84,7 @@ class Nearest(torch.nn.Module):
         return -((images - self.levels[None, :, None, None]) / 50).square()
 
 
-def model_of(folder: Path, *, names: tuple[str, ...] = ("background", "live", "dead")) -> Model:
+def model_of(folder: Path, *, names: tuple[str, ...] = ("background", "live", "dead")) -> TrainedModel:
     """Returns a perfect model that was trained on well A1 and validated with A2."""
     folder.mkdir(parents=True, exist_ok=True)
     groups = {part: [well for well, own in PARTS.items() if own == part] for part in ("train", "validation")}
@@ -93,7 +93,16 @@ def model_of(folder: Path, *, names: tuple[str, ...] = ("background", "live", "d
     stage = {"data": [{"dataset": "none.h5"}], "normalize": "none", "split": {"stored": "wells"}}
     spec = StageSpec.model_validate(stage)
     built = registry.build(spec.target, names=names, instances=False, where="test")
-    return Model(Nearest(LEVELS).eval(), built, spec, ("brightfield",), folder, built.parameters)
+    return TrainedModel(
+        network=Nearest(LEVELS).eval(),
+        target=built,
+        normalization=spec.normalize,
+        channels=("brightfield",),
+        divisor=networks.divisor(spec.network),
+        decode_params=built.decode_params,
+        spec=spec,
+        folder=folder,
+    )
 
 
 def write_wells(
@@ -158,12 +167,12 @@ def wells(tmp_path_factory: pytest.TempPathFactory, pictures: dict[tuple[str, in
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+def model(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
     torch.set_num_threads(1)
     return model_of(tmp_path_factory.mktemp("run"))
 
 
-def test_a_perfect_network_counts_every_well(wells: Path, model: Model, pictures: dict[tuple[str, int], Drawn]):
+def test_a_perfect_network_counts_every_well(wells: Path, model: TrainedModel, pictures: dict[tuple[str, int], Drawn]):
     """Counts equal what was drawn, in unstained wells too, though nuclei touch and specks look like them; how they are
     counted was found on the validation well, and tiles change nothing."""
     seen: list[tuple[int, int]] = []
@@ -187,7 +196,7 @@ def test_a_perfect_network_counts_every_well(wells: Path, model: Model, pictures
     assert "1 held-out well (2 images)" in found.headline
 
 
-def test_settings_that_are_given(wells: Path, model: Model, pictures: dict[tuple[str, int], Drawn]):
+def test_settings_that_are_given(wells: Path, model: TrainedModel, pictures: dict[tuple[str, int], Drawn]):
     """Given settings are used as they are and told in the table: without division touching pairs count once, and
     without a least area specks count too; one class alone can be counted."""
     found = count_wells(model, wells, CountSpec(min_area_px=0, split_depth=1)).table
@@ -201,7 +210,7 @@ def test_settings_that_are_given(wells: Path, model: Model, pictures: dict[tuple
 
 
 def test_wells_without_stains_are_counted_as_another_dataset_tells(
-    tmp_path: Path, wells: Path, model: Model, pictures: dict[tuple[str, int], Drawn]
+    tmp_path: Path, wells: Path, model: TrainedModel, pictures: dict[tuple[str, int], Drawn]
 ):
     """Where no well is stained, counting is by default; tuned on a dataset with stained wells (validation wells first,
     then such that the run has never seen) it finds what was drawn. A dataset without any is refused."""
@@ -227,7 +236,7 @@ def test_wells_without_stains_are_counted_as_another_dataset_tells(
 
 
 def test_objects_of_another_network_take_the_class_of_most_of_their_pixels(
-    wells: Path, model: Model, pictures: dict[tuple[str, int], Drawn]
+    wells: Path, model: TrainedModel, pictures: dict[tuple[str, int], Drawn]
 ):
     """A run of objects counts all nuclei as one class; beside a run of classes its objects are counted by class."""
     spec = StageSpec.model_validate(
@@ -241,7 +250,9 @@ def test_objects_of_another_network_take_the_class_of_most_of_their_pixels(
         assert network.bias is not None
         network.bias.fill_(-15.0)
     parameters = {**built.parameters, "min_size_px": 0}
-    finder = Model(network, built, spec, ("brightfield",), model.folder, parameters)
+    finder = replace(
+        model, network=network, target=built, normalization=spec.normalize, decode_params=parameters, spec=spec
+    )
     parts = {key: split_nuclei(p.image[0] > 150, split_depth=1.0).max() for key, p in pictures.items()}
     alone = count_wells(finder, wells, CountSpec(min_area_px=0)).table
     assert set(alone["class"]) == {"nucleus"} and alone["split_depth"].isna().all()
@@ -252,7 +263,7 @@ def test_objects_of_another_network_take_the_class_of_most_of_their_pixels(
         count_wells(finder, wells, objects=model)
 
 
-def test_excluded_pixels_count_nowhere(tmp_path: Path, model: Model, pictures: dict[tuple[str, int], Drawn]):
+def test_excluded_pixels_count_nowhere(tmp_path: Path, model: TrainedModel, pictures: dict[tuple[str, int], Drawn]):
     """What is -1 in a stained well, or 0 where an unstained one has no tile, holds no nuclei and no area."""
     changed = dict(pictures)
     half = SIZE[1] // 2
@@ -271,7 +282,7 @@ def test_excluded_pixels_count_nowhere(tmp_path: Path, model: Model, pictures: d
     assert (stained["stain_count"] == stained["count"]).all()
 
 
-def test_the_area_of_a_mosaic_that_is_filled_outside_its_tiles(tmp_path: Path, model: Model):
+def test_the_area_of_a_mosaic_that_is_filled_outside_its_tiles(tmp_path: Path, model: TrainedModel):
     """An unstained mosaic tells by attributes what its tiles cover and how their values are normalised: neither is a
     condition, and the density follows the area."""
     path = write_wells(tmp_path, {(well, 0): drawn(f"{well} filled") for well in WELLS})
@@ -288,7 +299,7 @@ def test_the_area_of_a_mosaic_that_is_filled_outside_its_tiles(tmp_path: Path, m
     assert rows[1]["density_per_mm2"].to_numpy() == pytest.approx(2 * rows[0]["density_per_mm2"].to_numpy())
 
 
-def test_what_is_missing_is_told(tmp_path: Path, model: Model, pictures: dict[tuple[str, int], Drawn]):
+def test_what_is_missing_is_told(tmp_path: Path, model: TrainedModel, pictures: dict[tuple[str, int], Drawn]):
     """A time without a mosaic and a missing pixel size are noted; no mosaics, or none of plates, is an error."""
     some = {key: picture for key, picture in pictures.items() if key != ("P1/A10", 1)}
     path = write_wells(tmp_path, some, attributes={"provenance": "made"})

@@ -9,7 +9,7 @@ from scipy import ndimage
 from segue import rng
 from segue.errors import SpecError
 from segue.plates.spec import QualitySpec
-from segue.plates.stitching.field_qc import field_quality, judge_fields, measure_field
+from segue.plates.stitching.field_qc import judge_fields, measure_field
 from segue.spec import validate
 
 SPEC = QualitySpec()
@@ -38,7 +38,7 @@ def test_good_fields_are_left_alone(good):
     found = judge_fields(weak, SPEC)
     assert set(found) == set(weak) - {(2, 2)}
     assert all(quality.flags == () and not quality.excluded for quality in found.values())
-    assert field_quality(good[0, 0], SPEC).flags == ()
+    assert judge_fields({0: good[0, 0]}, SPEC)[0].flags == ()
 
 
 @pytest.mark.parametrize(
@@ -95,9 +95,9 @@ def test_noise_alone_has_no_contrast(scale):
 def test_bad_input_is_told():
     """Floating-point tiles need a full scale, and wrong shapes and settings are refused in words."""
     with pytest.raises(ValueError, match="full_counts"):
-        field_quality(np.ones((8, 8), np.float32), SPEC)
+        judge_fields({0: np.ones((8, 8), np.float32)}, SPEC)
     own = QualitySpec.model_validate({"saturated": {"full_counts": 1.0}})
-    assert field_quality(np.ones((8, 8), np.float32), own).flags == ("saturated",)
+    assert judge_fields({0: np.ones((8, 8), np.float32)}, own)[0].flags == ("saturated",)
     with pytest.raises(ValueError, match="one field"):
         measure_field(np.ones((2, 8, 8), np.uint16), SPEC)
     with pytest.raises(SpecError, match="action"):

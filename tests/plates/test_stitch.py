@@ -201,7 +201,7 @@ def test_bad_input_is_said_in_a_sentence():
     nominal = nominal_positions((1, 2), (40, 40), overlap=0.2)
     with pytest.raises(SegueError, match="one shape"):
         measure_pairs({(0, 0): np.ones((40, 40)), (0, 1): np.ones((40, 41))}, nominal, reach_px=5)
-    with pytest.raises(SegueError, match="no tile of this field"):
+    with pytest.raises(SegueError, match="no tile of this well"):
         fuse({}, place_tiles([], nominal))
     with pytest.raises(SegueError, match="overlap"):
         nominal_positions((1, 2), (40, 40), overlap=1.0)

@@ -45,7 +45,7 @@ from segue.plates.counting.nuclei import (
 from segue.plates.counting.truth import SYNTHETIC_CLASSES, agreement, headline, known_counts
 from segue.spec import SpecModel, unknown
 from segue.storage import replacing
-from segue.training.run_folder import Model
+from segue.training.run_folder import TrainedModel
 
 NOT_COUNTED = ("background", "cell", "outline")  # of the five classes; counted where they are asked for
 LEAST_AREA_UM2, SPLIT_DEPTH = 12.0, 0.1  # where no well is stained: the least nucleus of `segue plate`, and mid-way
@@ -106,11 +106,11 @@ class WellCounts:
 
 
 def count_wells(
-    run: Model | Path | str,
+    run: TrainedModel | Path | str,
     dataset: Path | str,
     spec: CountSpec | None = None,
     *,
-    objects: Model | Path | str | None = None,
+    objects: TrainedModel | Path | str | None = None,
     tune_on: Path | str | None = None,
     truth: Path | str | None = None,
     progress: Progress | None = None,
@@ -186,7 +186,7 @@ def write_counts(table: pd.DataFrame, out: Path | str) -> Path:
     return path
 
 
-def _counted(model: Model, spec: CountSpec) -> tuple[str, ...]:
+def _counted(model: TrainedModel, spec: CountSpec) -> tuple[str, ...]:
     known = model.target.names
     for name in spec.classes or ():
         if name not in known[1:]:

@@ -18,8 +18,7 @@ from segue.data.splits import PARTS
 from segue.data.tiling import Tiling
 from segue.data.writer import Micrograph
 from segue.errors import SegueError
-from segue.inference.predict import CONTEXT_PX, reach_px
-from segue.inference.predict_run import predict
+from segue.inference.predict import CONTEXT_PX, predict, receptive_radius_px
 from segue.labels import IGNORED
 from segue.plates.counting.nuclei import Nuclei
 from segue.plates.counting.truth import stained_nuclei
@@ -27,7 +26,7 @@ from segue.spec import unknown
 from segue.targets.classes import Classes, ImageClass
 from segue.targets.combined import Combined
 from segue.targets.reconstruction import Reconstruction
-from segue.training.run_folder import Model, load_run
+from segue.training.run_folder import TrainedModel, load_run
 
 NEEDED = ("plate", "well", "time", "time_h")  # attributes of a mosaic
 OWN_ATTRIBUTES = (  # all others are conditions
@@ -56,26 +55,26 @@ class Mosaic:
         return self.plate, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", self.well)], self.time
 
 
-def open_run(run: Model | Path | str) -> Model:
+def open_run(run: TrainedModel | Path | str) -> TrainedModel:
     """Returns the model of a run, on the machine's device; a model that is given stays where it is."""
-    if isinstance(run, Model):
+    if isinstance(run, TrainedModel):
         return run
     model = load_run(run)
     model.network.to(device.default_device())
     return model
 
 
-def _main_target(model: Model) -> Any:
+def _main_target(model: TrainedModel) -> Any:
     return model.target.main if isinstance(model.target, Combined) else model.target
 
 
-def predicts_classes(model: Model) -> bool:
+def predicts_classes(model: TrainedModel) -> bool:
     """Returns whether the run tells the class of pixels, not which object they are of."""
     target = _main_target(model)
     return isinstance(target, Classes) and not target.instances
 
 
-def require_targets(main: Model, second: Model | None) -> None:
+def require_targets(main: TrainedModel, second: TrainedModel | None) -> None:
     """Raises SegueError where nuclei cannot be counted by these runs, `second` being one of objects."""
     for model in filter(None, (main, second)):
         if isinstance(_main_target(model), ImageClass | Reconstruction):
@@ -128,7 +127,7 @@ def pixel_size_um(dataset: Dataset) -> float | None:
     return float(size) / 1000 if size else None
 
 
-def parts_of(dataset: Dataset, *models: Model | None) -> Callable[[str], str]:
+def parts_of(dataset: Dataset, *models: TrainedModel | None) -> Callable[[str], str]:
     """Returns the part that a well had in the training of any of the runs, their ancestors included.
 
     "test" is a labelled well that the split leaves for testing; "unseen" one that was used in no way. A split that is
@@ -169,8 +168,8 @@ class Reader:
     def __init__(
         self,
         dataset: Dataset,
-        main: Model,
-        second: Model | None,
+        main: TrainedModel,
+        second: TrainedModel | None,
         *,
         counted: Sequence[int],
         layers: tuple[str, str],
@@ -202,7 +201,7 @@ class Reader:
         labels = found.labels if predicts_classes(self.main) else _without(found.labels, self.layers[0])
         return stained_nuclei(labels, self.counted, layers=self.layers, seen=found.seen)
 
-    def _predicted(self, model: Model, micrograph: Micrograph, mosaic: Mosaic, seen: np.ndarray) -> np.ndarray:
+    def _predicted(self, model: TrainedModel, micrograph: Micrograph, mosaic: Mosaic, seen: np.ndarray) -> np.ndarray:
         """Returns the prediction, 0 where nothing was seen. Intensities are normalised by what was seen alone."""
         if not seen.any():
             return np.zeros(seen.shape, np.int32)
@@ -217,7 +216,7 @@ class Reader:
         of = statistics(model.spec.normalize, image[None, :, seen][..., None], intensity)
         values = normalised(image[None], of)[0]
         values[:, ~np.isfinite(values).all(0) & ~seen] = 0
-        plain = replace(model, spec=model.spec.model_copy(update={"normalize": "none"}))
+        plain = replace(model, normalization="none")
         out = np.zeros(seen.shape, np.int32)
         predict(plain, values, out=out, tiling=self._tilings[id(model)])
         return np.where(seen, out, 0)
@@ -227,9 +226,9 @@ def _without(labels: Mapping[str, np.ndarray], layer: str) -> dict[str, np.ndarr
     return {name: values for name, values in labels.items() if name != layer}
 
 
-def _tiling(model: Model, tile_px: int) -> Tiling:
-    reach = reach_px(model.network, channels=len(model.channels), divisor=model.divisor)
-    return Tiling(tile_px, min(HALO_PX, tile_px), CONTEXT_PX if reach is None else reach)
+def _tiling(model: TrainedModel, tile_px: int) -> Tiling:
+    radius = receptive_radius_px(model.network, channels=len(model.channels), divisor=model.divisor)
+    return Tiling(tile_px, min(HALO_PX, tile_px), CONTEXT_PX if radius is None else radius)
 
 
 def _not_excluded(micrograph: Micrograph) -> np.ndarray:

@@ -148,10 +148,10 @@ def _tiff_type(path: Path) -> tuple[str, float | None]:
     """Returns the pixel type of a TIFF and its pixel size in µm."""
     import tifffile
 
-    from segue.data.image_io import complaints_of_tifffile, pixel_size_of
+    from segue.data.image_io import tifffile_errors, pixel_size_of
 
     try:
-        with complaints_of_tifffile() as complaints, tifffile.TiffFile(path) as tiff:
+        with tifffile_errors() as complaints, tifffile.TiffFile(path) as tiff:
             page, size_nm = tiff.pages.first, pixel_size_of(path, tiff)
             end = max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=True)))
             if end > path.stat().st_size:

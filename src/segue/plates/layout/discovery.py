@@ -368,12 +368,12 @@ def read_plane(plane: Plane) -> np.ndarray:
 def _read_page(plane: Plane) -> np.ndarray:
     import tifffile
 
-    from segue.data.image_io import complaints_of_tifffile
+    from segue.data.image_io import tifffile_errors
 
     if len(plane.index) != 1:
         raise SegueError(f"{plane.path}: index {list(plane.index)} is given, a TIFF has pages; give one number.")
     try:
-        with complaints_of_tifffile() as complaints, tifffile.TiffFile(plane.path) as tiff:
+        with tifffile_errors() as complaints, tifffile.TiffFile(plane.path) as tiff:
             if plane.index[0] >= len(tiff.pages):
                 raise SegueError(f"{plane.path}: has {len(tiff.pages)} pages, and none of index {plane.index[0]}.")
             image = np.asarray(tiff.pages[plane.index[0]].asarray())

@@ -16,15 +16,13 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from segue.data.image_io import NM_PER_UNIT, broken, read_header
+from segue.data.image_io import broken, read_header
+from segue.data.units import UM_PER_UNIT
 from segue.errors import SegueError
 from segue.plates.layout.filenames import match_paths
 from segue.plates.layout.grid import ImageEntry, Plane, ScanResult, pixel_dtype, well_name
 from segue.plates.spec import FilesSpec
 
-UM_PER_UNIT = {unit: size_nm / 1000 for unit, size_nm in NM_PER_UNIT.items()} | {
-    "nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "meter": 1e6, "angstrom": 1e-4,
-}  # fmt: skip
 H_PER_UNIT = {
     "ns": 1e-9 / 3600, "µs": 1e-6 / 3600, "μs": 1e-6 / 3600, "ms": 1e-3 / 3600, "s": 1 / 3600, "min": 1 / 60, "h": 1.0,
     "d": 24.0, "nanosecond": 1e-9 / 3600, "microsecond": 1e-6 / 3600, "millisecond": 1e-3 / 3600, "second": 1 / 3600,
@@ -58,10 +56,10 @@ def _scan_file(scan: ScanResult, path: Path, names: Mapping[str, str], spec: Fil
     """Adds the images of a file to the scan; `names` are the values of the pattern's placeholders."""
     import tifffile
 
-    from segue.data.image_io import complaints_of_tifffile, pixel_size_of
+    from segue.data.image_io import tifffile_errors, pixel_size_of
 
     read_header(path)  # its message on a file that is no TIFF is better than tifffile's
-    with complaints_of_tifffile() as complaints, tifffile.TiffFile(path) as tiff:
+    with tifffile_errors() as complaints, tifffile.TiffFile(path) as tiff:
         text = tiff.ome_metadata if tiff.is_ome else None
         if complaints:
             raise SegueError(broken(path, complaints[0]))

@@ -1,4 +1,4 @@
-"""How good fields are: saturated, black, out of focus, empty, each judged against the other fields of its well."""
+"""Quality of fields: saturated, black, out of focus or empty, judged against the other fields of the well."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class FieldMeasures:
-    """What a field shows. Contrasts are sds of the Laplacian of Gaussian times its variance, over the median, with the
-    share of white noise taken off, so that a blurred field is not sharp for its noise.
+    """Measures of a field. Contrast: sd of the scale-normalized Laplacian of Gaussian over the median, minus the part
+    of white noise, so that noise does not make a blurred field sharp.
     """
 
     median_counts: float
     saturated: float  # fraction of the pixels
-    noise: float  # sd from pixel to pixel over the median
+    noise: float  # sd of pixel noise over the median
     fine: float
     coarse: float
 
@@ -37,9 +37,9 @@ class FieldQuality:
 
 
 def measure_field(tile: np.ndarray, spec: QualitySpec) -> FieldMeasures:
-    """Returns the measures of a tile (H, W) as the camera gave it.
+    """Returns the measures of a raw tile (H, W).
 
-    Raises ValueError for other shapes, and for floating-point tiles where `saturated.full_counts` is not given.
+    Raises ValueError for other shapes, and for floating-point tiles without `saturated.full_counts`.
     """
     if tile.ndim != 2 or tile.size == 0:
         raise ValueError(f"quality: the tile is {tile.shape}; give one field (H, W) of one channel")
@@ -52,19 +52,9 @@ def measure_field(tile: np.ndarray, spec: QualitySpec) -> FieldMeasures:
         full = np.iinfo(tile.dtype).max
     median = float(np.median(tile))
     relative = tile.astype(np.float32) / np.float32(max(median, 1.0))
-    noise = _noise(relative)
+    noise = _noise_sd(relative)
     fine, coarse = (_contrast(relative, scale, noise) for scale in (spec.fine_px, spec.coarse_px))
     return FieldMeasures(median, float((tile >= full).mean()), noise, fine, coarse)
-
-
-def field_quality(
-    tile: np.ndarray, spec: QualitySpec, *, reference: Sequence[FieldMeasures] | None = None, stain: bool = False
-) -> FieldQuality:
-    """Returns the quality of one tile (H, W); `reference` are measures of other fields taken alike.
-
-    Without a reference it can be saturated or empty, not black or out of focus, which the others' median decides.
-    """
-    return _judged(measure_field(tile, spec), spec, reference or (), stain)
 
 
 def judge_fields(
@@ -74,41 +64,42 @@ def judge_fields(
     stain: bool = False,
     reference: Iterable[FieldMeasures] = (),
 ) -> dict[Key, FieldQuality]:
-    """Returns the quality of each tile of one channel at one time, missing ones (None) left out.
+    """Returns the quality of each existing tile of one channel at one time.
 
-    Each is compared with the median of the others and of `reference`, fields of other times, that are neither saturated
-    nor black. Where most fields are out of focus the others do not tell: give a reference then.
+    Each is compared with the median of those others, and of `reference` (fields of other times), that are neither
+    saturated nor black. A single tile without reference can be saturated or empty only. If most fields are out of
+    focus, the others are no standard: give a reference.
     """
-    found = {key: measure_field(tile, spec) for key, tile in tiles.items() if tile is not None}
+    fields = {key: measure_field(tile, spec) for key, tile in tiles.items() if tile is not None}
     more = list(reference)
     return {
-        key: _judged(own, spec, [*(other for k, other in found.items() if k != key), *more], stain)
-        for key, own in found.items()
+        key: _judge(measures, spec, [*(other for k, other in fields.items() if k != key), *more], stain)
+        for key, measures in fields.items()
     }
 
 
-def _judged(own: FieldMeasures, spec: QualitySpec, others: Sequence[FieldMeasures], stain: bool) -> FieldQuality:
-    holds: dict[str, Action] = {}
+def _judge(measures: FieldMeasures, spec: QualitySpec, others: Sequence[FieldMeasures], stain: bool) -> FieldQuality:
+    flags: dict[str, Action] = {}
     usable = [other for other in others if other.saturated <= spec.saturated.fraction]
     bright = float(np.median([other.median_counts for other in usable])) if usable else 0.0
-    if own.saturated > spec.saturated.fraction:
-        holds["saturated"] = spec.saturated.action
-    elif own.median_counts < spec.black.level * bright:
-        holds["black"] = spec.black.action
+    if measures.saturated > spec.saturated.fraction:
+        flags["saturated"] = spec.saturated.action
+    elif measures.median_counts < spec.black.level * bright:
+        flags["black"] = spec.black.action
     elif not stain:
         lit = [other.fine for other in usable if other.median_counts >= spec.black.level * bright]
-        usual = float(np.median(lit)) if lit else 0.0
-        # far out of focus nothing fine is left either: among fields with structure the coarse contrast tells them apart
-        bare = own.coarse < spec.empty.contrast or usual < spec.empty.contrast
-        if own.fine < spec.empty.contrast and bare:
-            holds["empty"] = spec.empty.action
-        elif own.fine < spec.defocused.level * usual:
-            holds["defocused"] = spec.defocused.action
-    return FieldQuality(tuple(holds), "exclude" in holds.values(), own)
+        typical = float(np.median(lit)) if lit else 0.0
+        # far out of focus no fine contrast is left either: among fields with structure the coarse contrast decides
+        is_bare = measures.coarse < spec.empty.contrast or typical < spec.empty.contrast
+        if measures.fine < spec.empty.contrast and is_bare:
+            flags["empty"] = spec.empty.action
+        elif measures.fine < spec.defocused.level * typical:
+            flags["defocused"] = spec.defocused.action
+    return FieldQuality(tuple(flags), "exclude" in flags.values(), measures)
 
 
-def _noise(image: np.ndarray) -> float:
-    """Returns the sd of white noise, from the median size of differences of differences between four neighbours."""
+def _noise_sd(image: np.ndarray) -> float:
+    """Returns the sd of white noise, from the median absolute second difference of four neighbors."""
     if min(image.shape) < 2:
         return 0.0
     steps = image[1:, 1:] - image[1:, :-1] - image[:-1, 1:] + image[:-1, :-1]
@@ -116,7 +107,7 @@ def _noise(image: np.ndarray) -> float:
 
 
 def _contrast(image: np.ndarray, scale_px: float, noise: float) -> float:
-    """Returns scale² · sd(∇² G ∗ image) less what white noise of this sd gives, noise / (√(2π) scale)."""
+    """Returns scale² · sd(∇² G ∗ image) minus the part of white noise of this sd, noise / (√(2π) scale)."""
     # Σ (∇² G)² = 1 / (2π scale⁶), from its spectrum q² exp(−scale² q² / 2)
-    seen = float(np.var(ndimage.gaussian_laplace(image, scale_px, mode="nearest"))) * scale_px**4
-    return float(np.sqrt(max(seen - noise**2 / (2 * np.pi * scale_px**2), 0.0)))
+    variance = float(np.var(ndimage.gaussian_laplace(image, scale_px, mode="nearest"))) * scale_px**4
+    return float(np.sqrt(max(variance - noise**2 / (2 * np.pi * scale_px**2), 0.0)))

@@ -1,4 +1,5 @@
-"""One image from placed tiles: resampled once, blended over the seams, in bands of rows; and how good the seams are."""
+"""Fusion of placed tiles to one mosaic: resampled once, blended over the seams, in bands of rows; quality of the
+seams."""
 
 from __future__ import annotations
 
@@ -22,11 +23,11 @@ Correction = Callable[[Array], Array]
 
 @dataclass(frozen=True)
 class SeamQuality:
-    """One seam: how it was measured and what is left of it.
+    """How one seam was measured, and its quality.
 
-    `state`: see `placement.STATES`. `residual_px`: distance of the measured from the placed shift, None if none was
+    `state`: see `positions.STATES`. `residual_px`: distance of the measured from the placed shift, None if not
     measured. `overlap_px`: (height, width) shared at the placement. `ncc`: correlation there; `log_ratio`: log of the
-    brightness of `first` over that of `second`. Both None where fewer than six pixels are shared.
+    brightness of `first` over that of `second`. Both are None if less than six pixels overlap.
     """
 
     first: FieldIndex
@@ -40,7 +41,7 @@ class SeamQuality:
 
 @dataclass(frozen=True)
 class SeamReport:
-    """All seams of a field, with missing and unplaced cells; residuals are of the seams in use, in px."""
+    """All seams of a well, missing and unplaced fields; residuals are of the used seams, in px."""
 
     seams: tuple[SeamQuality, ...]
     missing: tuple[FieldIndex, ...]
@@ -48,7 +49,7 @@ class SeamReport:
 
     @property
     def repaired(self) -> tuple[tuple[FieldIndex, FieldIndex], ...]:
-        """The pairs whose first measurement was not used: the other seams place them."""
+        """The pairs whose first measurement was not used: other seams place them."""
         return tuple((seam.first, seam.second) for seam in self.seams if seam.state != "measured")
 
     def as_dict(self) -> dict[str, Any]:
@@ -64,8 +65,8 @@ class SeamReport:
             "absolute_log_ratio": {"median": _median(mismatch), "largest": max(mismatch, default=None)},
             "pairs": len(self.seams),
             "repaired": [[list(first), list(second)] for first, second in self.repaired],
-            "missing": [list(cell) for cell in self.missing],
-            "unplaced": [list(cell) for cell in self.unplaced],
+            "missing": [list(field) for field in self.missing],
+            "unplaced": [list(field) for field in self.unplaced],
             "seams": [
                 {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(seam).items()}
                 for seam in self.seams
@@ -84,14 +85,8 @@ def fuse(
     canvas: tuple[int, int] | None = None,
 ) -> Array:
     """Returns the mosaic (H, W) of one channel in the type of its tiles, 0 where no tile lies; see `compose_bands`."""
-    return np.concatenate(
-        [
-            band
-            for _, band in fuse_bands(
-                tiles, placement, correct=correct, gains=gains, dark=dark, values=values, canvas=canvas
-            )
-        ]
-    )
+    bands = fuse_bands(tiles, placement, correct=correct, gains=gains, dark=dark, values=values, canvas=canvas)
+    return np.concatenate([band for _, band in bands])
 
 
 def fuse_bands(
@@ -109,54 +104,51 @@ def fuse_bands(
 
     `tiles`: (H, W) of one channel, one shape. `correct` (a flat field), then `gains` about `dark`, are applied to each.
     `values`: intensities are resampled by cubic B-splines at the placed sub-pixel position and blended by weights that
-    fall linearly to a tile's border; labels and counts move by whole pixels, and each pixel is of the tile in whose
-    inside it lies deepest, so that every value is one that was there. `canvas`: height and width in px, by default what
-    holds every tile; what lies outside is cut off. Integers are rounded and clipped to their type.
+    fall linearly to a tile's border; labels and counts shift by whole pixels, and each pixel is taken
+    from the tile whose border is farthest, so that no new value appears. `canvas`: height and width in px, by default
+    containing every tile; the rest is cut off. Integers are rounded and clipped to their type.
     """
-    first = next(
-        (image for image in (tiles.get(cell) for cell in sorted(placement.positions)) if image is not None), None
-    )
+    first = next((image for field in sorted(placement.positions) if (image := tiles.get(field)) is not None), None)
     if first is None:
-        raise SegueError("stitching: no tile of this field is there; leave the field out.")
+        raise SegueError("stitching: no tile of this well exists; leave the well out.")
     shape, kind = (int(first.shape[-2]), int(first.shape[-1])), first.dtype
     height, width = canvas or placement.canvas(shape)
-    held: dict[FieldIndex, _Placed | None] = {}
+    loaded: dict[FieldIndex, _PlacedTile | None] = {}
 
-    def placed(cell: FieldIndex) -> _Placed | None:
-        if cell not in held:
-            image = tiles.get(cell)
+    def load(field: FieldIndex) -> _PlacedTile | None:
+        if field not in loaded:
+            image = tiles.get(field)
             if image is not None:
                 if image.shape != shape:
                     raise SegueError(
-                        f"tile {cell}: is {image.shape}, others are {shape}; "
-                        "the tiles of one field must have one shape."
+                        f"tile {field}: is {image.shape}, others are {shape}; the tiles of a well must have one shape."
                     )
                 image = image if correct is None else correct(image)
                 if gains is not None:
                     image = (image.astype(np.float32) - np.float32(dark)) * np.float32(
-                        gains.get(cell, 1.0)
+                        gains.get(field, 1.0)
                     ) + np.float32(dark)
-            held[cell] = None if image is None else _resampled(image, placement.positions[cell], values)
-        return held[cell]
+            loaded[field] = None if image is None else _resample(image, placement.positions[field], values)
+        return loaded[field]
 
     for top in range(0, height, band_px):
         bottom = min(top + band_px, height)
-        sums = _Blended((bottom - top, width), values)
-        for cell, (y, _) in sorted(placement.positions.items()):
-            if y < bottom + 1 and y + shape[0] + 1 > top and (tile := placed(cell)) is not None:
+        sums = _Band((bottom - top, width), values)
+        for field, (y, _) in sorted(placement.positions.items()):
+            if y < bottom + 1 and y + shape[0] + 1 > top and (tile := load(field)) is not None:
                 sums.add(tile, top)
             if y + shape[0] + 1 <= bottom:
-                held[cell] = None  # wholly above the next band
+                loaded[field] = None  # wholly above the next band
         yield top, _as_type(sums.result(), kind)
 
 
 def coverage_mask(
     placement: Placement, tiles: Tiles, tile_shape: tuple[int, int], *, canvas: tuple[int, int] | None = None
 ) -> Array:
-    """Returns (H, W) bool: where at least one tile lies; `canvas` as in `compose_bands`."""
+    """Returns (H, W) bool: where there is at least one tile; `canvas` as in `compose_bands`."""
     mask = np.zeros(canvas or placement.canvas(tile_shape), bool)
-    for cell, (y, x) in placement.positions.items():
-        if tiles.get(cell) is not None:
+    for field, (y, x) in placement.positions.items():
+        if tiles.get(field) is not None:
             rows, columns = (_span(p, n) for p, n in zip((y, x), tile_shape, strict=True))
             mask[max(0, rows.start) : max(0, rows.stop), max(0, columns.start) : max(0, columns.stop)] = True
     return mask
@@ -168,7 +160,7 @@ def seam_report(
     """Returns the quality of every measured pair at its placement, from the tiles (H, W) of one channel."""
     seams = []
     for seam in placement.seams:
-        images = [tiles.get(cell) for cell in (seam.first, seam.second)]
+        images = [tiles.get(field) for field in (seam.first, seam.second)]
         a, b = (image if image is None or correct is None else correct(image) for image in images)
         residual = None if seam.residual_px is None else math.hypot(*seam.residual_px)
         if a is None or b is None:
@@ -179,7 +171,7 @@ def seam_report(
         b = b[max(0, -dy) :, max(0, -dx) :][: a.shape[0], : a.shape[1]]
         ncc = log_ratio = None
         if min(a.shape) >= MIN_OVERLAP_PX:
-            ncc, log_ratio = _correlation(a, b), _finite(illumination_ratio(a, b, dark=dark))
+            ncc, log_ratio = _correlate(a, b), _finite(illumination_ratio(a, b, dark=dark))
         seams.append(
             SeamQuality(seam.first, seam.second, seam.state, residual, (a.shape[0], a.shape[1]), ncc, log_ratio)
         )
@@ -187,7 +179,7 @@ def seam_report(
 
 
 @dataclass(frozen=True)
-class _Placed:
+class _PlacedTile:
     """A tile on the canvas: its values, its first row and column, and its weights along both axes."""
 
     values: Array
@@ -197,11 +189,11 @@ class _Placed:
 
 
 def _span(position: float, side: int) -> slice:
-    """Returns the canvas pixels whose centres lie between the first and the last pixel centre of a tile."""
+    """Returns the canvas pixels whose centers lie between the first and the last pixel center of a tile."""
     return slice(math.ceil(position - 1e-6), math.floor(position + side - 1 + 1e-6) + 1)
 
 
-def _resampled(image: Array, position: tuple[float, float], kind: str) -> _Placed:
+def _resample(image: Array, position: tuple[float, float], kind: str) -> _PlacedTile:
     if kind == "labels":
         position = (float(round(position[0])), float(round(position[1])))
     spans = [_span(p, side) for p, side in zip(position, image.shape, strict=True)]
@@ -212,18 +204,18 @@ def _resampled(image: Array, position: tuple[float, float], kind: str) -> _Place
     for begin, n, side in zip(start, shape, image.shape, strict=True):
         place = begin + np.arange(n)
         weights.append(np.maximum(np.minimum(place, side - 1 - place) + 1, 1e-3).astype(np.float32))
-    return _Placed(values, spans[0].start, spans[1].start, (weights[0], weights[1]))
+    return _PlacedTile(values, spans[0].start, spans[1].start, (weights[0], weights[1]))
 
 
-class _Blended:
-    """A band of the canvas that tiles are added to."""
+class _Band:
+    """A band of the canvas to which tiles are added."""
 
     def __init__(self, shape: tuple[int, int], kind: str) -> None:
         self.deepest = kind == "labels"
         self.weights = np.zeros(shape, np.float32)
         self.values: Array = np.zeros(shape, np.float64 if self.deepest else np.float32)
 
-    def add(self, tile: _Placed, top: int) -> None:
+    def add(self, tile: _PlacedTile, top: int) -> None:
         rows = slice(max(tile.top, top), min(tile.top + tile.values.shape[0], top + self.values.shape[0]))
         columns = slice(max(tile.left, 0), min(tile.left + tile.values.shape[1], self.values.shape[1]))
         if rows.start >= rows.stop or columns.start >= columns.stop:
@@ -253,7 +245,7 @@ def _as_type(values: Array, kind: np.dtype[Any]) -> Array:
     return values.astype(kind)
 
 
-def _correlation(a: Array, b: Array) -> float | None:
+def _correlate(a: Array, b: Array) -> float | None:
     a, b = (ndimage.gaussian_filter(image.astype(np.float32), SMOOTHING_PX).astype(np.float64) for image in (a, b))
     a, b = a - a.mean(), b - b.mean()
     scale = math.sqrt(float((a**2).sum() * (b**2).sum()))

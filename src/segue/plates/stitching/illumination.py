@@ -1,9 +1,9 @@
-"""Uneven illumination: the pattern that all tiles of a channel share, and the brightness that varies between images.
+"""Uneven illumination: the pattern shared by all tiles of a channel, and the varying brightness of images.
 
-A tile is taken as gain(y, x) · scene + dark. With enough tiles every pixel sees the same distribution of scenes, so the
+Model of a tile: gain(y, x) · scene + dark. With enough tiles every pixel sees the same distribution of scenes, so the
 quantiles of a pixel over the tiles are gain · (the scene's quantiles) + dark: a straight line for each pixel, all
-meeting at zero light (Smith et al. 2015, CIDRE, Nature Methods 12). The gain is a polynomial in y and x, as vignetting
-and a tilted lamp are; dust and the sensor's own pattern are finer and stay.
+intersecting at zero light (Smith et al. 2015, CIDRE, Nature Methods 12). The gain is a polynomial in y and x, like
+vignetting and a tilted lamp; dust and the pattern of the sensor are finer and stay.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from segue import rng
 from segue.errors import SegueError
 from segue.plates.stitching.spline import Array
 
-BLOCKS = 48  # an image is averaged over blocks, this many along its longer side
+BLOCKS = 48  # along the longer side of an image, which is averaged over blocks
 QUANTILES = 19  # of each pixel over the tiles, from 5 % to 95 %
 MIN_GAIN = 0.05
 Key = TypeVar("Key", bound=Hashable)
@@ -29,14 +29,14 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class FlatField:
-    """`gain`: (H, W) float32, mean 1; `dark`: what the camera gives without light, in its counts; `tiles`: how many."""
+    """`gain`: (H, W) float32, mean 1; `dark`: counts of the camera without light; `tiles`: number of tiles."""
 
     gain: Array
     dark: float
     tiles: int
 
     def apply(self, image: Array) -> Array:
-        """Returns (image − dark) / gain + dark, float32, for (…, H, W): the level of zero light stays where it was."""
+        """Returns (image − dark) / gain + dark, float32, for (…, H, W): the level of zero light does not change."""
         if image.shape[-2:] != self.gain.shape:
             raise SegueError(
                 f"flat field: is {self.gain.shape}, the image {image.shape[-2:]}; estimate one for this size."
@@ -47,23 +47,25 @@ class FlatField:
 def estimate_flat_field(
     tiles: Iterable[Array], *, dark: float | None = None, degree: int = 4, max_tiles: int = 400
 ) -> FlatField:
-    """Returns the flat field of one channel from its tiles (H, W) with cells in them: tens, better hundreds.
+    """Returns the flat field of one channel from its tiles (H, W) with cells: tens, better hundreds.
 
-    `dark`: counts without light, best given; None estimates it from tens of tiles of different brightness under plain
-    vignetting, and takes 0 where they do not tell. `degree`: total degree of the polynomial. At most `most` tiles,
-    drawn evenly from all, are held, each as block means, so that memory is constant. Raises SegueError without tiles,
-    for different shapes, and where a gain would be ≤ 0.05.
+    `dark`: counts without light, best given; None estimates it, which needs tens of tiles of different brightness with
+    clear vignetting, else it is 0. `degree`: total degree of the polynomial. At most `max_tiles` random tiles are kept,
+    each as block means, so that memory is constant. Raises SegueError without tiles, for different shapes, and where a
+    gain would be ≤ 0.05.
     """
-    shape, count, held = _drawn(tiles, max_tiles)
-    # a low quantile of the pixels is background in every tile, a high one often holds cells: none alone is trusted
-    quantiles = np.quantile(held, np.linspace(0.05, 0.95, min(QUANTILES, len(held))), axis=0)
+    # quantiles of each block over the tiles
+    shape, count, blocks = _sample_tiles(tiles, max_tiles)
+    # a low quantile is background in every tile, a high one often contains cells: none alone is reliable
+    quantiles = np.quantile(blocks, np.linspace(0.05, 0.95, min(QUANTILES, len(blocks))), axis=0)
+    # a smooth surface through each quantile, then the gain that all share
     basis = _polynomials(quantiles.shape[1:], quantiles.shape[1:], degree).reshape(-1, quantiles[0].size)
     fits = [_robust_fit(basis, quantile.ravel()) for quantile in quantiles]
     coefficients = np.array([fit for fit, _ in fits])
     weights = 1 / np.array([max(variance, 1e-12) for _, variance in fits])
     if dark is None:
-        dark = _zero_light(coefficients, weights)
-    gain = np.tensordot(_shape(coefficients, weights, dark), _polynomials(shape, shape, degree), 1)
+        dark = _estimate_dark(coefficients, weights)
+    gain = np.tensordot(_gain_coefficients(coefficients, weights, dark), _polynomials(shape, shape, degree), 1)
     gain = gain / gain.mean()
     if not np.isfinite(gain).all() or gain.min() <= MIN_GAIN:
         raise SegueError(
@@ -74,22 +76,22 @@ def estimate_flat_field(
 
 
 def illumination_ratio(first: Array, second: Array, *, dark: float = 0.0) -> float:
-    """Returns log(brightness of `first` / that of `second`), two images (H, W) of one scene, NaN where both are dark.
+    """Returns log(brightness of `first` / that of `second`), two images (H, W) of one scene; NaN if they are dark.
 
-    The median over 8 × 8 px blocks of the log ratio of their means: cells that moved or changed do not sway it.
+    The median over 8 × 8 px blocks of the log ratio of their means, robust against cells that moved or changed.
     """
     rows, columns = (max(1, side // 8) for side in first.shape)
-    a, b = (_blocks(image, rows, columns) - dark for image in (first, second))
+    a, b = (_block_means(image, rows, columns) - dark for image in (first, second))
     lit = (a > 0) & (b > 0)
     return float(np.median(np.log(a[lit] / b[lit]))) if lit.any() else math.nan
 
 
 def equalize_brightness(ratios: Mapping[tuple[Key, Key], float], *, prior: float = 0.3) -> dict[Key, float]:
-    """Returns the factor for every image that evens out the brightness, from log ratios between pairs of them.
+    """Returns the factor for every image that equalizes the brightness, from log ratios between pairs of images.
 
     Least squares in log intensity: ratios[a, b] = log(a / b) must vanish after log a and log b are raised by their log
-    factors, each expected within ±`prior` of 0; the mean of the log factors is 0. Ratios that are NaN are left out.
-    Serves neighbouring tiles as well as frames over time.
+    factors, each expected within ±`prior` of 0; the mean of the log factors is 0. NaN ratios are ignored. For
+    neighboring tiles as well as frames over time.
     """
     keys = sorted({key for pair in ratios for key in pair})  # type: ignore[type-var]
     index = {key: i for i, key in enumerate(keys)}
@@ -106,9 +108,9 @@ def equalize_brightness(ratios: Mapping[tuple[Key, Key], float], *, prior: float
 
 
 def frame_ratios(frames: Iterable[Array], *, dark: float = 0.0) -> dict[tuple[int, int], float]:
-    """Returns log brightness ratios between consecutive frames (H, W) for `balance`; one frame is held at a time.
+    """Returns log brightness ratios between consecutive frames (H, W) for `balance`; one frame is blocks at a time.
 
-    Frames of a stain brighten with the cells too: there give images of the background, or balance by a flat field only.
+    Frames of a stain brighten with the cells too: give images of the background for them, or use a flat field only.
     """
     ratios: dict[tuple[int, int], float] = {}
     last: Array | None = None
@@ -119,10 +121,11 @@ def frame_ratios(frames: Iterable[Array], *, dark: float = 0.0) -> dict[tuple[in
     return ratios
 
 
-def _drawn(tiles: Iterable[Array], most: int) -> tuple[tuple[int, int], int, Array]:
-    """Returns the shape and number of the tiles, and (≤ most, rows, columns) block means of an even draw of them."""
+def _sample_tiles(tiles: Iterable[Array], max_tiles: int) -> tuple[tuple[int, int], int, Array]:
+    """Returns the shape and number of the tiles, and (≤ max_tiles, rows, columns) block means of a random sample of
+    them."""
     generator = rng.numpy_generator("flatfield")
-    held: list[Array] = []
+    blocks: list[Array] = []
     shape: tuple[int, int] | None = None
     count = 0
     for tile in tiles:
@@ -133,19 +136,19 @@ def _drawn(tiles: Iterable[Array], most: int) -> tuple[tuple[int, int], int, Arr
                 f"flat field: tile {count} is {tile.shape}, the first is {shape}; "
                 "the tiles of a channel must have one shape."
             )
-        place = len(held) if len(held) < most else int(generator.integers(count + 1))  # reservoir sampling
+        place = len(blocks) if len(blocks) < max_tiles else int(generator.integers(count + 1))  # reservoir sampling
         count += 1
-        if place >= most:
+        if place >= max_tiles:
             continue
         side = max(1.0, max(shape) / BLOCKS)
-        block = _blocks(tile, max(1, round(shape[0] / side)), max(1, round(shape[1] / side)))
-        held[place : place + 1] = [block]
+        block = _block_means(tile, max(1, round(shape[0] / side)), max(1, round(shape[1] / side)))
+        blocks[place : place + 1] = [block]
     if shape is None:
         raise SegueError("flat field: there are no tiles; give at least one, tens are needed for a good estimate.")
-    return shape, count, np.stack(held)
+    return shape, count, np.stack(blocks)
 
 
-def _blocks(image: Array, rows: int, columns: int) -> Array:
+def _block_means(image: Array, rows: int, columns: int) -> Array:
     """Returns (rows, columns) means over blocks as equal as can be, float64."""
     edges = [
         np.linspace(0, side, n, endpoint=False).astype(int)
@@ -170,30 +173,30 @@ def _robust_fit(basis: Array, values: Array) -> tuple[Array, float]:
     for _ in range(8):
         weighted = basis * weights
         coefficients = np.linalg.solve(weighted @ basis.T + 1e-9 * np.eye(len(basis)), weighted @ values)
-        far = np.abs(values - coefficients @ basis)
-        spread = 1.4826 * float(np.median(far))
-        weights = 1 / np.maximum(1, far / max(1.345 * spread, 1e-12))
+        residuals = np.abs(values - coefficients @ basis)
+        spread = 1.4826 * float(np.median(residuals))
+        weights = 1 / np.maximum(1, residuals / max(1.345 * spread, 1e-12))
     return coefficients, spread**2
 
 
-def _shape(coefficients: Array, weights: Array, dark: float) -> Array:
-    """Returns the gain's coefficients, the first 1: those of the quantiles over their means less dark."""
+def _gain_coefficients(coefficients: Array, weights: Array, dark: float) -> Array:
+    """Returns the gain's coefficients, the first 1: those of the quantiles over their means minus dark."""
     light = coefficients[:, 0] - dark
     gain = (weights * light) @ coefficients / max(float((weights * light) @ light), 1e-12)
     gain[0] = 1
     return gain
 
 
-def _zero_light(coefficients: Array, weights: Array) -> float:
-    """Returns the level at which all quantiles would lose their pattern; 0 where the tiles do not tell.
+def _estimate_dark(coefficients: Array, weights: Array) -> float:
+    """Returns the level at which all quantiles would lose their pattern; 0 if the tiles do not determine it.
 
-    They tell where they agree better about the pattern with it than without, at a level plainly below all quantiles:
-    with little vignetting or always the same brightness any level fits, and a wrong one would exaggerate the pattern.
+    They do if they agree clearly better about the pattern with it than without, at a level well below all quantiles:
+    with little vignetting or constant brightness any level fits, and a wrong one would exaggerate the pattern.
     """
 
     def misfit(dark: float) -> float:
         light = coefficients[:, :1] - dark
-        rest = coefficients[:, 1:] - light * _shape(coefficients, weights, dark)[1:]
+        rest = coefficients[:, 1:] - light * _gain_coefficients(coefficients, weights, dark)[1:]
         return float(weights @ (rest**2).sum(1))
 
     darkest = float(coefficients[:, 0].min())

@@ -1,10 +1,10 @@
-"""The shift between two overlapping images: every whole-pixel shift within reach, then sub-pixel least squares.
+"""The shift between two overlapping images: all whole-pixel shifts within reach, then sub-pixel least squares.
 
 Correlation of narrow strips is normalised over the true overlap of each shift (Lewis 1995, Fast normalized
-cross-correlation: sums of tables), so no shift wraps round and small overlaps gain nothing by chance. Both images are
-band-passed first, which flattens their spectra as phase correlation does but leaves the noise's frequencies out. The
-best peaks are refined by Gauss-Newton on the intensities (Lucas & Kanade 1981; Baker & Matthews 2004) together with a
-gain, an offset and a plane, and carry the information matrix of that fit: an edge along y says nothing about dy.
+cross-correlation: sums of tables), so shifts do not wrap around and small overlaps do not win by chance. Both images
+are band-passed first, which flattens their spectra like phase correlation but omits the frequencies of noise. The best
+peaks are refined by Gauss-Newton on the intensities (Lucas & Kanade 1981; Baker & Matthews 2004) together with a gain,
+an offset and a plane, and carry the information matrix of that fit: an edge along y says nothing about dy.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from scipy import fft, ndimage
 
 from segue.plates.stitching.spline import Array, spline_coefficients, spline_values
 
-SMOOTHING_PX = 1.0  # Gaussian that takes the noise off
-BACKGROUND_PX = 10.0  # Gaussian taken away as background in the search
-NOISE_AREA_PX = 4 * np.pi * SMOOTHING_PX**2  # pixels that share one independent value after the smoothing
-MIN_OVERLAP_PX = 6  # narrower overlaps are not compared
-MIN_VARIANCE = 1e-6  # variance below which an overlap holds nothing at all
-FLOOR_PX = 0.05  # error of a refined shift that no amount of texture removes: distortion, interpolation
-SIGNIFICANCE = 5.0  # standard deviations of chance by which the peak must stand out of the other shifts
-CAUCHY_VARIANCE = 0.8  # of a Gaussian, as Cauchy's weights leave it
-CANDIDATES = 4
-MIN_EVIDENCE_RATIO = 0.3  # evidence of a candidate, as a part of the best one's
+SMOOTHING_PX = 1.0  # sd of the Gaussian that removes noise
+BACKGROUND_PX = 10.0  # sd of the Gaussian subtracted as background in the search
+NOISE_AREA_PX = 4 * np.pi * SMOOTHING_PX**2  # pixels per independent value after the smoothing
+MIN_OVERLAP_PX = 6  # width; narrower overlaps are not compared
+MIN_VARIANCE = 1e-6  # below this an overlap is empty
+FLOOR_PX = 0.05  # minimum error of a refined shift, whatever the texture: distortion, interpolation
+SIGNIFICANCE = 5.0  # minimum height of the peak over the other shifts, in standard deviations of chance
+CAUCHY_VARIANCE = 0.8  # what Cauchy's weights leave of a Gaussian's
+MAX_CANDIDATES = 4
+MIN_EVIDENCE_RATIO = 0.3  # evidence of a candidate over that of the best
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Candidate:
 class Shift:
     """The origin of the second image in the first one's pixels: candidates, best first, and whether to trust them.
 
-    `significance`: standard deviations of chance by which the best peak stands out of the other shifts; `ratio`: the
-    evidence of the second peak as a part of the first's (1: ambiguous). `reason` says why a shift is not trusted.
+    `significance`: height of the best peak over the other shifts, in standard deviations of chance; `ratio`: evidence
+    of the second peak over that of the first (1: ambiguous). `reason`: why a shift is not trusted.
     """
 
     candidates: tuple[Candidate, ...]
@@ -61,39 +61,41 @@ class Shift:
 def measure_shift(first: Array, second: Array, *, expected: tuple[float, float], reach_px: float) -> Shift:
     """Returns where the second image's origin lies in the first one's pixels (y down, x right).
 
-    Images are (C, H, W) of any real type; the channels are aligned with one another and each adds its evidence.
-    Shifts within ±`reach_px` of `expected` along both axes are tried. Nothing is raised for images without texture or
-    overlap: the shift is then not trusted and has no candidates.
+    Images are (C, H, W) of any real type; the channels are aligned with one another and their evidence adds up.
+    Shifts within ±`reach_px` of `expected` along both axes are tried. Images without texture or overlap raise nothing:
+    the shift is not trusted and has no candidates.
     """
     windows = [_windows(first.shape[1 + a], second.shape[1 + a], expected[a], reach_px) for a in (0, 1)]
     if any(window is None for window in windows):
         return Shift((), 0.0, 1.0, False, "no overlap within reach")
     (rows, columns) = [window for window in windows if window is not None]
-    left = _smoothed(first[:, rows.first, columns.first])
-    right = _smoothed(second[:, rows.second, columns.second])
+    # evidence of every whole-pixel shift, and its peaks
+    left = _smooth(first[:, rows.first, columns.first])
+    right = _smooth(second[:, rows.second, columns.second])
     evidence, ncc = _evidence(left, right, rows.lags, columns.lags)
     significance = _significance(evidence)
     peaks = _peaks(evidence)
     if not peaks:
         return Shift((), 0.0, 1.0, False, "featureless")
     ratio = float(evidence[peaks[1]] / evidence[peaks[0]]) if len(peaks) > 1 else 0.0
+    # sub-pixel refinement of the peaks
     origin = np.array([rows.origin, columns.origin])
     coefficients = [spline_coefficients(channel) for channel in left]
-    found = []
+    candidates = []
     for peak in peaks:
         if evidence[peak] < MIN_EVIDENCE_RATIO * evidence[peaks[0]]:
             continue
         lag = np.array([rows.lags[peak[0]], columns.lags[peak[1]]])
-        offset, information = _refined(coefficients, right, lag)
+        offset, information = _refine(coefficients, right, lag)
         dy, dx = (origin + lag + offset).tolist()
-        found.append(Candidate(dy, dx, float(ncc[peak]), float(evidence[peak]), information))
+        candidates.append(Candidate(dy, dx, float(ncc[peak]), float(evidence[peak]), information))
     trusted = significance >= SIGNIFICANCE
-    return Shift(tuple(found), significance, ratio, trusted, "" if trusted else "featureless")
+    return Shift(tuple(candidates), significance, ratio, trusted, "" if trusted else "featureless")
 
 
 @dataclass(frozen=True)
 class _Window:
-    """Along one axis: the parts of both images that can meet, the lags between them, and the shift at lag 0."""
+    """Along one axis: the parts of both images that can overlap, the lags between them, and the shift at lag 0."""
 
     first: slice
     second: slice
@@ -112,15 +114,15 @@ def _windows(first: int, second: int, expected: float, reach: float) -> _Window 
     return _Window(a, b, np.arange(low, high + 1) - origin, origin)
 
 
-def _smoothed(images: Array) -> Array:
+def _smooth(images: Array) -> Array:
     return ndimage.gaussian_filter(images.astype(np.float32), (0, SMOOTHING_PX, SMOOTHING_PX))
 
 
 def _evidence(left: Array, right: Array, lags_y: Array, lags_x: Array) -> tuple[Array, Array]:
     """Returns (lags y, lags x) maps: evidence of correlation in nats over the channels, and the mean correlation.
 
-    The evidence of n independent pairs with correlation r is −n/2 log(1 − r²), the log likelihood ratio of Gaussians
-    that share something against none; negative correlation counts as none. Neighbouring pixels are not independent: n
+    The evidence of n independent pairs with correlation r is −n/2 log(1 − r²), the log likelihood ratio of correlated
+    against independent Gaussians; negative correlation counts as none. Neighbouring pixels are not independent: n
     is the overlap over the area in which both images stay correlated.
     """
     rows = _overlaps(left.shape[1], right.shape[1], lags_y)
@@ -184,23 +186,23 @@ def _box_sums(
 
 
 def _significance(evidence: Array) -> float:
-    """Returns by how many standard deviations of chance the best shift stands out of the low ones that were tried."""
+    """Returns the height of the best shift over the low ones that were tried, in standard deviations of chance."""
     z = np.sqrt(2 * evidence)
     return float(z.max() - np.quantile(z, 0.1))
 
 
 def _peaks(evidence: Array) -> list[tuple[int, int]]:
-    """Returns the local maxima, best first: none where the evidence is flat."""
+    """Returns the local maxima, best first; none if the evidence is flat."""
     top = (evidence == ndimage.maximum_filter(evidence, 5)) & (evidence > 0)
-    places = [(int(y), int(x)) for y, x in np.argwhere(top)]
-    return sorted(places, key=lambda place: -evidence[place])[:CANDIDATES]
+    peaks = [(int(y), int(x)) for y, x in np.argwhere(top)]
+    return sorted(peaks, key=lambda peak: -evidence[peak])[:MAX_CANDIDATES]
 
 
-def _refined(coefficients: list[Array], right: Array, lag: Array) -> tuple[Array, tuple[float, float, float]]:
+def _refine(coefficients: list[Array], right: Array, lag: Array) -> tuple[Array, tuple[float, float, float]]:
     """Returns the sub-pixel offset to add to `lag`, and its information matrix.
 
-    Where the fit leaves the peak's pixel it begins again at the next; one that leads beyond 3 px, or nowhere, is given
-    up: offset 0 with an error of 2 px.
+    If the fit leaves the pixel of the peak, it restarts at the next pixel. If it leads beyond 3 px or does not
+    converge, the offset is 0 with an error of 2 px.
     """
     moved = np.zeros(2)
     for _ in range(4):
@@ -214,7 +216,7 @@ def _refined(coefficients: list[Array], right: Array, lag: Array) -> tuple[Array
 
 
 def _fit(coefficients: list[Array], right: Array, lag: Array) -> tuple[Array, tuple[float, float, float]]:
-    """Returns the offset (infinite where there is too little overlap) and its information matrix.
+    """Returns the offset (infinite if the overlap is too small) and its information matrix.
 
     Fits right(v) = gain · left(v + lag + offset) + level + slope · v in every channel over the overlap, two pixels
     inside its border, by Cauchy's weights.
@@ -232,17 +234,17 @@ def _fit(coefficients: list[Array], right: Array, lag: Array) -> tuple[Array, tu
     for _ in range(10):
         normal, gradient = np.zeros((2, 2)), np.zeros(2)
         for c, (left_c, right_c) in enumerate(zip(coefficients, right, strict=True)):
-            seen = right_c[low[0] : high[0], low[1] : high[1]].ravel()
+            observed = right_c[low[0] : high[0], low[1] : high[1]].ravel()
             start = (low[0] + lag[0] + offset[0], low[1] + lag[1] + offset[1])
             value, by_y, by_x = (spline_values(left_c, start, window, derivative=d).ravel() for d in (None, 0, 1))
-            # what gain, offset and plane explain is taken out of the image seen and of the gradients
-            nuisance, columns = np.vstack([value, plane]), np.stack([seen, by_y, by_x])
+            # remove what gain, offset and plane explain from the image and from the gradients
+            nuisance, columns = np.vstack([value, plane]), np.stack([observed, by_y, by_x])
             weighted = nuisance * weights[c]
             explained = np.linalg.solve(_sums(weighted, nuisance) + 1e-6 * np.eye(4), _sums(weighted, columns))
             columns = columns - explained.T.astype(np.float32) @ nuisance
             moments = _sums(columns * weights[c], columns)
             gain = max(float(explained[0, 0]), 0.0)
-            # every channel is weighed by its own noise: what the step will not explain
+            # weight every channel by its own noise: what the step does not explain
             rest = max(moments[0, 0] - _explained(moments), 1e-3 * moments[0, 0], 1e-9)
             noise = rest / max(float(weights[c].sum()) - 6, 1)
             normal += gain**2 * moments[1:, 1:] / noise
@@ -254,10 +256,10 @@ def _fit(coefficients: list[Array], right: Array, lag: Array) -> tuple[Array, tu
             return np.clip(np.nan_to_num(offset, nan=np.inf), -1.25, 1.25), (0.0, 0.0, 0.0)
         if np.abs(step).max() < 3e-3:
             break
-    # noise has gradients too, of 1 / (2 smoothing²) its variance; half of it is the left image's, and tells nothing
+    # noise has gradients too, of 1 / (2 smoothing²) its variance; half of it, of the left image, is no information
     strengths, axes = np.linalg.eigh(normal)
-    of_noise = float(weights.sum()) / (4 * SMOOTHING_PX**2 * CAUCHY_VARIANCE)
-    strengths = np.maximum(strengths - of_noise, 0.02 * strengths + 1e-3)
+    noise_strength = float(weights.sum()) / (4 * SMOOTHING_PX**2 * CAUCHY_VARIANCE)
+    strengths = np.maximum(strengths - noise_strength, 0.02 * strengths + 1e-3)
     covariance = NOISE_AREA_PX * (axes / strengths) @ axes.T + FLOOR_PX**2 * np.eye(2)
     information = np.linalg.inv(covariance)
     return offset, (float(information[0, 0]), float(information[0, 1]), float(information[1, 1]))
@@ -268,9 +270,9 @@ def _sums(left: Array, right: Array) -> Array:
 
 
 def _cauchy(columns: Array) -> Array:
-    """Returns a weight for each pixel from what is left of it, so that cells that moved by themselves count little.
+    """Returns a weight per pixel from its residual, so that cells that moved on their own count little.
 
-    The scale is the usual residual where the gradients are steep: it is not that of the empty background.
+    The scale is the median residual at steep gradients, not that of the empty background.
     """
     residual, steep = columns[0], columns[1] ** 2 + columns[2] ** 2
     steepest = steep >= np.partition(steep, -max(1, steep.size // 10))[-max(1, steep.size // 10)]

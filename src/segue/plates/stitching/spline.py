@@ -1,4 +1,4 @@
-"""Values of an image between its pixels: cubic B-splines whose offset is the same everywhere, hence separable.
+"""Values of an image between its pixels: cubic B-splines with one offset for all pixels, hence separable.
 
 Unser, Splines: a perfect fit for signal and image processing, IEEE Signal Processing Magazine 16 (1999).
 """
@@ -25,28 +25,28 @@ def spline_values(
 ) -> Array:
     """Returns the spline, or its derivative along axis 0 or 1, at start + (0, 1, …) px, float32 of `shape`.
 
-    Beyond the image the mirrored image continues, for at most the image's own length.
+    The image is mirrored at its borders, by at most its own length.
     """
-    block = coefficients
+    values = coefficients
     for axis in (0, 1):
         whole = math.floor(start[axis])
         weights = _taps(start[axis] - whole, derived=derivative == axis)
         places = np.arange(whole - 1, whole + shape[axis] + 2)
         last = coefficients.shape[axis] - 1
         if places[0] >= 0 and places[-1] <= last:
-            block = block[places[0] : places[-1] + 1] if axis == 0 else block[:, places[0] : places[-1] + 1]
+            values = values[places[0] : places[-1] + 1] if axis == 0 else values[:, places[0] : places[-1] + 1]
         else:
-            block = np.take(block, last - np.abs(last - np.abs(places)), axis=axis)
-        parts = [block[k : k + shape[0]] if axis == 0 else block[:, k : k + shape[1]] for k in range(4)]
-        block = sum(
+            values = np.take(values, last - np.abs(last - np.abs(places)), axis=axis)
+        parts = [values[k : k + shape[0]] if axis == 0 else values[:, k : k + shape[1]] for k in range(4)]
+        values = sum(
             (np.float32(w) * part for w, part in zip(weights[1:], parts[1:], strict=True)),
             np.float32(weights[0]) * parts[0],
         )
-    return block
+    return values
 
 
 def _taps(fraction: float, *, derived: bool) -> tuple[float, float, float, float]:
-    """Returns the weights of the coefficients at −1, 0, 1, 2 for a place `fraction` px after the one at 0."""
+    """Returns the weights of the coefficients at −1, 0, 1, 2 `fraction` px after the coefficient at 0."""
     t = fraction
     if derived:
         return -((1 - t) ** 2) / 2, (3 * t - 4) * t / 2, (1 + (2 - 3 * t) * t) / 2, t * t / 2

@@ -1,11 +1,11 @@
-"""Where the overlapping tiles of a field lie: shifts between neighbours, then one placement for all of them.
+"""Placement of the overlapping tiles of a well: shifts between neighbors, then one placement for all tiles.
 
     nominal = nominal_positions((3, 3), (1080, 1280), overlap=0.1)
     pairs = measure_pairs(tiles, nominal, reach_px=40)
     placement = place(pairs, nominal)
 
-A cell of the grid is (row, column); tiles are a mapping from cells to images, which may read them when asked. A missing
-tile is absent or None. All channels of a time point share one placement: give them as (C, H, W).
+Tiles are a mapping from (row, column) in the grid to images, which may read them on access; a missing tile is absent or
+None. All channels of a time point share one placement: give them as (C, H, W).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Positions = Mapping[FieldIndex, tuple[float, float]]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two neighbours in the grid, `first` above or left of `second`, and the measured shift between their origins."""
+    """Two neighbors in the grid, `first` above or left of `second`, and the measured shift between their origins."""
 
     first: FieldIndex
     second: FieldIndex
@@ -36,7 +36,8 @@ class Pair:
 
 @dataclass(frozen=True)
 class Seam:
-    """How a pair was used: its state (`placement.STATES`) and measured less placed shift (y, x) in px, if measured."""
+    """How a pair was used: its state (`positions.STATES`), and measured minus placed shift (y, x) in px, if
+    measured."""
 
     first: FieldIndex
     second: FieldIndex
@@ -46,10 +47,10 @@ class Seam:
 
 @dataclass(frozen=True)
 class Placement:
-    """Origins (y, x) in px of all tiles on one canvas that begins at (0, 0); `missing` and `unplaced` cells.
+    """Origins (y, x) in px of all tiles on one canvas that begins at (0, 0); `missing` and `unplaced` fields.
 
-    Missing tiles have positions too. Unplaced ones have an image but no trusted seam to the rest, and stand where the
-    nominal grid, distorted as the others show, puts them.
+    Missing tiles have positions too. Unplaced ones have an image but no trusted seam to the rest; their position is
+    that of the nominal grid with the distortion of the others.
     """
 
     positions: dict[FieldIndex, tuple[float, float]]
@@ -58,7 +59,7 @@ class Placement:
     unplaced: tuple[FieldIndex, ...]
 
     def canvas(self, tile_shape: tuple[int, int]) -> tuple[int, int]:
-        """Returns the height and width in px that hold every tile of this shape, missing ones too."""
+        """Returns the height and width in px that contain every tile of this shape, missing ones included."""
         corner = np.ceil(np.max(list(self.positions.values()), axis=0) + tile_shape - 1e-6)
         return int(corner[0]), int(corner[1])
 
@@ -66,7 +67,8 @@ class Placement:
 def nominal_positions(
     grid: tuple[int, int], tile_shape: tuple[int, int], *, overlap: float
 ) -> dict[FieldIndex, tuple[float, float]]:
-    """Returns the origin (y, x) in px of each cell of a grid (rows, columns) whose tiles share a part `overlap`."""
+    """Returns the origin (y, x) in px of each field of a grid (rows, columns) whose tiles overlap by the fraction
+    `overlap`."""
     if min(grid) < 1 or not 0 <= overlap < 1:
         raise SegueError(
             f"stitching: a grid of {grid} with an overlap of {overlap}; "
@@ -79,59 +81,58 @@ def nominal_positions(
 def measure_pairs(
     tiles: Tiles, nominal: Positions, *, reach_px: float, correct: Callable[[Array], Array] | None = None
 ) -> list[Pair]:
-    """Returns the shift of every two neighbouring tiles that are there, in the order of their cells.
+    """Returns the shift of every two neighboring tiles that exist, in the order of their fields.
 
-    `tiles`: images (H, W) or (C, H, W) of one shape. `reach_px`: how far a shift may lie from the nominal one along
-    each axis: twice the stage's error. `correct`: applied to every tile first, e.g. `FlatField.apply`. Two rows of
-    tiles are in memory at a time. Raises SegueError for tiles of different shapes.
+    `tiles`: images (H, W) or (C, H, W) of one shape. `reach_px`: maximum deviation of a shift from the nominal one
+    along each axis: twice the error of the stage. `correct`: applied to every tile first, e.g. `FlatField.apply`. Two
+    rows of tiles are in memory at a time. Raises SegueError for tiles of different shapes.
     """
     pairs: list[Pair] = []
-    held: dict[FieldIndex, Array | None] = {}
+    loaded: dict[FieldIndex, Array | None] = {}
     shape: tuple[int, ...] | None = None
 
-    def tile(cell: FieldIndex) -> Array | None:
+    def tile(field: FieldIndex) -> Array | None:
         nonlocal shape
-        if cell not in held:
-            image = tiles.get(cell)
+        if field not in loaded:
+            image = tiles.get(field)
             if image is not None:
                 image = np.asarray(image if correct is None else correct(image))
                 image = image[None] if image.ndim == 2 else image
                 if shape is not None and image.shape != shape:
                     raise SegueError(
-                        f"tile {cell}: is {image.shape}, others are {shape}; "
-                        "the tiles of one field must have one shape."
+                        f"tile {field}: is {image.shape}, others are {shape}; the tiles of a well must have one shape."
                     )
                 shape = image.shape
-            held[cell] = image
-        return held[cell]
+            loaded[field] = image
+        return loaded[field]
 
     for row, column in sorted(nominal):
         first = tile((row, column))
-        for second_cell in ((row, column + 1), (row + 1, column)):
-            if first is None or second_cell not in nominal:
+        for neighbor in ((row, column + 1), (row + 1, column)):
+            if first is None or neighbor not in nominal:
                 continue
-            second = tile(second_cell)
+            second = tile(neighbor)
             if second is None:
                 continue
-            (y0, x0), (y1, x1) = nominal[row, column], nominal[second_cell]
+            (y0, x0), (y1, x1) = nominal[row, column], nominal[neighbor]
             shift = measure_shift(first, second, expected=(y1 - y0, x1 - x0), reach_px=reach_px)
-            pairs.append(Pair((row, column), second_cell, shift))
-        held.pop((row, column), None)
+            pairs.append(Pair((row, column), neighbor, shift))
+        loaded.pop((row, column), None)
     return pairs
 
 
 def place_tiles(pairs: list[Pair], nominal: Positions, *, missing: tuple[FieldIndex, ...] | None = None) -> Placement:
-    """Returns the origins of all tiles by robust least squares (`placement.solve`), the smallest y and x being 0.
+    """Returns the origins of all tiles by robust least squares (`positions.solve`); the smallest y and x are 0.
 
-    `missing`: cells without an image, which are neither placed nor unplaced; by default the cells without any pair.
+    `missing`: fields without an image, which are neither placed nor unplaced; by default the fields without any pair.
     """
-    cells = sorted(nominal)
-    index = {cell: i for i, cell in enumerate(cells)}
+    fields = sorted(nominal)
+    number = {field: i for i, field in enumerate(fields)}
     if missing is None:
-        paired = {cell for pair in pairs for cell in (pair.first, pair.second)}
-        missing = tuple(cell for cell in cells if cell not in paired) if len(cells) > 1 else ()
-    links = [Link(index[pair.first], index[pair.second], pair.shift) for pair in pairs]
-    solution = solve(links, np.array([nominal[cell] for cell in cells], float))
+        paired = {field for pair in pairs for field in (pair.first, pair.second)}
+        missing = tuple(field for field in fields if field not in paired) if len(fields) > 1 else ()
+    links = [Link(number[pair.first], number[pair.second], pair.shift) for pair in pairs]
+    solution = solve(links, np.array([nominal[field] for field in fields], float))
     positions = solution.positions - solution.positions.min(0)
     seams = tuple(
         Seam(
@@ -140,8 +141,8 @@ def place_tiles(pairs: list[Pair], nominal: Positions, *, missing: tuple[FieldIn
         for pair, state, residual in zip(pairs, solution.states, solution.residuals, strict=True)
     )
     return Placement(
-        positions={cell: (float(y), float(x)) for cell, (y, x) in zip(cells, positions, strict=True)},
+        positions={field: (float(y), float(x)) for field, (y, x) in zip(fields, positions, strict=True)},
         seams=seams,
         missing=tuple(sorted(missing)),
-        unplaced=tuple(c for c, placed in zip(cells, solution.placed, strict=True) if not placed and c not in missing),
+        unplaced=tuple(f for f, placed in zip(fields, solution.placed, strict=True) if not placed and f not in missing),
     )
