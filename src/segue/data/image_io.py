@@ -1,39 +1,40 @@
-"""The size of an image from its file's header alone, without decoding and without NumPy: for planning.
+"""Reads image files: headers for planning, micrographs in the type they were acquired in, and label images.
 
-Reads micrographs: TIFF and PNG files as (C, H, W) arrays in the type they were acquired in.
+`READERS` maps a file suffix to its format. To add a format, write its two functions and one entry.
 
-Which axis is what, in a TIFF: by its metadata (OME, ImageJ, tifffile) where that says so; channels and colour samples
-become C, other axes (depth, time) must have length one. Without metadata a plane is (H, W); three axes are (C, H, W),
-at most 16 planes, or (H, W, C) when the last has at most four.
-
-
-Reads label images: classes or instances, as int32 with 0 background and -1 ignored."""
+Axes of a TIFF follow its metadata (OME, ImageJ, tifffile) if these name them: channels and color samples become C,
+other axes (depth, time) must have length one. Without metadata a plane is (H, W); three axes are (C, H, W) with at most
+16 planes, or (H, W, C) if the last has at most four entries.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import re
-import struct
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from xml.etree import ElementTree
 
 import imagecodecs
 import numpy as np
 import tifffile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from segue.data.spec import Layer
+from segue.data.units import NM_PER_UNIT
 from segue.errors import SegueError
 from segue.labels import IGNORED
 
-PNG_SUFFIXES = (".png",)
-TIFF_SUFFIXES = (".tif", ".tiff")
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # colour type -> values per pixel; 3 is a palette
-PALETTE = 3
+MAX_PLANES = 16  # pages without metadata that count as channels; more are a stack or a film
+MAX_PAGES = 4096  # pages of a TIFF that its header counts
+MAX_LABEL = 2**31 - 1
+AXIS_NAMES = {"Z": "planes in depth", "T": "time points", "R": "tiles", "P": "positions", "A": "angles"}
+WIDTH, HEIGHT, BITS, SAMPLES = 256, 257, 258, 277  # tags of a TIFF
 
 
 @dataclass(frozen=True)
@@ -44,108 +45,49 @@ class Header:
     width: int
     channels: int
     bits: int
-    palette: bool = False
-
-
-def read_header(path: Path) -> Header:
-    """Returns the header of a PNG or TIFF file (of a TIFF, its first page); raises SegueError naming the file."""
-    suffix = path.suffix.lower()
-    if suffix not in (*PNG_SUFFIXES, *TIFF_SUFFIXES):
-        raise SegueError(f"{path}: '{path.suffix}' files cannot be read; allowed are .png, .tif and .tiff: convert it.")
-    try:
-        with path.open("rb") as file:
-            return _png(file) if suffix in PNG_SUFFIXES else _tiff(file)
-    except FileNotFoundError:
-        raise SegueError(f"{path}: there is no such file; correct the path.") from None
-    except OSError as error:
-        raise SegueError(f"{path}: cannot be read ({error.strerror}); check the file's permissions.") from error
-    except (struct.error, ValueError, KeyError) as error:
-        raise SegueError(broken(path)) from error
-
-
-def broken(path: Path, reason: str = "") -> str:
-    """Returns the sentence for an image file that cannot be decoded."""
-    kind = "PNG" if path.suffix.lower() in PNG_SUFFIXES else "TIFF"
-    detail = f" ({reason})" if reason else ""
-    return f"{path}: the {kind} file is truncated or corrupt{detail}; copy it again from its source, or leave it out."
-
-
-def _png(file: BinaryIO) -> Header:
-    start = file.read(26)
-    if start[:8] != PNG_SIGNATURE or start[12:16] != b"IHDR":
-        raise ValueError("no PNG signature")
-    width, height, bits, colour = struct.unpack(">IIBB", start[16:26])
-    return Header(height, width, PNG_CHANNELS[colour], bits, colour == PALETTE)
-
-
-def _tiff(file: BinaryIO) -> Header:
-    order = {b"II": "<", b"MM": ">"}[file.read(2)]
-    big = {42: False, 43: True}[_one(file, order, "H")]
-    if big:
-        file.seek(8)
-    place = _one(file, order, "Q" if big else "I")
-    first, place = _page(file, place, order, big)
-    pages = 1
-    while place and pages < 4096:
-        _, place = _page(file, place, order, big)
-        pages += 1
-    samples = first.get(277, 1)
-    return Header(first[257], first[256], samples * pages, first.get(258, 1))
-
-
-def _page(file: BinaryIO, place: int, order: str, big: bool) -> tuple[dict[int, int], int]:
-    """Returns the first value of each short numeric tag of the page at `place`, and where the next page is."""
-    file.seek(place)
-    count = _one(file, order, "Q" if big else "H")
-    size, offset = (20, 12) if big else (12, 8)
-    entries = file.read(count * size)
-    if len(entries) < count * size:
-        raise ValueError("tags cut off")
-    next_page = _one(file, order, "Q" if big else "I")
-    tags = {}
-    for index in range(count):
-        entry = entries[index * size : (index + 1) * size]
-        tag, kind = struct.unpack(order + "HH", entry[:4])
-        number = struct.unpack(order + ("Q" if big else "I"), entry[4:offset])[0]
-        letter = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(kind)
-        if letter is None:
-            continue
-        width = struct.calcsize(letter)
-        if number * width <= size - offset:
-            tags[tag] = struct.unpack(order + letter, entry[offset : offset + width])[0]
-        elif tag == 258:  # bits of each sample do not fit the entry: they stand elsewhere
-            file.seek(struct.unpack(order + ("Q" if big else "I"), entry[offset:])[0])
-            tags[tag] = _one(file, order, letter)
-    return tags, next_page
-
-
-def _one(file: BinaryIO, order: str, letter: str) -> int:
-    return struct.unpack(order + letter, file.read(struct.calcsize(letter)))[0]
-
-
-MAX_PLANES = 16  # pages without metadata that are taken for channels; more are a stack or a film
-NM_PER_UNIT = {"nm": 1, "um": 1e3, "µm": 1e3, "μm": 1e3, "micron": 1e3, "microns": 1e3, "mm": 1e6, "cm": 1e7, "m": 1e9,
-               "å": 0.1, "pm": 1e-3, "inch": 2.54e7}  # fmt: skip
-AXIS_NAMES = {"Z": "planes in depth", "T": "time points", "R": "tiles", "P": "positions", "A": "angles"}
 
 
 @dataclass(frozen=True)
 class Acquisition:
-    """What an image file holds: image (C, H, W) in the acquired type, and the pixel size where the file says it."""
+    """What an image file holds: image (C, H, W) in the acquired type, and the pixel size if the file states it."""
 
     image: np.ndarray
     pixel_size_nm: float | None
 
 
-def read_image(path: Path) -> Acquisition:
-    """Returns the image of a TIFF or PNG file and its pixel size (ImageJ and OME metadata only).
+@dataclass(frozen=True)
+class Reader:
+    """A file format. header(path) decodes nothing; read(path) returns (C, H, W) as the file holds it, with the pixel
+    size if the file states it. Any exception but SegueError and MemoryError means that the file is corrupt. package:
+    what to install if the format needs more than segue itself does."""
 
-    Types: integers up to 32 bits and float32 as they are; one-bit images as uint8; float64 and float16 as float32.
-    An alpha channel is dropped when it is opaque everywhere. Raises SegueError, one sentence naming the file, when it
-    is missing, corrupt, has axes that are no image, a see-through alpha channel, NaN or infinity.
+    format: str
+    header: Callable[[Path], Header]
+    read: Callable[[Path], Acquisition]
+    package: str = ""
+
+
+def read_header(path: Path) -> Header:
+    """Returns the header of an image file (of a TIFF, of its first page); raises SegueError naming the file."""
+    reader = _reader_of(path)
+    return _call(reader, reader.header, path)
+
+
+def read_pixels(path: Path) -> Acquisition:
+    """Returns the values (C, H, W) as the file holds them; raises SegueError naming the file."""
+    reader = _reader_of(path)
+    return _call(reader, reader.read, path)
+
+
+def read_image(path: Path) -> Acquisition:
+    """Returns the image of a file and its pixel size (of ImageJ and OME metadata only).
+
+    Types: integers up to 32 bits and float32 as they are; one-bit images as uint8; float64 and float16 as float32. An
+    alpha channel is dropped if it is opaque everywhere. Raises SegueError, one sentence naming the file, if it is
+    missing, corrupt, has axes that are no image, a transparent alpha channel, NaN or infinity.
     """
-    pixels, pixel_size_nm = read_pixels(path)
-    image = _acquired_type(path, pixels)
+    acquisition = read_pixels(path)
+    image = _acquired_type(path, acquisition.image)
     if image.dtype.kind == "f":
         bad = int(image.size - np.count_nonzero(np.isfinite(image)))
         if bad:
@@ -153,15 +95,7 @@ def read_image(path: Path) -> Acquisition:
                 f"{path}: {bad} of {image.size} pixels are NaN or infinite; replace them by measured values, "
                 "or leave the image out."
             )
-    return Acquisition(image, pixel_size_nm)
-
-
-def read_pixels(path: Path) -> tuple[np.ndarray, float | None]:
-    """Returns the decoded values (C, H, W) as the file holds them, and the pixel size in nm or None."""
-    header = read_header(path)
-    if path.suffix.lower() in PNG_SUFFIXES:
-        return _without_alpha(path, _decode_png(path, header)), None
-    return _decode_tiff(path)
+    return Acquisition(image, acquisition.pixel_size_nm)
 
 
 def mean_and_std(image: np.ndarray) -> np.ndarray:
@@ -169,6 +103,48 @@ def mean_and_std(image: np.ndarray) -> np.ndarray:
     flat = image.reshape(len(image), -1)
     mean = flat.mean(axis=1, dtype=np.float64)
     return np.stack([mean, flat.std(axis=1, dtype=np.float64)], axis=1).astype(np.float32)
+
+
+def broken(path: Path, reason: str = "") -> str:
+    """Returns the sentence for an image file that cannot be decoded."""
+    reader = READERS.get(path.suffix.lower())
+    detail = f" ({reason})" if reason else ""
+    return (
+        f"{path}: the {reader.format if reader else 'image'} file is truncated or corrupt{detail}; copy it again from "
+        "its source, or leave it out."
+    )
+
+
+def _reader_of(path: Path) -> Reader:
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        *suffixes, last = READERS
+        raise SegueError(
+            f"{path}: '{path.suffix}' files cannot be read; allowed are {', '.join(suffixes)} and {last}: convert it."
+        )
+    return reader
+
+
+def _call(reader: Reader, function: Callable[[Path], Any], path: Path) -> Any:
+    """Returns function(path); every error becomes a SegueError that names the file."""
+    try:
+        with path.open("rb"):
+            pass
+    except FileNotFoundError:
+        raise SegueError(f"{path}: there is no such file; correct the path.") from None
+    except OSError as error:
+        raise SegueError(f"{path}: cannot be read ({error.strerror}); check the file's permissions.") from error
+    try:
+        return function(path)
+    except (SegueError, MemoryError):
+        raise
+    except ImportError as error:
+        raise SegueError(
+            f"{path}: reading {reader.format} files needs the package {reader.package}, which cannot be imported "
+            f"({error}); install it: pip install {reader.package}."
+        ) from error
+    except Exception as error:  # whatever the bytes make the decoders raise
+        raise SegueError(broken(path)) from error
 
 
 def _acquired_type(path: Path, pixels: np.ndarray) -> np.ndarray:
@@ -184,22 +160,33 @@ def _acquired_type(path: Path, pixels: np.ndarray) -> np.ndarray:
     )
 
 
-def _decode_png(path: Path, header: Header) -> np.ndarray:
-    """Returns (H, W) or (H, W, C); values below eight bits and palette indices as they are."""
-    try:
-        if header.palette or header.bits < 8:  # imagecodecs would turn indices into colours and 1 into 255
-            from PIL import Image
+# PNG
 
-            with Image.open(path) as image:
-                pixels = np.asarray(image)
-            scale = {2: 85, 4: 17}.get(header.bits, 1)
-            return pixels if header.palette else pixels // scale if scale > 1 else pixels
-        return imagecodecs.png_decode(path.read_bytes())
-    except (OSError, ValueError, SyntaxError, RuntimeError) as error:
-        raise SegueError(broken(path)) from error
+
+def _png_header(path: Path) -> Header:
+    with PngImageFile(path) as image:  # opened without `Image.open`, which refuses large images
+        return _header_of_png(image)
+
+
+def _header_of_png(image: PngImageFile) -> Header:
+    bands, _, depth = str(image.tile[0][3]).partition(";")  # Pillow's raw mode, e.g. "L;4", "RGB;16B", "1"
+    bits = 1 if bands == "1" else int(depth.removesuffix("B") or 8)
+    return Header(image.height, image.width, 1 if bands in ("1", "I", "P") else len(bands), bits)
+
+
+def _read_png(path: Path) -> Acquisition:
+    """Reads a PNG; values of fewer than eight bits and palette indices stay as they are."""
+    with PngImageFile(path) as image:
+        bits = _header_of_png(image).bits
+        if image.mode == "P" or bits < 8:  # imagecodecs would turn indices into colors and 1 into 255
+            pixels = np.asarray(image)
+            scale = {2: 85, 4: 17}.get(bits, 1) if image.mode != "P" else 1
+            return Acquisition((pixels // scale if scale > 1 else pixels)[None], None)
+    return Acquisition(_without_alpha(path, imagecodecs.png_decode(path.read_bytes())), None)
 
 
 def _without_alpha(path: Path, pixels: np.ndarray) -> np.ndarray:
+    """Returns (C, H, W) of (H, W) or (H, W, C)."""
     if pixels.ndim == 2:
         return pixels[None]
     if pixels.shape[2] in (2, 4):
@@ -209,40 +196,58 @@ def _without_alpha(path: Path, pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
 
 
-def _decode_tiff(path: Path) -> tuple[np.ndarray, float | None]:
-    try:
-        with complaints_of_tifffile() as complaints, tifffile.TiffFile(path) as tiff:
-            series = tiff.series
-            if len(series) != 1:
-                shapes = ", ".join("×".join(map(str, one.shape)) for one in series[:4])
-                raise SegueError(
-                    f"{path}: holds {len(series)} images of different shapes ({shapes}); save the one to use by itself."
-                )
-            shape, axes = series[0].shape, series[0].axes
-            _check_axes(path, shape, axes)
-            pixels = series[0].asarray()
-            pixel_size_nm = pixel_size_of(path, tiff)
-    except (SegueError, MemoryError):
-        raise
-    except Exception as error:  # whatever the bytes make the decoders raise
-        raise SegueError(broken(path)) from error
-    if complaints:
-        raise SegueError(broken(path, complaints[0]))
-    return _channels_first(path, pixels, axes), pixel_size_nm
+# TIFF
+
+
+def _tiff_header(path: Path) -> Header:
+    """Reads the directories with Pillow, which takes a third of tifffile's time: a plate has ten thousands of files."""
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("error")  # Pillow only warns of directories that are cut off
+        start = file.read(8)
+        if start[2:4] in (b"\x2b\0", b"\0\x2b"):  # BigTIFF
+            start += file.read(8)
+        directory = ImageFileDirectory_v2(start)
+        pages, tags = 0, {}
+        while directory.next and pages < MAX_PAGES:
+            file.seek(directory.next)
+            directory.load(file)
+            if not pages:
+                tags = {tag: directory.get(tag) for tag in (WIDTH, HEIGHT, BITS, SAMPLES)}
+            pages += 1
+    bits = tags[BITS] or (1,)
+    return Header(int(tags[HEIGHT]), int(tags[WIDTH]), int(tags[SAMPLES] or 1) * pages, int(bits[0]))
+
+
+def _read_tiff(path: Path) -> Acquisition:
+    with tifffile_errors() as errors, tifffile.TiffFile(path) as tiff:
+        series = tiff.series
+        if len(series) != 1:
+            shapes = ", ".join("×".join(map(str, one.shape)) for one in series[:4])
+            raise SegueError(
+                f"{path}: holds {len(series)} images of different shapes ({shapes}); save the one to use by itself."
+            )
+        shape, axes = series[0].shape, series[0].axes
+        _check_axes(path, shape, axes)
+        pixels = series[0].asarray()
+        pixel_size_nm = pixel_size_of(path, tiff)
+    if errors:
+        raise SegueError(broken(path, errors[0]))
+    return Acquisition(_channels_first(path, pixels, axes), pixel_size_nm)
 
 
 def _check_axes(path: Path, shape: tuple[int, ...], axes: str) -> None:
     for letter, length in zip(axes, shape, strict=True):
         if letter not in "YXCSQI" and length > 1:
-            what = AXIS_NAMES.get(letter, f"entries along axis {letter}")
-            raise SegueError(f"{path}: holds {length} {what}; save each as an image of its own.")
+            entries = AXIS_NAMES.get(letter, f"entries along axis {letter}")
+            raise SegueError(f"{path}: holds {length} {entries}; save each as an image of its own.")
 
 
 def _channels_first(path: Path, pixels: np.ndarray, axes: str) -> np.ndarray:
-    keep = tuple(letter in "YX" or length > 1 for letter, length in zip(axes, pixels.shape, strict=True))
-    index: Any = tuple(slice(None) if kept else 0 for kept in keep)
+    """Returns (C, H, W): axes of length one, other than Y and X, are dropped."""
+    is_kept = tuple(letter in "YX" or length > 1 for letter, length in zip(axes, pixels.shape, strict=True))
+    index: Any = tuple(slice(None) if keep else 0 for keep in is_kept)
     pixels = pixels[index]
-    axes = "".join(letter for letter, kept in zip(axes, keep, strict=True) if kept)
+    axes = "".join(letter for letter, keep in zip(axes, is_kept, strict=True) if keep)
     if axes == "YX":
         return pixels[None]
     if axes in ("CYX", "SYX"):
@@ -254,9 +259,9 @@ def _channels_first(path: Path, pixels: np.ndarray, axes: str) -> np.ndarray:
             return np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
         if len(pixels) <= MAX_PLANES:
             return pixels
-    shown = "×".join(map(str, pixels.shape))
+    shape = "×".join(map(str, pixels.shape))
     raise SegueError(
-        f"{path}: has shape {shown} (axes {axes}), and the file does not say which axis is what; "
+        f"{path}: has shape {shape} (axes {axes}), and the file does not say which axis is what; "
         f"save (H, W), (C, H, W) of at most {MAX_PLANES} channels, or (H, W, C) of at most 4."
     )
 
@@ -272,8 +277,8 @@ def pixel_size_of(path: Path, tiff: Any) -> float | None:
         return _square(path, *(size * NM_PER_UNIT[unit] for size in sizes))
     if tiff.is_ome:
         elements = ElementTree.fromstring(tiff.ome_metadata).iter()
-        found = next((element.attrib for element in elements if element.tag.endswith("}Pixels")), {})
-        sizes = [_ome_nm(found, axis) for axis in "XY"]
+        pixels = next((element.attrib for element in elements if element.tag.endswith("}Pixels")), {})
+        sizes = [_ome_nm(pixels, axis) for axis in "XY"]
         return None if sizes[0] is None or sizes[1] is None else _square(path, sizes[0], sizes[1])
     return None
 
@@ -292,39 +297,48 @@ def _square(path: Path, width_nm: float, height_nm: float) -> float:
 
 
 @contextlib.contextmanager
-def complaints_of_tifffile() -> Iterator[list[str]]:
-    """Collects what tifffile logs as errors (a page lost by truncation is only logged) instead of printing it."""
-    found: list[str] = []
+def tifffile_errors() -> Iterator[list[str]]:
+    """Collects the errors that tifffile only logs, such as a page lost by truncation, instead of printing them."""
+    messages: list[str] = []
 
     class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if record.levelno >= logging.ERROR:
-                found.append(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", record.getMessage())).strip()[:100])
+                text = re.sub(r"<[^>]*>", "", record.getMessage())
+                messages.append(re.sub(r"\s+", " ", text).strip()[:100])
 
     logger, handler = logging.getLogger("tifffile"), Collector()
-    before = logger.propagate
+    propagate = logger.propagate
     logger.addHandler(handler)
     logger.propagate = False
     try:
-        yield found
+        yield messages
     finally:
         logger.removeHandler(handler)
-        logger.propagate = before
+        logger.propagate = propagate
 
 
-MAX_LABEL = 2**31 - 1
+READERS: dict[str, Reader] = {
+    ".png": Reader("PNG", _png_header, _read_png),
+    ".tif": Reader("TIFF", _tiff_header, _read_tiff),
+    ".tiff": Reader("TIFF", _tiff_header, _read_tiff),
+}
+TIFF_SUFFIXES = tuple(suffix for suffix, reader in READERS.items() if reader.format == "TIFF")
+
+
+# label images
 
 
 def read_labels(
     path: Path, layer: Layer, *, shape: tuple[int, int], values: Mapping[int, int] | None = None
 ) -> np.ndarray:
-    """Returns (H, W) int32 labels of a PNG or TIFF file; `shape` (H, W) is that of its image.
+    """Returns (H, W) int32 labels of an image file; `shape` (H, W) is that of its image.
 
     `values` replaces values of the file by labels, e.g. {255: 1} for masks of 0 and 255, or {255: -1} where 255 means
     ignored. Raises SegueError, one sentence naming the file, for another shape, colours, fractions, values below -1 and
     classes that the layer does not name.
     """
-    pixels, _ = read_pixels(path)
+    pixels = read_pixels(path).image
     if len(pixels) != 1:
         raise SegueError(
             f"{path}: is an image of {len(pixels)} channels, a picture of labels; "
@@ -336,10 +350,10 @@ def read_labels(
             f"{path}: the label image is {labels.shape[0]} × {labels.shape[1]} px, but its image is "
             f"{shape[0]} × {shape[1]} px; they must have the same size: check the pair."
         )
-    return _checked(path, _whole(path, labels), layer, values or {})
+    return _checked(path, _to_int32(path, labels), layer, values or {})
 
 
-def _whole(path: Path, labels: np.ndarray) -> np.ndarray:
+def _to_int32(path: Path, labels: np.ndarray) -> np.ndarray:
     if labels.dtype.kind == "f":
         odd = ~(labels == np.round(labels))  # also true for NaN
         if odd.any():
@@ -354,16 +368,17 @@ def _whole(path: Path, labels: np.ndarray) -> np.ndarray:
 
 def _checked(path: Path, labels: np.ndarray, layer: Layer, values: Mapping[int, int]) -> np.ndarray:
     if values:
-        found, place = np.unique(labels, return_inverse=True)
-        labels = np.array([values.get(int(v), int(v)) for v in found], dtype=np.int32)[place].reshape(labels.shape)
+        present, index = np.unique(labels, return_inverse=True)
+        mapped = [values.get(int(value), int(value)) for value in present]
+        labels = np.array(mapped, dtype=np.int32)[index].reshape(labels.shape)
     lowest, highest = int(labels.min(initial=0)), int(labels.max(initial=0))
     if lowest < IGNORED:
         raise SegueError(f"{path}: holds the label {lowest}; below 0 only {IGNORED} (ignored) is allowed: correct it.")
     if layer.kind == "classes" and highest >= len(layer.names):
         unnamed = [int(v) for v in np.unique(labels) if v >= len(layer.names)]
-        shown = ", ".join(map(str, unnamed[:5])) + (", …" if len(unnamed) > 5 else "")
+        listed = ", ".join(map(str, unnamed[:5])) + (", …" if len(unnamed) > 5 else "")
         raise SegueError(
-            f"{path}: holds the class value(s) {shown}, but only 0 to {len(layer.names) - 1} are named "
+            f"{path}: holds the class value(s) {listed}, but only 0 to {len(layer.names) - 1} are named "
             f"({', '.join(layer.names)}); name them in `names`, or map them with `values`."
         )
     return labels

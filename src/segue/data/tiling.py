@@ -128,7 +128,7 @@ class Tiling:
     """Cores of `tile_px` × `tile_px` px, each decoded with `halo_px` more on every side.
 
     Where that is too little the halo is doubled, up to half of `tile_px`. A network is shown `context_px` beyond the
-    halo; None takes as much as it looks at (see `segue.inference.predict.reach_px`).
+    halo; None takes as much as it looks at (see `segue.inference.predict.receptive_radius_px`).
     """
 
     tile_px: int = 1024

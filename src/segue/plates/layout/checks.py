@@ -148,7 +148,7 @@ def _tiff_type(path: Path) -> tuple[str, float | None]:
     """Returns the pixel type of a TIFF and its pixel size in µm."""
     import tifffile
 
-    from segue.data.image_io import tifffile_errors, pixel_size_of
+    from segue.data.image_io import pixel_size_of, tifffile_errors
 
     try:
         with tifffile_errors() as complaints, tifffile.TiffFile(path) as tiff:

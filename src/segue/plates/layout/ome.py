@@ -56,7 +56,7 @@ def _scan_file(scan: ScanResult, path: Path, names: Mapping[str, str], spec: Fil
     """Adds the images of a file to the scan; `names` are the values of the pattern's placeholders."""
     import tifffile
 
-    from segue.data.image_io import tifffile_errors, pixel_size_of
+    from segue.data.image_io import pixel_size_of, tifffile_errors
 
     read_header(path)  # its message on a file that is no TIFF is better than tifffile's
     with tifffile_errors() as complaints, tifffile.TiffFile(path) as tiff:
