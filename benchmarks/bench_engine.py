@@ -35,16 +35,16 @@ from torch import Tensor, nn
 
 from segue import device, networks
 from segue.data.dataset import Dataset
-from segue.data.sources import ResidentSource, Source, Taken
-from segue.data.streaming import StreamedSource, places
-from segue.inference.predict import score_many
+from segue.data.sources import DatasetSubset, ResidentSource, Source
+from segue.data.streaming import StreamedSource, chunk_ids
+from segue.evaluation.evaluate import score_many
 from segue.networks.registry import NetworkSpec
-from segue.targets import classes
-from segue.targets.specs import TargetSpec
-from segue.training import cache as features
+from segue.targets.registry import build_target
+from segue.targets.specs import ClassesSpec
 from segue.training import freezing, loop, optimizers
-from segue.training.loop import Member
-from segue.training.sampler import copies
+from segue.training.cache import FeatureCache
+from segue.training.loop import PassSettings, TrainState
+from segue.training.run_folder import RunFolder
 from segue.training.spec import StageSpec
 
 CLASSES = ("background", "live", "dead")
@@ -85,9 +85,10 @@ class Case:
         torch.manual_seed(0)
         return networks.build(self.spec.network, channels=1, classes=len(CLASSES))
 
-    def member(self, network: nn.Module, folder: str) -> Member:
-        target = classes.build(TargetSpec(), names=CLASSES, instances=False, where="benchmark")
-        return Member(network, target, self.spec, Path(folder) / "state", device.resolve_precision("auto", "cpu"))
+    def state(self, network: nn.Module, folder: Path) -> TrainState:
+        target = build_target(ClassesSpec(), names=CLASSES, instances=False, context="benchmark")
+        precision = device.resolve_precision("auto", "cpu")
+        return loop.init_state(network, target, self.spec, RunFolder(folder), device="cpu", precision=precision)
 
 
 def noise(count: int, size: int, seed: int) -> ResidentSource:
@@ -104,31 +105,31 @@ def train(
     training: Source,
     *,
     validation: Source | None = None,
-    settings: loop.Settings | None = None,
+    settings: PassSettings | None = None,
 ) -> float:
     """Returns the seconds of training the networks side by side, going on from the weights that they have."""
     with tempfile.TemporaryDirectory() as folder:
-        members = [case.member(network, f"{folder}/{index}") for index, network in enumerate(trained)]
-        began = time.perf_counter()
-        found = loop.train(members, training=training, validation=validation, settings=settings or loop.Settings("cpu"))
-        seconds = time.perf_counter() - began
-    for outcome in found:
-        if isinstance(outcome, Exception):
-            raise outcome
+        states = [case.state(network, Path(folder) / str(index)) for index, network in enumerate(trained)]
+        started = time.perf_counter()
+        loop.train(states, training=training, validation=validation, settings=settings or PassSettings("cpu"))
+        seconds = time.perf_counter() - started
+    for state in states:
+        if state.error is not None:
+            raise state.error
     return seconds
 
 
 def fleet_contestant(case: Case, path: Path, models: int, streamed: bool, together: bool) -> Callable[[], float]:
     """Returns what gives the seconds of training several models once, side by side or one after another."""
-    device.reuse_memory()
+    device.keep_freed_memory()
     with Dataset(path) as data:
-        taken = Taken(data, np.arange(data.count), data.layers["cells"])
-        blocks = places([(data.path, taken.indices, (data.count, case.size, case.size))])
+        taken = DatasetSubset(data, np.arange(data.count), data.layers["cells"])
+        blocks = chunk_ids([(data.path, taken.indices, (data.count, case.size, case.size))])
         if streamed:
-            source: Source = StreamedSource([taken], normalise="image", budget_bytes=BUDGET_BYTES)
+            source: Source = StreamedSource([taken], normalization="image", budget_bytes=BUDGET_BYTES)
         else:
-            source = ResidentSource.from_parts([taken], normalise="image")
-    settings = loop.Settings("cpu", blocks=blocks)
+            source = ResidentSource.from_parts([taken], normalization="image")
+    settings = PassSettings("cpu", chunk_ids=blocks)
     trained = [case.build() for _ in range(models)]
 
     def measured() -> float:
@@ -164,20 +165,14 @@ def fleet(images: int, rounds: int, threads: int) -> None:
 
 def frozen_contestant(case: Case) -> Callable[[], float]:
     """Returns what gives the seconds of a training; the features of a frozen encoder are computed within it."""
-    device.reuse_memory()
+    device.keep_freed_memory()
     source, network = noise(case.images, case.size, 0), case.build()
     if case.freeze and case.cache:
-        kept = features.compute(
-            network.eval(),
-            source,
-            copies=copies(case.spec),
-            batch=case.batch,
-            device=torch.device("cpu"),
-            precision=device.resolve_precision("auto", "cpu"),
-        )
-        if kept is None:
+        precision = device.resolve_precision("auto", "cpu")
+        cache = FeatureCache.compute(network.eval(), source, case.spec, device=torch.device("cpu"), precision=precision)
+        if cache is None:
             raise SystemExit("the features do not fit into the memory that is free, so there is nothing to compare")
-        del kept
+        del cache
     train(replace(case, epochs=2), [network], source)  # warms up
     return lambda: train(case, [network], source)
 
@@ -201,7 +196,7 @@ def multiply_adds(case: Case) -> float:
 
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
-            kept = case.cache and freezing.below(name, case.freeze)
+            kept = case.cache and freezing.is_under(name, case.freeze)
             module.register_forward_hook(partial(count, epochs=case.epochs if kept else 1))
     network(torch.zeros(2, 1, case.size, case.size))
     return counted
@@ -240,7 +235,7 @@ class Spent:
 
 
 def overhead_contestant(case: Case) -> Callable[[], Spent]:
-    device.reuse_memory()
+    device.keep_freed_memory()
     training, validation = noise(case.images, case.size, 0), noise(case.validation, case.size, 1)
     network = case.build()
     train(replace(case, epochs=1), [network], training, validation=validation)  # warms up
@@ -254,14 +249,14 @@ def overhead_contestant(case: Case) -> Callable[[], Spent]:
             found = entries.get(function.__code__)
             return found.totaltime if found is not None else 0.0
 
-        saves, ends = entries.get(loop.save.__code__), entries[loop.end_epoch.__code__]
-        copied = {call.code: call.totaltime for call in ends.calls or ()}.get(optimizers.begin.__code__, 0.0)
+        saves, ends = entries.get(loop.save_state.__code__), entries[loop.validate_epoch.__code__]
+        copied = {call.code: call.totaltime for call in ends.calls or ()}.get(optimizers.copy_weights.__code__, 0.0)
         return Spent(
             whole,
             validation=seconds(score_many),
             best_weights=copied,
-            scores=seconds(loop.end_epoch) - seconds(score_many) - copied,
-            checkpoints=seconds(loop.save),
+            scores=seconds(loop.validate_epoch) - seconds(score_many) - copied,
+            checkpoints=seconds(loop.save_state),
             saved=saves.callcount if saves is not None else 0,
         )
 
@@ -283,7 +278,7 @@ def overhead(widths: Sequence[int], augment: str, threads: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", help="fleet, frozen, overhead; all without any")
-    parser.add_argument("--threads", type=int, default=device.cores())
+    parser.add_argument("--threads", type=int, default=device.cpu_count())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 64], help="of `frozen` and `overhead`")
     parser.add_argument("--augment", choices=("none", "dihedral", "dihedral-all"), help="of `frozen` and `overhead`")

@@ -15,11 +15,12 @@ ROWS = [
     {"study"},
     {"hrtem", "plates"},
     {"training"},
+    {"evaluation"},
     {"inference"},
-    {"evaluation", "targets", "networks"},
+    {"targets", "networks"},
     {"data"},
     {"labels"},
-    {"hdf5", "storage", "fingerprint", "parallel", "spec", "rng", "device"},
+    {"hdf5", "storage", "formatting", "fingerprint", "parallel", "spec", "rng", "device"},
     {"errors"},
 ]
 SAME_ROW = {

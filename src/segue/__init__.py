@@ -15,10 +15,23 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from segue.api import count, evaluate, film, plan, plate, prepare, report, run_study, simulate, table, train
+    from segue.api import (
+        count,
+        evaluate,
+        film,
+        plan,
+        plate,
+        predict,
+        prepare,
+        probabilities,
+        report,
+        run_study,
+        simulate,
+        table,
+        train,
+    )
     from segue.data.dataset import Dataset
     from segue.errors import SegueError
-    from segue.inference.predict_run import predict, probabilities
     from segue.training.run_folder import load_run as load
 
 __version__ = version("segue")
@@ -32,9 +45,9 @@ _PLACES = {
     "load": "segue.training.run_folder:load_run",
     "plan": "segue.api:plan",
     "plate": "segue.api:plate",
-    "predict": "segue.inference.predict_run:predict",
+    "predict": "segue.api:predict",
     "prepare": "segue.api:prepare",
-    "probabilities": "segue.inference.predict_run:probabilities",
+    "probabilities": "segue.api:probabilities",
     "report": "segue.api:report",
     "run_study": "segue.api:run_study",
     "simulate": "segue.api:simulate",

@@ -12,8 +12,11 @@ from segue.errors import SegueError
 from segue.spec import load, read_toml, validate
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
+    from segue.data.tiling import Tiling
+    from segue.inference.model import Model
     from segue.plates.synthetic.spec import SyntheticSpec
     from segue.study.executor import Progress as StudyProgress
     from segue.study.executor import Summary
@@ -172,6 +175,44 @@ def _as_typed(path: Path) -> str:
     return str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute)
 
 
+def predict(run: Model | Place, images: Any, *, out: Any = None, tiling: Tiling | None = None) -> Any:
+    """Returns the class of every pixel, int64, of images (H, W), (C, H, W) or (N, C, H, W) in acquired units.
+
+    Of a run whose target is of objects (flows, rays …) the objects of each image instead, numbered 1 … n, 0 background.
+
+    The result has the shape of the images without channels: (H, W) or (N, H, W). Each image is normalized as in
+    training, by its own statistics. Raises SegueError for another number of channels.
+
+    Of a run that classifies whole images, the class of each, () or (N,) int64; of one that reconstructs them, the
+    images themselves, (C, H, W) or (N, C, H, W) float32 in acquired units: denoised, if it was trained on noise.
+
+    Images of more than 2048 × 2048 px are read, scored and decoded tile by tile, as all are where `tiling` is given;
+    they may be memory maps, zarr or HDF5. The result is that of the whole image but for rounding of the scores, unless
+    objects are longer than half a tile, which is warned of, or the network depends on the whole image (see
+    `segue.inference.predict`). run: a run folder, or a model that was loaded (`segue.load`). out: an array of integers
+    to write to and to return, for example a memory map.
+
+    >>> labels = predict("runs/train-0123456789abcdef", image)  # doctest: +SKIP
+    """
+    from segue.inference import predict as inference
+
+    return inference.predict(_loaded(run), images, out=out, tiling=tiling)
+
+
+def probabilities(run: Model | Place, images: Any, *, tiling: Tiling | None = None) -> np.ndarray:
+    """Returns the probability of each class, float32 (K, H, W) or (N, K, H, W), of images as `predict` takes them."""
+    from segue.inference import predict as inference
+
+    return inference.probabilities(_loaded(run), images, tiling=tiling)
+
+
+def _loaded(run: Model | Place) -> Model:
+    from segue.inference.model import Model
+    from segue.training.run_folder import load_run
+
+    return run if isinstance(run, Model) else load_run(run)
+
+
 def evaluate(
     run: Place, dataset: Place, *, part: str = "test", conditions: dict[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -318,7 +359,7 @@ def report(
         from segue.reporting.analysis.comparison import compare
         from segue.reporting.figures.objects import typical_runs
         from segue.reporting.video.film import runs_with_film
-        from segue.study.examples import examples, object_examples
+        from segue.study.examples import example_images, object_examples
         from segue.study.table import collect
 
         planned = plan(path, store=store)
@@ -326,7 +367,7 @@ def report(
         results = collect(planned, command=f"segue study run {_as_typed(path)}{option}")
         shown = object_examples(planned, typical_runs(compare(results, metric)))
         films = runs_with_film(planned, results.table)
-        results = replace(results, examples=examples(planned, results.table), object_examples=shown, films=films)
+        results = replace(results, examples=example_images(planned, results.table), object_examples=shown, films=films)
     else:
         from segue.reporting.analysis.table_import import from_table
 

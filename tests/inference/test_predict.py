@@ -1,4 +1,4 @@
-"""Predictions of large images: tile by tile, from files to files, as of the whole image."""
+"""Predictions of a model on arrays: whole and tile by tile, from files to files."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from scipy import ndimage
 from segue import rng
 from segue.data.tiling import Tiling
 from segue.errors import SegueError
-from segue.inference import predict_run
-from segue.inference.predict_run import predict, probabilities
-from segue.targets import registry
-from segue.training.run_folder import Model
-from segue.training.spec import StageSpec
+from segue.inference import predict as inference
+from segue.inference.model import Model
+from segue.inference.predict import predict, probabilities
+from segue.targets.registry import TARGETS, build_target
 
 TILING = Tiling(128, 32)
 
@@ -25,9 +24,9 @@ TILING = Tiling(128, 32)
 def model_of(name: str, *, slope: float = 1.0, height: float = -1.6) -> Model:
     """Returns a model whose scores of objects are slope · (mean over 3 × 3 px) + height, of normalised values."""
     torch.set_num_threads(1)
-    spec = StageSpec.model_validate({"data": [{"dataset": "none.h5"}], "target": {"name": name}})
-    built = registry.build(spec.target, names=("background", "object"), instances=True, where="test")
-    network = torch.nn.Conv2d(1, built.channels, 3, padding=1, padding_mode="replicate")
+    spec = TARGETS[name][0].model_validate({"name": name})
+    target = build_target(spec, names=("background", "object"), instances=True, context="test")
+    network = torch.nn.Conv2d(1, target.channels, 3, padding=1, padding_mode="replicate")
     assert network.bias is not None
     with torch.no_grad():
         network.weight.fill_(slope / 9)
@@ -36,7 +35,14 @@ def model_of(name: str, *, slope: float = 1.0, height: float = -1.6) -> Model:
             network.weight[0].zero_()
         if name == "distance":
             network.weight[0] *= 3
-    return Model(network, built, spec, ("intensity",), Path("none"), built.parameters)
+    return Model(
+        network=network,
+        target=target,
+        normalization="image",
+        channels=("intensity",),
+        divisor=32,
+        decode_params=target.decode_params,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +60,7 @@ def test_tiles_give_what_the_whole_image_gives(image: np.ndarray, name: str, mon
     tiled = predict(model, image, tiling=TILING)
     assert tiled.dtype == whole.dtype and np.array_equal(tiled, whole)
     assert np.allclose(probabilities(model, image, tiling=TILING), probabilities(model, image), atol=1e-5)
-    monkeypatch.setattr(predict_run, "LARGE_PX", 1000)
+    monkeypatch.setattr(inference, "LARGE_PX", 1000)
     assert np.array_equal(predict(model, np.stack([image, image])[:, None]), np.stack([whole, whole]))
 
 

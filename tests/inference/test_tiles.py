@@ -12,12 +12,19 @@ from scipy import ndimage
 
 from segue import networks, rng
 from segue.data.normalization import statistics, statistics_of
-from segue.data.spec import NormaliseSpec, PercentileSpec
+from segue.data.spec import NormalizeSpec, PercentileSpec
 from segue.data.tiling import Region, Tiling
 from segue.errors import SegueError
-from segue.inference.predict import Scorer, predict, reach_px, write_classes, write_objects, write_probabilities
-from segue.inference.stitch_objects import Joined, label_tiles
-from segue.labels.watershed import in_scan_order
+from segue.inference.predict import (
+    forward,
+    receptive_radius_px,
+    tiled_predictor,
+    write_classes,
+    write_objects,
+    write_probabilities,
+)
+from segue.inference.stitch_objects import StitchResult, stitch_objects
+from segue.labels.ops import relabel_sequential
 from segue.networks.registry import NetworkSpec
 from segue.targets import boundary, classes, descriptors, distance, flows, foreground, rays
 from segue.targets.specs import ClassesSpec
@@ -28,7 +35,7 @@ TARGETS = {
     "foreground": foreground.Foreground(NAMES),
     "boundary": boundary.Boundary(NAMES),
     "distance": distance.Distance(NAMES),
-    "normalised": distance.Distance(NAMES, normalised=True),
+    "normalized": distance.Distance(NAMES, normalized=True),
     "rays": rays.Rays(NAMES),
     "flows": flows.Flows(NAMES),
     "descriptors": descriptors.Descriptors(NAMES),
@@ -70,11 +77,11 @@ def noisy_scores(name: str, labels: np.ndarray, amount: float) -> np.ndarray:
     return (scores + noise).astype(np.float32)
 
 
-def by_tiles(name: str, scores: np.ndarray, tiling: Tiling) -> tuple[np.ndarray, Joined]:
+def by_tiles(name: str, scores: np.ndarray, tiling: Tiling) -> tuple[np.ndarray, StitchResult]:
     out = np.full(scores.shape[1:], 77, np.int32)  # what stood there before must not matter
     target = TARGETS[name]
     found = write_objects(
-        lambda region: np.ascontiguousarray(region.read(scores)), target, out, parameters=target.parameters,
+        lambda region: np.ascontiguousarray(region.read(scores)), target, out, params=target.decode_params,
         tiling=tiling,
     )  # fmt: skip
     return out, found
@@ -85,7 +92,7 @@ def by_tiles(name: str, scores: np.ndarray, tiling: Tiling) -> tuple[np.ndarray,
 def test_objects_by_tiles_are_those_of_the_whole_image(crowd: np.ndarray, name: str, amount: float):
     """Every target decodes noisy scores of touching objects to the same pixels and numbers, whatever the tiles are."""
     scores = noisy_scores(name, crowd, amount)
-    whole = in_scan_order(TARGETS[name].decode(scores, TARGETS[name].parameters))
+    whole = relabel_sequential(TARGETS[name].decode(scores, TARGETS[name].decode_params))[0]
     for tiling in (Tiling(96, 24), Tiling(160, 64)):
         found, joined = by_tiles(name, scores, tiling)
         assert np.array_equal(found, whole), tiling
@@ -95,12 +102,12 @@ def test_objects_by_tiles_are_those_of_the_whole_image(crowd: np.ndarray, name: 
 def test_order_of_tiles_holds_no_secret_state(crowd: np.ndarray):
     """The same labels come out at another grid, in int64, and a second time into the same array."""
     scores = noisy_scores("boundary", crowd, 0.1)
-    whole = TARGETS["boundary"].decode(scores, TARGETS["boundary"].parameters)
+    whole = TARGETS["boundary"].decode(scores, TARGETS["boundary"].decode_params)
     out = np.empty(whole.shape, np.int64)
     for side in (113, 130, 113):
         target = TARGETS["boundary"]
         write_objects(
-            lambda region: np.ascontiguousarray(region.read(scores)), target, out, parameters=target.parameters,
+            lambda region: np.ascontiguousarray(region.read(scores)), target, out, params=target.decode_params,
             tiling=Tiling(side, 60),
         )  # fmt: skip
         assert np.array_equal(out, whole)
@@ -125,7 +132,7 @@ def test_objects_longer_than_the_halo(name: str):
     labels = bars((256, 256))
     target = TARGETS[name]
     scores = noisy_scores(name, labels, 0.01)
-    whole = in_scan_order(target.decode(scores, target.parameters))
+    whole = relabel_sequential(target.decode(scores, target.decode_params))[0]
     assert whole.max() >= 5
     found, joined = by_tiles(name, scores, Tiling(64, 16))
     assert joined.objects == whole.max() and joined.uncertain >= 2
@@ -140,7 +147,7 @@ def test_what_touches_only_diagonally_over_four_tiles_is_joined():
     labels = np.zeros((128, 128), np.int64)
     labels[50:64, 50:64] = labels[64:80, 64:80] = 1
     found, joined = by_tiles("classes", noisy_scores("classes", labels, 0.0), Tiling(64, 32))
-    assert joined == Joined(1, 0)
+    assert joined == StitchResult(1, 0)
     assert np.array_equal(found, labels)
 
 
@@ -154,7 +161,7 @@ def test_empty_and_small_images(shape: tuple[int, int]):
         return np.zeros(region.shape, np.int32)
 
     out = np.full(shape, 3, np.int32)
-    assert label_tiles(decode, out, tiling=Tiling(96, 20)) == Joined(0, 0)
+    assert stitch_objects(decode, out, tiling=Tiling(96, 20)) == StitchResult(0, 0)
     assert not out.any()
     if max(shape) <= 96:
         assert calls == [Region(0, 0, *shape)]
@@ -188,17 +195,19 @@ def picture() -> np.ndarray:
 def test_scores_of_a_region_are_those_of_the_whole_image(picture: np.ndarray):
     """With as much around it as the network looks at, a region's scores are the whole image's, at borders too."""
     network = made()
-    scorer = Scorer(network, picture, "image", divisor=32)
-    assert 200 < scorer.shown_px < 400
-    values = (picture - scorer.statistics[0, :, :1, None]) / scorer.statistics[0, :, 1:, None]
-    whole = predict(network, torch.from_numpy(values.astype(np.float32))[None], divisor=32, precision="fp32")[0].numpy()
+    predictor = tiled_predictor(network, picture, normalization="image", divisor=32)
+    assert 200 < predictor.context_px < 400
+    values = (picture - predictor.stats[0, :, :1, None]) / predictor.stats[0, :, 1:, None]
+    whole = forward(network, torch.from_numpy(values.astype(np.float32))[None], divisor=32, precision="fp32")[0].numpy()
     for region in (Region(400, 470, 520, 601), Region(900, 930, 1000, 1010), Region(0, 300, 64, 364)):
-        assert np.abs(scorer.scores(region) - region.read(whole)).max() < 1e-4 * np.abs(whole).max()
-    short = Scorer(network, picture, "image", divisor=32, context_px=0).scores(Region(416, 480, 512, 608))
+        assert np.abs(predictor.scores(region) - region.read(whole)).max() < 1e-4 * np.abs(whole).max()
+    short = tiled_predictor(network, picture, normalization="image", divisor=32, context_px=0).scores(
+        Region(416, 480, 512, 608)
+    )
     assert np.abs(short - Region(416, 480, 512, 608).read(whole)).max() > 1e-3 * np.abs(whole).max()
 
 
-def test_reach_is_what_gradients_say():
+def test_the_receptive_radius_is_what_gradients_say():
     """How far a network looks is what the gradient of a row of scores shows; one that looks at all has no reach."""
     network = torch.nn.Sequential(
         torch.nn.Conv2d(2, 3, 7, padding=3),
@@ -206,26 +215,26 @@ def test_reach_is_what_gradients_say():
         torch.nn.Conv2d(3, 3, 3, padding=1),
         torch.nn.Upsample(scale_factor=4),
     )
-    reach = reach_px(network, channels=2, divisor=4)
-    assert reach is not None
-    for row, depends in ((40 - reach, True), (39 - reach, False), (43 + reach, True), (44 + reach, False)):
+    radius = receptive_radius_px(network, channels=2, divisor=4)
+    assert radius is not None
+    for row, depends in ((40 - radius, True), (39 - radius, False), (43 + radius, True), (44 + radius, False)):
         image = torch.zeros(1, 2, 80, 80, requires_grad=True)
         network(image)[..., row, :].sum().backward()
         assert image.grad is not None
         assert bool(image.grad[..., 40:44, :].any()) == depends
-    assert reach_px(made("group"), channels=1, divisor=32) is None
-    assert reach_px(made("instance"), channels=1, divisor=32) is None
+    assert receptive_radius_px(made("group"), channels=1, divisor=32) is None
+    assert receptive_radius_px(made("instance"), channels=1, divisor=32) is None
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.int32, np.float32, bool])
-@pytest.mark.parametrize("normalise", ["image", "none", PercentileSpec(name="percentile", low=3, high=99.5)])
-def test_statistics_by_blocks(kind: type, normalise: NormaliseSpec):
+@pytest.mark.parametrize("normalization", ["image", "none", PercentileSpec(name="percentile", low=3, high=99.5)])
+def test_statistics_by_blocks(kind: type, normalization: NormalizeSpec):
     """Statistics from blocks are those of the whole image, for every type, negative values and constant channels."""
     image = rng.numpy_generator("values").normal(30, 25, (2, 130, 171)).clip(0 if kind == np.uint8 else None, 200)
     image[1] = 7
     image = image.clip(0, None).astype(kind) if kind == np.uint16 else image.astype(kind)
-    whole = statistics(normalise, (image.astype(np.uint8) if kind is bool else image)[None])
-    assert np.allclose(statistics_of(normalise, image, block_px=64), whole, rtol=1e-6, atol=1e-6)
+    whole = statistics(normalization, (image.astype(np.uint8) if kind is bool else image)[None])
+    assert np.allclose(statistics_of(normalization, image, block_px=64), whole, rtol=1e-6, atol=1e-6)
 
 
 class Blob(torch.nn.Module):
@@ -249,9 +258,9 @@ def test_memory_is_that_of_a_tile(tmp_path: Path):
         image[0, 8::32, 8::32] = image[0, 9::32, 8::32] = 250
         image[0, 6:9, 20 : side - 20] = 250  # one along the whole width
         tracemalloc.start()
-        scorer = Scorer(Blob(), image, "image", divisor=8)
+        predictor = tiled_predictor(Blob(), image, normalization="image", divisor=8)
         joined = write_objects(
-            scorer.scores, TARGETS["foreground"], out, parameters={"threshold": 0.5, "min_size_px": 0.0,
+            predictor.scores, TARGETS["foreground"], out, params={"threshold": 0.5, "min_size_px": 0.0,
             "fill_holes_px": 0.0}, tiling=Tiling(256, 32),
         )  # fmt: skip
         peaks.append(tracemalloc.get_traced_memory()[1])
@@ -264,14 +273,14 @@ def test_memory_is_that_of_a_tile(tmp_path: Path):
 def test_classes_and_probabilities_by_tiles():
     """Classes and probabilities of every pixel are those of the whole image; NaN is refused."""
     image = rng.numpy_generator("classes").normal(size=(1, 200, 150)).astype(np.float32)
-    scorer = Scorer(Blob(), image, "none", divisor=8)
-    whole = predict(scorer.network, torch.from_numpy(image)[None], divisor=8, precision="fp32")
+    predictor = tiled_predictor(Blob(), image, normalization="none", divisor=8)
+    whole = forward(predictor.network, torch.from_numpy(image)[None], divisor=8, precision="fp32")
     target, tiling = TARGETS["foreground"], Tiling(64, 0)
     labels, chances = np.empty((200, 150), np.int64), np.empty((2, 200, 150), np.float32)
-    write_classes(scorer.scores, target, labels, tiling=tiling)
-    write_probabilities(scorer.scores, target, chances, tiling=tiling)
+    write_classes(predictor.scores, target, labels, tiling=tiling)
+    write_probabilities(predictor.scores, target, chances, tiling=tiling)
     assert np.array_equal(labels, target.classes(whole)[0].numpy())
     assert np.allclose(chances, target.probabilities(whole)[0].numpy(), atol=1e-6)
     image[0, 100, 100] = np.nan
     with pytest.raises(SegueError, match="NaN"):
-        write_classes(scorer.scores, target, labels, tiling=tiling)
+        write_classes(predictor.scores, target, labels, tiling=tiling)

@@ -21,7 +21,7 @@ from segue.reporting.figures.network_views import (
     distinct_channels,
     receptive_field_figure,
 )
-from segue.training.run_folder import Model
+from segue.training.run_folder import TrainedModel
 
 torch.set_num_threads(1)
 
@@ -31,10 +31,19 @@ def built(**spec: Any) -> Network:
         return networks.build(NetworkSpec.model_validate(spec), channels=1, classes=2).eval()
 
 
-def model_of(network: Network, name: str) -> Model:
+def model_of(network: Network, name: str) -> TrainedModel:
     target = cast(Any, SimpleNamespace(names=("background", "disc"), channels=2))
     spec = cast(Any, SimpleNamespace(normalize="image", network=NetworkSpec(name=name)))
-    return Model(network, target, spec, ("grey",), Path("run"), {})
+    return TrainedModel(
+        network=network,
+        target=target,
+        normalization="image",
+        channels=("grey",),
+        divisor=networks.divisor(spec.network),
+        decode_params={},
+        spec=spec,
+        folder=Path("run"),
+    )
 
 
 def picture(side: int = 40) -> np.ndarray:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -22,18 +23,27 @@ from segue.reporting.figures.network_views import (
     mean_features,
     principal_components,
 )
-from segue.training.run_folder import Model
+from segue.training.run_folder import TrainedModel
 
 torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
-def model(discs: Path) -> Model:
+def model(discs: Path) -> TrainedModel:
     with Dataset(discs) as dataset, rng.scope(0, "test"):
         channels = dataset.channels
         network = networks.build(NetworkSpec(name="resunet", width=8), channels=len(channels), classes=2).eval()
     spec = cast(Any, SimpleNamespace(normalize="none", network=NetworkSpec(name="resunet", width=8)))
-    return Model(network, cast(Any, None), spec, tuple(channels), Path("run"), {})
+    return TrainedModel(
+        network=network,
+        target=cast(Any, None),
+        normalization="none",
+        channels=tuple(channels),
+        divisor=networks.divisor(spec.network),
+        decode_params={},
+        spec=spec,
+        folder=Path("run"),
+    )
 
 
 def made(count: int) -> Embedding:
@@ -82,7 +92,7 @@ def test_encoders_of_vectors_and_of_tokens_are_described_too(name: str):
     assert found.shape == (1, 256 if name == "mlp" else 192)
 
 
-def test_fewer_images_are_a_part_of_the_same(model: Model, discs: Path):
+def test_fewer_images_are_a_part_of_the_same(model: TrainedModel, discs: Path):
     """Drawing is the same each time, and what an image's features are does not depend on which others are drawn."""
     with Dataset(discs) as dataset:
         whole = embed(model, dataset, batch=7)
@@ -93,7 +103,7 @@ def test_fewer_images_are_a_part_of_the_same(model: Model, discs: Path):
     np.testing.assert_allclose(part.features, whole.features[part.samples], atol=1e-4)
 
 
-def test_the_figure_names_conditions_and_explained_variance(model: Model, discs: Path):
+def test_the_figure_names_conditions_and_explained_variance(model: TrainedModel, discs: Path):
     """The legend holds the two conditions in different colours, the axes the share of the variance."""
     axes = embedding_figure(model, discs, by="contrast", images=30).axes[0]
     legend = axes.get_legend()
@@ -127,12 +137,12 @@ def test_numbers_are_ordered_or_on_a_scale():
     assert many.axes[0].get_legend() is None and many.axes[1].get_ylabel() == "time s"
 
 
-def test_what_does_not_fit_is_refused(model: Model, discs: Path):
+def test_what_does_not_fit_is_refused(model: TrainedModel, discs: Path):
     """Another column, other channels and too few images each have their sentence."""
     with pytest.raises(SegueError, match="contrast"):
         embedding_figure(model, discs, by="contrasts")
     with pytest.raises(SegueError, match="at least 3"):
         embedding_figure(model, discs, by="group", images=2)
-    other = Model(model.network, model.target, model.spec, ("red", "green"), model.folder, {})
+    other = replace(model, channels=("red", "green"))
     with pytest.raises(SegueError, match="channels"):
         embedding_figure(other, discs, by="group")

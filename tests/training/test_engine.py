@@ -16,7 +16,7 @@ from samples.stages import SGD, history, require_same_bytes, spec_of, train, wei
 from segue import networks, rng
 from segue.data.streaming import StreamedSource
 from segue.errors import SpecError
-from segue.inference.predict import predict
+from segue.inference.predict import forward
 from segue.spec import validate
 from segue.study.evaluate import score_run
 from segue.training import checkpoint, freezing, schedules
@@ -54,11 +54,11 @@ def parameters() -> list[str]:
     return [name for name, _ in network.named_parameters()]
 
 
-def owned(part: str) -> set[str]:
+def names(part: str) -> set[str]:
     with rng.scope("unused"):
         network = networks.build(networks.NetworkSpec(width=8), channels=1, classes=2)
-    owners = freezing.owned(network, (part,))
-    return {name for name in network.state_dict() if freezing.below(name, owners)}
+    owners = freezing.parameter_names(network, (part,))
+    return {name for name in network.state_dict() if freezing.is_under(name, owners)}
 
 
 def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
@@ -70,10 +70,10 @@ def test_what_is_frozen_keeps_every_bit(tiles: Path, tmp_path: Path, parent: Pat
     """Under weight decay, a moving average and going back to the best weights, neither weights nor statistics of a
     frozen part differ by a bit from the parent's, in any weights that are kept; everything else moves."""
     spec = spec_of(
-        tiles, epochs=3, freeze=part, average={"decay": 0.5}, schedule=DROPPING, restore_best=True, keep_epochs=True,
+        tiles, epochs=3, freeze=part, ema={"decay": 0.5}, schedule=DROPPING, restore_best=True, keep_epochs=True,
         optimizer={"name": "adamw", "lr": 1e-3, "weight_decay": 0.1},
     )  # fmt: skip
-    run, before, kept = train(spec, tmp_path / "run", parent), weights(parent), owned(part)
+    run, before, kept = train(spec, tmp_path / "run", parent), weights(parent), names(part)
     for after in (weights(run), of_epoch(run, 1), of_epoch(run, 3)):
         assert changed(before, after) == before.keys() - kept
 
@@ -83,8 +83,8 @@ def test_unfreezing_moves_only_afterwards(tiles: Path, tmp_path: Path, parent: P
     steps = [{"epoch": 2, "parts": "encoder.3"}, {"epoch": 3, "parts": ["encoder.1-2"]}]
     spec = spec_of(tiles, epochs=3, freeze=["encoder"], unfreeze=steps, keep_epochs=True, augment="dihedral")
     run, before = train(spec, tmp_path / "run", parent), weights(parent)
-    free = before.keys() - owned("encoder")
-    for epoch, more in ((1, set()), (2, owned("encoder.3")), (3, owned("encoder.1-3"))):
+    free = before.keys() - names("encoder")
+    for epoch, more in ((1, set()), (2, names("encoder.3")), (3, names("encoder.1-3"))):
         free = free | more
         assert changed(before, of_epoch(run, epoch)) == free
     counted = metrics(run)["parameters"]
@@ -97,9 +97,7 @@ def test_average_is_that_of_the_weights_after_each_step(tiles: Path, tmp_path: P
     after each of its steps, statistics of batch norm included; it is what is validated and kept."""
     spec = spec_of(tiles, **ONE_STEP, epochs=5, select="last")
     plain = train(spec, tmp_path / "plain", parent)
-    averaged = train(
-        spec_of(tiles, **ONE_STEP, epochs=5, select="last", average={"decay": 0.4}), tmp_path / "a", parent
-    )
+    averaged = train(spec_of(tiles, **ONE_STEP, epochs=5, select="last", ema={"decay": 0.4}), tmp_path / "a", parent)
     expected = {name: value.double() for name, value in weights(parent).items()}
     for step in range(1, 6):
         decay = min(0.4, (1 + step) / (10 + step))
@@ -166,7 +164,7 @@ def test_film(tiles: Path, tmp_path: Path):
     assert frames.shape == (2, 3, 2, 64, 64)
     assert labels.shape == (3, 64, 64) and set(np.unique(labels)) <= {-1, 0, 1}
     model = load_run(run)
-    scores = predict(model.network, torch.from_numpy(images), divisor=32, precision="fp32")
+    scores = forward(model.network, torch.from_numpy(images), divisor=32, precision="fp32")
     expected = (model.target.probabilities(scores) * 255).numpy()
     assert np.abs(frames[1] - expected).max() <= 0.51
     assert (frames[0] != frames[1]).any()
@@ -283,7 +281,7 @@ def test_ten_times_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     close = StreamedSource.close
     monkeypatch.setattr(StreamedSource, "close", lambda self: most.append(self.most_held_bytes) or close(self))
     spec = spec_of(
-        big, images="all", epochs=1, batch=4, validation=4, shuffle=16, memory_gb=limit / 1e9,
+        big, images="all", epochs=1, batch=4, validation=4, shuffle_window=16, memory_gb=limit / 1e9,
         split={"validation": 0.05, "test": 0.0},
     )  # fmt: skip
     run = train(spec, tmp_path / "run")
@@ -329,10 +327,10 @@ MISTAKES: list[tuple[dict[str, object], str]] = [
     ({"clip_norm": 0}, "clip_norm: found 0; "),
     ({"epochs": 0}, "epochs: found 0; "),
     ({"film": -1}, "film: found -1; "),
-    ({"average": {"decay": 1.0}}, "average.decay: found 1.0; "),
+    ({"ema": {"decay": 1.0}}, "ema.decay: found 1.0; "),
     ({"early_stopping": {"patience": 0}}, "early_stopping.patience: found 0; "),
     ({"memory_gb": 0}, "memory_gb: found 0; "),
-    ({"shuffle": 0}, "shuffle: found 0; "),
+    ({"shuffle_window": 0}, "shuffle_window: found 0; "),
     ({"patience": 3}, "at the top: unknown key 'patience'"),
 ]
 
@@ -341,7 +339,7 @@ MISTAKES: list[tuple[dict[str, object], str]] = [
 def test_mistaken_settings_are_told(table: dict[str, object], message: str):
     """Every mistake in the settings of a stage has one sentence that says what is allowed or what to do."""
     with pytest.raises(SpecError, match=message):
-        validate(StageSpec, {"data": [{"dataset": "x"}], **table}, where="stage.toml")
+        validate(StageSpec, {"data": [{"dataset": "x"}], **table}, context="stage.toml")
 
 
 @pytest.mark.parametrize(
@@ -357,4 +355,4 @@ def test_mistaken_settings_are_told(table: dict[str, object], message: str):
 )  # fmt: skip
 def test_what_is_no_mistake(table: dict[str, object]):
     """What lies at the edge of what is refused is taken."""
-    validate(StageSpec, {"data": [{"dataset": "x"}], **table}, where="stage.toml")
+    validate(StageSpec, {"data": [{"dataset": "x"}], **table}, context="stage.toml")

@@ -16,9 +16,9 @@ from scipy.ndimage import uniform_filter
 import segue
 from segue import device
 from segue.data.dataset import Dataset
-from segue.data.sources import UNLABELLED, ResidentSource, Taken, column_layer
+from segue.data.sources import UNLABELLED, DatasetSubset, ResidentSource, column_layer
 from segue.data.streaming import StreamedSource
-from segue.data.writer import assemble, write_part
+from segue.data.writer import merge_parts, write_part
 from segue.errors import SegueError
 from segue.study.evaluate import score_run
 from segue.training.run_folder import load_run
@@ -41,7 +41,7 @@ def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         part.samples["texture"] = np.array(["smooth", "rough"] * 9, dtype=object)[: len(part.images)]  # type: ignore[index]
         parts.append(out.with_suffix("") / f"{group}.part")
         write_part(parts[-1], part)
-    assemble(parts, out, layers=[], channels=["intensity"], attributes={"provenance": "made"}, splits={}, chunk=8)
+    merge_parts(parts, out, layers=[], channels=["intensity"], attributes={"provenance": "made"}, splits={}, chunk=8)
     return out
 
 
@@ -57,9 +57,9 @@ def test_derived_labels_are_the_same_held_and_streamed(unlabelled: Path, column:
     the class of the image."""
     with Dataset(unlabelled) as dataset:
         layer = UNLABELLED if column is None else column_layer(dataset, column)
-        taken = [Taken(dataset, np.arange(5, 40), layer)]
-        held = ResidentSource.from_parts(taken, normalise="image")
-        streamed = StreamedSource(taken, normalise="image", budget_bytes=2**20)
+        taken = [DatasetSubset(dataset, np.arange(5, 40), layer)]
+        held = ResidentSource.from_parts(taken, normalization="image")
+        streamed = StreamedSource(taken, normalization="image", budget_bytes=2**20)
         bounds = [(0, 16), (16, 35)]
         pairs = zip(*(source.batches(np.arange(35), bounds, "cpu") for source in (held, streamed)), strict=True)
         for (images, labels), (others, marks) in pairs:
@@ -148,7 +148,7 @@ def test_several_targets_of_one_network(objects: Path, tmp_path: Path):
     model = load_run(run)
     alone = load_run(train(spec_of(objects, target={"name": "boundary"}, epochs=1), tmp_path / "alone"))
     assert model.target.channels == alone.target.channels + 1 + 2
-    assert model.decoding.keys() == alone.decoding.keys()
+    assert model.decode_params.keys() == alone.decode_params.keys()
     assert history(run)["train_loss"].iloc[-1] < history(run)["train_loss"].iloc[0]
     assert 0 <= score_run(model, objects, spec.data[0], "test")["scores"]["ap50"] <= 1
 

@@ -15,10 +15,10 @@ from samples.stages import history, require_same_bytes, spec_of, train
 
 from segue.data.dataset import Dataset
 from segue.data.spec import Layer
-from segue.data.writer import assemble, write_part
+from segue.data.writer import merge_parts, write_part
 from segue.errors import SegueError
 from segue.evaluation import object_metrics
-from segue.inference.predict_run import predict
+from segue.inference.predict import predict
 from segue.study.evaluate import score_run
 from segue.targets.foreground import Foreground
 from segue.training import tuning
@@ -39,7 +39,7 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
         parts.append(out.with_suffix("") / f"{group}.part")
         write_part(parts[-1], replace(part, labels={"discs": numbered}))
     layers = [Layer("discs", "instances", ("background", "disc"))]
-    assemble(parts, out, layers=layers, channels=["intensity"], attributes={"provenance": "made"}, splits={})
+    merge_parts(parts, out, layers=layers, channels=["intensity"], attributes={"provenance": "made"}, splits={})
     return out
 
 
@@ -54,12 +54,12 @@ def test_each_target_from_training_to_objects(tiles: Path, tmp_path: Path, name:
     model = load_run(run)
     told = json.loads((run / "metrics.json").read_text())["decoding"]
     if name == "classes":
-        assert told is None and model.decoding == {}
+        assert told is None and model.decode_params == {}
     else:
         assert told["value"] >= told["value_of_defaults"]
-        assert model.decoding == told["parameters"]
-    for parameter, value in model.decoding.items():
-        assert value == model.target.parameters[parameter] or value in model.target.ranges[parameter]
+        assert model.decode_params == told["parameters"]
+    for parameter, value in model.decode_params.items():
+        assert value == model.target.decode_params[parameter] or value in model.target.decode_search_space[parameter]
     scores = score_run(model, tiles, spec.data[0], "test")["scores"]
     with Dataset(tiles) as dataset:
         image = dataset.read(np.array([0]), layer=None)[0][0]
@@ -91,7 +91,7 @@ def test_tuning_finds_the_best_of_the_ranges():
         ((one > 0)[None] * 2.0 - 3.0 + generator.normal(0, 0.4, (1, 64, 64))).astype(np.float32) for one in labels
     ]
     target = Foreground(("background", "disc"))
-    found = tuning.tuned(target, scores, labels)
+    found = tuning.tune_decoding(target, scores, labels)
 
     def reached(threshold: float) -> float:
         parameters = {**found["parameters"], "threshold": threshold}
@@ -102,14 +102,14 @@ def test_tuning_finds_the_best_of_the_ranges():
         value = object_metrics.scores(object_metrics.merged(tallies))["ap_mean"]
         return -1.0 if np.isnan(value) else value
 
-    assert found["value"] == max(reached(threshold) for threshold in target.ranges["threshold"])
+    assert found["value"] == max(reached(threshold) for threshold in target.decode_search_space["threshold"])
     assert found["value"] > found["value_of_defaults"] + 0.5
-    assert found["parameters"]["threshold"] < target.parameters["threshold"]
+    assert found["parameters"]["threshold"] < target.decode_params["threshold"]
 
 
 def test_images_to_tune_on_are_bounded():
     """At most 64 images are decoded again and again, evenly spaced."""
     images = [(np.zeros((1, 2, 2)), np.full((2, 2), k)) for k in range(200)]
-    kept = [int(labels[0, 0]) for _, labels in tuning.chosen(images)]
+    kept = [int(labels[0, 0]) for _, labels in tuning.select_images(images)]
     assert len(kept) == 64 and kept == sorted(set(kept)) and kept[0] < 4 and kept[-1] > 195
-    assert len(tuning.chosen(images[:5])) == 5
+    assert len(tuning.select_images(images[:5])) == 5

@@ -10,7 +10,7 @@ import typer
 from segue.errors import SegueError
 
 if TYPE_CHECKING:
-    from segue.training.run_folder import Model
+    from segue.training.run_folder import TrainedModel
 
 app = typer.Typer(
     no_args_is_help=True, help="Draw a network, its receptive field, activations, or a dataset as it sees it."
@@ -101,7 +101,7 @@ def embedding(
     _save(embedding_figure(_model(run), dataset, by=by, images=images), out)
 
 
-def _model(run: Path) -> Model:
+def _model(run: Path) -> TrainedModel:
     from segue.training.run_folder import load_run
 
     return load_run(run)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numba import njit
 
-from segue.labels import matching
+from segue.labels import IGNORED, matching
 from segue.labels.matching import Overlap
 
 THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
@@ -70,7 +70,7 @@ def tally(
     """
     if true.ndim != 2:
         raise ValueError(f"tally: the true labels have shape {true.shape}; give one micrograph, (height, width)")
-    table = matching.overlap(true, predicted)
+    table = matching.label_overlap(true, predicted)
     found = matching.match(table, THRESHOLDS[0])
     strictly = found.iou > 0.5
     reached = found.iou[:, None] >= np.array(THRESHOLDS)
@@ -88,8 +88,8 @@ def tally(
         aji_px=np.array([matching.jaccard_aggregated(table)]),
         aji_plus_px=np.array([matching.jaccard_aggregated_plus(table)]),
         boundary_px=np.array([boundary_counts(true, predicted, tolerance_px=tolerance_px)]),
-        splits=np.array([len(matching.splits(table))]),
-        merges=np.array([len(matching.merges(table))]),
+        splits=np.array([len(matching.split_objects(table))]),
+        merges=np.array([len(matching.merged_objects(table))]),
         probability=probability,
         probability_iou=probability_iou,
     )
@@ -267,7 +267,7 @@ def boundary_counts(
         raise ValueError(f"boundary_counts: tolerance_px is {tolerance_px}; give a distance in px, 0 or more")
     if true.ndim != 2 or true.shape != predicted.shape:
         raise ValueError(f"boundary_counts: shapes are {true.shape} and {predicted.shape}; give two (height, width)")
-    ignored = true == matching.IGNORED
+    ignored = true == IGNORED
     edges = [_boundary(np.ascontiguousarray(labels, np.int32), ignored) for labels in (true, predicted)]
     reach = int(tolerance_px)
     rows, columns = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1)

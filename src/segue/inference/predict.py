@@ -1,21 +1,21 @@
-"""Applies a network to images and scores it on a source.
+"""Array in, labels out: what a trained model predicts for images of any size.
 
-Images of any size, a tile at a time: what a network scores, and the labels that follow, as of the whole image.
+An image that is small enough is scored and decoded whole. A larger one is taken a tile at a time and may be anything
+that can be sliced as (C, H, W): an array, a memory map, zarr or HDF5. The memory needed then depends on the size of
+the tiles and the number of objects, not on the size of the image.
 
-The image may be an array in memory, a memory map, zarr or HDF5: whatever can be sliced as (C, H, W). What is held in
-memory depends on the size of the tiles and the number of objects, not on that of the image.
-
-A convolutional network sees a bounded neighbourhood of each pixel (`reach_px`). Given as much around a tile, on the
-same grid of its strides, its scores are those of the whole image but for rounding. Networks that look at the whole
-image (attention, norm = "instance", "group" or "layer") score each tile as an image of its own; so do those that look
-farther than MOST_REACH_PX, but the weight of what is so far away is small.
+A convolutional network depends on a bounded neighborhood of each pixel (`receptive_radius_px`). Given as much around a
+tile, on the same grid of its strides, its scores are those of the whole image but for rounding. Networks that depend on
+the whole image (attention, norm = "instance", "group" or "layer") score each tile as an image of its own. So do
+networks with a radius above MAX_RADIUS_PX, but pixels so far away have little weight.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,18 +23,148 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segue import rng
-from segue.data.normalization import normalised, statistics_of
-from segue.data.sources import Source
-from segue.data.spec import NormaliseSpec
+from segue.data.normalization import normalised, statistics, statistics_of
+from segue.data.spec import NormalizeSpec
 from segue.data.tiling import Region, Tiling
 from segue.device import Precision
 from segue.errors import SegueError
-from segue.evaluation import pixel_metrics
-from segue.inference.stitch_objects import Joined, label_tiles
-from segue.targets.classes import ImageClass
-from segue.targets.registry import taught
+from segue.inference.model import Model
+from segue.inference.stitch_objects import StitchResult, stitch_objects
 from segue.targets.target import Target
+
+LARGE_PX = 2048 * 2048  # images of more pixels are predicted tile by tile
+MAX_RADIUS_PX = 512  # beyond the tile, on each side
+CONTEXT_PX = 128  # around the halo, for networks with a larger radius or one without bound
+
+
+def predict(model: Model, images: Any, *, out: Any = None, tiling: Tiling | None = None) -> Any:
+    """Returns the labels of images (H, W), (C, H, W) or (N, C, H, W) in acquired units; see `segue.predict`."""
+    views = _views(model, images)
+    output, is_single = model.target.output, len(images.shape) < 4
+    if output in ("image", "image_class"):
+        scores = _score_whole(model, images)
+        if output == "image_class":
+            results = model.target.classes(scores)[:, 0, 0].numpy()
+        else:
+            shift, scale = np.moveaxis(statistics(model.normalization, _as_batch(images)), -1, 0)
+            results = scores.numpy() * scale[..., None, None] + shift[..., None, None]
+        return results[0] if is_single else results
+
+    shape = views[0].shape[1:] if is_single else (len(views), *images.shape[2:])
+    _require_fit(out, shape, is_single)
+    if not _by_tiles(model, shape, tiling):
+        labels = _decode_whole(model, _score_whole(model, images))
+        labels = labels[0] if is_single else labels
+        if out is None:
+            return labels
+        out[...] = labels
+        return out
+    labels = np.zeros(shape, np.int64) if out is None else out
+    for index, view in enumerate(views):
+        _predict_by_tiles(model, view, labels if is_single else labels[index], tiling or Tiling())
+    return labels
+
+
+def probabilities(model: Model, images: Any, *, tiling: Tiling | None = None) -> np.ndarray:
+    """Returns the probability of each class, float32 (K, H, W) or (N, K, H, W), of images as `predict` takes them."""
+    views = _views(model, images)
+    size = tuple(images.shape[-2:])
+    if _by_tiles(model, size, tiling):
+        tiling = tiling or Tiling()
+        values = np.empty((len(views), len(model.target.names), *size), np.float32)
+        for view, out in zip(views, values, strict=True):
+            write_probabilities(_tiled(model, view, tiling).scores, model.target, out, tiling=tiling)
+    else:
+        values = model.target.probabilities(_score_whole(model, images)).numpy()
+        values = values[:, :, 0, 0] if model.target.output == "image_class" else values
+    return values[0] if len(images.shape) < 4 else values
+
+
+# What images may be
+
+
+@dataclass(frozen=True)
+class ImageView:
+    """One image (C, H, W) of an array (H, W), (C, H, W) or (N, C, H, W); reads only what is sliced."""
+
+    images: Any
+    index: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        channels, height, width = (1, 1, *self.images.shape)[-3:]
+        return channels, height, width
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.images.dtype
+
+    def __getitem__(self, key: tuple[int | slice, slice, slice]) -> np.ndarray:
+        channel, rows, columns = key
+        rank = len(self.images.shape)
+        if rank == 2:
+            plane = np.asarray(self.images[rows, columns])
+            return plane if isinstance(channel, int) else plane[None]
+        return np.asarray(self.images[key if rank == 3 else (self.index, *key)])
+
+
+def _views(model: Model, images: Any) -> list[ImageView]:
+    count, rank = len(model.channels), len(images.shape)
+    if rank not in (2, 3, 4) or ImageView(images, 0).shape[0] != count:
+        raise SegueError(
+            f"images of shape {tuple(images.shape)}: the run takes {count} channels ({', '.join(model.channels)}); "
+            f"give (H, W) for one channel, ({count}, H, W) or (N, {count}, H, W)."
+        )
+    return [ImageView(images, index) for index in range(images.shape[0] if rank == 4 else 1)]
+
+
+def _require_fit(out: Any, shape: tuple[int, ...], is_single: bool) -> None:
+    if out is None:
+        return
+    if tuple(out.shape) != shape or np.dtype(out.dtype).kind not in "iu":
+        raise SegueError(
+            f"out: has shape {tuple(out.shape)} and type {out.dtype}, but the labels have shape {shape}; give an array "
+            "of integers of that shape."
+        )
+    if not is_single and not isinstance(out, np.ndarray):
+        raise SegueError("out: is no numpy array, into which only one image can be written; give images one by one.")
+
+
+def _by_tiles(model: Model, shape: tuple[int, ...], tiling: Tiling | None) -> bool:
+    if model.target.output == "image_class":
+        return False  # its one class is of the whole image
+    return tiling is not None or shape[-2] * shape[-1] > LARGE_PX
+
+
+# Whole images
+
+
+def _as_batch(images: Any) -> np.ndarray:
+    """Returns images (N, C, H, W)."""
+    batch = np.asarray(images)
+    return batch.reshape(-1, *ImageView(batch, 0).shape)
+
+
+def _score_whole(model: Model, images: Any) -> Tensor:
+    """Returns the scores (N, K, H, W), or (N, K) of a network that scores images, all computed at once."""
+    batch = _as_batch(images)
+    batch = batch.astype(np.uint8) if batch.dtype == bool else batch
+    values = _normalized(batch, statistics(model.normalization, batch))
+    return forward(model.network, torch.from_numpy(values), divisor=model.divisor, precision="fp32")
+
+
+def _normalized(images: np.ndarray, stats: np.ndarray) -> np.ndarray:
+    values = normalised(images, stats)
+    if not np.isfinite(values).all():
+        raise SegueError("images: hold NaN or infinite values; replace them before predicting.")
+    return values
+
+
+def _decode_whole(model: Model, scores: Tensor) -> np.ndarray:
+    """Returns the classes or the objects of each image, (N, H, W) int64."""
+    if model.target.output == "classes":
+        return model.target.classes(scores).numpy()
+    return np.stack([model.target.decode(image, model.decode_params) for image in scores.numpy()]).astype(np.int64)
 
 
 def autocast(device: torch.device | str, precision: Precision) -> AbstractContextManager[object]:
@@ -45,126 +175,86 @@ def autocast(device: torch.device | str, precision: Precision) -> AbstractContex
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, images: Tensor, *, divisor: int, precision: Precision) -> Tensor:
-    """Returns scores (N, K, H, W) float32 of standardised images (N, C, H, W) of any height and width.
+def forward(network: nn.Module, images: Tensor, *, divisor: int, precision: Precision) -> Tensor:
+    """Returns scores (N, K, H, W) float32 of normalized images (N, C, H, W) of any height and width.
 
     Images are padded by reflection at the lower and right border to a multiple of `divisor` and the scores cut back.
     """
     network.eval()
     height, width = images.shape[-2:]
-    bottom, right = -height % divisor, -width % divisor
-    if bottom or right:
-        mode = "reflect" if bottom < height and right < width else "replicate"
-        images = F.pad(images, (0, right, 0, bottom), mode=mode)
+    images = pad_to_multiple(images, divisor)
     with autocast(images.device, precision):
         scores = network(images.contiguous(memory_format=torch.channels_last))
     return scores.float()[..., :height, :width]
 
 
-@dataclass(frozen=True)
-class Scored:
-    """`scores` by name; `kept` (n, K, H, W) uint8, 255 times the probabilities of the samples asked for, on the CPU."""
+def pad_to_multiple(images: Tensor, divisor: int) -> Tensor:
+    """Returns images (N, C, H, W) padded at the lower and right border to multiples of `divisor`.
 
-    scores: dict[str, float]
-    kept: Tensor
-
-
-def score(
-    network: nn.Module, target: Target, source: Source, *, batch: int, device: torch.device | str, precision: Precision
-) -> dict[str, float]:
-    """Returns the loss and the scores of the network over all of a source: `score_many` of one."""
-    return score_many([network], [target], source, batch=batch, device=device, precision=precision)[0].scores
-
-
-@torch.inference_mode()
-def score_many(
-    networks: Sequence[nn.Module],
-    targets: Sequence[Target],
-    source: Source,
-    *,
-    batch: int,
-    device: torch.device | str,
-    precision: Precision,
-    keep: Sequence[int] = (),
-) -> list[Scored]:
-    """Returns what each network, with its target, scores over all of a source that is read once.
-
-    The scores are the loss, `loss_floor` (the least value it can take), `loss_adjusted` (the loss less that), and those
-    of `class_scores` and `curves.curve_scores`. keep: samples of the source, in the order wanted, whose probabilities
-    are
-    returned too; raises IndexError for one that the source does not have.
+    The padding is a reflection; where the image is too small for one, its border is repeated.
     """
-    unknown = [str(index) for index in keep if not 0 <= index < len(source)]
-    if unknown:
-        raise IndexError(f"keep: the source has samples 0 to {len(source) - 1}, not {', '.join(unknown)}")
-    tallies = [_Tally(target, device, keep) for target in targets]
-    for network in networks:
-        network.eval()
-    bounds = [(start, min(start + batch, len(source))) for start in range(0, len(source), batch)]
-    with closing(source.batches(np.arange(len(source)), bounds, device)) as batches:
-        for (start, stop), (images, labels) in zip(bounds, batches, strict=True):
-            for network, tally in zip(networks, tallies, strict=True):
-                seeds = np.array([rng.derive("scoring", index) for index in range(start, stop)])
-                shown, encoded = taught(tally.target, images, labels, seeds)
-                with autocast(device, precision):
-                    scores = network(shown)
-                tally.add(scores, encoded, start)
-    return [tally.scored() for tally in tallies]
+    height, width = images.shape[-2:]
+    bottom, right = -height % divisor, -width % divisor
+    if not bottom and not right:
+        return images
+    mode = "reflect" if bottom < height and right < width else "replicate"
+    return F.pad(images, (0, right, 0, bottom), mode=mode)
 
 
-def class_scores(target: Target, counts: Tensor) -> dict[str, float]:
-    """Returns the scores of a (K, K) confusion matrix of pixels, or of images where they are what is classified."""
-    if not target.names:
-        return {}
-    return (pixel_metrics.scores_of_images if isinstance(target, ImageClass) else pixel_metrics.scores)(
-        counts, target.names
-    )
+# Tile by tile
 
 
-class _Tally:
-    """What is summed over batches for one network; nothing waits for the device before `scored`, save what is kept."""
+@dataclass(frozen=True)
+class TiledPredictor:
+    """Scores any region of one image (C, H, W) in acquired units; made by `tiled_predictor`.
 
-    def __init__(self, target: Target, device: torch.device | str, keep: Sequence[int]) -> None:
-        count = len(target.names)
-        self.target, self.keep = target, list(keep)
-        self.totals = self.masses = torch.zeros((), dtype=torch.float64, device=device)
-        self.confusion = torch.zeros((count, count), dtype=torch.int64, device=device)
-        self.histogram = torch.zeros((count, 2, pixel_metrics.BINS), dtype=torch.int64, device=device)
-        self.kept: dict[int, Tensor] = {}
+    stats (1, C, 2): shift and scale of the whole image. context_px: what the network is given around a region.
+    """
 
-    def add(self, scores: Tensor, encoded: Tensor, start: int) -> None:
-        """Adds a batch, `start` being the index of its first sample."""
-        self.totals = self.totals + self.target.totals(scores, encoded).double()
-        self.masses = self.masses + self.target.masses(encoded).double()
-        if not self.target.names:
-            return
-        classes = self.target.truth(encoded)
-        probabilities = self.target.probabilities(scores)
-        self.confusion += pixel_metrics.confusion(self.target.classes(scores), classes, len(self.target.names))
-        self.histogram += pixel_metrics.histogram(probabilities, classes)
-        for index in set(self.keep) & set(range(start, start + len(scores))):
-            self.kept[index] = (probabilities[index - start] * 255).round().to(torch.uint8).cpu()
+    network: nn.Module
+    image: Any
+    stats: np.ndarray
+    divisor: int
+    context_px: int
+    precision: Precision
 
-    def scored(self) -> Scored:
-        loss = (self.totals / self.masses).sum().item()
-        found = {"loss": loss, "loss_floor": self.target.floor, "loss_adjusted": loss - self.target.floor}
-        found |= class_scores(self.target, self.confusion) | pixel_metrics.curve_scores(
-            self.histogram, self.target.names
-        )
-        kept = [self.kept[index] for index in self.keep]
-        return Scored(found, torch.stack(kept) if kept else torch.empty(0, dtype=torch.uint8))
+    def scores(self, region: Region) -> np.ndarray:
+        """Returns the scores (K, height, width) float32 of a region; raises SegueError for NaN or infinite values."""
+        shape = (self.image.shape[1], self.image.shape[2])
+        outer = region.widened(self.context_px, shape).aligned(self.divisor, shape)
+        block = np.asarray(self.image[(slice(None), *outer.slices)])[None]
+        values = _normalized(block.astype(np.uint8) if block.dtype == bool else block, self.stats)
+        device = next(self.network.parameters()).device
+        batch = torch.from_numpy(values).to(device)
+        scores = forward(self.network, batch, divisor=self.divisor, precision=self.precision)
+        return np.ascontiguousarray(region.within(outer).read(scores[0].cpu().numpy()))
 
 
-MOST_REACH_PX = 512  # beyond the tile, on each side
-CONTEXT_PX = 128  # what is shown beyond the halo to networks that look farther than that, or at everything
+def tiled_predictor(
+    network: nn.Module,
+    image: Any,
+    *,
+    normalization: NormalizeSpec,
+    divisor: int,
+    precision: Precision = "fp32",
+    context_px: int | None = None,
+) -> TiledPredictor:
+    """Returns the predictor of an image, which is normalized by the statistics of all of it.
+
+    context_px: what the network is given around a region; None is the radius of its receptive field.
+    """
+    if context_px is None:
+        radius = receptive_radius_px(network, channels=image.shape[0], divisor=divisor)
+        context_px = CONTEXT_PX if radius is None else radius
+    return TiledPredictor(network, image, statistics_of(normalization, image), divisor, context_px, precision)
 
 
 @torch.inference_mode()
-def reach_px(network: nn.Module, *, channels: int, divisor: int) -> int | None:
-    """Returns how far beyond a cell of divisor × divisor px the scores depend on what is in it; None where that is
-    more than MOST_REACH_PX or has no bound.
+def receptive_radius_px(network: nn.Module, *, channels: int, divisor: int) -> int | None:
+    """Returns how far beyond a cell of divisor × divisor px the scores depend on the pixels in it.
 
-    One cell of an image is NaN: what becomes NaN depends on it.
+    None where that is more than MAX_RADIUS_PX or has no bound. It is measured: one cell of an image is NaN, and so
+    becomes every score that depends on it.
     """
     network.eval()
     device = next(network.parameters()).device
@@ -173,57 +263,40 @@ def reach_px(network: nn.Module, *, channels: int, divisor: int) -> int | None:
         side, start = cells * divisor, cells // 2 * divisor
         image = torch.zeros(1, channels, side, side, device=device)
         image[..., start : start + divisor, start : start + divisor] = torch.nan
-        seen = network(image.contiguous(memory_format=torch.channels_last)).isnan().any(1)[0]
-        found = torch.stack([seen.any(0), seen.any(1)]).nonzero()[:, 1]
-        first, last = int(found.min()), int(found.max())
+        is_nan = network(image.contiguous(memory_format=torch.channels_last)).isnan().any(1)[0]
+        positions = torch.stack([is_nan.any(0), is_nan.any(1)]).nonzero()[:, 1]
+        first, last = int(positions.min()), int(positions.max())
         if first > 0 and last < side - 1:
-            reach = max(start - first, last + 1 - start - divisor)
-            return reach if reach <= MOST_REACH_PX else None
-        if start > MOST_REACH_PX:
+            radius = max(start - first, last + 1 - start - divisor)
+            return radius if radius <= MAX_RADIUS_PX else None
+        if start > MAX_RADIUS_PX:
             return None
         cells = 2 * cells - 1
 
 
-@dataclass(frozen=True)
-class Scorer:
-    """A network over one image (C, H, W) as acquired, which is normalised by the statistics of all of it.
+def _tiled(model: Model, view: ImageView, tiling: Tiling) -> TiledPredictor:
+    return tiled_predictor(
+        model.network,
+        view,
+        normalization=model.normalization,
+        divisor=model.divisor,
+        context_px=tiling.context_px,
+    )
 
-    context_px: how much is shown beyond what is asked for; None is as much as the network looks at.
-    """
 
-    network: nn.Module
-    image: Any
-    normalise: NormaliseSpec
-    divisor: int
-    precision: Precision = "fp32"
-    context_px: int | None = None
-    statistics: np.ndarray = field(init=False)
-    shown_px: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        shown = self.context_px
-        if shown is None:
-            reach = reach_px(self.network, channels=self.image.shape[0], divisor=self.divisor)
-            shown = CONTEXT_PX if reach is None else reach
-        object.__setattr__(self, "shown_px", shown)
-        object.__setattr__(self, "statistics", statistics_of(self.normalise, self.image))
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.image.shape[1], self.image.shape[2]
-
-    def scores(self, region: Region) -> np.ndarray:
-        """Returns the scores (K, height, width) float32 of a region; raises SegueError for NaN or infinite values."""
-        shown = region.widened(self.shown_px, self.shape).aligned(self.divisor, self.shape)
-        block = np.asarray(self.image[(slice(None), *shown.slices)])[None]
-        values = normalised(block.astype(np.uint8) if block.dtype == bool else block, self.statistics)
-        if not np.isfinite(values).all():
-            raise SegueError("images: hold NaN or infinite values; replace them before predicting.")
-        device = next(self.network.parameters()).device
-        scores = predict(
-            self.network, torch.from_numpy(values).to(device), divisor=self.divisor, precision=self.precision
+def _predict_by_tiles(model: Model, view: ImageView, out: Any, tiling: Tiling) -> None:
+    scores = _tiled(model, view, tiling).scores
+    if model.target.output == "classes":
+        write_classes(scores, model.target, out, tiling=tiling)
+        return
+    result = write_objects(scores, model.target, out, params=model.decode_params, tiling=tiling)
+    if result.uncertain:
+        warnings.warn(
+            f"{result.uncertain} of {result.objects} objects are longer than half a tile ({tiling.tile_px // 2} px), "
+            "or touch such, and were joined from parts where tiles overlap, which may differ from the whole image; "
+            "give a tiling of larger tile_px to see them whole.",
+            stacklevel=4,
         )
-        return np.ascontiguousarray(region.within(shown).read(scores[0].cpu().numpy()))
 
 
 def write_objects(
@@ -231,14 +304,14 @@ def write_objects(
     target: Target,
     out: Any,
     *,
-    parameters: Mapping[str, float],
+    params: Mapping[str, float],
     tiling: Tiling,
-) -> Joined:
+) -> StitchResult:
     """Writes what the target decodes from the scores of all tiles into `out` (H, W), objects 1 … n in scan order.
 
-    scores: returns those of a region, (K, height, width). See `joining.label_tiles` for when this is exact.
+    scores: returns those of a region, (K, height, width). See `stitch_objects` for when this is exact.
     """
-    return label_tiles(lambda region: target.decode(scores(region), parameters), out, tiling=tiling)
+    return stitch_objects(lambda region: target.decode(scores(region), params), out, tiling=tiling)
 
 
 def write_classes(scores: Callable[[Region], np.ndarray], target: Target, out: Any, *, tiling: Tiling) -> None:

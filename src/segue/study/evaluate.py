@@ -16,25 +16,26 @@ import torch
 from segue import device as devices
 from segue import networks
 from segue.data.dataset import Dataset
-from segue.data.sources import ResidentSource, Taken, whole_images
+from segue.data.sources import DatasetSubset, ResidentSource, labelled_images
 from segue.data.spec import Layer
 from segue.data.splits import PartName
 from segue.errors import SegueError
 from segue.evaluation import object_metrics
-from segue.inference.predict import score
-from segue.study.store import timing_file, write_json
+from segue.evaluation.evaluate import score
+from segue.storage import write_json
+from segue.study.store import timing_file
 from segue.targets.classes import Classes
 from segue.targets.target import Target
 from segue.training import checkpoint
-from segue.training.data import choose_layer, part_indices, refuse_divided_leaks, refuse_leaks, trained_on
+from segue.training.data import choose_layer, part_indices, refuse_leaks, refuse_shared_groups, training_groups
 from segue.training.freezing import load_parts
-from segue.training.run_folder import Model, load_run
+from segue.training.run_folder import TrainedModel, load_run
 from segue.training.spec import DataSpec
-from segue.training.tuning import scored_images
+from segue.training.tuning import predict_scores
 
 
 def score_run(
-    model: Model, dataset: Path, data: DataSpec, part: PartName, *, every_epoch: bool = False
+    model: TrainedModel, dataset: Path, data: DataSpec, part: PartName, *, every_epoch: bool = False
 ) -> dict[str, Any]:
     """Returns the scores of a run on the part of a domain, and how many samples and groups they are from.
 
@@ -46,13 +47,13 @@ def score_run(
 
 
 def _score_timed(
-    model: Model, dataset: Path, data: DataSpec, part: PartName, every_epoch: bool
+    model: TrainedModel, dataset: Path, data: DataSpec, part: PartName, every_epoch: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns what `score_run` does and, apart from it since it differs from time to time, how long decoding took."""
     spec = model.spec
     environment = json.loads((model.folder / "environment.json").read_text(encoding="utf-8"))
     torch.set_num_threads(spec.threads)
-    devices.reuse_memory()
+    devices.keep_freed_memory()
     device = devices.default_device()
     precision = devices.resolve_precision(environment["precision"], device)
     with Dataset(dataset) as opened:
@@ -67,15 +68,15 @@ def _score_timed(
                 f"{dataset}: the {part} part of {data.conditions or 'all samples'} is empty; change the split."
             )
         groups = sorted(set(opened.samples()["group"][indices]))
-        division = opened.division(spec.split) if part == "validation" else ""
-        by = opened.origin(spec.split).by
-        source = ResidentSource.from_parts([Taken(opened, indices, layer)], normalise=spec.normalise)
+        division = opened.split_id(spec.split) if part == "validation" else ""
+        by = opened.resolve_split(spec.split).by
+        source = ResidentSource.from_parts([DatasetSubset(opened, indices, layer)], normalization=spec.normalize)
     known = json.loads((model.folder / "groups.json").read_text(encoding="utf-8"))
     if part == "test":
         seen = ("training", "ancestors", "validation", "ancestors_validation")
-        refuse_leaks({group for name in seen for group in known.get(name, ())}, groups, part, str(dataset))
+        refuse_shared_groups({group for name in seen for group in known.get(name, ())}, groups, part, str(dataset))
     else:
-        refuse_divided_leaks(trained_on(known), {division: groups}, str(dataset))
+        refuse_leaks(training_groups(known), {division: groups}, str(dataset))
     if layer.kind == "instances" and part == "validation" and by == "chunk":
         raise SegueError(
             f"{dataset}: objects are scored on whole micrographs, of which a split by chunks trains on other tiles; "
@@ -89,15 +90,15 @@ def _score_timed(
     timing: dict[str, Any] = {}
     if layer.kind == "instances":
         with Dataset(dataset) as opened:
-            wholes = whole_images(opened, indices, layer=layer.name)
-        shown = scored_images(
-            network, [image for image, _ in wholes], normalise=spec.normalise, divisor=model.divisor, device=device,
+            wholes = labelled_images(opened, indices, layer=layer.name)
+        shown = predict_scores(
+            network, [image for image, _ in wholes], normalization=spec.normalize, divisor=model.divisor, device=device,
             precision=precision,
         )  # fmt: skip
         tallies, seconds = [], []
         for found, (_, labels) in zip(shown, wholes, strict=True):
             began = time.perf_counter()
-            decoded = target.decode(found, model.decoding)
+            decoded = target.decode(found, model.decode_params)
             seconds.append(time.perf_counter() - began)
             tallies.append(object_metrics.tally(labels, decoded))
         counts = object_metrics.merged(tallies)
@@ -116,7 +117,7 @@ def _score_timed(
         result["epochs"] = []
         for epoch in range(1, trained["epochs"] + 1):
             weights = checkpoint.load_weights(model.folder / "epochs" / f"{epoch}.safetensors")
-            load_parts(network, weights, None, where=str(model.folder))
+            load_parts(network, weights, None, context=str(model.folder))
             result["epochs"].append(scored())
     return result, timing
 
@@ -126,7 +127,7 @@ def _plain(scores: Mapping[str, float]) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in scores.items()}
 
 
-def target_for(model: Model, layer: Layer, where: str) -> Target:
+def target_for(model: TrainedModel, layer: Layer, where: str) -> Target:
     """Returns the run's target for a layer of classes or of objects; raises SegueError where it cannot be scored."""
     instances = layer.kind == "instances"
     if not layer.stored:
@@ -141,7 +142,7 @@ def target_for(model: Model, layer: Layer, where: str) -> Target:
     return model.target
 
 
-def _require_fit(model: Model, dataset: Dataset, names: tuple[str, ...]) -> None:
+def _require_fit(model: TrainedModel, dataset: Dataset, names: tuple[str, ...]) -> None:
     if (dataset.channels, names) != (model.channels, model.target.names):
         raise SegueError(
             f"{dataset.path}: has channels {dataset.channels} and classes {names}, but {model.folder} was trained on "

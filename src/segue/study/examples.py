@@ -12,23 +12,22 @@ import pandas as pd
 import torch
 
 from segue.data.dataset import Dataset
-from segue.data.sources import ResidentSource, whole_images
+from segue.data.sources import ResidentSource, labelled_images
 from segue.errors import SegueError
-from segue.inference.predict import predict
+from segue.inference.predict import forward
+from segue.storage import read_json
 from segue.study.evaluate import target_for
-from segue.study.executor import dataset_file
 from segue.study.plan import Evaluation, Plan
-from segue.study.store import read_json
 from segue.study.table import Example, ObjectExample
 from segue.targets.target import Target
 from segue.training.data import choose_layer, part_indices
-from segue.training.run_folder import Model, load_run
-from segue.training.tuning import scored_images
+from segue.training.run_folder import TrainedModel, load_run
+from segue.training.tuning import predict_scores
 
-MOST_DOMAINS = 6
+MAX_DOMAINS = 6
 
 
-def examples(plan: Plan, table: pd.DataFrame) -> list[Example]:
+def example_images(plan: Plan, table: pd.DataFrame) -> list[Example]:
     """Returns one example for each domain a last stage was trained on: the middle of its test images by labelled area.
 
     The run shown is the one with the median loss, so the page does not show its best face. Domains whose runs kept
@@ -43,7 +42,7 @@ def examples(plan: Plan, table: pd.DataFrame) -> list[Example]:
         own = table[(table["domain"] == evaluation.domain) & (table["evaluated_domain"] == evaluation.domain)]
         runs = {stage: _median_run(own.loc[own["stage"] == stage]) for stage in lasts}
         runs = {stage: run for stage, run in runs.items() if run is not None}
-        if runs and len(found) < MOST_DOMAINS:
+        if runs and len(found) < MAX_DOMAINS:
             try:
                 found.append(_example(plan, evaluation, table, runs))
             except SegueError:
@@ -57,7 +56,7 @@ def _median_run(rows: pd.DataFrame) -> pd.Series | None:
 
 
 def _example(plan: Plan, evaluation: Evaluation, table: pd.DataFrame, runs: dict[str, pd.Series]) -> Example:
-    shown: dict[str, Model] = {}
+    shown: dict[str, TrainedModel] = {}
     for stage, run in runs.items():
         folder = plan.store.run(str(run["run"]))
         if str(run["parent"]):
@@ -65,12 +64,12 @@ def _example(plan: Plan, evaluation: Evaluation, table: pd.DataFrame, runs: dict
             shown[f"{parent['stage']} only"] = load_run(plan.store.run(str(run["parent"])))
         shown[f"after {stage}"] = load_run(folder)
     model = next(iter(shown.values()))
-    path = dataset_file(plan, evaluation.dataset)
+    path = plan.dataset_file(evaluation.dataset)
     with Dataset(path) as dataset:
         layer = choose_layer(dataset, model.spec.target)
         index = _typical(dataset, part_indices(dataset, evaluation.data, model.spec, "test"), layer.name)
         images, _labels = dataset.read(index, layer=layer.name)
-        source = ResidentSource.from_dataset(dataset, index, layer=layer.name, normalise=model.spec.normalise)
+        source = ResidentSource.from_dataset(dataset, index, layer=layer.name, normalization=model.spec.normalize)
     standardised, encoded = source.read(torch.tensor([0]), "cpu")
     label = model.target.truth(model.target.encode(encoded))[0].numpy()
     predictions = {caption: _predicted(shown_model, standardised) for caption, shown_model in shown.items()}
@@ -85,12 +84,12 @@ def _typical(dataset: Dataset, indices: np.ndarray, layer: str) -> np.ndarray:
     return indices[[np.argsort(area, kind="stable")[len(area) // 2]]]
 
 
-def _predicted(model: Model, images: torch.Tensor) -> np.ndarray:
-    scores = predict(model.network, images, divisor=model.divisor, precision="fp32")
+def _predicted(model: TrainedModel, images: torch.Tensor) -> np.ndarray:
+    scores = forward(model.network, images, divisor=model.divisor, precision="fp32")
     return model.target.classes(scores)[0].numpy()
 
 
-MOST_IMAGES = 3  # over all domains
+MAX_IMAGES = 3  # over all domains
 
 
 def object_examples(plan: Plan, runs: Mapping[str, Sequence[str]]) -> list[ObjectExample]:
@@ -100,17 +99,17 @@ def object_examples(plan: Plan, runs: Mapping[str, Sequence[str]]) -> list[Objec
     false objects do; then the first. Runs whose weights were not kept are left out, and runs that have other held-out
     micrographs than the first; domains of which nothing is left, too.
     """
-    domains = [evaluation for evaluation in plan.evaluations if runs.get(evaluation.domain)][:MOST_IMAGES]
+    domains = [evaluation for evaluation in plan.evaluations if runs.get(evaluation.domain)][:MAX_IMAGES]
     found: list[ObjectExample] = []
     for evaluation in domains:
         try:
-            found += _of_domain(plan, evaluation, runs[evaluation.domain], MOST_IMAGES // len(domains))
+            found += _examples_of_domain(plan, evaluation, runs[evaluation.domain], MAX_IMAGES // len(domains))
         except SegueError:  # its weights are gone or its dataset is: the page shows the others
             continue
     return found
 
 
-def telling(counts: Sequence[Mapping[str, Sequence[int]]], most: int) -> list[int]:
+def most_different(counts: Sequence[Mapping[str, Sequence[int]]], most: int) -> list[int]:
     """Returns up to `most` indices of micrographs, those first on which the runs differ most; see `object_examples`.
 
     counts: for each run what `evaluation.objects.counts_per_image` gives, of the same micrographs.
@@ -123,35 +122,35 @@ def telling(counts: Sequence[Mapping[str, Sequence[int]]], most: int) -> list[in
 
 
 @dataclass(frozen=True)
-class _Scored:
+class ScoredRun:
     """A run with its counts and the indices of the samples it was scored on."""
 
     run: str
-    model: Model
+    model: TrainedModel
     target: Target
     layer: str
     indices: np.ndarray
     counts: Mapping[str, Sequence[int]]
 
 
-def _of_domain(plan: Plan, evaluation: Evaluation, runs: Sequence[str], most: int) -> list[ObjectExample]:
-    path = dataset_file(plan, evaluation.dataset)
+def _examples_of_domain(plan: Plan, evaluation: Evaluation, runs: Sequence[str], most: int) -> list[ObjectExample]:
+    path = plan.dataset_file(evaluation.dataset)
     with Dataset(path) as dataset:
         scored = [one for run in runs if (one := _scored(plan, evaluation, dataset, run)) is not None]
         if not scored:
             return []
         first = scored[0]
         scored = [one for one in scored if one.layer == first.layer and np.array_equal(one.indices, first.indices)]
-        wholes = whole_images(dataset, first.indices, layer=first.layer)
+        wholes = labelled_images(dataset, first.indices, layer=first.layer)
     examples = []
-    for index in telling([one.counts for one in scored], most):
+    for index in most_different([one.counts for one in scored], most):
         image, label = wholes[index]
         predictions = {one.run: _objects(one, image) for one in scored}
         examples.append(ObjectExample(image[0].astype(float), label, evaluation.domain, index + 1, predictions))
     return examples
 
 
-def _scored(plan: Plan, evaluation: Evaluation, dataset: Dataset, run: str) -> _Scored | None:
+def _scored(plan: Plan, evaluation: Evaluation, dataset: Dataset, run: str) -> ScoredRun | None:
     """Returns a run of which the weights and the counts on whole micrographs are there, else None."""
     result = read_json(plan.store.evaluation(run, plan.evaluation_key(evaluation)))
     if not result or "images" not in result or not (plan.store.run(run) / "weights.safetensors").exists():
@@ -161,13 +160,18 @@ def _scored(plan: Plan, evaluation: Evaluation, dataset: Dataset, run: str) -> _
     target = target_for(model, layer, str(dataset.path))
     part = "validation" if result["part"] == "validation" else "test"
     indices = part_indices(dataset, evaluation.data, model.spec, part)
-    return _Scored(run, model, target, layer.name, indices, result["images"])
+    return ScoredRun(run, model, target, layer.name, indices, result["images"])
 
 
-def _objects(one: _Scored, image: np.ndarray) -> np.ndarray:
+def _objects(one: ScoredRun, image: np.ndarray) -> np.ndarray:
     """Returns the objects (H, W) int32 that a run finds in an image (C, H, W)."""
     model = one.model
-    scores = scored_images(
-        model.network, [image], normalise=model.spec.normalise, divisor=model.divisor, device="cpu", precision="fp32"
+    scores = predict_scores(
+        model.network,
+        [image],
+        normalization=model.spec.normalize,
+        divisor=model.divisor,
+        device="cpu",
+        precision="fp32",
     )
-    return one.target.decode(next(iter(scores)), model.decoding)
+    return one.target.decode(next(iter(scores)), model.decode_params)

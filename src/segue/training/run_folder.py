@@ -29,7 +29,6 @@ from pydantic import ValidationError
 from segue import networks, rng
 from segue.errors import SegueError
 from segue.inference.model import Model
-from segue.targets.specs import ClassesSpec, ImageClassSpec
 from segue.training.freezing import load_parts
 from segue.training.spec import StageSpec
 
@@ -187,10 +186,8 @@ def load_run(folder: Path | str) -> TrainedModel:
         raise SegueError(
             f"{folder}: was made by another version of segue, whose specification this one cannot read; train it again."
         ) from error
-    target_spec = spec.target
-    if isinstance(target_spec, ClassesSpec | ImageClassSpec):  # the weights that followed from the training samples
-        weights = model["class_weights"]
-        target_spec = target_spec.model_copy(update={"class_weights": None if weights is None else tuple(weights)})
+    weights = model["class_weights"]  # as they followed from the training samples
+    target_spec = spec.target.with_class_weights(None if weights is None else tuple(weights))
     channels = tuple(model["channels"])
     target = build_target(
         target_spec, names=model["names"], instances=model["instances"], context=str(folder), channels=len(channels)

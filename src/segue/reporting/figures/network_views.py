@@ -45,7 +45,7 @@ from segue.reporting.figures.style import (
 )
 from segue.reporting.formatting import format_number, plural
 from segue.spec import unknown
-from segue.training.run_folder import Model
+from segue.training.run_folder import TrainedModel
 
 # --- receptive field
 
@@ -190,7 +190,7 @@ def distinct_channels(values: np.ndarray, count: int) -> list[int]:
 
 
 def activations_figure(
-    model: Model | Network, image: np.ndarray, *, channels: int = CHANNELS, divisor: int | None = None
+    model: TrainedModel | Network, image: np.ndarray, *, channels: int = CHANNELS, divisor: int | None = None
 ) -> Figure:
     """Returns the figure of what every block gives for an image (H, W) or (C, H, W).
 
@@ -201,7 +201,11 @@ def activations_figure(
     """
     network, images = _cropped(model, image, divisor)
     activations = block_activations(network, images, channels=channels)
-    names = model.target.names if isinstance(model, Model) and len(model.target.names) == model.target.channels else ()
+    names = (
+        model.target.names
+        if isinstance(model, TrainedModel) and len(model.target.names) == model.target.channels
+        else ()
+    )
     lines = _lines(activations)
     has_right = any(right is not None for _, right in lines)
     with style():
@@ -217,10 +221,10 @@ def activations_figure(
     return figure
 
 
-def _cropped(model: Model | Network, image: np.ndarray, divisor: int | None) -> tuple[Network, Tensor]:
+def _cropped(model: TrainedModel | Network, image: np.ndarray, divisor: int | None) -> tuple[Network, Tensor]:
     """Returns the network and the image (1, C, H, W) as it takes it."""
     image = image[None] if image.ndim == 2 else image
-    if isinstance(model, Model):
+    if isinstance(model, TrainedModel):
         network, factor, count = cast(Network, model.network), model.divisor, len(model.channels)
     elif divisor is None:
         raise SegueError("activations: a network alone does not say which sizes it takes; give its divisor.")
@@ -236,7 +240,7 @@ def _cropped(model: Model | Network, image: np.ndarray, divisor: int | None) -> 
             f"activations: the image is of {height}x{width} px, but the network takes at least "
             f"{only or factor}x{only or factor} px; give a larger one."
         )
-    if isinstance(model, Model):
+    if isinstance(model, TrainedModel):
         image = normalised(image[None], statistics(model.spec.normalize, image[None]))[0]
     top, left = (height - rows) // 2, (width - columns) // 2
     crop = np.ascontiguousarray(image[:, top : top + rows, left : left + columns], dtype=np.float32)
@@ -324,7 +328,13 @@ class Embedding:
 
 
 def embedding_figure(
-    model: Model, dataset: Dataset | Path, *, by: str, images: int = MAX_IMAGES, seed: int = 0, device: str = "cpu"
+    model: TrainedModel,
+    dataset: Dataset | Path,
+    *,
+    by: str,
+    images: int = MAX_IMAGES,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> Figure:
     """Returns the figure of a dataset's images in a model's encoder, colored by a column of its samples.
 
@@ -342,7 +352,13 @@ def embedding_figure(
 
 
 def embed(
-    model: Model, dataset: Dataset, *, images: int = MAX_IMAGES, seed: int = 0, batch: int = 16, device: str = "cpu"
+    model: TrainedModel,
+    dataset: Dataset,
+    *,
+    images: int = MAX_IMAGES,
+    seed: int = 0,
+    batch: int = 16,
+    device: str = "cpu",
 ) -> Embedding:
     """Returns the embedding of up to `images` samples, each normalized as in training; padding counts nowhere."""
     if tuple(dataset.channels) != tuple(model.channels):

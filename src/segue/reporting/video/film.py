@@ -35,7 +35,7 @@ from segue.training import checkpoint
 from segue.training.data import choose_layer
 from segue.training.freezing import load_parts
 from segue.training.logging import load_film
-from segue.training.run_folder import Model, RunFolder, load_run
+from segue.training.run_folder import RunFolder, TrainedModel, load_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 AddFrame = Callable[[np.ndarray], None]
 TRACKS = ("lr", "train_loss", "validation_loss")  # columns of the history
-LARGE_PX = 2048 * 2048  # what has more is predicted tile by tile
 LENGTH_S, MIN_FRAMES_PER_S, MAX_FRAMES_PER_S = 12.0, 2.0, 12.0  # by default
 STILL_S = 2.0  # how long the last frame stays
 SHEET_FRAMES = 8
@@ -123,7 +122,7 @@ def film_of_field(run: Path, dataset: Path, field: str, crop: tuple[int, int, in
     return Film(_context(RunFolder(run), gray, truth[None], model.target.names, subtitle, list(weights)), frames)
 
 
-def _read_field(model: Model, path: Path, field: str) -> tuple[np.ndarray, np.ndarray, str]:
+def _read_field(model: TrainedModel, path: Path, field: str) -> tuple[np.ndarray, np.ndarray, str]:
     """Returns the image (C, H, W), its classes (H, W) int16, and what the run used its group for, as text."""
     with Dataset(path) as dataset:
         layer = choose_layer(dataset, model.spec.target)
@@ -184,7 +183,9 @@ def _region(crop: tuple[int, int, int, int] | None, shape: tuple[int, ...], cont
     return Region(y, x, y + height, x + width)
 
 
-def _predict(model: Model, predictor: TiledPredictor, region: Region, truth: np.ndarray, epoch: int) -> VideoFrame:
+def _predict(
+    model: TrainedModel, predictor: TiledPredictor, region: Region, truth: np.ndarray, epoch: int
+) -> VideoFrame:
     """Returns what the network predicts for a region, tile by tile; truth (H, W) is of the region."""
     classes = np.empty((1, *region.shape), np.uint8)
     counts = torch.zeros((len(model.target.names), 2, pixel_metrics.BINS), dtype=torch.int64)

@@ -1,0 +1,30 @@
+"""A trained network with what is needed to apply it. Cheap to import: no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from segue.data.spec import NormalizeSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from segue.targets.target import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What `predict` applies to images.
+
+    channels: names of the image channels that it takes. divisor: heights and widths of its inputs are multiples of it.
+    decode_params: parameters of `target.decode`.
+    """
+
+    network: nn.Module
+    target: Target
+    normalization: NormalizeSpec
+    channels: tuple[str, ...]
+    divisor: int
+    decode_params: Mapping[str, float]
