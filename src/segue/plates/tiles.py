@@ -243,8 +243,8 @@ def _check(mosaic: Mosaic, layers: Sequence[Layer], channels: Sequence[str], spe
 def _require_tiles(written: WrittenTiles, out: Path, spec: TilesSpec) -> None:
     if not written.labeled and not (written.mosaics and spec.keep_micrographs):
         raise SegueError(
-            f"{out}: none of the {written.mosaics} mosaics has labels, so there is nothing to cut; give a stained well, "
-            "or keep_micrographs = true for the mosaics alone."
+            f"{out}: none of the {written.mosaics} mosaics has labels, so there is nothing to cut; give a stained "
+            "well, or keep_micrographs = true for the mosaics alone."
         )
     if written.labeled and not written.selected and spec.datasets != "full":
         raise SegueError(

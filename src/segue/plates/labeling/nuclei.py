@@ -1,4 +1,4 @@
-"""Nuclei of one stain: from counts over the background to separate objects."""
+"""Nuclei of one stain: from counts over the background to separate objects, the sequence in `segment_stain`."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ from segue.plates.spec import NucleusSplitSpec, StainSpec
 def segment_stain(
     counts: np.ndarray, spec: StainSpec, *, pixel_size_um: float, valid: np.ndarray
 ) -> tuple[np.ndarray, ThresholdLevel]:
-    """Returns objects (H, W) int32, 1 … n in scan order, and the level they lie above.
+    """Returns objects (H, W) int32, 1 … n in scan order, and the threshold.
 
-    `counts` (H, W) float32 over the background (`thresholds.without_background`); objects lie within `valid`. In order:
-    smoothing, threshold, parting by brightness, each part cut at its own edge, parting by distance, edges again, faint
-    objects left out, then clean-up. Raises ValueError where the threshold has no valid pixels.
+    `counts` (H, W) float32 over the background (`thresholds.subtract_background`); objects lie within `valid`. Raises
+    ValueError if the threshold has no valid pixels.
     """
-    smooth = _smoothed(counts, spec.smoothing_um / pixel_size_um)
+    # smooth and threshold
+    smooth = _smooth(counts, spec.smoothing_um / pixel_size_um)
     level = compute_threshold(smooth, spec.threshold, pixel_size_um=pixel_size_um, valid=valid)
     mask = (smooth > level.at) & valid
+    # split by brightness, cut each part at its own edge, split by distance
     if isinstance(spec.split, NucleusSplitSpec):
-        bright = np.maximum(_smoothed(counts, spec.split.brightness_um / pixel_size_um), 1e-3)
-        parts = _parted(bright, mask, spec.split.brightness_depth)
-        mask = _within_edges(parts, smooth, spec.edge) > 0
-        deep = _smoothed(edt.edt(mask).astype(np.float32), spec.split.distance_um / pixel_size_um)
-        labels = _parted(deep, mask, spec.split.distance_depth)
+        bright = np.maximum(_smooth(counts, spec.split.brightness_um / pixel_size_um), 1e-3)
+        parts = _split(bright, mask, spec.split.brightness_depth)
+        mask = _cut_at_edges(parts, smooth, spec.edge) > 0
+        deep = _smooth(edt.edt(mask).astype(np.float32), spec.split.distance_um / pixel_size_um)
+        labels = _split(deep, mask, spec.split.distance_depth)
     else:
         labels = ops.connected_components(mask)
-    labels = _without_faint(_within_edges(labels, smooth, spec.edge), smooth, spec.faint)
+    # cut at the edges, remove faint objects, clean up
+    labels = _remove_faint(_cut_at_edges(labels, smooth, spec.edge), smooth, spec.faint)
     labels = ops.fill_holes(labels, max_size_px=spec.hole_um2 / pixel_size_um**2)
-    labels = _opened(labels, spec.opening_um / pixel_size_um)
-    # what was cut at its edge or opened may have come apart
+    labels = _open(labels, spec.opening_um / pixel_size_um)
+    # cutting and opening may have disconnected objects
     labels = np.asarray(cc3d.connected_components(labels, connectivity=4), np.int32)
     if spec.max_area_um2 is not None:
         sizes = np.bincount(labels.ravel())
@@ -50,34 +52,35 @@ def inscribed_radius_px(labels: np.ndarray, count: int) -> np.ndarray:
 
 
 def max_per_label(values: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
-    """Returns (count + 1,) float32: the greatest value in each object, 0 for the background and for missing ones."""
-    found = np.zeros(count + 1, np.float32)
+    """Returns (count + 1,) float32: the maximum of the values in each object, 0 for the background and missing
+    objects."""
+    result = np.zeros(count + 1, np.float32)
     inside = labels > 0
-    np.maximum.at(found, labels[inside], values[inside].astype(np.float32, copy=False))
-    return found
+    np.maximum.at(result, labels[inside], values[inside].astype(np.float32, copy=False))
+    return result
 
 
-def _smoothed(image: np.ndarray, sd_px: float) -> np.ndarray:
+def _smooth(image: np.ndarray, sd_px: float) -> np.ndarray:
     return ndimage.gaussian_filter(image, sd_px, mode="nearest", truncate=3.0) if sd_px > 0 else image
 
 
-def _parted(values: np.ndarray, mask: np.ndarray, depth: float) -> np.ndarray:
-    """Returns the parts of the mask, (H, W) int32 from 1, a part for each maximum of the values that is deep enough."""
+def _split(values: np.ndarray, mask: np.ndarray, depth: float) -> np.ndarray:
+    """Returns the parts of the mask, (H, W) int32 from 1, one for each maximum of the values of sufficient depth."""
     seeds = watershed.seeds_by_dynamics(values, mask, min_depth=depth, join_above=np.inf, min_height=0.0)
-    places = np.flatnonzero(seeds)  # their numbers are those of pixels: few and large
-    seeds.ravel()[places] = np.unique(seeds.ravel()[places], return_inverse=True)[1] + 1
+    pixels = np.flatnonzero(seeds)  # numbered by pixels: few and large numbers
+    seeds.ravel()[pixels] = np.unique(seeds.ravel()[pixels], return_inverse=True)[1] + 1
     return watershed.flood(values, seeds, mask)
 
 
-def _within_edges(labels: np.ndarray, smooth: np.ndarray, edge: float) -> np.ndarray:
-    """Returns the labels where the light is at least the share `edge` of its maximum in the same object."""
+def _cut_at_edges(labels: np.ndarray, smooth: np.ndarray, edge: float) -> np.ndarray:
+    """Returns the labels where the light is at least the fraction `edge` of its maximum in the object."""
     if edge == 0:
         return labels
     ends = edge * max_per_label(smooth, labels, int(labels.max(initial=0)))
     return np.where(smooth >= ends[labels], labels, 0)
 
 
-def _without_faint(labels: np.ndarray, smooth: np.ndarray, faint: float) -> np.ndarray:
+def _remove_faint(labels: np.ndarray, smooth: np.ndarray, faint: float) -> np.ndarray:
     """Returns the labels without objects whose maximum is below `faint` of the light-weighted median of the maxima."""
     inside = labels > 0
     if faint == 0 or not inside.any():
@@ -90,8 +93,8 @@ def _without_faint(labels: np.ndarray, smooth: np.ndarray, faint: float) -> np.n
     return np.where((peaks < faint * typical)[labels], 0, labels)
 
 
-def _opened(labels: np.ndarray, radius_px: float) -> np.ndarray:
-    """Returns what discs of this radius that fit into an object cover of it."""
+def _open(labels: np.ndarray, radius_px: float) -> np.ndarray:
+    """Returns the morphological opening of each object by a disc of this radius."""
     if radius_px <= 0:
         return labels
     core = edt.edt(np.ascontiguousarray(labels)) > radius_px

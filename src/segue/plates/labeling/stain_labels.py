@@ -1,6 +1,6 @@
-"""Labels from stains: nuclei of each stain, which of them are one nucleus, and its class by the stains that it carries.
+"""Labels from stains: nuclei of each stain, merged between stains, and classified by the stains they are positive for.
 
-counts → background off (`thresholds`) → bleed-through off → objects of each stain (`nuclei`) → joined → classes
+raw counts → background subtraction (`thresholds`) → unmixing → segmentation per stain (`nuclei`) → merging → classes
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from segue.plates.labeling.nuclei import inscribed_radius_px, segment_stain
 from segue.plates.labeling.thresholds import ThresholdLevel, density_mode, subtract_background
 from segue.plates.spec import CellAreaSpec, StainsSpec
 
-_FEWEST_FOR_BLEED = 10  # nuclei around the mode
-_RATIOS = (-0.05, 0.3)  # of the light of a nucleus in two channels, as bleed-through may be
-_RATIO_BIN, _RATIO_SD = 0.0005, 0.004
-_MOST_CELL = 0.7  # of the valid area; above, a note says so
-_OWN_WIDTH = 0.5  # of the whole object's: what sticks out of a covered object is one of its own when as wide as this
+MIN_NUCLEI_FOR_BLEED_THROUGH = 10  # around the mode of their ratios
+RATIO_RANGE = (-0.05, 0.3)  # plausible ratios of the light of a nucleus in two channels, if it is bleed-through
+RATIO_BIN, RATIO_SD = 0.0005, 0.004
+MAX_CELL_FRACTION = 0.7  # of the valid area; a note says if there is more
+MIN_RELATIVE_WIDTH = 0.5  # of what is left of a partly covered object, to be a nucleus of its own
 
 
 @dataclass(frozen=True)
 class StainLabels:
-    """What the stains of one field say.
+    """Labels of one field or mosaic.
 
     classes (H, W) int32: numbers of `StainsSpec.class_names`, −1 ignored. nuclei (H, W) int32: instances 1 … n in scan
     order, whole where `classes` has an outline, −1 as in classes. objects: columns of n rows, `id`, `class` (number),
-    `y_px`, `x_px` (centre), `area_px`, and `mean_<stain>` in counts over the background, bleed-through taken off.
-    thresholds: counts over the background by stain. bleed_through: the shares that were taken off, by "dapi_in_cy5".
-    notes: sentences on what did not fit, to be shown.
+    `y_px`, `x_px` (centre), `area_px`, and `mean_<stain>` in unmixed counts over the background.
+    thresholds: counts over the background by stain. bleed_through: the subtracted fractions, by "dapi_in_cy5".
+    notes: sentences on doubts, for people.
     """
 
     classes: np.ndarray
@@ -54,66 +54,69 @@ def label_stains(
 ) -> StainLabels:
     """Returns the labels of one field or mosaic from its stains, each (H, W) in counts, evenly illuminated.
 
-    `transmitted` (H, W) is asked for by `spec.cells` alone. Where `valid` (H, W) is False the labels are −1, and no
-    threshold or estimate depends on what is there. Raises ValueError for arrays that are missing or of unlike shapes.
+    `transmitted` (H, W) is needed for `spec.cells` alone. Where `valid` (H, W) is False the labels are −1, and no
+    threshold or estimate depends on these pixels. Raises ValueError for missing arrays and different shapes.
     """
-    shape = _checked(stains, spec, transmitted, valid)
+    shape = _check_shapes(stains, spec, transmitted, valid)
     valid = np.ones(shape, bool) if valid is None else valid
     notes = [] if pixel_size_um else ["the pixel size is not known: lengths in µm were taken as pixels"]
     size_um = pixel_size_um or 1.0
     if not valid.any():
         nothing = np.full(shape, IGNORED, np.int32)
         notes.append("no pixel is valid: nothing was labelled")
-        none = _objects(np.zeros(shape, np.int32), np.zeros(1, np.int64), {})
+        none = _object_table(np.zeros(shape, np.int32), np.zeros(1, np.int64), {})
         return StainLabels(nothing, nothing.copy(), none, {}, {}, tuple(notes))
+    # background subtraction and unmixing
     counts = {
-        name: subtract_background(stains[name], own.background, pixel_size_um=size_um, valid=valid)
-        for name, own in spec.stains.items()
+        name: subtract_background(stains[name], stain.background, pixel_size_um=size_um, valid=valid)
+        for name, stain in spec.stains.items()
     }
-    found: dict[str, tuple[np.ndarray, ThresholdLevel]] = {}
-    shares, told = _bleed_through(counts, found, spec, size_um, valid)
-    notes += told
+    segmented: dict[str, tuple[np.ndarray, ThresholdLevel]] = {}
+    shares, bleed_notes = _resolve_bleed_through(counts, segmented, spec, size_um, valid)
+    notes += bleed_notes
     for name in unmix(counts, {spec.bleed_through_pair(pair): share for pair, share in shares.items()}):
-        found.pop(name, None)
-    for name, own in spec.stains.items():
-        if name not in found:
-            found[name] = segment_stain(counts[name], own, pixel_size_um=size_um, valid=valid)
-        notes += [f"{name}: {note}" for note in found[name][1].notes]
-    nuclei, carried = merge_stains([found[name][0] for name in spec.stains], spec.overlap)
-    ruled = _ruled(carried, spec)
+        segmented.pop(name, None)
+    # segment each stain, merge the stains, classify
+    for name, stain in spec.stains.items():
+        if name not in segmented:
+            segmented[name] = segment_stain(counts[name], stain, pixel_size_um=size_um, valid=valid)
+        notes += [f"{name}: {note}" for note in segmented[name][1].notes]
+    nuclei, positive = merge_stains([segmented[name][0] for name in spec.stains], spec.overlap)
+    ruled = _classify(positive, spec)
     unruled = (ruled == 0) & (np.arange(len(ruled)) > 0)
     if unruled.any():
         notes.append(f"{int(unruled.sum())} nuclei meet no rule and are {spec.otherwise}")
     lost = unruled[nuclei] & (spec.otherwise == "ignored")
-    nuclei, ruled = _kept(nuclei, ruled)
+    nuclei, ruled = _select_rows(nuclei, ruled)
     classes = ruled[nuclei].astype(np.int32)
+    # cell area and outline
     if spec.cells is not None and transmitted is not None:
         cells = cell_area(transmitted, spec.cells, pixel_size_um=size_um, nuclei=nuclei, valid=valid)
         classes[cells & (classes == 0)] = 1
         share = float(cells[valid].mean())
-        if share > _MOST_CELL:
+        if share > MAX_CELL_FRACTION:
             notes.append(
                 f"cells: {share:.0%} of the valid area is cell, which is more than plausible; look at the overlay, and "
                 "raise labels.cells.factor where empty places are taken for cell"
             )
     if spec.outline is not None:
         around = nuclei if spec.outline.of == "nuclei" else (classes > 0)
-        border = _border(around, spec.outline.width_um / size_um)
+        border = _near_border(around, spec.outline.width_um / size_um)
         classes[border & ((nuclei > 0) == (spec.outline.of == "nuclei"))] = len(spec.class_names) - 1
-    objects = _objects(nuclei, ruled, counts)
+    objects = _object_table(nuclei, ruled, counts)
     for labels in (classes, nuclei):
         labels[lost | ~valid] = IGNORED
-    thresholds = {name: found[name][1].counts for name in spec.stains}
+    thresholds = {name: segmented[name][1].counts for name in spec.stains}
     return StainLabels(classes, nuclei, objects, thresholds, shares, tuple(notes))
 
 
 def estimate_bleed_through(source: np.ndarray, target: np.ndarray, objects: np.ndarray) -> float | None:
-    """Returns the share of the light of `source` that `target` shows, or None from too few nuclei or without a mode.
+    """Returns the fraction of the light of `source` seen in `target`; None for too few nuclei or without a mode.
 
     Both (H, W) in counts over the background; `objects` (H, W) of the source. Of each object the ratio of the sums is
-    taken: objects that carry the first stain alone all have the same one, the others higher ones that scatter, so that
-    the share is the mode of the ratios from −0.05 to 0.3 (their density smoothed by 0.004, then the median within
-    ±0.008), 0 where that is negative. None where less than 10 objects are around the mode.
+    taken: objects with the first stain alone share one ratio, the others have higher ones that scatter, so the
+    fraction is the mode of the ratios from −0.05 to 0.3 (their density smoothed by 0.004, then the median within
+    ±0.008), or 0 if negative. None if less than 10 objects are near the mode.
     """
     count = int(objects.max(initial=0))
     inside = objects > 0
@@ -121,23 +124,23 @@ def estimate_bleed_through(source: np.ndarray, target: np.ndarray, objects: np.n
     outside = objects[::step, ::step] == 0
     if not outside.any():
         return None
-    # an opening lies a little under the background: what that leaves must not be taken for bleed-through
+    # an opening lies slightly below the background: the rest must not be taken for bleed-through
     levels = [float(np.median(image[::step, ::step][outside])) for image in (source, target)]
-    own, seen = (
+    own_light, seen_light = (
         np.bincount(objects[inside], image[inside] - level, count + 1)[1:]
         for image, level in zip((source, target), levels, strict=True)
     )
-    ratios = (seen / np.maximum(own, 1e-6))[own > 0]
-    density, edges = np.histogram(ratios, round((_RATIOS[1] - _RATIOS[0]) / _RATIO_BIN), _RATIOS)
-    smooth = ndimage.gaussian_filter1d(density.astype(float), _RATIO_SD / _RATIO_BIN, mode="constant")
-    near = ratios[np.abs(ratios - edges[int(np.argmax(smooth))]) <= 2 * _RATIO_SD]
-    return max(float(np.median(near)), 0.0) if len(near) >= _FEWEST_FOR_BLEED else None
+    ratios = (seen_light / np.maximum(own_light, 1e-6))[own_light > 0]
+    density, edges = np.histogram(ratios, round((RATIO_RANGE[1] - RATIO_RANGE[0]) / RATIO_BIN), RATIO_RANGE)
+    smooth = ndimage.gaussian_filter1d(density.astype(float), RATIO_SD / RATIO_BIN, mode="constant")
+    near = ratios[np.abs(ratios - edges[int(np.argmax(smooth))]) <= 2 * RATIO_SD]
+    return max(float(np.median(near)), 0.0) if len(near) >= MIN_NUCLEI_FOR_BLEED_THROUGH else None
 
 
 def unmix(counts: dict[str, np.ndarray], shares: Mapping[tuple[str, str], float]) -> list[str]:
-    """Returns the stains that changed, after taking the bleed-through out of `counts` in place.
+    """Removes the bleed-through from `counts` in place; returns the stains that changed.
 
-    Linear: observed[b] = own[b] + Σ share[a, b] own[a], solved for what is each stain's own.
+    Linear: observed[b] = own[b] + Σ share[a, b] own[a], solved for own.
     """
     names = list(counts)
     mixing = np.eye(len(names))
@@ -154,26 +157,25 @@ def unmix(counts: dict[str, np.ndarray], shares: Mapping[tuple[str, str], float]
 
 
 def merge_stains(stains: list[np.ndarray], overlap: float) -> tuple[np.ndarray, np.ndarray]:
-    """Returns nuclei (H, W) int32, 1 … n in scan order, and (n + 1, stains) bool: which stains each carries.
+    """Returns nuclei (H, W) int32, 1 … n in scan order, and (n + 1, stains) bool: the stains each is positive for.
 
-    `stains`: objects of each stain, 1 … in each, later ones above. An earlier object of which one later object covers
-    at least `overlap` is the same nucleus (the union of both). If less is covered, what is left stays a nucleus of its
-    own where it is at least half as wide as the whole was: a neighbour in a clump; a rim that is left around a later
-    object is not, and joins it. A later object carries the earlier stain as well where earlier objects cover at least
-    `overlap` of it.
+    `stains`: objects of each stain, 1 … in each, later stains on top. An earlier object is the same nucleus as a later
+    one that covers at least `overlap` of it (the union of both). If less is covered, the rest stays a nucleus of its
+    own if it is at least half as wide as the whole object (a neighbor in a clump); a narrower rim joins the later
+    object. A later object is also positive for the earlier stain if earlier objects cover at least `overlap` of it.
     """
     nuclei = stains[0].astype(np.int32)
-    carried = np.zeros((int(nuclei.max(initial=0)) + 1, len(stains)), bool)
-    carried[1:, 0] = True
+    positive = np.zeros((int(nuclei.max(initial=0)) + 1, len(stains)), bool)
+    positive[1:, 0] = True
     for index, upper in enumerate(stains[1:], start=1):
-        nuclei, carried = _joined(nuclei, carried, upper, index, overlap)
-    return nuclei, carried
+        nuclei, positive = _merge_stain(nuclei, positive, upper, index, overlap)
+    return nuclei, positive
 
 
-def _joined(
-    lower: np.ndarray, carried: np.ndarray, upper: np.ndarray, index: int, overlap: float
+def _merge_stain(
+    lower: np.ndarray, positive: np.ndarray, upper: np.ndarray, index: int, overlap: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    below, above = len(carried) - 1, int(upper.max(initial=0))
+    below, above = len(positive) - 1, int(upper.max(initial=0))
     both = (lower > 0) & (upper > 0)
     pairs, shared = np.unique(lower[both].astype(np.int64) * (above + 1) + upper[both], return_counts=True)
     first, second = np.divmod(pairs, above + 1)
@@ -184,23 +186,23 @@ def _joined(
     covering[first[order]], most[first[order]] = second[order], shared[order]
     left = np.where(upper > 0, 0, lower)
     whole_width, left_width = inscribed_radius_px(lower, below), inscribed_radius_px(left, below)
-    same = (covering > 0) & ((most >= overlap * area) | (left_width < _OWN_WIDTH * whole_width))
-    mine = np.zeros((above + 1, carried.shape[1]), bool)
-    mine[1:, index] = True
-    np.logical_or.at(mine, covering[same], carried[same])
+    same = (covering > 0) & ((most >= overlap * area) | (left_width < MIN_RELATIVE_WIDTH * whole_width))
+    upper_positive = np.zeros((above + 1, positive.shape[1]), bool)
+    upper_positive[1:, index] = True
+    np.logical_or.at(upper_positive, covering[same], positive[same])
     covered = shared >= overlap * np.bincount(upper.ravel(), minlength=above + 1)[second]
-    np.logical_or.at(mine, second[covered], carried[first[covered]])
-    mine[0] = False
+    np.logical_or.at(upper_positive, second[covered], positive[first[covered]])
+    upper_positive[0] = False
     number = np.arange(below + 1) + above
     number[0] = 0
     number[same] = covering[same]
-    # a piece cut off the rest of its object is no nucleus: of each object only what hangs together at its widest stays
-    labels = np.where(upper > 0, upper, number[_largest_parts(left, (covering > 0) & ~same)]).astype(np.int32)
-    return _kept(labels, np.concatenate([mine, carried[1:]]))
+    # a piece cut off from its object is no nucleus: only the largest connected part of each object stays
+    labels = np.where(upper > 0, upper, number[_keep_largest_parts(left, (covering > 0) & ~same)]).astype(np.int32)
+    return _select_rows(labels, np.concatenate([upper_positive, positive[1:]]))
 
 
-def _largest_parts(labels: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """Returns the labels without the smaller ones of the separate parts of the objects marked in `of` (count + 1,)."""
+def _keep_largest_parts(labels: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """Returns the labels with only the largest connected part of each object marked in `of` (count + 1,)."""
     parts = np.asarray(cc3d.connected_components(np.ascontiguousarray(labels), connectivity=4), np.int64)
     sizes = np.bincount(parts.ravel())
     owner = np.zeros(len(sizes), np.int64)
@@ -212,8 +214,8 @@ def _largest_parts(labels: np.ndarray, of: np.ndarray) -> np.ndarray:
     return np.where(keep[parts], labels, 0)
 
 
-def _kept(labels: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the labels 1 … n in scan order without those whose row is all 0, and the rows in the new order."""
+def _select_rows(labels: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the labels, 1 … n in scan order, without those whose row is all 0, and the rows in the new order."""
     known = np.asarray(rows.reshape(len(rows), -1).any(axis=1))
     labels = np.where(known[labels], labels, 0).astype(np.int32)
     numbers, ids = ops.relabel_sequential(labels)
@@ -224,26 +226,26 @@ def _kept(labels: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return numbers, new
 
 
-def _ruled(carried: np.ndarray, spec: StainsSpec) -> np.ndarray:
-    """Returns the class number of each nucleus, (n + 1,): of the first rule that it meets, 0 where there is none."""
+def _classify(positive: np.ndarray, spec: StainsSpec) -> np.ndarray:
+    """Returns the class number of each nucleus, (n + 1,): of the first rule that it meets, or 0."""
     names, stains = spec.class_names, list(spec.stains)
-    classes = np.zeros(len(carried), np.int64)
+    classes = np.zeros(len(positive), np.int64)
     for rule in reversed(spec.rules):
-        has = carried[:, [stains.index(stain) for stain in rule.has]].all(1)
-        lacks = carried[:, [stains.index(stain) for stain in rule.lacks]].any(1)
+        has = positive[:, [stains.index(stain) for stain in rule.has]].all(1)
+        lacks = positive[:, [stains.index(stain) for stain in rule.lacks]].any(1)
         classes[has & ~lacks] = names.index(rule.name)
     classes[0] = 0
     return classes
 
 
-def _bleed_through(
+def _resolve_bleed_through(
     counts: Mapping[str, np.ndarray],
-    found: dict[str, tuple[np.ndarray, ThresholdLevel]],
+    segmented: dict[str, tuple[np.ndarray, ThresholdLevel]],
     spec: StainsSpec,
     pixel_size_um: float,
     valid: np.ndarray,
 ) -> tuple[dict[str, float], list[str]]:
-    """Returns the shares to take off and notes; objects of the sources that were needed are put into `found`."""
+    """Returns the fractions to subtract, and notes; adds the objects of the stains it needs to `segmented`."""
     shares: dict[str, float] = {}
     notes = []
     for pair, share in spec.bleed_through.items():
@@ -251,12 +253,14 @@ def _bleed_through(
             shares[pair] = float(share)
             continue
         source, target = spec.bleed_through_pair(pair)
-        if source not in found:
-            found[source] = segment_stain(counts[source], spec.stains[source], pixel_size_um=pixel_size_um, valid=valid)
-        estimated = estimate_bleed_through(counts[source], counts[target], found[source][0])
+        if source not in segmented:
+            segmented[source] = segment_stain(
+                counts[source], spec.stains[source], pixel_size_um=pixel_size_um, valid=valid
+            )
+        estimated = estimate_bleed_through(counts[source], counts[target], segmented[source][0])
         if estimated is None:
             notes.append(
-                f"bleed-through {pair}: too few nuclei carry {source} alone to estimate it; none was taken off; "
+                f"bleed-through {pair}: too few nuclei carry {source} alone to estimate it; none was subtracted; "
                 "give a number"
             )
         shares[pair] = estimated or 0.0
@@ -271,14 +275,14 @@ def cell_area(
     nuclei: np.ndarray,
     valid: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Returns (H, W) bool, where a cell is: much slope in the transmitted light (H, W), closed and filled.
+    """Returns (H, W) bool, the cell area: steep slopes in the transmitted light (H, W), closed and filled.
 
-    The slope of empty places is that of noise, whose Sobel magnitude has one mode. Where `valid` is False, the
-    nearest valid pixel's light goes on, and no slope counts; nor does any that is exactly 0, for noise has none: it is
-    that of places that were filled in or are saturated.
+    The slope in empty places is that of noise, whose Sobel magnitude has one mode. Invalid pixels are filled with the
+    nearest valid light, and their slopes do not count; nor does a slope of exactly 0, which noise never has but filled
+    or saturated places do.
     """
     valid = np.ones(transmitted.shape, bool) if valid is None else valid
-    transmitted = _continued(transmitted, valid)
+    transmitted = _fill_invalid(transmitted, valid)
     image = ndimage.gaussian_filter(transmitted.astype(np.float32), spec.smoothing_um / pixel_size_um, mode="nearest")
     slope = np.hypot(*(ndimage.sobel(image, axis, mode="nearest") for axis in (0, 1)))
     step = max(1, int(np.sqrt(slope.size / 2**17)))
@@ -286,23 +290,25 @@ def cell_area(
     sampled = sampled[valid[::step, ::step] & (sampled > 0)]
     mask = (slope > spec.factor * density_mode(sampled)) & valid if sampled.size else np.zeros(slope.shape, bool)
     radius_px = spec.closing_um / pixel_size_um
-    mask = ops.remove_small(ops.connected_components(mask), min_size_px=radius_px**2) > 0  # else noise is closed up
+    mask = (
+        ops.remove_small(ops.connected_components(mask), min_size_px=radius_px**2) > 0
+    )  # else the closing would fill noise
     if radius_px > 0:
         mask = edt.edt(edt.edt(~mask) <= radius_px) > radius_px
     mask |= nuclei > 0
-    # as one object, for a hole between a cell's rim and its nucleus is a hole as well
+    # as one object, since a gap between the rim of a cell and its nucleus is a hole too
     filled = ops.fill_holes(mask.astype(np.int32), max_size_px=spec.hole_um2 / pixel_size_um**2)
     areas = ops.connected_components(filled > 0)
     return ops.remove_small(areas, min_size_px=spec.min_area_um2 / pixel_size_um**2) > 0
 
 
-def _border(labels: np.ndarray, width_px: float) -> np.ndarray:
-    """Returns (H, W) bool: pixels of objects within the width, at least 1, of what is not the same object."""
+def _near_border(labels: np.ndarray, width_px: float) -> np.ndarray:
+    """Returns (H, W) bool: pixels of objects within `width_px`, at least 1, of their border."""
     distance = edt.edt(np.ascontiguousarray(labels))
     return (distance > 0) & (distance <= max(width_px, 1.0))
 
 
-def _objects(nuclei: np.ndarray, classes: np.ndarray, counts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _object_table(nuclei: np.ndarray, classes: np.ndarray, counts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     n = len(classes)
     inside = np.flatnonzero(nuclei > 0)
     numbers = nuclei.ravel()[inside]
@@ -323,7 +329,7 @@ def _objects(nuclei: np.ndarray, classes: np.ndarray, counts: Mapping[str, np.nd
     }
 
 
-def _checked(
+def _check_shapes(
     stains: Mapping[str, np.ndarray], spec: StainsSpec, transmitted: np.ndarray | None, valid: np.ndarray | None
 ) -> tuple[int, int]:
     missing = [name for name in spec.stains if name not in stains]
@@ -340,8 +346,8 @@ def _checked(
     return first[0], first[1]
 
 
-def _continued(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Returns the image with the nearest valid pixel's value where it is not valid, so that no edge is there."""
+def _fill_invalid(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Returns the image with invalid pixels replaced by their nearest valid one, so that there is no edge."""
     if valid.all() or not valid.any():
         return image
     nearest = np.asarray(ndimage.distance_transform_edt(~valid, return_distances=False, return_indices=True))

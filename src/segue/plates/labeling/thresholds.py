@@ -1,4 +1,4 @@
-"""From a stain's counts to what lies above its background: correction, and thresholds by name."""
+"""Background subtraction and thresholds of a stain."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+from skimage.measure import block_reduce
 
 from segue.plates.spec import (
     Background,
@@ -18,13 +19,13 @@ from segue.plates.spec import (
     Threshold,
 )
 
-_OPENING_PX = 8  # the opening is done on block means, so that its square is about this wide
+_OPENING_PX = 8  # approximate side of the square of the opening, which is applied to block means
 
 
 @dataclass(frozen=True)
 class ThresholdLevel:
-    """`at`: what a pixel must exceed, a number or (H, W) float32; `counts`: the same as one number (the median);
-    `empty`: share of blocks without a pixel above, None where no blocks were made; `notes`: what does not fit.
+    """A threshold. at: a number or (H, W) float32; counts: the same as one number (the median); empty: fraction of
+    blocks without a pixel above it, None without blocks; notes: doubts.
     """
 
     at: float | np.ndarray
@@ -34,45 +35,48 @@ class ThresholdLevel:
 
 
 def half_sample_mode(values: np.ndarray) -> float:
-    """Returns the mode of values (n,), n ≥ 1: the half of the sample that spans least is halved until three are left.
+    """Returns the mode of values (n,), n ≥ 1: the half of the sample that spans least is halved until three values are
+    left.
 
     Bickel and Frühwirth, Comput. Stat. Data Anal. 50, 3500 (2006): no bin width, and up to half the values may be
-    anywhere, as long as they are not as close together as the rest.
+    anywhere, unless they are as close together as the rest.
     """
-    left = np.sort(np.asarray(values, np.float64).ravel())
-    if left.size == 0:
-        raise ValueError("half_sample_mode: there are no values; give at least one")
-    while left.size > 3:
-        half = (left.size + 1) // 2
-        spans = left[half - 1 :] - left[: left.size - half + 1]
+    sample = np.sort(np.asarray(values, np.float64).ravel())
+    if sample.size == 0:
+        raise ValueError("half_sample_mode: mask are no values; give at least one")
+    while sample.size > 3:
+        half = (sample.size + 1) // 2
+        spans = sample[half - 1 :] - sample[: sample.size - half + 1]
         first = np.flatnonzero(spans == spans.min())
-        start = int(first[len(first) // 2])  # of equal ones the middle one, so that a plateau is not left at its end
-        left = left[start : start + half]
-    if left.size == 3:
-        lower, upper = left[1] - left[0], left[2] - left[1]
-        left = left[1:2] if lower == upper else left[:2] if lower < upper else left[1:]
-    return float(left.mean())
+        start = int(
+            first[len(first) // 2]
+        )  # the middle one of equal ones, so that it does not end at the border of a plateau
+        sample = sample[start : start + half]
+    if sample.size == 3:
+        lower, upper = sample[1] - sample[0], sample[2] - sample[1]
+        sample = sample[1:2] if lower == upper else sample[:2] if lower < upper else sample[1:]
+    return float(sample.mean())
 
 
 def density_mode(values: np.ndarray) -> float:
-    """Returns the mode of many values (n,), n ≥ 1, of a broad distribution: of 200 bins up to the 80th percentile,
-    their counts smoothed by 4 bins. It scatters less than `half_sample_mode`, which is for narrow groups.
+    """Returns the mode of many values (n,), n ≥ 1, of a broad distribution: of 200 bins up to the 80th percentile
+    with counts smoothed by 4 bins. It has less variance than `half_sample_mode`, which is for narrow groups.
     """
     low, high = float(np.min(values)), float(np.quantile(values, 0.8))
     if high <= low:
         return low
     counts, edges = np.histogram(values, 200, (low, high))
-    most = int(np.argmax(ndimage.gaussian_filter1d(counts.astype(np.float64), 4.0, mode="constant")))
-    return float(edges[most] + edges[most + 1]) / 2
+    peak = int(np.argmax(ndimage.gaussian_filter1d(counts.astype(np.float64), 4.0, mode="constant")))
+    return float(edges[peak] + edges[peak + 1]) / 2
 
 
 def subtract_background(
     image: np.ndarray, spec: Background, *, pixel_size_um: float, valid: np.ndarray | None = None
 ) -> np.ndarray:
-    """Returns the image (H, W) float32 minus its background, about 0 where nothing is, and 0 where `valid` is False.
+    """Returns the image (H, W) float32 minus its background, about 0 in empty places, and 0 where `valid` is False.
 
-    What is not valid, and what lies beyond the image, takes no part; a background that rises or falls towards the
-    border goes on as it does inside (`_local_planes`), so that no slope is left there as light.
+    Invalid pixels and those beyond the image have no weight; a slope of the background continues to the border
+    (`_fit_local_planes`), so that it is not mistaken for light there.
     """
     image = image.astype(np.float32)
     valid = np.ones(image.shape, bool) if valid is None else valid
@@ -80,46 +84,49 @@ def subtract_background(
         return np.where(valid, image, np.float32(0))
     scale_px = spec.scale_um / pixel_size_um
     block = max(1, int(scale_px / _OPENING_PX))
+    # on block means, to which invalid pixels do not contribute
     weight = _block_means(valid.astype(np.float32), block)
     small = _block_means(np.where(valid, image, np.float32(0)), block) / np.maximum(weight, np.float32(1e-6))
     if isinstance(spec, OpeningBackground):
         side = 2 * max(1, round(scale_px / block / 2)) + 1
-        there = weight > 0
-        # at the border a square reaches to one side only: the slope is taken off first, and again what it left
-        slow = _local_planes(_opened(small, side, there), there, side)
-        slow += _local_planes(_opened(small - slow, side, there), there, side)
-        background = slow + _smooth_within(_opened(small - slow, side, there), there, side / 4)
+        mask = weight > 0
+        # at the border a square reaches to one side only: remove the slope first, and again what remains of it
+        slow = _fit_local_planes(_opening(small, side, mask), mask, side)
+        slow += _fit_local_planes(_opening(small - slow, side, mask), mask, side)
+        background = slow + _masked_gaussian(_opening(small - slow, side, mask), mask, side / 4)
     else:
-        background = _local_planes(small, weight, scale_px / block)
-    return np.where(valid, image - _enlarged(background, block, image.shape), np.float32(0))
+        background = _fit_local_planes(small, weight, scale_px / block)
+    return np.where(valid, image - _enlarge(background, block, image.shape), np.float32(0))
 
 
 def compute_threshold(
     image: np.ndarray, spec: Threshold, *, pixel_size_um: float, valid: np.ndarray | None = None
 ) -> ThresholdLevel:
-    """Returns the level of an image (H, W) by the rule; pixels where `valid` is False take no part.
+    """Returns the threshold of an image (H, W) from the pixels where `valid` is True.
 
-    Block maxima: blocks that lie in `valid` whole. Raises ValueError where no block or no pixel is left.
+    Block maxima: of blocks that lie in `valid` completely. Raises ValueError if there is no such block or pixel.
     """
     if isinstance(spec, FixedThreshold):
         return ThresholdLevel(spec.counts, spec.counts)
     if valid is not None and not valid.any():
         raise ValueError("threshold: no pixel is valid; leave out this image")
     if isinstance(spec, LocalThreshold):
-        return _local(image, spec, pixel_size_um, valid)
+        return _local_threshold(image, spec, pixel_size_um, valid)
     if isinstance(spec, OtsuThreshold):
-        counts = spec.factor * _otsu(image if valid is None else image[valid])
+        counts = spec.factor * _otsu_threshold(image if valid is None else image[valid])
         return ThresholdLevel(counts, counts)
-    return _block_maxima(image, spec, pixel_size_um, valid)
+    return _block_maxima_threshold(image, spec, pixel_size_um, valid)
 
 
-def _block_maxima(
+def _block_maxima_threshold(
     image: np.ndarray, spec: BlockMaximaThreshold, pixel_size_um: float, valid: np.ndarray | None
 ) -> ThresholdLevel:
     side = max(1, round(spec.block_um / pixel_size_um))
-    maxima = _blocks(image, side).max((1, 3)) if min(image.shape) >= side else np.empty((0, 0), np.float32)
-    if valid is not None:
-        maxima = maxima[_blocks(valid, side).all((1, 3))] if maxima.size else maxima
+    maxima = np.empty((0, 0), np.float32)
+    if min(image.shape) >= side:
+        maxima = block_reduce(_whole_blocks(image, side), side, np.max)
+        if valid is not None:
+            maxima = maxima[block_reduce(_whole_blocks(valid, side), side, np.all)]
     if maxima.size == 0:
         raise ValueError(
             f"block maxima: no block of {side} px lies in the valid part of an image of {image.shape} px; "
@@ -138,7 +145,9 @@ def _block_maxima(
     return ThresholdLevel(counts, counts, empty, tuple(notes))
 
 
-def _local(image: np.ndarray, spec: LocalThreshold, pixel_size_um: float, valid: np.ndarray | None) -> ThresholdLevel:
+def _local_threshold(
+    image: np.ndarray, spec: LocalThreshold, pixel_size_um: float, valid: np.ndarray | None
+) -> ThresholdLevel:
     side = 2 * max(1, round(spec.window_um / pixel_size_um / 2)) + 1
     if valid is None:
         at = ndimage.uniform_filter(image.astype(np.float32), side, mode="nearest")
@@ -149,57 +158,54 @@ def _local(image: np.ndarray, spec: LocalThreshold, pixel_size_um: float, valid:
     return ThresholdLevel(at, float(np.median(at[valid])))
 
 
-def _otsu(values: np.ndarray) -> float:
-    """Returns Otsu's threshold from 1024 bins up to the 99.99th percentile: single hot pixels take no part."""
+def _otsu_threshold(values: np.ndarray) -> float:
+    """Returns Otsu's threshold from 1024 bins up to the 99.99th percentile: single hot pixels are ignored."""
     low, high = (float(v) for v in np.quantile(values.ravel()[:: max(1, values.size // 2**20)], [0, 0.9999]))
     if high <= low:
         return high
     counts, edges = np.histogram(np.minimum(values, high), 1024, (low, high))
-    centres = (edges[:-1] + edges[1:]) / 2
+    centers = (edges[:-1] + edges[1:]) / 2
     below, total = np.cumsum(counts)[:-1], counts.sum()
-    sums = np.cumsum(counts * centres)
+    sums = np.cumsum(counts * centers)
     share = below / total
     gap = (sums[-1] * share - sums[:-1]) / total
     between = np.divide(gap**2, share * (1 - share), out=np.zeros_like(gap), where=(share > 0) & (share < 1))
-    return float(centres[:-1][np.argmax(between)])
+    return float(centers[:-1][np.argmax(between)])
 
 
-def _blocks(image: np.ndarray, side: int) -> np.ndarray:
-    """Returns (rows, side, columns, side) of the whole blocks."""
-    rows, columns = (n // side for n in image.shape)
-    return image[: rows * side, : columns * side].reshape(rows, side, columns, side)
+def _whole_blocks(image: np.ndarray, side: int) -> np.ndarray:
+    """Returns the image without the rows and columns that do not fill a block."""
+    rows, columns = (n // side * side for n in image.shape)
+    return image[:rows, :columns]
 
 
 def _block_means(image: np.ndarray, side: int) -> np.ndarray:
-    """Returns the means of blocks, what lies beyond the image taken as 0."""
-    if side == 1:
-        return image
-    padded = np.pad(image, [(0, -n % side) for n in image.shape])
-    return _blocks(padded, side).mean((1, 3), dtype=np.float32)
+    """Returns the means of blocks; pixels beyond the image count as 0."""
+    return image if side == 1 else block_reduce(image, side, np.mean, func_kwargs={"dtype": np.float32})
 
 
-def _opened(image: np.ndarray, side: int, there: np.ndarray) -> np.ndarray:
-    """Returns the opening by the parts of squares that lie `there`, of squares whose centre does; 0 elsewhere."""
-    eroded = ndimage.grey_erosion(np.where(there, image, np.inf), size=(side, side), mode="constant", cval=np.inf)
-    inside = np.where(there, eroded, -np.inf)
+def _opening(image: np.ndarray, side: int, mask: np.ndarray) -> np.ndarray:
+    """Returns the morphological opening within the mask, by squares cut at its border; 0 outside."""
+    eroded = ndimage.grey_erosion(np.where(mask, image, np.inf), size=(side, side), mode="constant", cval=np.inf)
+    inside = np.where(mask, eroded, -np.inf)
     opened = ndimage.grey_dilation(inside, size=(side, side), mode="constant", cval=-np.inf)
-    return np.where(there, opened, 0).astype(np.float32)
+    return np.where(mask, opened, 0).astype(np.float32)
 
 
-def _smooth_within(image: np.ndarray, weight: np.ndarray, sd: float) -> np.ndarray:
-    """Returns the Gaussian mean of the image where the weight is, 0 where there is none within 4 sd."""
+def _masked_gaussian(image: np.ndarray, weight: np.ndarray, sd: float) -> np.ndarray:
+    """Returns the weighted Gaussian mean of the image; 0 if there is no weight within 4 sd."""
     weight = weight.astype(np.float32)
     total = ndimage.gaussian_filter(image * weight, sd, mode="constant")
     near = ndimage.gaussian_filter(weight, sd, mode="constant")
     return np.divide(total, near, out=np.zeros_like(total), where=near > 1e-4)
 
 
-def _local_planes(image: np.ndarray, weight: np.ndarray, sd: float) -> np.ndarray:
+def _fit_local_planes(image: np.ndarray, weight: np.ndarray, sd: float) -> np.ndarray:
     """Returns (H, W) float32: at each pixel the value of the plane that fits the image around it best, by Gaussian
     weights of `sd` px times `weight` (H, W).
 
-    Amid valid pixels that is the Gaussian mean; at a border a slope goes on instead of bending (local linear
-    regression, Fan and Gijbels 1996). 0 where there is no weight within 4 sd.
+    Among valid pixels this is the Gaussian mean; at a border a slope continues instead of bending (local linear
+    regression, Fan and Gijbels 1996). 0 where mask is no weight within 4 sd.
     """
     y, x = (np.arange(n, dtype=np.float64) / sd for n in image.shape)
     y, x = y[:, None], x[None]
@@ -223,8 +229,8 @@ def _local_planes(image: np.ndarray, weight: np.ndarray, sd: float) -> np.ndarra
     return np.where(known, m - slope_y * my - slope_x * mx, 0).astype(np.float32)
 
 
-def _enlarged(small: np.ndarray, side: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns block values as an image, linear between the blocks' centres and beyond the outermost."""
+def _enlarge(small: np.ndarray, side: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns block values as an image, linear between the blocks' centers and beyond the outermost."""
     if side == 1:
         return small
     for axis, length in enumerate(shape):
