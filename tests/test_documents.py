@@ -57,7 +57,7 @@ def told_default(field: FieldInfo) -> str:
 SIMPLE = (str, bool, int, float, type(None))
 IN_TABLES = (FilesSpec, SyntheticSpec, synthetic_specs.StageSpec, synthetic_specs.CellsSpec, synthetic_specs.OpticsSpec,
              synthetic_specs.StainsSpec, synthetic_specs.FaultsSpec, spec.StainsSpec, spec.StainSpec,
-             spec.BlockMaximaThreshold, spec.SplitSpec, spec.CellAreaSpec,
+             spec.BlockMaximaThreshold, spec.NucleusSplitSpec, spec.CellAreaSpec,
              spec.OutlineSpec, spec.QualitySpec, spec.SaturatedSpec, spec.BlackSpec,
              spec.DefocusedSpec, spec.EmptySpec)  # fmt: skip
 
@@ -86,6 +86,6 @@ def test_examples_of_formats_are_valid():
     for example in examples:
         table = tomllib.loads(example)
         if "plates" in table:
-            validate(SyntheticSpec, table, where=example)
+            validate(SyntheticSpec, table, context=example)
         else:
-            validate(PlateSpec, {"name": "a", "files": {"pattern": "{well}.tif"}, **table}, where=example)
+            validate(PlateSpec, {"name": "a", "files": {"pattern": "{well}.tif"}, **table}, context=example)

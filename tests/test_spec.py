@@ -1,19 +1,25 @@
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
+import typing
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
 
+import segue
 from segue.errors import SegueError, SpecError
 from segue.spec import PATTERNS, SpecModel, load, read_toml, validate
 
 
 class Small(SpecModel):
+    RENAMED = {"largeness": "size", 'mode = "slow"': 'mode = "thorough"'}
     name: Literal["small"]
     size: int = 1
+    mode: Literal["fast", "thorough"] = "fast"
 
 
 class Large(SpecModel):
@@ -22,6 +28,7 @@ class Large(SpecModel):
 
 
 class Whole(SpecModel):
+    RENAMED = {"heading": "title"}
     title: str
     count: Annotated[int, Field(gt=0)] = 1
     part: Annotated[Small | Large, Field(discriminator="name")] = Small(name="small")
@@ -105,3 +112,44 @@ def test_toml_mistakes_name_file_and_line(tmp_path: Path):
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SegueError, match="cannot be read as text"):
         load(Whole, tmp_path / "binary.toml")
+
+
+def test_old_names_are_told_with_the_new():
+    """A key or value that was renamed is told with its new name, wherever it is, beside all other mistakes."""
+    text = mistakes({"heading": "t", "part": {"name": "small", "largeness": 2, "mode": "slow"}, "parts": [{"siez": 1}]})
+    assert "at the top: `heading` is called `title` now; rename it" in text
+    assert "part: `largeness` is called `size` now; rename it" in text
+    assert 'part.mode: `mode = "slow"` is written `mode = "thorough"` now; rename it' in text
+    assert "parts[0]: unknown key 'siez'; did you mean 'size'?" in text
+    assert "part.mode: unknown value 'swol'; allowed: fast, thorough" in mistakes(
+        {"title": "t", "part": {"name": "small", "mode": "swol"}}
+    )
+
+
+def models() -> list[type[SpecModel]]:
+    """Returns every specification of the package."""
+    for module in pkgutil.walk_packages(segue.__path__, "segue."):
+        importlib.import_module(module.name)
+    waiting, found = [SpecModel], []
+    while waiting:
+        below = waiting.pop().__subclasses__()
+        waiting += below
+        found += [model for model in below if model.__module__.startswith("segue.")]
+    return found
+
+
+def test_every_old_name_leads_to_a_setting():
+    """What was renamed is no setting any more, what it is called now is one, and no name is British."""
+    renamed = 0
+    for model in models():
+        keys = {field.alias or name for name, field in model.model_fields.items()}
+        for old, new in model.RENAMED.items():
+            renamed += 1
+            if " = " not in old:
+                assert new in keys and old not in keys, model
+            else:
+                name, value = new.replace('"', "").split(" = ")
+                assert value in typing.get_args(model.model_fields[name].annotation), model
+        british = r"colour|labelled|licence|centre|(normal|optim|standard|initial|regular)is"
+        assert not any(re.search(british, key) for key in keys), model
+    assert renamed >= 12

@@ -1,4 +1,4 @@
-"""What this machine can do, and how `auto` settings resolve on it."""
+"""The capabilities of this machine, its free memory, and how `auto` settings resolve on it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from segue.errors import SegueError
 if TYPE_CHECKING:
     import torch
 
-SHARE_TO_KEEP = 0.25  # of free memory
-UNLIMITED = 1 << 60  # version 1 of control groups writes a number of this size where there is no limit
+CACHE_FRACTION = 0.25  # of free memory
+UNLIMITED = 1 << 60  # control groups of version 1 have a number of this size where there is no limit
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
-def cores() -> int:
+def cpu_count() -> int:
     """Returns the number of CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def cpu_flags() -> frozenset[str]:
-    """Returns the processor's feature flags (`amx_bf16`, `avx512_bf16`, …); empty where the system does not tell."""
+    """Returns the processor's feature flags (`amx_bf16`, `avx512_bf16`, …); empty where the system has no such list."""
     return frozenset(_cpuinfo("flags").split())
 
 
@@ -42,22 +42,22 @@ def _cpuinfo(field: str) -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == field), "")
 
 
-def fits_beside(needed: int, device: torch.device) -> bool:
-    """Returns whether so many bytes may be kept on a device to save work: a share of what is free, since other workers
-    train beside this one."""
+def fits_in_free_memory(needed: int, device: torch.device) -> bool:
+    """Returns whether so many bytes may be cached on a device: a fraction of what is free, since other workers train
+    beside this one."""
     import torch
 
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
-    return free is None or needed < SHARE_TO_KEEP * free
+    return free is None or needed < CACHE_FRACTION * free
 
 
 def free_memory() -> int | None:
-    """Returns the bytes of main memory that are free for use; None where the system does not tell.
+    """Returns the bytes of main memory that are free for use; None where the system does not say.
 
-    What the control groups of this process (a container's, a batch system's) leave counts as well as the machine.
+    That is what the machine and the control groups of this process (a container's, a batch system's) have left.
     """
-    known = [_machine_memory(), *group_memory(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]
-    return min((amount for amount in known if amount is not None), default=None)
+    amounts = [_machine_memory(), *cgroup_memory(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]
+    return min((amount for amount in amounts if amount is not None), default=None)
 
 
 def _machine_memory() -> int | None:
@@ -65,15 +65,15 @@ def _machine_memory() -> int | None:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
-    found = [line.split() for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0][1]) * 1024 if found else None
+    available = [line.split() for line in lines if line.startswith("MemAvailable:")]
+    return int(available[0][1]) * 1024 if available else None
 
 
-def group_memory(membership: Path, mount: Path) -> list[int]:
+def cgroup_memory(membership: Path, mount: Path) -> list[int]:
     """Returns the bytes that each limited control group of this process has left, of version 2 or 1.
 
     membership: the file that names the groups; mount: where they are mounted. The page cache that a group could give
-    back at once (inactive files) counts as left. A path named from outside of a container is looked for at the mount.
+    back at once (inactive files) counts as free. Inside a container, the path may not exist; the mount is read then.
     """
     try:
         lines = membership.read_text(encoding="utf-8").splitlines()
@@ -87,25 +87,25 @@ def group_memory(membership: Path, mount: Path) -> list[int]:
             top, names = mount / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
         else:
             continue
-        own = top / path.strip("/")
-        for group in dict.fromkeys([own, *own.parents, top]):
+        innermost = top / path.strip("/")
+        for group in dict.fromkeys([innermost, *innermost.parents, top]):
             if group.is_relative_to(top):
-                left += _left_in(group, *names)
+                left += _bytes_left(group, *names)
     return left
 
 
-def _left_in(group: Path, limit: str, usage: str, reclaimable: str) -> list[int]:
+def _bytes_left(group: Path, limit: str, usage: str, reclaimable: str) -> list[int]:
     """Returns [bytes left] of a control group, or nothing where it sets no limit."""
     try:
-        most = (group / limit).read_text(encoding="utf-8").strip()
+        maximum = (group / limit).read_text(encoding="utf-8").strip()
         used = int((group / usage).read_text(encoding="utf-8"))
         rows = [line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError):
         return []
-    if not most.isdigit() or int(most) >= UNLIMITED:
+    if not maximum.isdigit() or int(maximum) >= UNLIMITED:
         return []
-    back = next((int(row[1]) for row in rows if row[0] == reclaimable), 0)
-    return [max(0, int(most) - used + back)]
+    cached = next((int(row[1]) for row in rows if row[0] == reclaimable), 0)
+    return [max(0, int(maximum) - used + cached)]
 
 
 def default_device() -> str:
@@ -115,13 +115,13 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def resolve_precision(wanted: Literal["auto"] | Precision, device: str | torch.device) -> Precision:
-    """Returns what `auto` means on the device: bf16 where the hardware multiplies it, else fp32.
+def resolve_precision(setting: Literal["auto"] | Precision, device: str | torch.device) -> Precision:
+    """Returns what `auto` means on the device: bf16 where the hardware supports it, otherwise fp32.
 
-    fp16 is never what `auto` means: it needs its loss scaled, and gains nothing over bf16 where there is bf16.
+    `auto` is never fp16: that needs loss scaling, and gains nothing over bf16 where there is bf16.
     """
-    if wanted != "auto":
-        return wanted
+    if setting != "auto":
+        return setting
     if str(device).startswith("cuda"):
         import torch
 
@@ -132,8 +132,8 @@ def resolve_precision(wanted: Literal["auto"] | Precision, device: str | torch.d
 def set_tf32(on: bool) -> None:
     """Lets a GPU round float32 inputs of matrix products and convolutions to TF32 (10 bits of mantissa), or forbids it.
 
-    Through the older of torch's two interfaces: after the newer one the older refuses to be read, which torch's own
-    compiler still does, while these switches are seen through both.
+    It uses the older of torch's two interfaces: after a use of the newer one, reading the older raises an error, and
+    torch's own compiler still reads it; settings of the older are visible through both.
     """
     import torch
 
@@ -160,7 +160,7 @@ def nvml(device: str | torch.device) -> Iterator[tuple[Any, Any]]:
     """Gives NVIDIA's management library (the module `pynvml`) and its handle of the GPU that torch calls `device`.
 
     The GPU is found by its UUID, or by its place on the bus where the device is a part of a GPU (MIG), so that
-    CUDA_VISIBLE_DEVICES changes nothing. Raises SegueError, saying what is missing, where that is not possible.
+    CUDA_VISIBLE_DEVICES has no effect. Raises SegueError, saying what is missing, where that is not possible.
     """
     import torch
 
@@ -190,7 +190,7 @@ def nvml(device: str | torch.device) -> Iterator[tuple[Any, Any]]:
 
 
 def power_limit_w(device: str | torch.device) -> float | None:
-    """Returns the power in watts that the GPU may draw; None where it does not tell."""
+    """Returns the power limit of the GPU in watts; None where it cannot be read."""
     try:
         with nvml(device) as (library, handle):
             try:
@@ -201,18 +201,18 @@ def power_limit_w(device: str | torch.device) -> float | None:
         return None
 
 
-def reuse_memory() -> None:
-    """Keeps freed blocks of memory in this process instead of handing them back to the system after every step.
+def keep_freed_memory() -> None:
+    """Keeps freed blocks of memory in this process instead of returning them to the system after every step.
 
-    glibc returns large blocks at once, and each step of a training then pays for faulting in the same pages again
-    (measured: 143 against 183 images/s, and 103 under the trim threshold that Dask sets in its workers). Does
-    nothing where the C library has no `mallopt`.
+    glibc returns large blocks at once, and each training step then pays for faulting in the same pages again (measured:
+    143 against 183 images/s, and 103 under the trim threshold that Dask sets in its workers). Does nothing where the C
+    library has no `mallopt`.
     """
     import ctypes
 
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
+    except (AttributeError, OSError, TypeError):  # TypeError on Windows
         return
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     if not mallopt(mmap_threshold, 1 << 30):
@@ -221,22 +221,22 @@ def reuse_memory() -> None:
 
 
 def environment(device: str | torch.device, precision: Precision, threads: int) -> dict[str, str | int | float]:
-    """Returns what a result may depend on beside its key: versions, machine, what `auto` resolved to.
+    """Returns what a result may depend on in addition to its key: versions, machine, what `auto` resolved to.
 
-    `tf32` is the setting of this moment ("off" without a GPU); `gpu_power_limit_w` is there where the GPU tells it.
+    `tf32` is the current setting ("off" without a GPU); `gpu_power_limit_w` is there where it can be read.
     """
     from importlib.metadata import version
 
     import torch
 
     packages = ("segue", "torch", "numpy", "h5py", "segmentation-models-pytorch")
-    found: dict[str, str | int | float] = {name: version(name) for name in packages}
-    found |= {"python": platform.python_version(), "cpu": cpu_name(), "cores": cores(), "device": str(device)}
-    found |= {"amx": "yes" if "amx_bf16" in cpu_flags() else "no", "precision": precision, "threads": threads}
-    found["tf32"] = "off"
+    facts: dict[str, str | int | float] = {name: version(name) for name in packages}
+    facts |= {"python": platform.python_version(), "cpu": cpu_name(), "cores": cpu_count(), "device": str(device)}
+    facts |= {"amx": "yes" if "amx_bf16" in cpu_flags() else "no", "precision": precision, "threads": threads}
+    facts["tf32"] = "off"
     if str(device).startswith("cuda"):
-        found |= {"gpu": torch.cuda.get_device_name(device), "tf32": tf32()}
-        found |= {"cuda": torch.version.cuda or "none", "cudnn": torch.backends.cudnn.version() or "none"}
+        facts |= {"gpu": torch.cuda.get_device_name(device), "tf32": tf32()}
+        facts |= {"cuda": torch.version.cuda or "none", "cudnn": torch.backends.cudnn.version() or "none"}
         limit_w = power_limit_w(device)
-        found |= {} if limit_w is None else {"gpu_power_limit_w": limit_w}
-    return found
+        facts |= {} if limit_w is None else {"gpu_power_limit_w": limit_w}
+    return facts

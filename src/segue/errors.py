@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Sequence
 
 
@@ -22,3 +24,11 @@ class SpecError(SegueError):
         count = len(self.mistakes)
         head = f"{context}: {'one mistake' if count == 1 else f'{count} mistakes'}"
         super().__init__("\n".join([head, *(f"  {mistake}" for mistake in self.mistakes)]))
+
+
+def warn(message: str) -> None:
+    """Issues a `SegueWarning` that names the line outside of segue by which the work was started."""
+    level, frame = 1, sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "segue":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, SegueWarning, stacklevel=level)

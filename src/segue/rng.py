@@ -1,7 +1,7 @@
 """Random streams derived by hashing (seed, purpose, index), so that no two purposes ever share one.
 
-A stream depends on the values named and on nothing else: not on the order of calls, the number of
-workers or torch's global generator, which is touched only inside `scope`.
+A stream depends on the given values and on nothing else: not on the order of calls, the number of workers or torch's
+global generator, which is used only inside `scope`.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def test_lists_the_names(capsys: Said):
     """Without a name every schedule is listed with what it is."""
     assert inspect("schedule") == 0
     told = text_of(capsys)
-    assert all(f"{name} {line}" in told for name, line in SCHEDULES.items())
+    assert all(f"{name} {spec.summary}" in told for name, spec in SCHEDULES.items())
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -47,10 +47,10 @@ def test_every_schedule_is_told(name: str, capsys: Said):
     """Every name is told with its settings; what a monitored one assumes, and that nothing was drawn, is said."""
     assert inspect("schedule", name, "--epochs", 20, "--set", "warmup.epochs=2") == 0
     told = text_of(capsys)
-    assert f"schedule {name}" in told and "warm-up (epochs 2, start 0)" in told and SCHEDULES[name] in told
+    assert f"schedule {name}" in told and "warm-up (epochs 2, start 0)" in told and SCHEDULES[name].summary in told
     assert "last step of 20 epochs" in told and "--sheet FILE.png" in told
-    spec = rates.named_course(name, [], lr=None, epochs=None).schedule
-    assert ("validation_loss stands still" in told) == (schedules.monitored(spec) is not None)
+    spec = rates.schedule_by_name(name, [], lr=None, epochs=None).schedule
+    assert ("validation_loss stands still" in told) == (spec.monitored is not None)
 
 
 def test_kicks_are_told_at_their_epochs(capsys: Said):
@@ -92,7 +92,7 @@ def test_the_axis_follows_the_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return b""
 
     monkeypatch.setattr(style, "png_bytes", remember)
-    rates.draw([rates.named_course(name, [], lr=None, epochs=None) for name in SCHEDULES], tmp_path / "all.png")
+    rates.draw([rates.schedule_by_name(name, [], lr=None, epochs=None) for name in SCHEDULES], tmp_path / "all.png")
     assert list(seen) == list(SCHEDULES)
     assert [name for name, axes in seen.items() if axes.get_yscale() == "log"] == ["plateau", "kicks"]
     assert all(axes.get_ylabel() == "learning rate" and axes.get_xlabel() == "epochs passed" for axes in seen.values())

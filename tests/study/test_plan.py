@@ -30,19 +30,19 @@ BY_HAND = {
     "hrtem-baseline": {"mixture": (240, 720)},
     # 1 pretraining; 4 numbers of labels, from the pretrained weights and from scratch; 2 inits x 5 draws
     "nuclei-transfer": {"pretrain": (1, 10), "transfer": (4, 40), "scratch": (4, 40)},
-    # 3 optimisers with their schedules x with and without class weights; 3 seeds
-    "optimisers": {"train": (6, 18)},
+    # 3 optimizers with their schedules x with and without class weights; 3 seeds
+    "optimizers": {"train": (6, 18)},
     # 7 output representations; 3 seeds
     "representations": {"train": (7, 21)},
     # 2 pretrainings; 3 numbers of labels from each of 3 starts; 5 draws
     "few-labels": {
-        "unlabelled": (1, 5),
+        "unlabeled": (1, 5),
         "elsewhere": (1, 5),
         "scratch": (3, 15),
         "reconstructed": (3, 15),
-        "labelled": (3, 15),
+        "labeled": (3, 15),
     },
-    # 3 optimisers x 2 networks x with and without class weights; the split by wells and by chunks; 2 seeds
+    # 3 optimizers x 2 networks x with and without class weights; the split by wells and by chunks; 2 seeds
     "live-dead": {"train": (12, 24), "wells": (2, 4), "chunks": (2, 4)},
 }
 
@@ -152,7 +152,7 @@ def test_variants_merge_over_their_stage():
         "optimizer": {"name": "adam", "lr": 1e-3},
         "variants": {"slow": {"optimizer": {"lr": 1e-4}}, "long": {"epochs": {"each": [6, 9]}}},
     }
-    points = grid.unfold(table)
+    points = grid.expand_grid(table)
     assert [p.coordinates for p in points] == [
         {"variant": "slow"},
         {"variant": "long", "epochs": 6},
@@ -167,7 +167,7 @@ def test_unordered_pairs_of_mixtures():
         "pairs": {"a": ["x", "y"], "b": ["x", "y", "z"], "unordered": True},
         "mix": [{"domain": "a", "images": 1}, {"domain": "b", "images": 3}],
     }
-    points = grid.unfold(table)
+    points = grid.expand_grid(table)
     assert [p.coordinates["pair"] for p in points] == ["x+y", "x+z", "y+z"]
     assert grid.mixture(points[1].table["mix"]) == "x:1+z:3"
 
@@ -184,11 +184,11 @@ def test_unordered_pairs_of_mixtures():
 def test_malformed_axes(table: dict[str, object], message: str):
     """An axis that cannot be read is refused with how to write it."""
     with pytest.raises(ValueError, match=message):
-        grid.unfold(table)
+        grid.expand_grid(table)
 
 
 def keys(path: Path) -> dict[str, str]:
-    return {train.label: train.key for train in plan_study(path).trains}
+    return {train.label: train.key for train in plan_study(path).trainings}
 
 
 def test_keys_ignore_names_and_evaluation(study_file: StudyFile):
@@ -216,7 +216,7 @@ def test_changing_a_parent_changes_its_children(study_file: StudyFile):
     other = study_file(name="other.toml")
     other.write_text(other.read_text().replace("images = 12", "images = 11"))
     after = plan_study(other)
-    assert not {t.key for t in before.trains} & {t.key for t in after.trains}
+    assert not {t.key for t in before.trainings} & {t.key for t in after.trainings}
 
 
 def test_all_images_share_the_training_over_draws(study_file: StudyFile):
@@ -271,7 +271,7 @@ def test_swept_datasets_are_chosen_by_domains(tmp_path: Path):
     """A dataset whose `set` varies becomes one for each value, and a domain selects among them."""
     plan = plan_study(STUDIES / "hrtem-structure.toml", tmp_path)
     assert len(plan.datasets) == 18
-    assert len({train.inputs for train in plan.trains if train.configuration.stage == "pretrain"}) == 18
+    assert len({train.inputs for train in plan.trainings if train.configuration.stage == "pretrain"}) == 18
 
 
 def test_disk_needed_is_counted(tmp_path: Path):
@@ -317,4 +317,4 @@ def test_inherited_networks_decide_what_fits(tmp_path: Path):
     text = text.replace("[domains]", "set = { 'imaging.tile_px' = 72 }\n\n[domains]")
     text = text.replace("[stages.pretrain]", '[stages.pretrain]\nnetwork = { name = "pspnet-resnet18" }')
     (tmp_path / "study.toml").write_text(text)
-    assert plan_study(tmp_path / "study.toml").trains
+    assert plan_study(tmp_path / "study.toml").trainings

@@ -312,46 +312,12 @@ def test_cap_of_a_killed_training_is_healed(nvml: FakeNVML, tmp_path: Path, foun
     assert nvml.limit_mW == restored_mW and not record.exists()
 
 
-@pytest.mark.parametrize(("on", "word"), [(True, "on"), (False, "off")])
-def test_tf32_is_set_and_told(on: bool, word: str) -> None:
-    """The switch is seen through both of torch's interfaces, warns of nothing, and is recorded beside the versions."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    try:
-        devices.set_tf32(on)
-        assert devices.tf32() == word
-        assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is on
-        assert torch.get_float32_matmul_precision() == ("high" if on else "highest")
-        assert devices.environment("cpu", "fp32", 1)["tf32"] == "off"
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
-
-
 def test_power_limit_is_told_where_known(nvml: FakeNVML) -> None:
     """The GPU's limit in watts; None where it does not tell, and on a processor."""
     assert devices.power_limit_w("cuda") == 350
     assert devices.power_limit_w("cpu") is None
     nvml.fails = {"enforced": 3}
     assert devices.power_limit_w("cuda") is None
-
-
-def test_fp16_trains_on_the_processor() -> None:
-    """fp16 is taken as given, and with loss scaling its gradients on the CPU are fp32's within half precision."""
-    assert devices.resolve_precision("fp16", "cpu") == "fp16"
-    torch.set_num_threads(1)
-    found = {}
-    for dtype in (torch.float32, torch.float16):
-        generator = torch.Generator().manual_seed(0)
-        weight = torch.randn(8, 3, 3, 3, generator=generator).requires_grad_()
-        images = torch.randn(2, 3, 16, 16, generator=generator)
-        optimizer = torch.optim.SGD([weight], lr=1.0)
-        scaler = torch.amp.GradScaler("cpu", enabled=dtype == torch.float16)
-        with torch.autocast("cpu", dtype, enabled=dtype == torch.float16):
-            scores = torch.nn.functional.conv2d(images, weight)
-        scaler.scale(1e-6 * scores.float().square().mean()).backward()  # below what fp16 could hold unscaled
-        scaler.unscale_(optimizer)
-        assert weight.grad is not None
-        found[dtype] = weight.grad
-    torch.testing.assert_close(found[torch.float16], found[torch.float32], rtol=1e-2, atol=1e-9)
 
 
 def test_energy_imports_no_torch() -> None:

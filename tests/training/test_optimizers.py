@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import typing
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from segue.errors import SpecError
 from segue.networks.registry import NetworkSpec
 from segue.spec import SpecModel, validate
 from segue.training import freezing, optimizers
-from segue.training.optimizers import AdamSpec, OPTIMIZERS, Optimizer, OptimizerSpec
+from segue.training.optimizers import OPTIMIZERS, AdamSpec, Optimizer, OptimizerSpec
 
 CASES: list[dict[str, Any]] = [
     {"name": "sgd"},
@@ -69,8 +68,8 @@ def by_hand(spec: Any, name: str, w: Tensor, gradients: list[Tensor], factors: t
     return w
 
 
-def test_every_optimiser_is_among_the_cases():
-    """No optimiser can be added without a case here."""
+def test_every_optimizer_is_among_the_cases():
+    """No optimizer can be added without a case here."""
     kinds = set(OPTIMIZERS)
     assert kinds == {case["name"] for case in CASES}
 
@@ -190,7 +189,7 @@ class Holder(SpecModel):
         ({"name": "adam", "part_lr": {"head": 0}}, "a number above 0"),
     ],
 )
-def test_bad_optimisers_are_refused(table: dict[str, Any], message: str):
+def test_bad_optimizers_are_refused(table: dict[str, Any], message: str):
     """A setting that cannot be is refused with what is allowed."""
     with pytest.raises(SpecError, match=message):
         validate(Holder, {"optimizer": table}, context="stage.toml")

@@ -56,11 +56,11 @@ def whole_search(target: Target, scores: list[np.ndarray], labels: list[np.ndarr
         value = -value if metric.startswith("count") else value
         return -1.0 if np.isnan(value) else value
 
-    parameters = dict(target.parameters)
+    parameters = dict(target.decode_params)
     best = reached(parameters)
     for _ in range(3):
         before = dict(parameters)
-        for name, values in target.ranges.items():
+        for name, values in target.decode_search_space.items():
             for value in values:
                 found = reached({**parameters, name: value})
                 if found > best:
@@ -84,21 +84,21 @@ def test_the_bounded_search_finds_what_the_whole_one_does(metric: TuningMetric, 
     labels = discs(5, ignored=ignored)
     scores = scores_of(labels, target.channels, 1.5)
     expected = whole_search(target, scores, labels, metric)
-    found = tuning.tuned(target, iter(scores), labels, metric=metric)
+    found = tuning.tune_decoding(target, iter(scores), labels, metric=metric)
     best = expected.pop("best")
     assert found["parameters"] == expected
     assert found["value"] == pytest.approx(-best if metric.startswith("count") else best, abs=1e-12)
     assert (found["metric"], found["images"], found["searched"]) == (metric, 5, 5)
     assert found["value"] != found["value_of_defaults"] or metric.startswith("count")
-    again = tuning.tuned(target, scores[::-1], labels[::-1], metric=metric)
+    again = tuning.tune_decoding(target, scores[::-1], labels[::-1], metric=metric)
     assert again["parameters"] == found["parameters"]
 
 
 def test_less_is_decoded_than_there_is():
     """On a good network most trials end before the last image."""
     labels, target = discs(16), Foreground(NAMES)
-    found = tuning.tuned(target, scores_of(labels, 1, 3.0), labels)
-    trials = 1 + sum(len(values) - 1 for values in target.ranges.values())
+    found = tuning.tune_decoding(target, scores_of(labels, 1, 3.0), labels)
+    trials = 1 + sum(len(values) - 1 for values in target.decode_search_space.values())
     assert found["value"] > 0.3
     assert found["decoded"] < 0.75 * trials * len(labels)
 
@@ -107,23 +107,23 @@ def test_noise_is_not_searched_for_long():
     """Scores without any object in them are tried on few images, and the value told is still that of all."""
     labels, target = discs(40), Foreground(NAMES)
     shifted = [np.roll(one, 32, axis=1) - 4 for one in scores_of(discs(40), 1, 0.0)]
-    found = tuning.tuned(target, shifted, labels)
-    assert found["searched"] == tuning.GLANCE and found["images"] == 40
+    found = tuning.tune_decoding(target, shifted, labels)
+    assert found["searched"] == tuning.GLANCE_IMAGES and found["images"] == 40
     tallies = [
         object_metrics.tally(one, target.decode(shown, found["parameters"]))
         for shown, one in zip(shifted, labels, strict=True)
     ]
     assert found["value"] == pytest.approx(object_metrics.scores(object_metrics.merged(tallies))["ap_mean"])
     assert found["value"] >= found["value_of_defaults"]
-    trials = 3 * sum(len(values) for values in target.ranges.values())
-    assert found["decoded"] <= 2 * 40 + tuning.GLANCE * (trials + 1)
+    trials = 3 * sum(len(values) for values in target.decode_search_space.values())
+    assert found["decoded"] <= 2 * 40 + tuning.GLANCE_IMAGES * (trials + 1)
 
 
 def test_no_objects_at_all():
     """Images without objects leave the defaults, as no parameter could be better."""
     labels = [np.zeros((20, 20), np.int32)] * 6
-    found = tuning.tuned(Foreground(NAMES), [np.full((1, 20, 20), -5, np.float32)] * 6, labels)
-    assert found["parameters"] == dict(Foreground(NAMES).parameters)
+    found = tuning.tune_decoding(Foreground(NAMES), [np.full((1, 20, 20), -5, np.float32)] * 6, labels)
+    assert found["parameters"] == dict(Foreground(NAMES).decode_params)
     assert found["value"] == -1.0
 
 
@@ -132,8 +132,8 @@ def test_large_images_are_fewer():
     side = 2**11
     large = np.broadcast_to(np.int32(0), (side, side))
     images = [(np.full((1, 1, 1), k), large) for k in range(20)]
-    kept = [int(image[0, 0, 0]) for image, _ in tuning.chosen(images)]
-    assert len(kept) == tuning.MOST_PX // side**2 == 4
+    kept = [int(image[0, 0, 0]) for image, _ in tuning.select_images(images)]
+    assert len(kept) == tuning.MAX_PX // side**2 == 4
     assert kept == [2, 7, 12, 17]
     huge = np.broadcast_to(np.int32(0), (2**13, 2**13))
-    assert len(tuning.chosen([(np.zeros((1, 1, 1)), huge)] * 3)) == 1
+    assert len(tuning.select_images([(np.zeros((1, 1, 1)), huge)] * 3)) == 1

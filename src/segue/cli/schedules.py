@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from segue.training.spec import StageSpec
 
 STEPS = 100  # of an epoch, in what is shown
-STILL = 1.0  # the monitored value that stands still
+CONSTANT_VALUE = 1.0  # the monitored value that stands still
 MAX_CHANGES = 24  # that are told one by one
 LOW_MEDIAN = 0.1  # a curve half of which lies below this share of its peak is drawn on a logarithmic axis
 DEFAULT_LR, DEFAULT_EPOCHS = 0.05, 100
@@ -52,8 +52,8 @@ class PlottedSchedule(SpecModel):
         return f"{told}, warm-up{_settings(self.warmup)}" if self.warmup else told
 
     @cached_property
-    def trace(self) -> RateCurve:
-        return trace(self.schedule, self.warmup, lr=self.lr, epochs=self.epochs)
+    def curve(self) -> RateCurve:
+        return rate_curve(self.schedule, self.warmup, lr=self.lr, epochs=self.epochs)
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ def _settings(spec: SpecModel) -> str:
     return f" ({', '.join(told)})" if told else ""
 
 
-def trace(spec: Schedule, warmup: WarmupSpec | None, *, lr: float, epochs: int) -> RateCurve:
+def rate_curve(spec: Schedule, warmup: WarmupSpec | None, *, lr: float, epochs: int) -> RateCurve:
     """Returns the rate over a training in which the monitored value stands still."""
     state = spec.init_state()
-    row = {name: STILL for name in (spec.monitored,) if name}
+    row = {name: CONSTANT_VALUE for name in (spec.monitored,) if name}
     positions, rates, turns = [], [], []
     for epoch in range(epochs):
         for step in range(STEPS):
@@ -124,7 +124,7 @@ def schedules_of_file(path: Path) -> list[PlottedSchedule]:
 
 def rows(course: PlottedSchedule) -> list[tuple[str, str]]:
     """Returns what a schedule does, as lines of a name and a text."""
-    trace, spec = course.trace, course.schedule
+    trace, spec = course.curve, course.schedule
     least = min(trace.rates)
     found = [("schedule", course.title), ("", spec.summary)]
     found += [("used by", course.used_by)] if course.used_by else []
@@ -178,7 +178,7 @@ def _panel(axes: Axes, course: PlottedSchedule, letters: int) -> None:
 
     from segue.reporting.figures.style import BLUE, GRID, MUTED, VERMILION, scale_axis
 
-    trace = course.trace
+    trace = course.curve
     positions, rates = np.array(trace.positions), np.array(trace.rates)
     if course.warmup is not None:
         axes.axvspan(0, course.warmup.epochs, color=GRID, alpha=0.6, linewidth=0, label="warm-up")

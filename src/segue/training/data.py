@@ -38,7 +38,7 @@ from segue.data.splits import Neighbours, PartName
 from segue.data.streaming import StreamedSource
 from segue.device import free_memory
 from segue.errors import SegueError
-from segue.targets.specs import CombinedSpec, ImageClassSpec, ReconstructionSpec, Spec
+from segue.targets.specs import Spec
 from segue.training.spec import DataSpec, Inputs, Range, StageSpec
 
 MEMORY_FRACTION = 0.8  # of free memory: activations and the optimizer need room beside the data
@@ -206,18 +206,15 @@ def choose_layer(dataset: Dataset, target: Spec) -> Layer:
 
     Without a name it is the only layer, or the only one of the target's kind: classes, or for other targets instances.
     """
-    if isinstance(target, ReconstructionSpec):
+    if target.label_kind == "none":
         return UNLABELLED
-    if isinstance(target, ImageClassSpec):
-        return column_layer(dataset, target.column)
-    targets = (
-        (target.main, *(part.target for part in target.auxiliary)) if isinstance(target, CombinedSpec) else (target,)
-    )
-    kind = "classes" if all(one.name == "classes" for one in targets) else "instances"
+    if target.label_column is not None:
+        return column_layer(dataset, target.label_column)
     if target.layer in dataset.layers:
         return dataset.layers[target.layer]
     if target.layer is None:
-        for candidates in (list(dataset.layers.values()), [x for x in dataset.layers.values() if x.kind == kind]):
+        layers = list(dataset.layers.values())
+        for candidates in (layers, [x for x in layers if x.kind == target.label_kind]):
             if len(candidates) == 1:
                 return candidates[0]
     setting = "target.layer is not given" if target.layer is None else f"target.layer is '{target.layer}'"

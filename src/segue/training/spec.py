@@ -244,7 +244,7 @@ class StageSpec(SpecModel):
             monitors["monitor"] = self.monitor
         return monitors
 
-    def keyed(self, without: Collection[str]) -> dict[str, Any]:
+    def key_settings(self, without: Collection[str]) -> dict[str, Any]:
         """Returns the settings that identify a stage: those that differ from the defaults and can change its result,
         except the named fields."""
         return self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={*OUTSIDE_KEY, *without})
@@ -295,16 +295,6 @@ class Inputs:
 @dataclass(frozen=True)
 class TrainTask:
     """A planned training: what is trained, into which run folder, under which key, from which inputs."""
-
-    spec: StageSpec
-    folder: Path
-    key: str
-    inputs: Inputs
-
-
-@dataclass(frozen=True)
-class TrainTask:
-    """A training to be done: what, into which folder, under which key, from which inputs."""
 
     spec: StageSpec
     folder: Path
