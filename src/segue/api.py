@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segue.data.spec import PrepareSpec
-from segue.errors import SegueError
+from segue.errors import SegueError, warn
 from segue.spec import load, read_toml, validate
 
 if TYPE_CHECKING:
@@ -117,6 +117,9 @@ def train(
     store: the folder of runs that studies share, `runs` beside the specification unless given. A training that is
     finished there, by a study or by this function, is taken from there; one that is trained here is put there too
     where the store exists, so that a study finds it. Without `run` it is trained in the store, under its key.
+
+    log receives what the command prints. Without it, a split that leaks between training and validation gives a
+    `SegueWarning`.
     """
     from segue.study.store import Store, copy_run
     from segue.training import identity
@@ -161,12 +164,18 @@ def train(
         return out.path
     parent_path = None if stage.parent is None else identity.parent_path(stage.parent, folder)
     task = TrainTask(stage, out.path, key, Inputs(datasets, parent_path))
-    (error,) = train_tasks([task], checkpoint_s=checkpoint_s, log=log)
+    (error,) = train_tasks([task], checkpoint_s=checkpoint_s, log=log or _warn_of_leaks)
     if error is not None:
         raise error
     if is_main and runs.folder.is_dir() and not stored.path.exists():
         copy_run(out.path, stored.path)
     return out.path
+
+
+def _warn_of_leaks(line: str) -> None:
+    """Turns a warning among the log lines into Python's own, for callers without a log."""
+    if line.startswith("WARNING: "):
+        warn(line.removeprefix("WARNING: "))
 
 
 def _as_typed(path: Path) -> str:

@@ -170,8 +170,8 @@ def test_settings_belong_to_the_file(tmp_path: Path, capsys: Said):
 def test_nothing_heavy_is_imported():
     """Telling of a schedule imports neither torch nor pandas nor matplotlib."""
     code = (
-        "import sys, json; from segue import inspection; "
-        "inspection.describe_schedules('kicks', (), lr=None, epochs=None, sheet=None); "
+        "import sys, json; from segue.cli import describe; "
+        "describe.describe_schedules('kicks', (), lr=None, epochs=None, sheet=None); "
         "print(json.dumps([name for name in ('torch', 'pandas', 'matplotlib') if name in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -75,7 +75,8 @@ def test_published_pretrainings_are_shared(tmp_path: Path):
 LIGHT = """
 import sys
 from pathlib import Path
-from segue import cli, inspection, verbs
+from segue import api
+from segue.cli import describe, main as cli
 what = {what!r}
 try:
     if what == "help":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -13,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from segue import api
 from segue.errors import SegueError
 from segue.study.executor import run_study
 from segue.study.plan import plan_study
 from segue.study.table import collect
-from segue.training.run_folder import epoch_files
+from segue.training.run_folder import RunFolder
 
 StudyFile = Callable[..., Path]
 SEGUE = [sys.executable, "-c", "from segue.cli.main import main; main()"]
@@ -56,7 +58,7 @@ def test_scratch_and_transfer_see_the_same_images(study_file: StudyFile):
     plan = plan_study(path)
     run_study(plan)
     drawn = {}
-    for train in plan.trains:
+    for train in plan.trainings:
         groups = json.loads((plan.store.run(train.key) / "groups.json").read_text())["training"]
         drawn[train.configuration.stage, train.spec.data[0].images, train.spec.draw] = set(groups)
     for draw in (0, 1):
@@ -71,12 +73,12 @@ def test_adding_a_domain_retrains_nothing(study_file: StudyFile):
     path = study_file()
     run_study(plan_study(path))
     plan = plan_study(path)
-    before = {t.key: (plan.store.run(t.key) / "timing.json").read_bytes() for t in plan.trains}
+    before = {t.key: (plan.store.run(t.key) / "timing.json").read_bytes() for t in plan.trainings}
     path.write_text(path.read_text().replace("[domains]", '[domains]\nboth = { dataset = "discs" }'))
     summary = run_study(plan_study(path))
     assert summary.finished == 10
     plan = plan_study(path)
-    assert {t.key: (plan.store.run(t.key) / "timing.json").read_bytes() for t in plan.trains} == before
+    assert {t.key: (plan.store.run(t.key) / "timing.json").read_bytes() for t in plan.trainings} == before
     assert set(collect(plan, command="").table["evaluated_domain"]) == {"low", "high", "both"}
 
 
@@ -110,10 +112,82 @@ def test_why_tells_what_changed(study_file: StudyFile):
     assert {reason for *_, reason in plan_study(path).why()} == {"finished"}
     assert {reason for _, name, reason in plan_study(path).why(force=True) if "dataset" not in name} == {"forced"}
     path.write_text(path.read_text().replace("images = 12", "images = 11"))
-    reasons = {name.split()[0].rstrip(","): reason for _, name, reason in plan_study(path).why()}
-    assert reasons == {"dataset": "finished", "pretrain": "settings changed", "transfer": "input changed"}
+    assert reasons_by_stage(path) == {
+        "dataset": {"finished"},
+        "pretrain": {"settings changed: data.images 12 -> 11"},
+        "transfer": {"parent changed"},
+    }
     path.write_text(path.read_text().replace("[2, 4]", "[2, 4, 6]"))
     assert "new" in {reason for *_, reason in plan_study(path).why()}
+
+
+def reasons_by_stage(path: Path) -> dict[str, set[str]]:
+    reasons: dict[str, set[str]] = {}
+    for _, name, reason in plan_study(path).why():
+        reasons.setdefault(name.split()[0].rstrip(","), set()).add(reason)
+    return reasons
+
+
+def test_why_names_the_setting_that_changed(study_file: StudyFile):
+    """Settings within tables, settings that had their default, and several at once are each named with both values."""
+    path = study_file()
+    run_study(plan_study(path))
+    unchanged = path.read_text()
+    path.write_text(unchanged.replace("epochs = 2", "epochs = 3\noptimizer = { lr = 5e-4 }", 1))
+    changed = 'settings changed: epochs 2 -> 3; optimizer.lr (default) -> 0.0005; optimizer.name (default) -> "adam"'
+    assert set(changed.split("; ")) <= set("; ".join(reasons_by_stage(path)["pretrain"]).split("; "))
+    path.write_text(unchanged.replace("width = 8", "width = 16"))
+    width = "settings changed: network.width 8 -> 16"
+    assert reasons_by_stage(path) == {"dataset": {"finished"}, "pretrain": {width}, "transfer": {width}}
+    told = segue("study", "plan", path, "--why").stdout
+    assert told.count(width) == 1 and "(10 stages)" in told
+    path.write_text(unchanged)
+    assert set.union(*reasons_by_stage(path).values()) == {"finished"}
+
+
+def test_a_missing_extra_is_told_before_any_work(
+    study_file: StudyFile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """A study one of whose stages needs a package that is not installed runs nothing and names the extra."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find_spec(name))
+    path = study_file()
+    path.write_text(path.read_text().replace("epochs = 2", "epochs = 2\ntensorboard = true"))
+    with pytest.raises(SegueError, match=r"pretrain.* needs tensorboard.*segue\[tensorboard\].*Nothing was run"):
+        run_study(plan_study(path, tmp_path / "store"))
+    assert not (tmp_path / "store").exists()
+
+
+def test_train_and_studies_find_what_the_other_trained(study_file: StudyFile, discs: Path, tmp_path: Path):
+    """A stage that a study trained is taken from its store by `train`, and the other way round; parents too."""
+    path = study_file()
+    path.write_text(path.read_text().replace("seeds = 2", "seeds = 1"))
+    run_study(plan_study(path))
+    stage = """
+network = { name = "resunet", width = 8 }
+split = { validation = 0.2, test = 0.2 }
+precision = "fp32"
+epochs = 2
+augment = "dihedral-all"
+"""
+    data = f'[[data]]\ndataset = "{discs}"\n'
+    (tmp_path / "pretrain.toml").write_text(f'{stage}{data}images = 12\nconditions = {{ contrast = "high" }}\n')
+    (tmp_path / "transfer.toml").write_text(
+        f'{stage}freeze = ["encoder"]\nfrom = {{ run = "pretrained" }}\n'
+        f'{data}images = 4\nconditions = {{ contrast = "low" }}\n'
+    )
+    (tmp_path / "other.toml").write_text(f'{stage}{data}images = 10\nconditions = {{ contrast = "high" }}\n')
+    plan = plan_study(path)
+    stored = [(plan.store.run(training.key) / "weights.safetensors").read_bytes() for training in plan.trainings]
+    for name, out in (("pretrain", "pretrained"), ("transfer", "transferred")):
+        lines: list[str] = []
+        run = api.train(tmp_path / f"{name}.toml", tmp_path / out, log=lines.append)
+        assert "copied from there" in lines[0] and len(lines) == 1
+        assert (run / "weights.safetensors").read_bytes() in stored
+    api.train(tmp_path / "other.toml", tmp_path / "other", log=lambda line: None)  # not in the study yet
+    path.write_text(path.read_text().replace("images = 12", "images = 10"))
+    reasons = reasons_by_stage(path)
+    assert reasons["pretrain"] == {"finished"} and reasons["transfer"] == {"parent changed"}
 
 
 def test_leaves_may_keep_metrics_alone(study_file: StudyFile):
@@ -122,7 +196,7 @@ def test_leaves_may_keep_metrics_alone(study_file: StudyFile):
     path.write_text(path.read_text().replace("seeds = 2", 'seeds = 1\nkeep = "metrics"'))
     plan = plan_study(path)
     run_study(plan)
-    kept = {t.configuration.stage: (plan.store.run(t.key) / "weights.safetensors").exists() for t in plan.trains}
+    kept = {t.configuration.stage: (plan.store.run(t.key) / "weights.safetensors").exists() for t in plan.trainings}
     assert kept == {"pretrain": True, "transfer": False}
 
 
@@ -134,8 +208,8 @@ def test_every_epoch_is_scored_on_request(study_file: StudyFile):
     results = collect(plan_study(path), command="")
     histories = results.histories
     assert {"loss_adjusted@low", "loss_adjusted@high"} <= set(histories.columns)
-    run = histories[histories["run"] == plan.trains[0].key].set_index("epoch")
-    row = results.table[(results.table["run"] == plan.trains[0].key) & (results.table["evaluated_domain"] == "low")]
+    run = histories[histories["run"] == plan.trainings[0].key].set_index("epoch")
+    row = results.table[(results.table["run"] == plan.trainings[0].key) & (results.table["evaluated_domain"] == "low")]
     assert run.loc[row["selected_epoch"].iloc[0], "loss_adjusted@low"] == row["loss_adjusted"].iloc[0]
 
 
@@ -150,12 +224,12 @@ def test_a_stage_keeps_its_epochs_on_request(study_file: StudyFile):
     without = plan_study(path)
     path.write_text(path.read_text().replace("epochs = 2", "epochs = 2\nkeep_epochs = true"))
     plan = plan_study(path)
-    assert plan.trains[0].key != without.trains[0].key and plan.trains[1].key == without.trains[1].key
+    assert plan.trainings[0].key != without.trainings[0].key and plan.trainings[1].key == without.trainings[1].key
     assert plan.disk()["weights"] > without.disk()["weights"]
     run_study(plan)
-    assert list(epoch_files(plan.store.run(plan.trains[0].key))) == [1, 2]
+    assert list(RunFolder(plan.store.run(plan.trainings[0].key)).epoch_files()) == [1, 2]
     with pytest.raises(SegueError, match="were not kept; write keep_epochs = true in its stage"):
-        epoch_files(plan.store.run(plan.trains[1].key))
+        RunFolder(plan.store.run(plan.trainings[1].key)).epoch_files()
     path.write_text(path.read_text().replace("seeds = 1", 'seeds = 1\nkeep = "metrics"'))
     with pytest.raises(SegueError, match=r'stages.a.keep_epochs: the study says keep = "metrics"'):
         plan_study(path)
@@ -213,7 +287,7 @@ def test_stages_that_coincide_share_a_run_and_keep_their_rows(study_file: StudyF
     stage = 'domain = "high"\nimages = 6\nepochs = 1\n'
     plan = plan_study(study_file(f"\n[stages.pretrain]\n{stage}\n[stages.scratch]\n{stage}"))
     assert {c.stage: (c.models, c.distinct) for c in plan.counts} == {"pretrain": (2, 2), "scratch": (2, 2)}
-    assert len(plan.trains) == 2
+    assert len(plan.trainings) == 2
     assert run_study(plan).finished == 2
     table = collect(plan_study(plan.study.path), command="").table
     assert sorted(table["stage"]) == ["pretrain"] * 4 + ["scratch"] * 4
@@ -226,7 +300,7 @@ def test_weights_not_kept_are_trained_again_when_needed(study_file: StudyFile):
     path.write_text(path.read_text().replace("seeds = 2", 'seeds = 1\nkeep = "metrics"'))
     plan = plan_study(path)
     run_study(plan)
-    folder = plan.store.run(plan.trains[0].key)
+    folder = plan.store.run(plan.trainings[0].key)
     assert not (folder / "weights.safetensors").exists()
     before = collect(plan_study(path), command="").table
     path.write_text(path.read_text().replace("[domains]", '[domains]\nboth = { dataset = "discs" }'))
@@ -262,7 +336,7 @@ def test_leaks_through_a_weights_file_are_refused(study_file: StudyFile, tmp_pat
 
     parent = plan_study(study_file('\n[stages.whole]\ndomain = "high"\nepochs = 1\n'))
     run_study(parent)
-    weights = parent.store.run(parent.trains[0].key) / "weights.safetensors"
+    weights = parent.store.run(parent.trainings[0].key) / "weights.safetensors"
     tune = '\n[stages.tune]\nfrom = { weights = "WEIGHTS" }\ndomain = "low"\nimages = 2\nepochs = 1\n'
     other = tune + "split = { seed = 9, validation = 0.2, test = 0.2 }\n"
     leaking = plan_study(study_file(other.replace("WEIGHTS", str(weights)), name="leaking.toml"))

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from segue.study.executor import groups, run_study
+from segue.study.executor import group_tasks, run_study
 from segue.study.plan import plan_study
 from segue.study.table import collect
-from segue.study.worker import Work
-from segue.training.spec import StageSpec
+from segue.study.worker import StudyTask
+from segue.training.spec import Inputs, StageSpec, TrainTask
 
 StudyFile = Callable[..., Path]
 
@@ -26,10 +26,11 @@ optimizer = { name = "adam", lr = { each = [1e-3, 1e-2, LAST] } }
 """
 
 
-def work(name: str, **more: object) -> Work:
+def planned(name: str, **more: object) -> StudyTask:
     spec = StageSpec.model_validate({"data": [{"dataset": "d"}], **more})
     place = Path("/nowhere")
-    return Work(name, name, place / name, spec, {"d": (place, "d")}, None, None, {}, "test", False, True, 60.0)
+    train = TrainTask(spec, place / name, name, Inputs({"d": (place, "d")}))
+    return StudyTask(train, name, None, {}, "test", False, True, 60.0)
 
 
 def test_side_by_side_gives_the_same_table(study_file: StudyFile, tmp_path: Path):
@@ -42,7 +43,7 @@ def test_side_by_side_gives_the_same_table(study_file: StudyFile, tmp_path: Path
     pd.testing.assert_frame_equal(first.table, second.table)
     pd.testing.assert_frame_equal(first.histories, second.histories)
     shared = []
-    for train in alone.trains:
+    for train in alone.trainings:
         runs = [plan.store.run(train.key) for plan in (alone, together)]
         assert len({(run / "weights.safetensors").read_bytes() for run in runs}) == 1
         shared.append(json.loads((runs[1] / "timing.json").read_text())["side_by_side"])
@@ -64,15 +65,15 @@ def test_a_failure_is_its_own_member_s(study_file: StudyFile, tmp_path: Path):
 
 def test_only_what_pays_shares_a_pass():
     """Costly augmentation pays; other data, orders and batches cannot share; no worker is left without work."""
-    plain = [work(f"plain{k}", optimizer={"lr": 10.0**-k}) for k in range(4)]
+    plain = [planned(f"plain{k}", optimizer={"lr": 10.0**-k}) for k in range(4)]
     turned = {"augment": {"rotation_deg": 90}}
-    costly = [work(f"costly{k}", optimizer={"lr": 10.0**-k}, **turned) for k in range(8)]
-    other = [work("batch", batch=4, **turned), work("seed", init=1, **turned)]
-    found = groups([*plain, *costly, *other], workers=1, most=None)
-    assert [len(members) for members in found] == [1, 1, 1, 1, 4, 4, 1, 1]
-    assert [w.key for members in found for w in members] == [w.key for w in [*plain, *costly, *other]]
-    assert [len(members) for members in groups(costly[:4], workers=4, most=None)] == [1, 1, 1, 1]
-    assert [len(members) for members in groups(costly[:4], workers=2, most=None)] == [2, 2]
-    assert [len(members) for members in groups(plain, workers=1, most=2)] == [2, 2]
-    seeds = [work(f"seed{k}", init=k, order="shared", **turned) for k in range(3)]
-    assert [len(members) for members in groups(seeds, workers=1, most=None)] == [3]
+    costly = [planned(f"costly{k}", optimizer={"lr": 10.0**-k}, **turned) for k in range(8)]
+    other = [planned("batch", batch=4, **turned), planned("seed", init=1, **turned)]
+    groups = group_tasks([*plain, *costly, *other], workers=1, max_size=None)
+    assert [len(group) for group in groups] == [1, 1, 1, 1, 4, 4, 1, 1]
+    assert [task.key for group in groups for task in group] == [task.key for task in [*plain, *costly, *other]]
+    assert [len(group) for group in group_tasks(costly[:4], workers=4, max_size=None)] == [1, 1, 1, 1]
+    assert [len(group) for group in group_tasks(costly[:4], workers=2, max_size=None)] == [2, 2]
+    assert [len(group) for group in group_tasks(plain, workers=1, max_size=2)] == [2, 2]
+    seeds = [planned(f"seed{k}", init=k, order="shared", **turned) for k in range(3)]
+    assert [len(group) for group in group_tasks(seeds, workers=1, max_size=None)] == [3]

@@ -1,8 +1,7 @@
-"""Says in words what a dataset, a network, a schedule, a run, a plan or a study's state holds."""
+"""Human-readable summaries for `segue inspect`, `segue train` and `segue study`."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from segue import networks
 from segue.cli import schedules
-from segue.cli.progress import size
 from segue.errors import SegueError
+from segue.formatting import format_bytes
 from segue.networks.registry import FAMILIES, SMP_DECODERS, NetworkSpec
 from segue.spec import load, read_toml
+from segue.storage import read_json
+from segue.training.run_folder import RunFolder
 from segue.training.schedules import SCHEDULES
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a network's input and output, and of the step whose memory is told; `side_px` None: about 256 px."""
+    """Sizes of a network's input and output, and of the step whose memory is estimated; `side_px` None: about 256."""
 
     channels: int = 1
     classes: int = 2
@@ -32,24 +33,24 @@ class Sizes:
 
 
 def describe(what: str, *, settings: Sequence[str] = (), sizes: Sizes | None = None) -> str:
-    """Returns what lies at a path, or what a network of that name is; raises SegueError when it is neither.
+    """Returns a summary of the file or folder, or of the network of that name; raises SegueError for neither.
 
     `settings` ("key=value") and `sizes` go with a network's name only.
     """
     path = Path(what)
-    named = _is_name(what)
-    if (settings or sizes) and not named:
+    is_name = _is_network_name(what)
+    if (settings or sizes) and not is_name:
         raise SegueError(
             f"inspect {what}: --set, --channels, --classes, --batch and --size go with the name of a network; "
-            "a file or a run says them itself: leave them out."
+            "a file or a run has them already: leave them out."
         )
     if _is_run(path):
         return describe_run(path)
     if path.suffix == ".toml":
         table = read_toml(path)
-        plate = find_plate(path)
+        plate = describe_plate(path)
         if plate is not None:
-            return plate.told
+            return plate.text
         if "stages" not in table and "data" in table:
             return describe_stage(path)
         from segue.study.plan import plan_study
@@ -59,7 +60,7 @@ def describe(what: str, *, settings: Sequence[str] = (), sizes: Sizes | None = N
         from segue.data.summary import describe as describe_dataset
 
         return describe_dataset(path)
-    if not named:
+    if not is_name:
         raise SegueError(
             f"{what}: there is no such file or folder; give a dataset, a run, a study or a network's name."
         )
@@ -67,10 +68,10 @@ def describe(what: str, *, settings: Sequence[str] = (), sizes: Sizes | None = N
 
 
 def _is_run(path: Path) -> bool:
-    return path.is_dir() or working_folder(path).is_dir()
+    return path.is_dir() or _working(path).path.is_dir()
 
 
-def _is_name(what: str) -> bool:
+def _is_network_name(what: str) -> bool:
     """Tells whether `what` can only be a network's name; those of timm may have a dot, for the weights."""
     dotted = "." in what and what.partition("-")[0] not in (*FAMILIES, *SMP_DECODERS)
     return not (dotted or "/" in what or Path(what).is_file() or _is_run(Path(what)))
@@ -79,7 +80,7 @@ def _is_name(what: str) -> bool:
 def describe_stage(path: Path) -> str:
     """Returns what a stage's file would train: its network for the data that it names, on which target."""
     from segue.data.dataset import Dataset
-    from segue.targets import registry as targets
+    from segue.targets.registry import build_target
     from segue.training.data import choose_layer
     from segue.training.spec import StageSpec
 
@@ -87,33 +88,33 @@ def describe_stage(path: Path) -> str:
     with Dataset(path.parent / spec.data[0].dataset) as dataset:
         layer, channels = choose_layer(dataset, spec.target), len(dataset.channels)
         counts = [1] * max(1, len(layer.names))  # weights of classes change no size
-        target = targets.build(
+        target = build_target(
             spec.target,
             names=layer.names,
             instances=layer.kind == "instances",
-            where=str(path),
+            context=str(path),
             counts=counts,
             channels=channels,
         )
         networks.require_fit(spec.network, dataset.tile_shape, str(dataset.path))
         height, tile = dataset.tile_shape[-2], " × ".join(map(str, dataset.tile_shape))
-    told = [("target", f"{spec.target.name}, of the layer {layer.name}"), ("a tile", f"{tile} (C × H × W)")]
+    rows = [("target", f"{spec.target.name}, of the layer {layer.name}"), ("a tile", f"{tile} (C × H × W)")]
     return "\n".join(
-        [aligned(told), describe_network(spec.network, Sizes(channels, target.channels, spec.batch, height))]
+        [align_rows(rows), describe_network(spec.network, Sizes(channels, target.channels, spec.batch, height))]
     )
 
 
 @dataclass(frozen=True)
-class PlateFound:
-    """What a plate's specification finds, in words, and how many things would make `segue plate` refuse it."""
+class PlateSummary:
+    """Which images a plate's specification finds, and how many errors would make `segue plate` refuse it."""
 
-    told: str
-    obstacles: int
+    text: str
+    errors: int
 
 
-def find_plate(path: Path) -> PlateFound | None:
+def describe_plate(path: Path) -> PlateSummary | None:
     """Returns what images a plate's specification finds, what is missing, duplicate or wrong, and what its splits and
-    tiles would be; of a made plate its size. None where the file is no specification of a plate."""
+    tiles would be; of a synthetic plate its size. None where the file is no specification of a plate."""
     if path.suffix != ".toml" or not path.is_file():
         return None
     table = read_toml(path)
@@ -123,23 +124,27 @@ def find_plate(path: Path) -> PlateFound | None:
     from segue.plates.layout.discovery import describe as describe_layout
     from segue.plates.spec import PlateSpec
 
-    spec, where = load(PlateSpec, path), path.parent
+    spec, root = load(PlateSpec, path), path.parent
     if spec.synthetic is not None:
         layout, overlap = preflight.synthetic_layout(spec.synthetic), spec.synthetic.stage.overlap
-        lines = [f"a made plate; its dataset takes up to {size(preflight.estimate_size(spec, where)['bytes'])}"]
+        lines = [
+            f"a synthetic plate; its dataset takes up to {format_bytes(preflight.estimate_size(spec, root)['bytes'])}"
+        ]
     else:
         assert spec.files is not None  # the specification has one of the two
-        layout, overlap = preflight.plate_layout(spec, spec.files, where, strict=False), spec.files.overlap
+        layout, overlap = preflight.plate_layout(spec, spec.files, root, strict=False), spec.files.overlap
         lines = [describe_layout(layout)]
-    amiss = [*layout.errors, *layout.duplicates]
-    refused = [] if amiss else preflight.errors(spec, layout, overlap=overlap)
-    lines += [f"refused: {told}" for told in refused]
-    lines += [f"WARNING: {told}" for told in ([] if amiss else preflight.warnings(spec, layout))]
-    return PlateFound("\n".join(lines), len(amiss) + len(refused))
+    problems = [*layout.errors, *layout.duplicates]
+    if problems:
+        return PlateSummary("\n".join(lines), len(problems))
+    errors = preflight.errors(spec, layout, overlap=overlap)
+    lines += [f"refused: {error}" for error in errors]
+    lines += [f"WARNING: {warning}" for warning in preflight.warnings(spec, layout)]
+    return PlateSummary("\n".join(lines), len(errors))
 
 
 def describe_network(spec: NetworkSpec, sizes: Sizes) -> str:
-    return aligned(
+    return align_rows(
         networks.describe(
             spec, channels=sizes.channels, classes=sizes.classes, batch=sizes.batch, side_px=sizes.side_px
         )
@@ -158,60 +163,59 @@ def describe_schedules(
             raise SegueError(
                 f"inspect schedule: no schedule is named; give one of {', '.join(SCHEDULES)}, or a TOML file."
             )
-        return aligned([(name, spec.summary) for name, spec in SCHEDULES.items()])
+        return align_rows([(name, spec.summary) for name, spec in SCHEDULES.items()])
     path = Path(which)
     if path.suffix == ".toml" or path.is_file():
         if settings or lr is not None or epochs:
             raise SegueError(f"{path}: says rate, epochs and settings itself; leave --lr, --epochs and --set out.")
-        courses = schedules.file_courses(path)
+        plotted = schedules.schedules_of_file(path)
     else:
-        courses = [schedules.named_course(which, settings, lr=lr, epochs=epochs)]
-    told = [aligned(schedules.rows(course)) for course in courses]
+        plotted = [schedules.schedule_by_name(which, settings, lr=lr, epochs=epochs)]
+    texts = [align_rows(schedules.rows(course)) for course in plotted]
     if sheet is not None:
-        schedules.draw(courses, sheet)
-    told.append(f"drawing: {sheet}" if sheet is not None else "to draw it: --sheet FILE.png")
-    return "\n\n".join(told)
+        schedules.draw(plotted, sheet)
+    texts.append(f"drawing: {sheet}" if sheet is not None else "to draw it: --sheet FILE.png")
+    return "\n\n".join(texts)
 
 
-def working_folder(folder: Path) -> Path:
-    return folder.with_name(folder.name.removesuffix(".running") + ".running")
+def _working(folder: Path) -> RunFolder:
+    """Returns where a training lies while it is unfinished, of its name with `.running` or without."""
+    return RunFolder(folder.with_name(folder.name.removesuffix(".running"))).working
 
 
-def describe_unfinished(folder: Path) -> str:
-    """Returns how far a training has come that is under way or was interrupted; `folder` is its working folder."""
+def describe_unfinished(run: RunFolder) -> str:
+    """Returns how far a training has come that is under way or was interrupted; `run` is its working folder."""
     from segue.training import checkpoint
 
-    stage = json.loads((folder / "spec.json").read_text(encoding="utf-8"))["stage"]
-    progress = checkpoint.newest(folder / "state")
-    rows = [("run", f"{folder}, under way or interrupted"), ("network", stage["network"]["name"])]
+    stage = run.read(run.spec)["stage"]
+    progress = checkpoint.newest_progress(run.state)
+    rows = [("run", f"{run.path}, under way or interrupted"), ("network", stage["network"]["name"])]
     if progress is None:
-        rows.append(("come to", f"its first checkpoint is not written yet; epochs: {stage['epochs']}"))
-        return aligned(rows)
-    rows.append(("come to", f"epoch {progress.epoch + 1}, step {progress.step + 1}, of {stage['epochs']} epochs"))
+        rows.append(("progress", f"its first checkpoint is not written yet; epochs: {stage['epochs']}"))
+        return align_rows(rows)
+    rows.append(("progress", f"epoch {progress.epoch + 1}, step {progress.step + 1}, of {stage['epochs']} epochs"))
     rows.append(("trained for", f"{progress.seconds:.0f} s, interrupted {progress.interruptions} times"))
     last = progress.history[-1] if progress.history else {}
-    shown = ("lr", "train_loss", "validation_loss", "validation_dice_mean")
-    rows += [(name.replace("_", " "), number(last[name])) for name in shown if name in last]
-    return aligned(rows)
+    columns = ("lr", "train_loss", "validation_loss", "validation_dice_mean")
+    rows += [(name.replace("_", " "), number(last[name])) for name in columns if name in last]
+    return align_rows(rows)
 
 
 def describe_run(folder: Path) -> str:
-    working = working_folder(folder)
-    if not (folder / "metrics.json").is_file() and (working / "spec.json").is_file():
+    run, working = RunFolder(folder), _working(folder)
+    if not run.is_finished and working.spec.is_file():
         return describe_unfinished(working)
-    if not (folder / "metrics.json").is_file():
+    if not run.is_finished:
         raise SegueError(f"{folder}: is no finished run (no metrics.json); give the folder that `segue train` wrote.")
-    described, metrics, timing, environment = (
-        json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("spec", "metrics", "timing", "environment")
-    )
+    described, metrics = run.read(run.spec), run.read(run.metrics)
+    timing, environment = run.read(run.timing), run.read(run.environment)
     stage, model, labels, counted = described["stage"], described["model"], metrics["labels"], metrics["parameters"]
     rows = [
         ("run", f"{folder}  ({described['key']})"),
         ("network", f"{stage['network']['name']}, {counted['network']['parameters']:,} parameters, "
                     f"{counted['network']['trainable']:,} trained"),
         ("frozen", ", ".join(stage["freeze"]) or "nothing"),
-        ("target", described_target(stage["target"], model["names"])),
+        ("target", describe_target(stage["target"], model["names"])),
         ("labels spent", f"{labels['train']} {labels['unit']} to train, {labels['validation']} to validate"),
         ("selected", f"epoch {metrics['selected_epoch']} of {metrics['epochs']}, by {metrics['selected_by']}"
                      + (f"; stopped early, {stage['epochs']} were asked for" if metrics["stopped_early"] else "")),
@@ -232,25 +236,25 @@ def describe_run(folder: Path) -> str:
         rows.append(("decoding", ", ".join(f"{name} {value:g}" for name, value in decoding["parameters"].items())))
         rows.append(("tuned on", f"{decoding['images']} validation images: {decoding['metric'].replace('_', ' ')} "
                      f"{decoding['value']:.4f}, {decoding['value_of_defaults']:.4f} with the defaults"))  # fmt: skip
-    return aligned(rows) + "\n" + described_scores(metrics["scores"], model["names"])
+    return align_rows(rows) + "\n" + describe_scores(metrics["scores"], model["names"])
 
 
-def described_target(target: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Returns what a network was asked for, in a line."""
-    told = target["name"]
-    if told == "combined":
+def describe_target(target: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Returns what a network is trained to predict, in a line."""
+    text = target["name"]
+    if text == "combined":
         others = (f"{part['target']['name']} × {part['weight']:g}" for part in target["auxiliary"])
-        told = f"{target['main']['name']}, beside it {', '.join(others)}"
-    elif told == "reconstruction":
-        shown = {"masked": "images partly covered", "noise": "images with noise", "nothing": "images as they are"}
-        told += f" from {shown[target['corruption']['name']]}"
-    elif told == "image-class":
-        told += f" from column '{target['column']}'"
-    return told + (f" ({', '.join(names)})" if names else "")
+        text = f"{target['main']['name']}, with auxiliary {', '.join(others)}"
+    elif text == "reconstruction":
+        inputs = {"masked": "partly masked images", "noise": "noisy images", "nothing": "unchanged images"}
+        text += f" from {inputs[target['corruption']['name']]}"
+    elif text == "image-class":
+        text += f" from column '{target['column']}'"
+    return text + (f" ({', '.join(names)})" if names else "")
 
 
 PER_CLASS = ("iou", "dice", "precision", "recall", "auprc", "auroc")  # F1 of pixels is their Dice
-OF_OBJECTS = {
+OBJECT_SCORES = {
     "objects_true": "objects labelled",
     "objects_predicted": "objects found",
     "ap50": "AP at IoU 0.5",
@@ -266,30 +270,33 @@ OF_OBJECTS = {
 }
 
 
-def described_scores(scores: Mapping[str, float | None], names: Sequence[str]) -> str:
-    """Returns scores in words: those of the whole, then a table with a row per class; of training, then validation."""
-    told: list[str] = []
-    for part in ("train_", "validation_", ""):
-        own = {name.removeprefix(part): value for name, value in scores.items() if _part(name) == part}
-        if not own:
+def describe_scores(scores: Mapping[str, float | None], names: Sequence[str]) -> str:
+    """Returns scores as text: overall scores, then a table with a row per class; of training, then of validation."""
+    texts: list[str] = []
+    for prefix in ("train_", "validation_", ""):
+        part = {name.removeprefix(prefix): value for name, value in scores.items() if _prefix(name) == prefix}
+        if not part:
             continue
-        words = {"train_": "training ", "validation_": "validation "}.get(part, "")
-        whole = [name for name in ("loss", "loss_adjusted", "accuracy", "iou_mean", "dice_mean") if name in own]
-        if own.get("loss_adjusted") == own.get("loss"):
-            whole = [name for name in whole if name != "loss_adjusted"]
-        told.append(aligned([(words + name.replace("_", " "), number(own[name])) for name in whole]))
-        of_objects = [name for name in OF_OBJECTS if name in own]
-        if of_objects:
-            told.append(aligned([(OF_OBJECTS[name], _count_or_share(name, own[name])) for name in of_objects]))
-        columns_ = [name for name in PER_CLASS if any(f"{name}_{label}" in own for label in names)]
-        if columns_:
-            body = [(label, *(number(own.get(f"{name}_{label}")) for name in columns_)) for label in names]
-            told.append(columns([(words.strip() or "class", *columns_), *body]))
-            absent = [label for label in names if f"auprc_{label}" in own and own[f"auprc_{label}"] is None]
+        title = {"train_": "training ", "validation_": "validation "}.get(prefix, "")
+        overall = [name for name in ("loss", "loss_adjusted", "accuracy", "iou_mean", "dice_mean") if name in part]
+        if part.get("loss_adjusted") == part.get("loss"):
+            overall = [name for name in overall if name != "loss_adjusted"]
+        texts.append(align_rows([(title + name.replace("_", " "), number(part[name])) for name in overall]))
+        object_scores = [name for name in OBJECT_SCORES if name in part]
+        if object_scores:
+            texts.append(
+                align_rows([(OBJECT_SCORES[name], _count_or_share(name, part[name])) for name in object_scores])
+            )
+        columns = [name for name in PER_CLASS if any(f"{name}_{label}" in part for label in names)]
+        if columns:
+            rows = [(label, *(number(part.get(f"{name}_{label}")) for name in columns)) for label in names]
+            texts.append(format_table([(title.strip() or "class", *columns), *rows]))
+            absent = [label for label in names if f"auprc_{label}" in part and part[f"auprc_{label}"] is None]
             if absent:
-                part_words = words.strip() or "scored"
-                told.append(f"not labelled in the {part_words} part, so that it is not told apart: {', '.join(absent)}")
-    return "\n".join(told)
+                texts.append(
+                    f"not labelled in the {title.strip() or 'scored'} part, hence not scored: {', '.join(absent)}"
+                )
+    return "\n".join(texts)
 
 
 def _count_or_share(name: str, value: float | None) -> str:
@@ -297,8 +304,8 @@ def _count_or_share(name: str, value: float | None) -> str:
     return f"{value:,.0f}" if name in counts and value is not None else number(value)
 
 
-def _part(name: str) -> str:
-    return next((part for part in ("train_", "validation_") if name.startswith(part)), "")
+def _prefix(name: str) -> str:
+    return next((prefix for prefix in ("train_", "validation_") if name.startswith(prefix)), "")
 
 
 def describe_plan(plan: Plan) -> str:
@@ -315,34 +322,44 @@ def describe_plan(plan: Plan) -> str:
     uncounted = f" (and {need['uncounted']:,} networks whose size is not known beforehand)" if need["uncounted"] else ""
     lines = [
         plan.study.spec.title or plan.study.spec.name,
-        columns([head, *rows]),
+        format_table([head, *rows]),
         f"{plan.evaluation_count:,} evaluations on {len(plan.evaluations)} domains "
         f"({plan.study.spec.evaluate.part} part), datasets: {len(plan.datasets)}",
-        f"disk still needed: {size(need['datasets'])} for datasets, {size(need['weights'])} for weights{uncounted}; "
-        f"{size(need['free'])} free in {plan.store.folder}",
+        f"disk still needed: {format_bytes(need['datasets'])} for datasets, {format_bytes(need['weights'])} for "
+        f"weights{uncounted}; "
+        f"{format_bytes(need['free'])} free in {plan.store.folder}",
     ]
     if need["datasets"] + need["weights"] > need["free"]:
         lines.append('WARNING: that is more than is free; choose another --store, or keep = "metrics"')
     return "\n".join(lines)
 
 
+def describe_reasons(rows: Sequence[tuple[str, str, str]]) -> str:
+    """Returns why stages would run: each reason once, then the stages it is of, with their keys."""
+    stages: dict[str, list[str]] = {}
+    for key, name, reason in rows:
+        stages.setdefault(reason, []).append(f"  {key}  {name}")
+    headings = {
+        reason: f"{reason} ({len(lines)} {'stage' if len(lines) == 1 else 'stages'})"
+        for reason, lines in stages.items()
+    }
+    return "\n".join("\n".join([headings[reason], *lines]) for reason, lines in stages.items())
+
+
 def describe_status(plan: Plan) -> str:
     """Returns what is finished, under way and failed, with the error of each failed stage."""
-    names = plan.store.existing()
+    existing = plan.store.existing()
     lines = [describe_plan(plan), ""]
-    for key, member in plan.datasets.items():
-        state = "finished" if member.kind == "file" or plan.store.dataset(key).exists() else "not made"
-        lines.append(
-            f"dataset {member.name}: {state}  {plan.store.dataset(key) if member.kind != 'file' else member.root}"
-        )
-    running = [train for train in plan.trainings if f"{train.key}.running" in names]
-    lines.append(f"{len(running)} trainings begun and not finished")
+    for key, dataset in plan.datasets.items():
+        file = plan.dataset_file(key)
+        lines.append(f"dataset {dataset.name}: {'finished' if file.exists() else 'not made'}  {file}")
+    unfinished = sum(f"{training.key}.running" in existing for training in plan.trainings)
+    lines.append(f"{unfinished} trainings begun and not finished")
     failed = plan.failed
-    for train in plan.trainings:
-        if train.key not in failed:
-            continue
-        error = json.loads(plan.store.failure(train.key).read_text(encoding="utf-8"))["error"]
-        lines.append(f"failed: {train.label} [{train.key}]\n        {error}")
+    for training in plan.trainings:
+        if training.key in failed:
+            error = read_json(plan.store.failure(training.key))["error"]
+            lines.append(f"failed: {training.label} [{training.key}]\n        {error}")
     return "\n".join(lines)
 
 
@@ -352,12 +369,12 @@ def number(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def aligned(rows: Sequence[tuple[str, str]]) -> str:
+def align_rows(rows: Sequence[tuple[str, str]]) -> str:
     wide = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:{wide}}  {value}" for name, value in rows)
 
 
-def columns(rows: Sequence[Sequence[str]]) -> str:
+def format_table(rows: Sequence[Sequence[str]]) -> str:
     """Returns rows as a text table, the first column to the left and the others to the right."""
     wide = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return "\n".join(

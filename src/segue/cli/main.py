@@ -13,9 +13,11 @@ from typing import Annotated, Any
 import typer
 
 from segue import device
-from segue.cli import draw, progress
-from segue.cli import plate as wells
+from segue.cli import draw
+from segue.cli.plate import count, film
+from segue.cli.progress import open_progress
 from segue.errors import SegueError
+from segue.formatting import format_duration
 
 CORES = device.cpu_count()
 INTERRUPTED = 130  # the exit code of a command ended by Ctrl-C
@@ -63,8 +65,8 @@ def simulate(spec: Spec, out: OutFile, workers: Workers = CORES) -> None:
     """Simulate an HRTEM series into a dataset."""
     from segue import api
 
-    with progress.progress() as shown:
-        api.simulate(spec, out, workers=workers, progress=lambda done, total: shown("structures", done, total))
+    with open_progress() as report:
+        api.simulate(spec, out, workers=workers, progress=lambda done, total: report("structures", done, total))
     _inspect_dataset(out)
 
 
@@ -73,8 +75,8 @@ def prepare(spec: Spec, out: OutFile, workers: Workers = 1) -> None:
     """Turn folders of images and annotations into a dataset."""
     from segue import api
 
-    with progress.progress() as shown:
-        api.prepare(spec, out, workers=workers, progress=lambda done, total: shown("micrographs", done, total))
+    with open_progress() as report:
+        api.prepare(spec, out, workers=workers, progress=lambda done, total: report("micrographs", done, total))
     _inspect_dataset(out)
 
 
@@ -94,25 +96,25 @@ def plate(
     if synthetic is not None:
         if out is not None:
             raise SegueError("plate: --synthetic FOLDER makes raw images alone; leave OUT.h5 out.")
-        with progress.progress() as shown:
+        with open_progress() as report:
             made = api.synthetic_plate(
-                synthetic, spec, workers=workers, progress=lambda done, total: shown("wells", done, total)
+                synthetic, spec, workers=workers, progress=lambda done, total: report("wells", done, total)
             )
         print(f"raw images, truth and a specification: {synthetic}\nnext: segue plate {made} OUT.h5")
         return
     if spec is None or out is None:
         raise SegueError("plate: give SPEC.toml and OUT.h5, or --synthetic FOLDER for a made screen.")
-    with progress.progress() as shown:
-        api.plate(spec, out, workers=workers, progress=shown)
+    with open_progress() as report:
+        api.plate(spec, out, workers=workers, progress=report)
     _inspect_dataset(out)
     print("\n".join(api.plate_summary(out)))
     print(f"report and pictures: {out.with_name(f'{out.stem}.plate')}")
 
 
 def _inspect_dataset(path: Path) -> None:
-    from segue.data.summary import describe
+    from segue.data import summary
 
-    print(describe(path))
+    print(summary.describe(path))
 
 
 @app.command()
@@ -141,10 +143,10 @@ def inspect(
     ] = None,
 ) -> None:
     """Tell what a dataset, a network, a schedule, a run or a study holds."""
-    from segue.cli import describe as inspection
+    from segue.cli import describe
 
     if what == "schedule":
-        print(inspection.describe_schedules(which, settings or (), lr=lr, epochs=epochs, sheet=sheet))
+        print(describe.describe_schedules(which, settings or (), lr=lr, epochs=epochs, sheet=sheet))
         return
     if which is not None or lr is not None or epochs is not None:
         raise SegueError(
@@ -158,16 +160,16 @@ def inspect(
         return
     given = {"channels": channels, "classes": classes, "batch": batch, "side_px": side}
     sizes = {name: value for name, value in given.items() if value is not None}
-    found = None if sizes or settings else inspection.find_plate(Path(what))
-    if found is not None:
-        print(found.told)
-        if found.obstacles:
+    plate = None if sizes or settings else describe.describe_plate(Path(what))
+    if plate is not None:
+        print(plate.text)
+        if plate.errors:
             raise SegueError(
-                f"{what}: `segue plate` would refuse it for {found.obstacles} of the things said above (problems, duplicates "
-                "or refused); correct them."
+                f"{what}: `segue plate` would refuse it for {plate.errors} of the above (problems, duplicates or refused); "
+                "correct them."
             )
         return
-    print(inspection.describe(what, settings=settings or (), sizes=inspection.Sizes(**sizes) if sizes else None))
+    print(describe.describe(what, settings=settings or (), sizes=describe.Sizes(**sizes) if sizes else None))
 
 
 @app.command()
@@ -188,9 +190,9 @@ def train(
         spec, run, store=store, checkpoint_s=checkpoint_s, log=lambda line: print(line, file=sys.stderr, flush=True)
     )
     if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts, one tells
-        from segue.cli import describe as inspection
+        from segue.cli import describe
 
-        print(inspection.describe(str(folder)))
+        print(describe.describe(str(folder)))
 
 
 @app.command()
@@ -202,12 +204,12 @@ def evaluate(
 ) -> None:
     """Score a run on a dataset."""
     from segue import api
-    from segue.cli import describe as inspection
+    from segue.cli import describe
 
     conditions = dict(_condition(text) for text in where or ())
     result = api.evaluate(run, dataset, part=part, conditions=conditions)
     print(f"{part} part of {dataset}: {result['samples']} samples of {result['groups']} groups")
-    print(inspection.described_scores(result["scores"], result["classes"]))
+    print(describe.describe_scores(result["scores"], result["classes"]))
 
 
 def _condition(text: str) -> tuple[str, Any]:
@@ -220,10 +222,8 @@ def _condition(text: str) -> tuple[str, Any]:
         return name, value
 
 
-app.command()(wells.film)
-
-
-app.command()(wells.count)
+app.command()(film)
+app.command()(count)
 
 
 @study_app.command("plan")
@@ -235,13 +235,12 @@ def study_plan(
 ) -> None:
     """Count what a study would run, and what it needs. Runs nothing."""
     from segue import api
-    from segue.cli import describe as inspection
+    from segue.cli import describe
 
     planned = api.plan(study, store=store)
-    print(inspection.describe_plan(planned))
+    print(describe.describe_plan(planned))
     if why:
-        for key, name, reason in planned.why(force):
-            print(f"{reason:17} {key}  {name}")
+        print(describe.describe_reasons(planned.why(force)))
 
 
 @study_app.command("run")
@@ -272,7 +271,7 @@ def _run(
 ) -> int:
     from segue import api
 
-    with progress.progress() as shown:
+    with open_progress() as report:
         summary = api.run_study(
             study,
             store=store,
@@ -280,12 +279,12 @@ def _run(
             scheduler=scheduler,
             force=force,
             side_by_side=side_by_side,
-            progress=lambda event: shown(event.text, event.done, event.total, event.share),
+            progress=lambda event: report(event.text, event.done, event.total, event.share),
         )
     if summary.ran + summary.blocked == 0:
         print("nothing to do: every stage is finished")
     else:
-        print(f"{summary.finished} trainings finished in {progress.clock(summary.seconds)}")
+        print(f"{summary.finished} trainings finished in {format_duration(summary.seconds)}")
     if summary.failed or summary.blocked:
         where = f" --store {store}" if store is not None else ""
         print(f"{summary.failed} failed and {summary.blocked} were not run; see: segue study status {study}{where}")
@@ -296,9 +295,9 @@ def _run(
 def study_status(study: Study, store: StorePath = None) -> None:
     """Tell what of a study is finished, running, failed, and why it failed."""
     from segue import api
-    from segue.cli import describe as inspection
+    from segue.cli import describe
 
-    print(inspection.describe_status(api.plan(study, store=store)))
+    print(describe.describe_status(api.plan(study, store=store)))
 
 
 @study_app.command("table")
@@ -343,11 +342,11 @@ def demo(
 ) -> None:
     """Run the small study end to end: simulate, pretrain, transfer, compare, report."""
     from segue import api
-    from segue.cli import describe as inspection
+    from segue.cli import describe
 
     study = demo_study()
     print(f"{study.name}: {api.plan(study, store=out / 'runs').study.spec.question}")
-    print(inspection.describe_plan(api.plan(study, store=out / "runs")))
+    print(describe.describe_plan(api.plan(study, store=out / "runs")))
     code = _run(study, out / "runs", workers, None, False)
     page = api.report(study, out / "report.html", store=out / "runs")
     print(f"report: {page.absolute()}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from segue.cli import progress
+from segue.cli.progress import open_progress
 from segue.errors import SegueError
 
 
@@ -28,10 +28,10 @@ def film(
     from segue import api
 
     part = None if crop is None else _crop(crop)
-    with progress.progress() as shown:
+    with open_progress() as report:
         written = api.film(
             run, *(out or [Path("film.mp4")]), dataset=dataset, field=field, crop=part, frames_per_s=rate,
-            progress=lambda done, total: shown("epochs", done, total),
+            progress=lambda done, total: report("epochs", done, total),
         )  # fmt: skip
     print(f"film: {', '.join(map(str, written))}")
 
@@ -69,9 +69,9 @@ def count(
     """Count the cells of each class in every well and time point, with the truth beside them where it is known."""
     from segue import api
 
-    with progress.progress() as shown:
+    with open_progress() as report:
         told = api.count(
             run, dataset, out, truth=truth, figure=figure, page=page, objects=objects, tune_on=tune_on, by=by,
-            value=value, progress=lambda done, total: shown("images", done, total),
+            value=value, progress=lambda done, total: report("images", done, total),
         )  # fmt: skip
     print("\n".join(told))

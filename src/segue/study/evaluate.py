@@ -24,7 +24,6 @@ from segue.evaluation import object_metrics
 from segue.evaluation.evaluate import score
 from segue.storage import write_json
 from segue.study.store import timing_file
-from segue.targets.classes import Classes
 from segue.targets.target import Target
 from segue.training import checkpoint
 from segue.training.data import choose_layer, part_indices, refuse_leaks, refuse_shared_groups, training_groups
@@ -132,14 +131,13 @@ def target_for(model: TrainedModel, layer: Layer, where: str) -> Target:
     instances = layer.kind == "instances"
     if not layer.stored:
         return model.target
-    if isinstance(model.target, Classes):
-        return replace(model.target, instances=instances)
-    if not instances:
+    target = model.target.for_layer(instances=instances)
+    if target is None:
         raise SegueError(
             f"{where}: layer '{layer.name}' holds classes, but {model.folder} was trained on objects (target "
             f"'{model.spec.target.name}'); give a layer of instances."
         )
-    return model.target
+    return target
 
 
 def _require_fit(model: TrainedModel, dataset: Dataset, names: tuple[str, ...]) -> None:

@@ -71,7 +71,7 @@ def _example(plan: Plan, evaluation: Evaluation, table: pd.DataFrame, runs: dict
         images, _labels = dataset.read(index, layer=layer.name)
         source = ResidentSource.from_dataset(dataset, index, layer=layer.name, normalization=model.spec.normalize)
     standardised, encoded = source.read(torch.tensor([0]), "cpu")
-    label = model.target.truth(model.target.encode(encoded))[0].numpy()
+    label = model.target.target_classes(model.target.encode(encoded))[0].numpy()
     predictions = {caption: _predicted(shown_model, standardised) for caption, shown_model in shown.items()}
     return Example(images[0, 0].astype(float), label, evaluation.domain, predictions)
 

@@ -27,15 +27,15 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Point:
+class GridPoint:
     """One point of a stage's own grid: the table without axes, the value of each axis, and what to avoid."""
 
     table: Table
     coordinates: dict[str, Any]
-    avoid: dict[str, tuple[str, ...]]
+    excluded: dict[str, tuple[str, ...]]
 
 
-def unfold(table: Table) -> list[Point]:
+def expand_grid(table: Table) -> list[GridPoint]:
     """Returns every point of the grid that a stage's table spans, in the order written.
 
     Raises ValueError, worded for the user, for a malformed axis.
@@ -50,7 +50,7 @@ def unfold(table: Table) -> list[Point]:
                     point = _with(point, axis.path.split("."), value)
                 chosen = {axis.path: value for axis, value in zip(axes, values, strict=True)}
                 avoid = {axis.path: axis.avoid for axis in axes if axis.avoid}
-                points.append(Point(_named(point, pair), variant | pair_label(pair) | chosen, avoid))
+                points.append(GridPoint(_named(point, pair), variant | pair_label(pair) | chosen, avoid))
     return points
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,31 +11,50 @@ from pathlib import Path
 from typing import Any
 
 from segue import networks
-from segue.errors import SegueError
-from segue.study.expand import Configuration, Member, Study, read_study
-from segue.study.store import Store, digest_of, read_json
-from segue.training.spec import VERSION, DataSpec, StageSpec
+from segue.fingerprint import stage_hash
+from segue.storage import read_json
+from segue.study.datasets import PlannedDataset
+from segue.study.expand import Configuration, Study, read_study
+from segue.study.store import Store
+from segue.training import identity
+from segue.training.identity import Fingerprint
+from segue.training.run_folder import RunFolder
+from segue.training.spec import DataSpec, StageSpec
 
 EVALUATION_VERSION = 4  # of what an evaluation measures; bump it by hand when that changes
 
 
 @dataclass(frozen=True)
-class Train:
-    """One distinct training. `parent` is the key of the training it starts from; `inputs` the keys of its datasets."""
+class Template:
+    """What the repetitions of a configuration share: its specification, the settings and inputs of its key."""
+
+    spec: StageSpec
+    settings: Mapping[str, Any]
+    datasets: tuple[str, ...]
+    parent: str | None  # the identity of a parent outside the study
+
+
+@dataclass(frozen=True)
+class PlannedTraining:
+    """One distinct training. `parent` is the key of the training of the study it starts from."""
 
     key: str
     label: str  # configuration and seeds in words; names the stage when its key has changed
     configuration: Configuration
-    template: StageSpec  # without the repetition's seeds
+    template: Template
     seeds: Mapping[str, int]  # init and draw
     parent: str | None
-    inputs: tuple[str, ...]
-    fingerprint: Mapping[str, Any]  # what the key was made of: version, settings, inputs
+    fingerprint: Fingerprint
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The keys of its datasets."""
+        return self.template.datasets
 
     @property
     def spec(self) -> StageSpec:
         """What is trained; made when asked for, since a plan has thousands."""
-        return self.template.model_copy(update=self.seeds)
+        return self.template.spec.model_copy(update=self.seeds)
 
 
 @dataclass(frozen=True)
@@ -48,7 +68,7 @@ class Evaluation:
     def key(self, part: str, every_epoch: bool) -> str:
         content = {"version": EVALUATION_VERSION, "dataset": self.dataset, "part": part}
         content["conditions"] = self.data.model_dump(mode="json")["conditions"]
-        return digest_of(content | ({"every_epoch": True} if every_epoch else {}))
+        return stage_hash(content | ({"every_epoch": True} if every_epoch else {}))
 
 
 @dataclass(frozen=True)
@@ -63,51 +83,56 @@ class StageCount:
 
 @dataclass(frozen=True)
 class Plan:
-    """datasets: key -> how it is made; trains: the distinct trainings, parents first.
+    """datasets: key -> how it is made; trainings: the distinct trainings, parents first.
 
     uses: each configuration with each training it needs; a training that two configurations share stands in both.
     """
 
     study: Study
     store: Store
-    datasets: Mapping[str, Member]
-    trains: tuple[Train, ...]
-    uses: tuple[tuple[Configuration, Train], ...]
+    datasets: Mapping[str, PlannedDataset]
+    trainings: tuple[PlannedTraining, ...]
+    uses: tuple[tuple[Configuration, PlannedTraining], ...]
     evaluations: tuple[Evaluation, ...]
 
     @property
     def counts(self) -> tuple[StageCount, ...]:
         repetitions = len(self.study.spec.repetitions)
-        names = self.store.names()
+        existing = self.store.existing()
         rows = []
         for stage, configurations in self.study.configurations.items():
-            own = {train.key: train for used, train in self.uses if used.stage == stage}
-            failed = len(self.failed & own.keys())
-            finished = sum(key in names for key in own.keys() - self.failed)
+            of_stage = {training.key for used, training in self.uses if used.stage == stage}
+            failed = len(self.failed & of_stage)
+            finished = sum(key in existing for key in of_stage - self.failed)
             models = len(configurations) * repetitions
-            rows.append(StageCount(stage, len(configurations), models, len(own), finished, failed))
+            rows.append(StageCount(stage, len(configurations), models, len(of_stage), finished, failed))
         return tuple(rows)
 
     @cached_property
     def parent_keys(self) -> frozenset[str]:
         """The keys of the trainings that others start from."""
-        return frozenset(train.parent for train in self.trains if train.parent)
+        return frozenset(train.parent for train in self.trainings if train.parent)
 
     @property
     def failed(self) -> frozenset[str]:
         """The keys of the trainings whose last attempt failed, or one of whose evaluations did."""
-        names = self.store.names()
-        recorded = [train for train in self.trains if f"{train.key}.failed.json" in names]
+        existing = self.store.existing()
+        recorded = [train for train in self.trainings if f"{train.key}.failed.json" in existing]
         return frozenset(train.key for train in recorded if not self.is_complete(train.key))
 
     def is_complete(self, key: str) -> bool:
         """Returns whether a training is finished and scored on every domain of the plan."""
         files = [self.store.evaluation(key, self.evaluation_key(evaluation)) for evaluation in self.evaluations]
-        return (self.store.run(key) / "metrics.json").exists() and all(file.exists() for file in files)
+        return RunFolder(self.store.run(key)).is_finished and all(file.exists() for file in files)
 
     @property
     def evaluation_count(self) -> int:
-        return len(self.trains) * len(self.evaluations)
+        return len(self.trainings) * len(self.evaluations)
+
+    def dataset_file(self, key: str) -> Path:
+        """Returns where a dataset lies: in the store, or the user's own file."""
+        dataset = self.datasets[key]
+        return (dataset.root if dataset.kind == "file" else self.store.dataset(key)).absolute()
 
     def evaluation_key(self, evaluation: Evaluation) -> str:
         return evaluation.key(self.study.spec.evaluate.part, self.study.spec.evaluate.every_epoch)
@@ -117,13 +142,13 @@ class Plan:
 
         The weights of networks whose size only building them tells are not counted; `uncounted` is their number.
         """
-        names = self.store.names()
-        missing = [member for key, member in self.datasets.items() if member.kind != "file" and key not in names]
+        existing = self.store.existing()
+        missing = [member for key, member in self.datasets.items() if member.kind != "file" and key not in existing]
         weights = uncounted = 0
-        for train in self.trains:
-            if train.key in names:
+        for train in self.trainings:
+            if train.key in existing:
                 continue
-            spec = train.template
+            spec = train.template.spec
             parameters = networks.parameter_count(spec.network, channels=1, classes=2)
             kept = train.key in self.parent_keys or self.study.spec.keep == "weights"
             copies = kept * (1 + spec.selects_best) + spec.keep_epochs * spec.epochs
@@ -138,91 +163,142 @@ class Plan:
         }
 
     def why(self, force: bool = False) -> list[tuple[str, str, str]]:
-        """Returns for every dataset and training its key, its name, and why it runs, or that it is there."""
-        names = self.store.names()
+        """Returns for every dataset and training its key, its name, and why it runs, or that it is finished.
+
+        Of a training whose settings changed since the study was last run the reason names each setting that did, with
+        its value then and now.
+        """
+        existing = self.store.existing()
         known = read_json(self.store.plan_record(self.study.spec.name)) or {}
         rows = []
-        for key, member in self.datasets.items():
-            there = member.kind == "file" or key in names
-            old = known.get(f"dataset {member.name}")
+        for key, dataset in self.datasets.items():
+            is_there = dataset.kind == "file" or key in existing
+            then = known.get("datasets", {}).get(dataset.name)
             reason = (
-                "finished" if there else "new" if old is None else "input changed" if old != {"key": key} else "missing"
+                "finished" if is_there else "new" if then is None else "input changed" if then != key else "missing"
             )
-            rows.append((key, f"dataset {member.name}", reason))
-        wanting = frozenset(train.parent for train in self.trains if train.key not in names)
-        for train in self.trains:
-            reason = _reason(train, train.key in names, known.get(train.label), force)
-            if reason == "finished" and self._lacks(train, wanting):
-                reason = "weights not kept"
-            rows.append((train.key, train.label, reason))
+            rows.append((key, f"dataset {dataset.name}", reason))
+        wanted = frozenset(training.parent for training in self.trainings if training.key not in existing)
+        compared: dict[tuple[str, int], str] = {}  # repetitions share their settings: compared once
+        for training in self.trainings:
+            then = known.get("trainings", {}).get(training.label)
+            if force:
+                reason = "forced"
+            elif training.key not in existing:
+                reason = _change(training, then, known.get("settings", {}), compared)
+            else:
+                reason = "weights not kept" if self._lacks(training, wanted) else "finished"
+            rows.append((training.key, training.label, reason))
         return rows
 
-    def _lacks(self, train: Train, wanting: frozenset[str | None]) -> bool:
+    def _lacks(self, train: PlannedTraining, wanting: frozenset[str | None]) -> bool:
         """Returns whether a finished training has to run again for weights that were not kept but are needed."""
-        if (self.store.run(train.key) / "weights.safetensors").exists():
+        if RunFolder(self.store.run(train.key)).weights.exists():
             return False
         keys = [self.evaluation_key(evaluation) for evaluation in self.evaluations]
         unscored = any(not self.store.evaluation(train.key, key).exists() for key in keys)
         return unscored or train.key in wanting
 
     def record(self) -> dict[str, Any]:
-        """Returns what `why` compares the next plan with."""
-        datasets = {f"dataset {member.name}": {"key": key} for key, member in self.datasets.items()}
-        trains = {
-            train.label: {
-                "key": train.key,
-                "version": train.fingerprint["version"],
-                "inputs": train.fingerprint["inputs"],
+        """Returns what `why` compares the next plan with; settings that repetitions share are there once."""
+        hashes = {id(t.template): stage_hash(t.template.settings) for t in self.trainings}
+        trainings = {
+            training.label: {
+                "key": training.key,
+                "version": training.fingerprint.version,
+                "inputs": training.fingerprint.inputs,
+                "settings": hashes[id(training.template)],
             }
-            for train in self.trains
+            for training in self.trainings
         }
-        return datasets | trains
+        settings = {hashes[id(training.template)]: training.template.settings for training in self.trainings}
+        datasets = {dataset.name: key for key, dataset in self.datasets.items()}
+        return {"datasets": datasets, "trainings": trainings, "settings": settings}
 
 
-def _reason(train: Train, finished: bool, old: Mapping[str, Any] | None, force: bool) -> str:
-    if force:
-        return "forced"
-    if finished:
-        return "finished"
-    if old is None or old["key"] == train.key:
-        return "new" if old is None else "unfinished"
-    if old["version"] != train.fingerprint["version"]:
-        return "version bumped"
-    if old["inputs"] != train.fingerprint["inputs"]:
-        return "input changed"
-    return "settings changed"
+def _change(
+    training: PlannedTraining,
+    then: Mapping[str, Any] | None,
+    settings: Mapping[str, Any],
+    compared: dict[tuple[str, int], str],
+) -> str:
+    """Returns why a training that is not finished is to run; `then` and `settings` are from the last plan's record."""
+    if then is None:
+        return "new"
+    if then["key"] == training.key:
+        return "unfinished"
+    if then["version"] != training.fingerprint.version:
+        return f"version bumped: {then['version']} -> {training.fingerprint.version}"
+    at = (then["settings"], id(training.template))
+    if at not in compared:
+        compared[at] = _changed_settings(settings.get(then["settings"], {}), training.template.settings)
+    if compared[at]:
+        return f"settings changed: {compared[at]}"
+    before, now = then["inputs"], training.fingerprint.inputs
+    datasets = len(training.template.datasets)
+    return "dataset changed" if before[:datasets] != now[:datasets] else "parent changed"
+
+
+def _changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Returns each setting that differs as "name: before -> now"; those that are not named have their default."""
+    before, after = _flat(_without_datasets(then)), _flat(_without_datasets(now))
+    names = [name for name in {**before, **after} if before.get(name, _DEFAULT) != after.get(name, _DEFAULT)]
+    return "; ".join(f"{name} {before.get(name, _DEFAULT)} -> {after.get(name, _DEFAULT)}" for name in names)
+
+
+_DEFAULT = "(default)"
+
+
+def _without_datasets(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves out which datasets are trained on: a change of these is one of inputs."""
+    data = [{name: value for name, value in item.items() if name != "dataset"} for item in settings.get("data", ())]
+    return {**settings, "data": data}
+
+
+def _flat(table: Any, path: str = "") -> dict[str, str]:
+    """Returns dotted name -> value as JSON of all that is in a table."""
+    if isinstance(table, dict) and table:
+        return {
+            name: v
+            for key, value in table.items()
+            for name, v in _flat(value, f"{path}.{key}" if path else key).items()
+        }
+    if isinstance(table, list) and any(isinstance(item, dict) for item in table):
+        places = [path] if len(table) == 1 else [f"{path}[{index}]" for index in range(len(table))]
+        return {name: value for at, item in zip(places, table, strict=True) for name, value in _flat(item, at).items()}
+    return {path: json.dumps(table)}
 
 
 def plan_study(path: Path, store: Path | None = None) -> Plan:
     """Returns the plan of a study file; runs nothing. The store is `runs` beside the file unless given."""
     study = read_study(path)
     place = Store(store if store is not None else path.parent / "runs")
-    used = _used(study)
+    used = _datasets_used(study)
     keys = {member.name: member.key(place.digest_cache) for member in used}
     datasets = {keys[member.name]: member for member in used}
-    trains: dict[str, Train] = {}
-    uses: dict[tuple[int, str], tuple[Configuration, Train]] = {}
+    trainings: dict[str, PlannedTraining] = {}
+    uses: dict[tuple[int, str], tuple[Configuration, PlannedTraining]] = {}
     by_configuration: dict[tuple[int, int, int], str] = {}
     for configurations in study.configurations.values():
         for configuration in configurations:
-            prepared = _prepare(configuration, study, keys, place)
+            template = _template(configuration, study, keys, place)
             for init, draw in study.spec.repetitions:
                 parent = by_configuration.get((id(configuration.parent), init, draw)) if configuration.parent else None
-                train = _train(configuration, prepared, (init, draw), parent)
-                train = trains.setdefault(train.key, train)
-                uses.setdefault((id(configuration), train.key), (configuration, train))
-                by_configuration[id(configuration), init, draw] = train.key
-    return Plan(study, place, datasets, tuple(trains.values()), tuple(uses.values()), _evaluations(study, keys))
+                training = _planned_training(configuration, template, init=init, draw=draw, parent=parent)
+                training = trainings.setdefault(training.key, training)
+                uses.setdefault((id(configuration), training.key), (configuration, training))
+                by_configuration[id(configuration), init, draw] = training.key
+    return Plan(study, place, datasets, tuple(trainings.values()), tuple(uses.values()), _evaluations(study, keys))
 
 
-def _used(study: Study) -> list[Member]:
+def _datasets_used(study: Study) -> list[PlannedDataset]:
     """Returns the datasets that a stage trains on or is scored on."""
     names = {i.dataset for found in study.configurations.values() for c in found for i in c.spec.data}
-    names |= {data.dataset for _, data in _evaluated(study)}
-    return [member for members in study.datasets.values() for member in members.all if member.name in names]
+    names |= {data.dataset for _, data in _evaluated_domains(study)}
+    return [member for members in study.datasets.values() for member in members.members if member.name in names]
 
 
-def _evaluated(study: Study) -> list[tuple[str, DataSpec]]:
+def _evaluated_domains(study: Study) -> list[tuple[str, DataSpec]]:
     chosen = study.spec.evaluate.domains
     found = []
     for name in study.spec.domains if chosen == "all" else chosen:
@@ -233,58 +309,24 @@ def _evaluated(study: Study) -> list[tuple[str, DataSpec]]:
 
 
 def _evaluations(study: Study, keys: Mapping[str, str]) -> tuple[Evaluation, ...]:
-    return tuple(Evaluation(name, keys[data.dataset], data) for name, data in _evaluated(study))
+    return tuple(Evaluation(name, keys[data.dataset], data) for name, data in _evaluated_domains(study))
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """What the repetitions of a configuration share: its specification, the settings and inputs of its key."""
-
-    spec: StageSpec
-    settings: Mapping[str, Any]
-    inputs: tuple[str, ...]
-    origin: str | None
-
-
-def _prepare(configuration: Configuration, study: Study, keys: Mapping[str, str], store: Store) -> _Prepared:
+def _template(configuration: Configuration, study: Study, keys: Mapping[str, str], store: Store) -> Template:
     spec = configuration.spec
     if study.spec.evaluate.every_epoch:
         spec = spec.model_copy(update={"keep_epochs": True})
-    settings = spec.keyed({"parent", "init", "draw"})
-    inputs = tuple(keys[item.dataset] for item in spec.data)
-    for item, key in zip(settings["data"], inputs, strict=True):
-        item["dataset"] = key
-    origin = _external_key(study.path.parent, spec, store) if spec.parent else None
-    return _Prepared(spec, settings, inputs, origin)
+    datasets = tuple(keys[item.dataset] for item in spec.data)
+    parent = identity.parent_identity(spec.parent, study.path.parent, store.digest_cache) if spec.parent else None
+    return Template(spec, identity.shared_settings(spec, datasets), datasets, parent)
 
 
-def _train(configuration: Configuration, prepared: _Prepared, seeds: tuple[int, int], parent: str | None) -> Train:
-    spec, (init, draw) = prepared.spec, seeds
-    drawn = {"init": init, "draw": draw if spec.draws else 0}
-    inputs = [*prepared.inputs, parent or prepared.origin]
-    fingerprint = {"version": VERSION, "settings": {**prepared.settings, **drawn}, "inputs": inputs}
-    key = f"train-{digest_of({'kind': 'train', **fingerprint})}"
+def _planned_training(
+    configuration: Configuration, template: Template, *, init: int, draw: int, parent: str | None
+) -> PlannedTraining:
+    fingerprint = identity.fingerprint(
+        template.spec, template.settings, template.datasets, init=init, draw=draw, parent=parent or template.parent
+    )
+    seeds = {name: fingerprint.settings[name] for name in ("init", "draw")}
     label = f"{configuration.title}, init {init}, draw {draw}"
-    return Train(key, label, configuration, spec, drawn, parent, prepared.inputs, fingerprint)
-
-
-def _external_key(folder: Path, spec: StageSpec, store: Store) -> str:
-    """Returns the identity of a parent that no stage of the study makes: the digest of its weights file."""
-    from segue.fingerprint import digest_inputs
-
-    file = external_parent(folder, spec)
-    if not file.is_file():
-        raise SegueError(
-            f"{file}: there are no weights for `from`; give the folder of a finished run or a safetensors file."
-        )
-    return digest_inputs([file], store.digest_cache)
-
-
-def external_parent(folder: Path, spec: StageSpec) -> Path:
-    """Returns the weights file of a parent outside the study; paths are relative to the study file."""
-    assert spec.parent is not None
-    if spec.parent.weights is not None:
-        return folder / spec.parent.weights
-    run = folder / (spec.parent.run or "")
-    last = run / "last.safetensors"
-    return last if spec.weights == "last" and last.exists() else run / "weights.safetensors"
+    return PlannedTraining(fingerprint.key, label, configuration, template, seeds, parent, fingerprint)

@@ -9,18 +9,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import os
+import shutil
 from pathlib import Path
-from typing import Any
 
-from segue.storage import replacing
-
-
-def digest_of(content: Any) -> str:
-    """Returns 16 hexadecimal digits that depend on plain data alone, not on the order of tables' keys."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+from segue.errors import SegueError
+from segue.storage import make_folder, refusal
 
 
 class Store:
@@ -28,19 +22,19 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._names: frozenset[str] | None = None
+        self._existing: frozenset[str] | None = None
 
-    def names(self) -> frozenset[str]:
+    def existing(self) -> frozenset[str]:
         """Returns the names in the folder, listed once: a study has thousands of stages."""
-        if self._names is None:
-            self._names = (
+        if self._existing is None:
+            self._existing = (
                 frozenset(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else frozenset()
             )
-        return self._names
+        return self._existing
 
-    def look_again(self) -> None:
+    def refresh(self) -> None:
         """Forgets the listing, after something was run."""
-        self._names = None
+        self._existing = None
 
     def dataset(self, key: str) -> Path:
         return self.folder / key / "dataset.h5"
@@ -67,15 +61,20 @@ def timing_file(evaluation: Path) -> Path:
     return evaluation.with_suffix(".timing.json")
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON beside and renames it into place."""
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+def copy_run(run: Path, out: Path) -> None:
+    """Copies a finished run; the copy appears when it is whole, and shares its files on disk where that is possible."""
 
+    def link(file: str, copy: str) -> None:
+        try:
+            os.link(file, copy)
+        except OSError:
+            shutil.copy2(file, copy)
 
-def read_json(path: Path) -> Any:
-    """Returns the content of a JSON file, None where there is none."""
+    make_folder(out.parent)
+    partial = out.with_name(f"{out.name}.copy-{os.getpid()}")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
+        shutil.copytree(run, partial, copy_function=link)
+        partial.rename(out)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise SegueError(refusal(out, error)) from error

@@ -226,7 +226,9 @@ def _apart_from_split(plan: Plan, splits: Mapping[str, SplitSpec]) -> dict[str, 
         return {}
     found: dict[str, str] = {}
     for train in plan.trainings:
-        settings: dict[str, Any] = train.template.spec.keyed({"parent", "init", "draw", "split", "keep_epochs", "film"})
+        settings: dict[str, Any] = train.template.spec.key_settings(
+            {"parent", "init", "draw", "split", "keep_epochs", "film"}
+        )
         settings["test"] = splits[train.key].model_dump(include={"stored", "seed", "test"})
         inputs = [*train.inputs, found.get(train.parent or "", train.fingerprint.inputs[-1])]
         found[train.key] = stage_hash({"settings": settings, "inputs": inputs})

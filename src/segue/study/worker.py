@@ -1,29 +1,28 @@
-"""One training of a study with its evaluations: what a worker is given, what it does, what it gives back."""
+"""What a worker does with a task of a study: it trains a stage and scores it, or several stages side by side."""
 
 from __future__ import annotations
 
-import json
 import shutil
-import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segue.errors import SegueError
-from segue.training.spec import DataSpec, StageSpec
+from segue.training.run_folder import RunFolder
+from segue.training.spec import DataSpec, StageSpec, TrainTask
 
 
 @dataclass(frozen=True)
-class Work:
-    """All that a worker needs for one training and its evaluations; paths are absolute."""
+class StudyTask:
+    """A training of a study and its evaluations; paths are absolute.
 
-    key: str
+    parent_key: the training of the study that it starts from; evaluations: result file -> (domain, dataset file, what
+    of it), on `part`; keep_weights: whether the weights stay when all is scored.
+    """
+
+    train: TrainTask
     label: str
-    folder: Path
-    spec: StageSpec
-    datasets: Mapping[str, tuple[Path, str]]
-    parent: Path | None
     parent_key: str | None
     evaluations: Mapping[Path, tuple[str, Path, DataSpec]]
     part: str
@@ -31,173 +30,169 @@ class Work:
     keep_weights: bool
     checkpoint_s: float
 
+    @property
+    def key(self) -> str:
+        return self.train.key
+
+    @property
+    def folder(self) -> Path:
+        return self.train.folder
+
+    @property
+    def run(self) -> RunFolder:
+        return RunFolder(self.train.folder)
+
+    @property
+    def spec(self) -> StageSpec:
+        return self.train.spec
+
 
 @dataclass(frozen=True)
-class Done:
-    """How a work ended. `trained` says whether its weights are there, also when an evaluation failed."""
+class TaskResult:
+    """How a task ended. `trained` says whether its weights are there, also when an evaluation failed."""
 
     key: str
-    seconds: float
     trained: bool = False
     error: str | None = None
     trace: str | None = None
 
 
-def perform(works: Sequence[Work]) -> list[Done]:
+def run_tasks(tasks: Sequence[StudyTask]) -> list[TaskResult]:
     """Trains and scores stages in this process, several side by side; never raises, so that a failure stays its own."""
-    from segue.training.run_folder import is_finished
-
-    began = time.monotonic()
-    failed: dict[str, Done] = {}
-    there = {work.key for work in works if is_finished(work.folder)}
-    if len(works) - len(there) > 1:
+    untrained = [task for task in tasks if not task.run.is_finished]
+    failed: dict[str, TaskResult] = {}
+    if len(untrained) > 1:
         try:
-            failed = _train_together([work for work in works if work.key not in there])
-        except Exception as error:  # as below
-            told = f"{type(error).__name__}: {one_line(error)}"
-            trace = traceback.format_exc()
-            failed = {work.key: Done(work.key, 0.0, False, told, trace) for work in works if work.key not in there}
-    spent = (time.monotonic() - began) / len(works)
-    return [
-        failed[work.key] if work.key in failed else _perform_one(work, spent, new=work.key not in there)
-        for work in works
-    ]
+            failed = _train_side_by_side(untrained)
+        except Exception as error:
+            failed = {task.key: _failure(task, error, trained=False) for task in untrained}
+    return [failed[task.key] if task.key in failed else _run_task(task, is_new=task in untrained) for task in tasks]
 
 
-def _train_together(works: Sequence[Work]) -> dict[str, Done]:
-    """Trains stages side by side; returns how the ones that failed ended, by key."""
-    from segue.training.data import Inputs
-    from segue.training.run import Stage, train_fleet
+def _train_side_by_side(tasks: Sequence[StudyTask]) -> dict[str, TaskResult]:
+    """Trains stages in one pass over their data; returns by key how those that failed ended."""
+    from segue.training.run import train_tasks
 
-    began = time.monotonic()
-    stages = [Stage(w.spec, w.folder, w.key, Inputs(w.datasets, w.parent)) for w in works]
-    errors = train_fleet(stages, checkpoint_s=works[0].checkpoint_s)
-    seconds = (time.monotonic() - began) / len(works)
-    return {
-        work.key: Done(work.key, seconds, False, one_line(error))
-        for work, error in zip(works, errors, strict=True)
-        if error is not None
-    }
+    errors = train_tasks([task.train for task in tasks], checkpoint_s=tasks[0].checkpoint_s)
+    ended = zip(tasks, errors, strict=True)
+    return {task.key: TaskResult(task.key, False, one_line(error)) for task, error in ended if error is not None}
 
 
-def _perform_one(work: Work, spent: float, *, new: bool) -> Done:
-    """Trains the stage if that is still to be done, and scores it.
-
-    `spent` seconds went before; `new` says that its run was not there when this process began with it.
-    """
+def _run_task(task: StudyTask, *, is_new: bool) -> TaskResult:
+    """Trains the stage if that is still to be done, and scores it; `is_new`: its run was not there before."""
     from segue.study.evaluate import score_missing
-    from segue.training.data import Inputs
-    from segue.training.run import train_stage
-    from segue.training.run_folder import is_finished
+    from segue.training.run import train_tasks
 
-    began = time.monotonic() - spent
     trained = False
     try:
-        regained = False
-        if not is_finished(work.folder):
-            inputs = Inputs(work.datasets, work.parent)
-            train_stage(work.spec, work.folder, key=work.key, inputs=inputs, checkpoint_s=work.checkpoint_s)
-        elif not has_weights(work):
-            _regain_weights(work)
-            regained = True
+        if not task.run.is_finished:
+            (error,) = train_tasks([task.train], checkpoint_s=task.checkpoint_s)
+            if error is not None:
+                raise error
+        elif not has_weights(task):
+            _restore_weights(task)
+            is_new = True
         trained = True
-        part = "validation" if work.part == "validation" else "test"
-        failed = score_missing(work.folder, work.evaluations, part, every_epoch=work.every_epoch)
+        part = "validation" if task.part == "validation" else "test"
+        failed = score_missing(task.folder, task.evaluations, part, every_epoch=task.every_epoch)
         if failed:
-            (domain, why), more = next(iter(failed.items())), len(failed) - 1
-            and_more = f" (and {more} more domains)" if more else ""
-            return Done(work.key, time.monotonic() - began, trained, f"evaluation on {domain}{and_more}: {why}")
-        mine = regained or new  # what another study left there is not this one's to remove
-        if mine and not work.keep_weights:
-            for name in ("weights.safetensors", "last.safetensors"):
-                (work.folder / name).unlink(missing_ok=True)
-            shutil.rmtree(work.folder / "epochs", ignore_errors=True)
-        return Done(work.key, time.monotonic() - began, trained)
-    except SegueError as error:
-        return Done(work.key, time.monotonic() - began, trained, one_line(error))
-    except Exception as error:  # recorded with its trace: the study goes on without this stage
-        told = f"{type(error).__name__}: {one_line(error)}"
-        return Done(work.key, time.monotonic() - began, trained, told, traceback.format_exc())
+            (domain, reason), others = next(iter(failed.items())), len(failed) - 1
+            and_more = f" (and {others} more domains)" if others else ""
+            return TaskResult(task.key, trained, f"evaluation on {domain}{and_more}: {reason}")
+        if is_new and not task.keep_weights:  # what another study left there is not this one's to remove
+            task.run.weights.unlink(missing_ok=True)
+            task.run.last_weights.unlink(missing_ok=True)
+            shutil.rmtree(task.run.epochs, ignore_errors=True)
+        return TaskResult(task.key, trained)
+    except Exception as error:
+        return _failure(task, error, trained=trained)
 
 
-def epochs_of(run: Path) -> int:
-    """Returns how many epochs a finished run trained: fewer than asked for where it stopped early."""
-    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))["epochs"]
+def _failure(task: StudyTask, error: Exception, *, trained: bool) -> TaskResult:
+    """Returns how a task ended that raised: with the trace of what is not the user's mistake."""
+    if isinstance(error, SegueError):
+        return TaskResult(task.key, trained, one_line(error))
+    return TaskResult(task.key, trained, f"{type(error).__name__}: {one_line(error)}", traceback.format_exc())
 
 
-def has_weights(work: Work) -> bool:
+def has_weights(task: StudyTask) -> bool:
     """Returns whether the weights that a finished run still has to give are there."""
-    wanted = [work.folder / "weights.safetensors"]
-    if work.every_epoch:
-        wanted += [work.folder / "epochs" / f"{epoch}.safetensors" for epoch in range(1, epochs_of(work.folder) + 1)]
-    return all(file.exists() for file in wanted)
+    run = task.run
+    files = [run.weights]
+    if task.every_epoch:  # fewer epochs than asked for where it stopped early
+        files += [run.epoch_weights(epoch) for epoch in range(1, run.read(run.metrics)["epochs"] + 1)]
+    return all(file.exists() for file in files)
 
 
-def _regain_weights(work: Work) -> None:
+def _restore_weights(task: StudyTask) -> None:
     """Trains a finished run once more beside itself and takes the weights that were not kept: they are the same."""
-    from segue.training.data import Inputs
-    from segue.training.run import train_stage
+    from segue.training.run import train_task
 
-    again = work.folder.with_name(work.folder.name + ".again")
-    inputs = Inputs(work.datasets, work.parent)
-    train_stage(work.spec, again, key=work.key, inputs=inputs, checkpoint_s=work.checkpoint_s)
-    for name in ("epochs", "last.safetensors", "weights.safetensors"):
-        if (again / name).exists() and not (work.folder / name).exists():
-            (again / name).rename(work.folder / name)
-    shutil.rmtree(again, ignore_errors=True)
+    again = RunFolder(task.folder.with_name(task.folder.name + ".again"))
+    train_task(replace(task.train, folder=again.path), checkpoint_s=task.checkpoint_s)
+    for file, kept in (
+        (again.epochs, task.run.epochs),
+        (again.last_weights, task.run.last_weights),
+        (again.weights, task.run.weights),
+    ):
+        if file.exists() and not kept.exists():
+            file.rename(kept)
+    shutil.rmtree(again.path, ignore_errors=True)
 
 
 def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def effort_of(work: Work, counted: dict[str, tuple[int, int]]) -> int:
-    """Returns about how many images a training visits, to tell how far a study has come.
+class TaskSizes:
+    """How large trainings are, about: what is counted in a dataset is counted once.
 
-    `counted` keeps the samples and groups of what was counted before. What cannot be counted, because its dataset
-    failed, stands as one image.
+    What cannot be counted, because its dataset failed, stands as one image of no bytes.
     """
-    visited = 0
-    for item in work.spec.data:
-        samples, groups = _counted(work, item, counted)
-        visited += _taken(item, samples, groups)
-    return max(visited, 1) * work.spec.epochs * (8 if work.spec.augment == "dihedral-all" else 1)
 
+    def __init__(self) -> None:
+        self._counts: dict[str, tuple[int, int]] = {}
 
-def _taken(item: DataSpec, samples: int, groups: int) -> int:
-    """Returns about how many of an item's samples, which are in so many groups, a training takes."""
-    if item.groups is not None:
-        return samples if item.groups == "all" else item.groups * samples // max(groups, 1)
-    return item.images if isinstance(item.images, int) else samples
+    def visits(self, task: StudyTask) -> int:
+        """Returns how many images a training visits, to tell how far a study has come."""
+        from segue.training.sampler import repeats_per_sample
 
+        samples = sum(self._samples(task, item) for item in task.spec.data)
+        return max(samples, 1) * task.spec.epochs * repeats_per_sample(task.spec)
 
-def bytes_of(work: Work) -> int:
-    """Returns about how much memory the samples of a training take; 0 where its dataset cannot be read."""
-    from segue.data.dataset import Dataset
-    from segue.data.sources import bytes_needed
+    def bytes(self, task: StudyTask) -> int:
+        """Returns how much memory the samples of a training take."""
+        from segue.data.dataset import Dataset
+        from segue.data.sources import bytes_needed
 
-    counted: dict[str, tuple[int, int]] = {}
-    needed = 0
-    for item in work.spec.data:
-        samples, groups = _counted(work, item, counted)
-        try:
-            with Dataset(work.datasets[item.dataset][0]) as dataset:
-                needed += bytes_needed(dataset, _taken(item, samples, groups))
-        except SegueError:
-            return 0
-    return needed
+        needed = 0
+        for item in task.spec.data:
+            samples = self._samples(task, item)
+            try:
+                with Dataset(task.train.inputs.datasets[item.dataset][0]) as dataset:
+                    needed += bytes_needed(dataset, samples)
+            except SegueError:
+                return 0
+        return needed
 
+    def _samples(self, task: StudyTask, item: DataSpec) -> int:
+        """Returns how many of an item's samples a training takes."""
+        samples, groups = self._count(task, item)
+        if item.groups is not None:
+            return samples if item.groups == "all" else item.groups * samples // max(groups, 1)
+        return item.images if isinstance(item.images, int) else samples
 
-def _counted(work: Work, item: DataSpec, counted: dict[str, tuple[int, int]]) -> tuple[int, int]:
-    name = f"{item.dataset} {item.conditions}"
-    if name not in counted:
+    def _count(self, task: StudyTask, item: DataSpec) -> tuple[int, int]:
+        """Returns the samples that meet the conditions, and their groups."""
         from segue.data.dataset import Dataset
         from segue.training.data import plain_conditions
 
-        try:
-            with Dataset(work.datasets[item.dataset][0]) as dataset:
-                indices = dataset.select(plain_conditions(item))
-                counted[name] = len(indices), len(set(dataset.samples()["group"][indices]))
-        except SegueError:
-            counted[name] = 1, 1
-    return counted[name]
+        name = f"{item.dataset} {item.conditions}"
+        if name not in self._counts:
+            try:
+                with Dataset(task.train.inputs.datasets[item.dataset][0]) as dataset:
+                    indices = dataset.select(plain_conditions(item))
+                    self._counts[name] = len(indices), len(set(dataset.samples()["group"][indices]))
+            except SegueError:
+                self._counts[name] = 1, 1
+        return self._counts[name]

@@ -1,0 +1,223 @@
+"""The datasets of a study: which specifications make them, their keys, and what a domain selects in them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from segue.data import prepare
+from segue.data.pairing import PairedFiles, pair_files
+from segue.data.spec import PrepareSpec
+from segue.errors import SegueError, SpecError
+from segue.fingerprint import hash_files, stage_hash
+from segue.hrtem import series
+from segue.hrtem.series import SeriesSpec
+from segue.plates import preflight
+from segue.plates.spec import PlateSpec
+from segue.spec import SpecModel, attempt, read_toml
+from segue.study import grid
+from segue.study.spec import DatasetSource, Label, Table
+from segue.training.identity import dataset_identity
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Maker:
+    """How one kind of specification makes a dataset; paths in a specification are relative to `root`.
+
+    tile_px(spec): the side of its tiles; inputs(spec, root): what is looked up once for the next two; identity(spec,
+    root, inputs, cache): what its key is made of, raw files by their content (`cache`: hashes of unchanged files);
+    expected(spec, root, inputs): the `tiles` and `bytes` it will have; make(spec, out, root, workers, progress).
+    """
+
+    spec: type[SpecModel]
+    tile_px: Callable[[Any], int]
+    inputs: Callable[[Any, Path], Any]
+    identity: Callable[[Any, Path, Any, Path], Mapping[str, Any]]
+    expected: Callable[[Any, Path, Any], Mapping[str, int]]
+    make: Callable[[Any, Path, Path, int, Progress | None], object]
+
+
+def _settings(spec: SpecModel) -> Any:
+    return spec.model_dump(mode="json", exclude_defaults=True, exclude={"title"})
+
+
+def _simulation_identity(spec: SeriesSpec, root: Path, inputs: None, cache: Path) -> Mapping[str, Any]:
+    return {"kind": "simulate", "version": series.VERSION, "spec": _settings(spec)}
+
+
+def _preparation_identity(spec: PrepareSpec, root: Path, inputs: PairedFiles, cache: Path) -> Mapping[str, Any]:
+    files = hash_files(inputs.paths, cache)
+    return {"kind": "prepare", "version": prepare.VERSION, "spec": _settings(spec), "files": files}
+
+
+def _simulate(spec: SeriesSpec, out: Path, root: Path, workers: int, progress: Progress | None) -> None:
+    series.simulate(spec, out, workers=workers, progress=progress)
+
+
+def _prepare(spec: PrepareSpec, out: Path, root: Path, workers: int, progress: Progress | None) -> None:
+    prepare.prepare(spec, out, root=root, workers=workers, progress=progress)
+
+
+def _make_plate(spec: PlateSpec, out: Path, root: Path, workers: int, progress: Progress | None) -> None:
+    from segue.plates.assay import assay
+
+    def wells_alone(what: str, done: int, total: int) -> None:  # not what is done before the first well
+        if progress is not None and what == "wells":
+            progress(done, total)
+
+    assay(spec, out, root=root, workers=workers, progress=wells_alone)
+
+
+MAKERS: dict[str, Maker] = {
+    "simulate": Maker(
+        SeriesSpec,
+        tile_px=lambda spec: spec.imaging.tile_px,
+        inputs=lambda spec, root: None,
+        identity=_simulation_identity,
+        expected=lambda spec, root, inputs: series.expected(spec),
+        make=_simulate,
+    ),
+    "prepare": Maker(
+        PrepareSpec,
+        tile_px=lambda spec: spec.tile_px,
+        inputs=pair_files,
+        identity=_preparation_identity,
+        expected=lambda spec, root, inputs: prepare.expected(spec, inputs),
+        make=_prepare,
+    ),
+    "plate": Maker(
+        PlateSpec,
+        tile_px=lambda spec: spec.tiles.tile_px,
+        inputs=lambda spec, root: None,
+        identity=lambda spec, root, inputs, cache: preflight.identity(spec, root, cache),
+        expected=lambda spec, root, inputs: preflight.estimate_size(spec, root),
+        make=_make_plate,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class PlannedDataset:
+    """One dataset of a study: made from a specification, or the user's own file.
+
+    kind: a key of `MAKERS`, or "file"; root: the folder that paths of the specification are relative to, or the file
+    itself; values: those that `set` gave to what it varies.
+    """
+
+    name: str
+    kind: str
+    root: Path
+    spec: SpecModel | None
+    values: Mapping[str, Label]
+
+    @property
+    def tile_px(self) -> int | None:
+        """The side of its tiles, None where only the file has it."""
+        return None if self.spec is None else MAKERS[self.kind].tile_px(self.spec)
+
+    @cached_property
+    def _inputs(self) -> Any:
+        return None if self.spec is None else MAKERS[self.kind].inputs(self.spec, self.root)
+
+    def key(self, cache: Path) -> str:
+        """Returns the dataset's identity; raw files enter by their content, hashed once (`cache`)."""
+        if self.spec is None:
+            return dataset_identity(self.root, cache)
+        return f"data-{stage_hash(MAKERS[self.kind].identity(self.spec, self.root, self._inputs, cache))}"
+
+    def expected(self) -> Mapping[str, int]:
+        """Returns the `tiles` and `bytes` the dataset will have, as far as is known before it is made."""
+        if self.spec is None:
+            return {"bytes": self.root.stat().st_size}
+        return MAKERS[self.kind].expected(self.spec, self.root, self._inputs)
+
+    def make(self, out: Path, *, workers: int, progress: Progress | None) -> None:
+        if self.spec is not None:
+            MAKERS[self.kind].make(self.spec, out, self.root, workers, progress)
+
+    @property
+    def varied(self) -> dict[str, Label]:
+        """The values that `set` varies, by the last part of their dotted name."""
+        return {path.rpartition(".")[2]: value for path, value in self.values.items()}
+
+
+@dataclass(frozen=True)
+class DatasetFamily:
+    """All the datasets that one entry of `datasets` makes: one, or one for each value of what `set` varies."""
+
+    members: tuple[PlannedDataset, ...]
+
+    def select(self, domain: Table) -> tuple[Table, str]:
+        """Returns the dataset's name and the conditions on its samples for a domain, or a sentence on what is wrong.
+
+        Values that `set` varies choose the dataset; the other entries are conditions on samples.
+        """
+        names = {name for dataset in self.members for name in dataset.varied}
+        chosen = {key: grid.label(value) for key, value in domain.items() if key in names}
+        matching = [
+            dataset
+            for dataset in self.members
+            if all(dataset.varied.get(key) == value for key, value in chosen.items())
+        ]
+        if len(matching) != 1:
+            values = (", ".join(f"{key} = {value}" for key, value in one.varied.items()) for one in self.members)
+            return {}, f"fits {len(matching)} datasets where it must fit one; there are: {'; '.join(values)}"
+        conditions = {key: value for key, value in domain.items() if key != "dataset" and key not in names}
+        return {"dataset": matching[0].name, "conditions": conditions}, ""
+
+
+def dataset_family(name: str, source: DatasetSource, folder: Path) -> tuple[DatasetFamily, list[str]]:
+    """Returns the datasets of one entry and the mistakes in it and in its specification."""
+    if source.file is not None:
+        file = folder / source.file
+        if not file.is_file():
+            mistake = f"datasets.{name}.file: there is no file {file}; make the dataset, or correct the path"
+            return DatasetFamily(()), [mistake]
+        return DatasetFamily((PlannedDataset(name, "file", file, None, {}),)), []
+    kind, file = next((kind, file) for kind in MAKERS if (file := getattr(source, kind)) is not None)
+    path, prefix = folder / file, f"datasets.{name}.{kind}"
+    try:
+        table = read_toml(path)
+        combinations = _combinations(source.set)
+    except (SegueError, ValueError) as error:
+        return DatasetFamily(()), [f"{prefix}: {error}"]
+    datasets, mistakes = [], []
+    for values in combinations:
+        changed = table
+        for dotted, value in values.items():
+            changed = _override(changed, dotted.split("."), value)
+        spec, problems = attempt(MAKERS[kind].spec, changed)
+        if spec is None:
+            mistakes.append(str(SpecError(f"{prefix}: {path}", problems)))
+        else:
+            varied = {dotted: grid.label(value) for dotted, value in values.items() if _is_axis(source.set[dotted])}
+            label = f"{name}[{', '.join(f'{k}={v}' for k, v in varied.items())}]" if varied else name
+            datasets.append(PlannedDataset(label, kind, path.parent, spec, varied))
+    return DatasetFamily(tuple(datasets)), mistakes
+
+
+def _is_axis(value: Any) -> bool:
+    return isinstance(value, dict) and "each" in value
+
+
+def _combinations(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns every combination of the values of `set`: dotted name -> value."""
+    choices = []
+    for path, value in settings.items():
+        if _is_axis(value) and not (isinstance(value["each"], list) and value["each"]):
+            raise ValueError(f"set.{path}: found {json.dumps(value)}; write {{ each = [first, second, ...] }}")
+        choices.append([(path, choice) for choice in (value["each"] if _is_axis(value) else [value])])
+    return [dict(combination) for combination in itertools.product(*choices)]
+
+
+def _override(table: Table, path: list[str], value: Any) -> Table:
+    head, *rest = path
+    inner = table.get(head)
+    return {**table, head: _override(inner if isinstance(inner, dict) else {}, rest, value) if rest else value}

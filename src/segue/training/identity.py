@@ -1,0 +1,92 @@
+"""The identity of a training: a key made of its settings, its inputs and a version.
+
+One place for `segue train` and for studies, so that each finds what the other trained. The key of a training is a hash
+of the settings that differ from their defaults and can change the result (`StageSpec.keyed`), of the identities of its
+datasets and of what its first weights are from, and of `VERSION`.
+
+A dataset in a study's store is known by the key of the specification that makes it, any other by its content; a parent
+by the key of its run, weights from elsewhere by their content. Neither names nor paths enter. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segue.errors import SegueError
+from segue.fingerprint import hash_dataset, hash_each_file, stage_hash
+from segue.training.run_folder import RunFolder
+from segue.training.spec import VERSION, ParentSpec, StageSpec
+
+STORED_DATASET = "dataset.h5"  # <store>/data-<hash>/dataset.h5
+_DATASET_KEY = re.compile("data-[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What the key of a training is made of.
+
+    settings: those of `shared_settings`, with the seeds `init` and `draw`; inputs: the identities of the datasets, in
+    the order of `data`, and of the parent (None without).
+    """
+
+    settings: Mapping[str, Any]
+    inputs: Sequence[str | None]
+    version: int = VERSION
+
+    @property
+    def key(self) -> str:
+        content = {"kind": "train", "version": self.version, "settings": self.settings, "inputs": list(self.inputs)}
+        return f"train-{stage_hash(content)}"
+
+
+def shared_settings(spec: StageSpec, datasets: Sequence[str], pretrained: str | None = None) -> dict[str, Any]:
+    """Returns the settings of a key that repetitions share.
+
+    datasets: the identities of those in `spec.data`; pretrained: that of the file of weights `network.pretrained`.
+    """
+    settings = spec.key_settings({"parent", "init", "draw"})
+    for item, identity in zip(settings["data"], datasets, strict=True):
+        item["dataset"] = identity
+    if pretrained is not None:
+        settings["network"]["pretrained"] = pretrained
+    return settings
+
+
+def fingerprint(
+    spec: StageSpec, settings: Mapping[str, Any], datasets: Sequence[str], *, init: int, draw: int, parent: str | None
+) -> Fingerprint:
+    """Returns the fingerprint of one repetition. The draw index counts only where samples are drawn at all."""
+    return Fingerprint({**settings, "init": init, "draw": draw if spec.draws else 0}, [*datasets, parent])
+
+
+def dataset_identity(path: Path, cache_path: Path | None = None) -> str:
+    """Returns the key of a dataset that a study made, the content hash of any other file (`hash_dataset`)."""
+    if path.name == STORED_DATASET and _DATASET_KEY.fullmatch(path.absolute().parent.name):
+        return path.absolute().parent.name
+    return hash_dataset(path, cache_path)
+
+
+def parent_path(parent: ParentSpec, folder: Path) -> Path:
+    """Returns the run folder or the weights file that `from` names; paths are relative to `folder`."""
+    return folder / (parent.run or parent.weights or "")
+
+
+def parent_identity(parent: ParentSpec, folder: Path, cache_path: Path | None = None) -> str:
+    """Returns the key of the run that `from` names, or the hash of the weights file; raises SegueError without."""
+    path = parent_path(parent, folder)
+    if parent.run is None:
+        return weights_identity(path, cache_path)
+    run = RunFolder(path)
+    run.require_finished()
+    return run.key or weights_identity(run.weights_file("best"), cache_path)
+
+
+def weights_identity(path: Path, cache_path: Path | None = None) -> str:
+    """Returns the hash of a file of weights; raises SegueError where there is none."""
+    if not path.is_file():
+        raise SegueError(f"{path}: there are no such weights; give a finished run or a safetensors file.")
+    return hash_each_file([path], cache_path)[path]
