@@ -55,8 +55,8 @@ def effects_figure(comparison: Comparison, stage: str) -> tuple[ReportFigure, Ta
         caption += " Labelled images or groups as a factor are those to train on, without those for validation."
     title = f"What each factor does to {stage_label(stage)}."
     alt = f"Effect of {join_names([factor.label for factor in varied])} on {comparison.metric.label}"
-    drawn = ReportFigure(f"effects-{stage}", figure, title, caption, alt, tooltips)
-    return drawn, _table(comparison, varied)
+    report_figure = ReportFigure(f"effects-{stage}", figure, title, caption, alt, tooltips)
+    return report_figure, _table(comparison, varied)
 
 
 def spread_caption(estimates: Sequence[Estimate]) -> str:

@@ -286,11 +286,11 @@ def learning_curves(comparison: Comparison, stage: str) -> LearningCurves | None
         return None
     frame = histories[histories["stage"] == stage]
     varied = [axis for axis in comparison.axes(stage) if axis in frame and frame[axis].nunique(dropna=True) > 1]
-    own = [axis for axis in varied if axis.startswith(f"{stage}.")]
-    across = [axis for axis in own if _key(axis).split(".")[0] in SCHEDULE_KEYS]
+    stage_axes = [axis for axis in varied if axis.startswith(f"{stage}.")]
+    across = [axis for axis in stage_axes if _key(axis).split(".")[0] in SCHEDULE_KEYS]
     if not across or (all(_key(axis) == "variant" for axis in across) and not _rates_differ(frame, across)):
         return None
-    by_color, colors = _colors(comparison, frame, [axis for axis in own if axis not in across])
+    by_color, colors = _colors(comparison, frame, [axis for axis in stage_axes if axis not in across])
     frame = frame.assign(column=_texts(frame, across), color=_texts(frame, by_color))
     columns = _in_order(frame, across, "column")
     rows, classes = _rows(frame)

@@ -145,9 +145,10 @@ def _with_derived(comparison: Comparison, frame: pd.DataFrame) -> pd.DataFrame:
     if timings is None or timings.empty:
         return frame
     times = timings.merge(frame[["run", "domain"]].drop_duplicates("run"), on="run")
-    own = times[times["evaluated_domain"] == times["domain"]]
-    own = pd.concat([own, times[~times["run"].isin(own["run"])]])  # a mixture is evaluated in its domains
-    return frame.merge(own.groupby("run")[list(TIMES)].mean(), left_on="run", right_index=True, how="left")
+    in_domain = times[times["evaluated_domain"] == times["domain"]]
+    mixtures = times[~times["run"].isin(in_domain["run"])]  # evaluated in the domains mixed
+    in_domain = pd.concat([in_domain, mixtures])
+    return frame.merge(in_domain.groupby("run")[list(TIMES)].mean(), left_on="run", right_index=True, how="left")
 
 
 def _grouping_label(comparison: Comparison) -> str:
@@ -181,10 +182,10 @@ def objects_figure(comparison: Comparison, lines: Sequence[ObjectScores]) -> Rep
     """Returns AP over IoU, and merges against splits, of each representation; None without AP at several IoU."""
     if not lines or len(lines[0].curve) < 2:
         return None
-    drawn = lines[:MAX_LINES]
+    selected = lines[:MAX_LINES]
     with style():
-        figure, tooltips = _draw(drawn, line_colors(comparison, drawn))
-    runs = [len(scores.frame) for scores in drawn]
+        figure, tooltips = _draw(selected, line_colors(comparison, selected))
+    runs = [len(scores.frame) for scores in selected]
     caption = (
         "Left: average precision, the objects found among all that are labelled or predicted, against the overlap asked"
         f" of a match ({comparison.split} split, {plural(sum(runs), 'run')}); the legend is ordered by mean AP."
@@ -198,13 +199,13 @@ def objects_figure(comparison: Comparison, lines: Sequence[ObjectScores]) -> Rep
             " Right: predicted objects that join several labelled ones (merges), and labelled ones cut into several"
             " (splits): filled marks are medians, small ones the single runs; lower left is better."
         )
-    if len(drawn) < len(lines):
-        caption += f" Drawn are the first {len(drawn)} of {len(lines)}."
-    repeated = [scores.estimates["ap_mean"] for scores in drawn if scores.estimates["ap_mean"].interval]
+    if len(selected) < len(lines):
+        caption += f" Drawn are the first {len(selected)} of {len(lines)}."
+    repeated = [scores.estimates["ap_mean"] for scores in selected if scores.estimates["ap_mean"].interval]
     if repeated:
         kind = max(repeated, key=lambda score: score.runs).interval_kind
         caption += f" In the table, medians, and in small type the {kind}."
-    alt = f"Average precision against intersection over union: {join_names([scores.label for scores in drawn])}"
+    alt = f"Average precision against intersection over union: {join_names([scores.label for scores in selected])}"
     by = _grouping_label(comparison)
     return ReportFigure("objects", figure, f"Objects found{f', by {by}' if by else ''}.", caption, alt, tooltips)
 

@@ -120,7 +120,7 @@ def _freezing(comparison: Comparison, stage: str) -> Conclusion:
         settings: dict[str, dict] = {}
     elif factor := varied.get(f"{stage}.variant"):
         settings = comparison.variants(stage)
-        frozen = {name: _frozen_parts(own.get("freeze", "none")) for name, own in settings.items()}
+        frozen = {name: _frozen_parts(values.get("freeze", "none")) for name, values in settings.items()}
     else:
         return Conclusion()
     first, *others = factor.levels
@@ -165,7 +165,7 @@ def _ranked_stages(comparison: Comparison) -> dict[str, Ranking]:
     if comparison.transfer_stages or comparison.runs.empty:
         return {}
     rankings = {stage: ranking(comparison, stage) for stage in comparison.outcome_stages}
-    return {stage: found for stage, found in rankings.items() if found is not None}
+    return {stage: ranked for stage, ranked in rankings.items() if ranked is not None}
 
 
 def _rankings(comparison: Comparison) -> list[Conclusion]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.filesize import decimal
 
 from segue.errors import SegueError
 from segue.reporting.analysis.bootstrap import RESAMPLES
@@ -255,7 +256,7 @@ def _download(results: StudyResults, folder: Path) -> dict[str, str]:
     sample = table.head(200).to_csv(index=False)
     if len(sample) / min(len(table), 200) * len(table) < MAX_EMBEDDED_BYTES:
         data = table.to_csv(index=False).encode()
-        return link | {"data": base64.b64encode(data).decode(), "size": f"{len(data) / 1e6:.2f} MB"}
+        return link | {"data": base64.b64encode(data).decode(), "size": decimal(len(data))}
     folder.mkdir(exist_ok=True)
     # columns of mixed types are written as texts
     texts = {c: table[c].map(str, na_action="ignore") for c in map(str, table.columns) if table[c].dtype == object}
@@ -265,7 +266,7 @@ def _download(results: StudyResults, folder: Path) -> dict[str, str]:
 
 def _methods(comparison: Comparison) -> list[str]:
     """Returns how to read the numbers: median and interval, the split, which labels count."""
-    texts = [comparison.reason] if comparison.reason else []
+    texts = []
     split = f"Values are {comparison.metric.label} on the {comparison.split} split"
     if comparison.split == "test":
         split += (
