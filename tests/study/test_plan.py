@@ -260,7 +260,7 @@ def test_a_child_of_a_reconstruction_has_the_target_of_the_study(study_file: Stu
 def test_external_parents_enter_by_content(study_file: StudyFile, tmp_path: Path):
     """`from = { weights = file }` gives a key by the file's bytes, and a missing file is refused."""
     path = study_file('\n[stages.tune]\nfrom = { weights = "w.safetensors" }\ndomain = "low"\n')
-    with pytest.raises(SegueError, match=r"w\.safetensors: there are no weights"):
+    with pytest.raises(SegueError, match=r"w\.safetensors: there are no such weights"):
         plan_study(path)
     (tmp_path / "w.safetensors").write_bytes(b"one")
     first = keys(path)
