@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from segue.data.spec import PrepareSpec
 from segue.errors import SegueError, warn
-from segue.spec import load, read_toml, validate
+from segue.spec import load as load_spec
+from segue.spec import read_toml, validate
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,13 +18,15 @@ if TYPE_CHECKING:
 
     from segue.data.tiling import Tiling
     from segue.inference.model import Model
+    from segue.plates.counting.count import CountOptions
     from segue.plates.synthetic.spec import SyntheticSpec
     from segue.study.executor import Progress as StudyProgress
     from segue.study.executor import Summary
     from segue.study.plan import Plan
+    from segue.training.run_folder import TrainedModel
 
 Place = Path | str
-SHOWN = ("count", "fraction", "density_per_mm2")  # of the cells of a class in a well, over time
+COUNT_VALUES = ("count", "fraction", "density_per_mm2")  # of the cells of a class in a well, over time
 Progress = Callable[[int, int], None]
 
 
@@ -31,7 +34,7 @@ def simulate(spec: Place, out: Place, *, workers: int = 1, progress: Progress | 
     """Simulates the HRTEM series of a TOML specification into a dataset, and returns its path."""
     from segue.hrtem import series
 
-    series.simulate(load(series.SeriesSpec, Path(spec)), Path(out), workers=workers, progress=progress)
+    series.simulate(load_spec(series.SeriesSpec, Path(spec)), Path(out), workers=workers, progress=progress)
     return Path(out)
 
 
@@ -39,8 +42,8 @@ def prepare(spec: Place, out: Place, *, workers: int = 1, progress: Progress | N
     """Makes a dataset from folders of images and annotations, as a TOML specification says, and returns its path."""
     from segue.data import prepare as preparing
 
-    found = load(PrepareSpec, Path(spec))
-    preparing.prepare(found, Path(out), root=Path(spec).parent, workers=workers, progress=progress)
+    settings = load_spec(PrepareSpec, Path(spec))
+    preparing.prepare(settings, Path(out), root=Path(spec).parent, workers=workers, progress=progress)
     return Path(out)
 
 
@@ -54,8 +57,8 @@ def plate(
     from segue.plates.assay import assay
     from segue.plates.spec import PlateSpec
 
-    found = load(PlateSpec, Path(spec))
-    return assay(found, Path(out), root=Path(spec).parent, workers=workers, progress=progress).path
+    settings = load_spec(PlateSpec, Path(spec))
+    return assay(settings, Path(out), root=Path(spec).parent, workers=workers, progress=progress).path
 
 
 def plate_summary(out: Place) -> list[str]:
@@ -71,21 +74,21 @@ def plate_summary(out: Place) -> list[str]:
 def synthetic_plate(
     folder: Place, spec: Place | None = None, *, workers: int = 1, progress: Progress | None = None
 ) -> Path:
-    """Writes a made screen with its truth into a folder, and returns the specification that `plate` takes.
+    """Simulates a plate with its truth into a folder, and returns the specification that `plate` takes.
 
-    `spec`: a TOML file with the settings of a made screen (`segue.plates.synthetic.spec`), or a plate's specification
+    `spec`: a TOML file with the settings of a synthetic plate (`segue.plates.synthetic.spec`), or a plate's specification
     whose table [synthetic] has them; None for the defaults.
     """
     from segue.plates.synthetic.spec import SyntheticSpec
     from segue.plates.synthetic.write import write_plates, write_specification
 
-    made = SyntheticSpec() if spec is None else _made_screen(Path(spec))
-    written = write_plates(made, Path(folder), workers=workers, progress=progress)
-    return write_specification(made, written.folder)
+    settings = SyntheticSpec() if spec is None else _synthetic_spec(Path(spec))
+    written = write_plates(settings, Path(folder), workers=workers, progress=progress)
+    return write_specification(settings, written.folder)
 
 
-def _made_screen(path: Path) -> SyntheticSpec:
-    """Returns the settings of a made screen: the whole file, or its table [synthetic] where there is one."""
+def _synthetic_spec(path: Path) -> SyntheticSpec:
+    """Returns the settings of a synthetic plate: the whole file, or its table [synthetic] if it has one."""
     from segue.plates.spec import PlateSpec
     from segue.plates.synthetic.spec import SyntheticSpec
 
@@ -129,10 +132,10 @@ def train(
 
     path = Path(spec)
     folder = path.parent
-    stage = load(StageSpec, path)
-    if stage.weights != "best" and stage.parent is None:
+    stage_spec = load_spec(StageSpec, path)
+    if stage_spec.weights != "best" and stage_spec.parent is None:
         raise SegueError(f"{path}: weights names those of a parent, but there is no `from`; add it or remove weights.")
-    if stage.load is not None and stage.parent is None:
+    if stage_spec.load is not None and stage_spec.parent is None:
         raise SegueError(f"{path}: load names parts of a parent, but there is no `from`; add it or remove load.")
 
     # what it is known by
@@ -140,17 +143,19 @@ def train(
     cache = runs.digest_cache
     datasets = {
         item.dataset: (folder / item.dataset, identity.dataset_identity(folder / item.dataset, cache))
-        for item in stage.data
+        for item in stage_spec.data
     }
-    identities = [datasets[item.dataset][1] for item in stage.data]
-    parent = None if stage.parent is None else identity.parent_identity(stage.parent, folder, cache)
-    weights = folder / stage.network.pretrained if isinstance(stage.network.pretrained, Path) else None
+    identities = [datasets[item.dataset][1] for item in stage_spec.data]
+    parent = None if stage_spec.parent is None else identity.parent_identity(stage_spec.parent, folder, cache)
+    weights = folder / stage_spec.network.pretrained if isinstance(stage_spec.network.pretrained, Path) else None
     pretrained = None if weights is None else identity.weights_identity(weights, cache)
-    settings = identity.shared_settings(stage, identities, pretrained)
-    key = identity.fingerprint(stage, settings, identities, init=stage.init, draw=stage.draw, parent=parent).key
+    settings = identity.shared_settings(stage_spec, identities, pretrained)
+    key = identity.fingerprint(
+        stage_spec, settings, identities, init=stage_spec.init, draw=stage_spec.draw, parent=parent
+    ).key
     if weights is not None:
-        network = stage.network.model_copy(update={"pretrained": weights})
-        stage = stage.model_copy(update={"network": network})
+        network = stage_spec.network.model_copy(update={"pretrained": weights})
+        stage_spec = stage_spec.model_copy(update={"network": network})
 
     # taken from the store, or trained
     stored = RunFolder(runs.run(key))
@@ -162,8 +167,8 @@ def train(
             if log is not None:
                 log(f"{out.path}: the same training is finished in {runs.folder}; copied from there")
         return out.path
-    parent_path = None if stage.parent is None else identity.parent_path(stage.parent, folder)
-    task = TrainTask(stage, out.path, key, Inputs(datasets, parent_path))
+    parent_path = None if stage_spec.parent is None else identity.parent_path(stage_spec.parent, folder)
+    task = TrainTask(stage_spec, out.path, key, Inputs(datasets, parent_path))
     (error,) = train_tasks([task], checkpoint_s=checkpoint_s, log=log or _warn_of_leaks)
     if error is not None:
         raise error
@@ -205,21 +210,27 @@ def predict(run: Model | Place, images: Any, *, out: Any = None, tiling: Tiling 
     """
     from segue.inference import predict as inference
 
-    return inference.predict(_loaded(run), images, out=out, tiling=tiling)
+    return inference.predict(_model(run), images, out=out, tiling=tiling)
 
 
 def probabilities(run: Model | Place, images: Any, *, tiling: Tiling | None = None) -> np.ndarray:
     """Returns the probability of each class, float32 (K, H, W) or (N, K, H, W), of images as `predict` takes them."""
     from segue.inference import predict as inference
 
-    return inference.probabilities(_loaded(run), images, tiling=tiling)
+    return inference.probabilities(_model(run), images, tiling=tiling)
 
 
-def _loaded(run: Model | Place) -> Model:
-    from segue.inference.model import Model
+def load(run: Place) -> TrainedModel:
+    """Returns the model of a finished run folder, which `predict` and `probabilities` take in place of the folder."""
     from segue.training.run_folder import load_run
 
-    return run if isinstance(run, Model) else load_run(run)
+    return load_run(run)
+
+
+def _model(run: Model | Place) -> Model:
+    from segue.inference.model import Model
+
+    return run if isinstance(run, Model) else load(run)
 
 
 def evaluate(
@@ -258,62 +269,49 @@ def film(
             "or none of them for the film of the run's own validation images."
         )
     if dataset is None or field is None:
-        found = films.film_of_run(Path(run))
+        content = films.film_of_run(Path(run))
     else:
-        found = films.film_of_field(Path(run), Path(dataset), field, crop)
+        content = films.film_of_field(Path(run), Path(dataset), field, crop)
     paths = [Path(out) for out in outs]
-    films.write_film(found, paths, frames_per_s=frames_per_s, progress=progress)
+    films.write_film(content, paths, frames_per_s=frames_per_s, progress=progress)
     return paths
 
 
 def count(
-    run: Place,
-    dataset: Place,
-    out: Place,
-    *,
-    truth: Place | None = None,
-    figure: Place | None = None,
-    page: Place | None = None,
-    objects: Place | None = None,
-    tune_on: Place | None = None,
-    by: str | None = None,
-    value: str = "count",
-    progress: Progress | None = None,
+    run: Place, dataset: Place, out: Place, options: CountOptions | None = None, *, progress: Progress | None = None
 ) -> list[str]:
-    """Counts the cells of each class per well and time point into a table, and returns what is to be known of it.
+    """Counts the cells of each class per well and time point into a table; returns a headline and notes, in lines.
 
-    The arguments are those of `segue.plates.counting.count.count_wells` and
-    `segue.reporting.figures.wells.counts_figure`;
-    `figure` and
-    `page` are files to write.
+    `options`: truth, a second run, and a figure and a page to write (`segue.plates.counting.count.CountOptions`).
     """
-    from segue.plates.counting.count import count_wells, write_counts
+    from segue.plates.counting.count import CountOptions, count_wells, write_counts
     from segue.reporting.figures.style import write_figure
     from segue.reporting.figures.wells import counts_figure
     from segue.reporting.page.counts import write_counts_page
 
-    if value not in SHOWN:
-        raise SegueError(f"value = '{value}'; allowed are {', '.join(SHOWN)}.")
-    found = count_wells(
+    options = options or CountOptions()
+    if options.value not in COUNT_VALUES:
+        raise SegueError(f"value = '{options.value}'; allowed are {', '.join(COUNT_VALUES)}.")
+    counts = count_wells(
         Path(run),
         Path(dataset),
-        objects=None if objects is None else Path(objects),
-        tune_on=None if tune_on is None else Path(tune_on),
-        truth=None if truth is None else Path(truth),
+        objects=options.objects,
+        tune_on=options.tune_on,
+        truth=options.truth,
         progress=progress,
     )
-    write_counts(found.table, Path(out))
-    told = [found.headline, *found.notes, f"table: {out}"]
-    if figure is not None or page is not None:
-        drawn = counts_figure(found.table, conditions=found.conditions, by=by, value=value)
-        if figure is not None:
-            write_figure(drawn.figure, Path(figure))
-            told.append(f"figure: {figure}")
-        if page is not None:
-            title = f"Counts in the wells of {Path(dataset).name}"
-            write_counts_page([drawn], found.errors, Path(page), title=title, notes=[found.headline, *found.notes])
-            told.append(f"page: {page}")
-    return told
+    write_counts(counts.table, Path(out))
+    lines = [counts.headline, *counts.notes, f"table: {out}"]
+    if options.figure is not None or options.page is not None:
+        drawing = counts_figure(counts.table, conditions=counts.conditions, by=options.by, value=options.value)
+        if options.figure is not None:
+            write_figure(drawing.figure, options.figure)
+            lines.append(f"figure: {options.figure}")
+        if options.page is not None:
+            title, notes = f"Counts in the wells of {Path(dataset).name}", [counts.headline, *counts.notes]
+            write_counts_page([drawing], counts.errors, options.page, title=title, notes=notes)
+            lines.append(f"page: {options.page}")
+    return lines
 
 
 def plan(study: Place, *, store: Place | None = None) -> Plan:
@@ -374,9 +372,11 @@ def report(
         planned = plan(path, store=store)
         option = f" --store {_as_typed(Path(store))}" if store is not None else ""
         results = collect(planned, command=f"segue study run {_as_typed(path)}{option}")
-        shown = object_examples(planned, typical_runs(compare(results, metric)))
+        objects = object_examples(planned, typical_runs(compare(results, metric)))
         films = runs_with_film(planned, results.table)
-        results = replace(results, examples=example_images(planned, results.table), object_examples=shown, films=films)
+        results = replace(
+            results, examples=example_images(planned, results.table), object_examples=objects, films=films
+        )
     else:
         from segue.reporting.analysis.table_import import from_table
 

@@ -1,0 +1,18 @@
+from .api import count as count
+from .api import evaluate as evaluate
+from .api import film as film
+from .api import load as load
+from .api import plan as plan
+from .api import plate as plate
+from .api import predict as predict
+from .api import prepare as prepare
+from .api import probabilities as probabilities
+from .api import report as report
+from .api import run_study as run_study
+from .api import simulate as simulate
+from .api import table as table
+from .api import train as train
+from .data.dataset import Dataset as Dataset
+from .errors import SegueError as SegueError
+
+__version__: str
