@@ -1,12 +1,13 @@
-"""What two label maps of one micrograph have in common, and what follows from it: matches, AJI, splits and merges.
+"""Compares two label images of one micrograph: overlaps, matches, aggregated Jaccard index, split and merged objects.
 
-`overlap` makes one sparse table of the pairs (true object, predicted object) that share pixels, in one pass over the
-pixels; all the rest costs as much as there are pairs. Intersection over union (IoU) is that of areas in pixels.
+`label_overlap` makes one sparse table of the pairs (true object, predicted object) that share pixels, in one pass over
+the pixels; the cost of everything else is proportional to the number of pairs. Intersection over union (IoU) is that of
+areas in pixels.
 
-Pixels whose true label is -1 are ignored: they count in no area and no overlap, a predicted object is judged by its
-part on labelled pixels. A predicted object that lies with more than half of its pixels on ignored ones cannot be
-judged: it is left out of the table, unless the part that is labelled has an IoU above 0.5 with a true object. (The rule
-for void pixels of Kirillov et al., Panoptic Segmentation, CVPR 2019, section 4.2.)
+Pixels whose true label is -1 are ignored: they count in no area and no overlap, and a predicted object is judged by its
+part on labeled pixels. A predicted object with more than half of its pixels on ignored ones cannot be judged: it is
+left out of the table, unless its labeled part has an IoU above 0.5 with a true object. (The rule for void pixels of
+Kirillov et al., Panoptic Segmentation, CVPR 2019, section 4.2.)
 """
 
 from __future__ import annotations
@@ -18,20 +19,21 @@ from numba import njit
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
-IGNORED = -1
-SPECK = 0.1  # parts of less than this share of the largest part make no split or merge
-_EMPTY = np.iinfo(np.int64).min
-_LARGEST = np.iinfo(np.int32).max
+from segue.labels import IGNORED
+
+MIN_PART_RATIO = 0.1  # smaller parts, relative to the largest one, make no split or merge
+EMPTY = np.iinfo(np.int64).min  # a free slot of the hash table
+MAX_ID = np.iinfo(np.int32).max
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """The objects of a true and of a predicted label map, T and P many, and the M pairs of them that share pixels."""
+    """The T objects of a true and the P of a predicted label image, and the M pairs of them that share pixels."""
 
     true_ids: np.ndarray  # (T,) int64, ascending
     predicted_ids: np.ndarray  # (P,) int64, ascending
     true_areas_px: np.ndarray  # (T,) int64
-    predicted_areas_px: np.ndarray  # (P,) int64, on labelled pixels
+    predicted_areas_px: np.ndarray  # (P,) int64, on labeled pixels
     true_index: np.ndarray  # (M,) int64, into true_ids; pairs ascend by it, then by predicted_index
     predicted_index: np.ndarray  # (M,) int64, into predicted_ids
     shared_px: np.ndarray  # (M,) int64, all above 0
@@ -48,84 +50,87 @@ class Overlap:
         return self.shared_px / self.union_px
 
 
-def overlap(true: np.ndarray, predicted: np.ndarray) -> Overlap:
-    """Returns the table of a true label map (0 background, -1 ignored, objects 1 …) and a predicted one of its shape.
+def label_overlap(true: np.ndarray, predicted: np.ndarray) -> Overlap:
+    """Returns the table of a true label image (0 background, -1 ignored, objects 1 …) and a predicted one of its shape.
 
     Ids need not be consecutive. Raises ValueError for other shapes, kinds of numbers, or ids.
 
-    >>> table = overlap(np.array([[1, 1, 0, -1]]), np.array([[7, 7, 7, 7]]))
+    >>> table = label_overlap(np.array([[1, 1, 0, -1]]), np.array([[7, 7, 7, 7]]))
     >>> table.predicted_ids.tolist(), table.predicted_areas_px.tolist(), table.iou.round(2).tolist()
     ([7], [3], [0.67])
     """
     if true.shape != predicted.shape:
         raise ValueError(
-            f"overlap: the true labels have shape {true.shape}, the predicted {predicted.shape}; "
-            "compare maps of one shape"
+            f"label_overlap: the true labels have shape {true.shape}, the predicted {predicted.shape}; "
+            "give images of one shape"
         )
     keys, counts, wrong = _pairs(_flat(true, "true"), _flat(predicted, "predicted"))
     if wrong:
         raise ValueError(
-            "overlap: a label is below what is allowed; true labels are -1 (ignored), 0 or objects 1 …, "
+            "label_overlap: a label is below what is allowed; true labels are -1 (ignored), 0 or objects 1 …, "
             "predicted ones 0 or objects 1 …"
         )
     order = np.argsort(keys)
     keys, counts = keys[order], counts[order]
-    true_of, predicted_of = keys >> 32, keys & 0xFFFFFFFF
-    hidden = true_of == IGNORED
-    unseen_ids, unseen_px = predicted_of[hidden], counts[hidden]
-    true_of, predicted_of, counts = true_of[~hidden], predicted_of[~hidden], counts[~hidden]
+    true_values, predicted_values = keys >> 32, keys & 0xFFFFFFFF
+    ignored = true_values == IGNORED
+    ignored_ids, ignored_px = predicted_values[ignored], counts[ignored]
+    true_values, predicted_values, counts = true_values[~ignored], predicted_values[~ignored], counts[~ignored]
 
-    true_ids, true_areas = _areas(true_of, counts)
-    predicted_ids, predicted_areas = _areas(predicted_of, counts)
-    both = (true_of > 0) & (predicted_of > 0)
-    found = Overlap(
+    true_ids, true_areas = _areas(true_values, counts)
+    predicted_ids, predicted_areas = _areas(predicted_values, counts)
+    both = (true_values > 0) & (predicted_values > 0)
+    table = Overlap(
         true_ids=true_ids,
         predicted_ids=predicted_ids,
         true_areas_px=true_areas,
         predicted_areas_px=predicted_areas,
-        true_index=np.searchsorted(true_ids, true_of[both]),
-        predicted_index=np.searchsorted(predicted_ids, predicted_of[both]),
+        true_index=np.searchsorted(true_ids, true_values[both]),
+        predicted_index=np.searchsorted(predicted_ids, predicted_values[both]),
         shared_px=counts[both],
-        unjudged_ids=unseen_ids[:0],
+        unjudged_ids=ignored_ids[:0],
     )
-    unseen_px, unseen_ids = unseen_px[unseen_ids > 0], unseen_ids[unseen_ids > 0]
-    return _without_unjudged(found, unseen_ids, unseen_px) if unseen_ids.size else found
+    ignored_px, ignored_ids = ignored_px[ignored_ids > 0], ignored_ids[ignored_ids > 0]
+    return _without_unjudged(table, ignored_ids, ignored_px) if ignored_ids.size else table
 
 
 def _flat(labels: np.ndarray, which: str) -> np.ndarray:
     if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"overlap: the {which} labels are {labels.dtype}; give a label map of integers")
+        raise ValueError(f"label_overlap: the {which} labels are {labels.dtype}; give integers")
     if labels.size and not np.can_cast(labels.dtype, np.int32):
         for label in (labels.min(), labels.max()):
-            if abs(int(label)) > _LARGEST:
-                raise ValueError(f"overlap: a {which} label is {label}; labels up to {_LARGEST} are allowed")
+            if abs(int(label)) > MAX_ID:
+                raise ValueError(f"label_overlap: a {which} label is {label}; labels up to {MAX_ID} are allowed")
     return np.ascontiguousarray(labels, dtype=np.int32).reshape(-1)
 
 
 def _areas(ids: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns each object's id, ascending, and its summed counts; the background left out."""
     objects = ids > 0
-    known, index = np.unique(ids[objects], return_inverse=True)
-    return known, np.bincount(index, weights=counts[objects], minlength=known.size).astype(np.int64)
+    unique, index = np.unique(ids[objects], return_inverse=True)
+    return unique, np.bincount(index, weights=counts[objects], minlength=unique.size).astype(np.int64)
 
 
-def _without_unjudged(table: Overlap, unseen_ids: np.ndarray, unseen_px: np.ndarray) -> Overlap:
-    """Returns the table without the predicted objects that lie mostly on ignored pixels and match no true object."""
-    seen = np.isin(unseen_ids, table.predicted_ids)
-    mostly_unseen = np.zeros(table.predicted_ids.size, bool)
-    places = np.searchsorted(table.predicted_ids, unseen_ids[seen])
-    mostly_unseen[places] = unseen_px[seen] > table.predicted_areas_px[places]
-    mostly_unseen[table.predicted_index[table.iou > 0.5]] = False
-    kept, pairs = ~mostly_unseen, ~mostly_unseen[table.predicted_index]
+def _without_unjudged(table: Overlap, ignored_ids: np.ndarray, ignored_px: np.ndarray) -> Overlap:
+    """Returns the table without the predicted objects that lie mostly on ignored pixels and match no true object.
+
+    ignored_ids, ignored_px: the predicted objects on ignored pixels, and how many of these each has.
+    """
+    partly = np.isin(ignored_ids, table.predicted_ids)
+    unjudged = np.zeros(table.predicted_ids.size, bool)
+    index = np.searchsorted(table.predicted_ids, ignored_ids[partly])
+    unjudged[index] = ignored_px[partly] > table.predicted_areas_px[index]
+    unjudged[table.predicted_index[table.iou > 0.5]] = False
+    judged, pairs = ~unjudged, ~unjudged[table.predicted_index]
     return Overlap(
         true_ids=table.true_ids,
-        predicted_ids=table.predicted_ids[kept],
+        predicted_ids=table.predicted_ids[judged],
         true_areas_px=table.true_areas_px,
-        predicted_areas_px=table.predicted_areas_px[kept],
+        predicted_areas_px=table.predicted_areas_px[judged],
         true_index=table.true_index[pairs],
-        predicted_index=(np.cumsum(kept) - 1)[table.predicted_index[pairs]],
+        predicted_index=(np.cumsum(judged) - 1)[table.predicted_index[pairs]],
         shared_px=table.shared_px[pairs],
-        unjudged_ids=np.sort(np.concatenate([unseen_ids[~seen], table.predicted_ids[mostly_unseen]])),
+        unjudged_ids=np.sort(np.concatenate([ignored_ids[~partly], table.predicted_ids[unjudged]])),
     )
 
 
@@ -134,48 +139,48 @@ def _pairs(true: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndar
     """Returns the distinct pairs of values as true << 32 | predicted, unsorted, their counts, and whether a value is
     below -1 or 0.
 
-    A hash table with linear probing, asked once for each run of equal pixels. (Two int32 maps, flat.)
+    A hash table with linear probing, looked up once for each run of equal pixels. (Two int32 maps, flat.)
     """
-    keys, counts, used = np.full(4096, _EMPTY), np.zeros(4096, np.int64), 0
-    here = 0
-    while here < true.size:
-        first, second = true[here], predicted[here]
+    keys, counts, used = np.full(4096, EMPTY), np.zeros(4096, np.int64), 0
+    position = 0
+    while position < true.size:
+        first, second = true[position], predicted[position]
         if first < -1 or second < 0:
             return keys, counts, True
-        start = here
-        here += 1
-        while here < true.size and true[here] == first and predicted[here] == second:
-            here += 1
+        start = position
+        position += 1
+        while position < true.size and true[position] == first and predicted[position] == second:
+            position += 1
         key = (np.int64(first) << 32) | np.int64(second)
         slot = _slot(keys, key)
-        if keys[slot] == _EMPTY:
+        if keys[slot] == EMPTY:
             keys[slot] = key
             used += 1
-        counts[slot] += here - start
+        counts[slot] += position - start
         if 2 * used > keys.size:
             old_keys, old_counts = keys, counts
-            keys, counts = np.full(4 * old_keys.size, _EMPTY), np.zeros(4 * old_keys.size, np.int64)
+            keys, counts = np.full(4 * old_keys.size, EMPTY), np.zeros(4 * old_keys.size, np.int64)
             for index in range(old_keys.size):
-                if old_keys[index] != _EMPTY:
+                if old_keys[index] != EMPTY:
                     slot = _slot(keys, old_keys[index])
                     keys[slot], counts[slot] = old_keys[index], old_counts[index]
-    full = keys != _EMPTY
+    full = keys != EMPTY
     return keys[full], counts[full], False
 
 
 @njit(cache=True, nogil=True)
 def _slot(keys: np.ndarray, key: np.int64) -> np.int64:
-    """Returns where a key stands in the table, or the free place for it. The size is a power of two."""
+    """Returns the slot of a key in the table, or the free slot for it. The size is a power of two."""
     mask = keys.size - 1
     slot = np.int64((np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)) & mask  # Knuth's multiplier
-    while keys[slot] != _EMPTY and keys[slot] != key:
+    while keys[slot] != EMPTY and keys[slot] != key:
         slot = (slot + 1) & mask
     return slot
 
 
 @dataclass(frozen=True)
 class Matching:
-    """The true and predicted objects taken for the same one, and those left over, at one IoU threshold."""
+    """The matched true and predicted objects, and those without a match, at one IoU threshold."""
 
     threshold: float
     true_ids: np.ndarray  # (TP,) int64, ascending
@@ -196,20 +201,20 @@ def match(table: Overlap, threshold: float = 0.5) -> Matching:
         raise ValueError(f"match: threshold is {threshold}; an IoU above 0 and at most 1 is allowed")
     iou = table.iou
     if threshold >= 0.5:
-        chosen = np.flatnonzero(iou >= threshold)
-        chosen = chosen[np.unique(table.true_index[chosen], return_index=True)[1]]
-        chosen = np.sort(chosen[np.unique(table.predicted_index[chosen], return_index=True)[1]])
+        pairs = np.flatnonzero(iou >= threshold)
+        pairs = pairs[np.unique(table.true_index[pairs], return_index=True)[1]]
+        pairs = np.sort(pairs[np.unique(table.predicted_index[pairs], return_index=True)[1]])
     else:
-        fewer = max(1, min(table.true_ids.size, table.predicted_ids.size))
-        chosen = assignment(table, (iou >= threshold) + iou / (2 * fewer))
-        chosen = chosen[iou[chosen] >= threshold]
+        smaller = max(1, min(table.true_ids.size, table.predicted_ids.size))
+        pairs = assignment(table, (iou >= threshold) + iou / (2 * smaller))
+        pairs = pairs[iou[pairs] >= threshold]
     return Matching(
         threshold=threshold,
-        true_ids=table.true_ids[table.true_index[chosen]],
-        predicted_ids=table.predicted_ids[table.predicted_index[chosen]],
-        iou=iou[chosen],
-        missed_ids=np.delete(table.true_ids, table.true_index[chosen]),
-        spurious_ids=np.delete(table.predicted_ids, table.predicted_index[chosen]),
+        true_ids=table.true_ids[table.true_index[pairs]],
+        predicted_ids=table.predicted_ids[table.predicted_index[pairs]],
+        iou=iou[pairs],
+        missed_ids=np.delete(table.true_ids, table.true_index[pairs]),
+        spurious_ids=np.delete(table.predicted_ids, table.predicted_index[pairs]),
     )
 
 
@@ -235,13 +240,12 @@ def assignment(table: Overlap, weights: np.ndarray) -> np.ndarray:
 def jaccard_aggregated(table: Overlap) -> tuple[int, int]:
     """Returns intersection and union in pixels, whose ratio is the aggregated Jaccard index (AJI).
 
-    Each true object takes the predicted one of largest IoU (the lower id of equals), whoever else took it; its
-    intersection and union are added, or its area where nothing overlaps. Predicted objects never taken add their area
-    to the union. (Kumar et al., IEEE Trans. Med. Imaging 36, 1550 (2017), algorithm 1.)
+    Each true object is paired with the predicted one of largest IoU (the lower id of equals), which several may share;
+    their intersection and union are added, or its area where nothing overlaps. Predicted objects in no pair add their
+    area to the union. (Kumar et al., IEEE Trans. Med. Imaging 36, 1550 (2017), algorithm 1.)
     """
-    best = np.lexsort((table.predicted_index, -table.iou, table.true_index))
-    best = best[np.unique(table.true_index[best], return_index=True)[1]]
-    return _aggregated(table, best)
+    pairs = np.lexsort((table.predicted_index, -table.iou, table.true_index))
+    return _aggregated(table, pairs[np.unique(table.true_index[pairs], return_index=True)[1]])
 
 
 def jaccard_aggregated_plus(table: Overlap) -> tuple[int, int]:
@@ -253,42 +257,45 @@ def jaccard_aggregated_plus(table: Overlap) -> tuple[int, int]:
     return _aggregated(table, assignment(table, table.iou))
 
 
-def _aggregated(table: Overlap, chosen: np.ndarray) -> tuple[int, int]:
-    lonely = np.delete(table.true_areas_px, table.true_index[chosen]).sum()
-    untaken = np.delete(table.predicted_areas_px, table.predicted_index[chosen]).sum()
-    return int(table.shared_px[chosen].sum()), int(table.union_px[chosen].sum() + lonely + untaken)
+def _aggregated(table: Overlap, pairs: np.ndarray) -> tuple[int, int]:
+    unpaired_true = np.delete(table.true_areas_px, table.true_index[pairs]).sum()
+    unpaired_predicted = np.delete(table.predicted_areas_px, table.predicted_index[pairs]).sum()
+    return int(table.shared_px[pairs].sum()), int(table.union_px[pairs].sum() + unpaired_true + unpaired_predicted)
 
 
-def splits(table: Overlap) -> dict[int, tuple[int, ...]]:
-    """Returns the true objects that were cut, each with the ids of its parts, ascending.
+def split_objects(table: Overlap) -> dict[int, tuple[int, ...]]:
+    """Returns the true objects that were split, each with the ids of its parts, ascending.
 
-    A part is a predicted object of which more than half lies in the true one. A split has two or more; specks, parts
-    of less than a tenth of the area of the largest, do not count.
+    A part is a predicted object of which more than half lies in the true one. A split has two or more; parts of less
+    than a tenth of the area of the largest do not count.
     """
     inside = 2 * table.shared_px > table.predicted_areas_px[table.predicted_index]
     whole, part = table.true_index[inside], table.predicted_index[inside]
-    return _composed(table.true_ids[whole], table.predicted_ids[part], table.predicted_areas_px[part])
+    return _with_several_parts(table.true_ids[whole], table.predicted_ids[part], table.predicted_areas_px[part])
 
 
-def merges(table: Overlap) -> dict[int, tuple[int, ...]]:
+def merged_objects(table: Overlap) -> dict[int, tuple[int, ...]]:
     """Returns the predicted objects that join several, each with the ids of the true ones in it, ascending.
 
-    As `splits` with the roles exchanged: two or more true objects of which more than half lies in the predicted one.
+    As `split_objects` with the roles exchanged: two or more true objects of which more than half lies in the predicted.
     """
     inside = 2 * table.shared_px > table.true_areas_px[table.true_index]
     whole, part = table.predicted_index[inside], table.true_index[inside]
-    return _composed(table.predicted_ids[whole], table.true_ids[part], table.true_areas_px[part])
+    return _with_several_parts(table.predicted_ids[whole], table.true_ids[part], table.true_areas_px[part])
 
 
-def _composed(whole: np.ndarray, parts: np.ndarray, areas_px: np.ndarray) -> dict[int, tuple[int, ...]]:
-    """Returns {whole: its parts} of those that have two parts or more without specks."""
-    ids, group = np.unique(whole, return_inverse=True)
+def _with_several_parts(wholes: np.ndarray, parts: np.ndarray, areas_px: np.ndarray) -> dict[int, tuple[int, ...]]:
+    """Returns {whole: its parts} of those that have two parts or more, parts that are too small left out.
+
+    wholes, parts, areas_px (n,): for each part the id of its whole, its own id and its area.
+    """
+    ids, group = np.unique(wholes, return_inverse=True)
     largest = np.zeros(ids.size, np.int64)
     np.maximum.at(largest, group, areas_px)
-    counted = areas_px >= SPECK * largest[group]
+    counted = areas_px >= MIN_PART_RATIO * largest[group]
     several = np.bincount(group[counted], minlength=ids.size) > 1
-    found: dict[int, list[int]] = {int(k): [] for k in ids[several]}
-    chosen = counted & several[group]
-    for one, other in zip(whole[chosen].tolist(), parts[chosen].tolist(), strict=True):
-        found[one].append(other)
-    return {one: tuple(sorted(others)) for one, others in found.items()}
+    parts_of: dict[int, list[int]] = {int(k): [] for k in ids[several]}
+    selected = counted & several[group]
+    for whole, part in zip(wholes[selected].tolist(), parts[selected].tolist(), strict=True):
+        parts_of[whole].append(part)
+    return {whole: tuple(sorted(members)) for whole, members in parts_of.items()}

@@ -6,29 +6,28 @@ the boundary more than the rest).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from segue.labels import watershed
-from segue.targets import target
-from segue.targets.kernels import boundary
-from segue.targets.kernels.boundary import BOUNDARY, INTERIOR, UNKNOWN
+from segue.labels import IGNORED, ops, watershed
+from segue.targets import losses
+from segue.targets.kernels.boundary import BOUNDARY, INTERIOR, UNKNOWN, boundary_classes
+from segue.targets.losses import LossSettings
 from segue.targets.specs import BoundarySpec
+from segue.targets.target import LabelInfo, ObjectTarget, object_names, with_background
 
-CERTAIN = 10.0  # the logit of a perfect network
-PARAMETERS = {
+DECODE_PARAMS = {
     "seed_threshold": 0.5,
     "foreground_threshold": 0.5,
     "seed_min_px": 0.0,
     "min_size_px": 15.0,
     "keep_unseeded": 1.0,
 }
-RANGES = {
+DECODE_SEARCH_SPACE = {
     "seed_threshold": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
     "foreground_threshold": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
     "seed_min_px": (0.0, 3.0, 8.0, 20.0),
@@ -38,96 +37,95 @@ RANGES = {
 
 
 @dataclass(frozen=True)
-class Boundary:
+class Boundary(ObjectTarget):
     """Three scores per pixel: background, interior, boundary; its pixels are scored as background or object.
 
-    Encoded labels are one plane: these classes as 0, 1, 2; 3 for pixels of an object whose class depends on ignored
-    pixels nearby, which count in scores but not in the loss; −1 ignored.
+    Encoded labels are one channel: these classes as 0, 1, 2; 3 for pixels of an object whose class depends on ignored
+    pixels nearby, which count in scores but not in the loss; −1 ignored. `loss` is that of the three classes; its
+    weights, where it has any, are 1, 1 and the boundary's.
 
     Decoding takes the connected pixels whose probability of interior is above `seed_threshold` as seeds, leaves out
     those of less than `seed_min_px` pixels, and floods the pixels whose probability of background is less than
     1 − `foreground_threshold`, from high to low probability of interior. What no seed reaches is an object of its own
-    where `keep_unseeded` is 1, and background where it is 0. Objects of less than `min_size_px` pixels are left out.
+    where `keep_unseeded` is 1, and background where it is 0. Objects of less than `min_size_px` pixels are removed.
     """
 
-    names: tuple[str, ...]
-    boundary_px: float = 2.0
-    objects_only: bool = False
-    boundary_weight: float = 1.0
-    channels: int = field(default=3, init=False)
-    planes: int = field(default=1, init=False)
-    floor: float = field(default=0.0, init=False)
+    boundary_px: float = field(default=2.0, kw_only=True)
+    objects_only: bool = field(default=False, kw_only=True)
 
     @property
-    def parameters(self) -> Mapping[str, float]:
-        return PARAMETERS
+    def channels(self) -> int:
+        return 3
 
     @property
-    def ranges(self) -> Mapping[str, tuple[float, ...]]:
-        return RANGES
+    def target_channels(self) -> int:
+        return 1
 
-    def encode(self, labels: Tensor) -> Tensor:
-        """Returns (N, 1, H, W) float32 of labels (N, H, W) int64."""
-        return target.encoded_each(labels, self.planes, self._encoded)
+    @property
+    def decode_params(self) -> Mapping[str, float]:
+        return DECODE_PARAMS
 
-    def _encoded(self, labels: np.ndarray) -> np.ndarray:
-        numbers, count = watershed.consecutive(labels)
-        return boundary.classes(numbers, count, boundary_px=self.boundary_px, objects_only=self.objects_only)[None]
+    @property
+    def decode_search_space(self) -> Mapping[str, tuple[float, ...]]:
+        return DECODE_SEARCH_SPACE
 
-    def masses(self, encoded: Tensor) -> Tensor:
-        """Returns the weight of the pixels whose class is known, (1,)."""
+    @property
+    def min_loss(self) -> float:
+        return losses.min_loss(self.loss, 3)
+
+    def encode_image(self, labels: np.ndarray, out: np.ndarray) -> None:
+        numbers, ids = ops.relabel_sequential(labels)
+        out[0] = boundary_classes(numbers, len(ids), boundary_px=self.boundary_px, objects_only=self.objects_only)
+
+    def normalizers(self, encoded: Tensor) -> Tensor:
+        """Returns the weight of the pixels whose class is known, or for some losses the number of images, (T,)."""
+        if self.loss.weights is None:
+            return losses.normalizers(_known_classes(encoded), self.loss)
+        # the same as the sum of the pixels' weights, but exact; the losses that have weights are means over pixels
         known = ((encoded >= 0) & (encoded < UNKNOWN)).sum().float()
-        return (known + (self.boundary_weight - 1) * (encoded == BOUNDARY).sum())[None]
+        pixels = known + (self.loss.weights[BOUNDARY] - 1) * (encoded == BOUNDARY).sum()
+        normalizers = losses.normalizers(_known_classes(encoded), self.loss)
+        return torch.cat([pixels[None], normalizers[1:]])
 
-    def totals(self, scores: Tensor, encoded: Tensor) -> Tensor:
-        """Returns the weighted cross entropy summed over the pixels whose class is known, (1,)."""
-        classes = encoded[:, 0].long()
-        classes = classes.masked_fill(classes == UNKNOWN, target.IGNORED)
-        weights = None
-        if self.boundary_weight != 1:
-            weights = torch.ones(3, device=scores.device)
-            weights[BOUNDARY:].fill_(self.boundary_weight)
-        total = F.cross_entropy(scores.float(), classes, weights, ignore_index=target.IGNORED, reduction="sum")
-        return total[None]
+    def loss_sums(self, scores: Tensor, encoded: Tensor) -> Tensor:
+        """Returns the sums of the loss over the pixels whose class is known, (T,)."""
+        return losses.loss_sums(scores.float(), _known_classes(encoded), self.loss)
 
-    def truth(self, encoded: Tensor) -> Tensor:
+    def target_classes(self, encoded: Tensor) -> Tensor:
         return encoded[:, 0].clamp(max=1).long()
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """Returns those of background and object, (N, 2, H, W) float32."""
-        return target.two_probabilities(1 - scores.float().softmax(1)[:, 0])
+        return with_background(1 - scores.float().softmax(1)[:, 0])
 
     def classes(self, scores: Tensor) -> Tensor:
         """Returns 1 where interior and boundary together are more probable than the background."""
         return (scores[:, 1:].float().logsumexp(1) > scores[:, 0]).long()
 
-    def turned(self, encoded: Tensor, codes: Tensor) -> Tensor:
-        """Returns the encoding of labels turned by the dihedral codes (N,)."""
-        return target.moved(encoded, codes)
-
-    def decode(self, scores: np.ndarray, parameters: Mapping[str, float]) -> np.ndarray:
+    def decode(self, scores: np.ndarray, params: Mapping[str, float]) -> np.ndarray:
         """Returns labels (H, W) int32 of one image's scores (3, H, W)."""
-        odds = np.exp(scores - scores.max(0))
-        odds /= odds.sum(0)
-        interior, mask = odds[INTERIOR], odds[0] < 1 - parameters["foreground_threshold"]
-        seeds = watershed.components(mask & (interior > parameters["seed_threshold"]))
-        seeds = watershed.in_scan_order(seeds, min_size_px=parameters["seed_min_px"])
+        probabilities = np.exp(scores - scores.max(0))
+        probabilities /= probabilities.sum(0)
+        interior, mask = probabilities[INTERIOR], probabilities[0] < 1 - params["foreground_threshold"]
+        seeds = ops.connected_components(mask & (interior > params["seed_threshold"]))
+        seeds = ops.remove_small(seeds, min_size_px=params["seed_min_px"])
         labels = watershed.flood(interior, seeds, mask)
-        if parameters["keep_unseeded"]:
-            labels = watershed.with_unseeded(labels, mask)
-        return watershed.in_scan_order(labels, min_size_px=parameters["min_size_px"])
-
-    def ideal(self, encoded: np.ndarray) -> np.ndarray:
-        """Returns the scores (3, H, W) of a perfect network for one image's encoding (1, H, W)."""
-        classes = np.where(encoded[0] == UNKNOWN, INTERIOR, encoded[0].clip(min=0))
-        return np.where(classes == np.arange(3)[:, None, None], CERTAIN, -CERTAIN).astype(np.float32)
+        if params["keep_unseeded"]:
+            labels = watershed.add_unseeded_components(labels, mask)
+        return ops.remove_small(labels, min_size_px=params["min_size_px"])
 
 
-def build(spec: BoundarySpec, *, names: Sequence[str], where: str) -> Boundary:
-    """Returns the target for a layer of objects, `names` being the background's and the objects'."""
+def _known_classes(encoded: Tensor) -> Tensor:
+    """Returns the classes (N, H, W) int64, −1 where ignored or unknown."""
+    classes = encoded[:, 0].long()
+    return classes.masked_fill(classes == UNKNOWN, IGNORED)
+
+
+def build(spec: BoundarySpec, labels: LabelInfo) -> Boundary:
+    weights = None if spec.boundary_weight == 1 else (1.0, 1.0, spec.boundary_weight)
     return Boundary(
-        target.background_and_object(names, where=where, target=spec.name),
+        object_names(labels, spec.name),
+        loss=LossSettings(spec.loss_spec, weights),
         boundary_px=spec.boundary_px,
         objects_only=spec.towards == "objects",
-        boundary_weight=spec.boundary_weight,
     )

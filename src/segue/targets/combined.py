@@ -1,4 +1,4 @@
-"""Several targets asked of one network at once: the main one, and others that help it to learn."""
+"""Several targets as outputs of one network: the main one, and auxiliary ones that help it to learn."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segue.targets.classes import Classes
-from segue.targets.reconstruction import Reconstruction
-from segue.targets.target import Target
+from segue.targets.target import Output, Target
 
 
 @dataclass(frozen=True)
 class Combined:
-    """Scores and planes are those of the parts, one after another, the main one's first; `weights` has a factor on the
-    loss of each part, 1 for the main one. Everything but teaching is the main target's alone."""
+    """Scores and encodings have the channels of the parts, one after another, the main one's first; `weights` has a
+    factor on the loss of each part, 1 for the main one. Everything but the loss is the main target's alone."""
 
     parts: tuple[Target, ...]
     weights: tuple[float, ...]
@@ -27,56 +25,75 @@ class Combined:
         return self.parts[0]
 
     @property
+    def output(self) -> Output:
+        return "objects" if self.main.decodes_objects else self.main.output
+
+    @property
+    def decodes_objects(self) -> bool:
+        return self.main.decodes_objects
+
+    @property
     def channels(self) -> int:
         return sum(part.channels for part in self.parts)
 
     @property
-    def planes(self) -> int:
-        return sum(part.planes for part in self.parts)
+    def target_channels(self) -> int:
+        return sum(part.target_channels for part in self.parts)
+
+    @property
+    def encodes_class_indices(self) -> bool:
+        return False
 
     @property
     def names(self) -> tuple[str, ...]:
         return self.main.names
 
     @property
-    def floor(self) -> float:
-        return sum(weight * part.floor for part, weight in zip(self.parts, self.weights, strict=True))
+    def class_weights(self) -> None:
+        """None: a run records the weights that follow from its samples, and those of parts are given."""
+        return None
 
     @property
-    def parameters(self) -> Mapping[str, float]:
-        return self.main.parameters
+    def min_loss(self) -> float:
+        return sum(weight * part.min_loss for part, weight in zip(self.parts, self.weights, strict=True))
 
     @property
-    def ranges(self) -> Mapping[str, tuple[float, ...]]:
-        return self.main.ranges
+    def decode_params(self) -> Mapping[str, float]:
+        return self.main.decode_params
+
+    @property
+    def decode_search_space(self) -> Mapping[str, tuple[float, ...]]:
+        return self.main.decode_search_space
+
+    def for_layer(self, *, instances: bool) -> Combined | None:
+        main = self.main.for_layer(instances=instances)
+        return None if main is None else Combined((main, *self.parts[1:]), self.weights)
 
     def encode(self, labels: Tensor) -> Tensor:
-        """Returns the planes of all parts; raises TypeError where one is taught by images: see `taught`."""
-        return _stacked([part.encode(labels) for part in self.parts])
+        """Returns the channels of all parts; raises TypeError where one is self-supervised: see `encode_batch`."""
+        return _stack([part.encode(labels) for part in self.parts])
 
-    def taught(self, images: Tensor, labels: Tensor, seeds: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Returns the images (N, C, H, W) as they are, and what the network is taught."""
-        found = [
-            part.taught(images, labels, seeds)[1] if isinstance(part, Reconstruction) else part.encode(labels)
-            for part in self.parts
-        ]
-        return images, _stacked(found)
+    def encode_batch(self, images: Tensor, labels: Tensor, seeds: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Returns the images as they are, since no auxiliary part may change them, and the channels of all parts."""
+        return images, _stack([part.encode_batch(images, labels, seeds)[1] for part in self.parts])
 
-    def masses(self, encoded: Tensor) -> Tensor:
-        return torch.cat([part.masses(own) for part, own in self._planes_of(encoded)])
+    def normalizers(self, encoded: Tensor) -> Tensor:
+        return torch.cat([part.normalizers(channels) for part, channels in self._split(encoded)])
 
-    def totals(self, scores: Tensor, encoded: Tensor) -> Tensor:
-        taught = self._planes_of(encoded)
+    def loss_sums(self, scores: Tensor, encoded: Tensor) -> Tensor:
+        part_scores = scores.split([part.channels for part in self.parts], dim=1)
         return torch.cat(
             [
-                weight * part.totals(given, own)
-                for weight, given, (part, own) in zip(self.weights, self._scores_of(scores), taught, strict=True)
+                weight * part.loss_sums(own_scores, channels)
+                for weight, own_scores, (part, channels) in zip(
+                    self.weights, part_scores, self._split(encoded), strict=True
+                )
             ]
         )
 
-    def truth(self, encoded: Tensor) -> Tensor:
-        part, own = next(self._planes_of(encoded))
-        return part.truth(own)
+    def target_classes(self, encoded: Tensor) -> Tensor:
+        main, channels = next(self._split(encoded))
+        return main.target_classes(channels)
 
     def classes(self, scores: Tensor) -> Tensor:
         return self.main.classes(scores[:, : self.main.channels])
@@ -84,21 +101,19 @@ class Combined:
     def probabilities(self, scores: Tensor) -> Tensor:
         return self.main.probabilities(scores[:, : self.main.channels])
 
-    def turned(self, encoded: Tensor, codes: Tensor) -> Tensor:
-        return _stacked([part.turned(own, codes) for part, own in self._planes_of(encoded)])
+    def transform(self, encoded: Tensor, codes: Tensor) -> Tensor:
+        return _stack([part.transform(channels, codes) for part, channels in self._split(encoded)])
 
-    def decode(self, scores: np.ndarray, parameters: Mapping[str, float]) -> np.ndarray:
-        return self.main.decode(scores[: self.main.channels], parameters)
+    def decode(self, scores: np.ndarray, params: Mapping[str, float]) -> np.ndarray:
+        return self.main.decode(scores[: self.main.channels], params)
 
-    def _planes_of(self, encoded: Tensor) -> Iterator[tuple[Target, Tensor]]:
-        """Yields each part with its planes, in the form that it encodes to."""
-        for part, own in zip(self.parts, encoded.split([part.planes for part in self.parts], dim=1), strict=True):
-            yield part, own[:, 0].long() if isinstance(part, Classes) else own
-
-    def _scores_of(self, scores: Tensor) -> Sequence[Tensor]:
-        return scores.split([part.channels for part in self.parts], dim=1)
+    def _split(self, encoded: Tensor) -> Iterator[tuple[Target, Tensor]]:
+        """Yields each part with its encoding, in its own form."""
+        channels = encoded.split([part.target_channels for part in self.parts], dim=1)
+        for part, part_encoded in zip(self.parts, channels, strict=True):
+            yield part, part_encoded[:, 0].long() if part.encodes_class_indices else part_encoded
 
 
-def _stacked(encoded: Sequence[Tensor]) -> Tensor:
-    """Returns planes (N, E, H, W) float32; class indices (N, H, W) become one plane, exact below 2**24."""
-    return torch.cat([own[:, None].float() if own.dim() == 3 else own for own in encoded], dim=1)
+def _stack(encoded: Sequence[Tensor]) -> Tensor:
+    """Returns (N, E, H, W) float32; class indices (N, H, W) become one channel, exact below 2**24."""
+    return torch.cat([part[:, None].float() if part.dim() == 3 else part for part in encoded], dim=1)

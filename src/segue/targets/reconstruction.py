@@ -1,4 +1,4 @@
-"""The image itself, from what was left of it: a target that needs no labels."""
+"""The image itself as the training target, from a corrupted input: needs no labels."""
 
 from __future__ import annotations
 
@@ -12,79 +12,87 @@ from torch import Tensor
 from segue import rng
 from segue.data import augmentation
 from segue.errors import SegueError
-from segue.targets import target
+from segue.labels import IGNORED
 from segue.targets.specs import Corruption, MaskedSpec, NoiseSpec, ReconstructionSpec
+from segue.targets.target import LabelInfo, Output, transform_channels
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A score per channel of the image. What is taught are the image's channels and a plane that is 1 where they
-    count, else 0: (N, channels + 1, H, W). There are no classes to score and no labels to decode to."""
+    """A score per channel of the image. The training target is (N, channels + 1, H, W): the image's channels, and 1
+    where they count, else 0. There are no classes to score and no labels to decode to."""
 
     channels: int
     corruption: Corruption
     names: tuple[str, ...] = field(default=(), init=False)
-    floor: float = field(default=0.0, init=False)
+    min_loss: float = field(default=0.0, init=False)
 
     @property
-    def planes(self) -> int:
+    def output(self) -> Output:
+        return "image"
+
+    @property
+    def decodes_objects(self) -> bool:
+        return False
+
+    @property
+    def target_channels(self) -> int:
         return self.channels + 1
 
     @property
-    def parameters(self) -> Mapping[str, float]:
+    def encodes_class_indices(self) -> bool:
+        return False
+
+    @property
+    def class_weights(self) -> None:
+        return None
+
+    @property
+    def decode_params(self) -> Mapping[str, float]:
         return {}
 
     @property
-    def ranges(self) -> Mapping[str, tuple[float, ...]]:
+    def decode_search_space(self) -> Mapping[str, tuple[float, ...]]:
         return {}
 
+    def for_layer(self, *, instances: bool) -> None:
+        return None
+
     def encode(self, labels: Tensor) -> Tensor:
-        raise TypeError("reconstruction is taught by images: see `taught`")
+        raise TypeError("the training target of a reconstruction is the image: see `encode_batch`")
 
-    def taught(self, images: Tensor, labels: Tensor, seeds: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Returns what the network is shown of images (N, C, H, W), and what it is taught.
+    def encode_batch(self, images: Tensor, labels: Tensor, seeds: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Returns the corrupted images (N, C, H, W) and the training targets.
 
-        labels (N, H, W) are −1 where an image ends. What is random in a view comes from its seed (N,) and depends on no
-        other view.
+        labels (N, H, W) are −1 where an image ends. What is random comes from each sample's seed (N,) and is
+        independent of the other samples.
         """
-        counting = (labels >= 0)[:, None].to(images.dtype)
+        counts = (labels >= 0)[:, None].to(images.dtype)
         if isinstance(self.corruption, MaskedSpec):
-            covered = torch.stack([self._covered(self.corruption, images.shape[-2:], int(seed)) for seed in seeds])
+            covered = torch.stack([_random_mask(self.corruption, images.shape[-2:], int(seed)) for seed in seeds])
             covered = covered[:, None].to(images.device)
-            shown = torch.where(covered, torch.zeros_like(images), images)
-            return shown, torch.cat([images, counting * covered], 1)
-        encoded = torch.cat([images, counting], 1)
+            inputs = torch.where(covered, torch.zeros_like(images), images)
+            return inputs, torch.cat([images, counts * covered], 1)
+        encoded = torch.cat([images, counts], 1)
         if isinstance(self.corruption, NoiseSpec):
             low, high = self.corruption.sigma
             sigma = np.array([low + (high - low) * rng.uniform(int(seed), "corruption") for seed in seeds])
-            own = np.array([rng.derive(int(seed), "corruption", "noise") for seed in seeds])
-            return augmentation.noisy(images, sigma, own), encoded
+            noise_seeds = np.array([rng.derive(int(seed), "corruption", "noise") for seed in seeds])
+            return augmentation.add_gaussian_noise(images, sigma, noise_seeds), encoded
         return images, encoded
 
-    @staticmethod
-    def _covered(spec: MaskedSpec, size: tuple[int, int] | torch.Size, seed: int) -> Tensor:
-        """Returns which pixels (H, W) are covered; the grid of squares begins anywhere, so that no place is special."""
-        generator = rng.numpy_generator(seed, "corruption")
-        height, width = size
-        offset_y, offset_x = generator.integers(spec.patch_px, size=2)
-        rows, columns = (-(-(length + spec.patch_px - 1) // spec.patch_px) for length in (height, width))
-        squares = np.zeros(rows * columns, dtype=bool)
-        squares[generator.permutation(rows * columns)[: max(1, round(spec.share * rows * columns))]] = True
-        whole = np.kron(squares.reshape(rows, columns), np.ones((spec.patch_px, spec.patch_px), dtype=bool))
-        return torch.from_numpy(whole[offset_y : offset_y + height, offset_x : offset_x + width].copy())
-
-    def masses(self, encoded: Tensor) -> Tensor:
+    def normalizers(self, encoded: Tensor) -> Tensor:
         """Returns how many values count, (1,)."""
         return self.channels * encoded[:, -1].sum()[None]
 
-    def totals(self, scores: Tensor, encoded: Tensor) -> Tensor:
-        """Returns the squared error summed over what counts, (1,)."""
+    def loss_sums(self, scores: Tensor, encoded: Tensor) -> Tensor:
+        """Returns the squared error summed over the values that count, (1,)."""
         error = (scores.float() - encoded[:, :-1]).square().sum(1)
         return (error * encoded[:, -1]).sum()[None]
 
-    def truth(self, encoded: Tensor) -> Tensor:
+    def target_classes(self, encoded: Tensor) -> Tensor:
         """Returns −1 for every pixel: there are no classes."""
-        return torch.full_like(encoded[:, 0], target.IGNORED, dtype=torch.int64)
+        return torch.full_like(encoded[:, 0], IGNORED, dtype=torch.int64)
 
     def classes(self, scores: Tensor) -> Tensor:
         return torch.zeros_like(scores[:, 0], dtype=torch.int64)
@@ -93,13 +101,25 @@ class Reconstruction:
         """Returns an array without classes, (N, 0, H, W)."""
         return scores[:, :0].float()
 
-    def turned(self, encoded: Tensor, codes: Tensor) -> Tensor:
-        return target.moved(encoded, codes)
+    def transform(self, encoded: Tensor, codes: Tensor) -> Tensor:
+        return transform_channels(encoded, codes)
 
-    def decode(self, scores: np.ndarray, parameters: Mapping[str, float]) -> np.ndarray:
+    def decode(self, scores: np.ndarray, params: Mapping[str, float]) -> np.ndarray:
         raise SegueError("a reconstruction has no labels to decode; it gives images.")
 
 
-def build(spec: ReconstructionSpec, *, channels: int) -> Reconstruction:
+def _random_mask(spec: MaskedSpec, size: tuple[int, int] | torch.Size, seed: int) -> Tensor:
+    """Returns which pixels (H, W) are covered; the grid of squares begins anywhere, so that no place is special."""
+    generator = rng.numpy_generator(seed, "corruption")
+    height, width = size
+    offset_y, offset_x = generator.integers(spec.patch_px, size=2)
+    rows, columns = (-(-(length + spec.patch_px - 1) // spec.patch_px) for length in (height, width))
+    squares = np.zeros(rows * columns, dtype=bool)
+    squares[generator.permutation(rows * columns)[: max(1, round(spec.share * rows * columns))]] = True
+    whole = np.kron(squares.reshape(rows, columns), np.ones((spec.patch_px, spec.patch_px), dtype=bool))
+    return torch.from_numpy(whole[offset_y : offset_y + height, offset_x : offset_x + width].copy())
+
+
+def build(spec: ReconstructionSpec, labels: LabelInfo) -> Reconstruction:
     """Returns the target for images of so many channels."""
-    return Reconstruction(channels, spec.corruption)
+    return Reconstruction(labels.channels, spec.corruption)

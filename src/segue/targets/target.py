@@ -1,27 +1,43 @@
-"""What every target offers: from labels to what the network is taught, and from its scores back to labels.
+"""The Target interface: encodes labels into training targets, computes the loss, decodes predictions into labels.
 
-What targets share whose encodings are planes of pixels: encoding image by image, turning, binary cross entropy."""
+`ObjectTarget` holds what the targets of objects have in common.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from segue.data import augmentation
 from segue.errors import SegueError
+from segue.targets import losses
+from segue.targets.losses import DEFAULT_LOSS, LossSettings
+
+Output = Literal["classes", "objects", "image", "image_class"]
 
 
 class Target(Protocol):
-    """An output representation: what is asked of the network (encode), its loss, and the way back (decode).
+    """An output representation.
 
     Labels are (N, H, W) int64: 0 background, −1 ignored, and classes or objects from 1 on. Scores are what the network
-    gives, (N, channels, H, W). Encoded labels are (N, planes, H, W) float32 (`classes` alone: (N, H, W) int64).
+    gives, (N, channels, H, W). Encoded labels, the training targets, are (N, target_channels, H, W) float32, or
+    (N, H, W) int64 where `encodes_class_indices`.
     """
+
+    @property
+    def output(self) -> Output:
+        """What `segue.predict` returns: classes or objects per pixel, an image, or one class per image."""
+        ...
+
+    @property
+    def decodes_objects(self) -> bool:
+        """Whether `decode` numbers objects, rather than giving classes."""
+        ...
 
     @property
     def channels(self) -> int:
@@ -29,9 +45,12 @@ class Target(Protocol):
         ...
 
     @property
-    def planes(self) -> int:
+    def target_channels(self) -> int:
         """How many values per pixel `encode` gives."""
         ...
+
+    @property
+    def encodes_class_indices(self) -> bool: ...
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -39,34 +58,51 @@ class Target(Protocol):
         ...
 
     @property
-    def floor(self) -> float:
+    def class_weights(self) -> tuple[float, ...] | None:
+        """The weight of each class in the loss, as a run records it."""
+        ...
+
+    @property
+    def min_loss(self) -> float:
         """The least value that the loss can take."""
         ...
 
     @property
-    def parameters(self) -> Mapping[str, float]:
+    def decode_params(self) -> Mapping[str, float]:
         """The decode parameters as published, or by convention; empty where decoding has none."""
         ...
 
     @property
-    def ranges(self) -> Mapping[str, tuple[float, ...]]:
-        """The values that tuning tries for each decode parameter, rising."""
+    def decode_search_space(self) -> Mapping[str, tuple[float, ...]]:
+        """The values that tuning tries for each decode parameter, ascending."""
+        ...
+
+    def for_layer(self, *, instances: bool) -> Target | None:
+        """Returns the target to score a layer of objects (`instances`) or of classes with; None where it cannot be."""
         ...
 
     def encode(self, labels: Tensor) -> Tensor:
-        """Returns what the network is taught for these labels, on their device."""
+        """Returns the training targets of labels, on their device."""
         ...
 
-    def masses(self, encoded: Tensor) -> Tensor:
-        """Returns what each term of the loss is divided by, (T,) float32: a sum over samples."""
+    def encode_batch(self, images: Tensor, labels: Tensor, seeds: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Returns the network's inputs for images (N, C, H, W) and the training targets.
+
+        seeds (N,): sources of what is random in each sample.
+        """
         ...
 
-    def totals(self, scores: Tensor, encoded: Tensor) -> Tensor:
-        """Returns each term of the loss summed over samples, (T,) float32, differentiable; weights included."""
+    def normalizers(self, encoded: Tensor) -> Tensor:
+        """Returns the normalizer of each loss term (T,) float32, e.g. the number of labeled pixels: sums over
+        samples, so that a batch can be split."""
         ...
 
-    def truth(self, encoded: Tensor) -> Tensor:
-        """Returns the labelled class of each pixel, (N, H, W) int64, −1 ignored."""
+    def loss_sums(self, scores: Tensor, encoded: Tensor) -> Tensor:
+        """Returns each loss term summed over samples, (T,) float32, differentiable; weights included."""
+        ...
+
+    def target_classes(self, encoded: Tensor) -> Tensor:
+        """Returns the labeled class of each pixel, (N, H, W) int64, −1 ignored."""
         ...
 
     def classes(self, scores: Tensor) -> Tensor:
@@ -77,58 +113,140 @@ class Target(Protocol):
         """Returns the probability of each class, (N, len(names), H, W) float32; they sum to 1."""
         ...
 
-    def turned(self, encoded: Tensor, codes: Tensor) -> Tensor:
-        """Returns what `encode` would give for labels turned by `augment.dihedral` with the codes (N,)."""
+    def transform(self, encoded: Tensor, codes: Tensor) -> Tensor:
+        """Returns what `encode` would give for labels transformed by `augmentation.dihedral` with the codes (N,)."""
         ...
 
-    def decode(self, scores: np.ndarray, parameters: Mapping[str, float]) -> np.ndarray:
+    def decode(self, scores: np.ndarray, params: Mapping[str, float]) -> np.ndarray:
         """Returns labels (H, W) int32 of one image's scores (channels, H, W) float32.
 
-        Objects are numbered 1 … n in the order of their first pixels.
+        Objects are numbered 1 … n in scan order.
         """
         ...
 
 
-IGNORED = -1
+@dataclass(frozen=True)
+class ObjectTarget:
+    """A target of objects of one kind; `names` holds the background's and the object's name.
+
+    It has a logit of the foreground as channel `foreground` of the scores, and its label (1, 0 or −1 ignored) as the
+    same channel of the encoding, unless methods are overridden. `loss` is that of background and object.
+    """
+
+    names: tuple[str, ...]
+    loss: LossSettings = field(default=DEFAULT_LOSS, kw_only=True)
+
+    @property
+    def output(self) -> Output:
+        return "objects"
+
+    @property
+    def decodes_objects(self) -> bool:
+        return True
+
+    @property
+    def encodes_class_indices(self) -> bool:
+        return False
+
+    @property
+    def target_channels(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def foreground(self) -> int:
+        """The channel of the foreground, in scores and encodings."""
+        return 0
+
+    @property
+    def class_weights(self) -> None:
+        return None
+
+    @property
+    def min_loss(self) -> float:
+        return losses.min_loss(self.loss, 2)
+
+    def for_layer(self, *, instances: bool) -> Self | None:
+        return self if instances else None
+
+    def encode(self, labels: Tensor) -> Tensor:
+        """Returns (N, target_channels, H, W) float32 of labels (N, H, W) int64."""
+        encoded = torch.zeros(len(labels), self.target_channels, *labels.shape[-2:])
+        for image, out in zip(labels.cpu().numpy(), encoded.numpy(), strict=True):
+            self.encode_image(image, out)
+        return encoded.to(labels.device)
+
+    def encode_image(self, labels: np.ndarray, out: np.ndarray) -> None:
+        """Writes the encoding of one image's labels (H, W) into zeros (target_channels, H, W) float32."""
+        raise NotImplementedError
+
+    def encode_batch(self, images: Tensor, labels: Tensor, seeds: np.ndarray) -> tuple[Tensor, Tensor]:
+        return images, self.encode(labels)
+
+    def target_classes(self, encoded: Tensor) -> Tensor:
+        return encoded[:, self.foreground].long()
+
+    def classes(self, scores: Tensor) -> Tensor:
+        """Returns 1 where an object is more probable than background and else 0, (N, H, W) int64."""
+        return (scores[:, self.foreground] > 0).long()
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Returns those of background and object, (N, 2, H, W) float32."""
+        return with_background(scores[:, self.foreground].float().sigmoid())
+
+    def transform(self, encoded: Tensor, codes: Tensor) -> Tensor:
+        return transform_channels(encoded, codes)
+
+    def foreground_sums(self, scores: Tensor, encoded: Tensor) -> Tensor:
+        """Returns the sums (T,) of the loss of background and object."""
+        return losses.binary_loss_sums(scores[:, self.foreground], encoded[:, self.foreground], self.loss)
+
+    def foreground_normalizers(self, encoded: Tensor) -> Tensor:
+        return losses.normalizers(encoded[:, self.foreground].long(), self.loss)
 
 
-def encoded_each(labels: Tensor, planes: int, encode: Callable[[np.ndarray], np.ndarray]) -> Tensor:
-    """Returns (N, planes, H, W) float32 on the labels' device; `encode` takes one image's labels (H, W) on the CPU."""
-    encoded = torch.empty(len(labels), planes, *labels.shape[-2:])
-    for place, image in zip(encoded.numpy(), labels.cpu().numpy(), strict=True):
-        place[:] = encode(image)
-    return encoded.to(labels.device)
+@dataclass(frozen=True)
+class LabelInfo:
+    """What a target is built for: the classes' names, whether the layer numbers objects, and the images' channels.
+
+    counts: the pixels of each class per training sample (n, K), or their totals (K,), where class weights follow from
+    them. context: the beginning of error messages.
+    """
+
+    names: tuple[str, ...]
+    instances: bool
+    context: str
+    counts: Any = None
+    channels: int = 1
 
 
-def moved(planes: Tensor, codes: Tensor) -> Tensor:
-    """Returns planes (N, E, H, W), each image turned by its dihedral code (N,): pixels move and no value changes."""
-    return augmentation.dihedral(planes, planes[:, 0], codes)[0]
+def object_names(labels: LabelInfo, target: str) -> tuple[str, str]:
+    """Returns the two names of a layer of objects; raises SegueError for classes, or for objects of several kinds."""
+    if not labels.instances:
+        raise SegueError(
+            f"{labels.context}: target '{target}' is of objects, but the layer holds classes "
+            f"({', '.join(labels.names)}); use a layer of instances, or the target 'classes'."
+        )
+    if len(labels.names) != 2:
+        raise SegueError(
+            f"{labels.context}: target '{target}' is of objects of one kind, but the layer has the classes "
+            f"{', '.join(labels.names) or 'none'}; use a layer of instances, or target 'classes'."
+        )
+    return labels.names[0], labels.names[1]
 
 
-def binary_cross_entropy(scores: Tensor, truth: Tensor) -> Tensor:
-    """Returns the binary cross entropy of logits, summed where the truth, 0 or 1, is not −1; both of one shape."""
-    known = (truth >= 0).float()
-    return F.binary_cross_entropy_with_logits(scores.float(), truth.clamp(min=0), weight=known, reduction="sum")
+def transform_channels(channels: Tensor, codes: Tensor) -> Tensor:
+    """Returns (N, E, H, W), each image transformed by its dihedral code (N,): pixels move and no value changes."""
+    return augmentation.dihedral(channels, channels[:, 0], codes)[0]
 
 
-def known_pixels(truth: Tensor) -> Tensor:
+def count_known(labels: Tensor) -> Tensor:
     """Returns how many values are not −1, a float32 scalar."""
-    return (truth >= 0).sum().float()
+    return (labels >= 0).sum().float()
 
 
-def two_probabilities(foreground: Tensor) -> Tensor:
+def with_background(foreground: Tensor) -> Tensor:
     """Returns the probabilities (N, 2, H, W) of background and foreground from those of the foreground (N, H, W)."""
     return torch.stack([1 - foreground, foreground], dim=1)
-
-
-def background_and_object(names: Sequence[str], *, where: str, target: str) -> tuple[str, str]:
-    """Returns the two names of a layer of objects; raises SegueError where the layer has others."""
-    if len(names) != 2:
-        raise SegueError(
-            f"{where}: target '{target}' is of objects of one kind, but the layer has the classes "
-            f"{', '.join(names) or 'none'}; use a layer of instances, or target 'classes'."
-        )
-    return names[0], names[1]
 
 
 def logit(probability: float) -> float:

@@ -1,4 +1,4 @@
-"""Local shape descriptors, affinities of neighbouring pixels, and the watershed on affinities."""
+"""Local shape descriptors, affinities of neighboring pixels, and the watershed on affinities."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from functools import lru_cache
 import numpy as np
 from numba import njit
 
+from segue.labels import ops
+from segue.labels.watershed import enqueue
+
 SIDES = ((-1, 0), (0, -1), (0, 1), (1, 0))
-LEVELS = 4096  # affinities are flooded in that many steps: finer than a network is certain
-LEAST_VARIANCE_PX2 = 1e-3
+LEVELS = 4096  # affinities are flooded in that many steps: finer than the accuracy of a network
+MIN_VARIANCE_PX2 = 1e-3
 TRUNCATE = 3.0  # the window ends at so many standard deviations
 
 
@@ -30,25 +33,8 @@ def descriptors(labels: np.ndarray, count: int, *, sigma_px: float) -> np.ndarra
         moments = np.stack([weights, weights * steps, weights * steps**2])
         sums = np.zeros((3, len(weights) + 1), dtype=np.float64)
         np.cumsum(moments, axis=1, dtype=np.float64, out=sums[:, 1:])
-        _descriptors(labels, _boxes(labels, count), moments.astype(np.float32), sums, float(sigma_px), out)
+        _descriptors(labels, ops.bounding_boxes(labels, count), moments.astype(np.float32), sums, float(sigma_px), out)
     return out
-
-
-@njit(cache=True, nogil=True)
-def _boxes(labels: np.ndarray, count: int) -> np.ndarray:
-    """Returns (count + 1, 4): the first and last row, the first and last column of each object."""
-    height, width = labels.shape
-    boxes = np.empty((count + 1, 4), dtype=np.int32)
-    boxes[:, 0], boxes[:, 1], boxes[:, 2], boxes[:, 3] = height, -1, width, -1
-    for y in range(height):
-        for x in range(width):
-            label = labels[y, x]
-            if label > 0:
-                boxes[label, 0] = min(boxes[label, 0], y)
-                boxes[label, 1] = y
-                boxes[label, 2] = min(boxes[label, 2], x)
-                boxes[label, 3] = max(boxes[label, 3], x)
-    return boxes
 
 
 @njit(cache=True, nogil=True)
@@ -59,17 +45,18 @@ def _descriptors(
 
     Along x an object's row is a few runs, and a run's moment is a difference of two cumulative sums.
     """
-    for label in range(1, len(boxes)):
-        top, bottom, left, right = boxes[label]
-        rows, columns = bottom - top + 1, right - left + 1
+    for index in range(len(boxes)):
+        label = index + 1
+        top, left, bottom, right = boxes[index]
+        rows, columns = bottom - top, right - left
         along_x = np.zeros((rows, 3, columns), dtype=np.float32)
         for y in range(rows):
-            _add_runs(labels[top + y], label, left, right, sums, along_x[y])
+            _add_runs(labels[top + y], label, left, right - 1, sums, along_x[y])
         for y in range(rows):
-            both = _along_y(along_x, moments, y)
+            row = _along_y(along_x, moments, y)
             for x in range(columns):
                 if labels[top + y, left + x] == label:
-                    _describe(both[:, x], sigma, out[:, top + y, left + x])
+                    _describe(row[:, x], sigma, out[:, top + y, left + x])
 
 
 @njit(cache=True, nogil=True)
@@ -97,26 +84,26 @@ def _along_y(along_x: np.ndarray, moments: np.ndarray, y: int) -> np.ndarray:
     """Returns (6, columns): the sums of 1, dy, dx, dy², dx² and dy dx over the window around each pixel of a row."""
     rows, _, columns = along_x.shape
     radius = moments.shape[1] // 2
-    both = np.zeros((6, columns), dtype=np.float32)
+    window_sums = np.zeros((6, columns), dtype=np.float32)
     for other in range(max(0, y - radius), min(rows, y + radius + 1)):
         step = other - y + radius
         one, dy, dy2 = moments[0, step], moments[1, step], moments[2, step]
         for x in range(columns):
-            both[0, x] += one * along_x[other, 0, x]
-            both[1, x] += dy * along_x[other, 0, x]
-            both[2, x] += one * along_x[other, 1, x]
-            both[3, x] += dy2 * along_x[other, 0, x]
-            both[4, x] += one * along_x[other, 2, x]
-            both[5, x] += dy * along_x[other, 1, x]
-    return both
+            window_sums[0, x] += one * along_x[other, 0, x]
+            window_sums[1, x] += dy * along_x[other, 0, x]
+            window_sums[2, x] += one * along_x[other, 1, x]
+            window_sums[3, x] += dy2 * along_x[other, 0, x]
+            window_sums[4, x] += one * along_x[other, 2, x]
+            window_sums[5, x] += dy * along_x[other, 1, x]
+    return window_sums
 
 
 @njit(cache=True, nogil=True)
 def _describe(sums: np.ndarray, sigma: float, out: np.ndarray) -> None:
     size = sums[0]
     y, x = sums[1] / size, sums[2] / size
-    yy = max(sums[3] / size - y * y, LEAST_VARIANCE_PX2)
-    xx = max(sums[4] / size - x * x, LEAST_VARIANCE_PX2)
+    yy = max(sums[3] / size - y * y, MIN_VARIANCE_PX2)
+    xx = max(sums[4] / size - x * x, MIN_VARIANCE_PX2)
     correlation = (sums[5] / size - y * x) / np.sqrt(yy * xx)
     out[0] = min(max(0.5 + 0.5 * y / sigma, 0), 1)
     out[1] = min(max(0.5 + 0.5 * x / sigma, 0), 1)
@@ -147,44 +134,47 @@ def affinities(labels: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def inner(up: np.ndarray, left: np.ndarray, mask: np.ndarray, least: float) -> np.ndarray:
-    """Returns the pixels of the mask, (H, W) bool, whose every affinity within the image is above `least`."""
+def inner_pixels(up: np.ndarray, left: np.ndarray, mask: np.ndarray, threshold: float) -> np.ndarray:
+    """Returns the pixels of the mask, (H, W) bool, whose every affinity within the image is above `threshold`."""
     height, width = mask.shape
     out = np.zeros((height, width), dtype=np.bool_)
     for y in range(height):
         for x in range(width):
             out[y, x] = (
                 mask[y, x]
-                and (y == 0 or up[y, x] > least)
-                and (x == 0 or left[y, x] > least)
-                and (y == height - 1 or up[y + 1, x] > least)
-                and (x == width - 1 or left[y, x + 1] > least)
+                and (y == 0 or up[y, x] > threshold)
+                and (x == 0 or left[y, x] > threshold)
+                and (y == height - 1 or up[y + 1, x] > threshold)
+                and (x == width - 1 or left[y, x + 1] > threshold)
             )
     return out
 
 
 @njit(cache=True, nogil=True)
-def fragments(
-    up: np.ndarray, left: np.ndarray, mask: np.ndarray, seeds: np.ndarray, least: float, unseeded: bool
+def flood_affinities(
+    up: np.ndarray, left: np.ndarray, mask: np.ndarray, seeds: np.ndarray, threshold: float, add_unseeded: bool
 ) -> np.ndarray:
     """Returns labels (H, W) int32: the watershed on the affinities `up` and `left` (H, W) of the pixels of a mask.
 
-    Seeds grow over affinities above `least`, the strongest first. With `unseeded`, pixels so connected that no seed
-    reaches are labelled too.
+    Seeds grow over affinities above `threshold`, the strongest first. With `add_unseeded`, pixels so connected that no
+    seed reaches are labeled too.
     """
     labels = seeds.ravel().astype(np.int32)
-    _grow(up, left, mask, least, labels)
-    if unseeded:
-        _components(up, left, mask, least, labels)
+    _grow(up, left, mask, threshold, labels)
+    if add_unseeded:
+        _add_components(up, left, mask, threshold, labels)
     return labels.reshape(mask.shape)
 
 
-def merged(up: np.ndarray, left: np.ndarray, labels: np.ndarray, count: int, *, least: float) -> np.ndarray:
-    """Returns labels (H, W) int32 where fragments 1 … count are one that touch with a mean affinity above `least`."""
+def merge_fragments(
+    up: np.ndarray, left: np.ndarray, labels: np.ndarray, count: int, *, threshold: float
+) -> np.ndarray:
+    """Returns labels (H, W) int32 where fragments 1 … count that touch with a mean affinity above the threshold are
+    one."""
     pairs, values = _contacts(up, left, labels, count + 1)
-    pairs, places = np.unique(pairs, return_inverse=True)
-    means = np.bincount(places, weights=values) / np.bincount(places) if len(pairs) else np.zeros(0)
-    return _joined(pairs[means > least], count)[labels]
+    pairs, index = np.unique(pairs, return_inverse=True)
+    means = np.bincount(index, weights=values) / np.bincount(index) if len(pairs) else np.zeros(0)
+    return _lowest_connected(pairs[means > threshold], count)[labels]
 
 
 @njit(cache=True, nogil=True)
@@ -193,47 +183,47 @@ def _contacts(up: np.ndarray, left: np.ndarray, labels: np.ndarray, base: int) -
     height, width = labels.shape
     pairs = np.empty(2 * labels.size, dtype=np.int64)
     values = np.empty(2 * labels.size, dtype=np.float64)
-    found = 0
+    count = 0
     for y in range(height):
         for x in range(width):
-            own = labels[y, x]
+            label = labels[y, x]
             for dy, dx in SIDES[:2]:
-                if own == 0 or y + dy < 0 or x + dx < 0:
+                if label == 0 or y + dy < 0 or x + dx < 0:
                     continue
-                other = labels[y + dy, x + dx]
-                if other > 0 and other != own:
-                    pairs[found] = min(own, other) * base + max(own, other)
-                    values[found] = up[y, x] if dx == 0 else left[y, x]
-                    found += 1
-    return pairs[:found], values[:found]
+                neighbor = labels[y + dy, x + dx]
+                if neighbor > 0 and neighbor != label:
+                    pairs[count] = min(label, neighbor) * base + max(label, neighbor)
+                    values[count] = up[y, x] if dx == 0 else left[y, x]
+                    count += 1
+    return pairs[:count], values[:count]
 
 
 @njit(cache=True, nogil=True)
-def _joined(pairs: np.ndarray, count: int) -> np.ndarray:
-    """Returns (count + 1,) int32: for each fragment the least one that pairs join it to, over others too."""
-    names = np.arange(count + 1).astype(np.int32)
+def _lowest_connected(pairs: np.ndarray, count: int) -> np.ndarray:
+    """Returns (count + 1,) int32: for each fragment the lowest one that a chain of pairs connects it to."""
+    lowest = np.arange(count + 1).astype(np.int32)
     for pair in pairs:
         ends = (pair // (count + 1), pair % (count + 1))
-        first, second = names[ends[0]], names[ends[1]]
-        while names[first] != first:
-            first = names[first]
-        while names[second] != second:
-            second = names[second]
-        names[max(first, second)] = min(first, second)
-    for name in range(count + 1):
-        names[name] = names[names[name]]  # smaller ones are final already
-    return names
+        first, second = lowest[ends[0]], lowest[ends[1]]
+        while lowest[first] != first:
+            first = lowest[first]
+        while lowest[second] != second:
+            second = lowest[second]
+        lowest[max(first, second)] = min(first, second)
+    for fragment in range(count + 1):
+        lowest[fragment] = lowest[lowest[fragment]]  # smaller ones are final already
+    return lowest
 
 
 @njit(cache=True, nogil=True)
 def _affinity(up: np.ndarray, left: np.ndarray, y: int, x: int, dy: int, dx: int) -> float:
-    """Returns the affinity of a pixel and its neighbour at (dy, dx), one of them 0 and the other ±1."""
+    """Returns the affinity of a pixel and its neighbor at (dy, dx), one of them 0 and the other ±1."""
     return up[max(y, y + dy), x] if dx == 0 else left[y, max(x, x + dx)]
 
 
 @njit(cache=True, nogil=True)
-def _components(up: np.ndarray, left: np.ndarray, mask: np.ndarray, least: float, labels: np.ndarray) -> None:
-    """Numbers, on from the greatest label, the pixels of the mask without one that affinities above `least` connect."""
+def _add_components(up: np.ndarray, left: np.ndarray, mask: np.ndarray, threshold: float, labels: np.ndarray) -> None:
+    """Numbers unlabeled pixels of the mask that affinities above the threshold connect, on from the highest label."""
     height, width = mask.shape
     stack = np.empty(height * width, dtype=np.int32)
     count = labels.max()
@@ -242,27 +232,27 @@ def _components(up: np.ndarray, left: np.ndarray, mask: np.ndarray, least: float
             continue
         count += 1
         labels[start] = count
-        stack[0], waiting = start, 1
-        while waiting > 0:
-            waiting -= 1
-            pixel = stack[waiting]
+        stack[0], stack_size = start, 1
+        while stack_size > 0:
+            stack_size -= 1
+            pixel = stack[stack_size]
             y, x = pixel // width, pixel % width
             for dy, dx in SIDES:
                 if not (0 <= y + dy < height and 0 <= x + dx < width):
                     continue
-                other = pixel + dy * width + dx
-                if labels[other] == 0 and mask[y + dy, x + dx] and _affinity(up, left, y, x, dy, dx) > least:
-                    labels[other] = count
-                    stack[waiting] = other
-                    waiting += 1
+                neighbor = pixel + dy * width + dx
+                if labels[neighbor] == 0 and mask[y + dy, x + dx] and _affinity(up, left, y, x, dy, dx) > threshold:
+                    labels[neighbor] = count
+                    stack[stack_size] = neighbor
+                    stack_size += 1
 
 
 @njit(cache=True, nogil=True)
-def _grow(up: np.ndarray, left: np.ndarray, mask: np.ndarray, least: float, labels: np.ndarray) -> None:
-    """Grows the labels in place over affinities above `least`, the strongest first: a queue of pairs for each level.
+def _grow(up: np.ndarray, left: np.ndarray, mask: np.ndarray, threshold: float, labels: np.ndarray) -> None:
+    """Grows the labels in place over affinities above the threshold, the strongest first: a queue of pairs per level.
 
-    A pair, pixel × 4 + side, asks that the pixel be labelled as its neighbour at that side. Pixels that are labelled
-    at the start ask for themselves, at level 0.
+    A pair, pixel × 4 + side, requests that the pixel be labeled as its neighbor at that side. Pixels that are labeled
+    at the start request it for themselves, at level 0.
     """
     height, width = mask.shape
     first, last = np.full(LEVELS, -1, dtype=np.int32), np.full(LEVELS, -1, dtype=np.int32)
@@ -270,7 +260,7 @@ def _grow(up: np.ndarray, left: np.ndarray, mask: np.ndarray, least: float, labe
     done = np.zeros(height * width, dtype=np.bool_)
     for pixel in range(height * width):
         if labels[pixel] > 0:
-            _append(first, last, following, 0, 4 * pixel)
+            enqueue(first, last, following, 0, 4 * pixel)
     for level in range(LEVELS):
         pair = first[level]
         while pair >= 0:
@@ -280,22 +270,13 @@ def _grow(up: np.ndarray, left: np.ndarray, mask: np.ndarray, least: float, labe
                 if labels[pixel] == 0:
                     labels[pixel] = labels[pixel + SIDES[side][0] * width + SIDES[side][1]]
                 y, x = pixel // width, pixel % width
-                for towards in range(4):
-                    dy, dx = SIDES[towards]
+                for direction in range(4):
+                    dy, dx = SIDES[direction]
                     if not (0 <= y + dy < height and 0 <= x + dx < width) or not mask[y + dy, x + dx]:
                         continue
-                    other = pixel + dy * width + dx
+                    neighbor = pixel + dy * width + dx
                     affinity = _affinity(up, left, y, x, dy, dx)
-                    if labels[other] == 0 and affinity > least:
-                        asked = min(max(int((1 - affinity) * (LEVELS - 1)), level), LEVELS - 1)
-                        _append(first, last, following, asked, other * 4 + 3 - towards)
+                    if labels[neighbor] == 0 and affinity > threshold:
+                        queue = min(max(int((1 - affinity) * (LEVELS - 1)), level), LEVELS - 1)
+                        enqueue(first, last, following, queue, neighbor * 4 + 3 - direction)
             pair = following[pair]
-
-
-@njit(cache=True, nogil=True)
-def _append(first: np.ndarray, last: np.ndarray, following: np.ndarray, level: int, pair: int) -> None:
-    if first[level] < 0:
-        first[level] = pair
-    else:
-        following[last[level]] = pair
-    last[level] = pair

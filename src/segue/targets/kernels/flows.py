@@ -1,6 +1,6 @@
-"""Compiled parts of the flows: heat from the centre of each object, following flows, and where their ends gather.
+"""Compiled parts of the flows: heat from the center of each object, integration of flows, clusters of end points.
 
-Sums over a pixel's neighbours are taken in pairs that face each other, so that turned and mirrored objects give the
+Sums over a pixel's neighbors are taken in pairs that face each other, so that rotated and mirrored objects give the
 same numbers to the last bit.
 """
 
@@ -9,145 +9,129 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-WINDOW = 2  # ends gather where no place within so many pixels holds more of them (5 × 5)
-GROWTH = 5  # pixels by which a gathering grows over neighbouring places
-GROWN_ENDS = 2  # over those that hold more ends than this
-BLOCK = 256  # trajectories followed side by side, so that they stay in cache
+SEED_WINDOW_PX = 2  # a seed has the most ends within so many pixels (5 × 5)
+GROWTH_PX = 5  # pixels by which a cluster grows over neighboring positions
+MIN_GROWTH_ENDS = 2  # over those that hold more ends than this
+BLOCK = 256  # trajectories integrated side by side, so that they stay in cache
 
 
 @njit(cache=True, nogil=True)
-def heat_flows(parts: np.ndarray, count: int) -> np.ndarray:
-    """Returns unit flows (2, H, W) float32, (dy, dx), towards the centre of each part; 0 elsewhere and where none is.
+def heat_flows(parts: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Returns unit flows (2, H, W) float32, (dy, dx), towards the center of each part; 0 elsewhere and where none is.
 
-    parts: (H, W) integers, 0 for none and 1 … count. Every part is by itself: beyond it the temperature is 0. Its
-    centre is the pixel nearest to its centroid, or all those that are equally near, which share the heat. In each of
-    2 · (height + width) rounds the centre gains 1 and every pixel takes the mean of its 3 × 3 neighbourhood; the flow
-    is the gradient (central differences) of log(1 + T), normalised.
+    parts: (H, W) integers, 0 for none and 1 … count; boxes: their `labels.ops.bounding_boxes`. Every part is by itself:
+    beyond it the temperature is 0. Its center is the pixel nearest to its centroid, or all those that are equally near,
+    which share the heat. In each of 2 · (height + width) rounds the center gains 1 and every pixel takes the mean of
+    its 3 × 3 neighborhood; the flow is the gradient (central differences) of log(1 + T), normalized.
     """
     height, width = parts.shape
     flows = np.zeros((2, height, width), np.float32)
-    boxes, sums = _boxes(parts, count)
-    largest = 0
-    for part in range(1, count + 1):
-        box = boxes[part]
-        largest = max(largest, (box[1] - box[0] + 3) * (box[3] - box[2] + 3))
-    first, second, weights = np.empty(largest), np.empty(largest), np.empty(largest)
-    centre = np.empty(largest, np.int64)
-    for part in range(1, count + 1):
-        top, bottom, left, right = boxes[part, 0], boxes[part, 1], boxes[part, 2], boxes[part, 3]
-        if bottom < top:
+    max_size = 0
+    for box in boxes:
+        max_size = max(max_size, (box[2] - box[0] + 2) * (box[3] - box[1] + 2))
+    heat_buffer, next_buffer, weight_buffer = np.empty(max_size), np.empty(max_size), np.empty(max_size)
+    center = np.empty(max_size, np.int64)
+    for index in range(len(boxes)):
+        top, left, bottom, right = boxes[index, 0] - 1, boxes[index, 1] - 1, boxes[index, 2] + 1, boxes[index, 3] + 1
+        rows, columns = bottom - top, right - left  # with a margin of one pixel
+        if rows < 3:  # no pixels
             continue
-        rows, columns = bottom - top + 3, right - left + 3  # with a margin of one pixel
-        now, then, inside = first[: rows * columns], second[: rows * columns], weights[: rows * columns]
-        for place in range(rows * columns):
-            now[place], then[place], inside[place] = 0, 0, 0
+        size = rows * columns
+        heat, next_heat, weights = heat_buffer[:size], next_buffer[:size], weight_buffer[:size]
+        heat[:], next_heat[:], weights[:] = 0, 0, 0
+        area = sum_y = sum_x = 0
         for y in range(1, rows - 1):
             for x in range(1, columns - 1):
-                if parts[top + y - 1, left + x - 1] == part:
-                    inside[y * columns + x] = 1 / 9
-        area = sums[part, 0]
-        sum_y, sum_x = sums[part, 1] - area * (top - 1), sums[part, 2] - area * (left - 1)
-        tied = _centre(inside, columns, area, sum_y, sum_x, centre)
+                if parts[top + y, left + x] == index + 1:
+                    weights[y * columns + x] = 1 / 9
+                    area += 1
+                    sum_y += y
+                    sum_x += x
+        centers = _find_center(weights, columns, area, sum_y, sum_x, center)
         for _ in range(rows + columns - 4):  # two rounds each
-            _diffuse(now, then, inside, columns, centre, tied)
-            _diffuse(then, now, inside, columns, centre, tied)
-        _gradient(now, inside, columns, flows, top - 1, left - 1)
+            _diffuse(heat, next_heat, weights, columns, center, centers)
+            _diffuse(next_heat, heat, weights, columns, center, centers)
+        _write_gradient(heat, weights, columns, flows, top, left)
     return flows
 
 
 @njit(cache=True, nogil=True)
-def _boxes(parts: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns each part's first and last row and column (count + 1, 4), and its area and sums of y and x."""
-    height, width = parts.shape
-    boxes = np.empty((count + 1, 4), np.int64)
-    boxes[:, 0], boxes[:, 1], boxes[:, 2], boxes[:, 3] = height, -1, width, -1
-    sums = np.zeros((count + 1, 3), np.int64)
-    for y in range(height):
-        for x in range(width):
-            part = parts[y, x]
-            if part > 0:
-                boxes[part, 0], boxes[part, 1] = min(boxes[part, 0], y), y
-                boxes[part, 2], boxes[part, 3] = min(boxes[part, 2], x), max(boxes[part, 3], x)
-                sums[part, 0] += 1
-                sums[part, 1] += y
-                sums[part, 2] += x
-    return boxes, sums
-
-
-@njit(cache=True, nogil=True)
-def _centre(inside: np.ndarray, columns: int, area: int, sum_y: int, sum_x: int, centre: np.ndarray) -> int:
-    """Writes the places y · columns + x inside that are nearest to the centroid to `centre`; returns how many.
+def _find_center(weights: np.ndarray, columns: int, area: int, sum_y: int, sum_x: int, center: np.ndarray) -> int:
+    """Writes the positions y · columns + x inside that are nearest to the centroid to `center`; returns how many.
 
     Compared are area · (squared distance to the centroid), less a constant: integers, so that ties are ties.
     """
-    least, tied = np.int64(2**62), 0
-    for place in range(len(inside)):
-        if inside[place] > 0:
-            y, x = place // columns, place % columns
-            far = area * (y * y + x * x) - 2 * (y * sum_y + x * sum_x)
-            if far < least:
-                least, tied = far, 0
-            if far == least:
-                centre[tied] = place
-                tied += 1
-    return tied
+    nearest, count = np.int64(2**62), 0
+    for position in range(len(weights)):
+        if weights[position] > 0:
+            y, x = position // columns, position % columns
+            distance = area * (y * y + x * x) - 2 * (y * sum_y + x * sum_x)
+            if distance < nearest:
+                nearest, count = distance, 0
+            if distance == nearest:
+                center[count] = position
+                count += 1
+    return count
 
 
 @njit(cache=True, nogil=True)
 def _diffuse(
-    now: np.ndarray, then: np.ndarray, inside: np.ndarray, columns: int, centre: np.ndarray, tied: int
+    heat: np.ndarray, out: np.ndarray, weights: np.ndarray, columns: int, center: np.ndarray, centers: int
 ) -> None:
-    """Heats the centre of `now` and writes the mean of each 3 × 3 neighbourhood to `then`; all are rows end to end.
+    """Heats the center and writes the mean of each 3 × 3 neighborhood to `out`; all are rows end to end.
 
     One long loop, margins included, is twice as fast as one of the right length for each row.
     """
-    for index in range(tied):
-        now[centre[index]] += 1 / tied
-    n = len(now) - 2 * columns - 2
-    up, here, down = now[: n + 2], now[columns : columns + n + 2], now[2 * columns :]
-    out, weight = then[columns + 1 : columns + 1 + n], inside[columns + 1 : columns + 1 + n]
+    for index in range(centers):
+        heat[center[index]] += 1 / centers
+    n = len(heat) - 2 * columns - 2
+    up, here, down = heat[: n + 2], heat[columns : columns + n + 2], heat[2 * columns :]
+    mean, weight = out[columns + 1 : columns + 1 + n], weights[columns + 1 : columns + 1 + n]
     for x in range(n):
         sides = (up[x + 1] + down[x + 1]) + (here[x] + here[x + 2])
         corners = (up[x] + down[x + 2]) + (up[x + 2] + down[x])
-        out[x] = (here[x + 1] + (sides + corners)) * weight[x]
+        mean[x] = (here[x + 1] + (sides + corners)) * weight[x]
 
 
 @njit(cache=True, nogil=True)
-def _gradient(heat: np.ndarray, inside: np.ndarray, columns: int, flows: np.ndarray, top: int, left: int) -> None:
+def _write_gradient(
+    heat: np.ndarray, weights: np.ndarray, columns: int, flows: np.ndarray, top: int, left: int
+) -> None:
     """Writes the direction in which log(1 + heat) rises to `flows` (2, H, W) where it is inside.
 
     top, left: the pixel of `flows` that is the first of the box.
     """
-    for place in range(len(heat)):
-        if inside[place] > 0:
-            heat[place] = np.log1p(heat[place])
-    for place in range(len(heat)):
-        if inside[place] > 0:
-            dy, dx = heat[place + columns] - heat[place - columns], heat[place + 1] - heat[place - 1]
-            most = max(abs(dy), abs(dx))
-            if most > 0:
-                dy, dx = dy / most, dx / most  # far from the centre of a long object squares would vanish
+    for position in range(len(heat)):
+        if weights[position] > 0:
+            heat[position] = np.log1p(heat[position])
+    for position in range(len(heat)):
+        if weights[position] > 0:
+            dy, dx = heat[position + columns] - heat[position - columns], heat[position + 1] - heat[position - 1]
+            larger = max(abs(dy), abs(dx))
+            if larger > 0:
+                dy, dx = dy / larger, dx / larger  # far from the center of a long object squares would vanish
                 norm = np.sqrt(dy * dy + dx * dx)
-                y, x = top + place // columns, left + place % columns
+                y, x = top + position // columns, left + position % columns
                 flows[0, y, x], flows[1, y, x] = dy / norm, dx / norm
 
 
 @njit(cache=True, nogil=True)
-def follow(field: np.ndarray, starts: np.ndarray, steps: int) -> np.ndarray:
+def integrate_flows(field: np.ndarray, starts: np.ndarray, steps: int) -> np.ndarray:
     """Returns the pixel y · W + x (n,) int64 nearest to where each of the pixels `starts` (n,) int64 ends.
 
     field: (H + 1, W + 1, 2) float32, (dy, dx) in pixels per step, with a margin that is read with weight 0. A point
     moves `steps` times by the flow where it is, interpolated linearly (Euler's method), and stays in the image. Most
-    points come to rest, or to and fro between two places, and are followed no further: two more steps change nothing.
+    points come to rest, or alternate between two positions, and are integrated no further: two more steps change
+    nothing.
     """
     width = field.shape[1] - 1
     ends = np.empty(len(starts), np.int64)
     points, before = np.empty((2, BLOCK), np.float32), np.empty((2, BLOCK), np.float32)
-    owners = np.empty(BLOCK, np.int64)
+    indices = np.empty(BLOCK, np.int64)
     for first in range(0, len(starts), BLOCK):
         moving = min(BLOCK, len(starts) - first)
         for i in range(moving):
-            owners[i] = first + i
+            indices[i] = first + i
             points[0, i], points[1, i] = starts[first + i] // width, starts[first + i] % width
         if steps % 2:
             _step(field, points, moving)
@@ -158,14 +142,14 @@ def follow(field: np.ndarray, starts: np.ndarray, steps: int) -> np.ndarray:
                 before[0, i], before[1, i] = points[0, i], points[1, i]
             _step(field, points, moving)
             _step(field, points, moving)
-            kept = 0
+            moved = 0
             for i in range(moving):
                 y, x = points[0, i], points[1, i]
-                ends[owners[i]] = _pixel(y, x, width)
+                ends[indices[i]] = _pixel(y, x, width)
                 if y != before[0, i] or x != before[1, i]:
-                    points[0, kept], points[1, kept], owners[kept] = y, x, owners[i]
-                    kept += 1
-            moving = kept
+                    points[0, moved], points[1, moved], indices[moved] = y, x, indices[i]
+                    moved += 1
+            moving = moved
             if moving == 0:
                 break
     return ends
@@ -199,102 +183,63 @@ def _step(field: np.ndarray, points: np.ndarray, count: int) -> None:
 
 
 @njit(cache=True, nogil=True)
-def peaks(counts: np.ndarray, more_than: int) -> np.ndarray:
-    """Returns the places y · W + x, in scan order, whose count is the highest within `WINDOW` and above `more_than`."""
+def find_seeds(counts: np.ndarray, more_than: int) -> np.ndarray:
+    """Returns the positions y · W + x, in scan order, with the highest count within `SEED_WINDOW_PX`, above
+    `more_than`."""
     height, width = counts.shape
-    found = np.empty(counts.size, np.int64)
+    seeds = np.empty(counts.size, np.int64)
     number = 0
     for y in range(height):
         for x in range(width):
             if counts[y, x] > more_than:
-                top, left = max(y - WINDOW, 0), max(x - WINDOW, 0)
-                if counts[y, x] == counts[top : y + WINDOW + 1, left : x + WINDOW + 1].max():
-                    found[number] = y * width + x
+                top, left = max(y - SEED_WINDOW_PX, 0), max(x - SEED_WINDOW_PX, 0)
+                window = counts[top : y + SEED_WINDOW_PX + 1, left : x + SEED_WINDOW_PX + 1]
+                if counts[y, x] == window.max():
+                    seeds[number] = y * width + x
                     number += 1
-    return found[:number].copy()
+    return seeds[:number].copy()
 
 
 @njit(cache=True, nogil=True)
-def gatherings(counts: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Returns which gathering each place belongs to (H, W) int32, 0 for none.
+def cluster_endpoints(counts: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """Returns which cluster each position belongs to (H, W) int32, 0 for none.
 
-    places: peaks, those with the lowest counts first. Peaks in one another's window, which are equally high, make one
-    gathering. It grows `GROWTH` times by the neighbours (of 8) that hold more than `GROWN_ENDS` ends; where two grow
-    into one another, the higher one, which comes later, has the place.
+    seeds: positions, those with the lowest counts first. Seeds in one another's window, which have equal counts, make
+    one cluster. It grows `GROWTH_PX` times by the neighbors (of 8) that hold more than `MIN_GROWTH_ENDS` ends; where
+    two grow into one another, the one with the higher count, which comes later, has the position.
     """
     height, width = counts.shape
-    owners, peak_of = np.zeros((height, width), np.int32), np.zeros((height, width), np.int32)
-    for place in places:
-        peak_of[place // width, place % width] = -1  # of no gathering yet
-    reached = np.empty(height * width, np.int64)
-    gathering = 0
-    for place in places:
-        if peak_of[place // width, place % width] > 0:
+    clusters, cluster_of_seed = np.zeros((height, width), np.int32), np.zeros((height, width), np.int32)
+    for seed in seeds:
+        cluster_of_seed[seed // width, seed % width] = -1  # of no cluster yet
+    queue = np.empty(height * width, np.int64)
+    cluster = 0
+    for seed in seeds:
+        if cluster_of_seed[seed // width, seed % width] > 0:
             continue
-        gathering += 1
-        peak_of[place // width, place % width] = gathering
-        reached[0], first, stop = place, 0, 1
-        while first < stop:  # the peaks that belong together
-            y, x = reached[first] // width, reached[first] % width
+        cluster += 1
+        cluster_of_seed[seed // width, seed % width] = cluster
+        queue[0], first, stop = seed, 0, 1
+        while first < stop:  # the seeds that belong together
+            y, x = queue[first] // width, queue[first] % width
             first += 1
-            owners[y, x] = gathering
-            for v in range(max(y - WINDOW, 0), min(y + WINDOW + 1, height)):
-                for u in range(max(x - WINDOW, 0), min(x + WINDOW + 1, width)):
-                    if peak_of[v, u] == -1:
-                        peak_of[v, u] = gathering
-                        reached[stop] = v * width + u
+            clusters[y, x] = cluster
+            for v in range(max(y - SEED_WINDOW_PX, 0), min(y + SEED_WINDOW_PX + 1, height)):
+                for u in range(max(x - SEED_WINDOW_PX, 0), min(x + SEED_WINDOW_PX + 1, width)):
+                    if cluster_of_seed[v, u] == -1:
+                        cluster_of_seed[v, u] = cluster
+                        queue[stop] = v * width + u
                         stop += 1
         first = 0
-        for _ in range(GROWTH):
+        for _ in range(GROWTH_PX):
             last = stop
             for index in range(first, last):
-                y, x = reached[index] // width, reached[index] % width
+                y, x = queue[index] // width, queue[index] % width
                 for v in range(max(y - 1, 0), min(y + 2, height)):
                     for u in range(max(x - 1, 0), min(x + 2, width)):
-                        if counts[v, u] > GROWN_ENDS and owners[v, u] != gathering:
-                            owners[v, u] = gathering
-                            reached[stop] = v * width + u
+                        if counts[v, u] > MIN_GROWTH_ENDS and clusters[v, u] != cluster:
+                            clusters[v, u] = cluster
+                            queue[stop] = v * width + u
                             stop += 1
             first = last
-    return owners
-
-
-@njit(cache=True, nogil=True)
-def hole_owners(labels: np.ndarray, regions: np.ndarray, count: int) -> np.ndarray:
-    """Returns the object that alone surrounds each region of background, (count + 1,) int32, 0 where none does.
-
-    regions: (H, W), 1 … count where labels are 0. A region at the image's border is surrounded by none.
-    """
-    height, width = labels.shape
-    owners = np.zeros(count + 1, np.int32)
-    for y in range(height):
-        for x in range(width):
-            region = regions[y, x]
-            if region == 0:
-                continue
-            if y == 0 or x == 0 or y == height - 1 or x == width - 1:
-                owners[region] = -1
-                continue
-            for label in (labels[y - 1, x], labels[y + 1, x], labels[y, x - 1], labels[y, x + 1]):
-                if label > 0 and owners[region] != label:
-                    owners[region] = label if owners[region] == 0 else -1
-    for region in range(count + 1):
-        owners[region] = max(owners[region], 0)
-    return owners
-
-
-@njit(cache=True, nogil=True)
-def renumbered(labels: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Returns the objects of labels (H, W) that `kept` (by number) names, 1 … n in the order of their first pixels."""
-    numbers = np.zeros(len(kept), np.int32)
-    out = np.zeros(labels.shape, np.int32)
-    number = 0
-    for y in range(labels.shape[0]):
-        for x in range(labels.shape[1]):
-            label = labels[y, x]
-            if label > 0 and kept[label]:
-                if numbers[label] == 0:
-                    number += 1
-                    numbers[label] = number
-                out[y, x] = numbers[label]
-    return out
+    return clusters
