@@ -76,7 +76,8 @@ def synthetic_plate(
 ) -> Path:
     """Simulates a plate with its truth into a folder, and returns the specification that `plate` takes.
 
-    `spec`: a TOML file with the settings of a synthetic plate (`segue.plates.synthetic.spec`), or a plate's specification
+    `spec`: a TOML file with the settings of a synthetic plate (`segue.plates.synthetic.spec`), or a plate's
+    specification
     whose table [synthetic] has them; None for the defaults.
     """
     from segue.plates.synthetic.spec import SyntheticSpec

@@ -186,7 +186,7 @@ def test_a_perfect_network_counts_every_well(wells: Path, model: TrainedModel, p
         assert tuple(rows["fraction"]) == pytest.approx(np.divide(picture.counts, sum(picture.counts)))
         assert set(rows["part"]) == {PARTS.get(well, "unseen")} and set(rows["time_h"]) == {4.0 * time}
         assert rows["stain_count"].isna().all() if well not in PARTS else (rows["stain_count"] == rows["count"]).all()
-    assert set(table["counting_from"]) == {"validation"} and found.chosen.error == 0
+    assert set(table["counting_from"]) == {"validation"} and found.choice.error == 0
     area_mm2 = SIZE[0] * SIZE[1] * 0.25e-6
     assert table["density_per_mm2"].to_numpy() == pytest.approx(table["count"].to_numpy() / area_mm2)
     small = count_wells(model, wells, CountSpec(tile_px=64))
@@ -228,7 +228,7 @@ def test_wells_without_stains_are_counted_as_another_dataset_tells(
     expected = [pictures[f"P1/{well}", time].counts for well in ("A1", "A2", "A3", "A10") for time in TIMES]
     for run, source in ((model, "validation"), (other, "unseen")):
         found = count_wells(run, path, tune_on=wells)
-        assert found.chosen.source == source and found.chosen.error == 0
+        assert found.choice.source == source and found.choice.error == 0
         assert found.table["count"].tolist() == [number for counts in expected for number in counts]
         assert any(f"tuned on {source} wells" in note for note in found.notes)
     with pytest.raises(SegueError, match="no validation or unseen or train well of the run has nuclei"):
@@ -336,10 +336,10 @@ def test_fields_that_tile_a_plane_count_each_nucleus_once():
             seen = np.ones(field.shape, bool)
             seen_whole = np.zeros(SIZE, bool)
             seen_whole[rows, columns] = True
-            nuclei = measure_nuclei(field, picture.classes[rows, columns], (1, 2), seen=seen)
+            nuclei = measure_nuclei(field, picture.classes[rows, columns], (1, 2), valid=seen)
             total += nuclei.counts((1, 2)).sum()
             whole = measure_nuclei(np.where(seen_whole, split_nuclei(mask, split_depth=1.0), 0), picture.classes, (1, 2),
-                             seen=seen_whole)  # fmt: skip
+                             valid=seen_whole)  # fmt: skip
             assert np.array_equal(whole.counts((1, 2)), nuclei.counts((1, 2)))
     assert total == sum(picture.counts)
 
@@ -371,12 +371,12 @@ def test_the_truth_of_a_made_plate(tmp_path: Path):
     with h5py.File(tmp_path / "whole" / "truth" / "P1" / "A1" / "t000.h5") as file:
         true = {"live": int(file.attrs["live"]), "dead": int(file.attrs["dead"])}  # type: ignore[arg-type]
     where = {"plate": "P1", "well": "A1", "time": 0}
-    assert known_counts(tmp_path / "whole", **where, seen_px=side**2) == true
-    half = known_counts(tmp_path / "whole", **where, seen_px=side**2 // 2)
+    assert known_counts(tmp_path / "whole", **where, valid_px=side**2) == true
+    half = known_counts(tmp_path / "whole", **where, valid_px=side**2 // 2)
     assert half is not None and half["live"] == pytest.approx(true["live"] / 2)
-    fewer = known_counts(tmp_path / "missing", **where, seen_px=side**2 - 144**2)
+    fewer = known_counts(tmp_path / "missing", **where, valid_px=side**2 - 144**2)
     assert fewer is not None and 0 < fewer["live"] < true["live"] and fewer["live"] == int(fewer["live"])
-    assert known_counts(tmp_path / "whole", plate="P9", well="A1", time=0, seen_px=1) is None
+    assert known_counts(tmp_path / "whole", plate="P9", well="A1", time=0, valid_px=1) is None
 
 
 def test_only_held_out_wells_are_evidence():

@@ -51,7 +51,8 @@ def count(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset with whole images of wells.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The table: .csv or .parquet.")] = Path("counts.csv"),
     truth: Annotated[
-        Path | None, typer.Option("--truth", metavar="FOLDER", help="Of a made plate: its folder, for the known truth.")
+        Path | None,
+        typer.Option("--truth", metavar="FOLDER", help="Folder of the synthetic plate, for its truth."),
     ] = None,
     figure: Annotated[
         Path | None, typer.Option("--figure", help="Draw the counts over time: .png, .svg or .pdf.")
@@ -59,19 +60,18 @@ def count(
     page: Annotated[
         Path | None, typer.Option("--page", help="Write figure, errors and notes as one HTML page.")
     ] = None,
-    objects: Annotated[Path | None, typer.Option("--objects", help="A run of objects, which parts the nuclei.")] = None,
+    objects: Annotated[Path | None, typer.Option("--objects", help="A run of objects, which finds the nuclei.")] = None,
     tune_on: Annotated[
         Path | None, typer.Option("--tune-on", metavar="FILE", help="A dataset with stained wells, to tune on.")
     ] = None,
     by: Annotated[str | None, typer.Option("--by", help="Draw a panel for each value of this condition.")] = None,
     value: Annotated[str, typer.Option("--value", help="count, fraction or density_per_mm2.")] = "count",
 ) -> None:
-    """Count the cells of each class in every well and time point, with the truth beside them where it is known."""
+    """Count the cells of each class in every well and time point, beside the true counts if they are known."""
     from segue import api
+    from segue.plates.counting.count import CountOptions
 
+    options = CountOptions(objects, tune_on, truth, figure, page, by, value)
     with open_progress() as report:
-        told = api.count(
-            run, dataset, out, truth=truth, figure=figure, page=page, objects=objects, tune_on=tune_on, by=by,
-            value=value, progress=lambda done, total: report("images", done, total),
-        )  # fmt: skip
-    print("\n".join(told))
+        lines = api.count(run, dataset, out, options, progress=lambda done, total: report("images", done, total))
+    print("\n".join(lines))

@@ -1,10 +1,10 @@
-"""What is truly in a well, to set beside what was predicted: from its stains, or as known of a made plate; and how far
-the predictions are from it."""
+"""True counts to compare predictions with, from stains or from the truth of a synthetic plate; errors of the counts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -14,20 +14,20 @@ from segue.errors import SegueError
 from segue.plates.counting.nuclei import Nuclei, measure_nuclei, split_nuclei
 from segue.rng import numpy_generator
 
-SYNTHETIC_CLASSES = {"live": 1, "dead": 2}  # in the files of a made plate
-SOURCES = ("known", "stain")  # columns <source>_count, the one to be trusted first
-HELD_OUT = ("test", "unseen")
+SYNTHETIC_CLASSES = {"live": 1, "dead": 2}  # in the truth files of a synthetic plate
+SOURCES = ("known", "stain")  # columns <source>_count, the more reliable one first
+HELD_OUT_PARTS = ("test", "unseen")
 RESAMPLES = 1000
-LEAST_FOR_CORRELATION = 3
+MIN_FOR_CORRELATION = 3
 
 
 def stained_nuclei(
-    labels: Mapping[str, np.ndarray], counted: Sequence[int], *, layers: tuple[str, str], seen: np.ndarray
+    labels: Mapping[str, np.ndarray], counted: Sequence[int], *, layers: tuple[str, str], valid: np.ndarray
 ) -> Nuclei | None:
-    """Returns the nuclei that the stains show; None where an image has no labels.
+    """Returns the nuclei in the labels from stains; None without labels.
 
-    layers: the layer of classes and that of objects. Without objects they are the connected parts of the counted
-    classes; without classes all objects are of the one class counted.
+    layers: the layers of classes and of objects. Without objects they are the connected components of the counted
+    classes; without classes all objects have the only counted class.
     """
     classes, objects = (labels.get(layer) for layer in layers)
     if objects is None and classes is None:
@@ -39,75 +39,79 @@ def stained_nuclei(
         classes = np.where(objects > 0, counted[0], 0)
     if objects is None:
         objects = split_nuclei(np.isin(classes, counted), split_depth=1.0)
-    return measure_nuclei(objects, classes, counted, seen=seen)
+    return measure_nuclei(objects, classes, counted, valid=valid)
 
 
-def known_counts(folder: Path, *, plate: str, well: str, time: int, seen_px: int) -> dict[str, float] | None:
-    """Returns the live and dead nuclei that are truly in what was seen of a made plate's well; None where no file is.
+def known_counts(folder: Path, *, plate: str, well: str, time: int, valid_px: int) -> dict[str, float] | None:
+    """Returns the true live and dead nuclei in the valid area of a synthetic plate's well; None if there is no file.
 
-    Nuclei are counted by their centres, within the tiles as they truly lay: all that are not missing, or all without
-    any fault, whichever area is nearer to `seen_px`; and scaled by what `seen_px` is of that area, which is 1 but for
-    what jitter lets out of the mosaic. (The attributes live and dead of these files are of the nominal mosaic instead.)
+    Nuclei are counted by their centers within the true positions of the tiles: of all tiles that are not missing, or of
+    those without any fault, whichever area is closer to `valid_px`. Counts are scaled by valid_px over that area, which
+    is 1 except for what jitter moves out of the mosaic. (The attributes live and dead of these files are of the nominal
+    mosaic instead.)
     """
     path = folder / "truth" / plate / well / f"t{time:03d}.h5"
     if not path.exists():
         return None
     try:
-        with h5py.File(path) as file:
-            step, margin = int(file.attrs["step_px"]), int(file.attrs["margin_px"])  # type: ignore[arg-type]
-            shape: tuple[int, int] = file["nuclei"].shape  # type: ignore[union-attr]
-            tiles = {name: file[f"tiles/{name}"][()] for name in ("row", "column", "y_px", "x_px")}  # type: ignore[index]
-            states = file["tiles/state"].asstr()[()]  # type: ignore[union-attr]
-            nuclei = {name: file[f"objects/{name}"][()] for name in ("class", "y_px", "x_px")}  # type: ignore[index]
+        with h5py.File(path) as opened:
+            file: Any = opened
+            step, margin = int(file.attrs["step_px"]), int(file.attrs["margin_px"])
+            shape: tuple[int, int] = file["nuclei"].shape
+            tiles = {name: file[f"tiles/{name}"][()] for name in ("row", "column", "y_px", "x_px")}
+            states = file["tiles/state"].asstr()[()]
+            nuclei = {name: file[f"objects/{name}"][()] for name in ("class", "y_px", "x_px")}
     except (OSError, KeyError) as error:
-        raise SegueError(f"{path}: is no truth of a made plate ({error}); make the plate anew.") from None
+        raise SegueError(f"{path}: is no truth of a synthetic plate ({error}); simulate the plate again.") from None
     tile_px = shape[0] - 2 * margin - int(tiles["row"].max()) * step
-    areas = [_union(tiles, chosen, tile_px, shape) for chosen in (states != "missing", states == "ok")]
-    area = min(areas, key=lambda mask: abs(int(mask.sum()) - seen_px))
+    areas = [_union(tiles, selected, tile_px, shape) for selected in (states != "missing", states == "ok")]
+    area = min(areas, key=lambda mask: abs(int(mask.sum()) - valid_px))
     if not area.any():
         return dict.fromkeys(SYNTHETIC_CLASSES, 0.0)
     y, x = (np.clip(nuclei[axis].astype(int), 0, n - 1) for axis, n in (("y_px", shape[0]), ("x_px", shape[1])))
-    share = seen_px / int(area.sum())
+    share = valid_px / int(area.sum())
     classes = nuclei["class"][area[y, x]]
     return {name: share * int(np.count_nonzero(classes == value)) for name, value in SYNTHETIC_CLASSES.items()}
 
 
-def _union(tiles: Mapping[str, np.ndarray], chosen: np.ndarray, tile_px: int, shape: tuple[int, int]) -> np.ndarray:
-    """Returns (H, W) bool: where one of the chosen tiles lies."""
+def _union(tiles: Mapping[str, np.ndarray], selected: np.ndarray, tile_px: int, shape: tuple[int, int]) -> np.ndarray:
+    """Returns (H, W) bool: the union of the selected tiles."""
     mask = np.zeros(shape, bool)
-    for y, x in zip(tiles["y_px"][chosen].round().astype(int), tiles["x_px"][chosen].round().astype(int), strict=True):
+    for y, x in zip(
+        tiles["y_px"][selected].round().astype(int), tiles["x_px"][selected].round().astype(int), strict=True
+    ):
         mask[max(y, 0) : y + tile_px, max(x, 0) : x + tile_px] = True
     return mask
 
 
 def agreement(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns how far counts are from the truth: a row for each part, kind of truth and class.
+    """Returns the errors of the counts: a row for each part, kind of truth and class.
 
-    part: train, validation, test, unseen, and "held out", the last two together, which alone are evidence. truth:
+    part: train, validation, test, unseen, and "held out", the last two together, the only evidence. truth:
     "known" or "stain". For count and fraction the mean absolute error with a 95 % interval (bootstrap over wells; NaN
     for a single one), the bias (predicted − true) and Pearson's correlation, over images, that is wells × times.
     """
-    rows = []
+    table_rows = []
     for part in (*dict.fromkeys(table["part"]), "held out"):
-        of_part = table[table["part"].isin(HELD_OUT) if part == "held out" else table["part"] == part]
+        of_part = table[table["part"].isin(HELD_OUT_PARTS) if part == "held out" else table["part"] == part]
         for truth in SOURCES:
             for name in dict.fromkeys(table["class"]):
-                chosen = of_part[(of_part["class"] == name) & of_part[f"{truth}_count"].notna()]
-                if len(chosen):
-                    rows.append({"part": part, "truth": truth, "class": name, **_errors(chosen, truth)})
-    return pd.DataFrame(rows, columns=AGREEMENT_COLUMNS)
+                rows = of_part[(of_part["class"] == name) & of_part[f"{truth}_count"].notna()]
+                if len(rows):
+                    table_rows.append({"part": part, "truth": truth, "class": name, **_errors(rows, truth)})
+    return pd.DataFrame(table_rows, columns=AGREEMENT_COLUMNS)
 
 
-MEASURES = ("mae", "mae_low", "mae_high", "bias", "correlation")
+ERROR_MEASURES = ("mae", "mae_low", "mae_high", "bias", "correlation")
 AGREEMENT_COLUMNS = [
     *("part", "truth", "class", "wells", "images", "true_count_mean"),
-    *(f"{value}_{measure}" for value in ("count", "fraction") for measure in MEASURES),
+    *(f"{value}_{measure}" for value in ("count", "fraction") for measure in ERROR_MEASURES),
 ]
 
 
 def _errors(rows: pd.DataFrame, truth: str) -> dict[str, float]:
     wells = (rows["plate"] + "/" + rows["well"]).to_numpy()
-    found: dict[str, float] = {
+    errors_by_name: dict[str, float] = {
         "wells": len(set(wells)),
         "images": len(rows),
         "true_count_mean": float(rows[f"{truth}_count"].mean()),
@@ -117,20 +121,20 @@ def _errors(rows: pd.DataFrame, truth: str) -> dict[str, float]:
         known = np.isfinite(predicted) & np.isfinite(true)
         predicted, true = predicted[known], true[known]
         error = predicted - true
-        varied = len(error) >= LEAST_FOR_CORRELATION and predicted.std() > 0 and true.std() > 0
-        low, high = _interval(np.abs(error), wells[known])
-        found |= {
+        varied = len(error) >= MIN_FOR_CORRELATION and predicted.std() > 0 and true.std() > 0
+        low, high = _bootstrap_interval(np.abs(error), wells[known])
+        errors_by_name |= {
             f"{value}_mae": float(np.abs(error).mean()) if len(error) else np.nan,
             f"{value}_mae_low": low,
             f"{value}_mae_high": high,
             f"{value}_bias": float(error.mean()) if len(error) else np.nan,
             f"{value}_correlation": float(np.corrcoef(predicted, true)[0, 1]) if varied else np.nan,
         }
-    return found
+    return errors_by_name
 
 
-def _interval(values: np.ndarray, wells: np.ndarray) -> tuple[float, float]:
-    """Returns the 95 % interval of the mean of values (n,), whole wells being resampled; NaN of fewer than two."""
+def _bootstrap_interval(values: np.ndarray, wells: np.ndarray) -> tuple[float, float]:
+    """Returns the 95 % interval of the mean of values (n,), resampling whole wells; NaN for fewer than two."""
     names, index = np.unique(wells, return_inverse=True)
     if len(names) < 2:
         return np.nan, np.nan
@@ -141,33 +145,33 @@ def _interval(values: np.ndarray, wells: np.ndarray) -> tuple[float, float]:
 
 
 def headline(errors: pd.DataFrame) -> str:
-    """Returns what `agreement` says of wells that were held out, in a sentence or two; others are no evidence."""
-    held = errors[errors["part"] == "held out"]
-    if held.empty:
+    """Returns one or two sentences on the errors in held-out wells, the only evidence."""
+    held_out = errors[errors["part"] == "held out"]
+    if held_out.empty:
         return (
             "No held-out well has a truth beside it: how good these counts are is not known (those of wells used for "
             "training or validation say little)."
         )
-    truth = next(source for source in SOURCES if (held["truth"] == source).any())
-    held = held[held["truth"] == truth]
-    first = held.iloc[0]
+    truth = next(source for source in SOURCES if (held_out["truth"] == source).any())
+    held_out = held_out[held_out["truth"] == truth]
+    first = held_out.iloc[0]
     against = "the known truth" if truth == "known" else "the stains"
-    told = [
+    classes_text = [
         f"{row['class']} {row['count_mae']:.3g} of {row['true_count_mean']:.3g}{_range(row, 'count')}, bias "
         f"{_signed(row['count_bias'], '.3g')}"
-        for _, row in held.iterrows()
+        for _, row in held_out.iterrows()
     ]
-    last = held.iloc[-1]
+    last = held_out.iloc[-1]
     share = (
         f" The fraction {last['class']} is {last['fraction_mae']:.3f} off{_range(last, 'fraction')}, bias "
         f"{_signed(last['fraction_bias'], '.3f')}."
-        if len(held) > 1
+        if len(held_out) > 1
         else ""
     )
     return (
         f"In {int(first['wells'])} held-out {'well' if first['wells'] == 1 else 'wells'} "
         f"({int(first['images'])} images) the mean absolute error of a count against "
-        f"{against} is: {'; '.join(told)}.{share}"
+        f"{against} is: {'; '.join(classes_text)}.{share}"
     )
 
 
