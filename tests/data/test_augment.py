@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from segue.data.augmentation import CODES, compose, dihedral, inverse, apply_dihedral
+from segue.data.augmentation import N_DIHEDRAL, apply_dihedral, compose, dihedral, inverse
 from segue.errors import SegueError
 
-ALL = range(CODES)
+ALL = range(N_DIHEDRAL)
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def square() -> torch.Tensor:
 def test_the_operations_are_a_group(square: torch.Tensor) -> None:
     """Eight different results; each pair composes to the code that `compose` names; each has its inverse."""
     results = {tuple(apply_dihedral(square, code).flatten().tolist()) for code in ALL}
-    assert len(results) == CODES
+    assert len(results) == N_DIHEDRAL
     for first in ALL:
         torch.testing.assert_close(apply_dihedral(apply_dihedral(square, first), inverse(first)), square)
         assert compose(first, inverse(first)) == 0
@@ -40,7 +40,7 @@ def test_images_and_labels_move_together(channels: int) -> None:
     """In a mixed batch each sample is changed by its own code, and labels made from images stay so."""
     images = torch.randn(20, channels, 6, 6).contiguous(memory_format=torch.channels_last)
     labels = (images[:, 0] > 0).long()
-    codes = torch.arange(20) % CODES
+    codes = torch.arange(20) % N_DIHEDRAL
     new_images, new_labels = dihedral(images, labels, codes)
     torch.testing.assert_close(new_labels, (new_images[:, 0] > 0).long())
     assert new_images.is_contiguous(memory_format=torch.channels_last)

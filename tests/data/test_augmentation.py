@@ -15,11 +15,11 @@ from torch import Tensor
 from segue import rng
 from segue.data.augmentation import (
     AugmentParams,
+    apply_dihedral,
     augment,
     gaussian_blur,
-    sample_params,
     lattice_weights,
-    apply_dihedral,
+    sample_params,
 )
 from segue.data.spec import AugmentSpec
 from segue.errors import SegueError, SpecError
@@ -327,11 +327,11 @@ def test_oblong_tiles_and_wrong_numbers_are_refused() -> None:
     images, labels = torch.zeros(8, 1, 20, 30), torch.zeros(8, 20, 30, dtype=torch.long)
     with pytest.raises(SegueError, match="quarter turns need square tiles"):
         augment(AugmentSpec(), images, labels, drawn_of(AugmentSpec(), 8))
-    with pytest.raises(ValueError, match="7 views were drawn for 8 images"):
+    with pytest.raises(ValueError, match="7 parameters for 8 images"):
         augment(AugmentSpec(), images, labels, drawn_of(AugmentSpec(), 7))
 
 
-def test_drawing_needs_no_torch() -> None:
+def test_specifying_needs_no_torch() -> None:
     """The specification and the drawing are imported without torch."""
-    code = "import sys; from segue.data.augmentation import draw; assert 'torch' not in sys.modules"
+    code = "import sys; from segue.data.spec import AugmentSpec; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

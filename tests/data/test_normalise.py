@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from segue.data.normalization import normalised, statistics
+from segue.data.normalization import intensity_stats, normalize
 from segue.data.spec import NormalizeSpec, PercentileSpec
 
 IMAGES = np.random.default_rng(0).integers(0, 4000, (3, 2, 9, 7)).astype(np.uint16)
@@ -16,22 +16,22 @@ def test_by_the_micrograph():
     """ "image" takes the stored intensity, computed in float32 as before: bits of (x - mean) / deviation."""
     intensity = np.random.default_rng(1).uniform(1, 900, (3, 2, 2)).astype(np.float32)
     expected = (IMAGES.astype(np.float32) - intensity[..., 0, None, None]) / intensity[..., 1, None, None]
-    np.testing.assert_array_equal(normalised(IMAGES, statistics("image", IMAGES, intensity)), expected)
+    np.testing.assert_array_equal(normalize(IMAGES, intensity_stats("image", IMAGES, intensity)), expected)
 
 
 def test_by_the_tile():
     """ "tile" gives every channel of every tile mean 0 and deviation 1; a whole image gives the same by "image"."""
     intensity = np.ones((3, 2, 2), np.float32)
-    values = normalised(IMAGES, statistics("tile", IMAGES, intensity)).astype(np.float64)
+    values = normalize(IMAGES, intensity_stats("tile", IMAGES, intensity)).astype(np.float64)
     np.testing.assert_allclose(values.mean((2, 3)), 0, atol=1e-6)
     np.testing.assert_allclose(values.std((2, 3)), 1, rtol=1e-6)
-    np.testing.assert_array_equal(statistics("image", IMAGES), statistics("tile", IMAGES))
+    np.testing.assert_array_equal(intensity_stats("image", IMAGES), intensity_stats("tile", IMAGES))
 
 
 def test_by_percentiles():
     """The two percentiles of each channel become 0 and 1."""
     spec = PercentileSpec(name="percentile", low=10, high=90)
-    values = normalised(IMAGES, statistics(spec, IMAGES)).reshape(3, 2, -1)
+    values = normalize(IMAGES, intensity_stats(spec, IMAGES)).reshape(3, 2, -1)
     np.testing.assert_allclose(np.percentile(values, 10, axis=2), 0, atol=1e-6)
     np.testing.assert_allclose(np.percentile(values, 90, axis=2), 1, rtol=1e-6)
 
@@ -39,7 +39,7 @@ def test_by_percentiles():
 def test_acquired_values_stay():
     """ "none" changes no bit, also of negative zero."""
     values = np.array([[[[-0.0, 1e-30, 3.0, -7.5]]]], np.float32)
-    found = normalised(values, statistics("none", values))
+    found = normalize(values, intensity_stats("none", values))
     np.testing.assert_array_equal(found.view(np.uint32), values.view(np.uint32))
 
 
@@ -47,7 +47,7 @@ def test_acquired_values_stay():
 def test_a_constant_image_is_zero(normalization: NormalizeSpec):
     """A scale of 0 counts as 1, so that a constant image becomes 0."""
     images = np.full((1, 1, 4, 4), 9, np.uint8)
-    assert (normalised(images, statistics(normalization, images)) == 0).all()
+    assert (normalize(images, intensity_stats(normalization, images)) == 0).all()
 
 
 def test_specifications():

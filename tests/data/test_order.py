@@ -9,7 +9,7 @@ import pytest
 from samples.datasets import make_dataset, make_parts
 
 from segue.data.dataset import Dataset
-from segue.data.streaming import WINDOW_BYTES, block_rows, epoch_order, chunk_ids, resolve_window, plan_reads
+from segue.data.streaming import WINDOW_BYTES, block_rows, chunk_ids, epoch_order, plan_reads, resolve_window
 
 
 @pytest.mark.parametrize("copies", [1, 8])

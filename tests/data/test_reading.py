@@ -11,7 +11,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from segue.data.image_io import mean_and_std, read_header, read_labels, read_image
+from segue.data.image_io import read_header, read_image, read_labels
+from segue.data.normalization import mean_and_std
 from segue.data.spec import Layer
 from segue.errors import SegueError
 

@@ -10,7 +10,7 @@ import torch
 from samples.datasets import make_dataset, make_part, make_parts
 
 from segue.data.dataset import Dataset
-from segue.data.sources import ResidentSource, DatasetSubset, bytes_needed, object_counts
+from segue.data.sources import DatasetSubset, ResidentSource, bytes_needed, object_counts
 from segue.errors import SegueError
 
 

@@ -221,13 +221,13 @@ def test_groups_alone_do_not_tell() -> None:
 def test_keys_of_earlier_stages_are_unchanged() -> None:
     """What is new in a split is outside the key unless it is asked for, and a spec read back is the same."""
     data = [{"dataset": "d"}]
-    assert "split" not in StageSpec.model_validate({"data": data}).keyed(())
-    old = StageSpec.model_validate({"data": data, "split": {"seed": 3, "validation": 0.2}}).keyed(())
+    assert "split" not in StageSpec.model_validate({"data": data}).key_settings(())
+    old = StageSpec.model_validate({"data": data, "split": {"seed": 3, "validation": 0.2}}).key_settings(())
     assert old["split"] == {"seed": 3, "validation": 0.2}
     specs = [StageSpec.model_validate({"data": data, "split": split}) for split in ALL]
     for spec in specs:
         assert StageSpec.model_validate(spec.model_dump(mode="json", by_alias=True)) == spec
-    assert specs[-1].keyed(())["split"] == {"validation": 0.2, "test": 0.2, "by": "chunk", "chunk": 37}
+    assert specs[-1].key_settings(())["split"] == {"validation": 0.2, "test": 0.2, "by": "chunk", "chunk": 37}
 
 
 def test_an_empty_part_is_told_with_a_seed_that_fills_it() -> None:

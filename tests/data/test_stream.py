@@ -15,7 +15,7 @@ import torch
 from samples.datasets import make_dataset, make_part, make_parts
 
 from segue.data.dataset import Dataset
-from segue.data.sources import ResidentSource, DatasetSubset, object_counts
+from segue.data.sources import DatasetSubset, ResidentSource, object_counts
 from segue.data.spec import NormalizeSpec, PercentileSpec
 from segue.data.streaming import LabelChunks, StreamedSource, epoch_order, unshuffled
 from segue.errors import SegueError

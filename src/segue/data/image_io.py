@@ -98,13 +98,6 @@ def read_image(path: Path) -> Acquisition:
     return Acquisition(image, acquisition.pixel_size_nm)
 
 
-def mean_and_std(image: np.ndarray) -> np.ndarray:
-    """Returns (C, 2) float32: the mean and standard deviation of each channel of (C, H, W), summed in float64."""
-    flat = image.reshape(len(image), -1)
-    mean = flat.mean(axis=1, dtype=np.float64)
-    return np.stack([mean, flat.std(axis=1, dtype=np.float64)], axis=1).astype(np.float32)
-
-
 def broken(path: Path, reason: str = "") -> str:
     """Returns the sentence for an image file that cannot be decoded."""
     reader = READERS.get(path.suffix.lower())

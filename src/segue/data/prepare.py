@@ -25,8 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
-from segue.data.image_io import mean_and_std, read_image, read_labels
+from segue.data.image_io import read_image, read_labels
 from segue.data.maker import is_made, make_parts, work_folders
+from segue.data.normalization import mean_and_std
 from segue.data.pairing import ImageLabelPair, PairedFiles, pair_files, raise_problems, read_headers
 from segue.data.spec import MAX_PADDING, PrepareSpec
 from segue.data.splits import GivenSplit, PartName, Split

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from segue.data.dataset import Dataset
-from segue.data.normalization import normalised, statistics
+from segue.data.normalization import intensity_stats, normalize
 from segue.data.spec import Layer, NormalizeSpec
 from segue.data.writer import to_smallest_int
 from segue.errors import SegueError
@@ -166,7 +166,7 @@ class ResidentSource:
             for start in range(0, len(order), step):
                 places = order[start : start + step]
                 images, labels = part.read(indices[places])
-                values = normalised(images, statistics(normalization, images, intensity[places]))
+                values = normalize(images, intensity_stats(normalization, images, intensity[places]))
                 require_finite(dataset, values, [names[own.start + place] for place in places])
                 pixels[own.start + places] = np.moveaxis(values, 1, -1)
                 marks[own.start + places] = labels

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from segue.data.dataset import Dataset
-from segue.data.normalization import normalised, statistics
+from segue.data.normalization import intensity_stats, normalize
 from segue.data.sources import DatasetSubset, require_finite, sample_names, tile_shape, virtual_labels
 from segue.data.spec import Layer, NormalizeSpec
 from segue.device import cpu_count
@@ -316,7 +316,7 @@ class StreamedSource:
             def from_pool(samples: np.ndarray, images: np.ndarray, marks: np.ndarray) -> None:
                 for place, slot in enumerate(own_slots):  # one by one: each stays in the processor's cache
                     kept = slice(slot, slot + 1)
-                    normalised(pool.images[kept], pool.statistics[kept], out=images[place : place + 1])
+                    normalize(pool.images[kept], pool.statistics[kept], out=images[place : place + 1])
                     marks[place] = pool.marks[slot]
 
             return self._gathered(uses[batch], device, from_pool)
@@ -399,9 +399,9 @@ class StreamedSource:
         """Returns images of one file in their acquired type and their statistics; raises SegueError for NaN."""
         dataset = self._datasets[file]
         images, _ = dataset.read(self._row[samples], layer=None)
-        found = statistics(self._normalization, images, self._intensity[samples])
+        found = intensity_stats(self._normalization, images, self._intensity[samples])
         if images.dtype.kind == "f" or not np.isfinite(found).all():
-            require_finite(dataset, normalised(images, found), sample_names(dataset, self._row[samples]))
+            require_finite(dataset, normalize(images, found), sample_names(dataset, self._row[samples]))
         return images, found
 
     def _gathered(self, samples: np.ndarray, device: torch.device, gather: Gather) -> tuple[Tensor, Tensor]:
@@ -427,7 +427,7 @@ class StreamedSource:
         try:
             for file in np.unique(self._file[samples]).tolist():
                 own = np.flatnonzero(self._file[samples] == file)
-                images[own] = normalised(*self._images(file, samples[own]))
+                images[own] = normalize(*self._images(file, samples[own]))
             for chunk in np.unique(self._chunk[samples]).tolist():
                 own = np.flatnonzero(self._chunk[samples] == chunk)
                 file = int(self._file[samples[own[0]]])

@@ -48,37 +48,37 @@ class SeriesSpec(SpecModel):
 
     @model_validator(mode="after")
     def _fitting(self) -> SeriesSpec:
-        mistakes = []
+        errors = []
         field_A, pixel_A = A_PER_NM * self.wave.field_nm, self.imaging.pixel_size_A
         pixels = field_A / pixel_A
         if abs(pixels - round(pixels)) > 1e-6:
-            mistakes.append(
+            errors.append(
                 f"wave.field_nm: found {self.wave.field_nm:g}, which is {pixels:.2f} pixels of {pixel_A:g} Å; make "
                 f"it a whole number of pixels, e.g. {round(pixels) * pixel_A / A_PER_NM:g}"
             )
         if self.imaging.tile_px > round(pixels):
-            mistakes.append(
+            errors.append(
                 f"imaging.tile_px: found {self.imaging.tile_px}, but the field of {self.wave.field_nm:g} nm has "
                 f"{round(pixels)} pixels of {pixel_A:g} Å; take a smaller tile or a larger wave.field_nm"
             )
         if self.wave.sampling_A > pixel_A:
-            mistakes.append(
+            errors.append(
                 f"wave.sampling_A: found {self.wave.sampling_A:g}, coarser than imaging.pixel_size_A = {pixel_A:g}; "
                 "sample the wave at least as finely as the image"
             )
         if self.specimen.diameter_nm[1] > self.wave.field_nm:
-            mistakes.append(
+            errors.append(
                 f"specimen.diameter_nm: found up to {self.specimen.diameter_nm[1]:g}, more than wave.field_nm = "
                 f"{self.wave.field_nm:g}; take smaller particles or a larger field"
             )
         most = max(self.imaging.dose_e_per_A2) * pixel_A**2
         if most > MAX_COUNTS_PER_PX:
-            mistakes.append(
+            errors.append(
                 f"imaging.dose_e_per_A2: found {max(self.imaging.dose_e_per_A2):g}, which is {most:.0f} electrons per "
                 f"pixel of {pixel_A:g} Å; at most {MAX_COUNTS_PER_PX:.0f} are counted; lower the dose"
             )
-        if mistakes:
-            raise ValueError("; ".join(mistakes))
+        if errors:
+            raise ValueError("; ".join(errors))
         return self
 
 

@@ -8,8 +8,10 @@ the particles last, so that the exit plane lies just behind the particles.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
@@ -23,8 +25,8 @@ from segue.spec import SpecModel
 A_PER_NM = 10  # specifications give lengths in nm; atoms, waves and optics are computed in Å
 CONTACT_GAP_A = 1.5  # between the support's surface and the lowest point of a sphere
 EDGE_GAP_A = 1.0  # empty space in front of and behind all atoms, so that no phonon leaves the cell
-CARBON_SPACING_A = 1.4  # the least distance between two atoms of the support, about a C–C bond
-PLACING_TRIES = 200
+CARBON_SPACING_A = 1.4  # the minimum distance between two atoms of the support, about a C–C bond
+MAX_PLACEMENT_TRIES = 200
 AVOGADRO_PER_MOL = 6.02214076e23
 CARBON_G_PER_MOL = 12.011
 
@@ -101,9 +103,9 @@ def _as_range(value: Any) -> Any:
         return (value, value)
     if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(v, int | float) for v in value):
         if value[0] > value[1]:
-            raise ValueError(f"found {list(value)}; a range is [least, greatest]; swap the two")
+            raise ValueError(f"found {list(value)}; a range is [minimum, maximum]; swap the two")
         return tuple(value)
-    raise ValueError(f"found {value!r}; give one number or a range [least, greatest]")
+    raise ValueError(f"found {value!r}; give one number or a range [minimum, maximum]")
 
 
 Positive = Annotated[float, Field(gt=0)]
@@ -115,11 +117,11 @@ ThicknessRange = Annotated[
 
 
 class SpecimenSpec(SpecModel):
-    """What a structure consists of; ranges are [least, greatest], drawn uniformly for each structure or particle.
+    """What a structure consists of; ranges are [minimum, maximum], drawn uniformly for each structure or particle.
 
-    `particles` is the number wanted. Particles are placed one after another, wholly inside the field and at least
-    `spacing_nm` apart (surface to surface, also across the periodic border); one for which no place is found
-    is left out, and the number that stand is recorded with every sample. At least the least number must stand.
+    `particles` is the number asked for. Particles are placed one after another, entirely inside the field and at least
+    `spacing_nm` apart (surface to surface, also across the periodic border). A particle for which there is no room is
+    left out; the number of placed ones is recorded with every sample, and must reach the minimum.
     """
 
     crystal: CrystalName = "CdSe"
@@ -132,17 +134,17 @@ class SpecimenSpec(SpecModel):
 
     @model_validator(mode="after")
     def _possible(self) -> SpecimenSpec:
-        mistakes = []
+        errors = []
         if self.stacking_faults[1] > 0 and CRYSTALS[self.crystal].fault is None:
             faulted = ", ".join(name for name, crystal in CRYSTALS.items() if crystal.fault)
-            mistakes.append(
+            errors.append(
                 f"stacking_faults: found {list(self.stacking_faults)} with crystal '{self.crystal}', which has no "
                 f"stacking to fault; write stacking_faults = 0 or take one of {faulted}"
             )
         if self.particles[1] == 0:
-            mistakes.append("particles: found 0; nothing would be there to segment; allow at least one")
-        if mistakes:
-            raise ValueError("; ".join(mistakes))
+            errors.append("particles: found 0; nothing would be there to segment; allow at least one")
+        if errors:
+            raise ValueError("; ".join(errors))
         return self
 
 
@@ -199,26 +201,26 @@ def build(spec: SpecimenSpec, *, field_A: float, seed: int, index: int) -> Speci
 
 def _place(spec: SpecimenSpec, field_A: float, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Returns centres (n, 2) and diameters (n,) of spheres that lie inside the field and keep their distance."""
-    wanted = int(random.integers(spec.particles[0], spec.particles[1] + 1))
-    diameters = A_PER_NM * random.uniform(*spec.diameter_nm, size=wanted)
+    count = int(random.integers(spec.particles[0], spec.particles[1] + 1))
+    diameters = A_PER_NM * random.uniform(*spec.diameter_nm, size=count)
     centers: list[np.ndarray] = []
-    kept: list[float] = []
+    placed: list[float] = []
     for diameter in diameters:
-        for candidate in random.uniform(diameter / 2, field_A - diameter / 2, size=(PLACING_TRIES, 2)):
+        for candidate in random.uniform(diameter / 2, field_A - diameter / 2, size=(MAX_PLACEMENT_TRIES, 2)):
             apart = np.array(centers).reshape(-1, 2) - candidate
             apart -= field_A * np.round(apart / field_A)
-            least = (np.array(kept) + diameter) / 2 + A_PER_NM * spec.spacing_nm
-            if np.all(np.hypot(apart[:, 0], apart[:, 1]) >= least):
+            min_distance = (np.array(placed) + diameter) / 2 + A_PER_NM * spec.spacing_nm
+            if np.all(np.hypot(apart[:, 0], apart[:, 1]) >= min_distance):
                 centers.append(candidate)
-                kept.append(float(diameter))
+                placed.append(float(diameter))
                 break
-    if len(kept) < spec.particles[0]:
+    if len(placed) < spec.particles[0]:
         raise SegueError(
-            f"specimen.particles: found room for {len(kept)} of at least {spec.particles[0]} particles of "
+            f"specimen.particles: found room for {len(placed)} of at least {spec.particles[0]} particles of "
             f"{spec.diameter_nm[0]:g}–{spec.diameter_nm[1]:g} nm, {spec.spacing_nm:g} nm apart, in a field of "
             f"{field_A / A_PER_NM:g} nm; ask for fewer or smaller particles, less spacing or a larger field."
         )
-    return np.array(centers).reshape(-1, 2), np.array(kept)
+    return np.array(centers).reshape(-1, 2), np.array(placed)
 
 
 def crystal_sphere(name: str, diameter_A: float, *, faults: int, random: np.random.Generator) -> Atoms:
@@ -308,25 +310,26 @@ def amorphous_carbon(
     trees: list[KDTree] = []
     while missing := count - sum(map(len, placed)):
         # a product can round up to the field's edge, where the periodic tree refuses it
-        drawn = random.uniform(size=(missing, 3)) * [field_A, field_A, thickness_A]
-        drawn[:, :2] %= field_A
+        candidates = random.uniform(size=(missing, 3)) * [field_A, field_A, thickness_A]
+        candidates[:, :2] %= field_A
         for tree in trees:
-            drawn = drawn[np.isinf(tree.query(drawn, distance_upper_bound=CARBON_SPACING_A)[0])]
-        pairs = KDTree(drawn, boxsize=period).query_pairs(CARBON_SPACING_A, output_type="ndarray")
-        drawn = np.delete(drawn, np.unique(pairs.max(axis=1, initial=-1)) if len(pairs) else [], axis=0)
-        if len(drawn):
-            placed.append(drawn)
-            trees.append(KDTree(drawn, boxsize=period))
+            candidates = candidates[np.isinf(tree.query(candidates, distance_upper_bound=CARBON_SPACING_A)[0])]
+        pairs = KDTree(candidates, boxsize=period).query_pairs(CARBON_SPACING_A, output_type="ndarray")
+        candidates = np.delete(candidates, np.unique(pairs.max(axis=1, initial=-1)) if len(pairs) else [], axis=0)
+        if len(candidates):
+            placed.append(candidates)
+            trees.append(KDTree(candidates, boxsize=period))
     return Atoms(np.full(count, 6), np.concatenate(placed) if placed else np.zeros((0, 3)))
 
 
 def hrtem_libraries() -> SimpleNamespace:
-    """Returns abTEM, ASE's Atoms and its crystal builder; raises SegueError where they are not installed.
+    """Returns abTEM, ASE's Atoms and its crystal builder; raises SegueError if they are not installed.
 
-    The one place that imports them: they are an extra, for their licence is the GPL.
+    The only place that imports them: they are an optional extra, since their license is the GPL.
     """
     try:
-        import abtem
+        with _numba_cache():
+            import abtem
         from ase import Atoms as AseAtoms
         from ase.spacegroup import crystal
     except ImportError as error:
@@ -335,3 +338,19 @@ def hrtem_libraries() -> SimpleNamespace:
             "`pip install 'segue[hrtem]'`."
         ) from None
     return SimpleNamespace(abtem=abtem, Atoms=AseAtoms, crystal=crystal)
+
+
+@contextlib.contextmanager
+def _numba_cache() -> Iterator[None]:
+    """Makes the modules imported meanwhile keep what numba compiles on disk.
+
+    abTEM compiles without a cache, in every process anew: some at its import, the rest for the first structure.
+    """
+    import numba
+
+    jit, vectorize = numba.jit, numba.vectorize
+    numba.jit, numba.vectorize = partial(jit, cache=True), partial(vectorize, cache=True)
+    try:
+        yield
+    finally:
+        numba.jit, numba.vectorize = jit, vectorize
