@@ -12,7 +12,7 @@ from matplotlib.image import AxesImage
 
 from segue import networks, rng
 from segue.errors import SegueError
-from segue.networks.analysis.receptive_field import Effective, Reach, effective_field, noise
+from segue.networks.analysis.receptive_field import EffectiveField, TheoreticalField, effective_field, noise
 from segue.networks.network import Network
 from segue.networks.registry import NetworkSpec
 from segue.reporting.figures.network_views import (
@@ -133,6 +133,6 @@ def test_images_that_do_not_fit_are_refused():
 def test_the_receptive_field_is_drawn_with_its_numbers():
     """The squares and the theoretical field are written as they are measured."""
     found = effective_field(built(name="unet", width=8, depth=1), noise(2, 1, 32))
-    told = words(receptive_field_figure(found, Reach("head", 1.0, 18, 18, unbounded=False)))
+    told = words(receptive_field_figure(found, TheoreticalField("head", 1.0, 18, 18, unbounded=False)))
     assert f"50% in {found.sides_px[0.5]} px" in told and "theoretical: 18 px" in told
-    assert isinstance(found, Effective)
+    assert isinstance(found, EffectiveField)

@@ -211,7 +211,7 @@ def test_outcomes_by_hand() -> None:
     one = outcomes(label, found)
     assert one.predicted == {"hit": (11,), "merged": (12,), "split": (13, 14), "false": (15,)}
     assert (one.missed, one.merges, one.splits) == ((5,), 1, 1)
-    assert one.label == "1 merge, 1 split,\n1 missed, 1 false"
+    assert one.summary == "1 merge, 1 split,\n1 missed, 1 false"
 
 
 def test_every_predicted_object_has_one_kind(study: StudyResults) -> None:

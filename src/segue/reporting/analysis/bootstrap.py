@@ -13,7 +13,7 @@ blocks in time, rliable strata of independent runs; none resamples clusters, or 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,6 +104,15 @@ def estimate(values: np.ndarray, levels: Mapping[str, ClusterLevel], *, resample
         return Estimate(median, None, numbers.size, units)
     low, high = np.quantile(medians, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
     return Estimate(median, (float(low), float(high)), numbers.size, units, freedom)
+
+
+def interval_caption(lines: str, estimates: Sequence[Estimate]) -> str:
+    """Returns what the lines are, by the estimate of the most runs, as others of the figure may lack a seed."""
+    repeated = [estimate for estimate in estimates if estimate.interval]
+    if not repeated:
+        return "No interval is drawn, as nothing was repeated with another seed."
+    kind = max(repeated, key=lambda estimate: estimate.runs).interval_kind
+    return f"{lines}: {kind}; where none shows, it is narrower than the circle."
 
 
 def weighted_median(ordered: np.ndarray, weights: np.ndarray) -> np.ndarray:

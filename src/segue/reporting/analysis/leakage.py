@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,18 +64,32 @@ class Leakage:
         levels = {name: ClusterLevel(level.groups[ours], level.strata[ours]) for name, level in torn.levels.items()}
         return estimate(torn.optimism[ours] - whole.optimism[theirs], levels)
 
-    def scores_table(self) -> Table:
+    @property
+    def finding(self) -> str:
+        """What the first metric says of each torn split, a sentence each."""
+        sentences = []
+        for split in self.torn:
+            excess = self.excess_optimism(self.metrics[0], split)
+            if excess is None:
+                continue
+            verb = "is more" if excess.median > 0 else "is less"
+            verb = verb if excess.excludes_zero else "is not clearly more"
+            than = f"optimistic than split by {self.splits[0]}: by {excess.text(signed=True)}"
+            sentences.append(f"By {self.metrics[0].label}, validation split by {split} {verb} {than}.")
+        return " ".join(sentences)
+
+    def scores_table(self, metrics: Sequence[Metric] | None = None, *, summary: str = "") -> Table:
         """Returns validation, test and gap by metric and split, with the excess over the first whole split."""
         columns = ["split by", "runs", "validation", "test groups", "validation less test"]
         columns += [f"optimism above that by {self.splits[0]}{', in pairs' if self.is_paired else ''}"]
         rows: list[list[str]] = []
-        for metric in self.metrics:
+        for metric in self.metrics if metrics is None else metrics:
             rows.append([f"{metric.label} ({metric.direction})"])
             for split, scores in self.scores[metric.column].items():
                 excess = self.excess_optimism(metric, split)
                 texts = [scores.estimates[part].text() for part in PARTS] + [scores.gap.text(signed=True)]
                 rows.append([split, f"{scores.gap.runs:,}", *texts, excess.text(signed=True) if excess else ""])
-        return Table(columns, rows, numeric=range(1, len(columns)))
+        return Table(columns, rows, range(1, len(columns)), summary)
 
     def neighbors_table(self) -> Table:
         """Returns, by split, how many neighboring tiles lie across its border, and of how many groups the scores are.

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from segue.reporting.analysis.bootstrap import Estimate
+from segue.reporting.analysis.bootstrap import Estimate, interval_caption
 from segue.reporting.analysis.comparison import Comparison
 from segue.reporting.analysis.factors import Factor, Level, factors
 from segue.reporting.figures.style import (
@@ -64,15 +64,6 @@ def spread_caption(estimates: Sequence[Estimate]) -> str:
     if max(estimate.runs for estimate in estimates) <= MAX_DOTS:
         return "Dots: single runs."
     return "Wide bars: the middle half of the runs; thin bars: the middle nine tenths; dots where runs are few."
-
-
-def interval_caption(lines: str, estimates: Sequence[Estimate]) -> str:
-    """Returns what the lines are, by the estimate of the most runs, as others of the figure may lack a seed."""
-    repeated = [estimate for estimate in estimates if estimate.interval]
-    if not repeated:
-        return "No interval is drawn, as nothing was repeated with another seed."
-    kind = max(repeated, key=lambda estimate: estimate.runs).interval_kind
-    return f"{lines}: {kind}; where none shows, it is narrower than the circle."
 
 
 def _table(comparison: Comparison, varied: Sequence[Factor]) -> Table:

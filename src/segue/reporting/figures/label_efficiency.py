@@ -10,9 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from segue.reporting.analysis.bootstrap import interval_caption
 from segue.reporting.analysis.comparison import Comparison, before_and_after
 from segue.reporting.analysis.factors import LabelGroup, label_groups
-from segue.reporting.figures.effects import MAX_DOTS, interval_caption, spread_caption
+from segue.reporting.figures.effects import MAX_DOTS, spread_caption
 from segue.reporting.figures.style import (
     BLUE,
     CATEGORIES,

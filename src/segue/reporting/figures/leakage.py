@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from segue.reporting.analysis.bootstrap import interval_caption
 from segue.reporting.analysis.leakage import Leakage, SplitScores
 from segue.reporting.figures.style import (
     AMBER,
@@ -38,25 +39,17 @@ def leakage_figure(leakage: Leakage) -> ReportFigure:
     by_split = leakage.scores[leakage.metrics[0].column]
     most = max(len(scores.optimism) for scores in by_split.values())
     lines = "Thin lines: single runs." if most <= MAX_SINGLE_RUNS else "Bars: the middle half of the runs."
+    estimates = [scores.estimates["test"] for by_name in leakage.scores.values() for scores in by_name.values()]
     caption = (
         "Scores at the selected epoch on validation images, and of the same runs on test groups, which no split touches"
-        f" ({plural(len(leakage.frame), 'run')}). {lines} Circles: medians. {_intervals(leakage)} Seeds do not change"
-        " which groups are in a part: a part of each gap is that some groups are harder than others, and no interval"
-        " covers it."
+        f" ({plural(len(leakage.frame), 'run')}). {lines} Circles: medians."
+        f" {interval_caption('Dark lines', estimates)} Seeds do not change which groups are in a part: a part of each"
+        " gap is that some groups are harder than others, and no interval covers it."
     )
     if not leakage.is_paired:
         caption += " The runs differ in more than the split, so that the splits do not compare in pairs."
     alt = f"Validation and test scores of runs split by {join_names(leakage.splits)}"
     return ReportFigure("leak", figure, "What the split lets through.", caption, alt, tooltips)
-
-
-def _intervals(leakage: Leakage) -> str:
-    estimates = [s.estimates["test"] for by_split in leakage.scores.values() for s in by_split.values()]
-    repeated = [estimate for estimate in estimates if estimate.interval]
-    if not repeated:
-        return "No interval is drawn, as nothing was repeated with another seed."
-    widest = max(repeated, key=lambda estimate: estimate.runs)
-    return f"Dark lines: {widest.interval_kind}; where none shows, it is narrower than the circle."
 
 
 def _draw(leakage: Leakage) -> tuple[Figure, Tooltips]:

@@ -24,12 +24,12 @@ from torch import Tensor
 
 from segue import rng
 from segue.data.dataset import Dataset
-from segue.data.normalization import normalised, statistics
+from segue.data.normalization import intensity_stats, normalize
 from segue.errors import SegueError
 from segue.inference.predict import pad_to_multiple
-from segue.networks.analysis.receptive_field import Effective, Reach, side_holding
-from segue.networks.analysis.structure import Block, anatomy, evaluating, map_of, outputs
-from segue.networks.network import Network
+from segue.networks.analysis.receptive_field import EffectiveField, TheoreticalField, side_holding
+from segue.networks.analysis.structure import Block, as_map, block_outputs, trace_blocks
+from segue.networks.network import Network, evaluating
 from segue.reporting.figures.style import (
     BLUE,
     CATEGORIES,
@@ -56,7 +56,7 @@ IMAGE_TEXT_BOX = {"boxstyle": "square,pad=0.15", "facecolor": "black", "alpha": 
 OUTLINES = ("solid", (0, (4, 2)), (0, (1, 2)))
 
 
-def receptive_field_figure(field: Effective, reach: Reach | None = None) -> Figure:
+def receptive_field_figure(field: EffectiveField, reach: TheoreticalField | None = None) -> Figure:
     """Returns the mean absolute gradient on the image, with the squares that hold its shares, and those as a curve.
 
     reach: the theoretical field, drawn as a dotted box and a line; boxes that end outside of the image are cut.
@@ -67,7 +67,7 @@ def receptive_field_figure(field: Effective, reach: Reach | None = None) -> Figu
         _draw_gradient(left, field)
         _draw_shares(right, field)
         if reach is not None and not reach.unbounded:
-            _draw_square(left, field.centre, reach.height_px, reach.width_px, color=FIELD_COLOR, linestyle=OUTLINES[2])
+            _draw_square(left, field.center, reach.height_px, reach.width_px, color=FIELD_COLOR, linestyle=OUTLINES[2])
             height, width = field.map.shape
             left.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
             right.axvline(reach.width_px, color=VERMILION, linewidth=1.2)
@@ -79,7 +79,7 @@ def receptive_field_figure(field: Effective, reach: Reach | None = None) -> Figu
     return figure
 
 
-def _draw_gradient(axes: Axes, field: Effective) -> None:
+def _draw_gradient(axes: Axes, field: EffectiveField) -> None:
     height, width = field.map.shape
     greatest = float(field.map.max())
     least = greatest * 10.0**-DECADES
@@ -90,7 +90,7 @@ def _draw_gradient(axes: Axes, field: Effective) -> None:
     bar = figure.colorbar(image, ax=axes, shrink=0.8, label="share of the gradient per pixel")
     bar.ax.spines["outline"].set_visible(False)
     for (share, side), line in zip(field.sides_px.items(), OUTLINES, strict=False):
-        left, top = _draw_square(axes, field.centre, side, side, color="white", linestyle=line, linewidth=1.4)
+        left, top = _draw_square(axes, field.center, side, side, color="white", linestyle=line, linewidth=1.4)
         place = (left + 2, max(2.0, top + 2))
         axes.annotate(f"{share:.0%}", place, color="white", fontsize=8, va="top", bbox=IMAGE_TEXT_BOX)
     axes.set_title(f"mean gradient of the centre, {height}×{width} px")
@@ -103,16 +103,16 @@ def _draw_square(axes: Axes, center: tuple[float, float], height: float, width: 
     return corner
 
 
-def _draw_shares(axes: Axes, field: Effective) -> None:
+def _draw_shares(axes: Axes, field: EffectiveField) -> None:
     """Draws the share of the gradient within a square of a side around the center."""
     longest = min(field.map.shape)
     sides = np.arange(1, longest + 1, 2)
     y, x = np.indices(field.map.shape)
-    distance = np.maximum(abs(y - field.centre[0]), abs(x - field.centre[1]))
+    distance = np.maximum(abs(y - field.center[0]), abs(x - field.center[1]))
     shares = np.cumsum(np.bincount(distance.ravel(), field.map.ravel()))
     axes.plot(sides, shares[: len(sides)] / shares[-1], color=BLUE, linewidth=1.8)
     for share in field.sides_px:
-        side = side_holding(field.map, field.centre, share)
+        side = side_holding(field.map, field.center, share)
         axes.plot([side, side, 0], [0, share, share], color=MUTED, linewidth=0.9, linestyle=(0, (3, 2)))
         is_right = side > 0.6 * sides[-1]
         axes.annotate(
@@ -157,12 +157,12 @@ def block_activations(network: Network, images: Tensor, *, channels: int = CHANN
     Those are the channels that vary most over the image, without any that looks like one that is drawn already
     (correlation of at least 0.95 or at most -0.95); in their own order. The image and the scores come whole.
     """
-    blocks = anatomy(network, tuple(images.shape[1:]))  # type: ignore[arg-type]
+    blocks = trace_blocks(network, tuple(images.shape[1:]))  # type: ignore[arg-type]
     with torch.inference_mode():
-        values_by_block = outputs(network, blocks, images)
+        values_by_block = block_outputs(network, blocks, images)
     result = []
     for block in blocks:
-        values = map_of(values_by_block[block.name], block.shape)[0].float().cpu().numpy()
+        values = as_map(values_by_block[block.name], block.shape)[0].float().cpu().numpy()
         if values.ndim == 1:
             indices = list(range(len(values)))
         elif block.part in ("image", "head"):
@@ -241,7 +241,7 @@ def _cropped(model: TrainedModel | Network, image: np.ndarray, divisor: int | No
             f"{only or factor}x{only or factor} px; give a larger one."
         )
     if isinstance(model, TrainedModel):
-        image = normalised(image[None], statistics(model.spec.normalize, image[None]))[0]
+        image = normalize(image[None], intensity_stats(model.spec.normalize, image[None]))[0]
     top, left = (height - rows) // 2, (width - columns) // 2
     crop = np.ascontiguousarray(image[:, top : top + rows, left : left + columns], dtype=np.float32)
     if not np.isfinite(crop).all():
@@ -376,7 +376,7 @@ def embed(
         for start in range(0, len(samples), batch):
             some = samples[start : start + batch]
             acquired, _ = dataset.read(some, layer=None)
-            standard = normalised(acquired, statistics(model.spec.normalize, acquired, dataset.intensity(some)))
+            standard = normalize(acquired, intensity_stats(model.spec.normalize, acquired, dataset.intensity(some)))
             tensor = torch.from_numpy(standard).to(device)
             rows.append(mean_features(network, tensor, dataset.valid(some), model.divisor))
     features = np.concatenate(rows)

@@ -129,8 +129,11 @@ def figure_list(comparison: Comparison) -> list[Entry]:
             heading = ("", "")
     entries += [] if comparison.reason else objects
     if leaks := leakage(comparison):
-        tables = (leaks.scores_table(), leaks.neighbors_table())
-        entries.append(Entry(leakage_figure(leaks), "What the split lets through", "leak", tables=tables))
+        first, others = leaks.metrics[:1], leaks.metrics[1:]
+        tables = [leaks.scores_table(first), leaks.neighbors_table()]
+        tables += [leaks.scores_table(others, summary="The numbers of the other metrics")] if others else []
+        heading = ("What the split lets through", "leak")
+        entries.append(Entry(leakage_figure(leaks), *heading, intro=leaks.finding, tables=tuple(tables)))
     heading = ("Learning rate and metrics by epoch", "learning-curves")
     for stage in comparison.results.stages:
         if figure := learning_curves_figure(comparison, stage):

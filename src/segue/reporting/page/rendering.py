@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from segue.reporting.figures.style import ReportFigure, inline_svg, png_bytes, svg_text, theme
-from segue.storage import replacing
+from segue.storage import file_name, replacing
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -31,9 +31,10 @@ def render_figure(figure: ReportFigure, folder: Path | None = None) -> RenderedF
     svg = svg_text(figure.figure)
     files = {}
     if folder is not None:
+        name = file_name(figure.name)
         for kind, data in (("svg", svg.encode()), ("png", png_bytes(figure.figure))):
-            write(folder / f"{figure.name}.{kind}", data)
-            files[kind] = f"{folder.name}/{figure.name}.{kind}"
+            write(folder / f"{name}.{kind}", data)
+            files[kind] = f"{folder.name}/{name}.{kind}"
     return RenderedFigure(figure, Markup(inline_svg(figure, svg)), files)
 
 
