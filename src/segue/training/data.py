@@ -39,6 +39,7 @@ from segue.data.streaming import StreamedSource
 from segue.device import free_memory
 from segue.errors import SegueError
 from segue.targets.specs import Spec
+from segue.training.run_folder import RunFolder
 from segue.training.spec import DataSpec, Inputs, Range, StageSpec
 
 MEMORY_FRACTION = 0.8  # of free memory: activations and the optimizer need room beside the data
@@ -127,11 +128,11 @@ class _Selection:
         return DatasetSubset(self.dataset, subset.indices, self.layer)
 
 
-def load_data(spec: StageSpec, inputs: Inputs, *, context: str, device: str, log: Log | None) -> StageData:
+def load_data(spec: StageSpec, inputs: Inputs, *, context: str, device: str, log: Log) -> StageData:
     """Returns the stage's samples, in memory or streamed, and the order in which they may be visited.
 
     `log` receives how they are split and what memory they will take, before any is read. Raises SegueError when tiles
-    do not fit the network or one another, when there are too few labels, when groups leak, and when memory is too small.
+    do not fit the network or one another, labels are too few, groups leak, or memory is too small.
     """
     with ExitStack() as opened:
         # select and draw
@@ -149,11 +150,10 @@ def load_data(spec: StageSpec, inputs: Inputs, *, context: str, device: str, log
         stage_groups = _groups_by_split(selections, spec.split)
         groups, splits_used, ancestry = _with_ancestors(stage_groups, inputs.parent, context)
         leak = measure_leak([(s.dataset, s.training, s.validation) for s in selections], spec)
-        if log is not None:
-            if leak is not None:
-                log(leak_message(leak))
-            if spec.split.stored is None:
-                log(_split_message([selection.dataset for selection in selections], spec.split))
+        if leak is not None:
+            log(leak_message(leak))
+        if spec.split.stored is None:
+            log(_split_message([selection.dataset for selection in selections], spec.split))
 
         # load
         chunk_ids = streaming.chunk_ids(
@@ -436,9 +436,9 @@ def _read_groups(parent: Path | None) -> dict[str, Any] | None:
     """
     if parent is None:
         return {}
-    file = (parent if parent.is_dir() else parent.parent) / "groups.json"
+    run = RunFolder(parent if parent.is_dir() else parent.parent)
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return run.read(run.groups)
     except FileNotFoundError:
         return None
 
@@ -477,19 +477,19 @@ def make_sources(
     title: str,
     context: str,
     device: str,
-    log: Log | None,
+    log: Log,
 ) -> tuple[Source, Source | None]:
     """Returns the sources of training and of validation, None without any; logs what they will take after `title`.
 
-    The limit is `spec.memory_gb`, but never above a fraction of the free memory. What fits together is resident, on the device where it fits there too. Otherwise validation gets at most a quarter of the limit and training the
-    rest, and each is streamed where it does not fit. Raises SegueError where even that needs more than the limit.
+    The limit is `spec.memory_gb`, but never above a fraction of the free memory. What fits together is resident, on the
+    device where it fits there too. Otherwise validation gets at most a quarter of the limit and training the rest, and
+    each is streamed where it does not fit. Raises SegueError where even that needs more than the limit.
     """
     training_bytes, validation_bytes = _bytes(training), _bytes(validation)
     total = training_bytes + validation_bytes
     limit = memory_limit(spec)
     if limit is None or total <= limit:
-        if log is not None:
-            log(f"{title}, held in memory: {total / 1e6:.0f} MB")
+        log(f"{title}, held in memory: {total / 1e6:.0f} MB")
         resident = [_make_resident(parts, spec, device, total) for parts in (training, validation)]
         assert resident[0] is not None
         return resident[0], resident[1]
@@ -517,9 +517,8 @@ def make_sources(
                         f"{_rounded_up_gb(enough):.3g}), lower batch, run fewer workers, or use a machine with more "
                         "memory."
                     )
-        if log is not None:
-            how = _streaming_message(streamed, spec.batch, window, validation_bytes)
-            log(f"{title}: {_gb(total)} GB, more than the limit of {_gb(limit)} GB: {how}")
+        how = _streaming_message(streamed, spec.batch, window, validation_bytes)
+        log(f"{title}: {_gb(total)} GB, more than the limit of {_gb(limit)} GB: {how}")
         training_source = streamed.get("training") or _make_resident(training, spec, device, training_bytes)
         validation_source = streamed.get("validation") or _make_resident(validation, spec, device, validation_bytes)
         undo.pop_all()
@@ -550,13 +549,13 @@ def _make_resident(
     return source
 
 
-def _class_counter(training: Source, parts: Sequence[DatasetSubset], log: Log | None) -> Callable[[], np.ndarray]:
+def _class_counter(training: Source, parts: Sequence[DatasetSubset], log: Log) -> Callable[[], np.ndarray]:
     """Returns a function that counts the pixels of each class in each sample; it opens the datasets anew."""
     subsets = [(part.dataset.path, part.indices, part.layer) for part in parts]
 
     def count() -> np.ndarray:
         if subsets[0][2].kind == "instances":
-            if log is not None and isinstance(training, StreamedSource):
+            if isinstance(training, StreamedSource):
                 log(f"counting the pixels of objects in {len(training):,} samples")
             return object_counts(training)
         counts = []

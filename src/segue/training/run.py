@@ -181,7 +181,7 @@ def _train(tasks: Sequence[TrainTask], context: RunContext) -> dict[Path, SegueE
         if len(tasks) == 1:  # of several, one with a mistake does not stop the others
             _require_parts(spec)
         inputs = tasks[0].inputs if len(tasks) == 1 else replace(tasks[0].inputs, parent=None)  # each has its own
-        data = load_data(spec, inputs, context=str(root), device=device, log=context.log if group.is_main else None)
+        data = load_data(spec, inputs, context=str(root), device=device, log=context.log)
     except SegueError as error:
         return {task.folder: error for task in tasks}
 
@@ -286,7 +286,7 @@ def _prepare(task: TrainTask, data: StageData, device: str, context: RunContext)
     with rng.scope(spec.seed, "init", spec.init):
         network = networks.build(spec.network, channels=len(data.channels), classes=target.channels)
     freezing.freeze(network, freezing.frozen_at(network, spec.freeze, spec.unfreeze, 1))  # or reports unknown parts
-    pretrained = networks.load_pretrained(network, spec.network, where=error_context)
+    pretrained = networks.load_pretrained(network, spec.network, context=error_context)
     if pretrained is not None:
         context.log(pretrained.words())
     transfer = _load_parent(network, spec, task.inputs.parent, context.log)

@@ -17,13 +17,7 @@ from segue.data.augmentation import N_DIHEDRAL, AugmentParams
 from segue.data.spec import AugmentSpec
 from segue.data.streaming import epoch_order
 from segue.errors import SegueError
-from segue.training.spec import SamplingSpec, StageSpec
-
-AUGMENTATIONS = {
-    "none": AugmentSpec(dihedral="none"),
-    "dihedral": AugmentSpec(dihedral="random"),
-    "dihedral-all": AugmentSpec(dihedral="all"),
-}
+from segue.training.spec import AUGMENT_PRESETS, SamplingSpec, StageSpec
 
 
 @dataclass(frozen=True)
@@ -83,7 +77,7 @@ def plan_epoch(
 
 def augment_spec(spec: StageSpec) -> AugmentSpec:
     """Returns the augmentation of a stage, whether it is given by name or as a table."""
-    return spec.augment if isinstance(spec.augment, AugmentSpec) else AUGMENTATIONS[spec.augment]
+    return spec.augment if isinstance(spec.augment, AugmentSpec) else AUGMENT_PRESETS[spec.augment]
 
 
 def repeats_per_sample(spec: StageSpec) -> int:
@@ -93,7 +87,7 @@ def repeats_per_sample(spec: StageSpec) -> int:
 
 def is_fixed(spec: StageSpec) -> bool:
     """Returns whether a visit, identified by its id, looks the same in every epoch, so that features can be cached."""
-    return augment_spec(spec) in (AUGMENTATIONS["none"], AUGMENTATIONS["dihedral-all"])
+    return augment_spec(spec) in (AUGMENT_PRESETS["none"], AUGMENT_PRESETS["dihedral-all"])
 
 
 def sample_weights(spec: SamplingSpec, counts: np.ndarray) -> np.ndarray:

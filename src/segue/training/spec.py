@@ -26,10 +26,10 @@ TuningMetric = Literal[
 LOWER_IS_BETTER = frozenset({"count_error_absolute"})  # objects too many or too few, per image
 VERSION = 3  # of what a training produces from its specification; bump it by hand when that changes
 OUTSIDE_KEY = frozenset({"memory_gb", "power_w", "tensorboard", "cache_features"})  # change no result
-AUGMENT_NAMES = {  # tables that a word says as well: the word is what a stage is identified by
-    AugmentSpec(dihedral="none"): "none",
-    AugmentSpec(dihedral="random"): "dihedral",
-    AugmentSpec(dihedral="all"): "dihedral-all",
+AUGMENT_PRESETS = {  # a table that equals one becomes the word, by which a stage is then identified
+    "none": AugmentSpec(dihedral="none"),
+    "dihedral": AugmentSpec(dihedral="random"),
+    "dihedral-all": AugmentSpec(dihedral="all"),
 }
 Count = Annotated[int, Field(gt=0)]
 Scalar = bool | int | float | str
@@ -183,7 +183,7 @@ class StageSpec(SpecModel):
     @classmethod
     def _named_augment(cls, value: Any) -> Any:
         """Returns the word where a table says the same, so that both are one training."""
-        return value if isinstance(value, str) else AUGMENT_NAMES.get(value, value)
+        return next((word for word, preset in AUGMENT_PRESETS.items() if preset == value), value)
 
     @model_validator(mode="after")
     def _consistent(self) -> StageSpec:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from segue.data.normalization import normalised, statistics
+from segue.data.normalization import intensity_stats, normalize
 from segue.data.sources import LabelledImage
 from segue.data.spec import NormalizeSpec
 from segue.device import Precision
@@ -68,7 +68,7 @@ def predict_scores(
 ) -> Iterator[np.ndarray]:
     """Yields the network's scores (channels, H, W) float32 of images (C, H, W) as acquired, each normalized whole."""
     for image in images:
-        values = normalised(image[None], statistics(normalization, image[None]))
+        values = normalize(image[None], intensity_stats(normalization, image[None]))
         batch = torch.from_numpy(values).to(device)
         yield forward(network, batch, divisor=divisor, precision=precision)[0].cpu().numpy()
 
