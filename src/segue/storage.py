@@ -8,6 +8,7 @@ import glob
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,20 @@ def make_folder(folder: Path) -> Path:
     except OSError as error:
         raise SegueError(refusal(folder, error)) from error
     return folder
+
+
+def file_name(text: str) -> str:
+    """Returns `text` as the name of a file, or the start of one, on every operating system.
+
+    Unchanged where every system takes it. Otherwise what Windows refuses is replaced (reserved characters, dots and
+    spaces at the end, the names of its devices), and a checksum keeps the names of different texts apart.
+    """
+    name = re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", text).rstrip(". ") or "_"
+    if re.fullmatch(
+        r"con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]", name.partition(".")[0].strip(), re.IGNORECASE
+    ):
+        name = f"_{name}"
+    return name if name == text else f"{name}-{zlib.crc32(text.encode()):08x}"
 
 
 def absolute(path: Path) -> Path:

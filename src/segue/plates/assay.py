@@ -36,7 +36,7 @@ from segue.plates.spec import VERSION, FilesSpec, PlateSpec, settings, well_sett
 from segue.plates.stitching.illumination import FlatField, estimate_flat_field
 from segue.plates.tiles import Mosaic, write_tiles
 from segue.plates.well import PlateContext, make_well, read_reports
-from segue.storage import make_folder, write_json
+from segue.storage import file_name, make_folder, write_json
 
 Progress = Callable[[str, int, int], None]  # what is counted; done; of how many
 MAX_FLAT_FIELD_TILES = 400  # of a channel, for the estimate of its flat field
@@ -163,13 +163,13 @@ def _well_tasks(
     hours = [[time, layout.times_h.get(time)] for time in layout.times]
     shared = [layout.grid, layout.tile_shape, layout.dtype, layout.pixel_size_um, hours, files.overlap]
     key = hash_json([VERSION, well_settings(spec), shared, [[well.key, hashes[well.key]] for well in wells]])
-    flats = _flat_fields(spec, wells, folder / "flats" / f"{plate}.h5", key, progress)
+    flats = _flat_fields(spec, wells, folder / "flats" / f"{file_name(plate)}.h5", key, progress)
     context = PlateContext(spec, replace(layout, wells=(), missing=(), duplicates=()), flats, files.overlap)
     return [
         _WellTask(
             well,
             context,
-            folder / "wells" / f"{well.key.replace('/', '_')}.h5",
+            folder / "wells" / f"{file_name(well.key.replace('/', '_'))}.h5",
             folder,
             hash_json([key, well.key, well.stained]),
         )

@@ -37,6 +37,7 @@ from segue.plates.stitching.stitch import (
     nominal_positions,
     place_tiles,
 )
+from segue.storage import file_name
 
 COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 
@@ -123,7 +124,7 @@ def make_well(plate: PlateContext, well: Well, path: Path, *, folder: Path, key:
                     group.create_dataset(f"labels/{layer}", data=values.astype(np.int32), chunks=chunks, **COMPRESSION)
                 for column, values in labels.objects.items():
                     group[f"objects/{column}"] = values
-            _export(plate, frame, images, labels, folder, f"{well.key.replace('/', '_')}_{name}")
+            _export(plate, frame, images, labels, folder, f"{file_name(well.key.replace('/', '_'))}_{name}")
             reports[name] = report
             new.check()
     return reports

@@ -14,7 +14,8 @@ import shutil
 from pathlib import Path
 
 from segue.errors import SegueError
-from segue.storage import make_folder, refusal
+from segue.storage import file_name, make_folder, refusal
+from segue.training.run_folder import RunFolder
 
 
 class Store:
@@ -43,13 +44,13 @@ class Store:
         return self.folder / key
 
     def evaluation(self, run_key: str, key: str) -> Path:
-        return self.folder / run_key / "evaluations" / f"{key}.json"
+        return RunFolder(self.run(run_key)).evaluations / f"{key}.json"
 
     def failure(self, key: str) -> Path:
         return self.folder / f"{key}.failed.json"
 
     def plan_record(self, study: str) -> Path:
-        return self.folder / "plans" / f"{study}.json"
+        return self.folder / "plans" / f"{file_name(study)}.json"
 
     @property
     def digest_cache(self) -> Path:
