@@ -94,10 +94,10 @@ def test_a_failed_stage_stops_only_its_children(study_file: StudyFile):
     results = collect(plan_study(path), command="")
     assert set(results.table["stage"]) == {"good"}
     errors = dict(zip(results.failures["stage"], results.failures["error"], strict=True))
-    assert "wants 4000" in errors["bad"] and errors["child"].startswith("not run: bad")
+    assert "asks for 4000" in errors["bad"] and errors["child"].startswith("not run: bad")
     assert results.counts["failed"] == 4
     status = segue("study", "status", path)
-    assert status.returncode == 0 and "wants 4000" in status.stdout
+    assert status.returncode == 0 and "asks for 4000" in status.stdout
     mended = path.read_text().replace("images = 4000", "images = 5")
     path.write_text(mended)
     assert run_study(plan_study(path)).failed == 0
@@ -134,8 +134,9 @@ def test_why_names_the_setting_that_changed(study_file: StudyFile):
     run_study(plan_study(path))
     unchanged = path.read_text()
     path.write_text(unchanged.replace("epochs = 2", "epochs = 3\noptimizer = { lr = 5e-4 }", 1))
-    changed = 'settings changed: epochs 2 -> 3; optimizer.lr (default) -> 0.0005; optimizer.name (default) -> "adam"'
-    assert set(changed.split("; ")) <= set("; ".join(reasons_by_stage(path)["pretrain"]).split("; "))
+    (reason,) = reasons_by_stage(path)["pretrain"]
+    changes = set(reason.removeprefix("settings changed: ").split("; "))
+    assert changes == {"epochs 2 -> 3", "optimizer.lr (default) -> 0.0005"}
     path.write_text(unchanged.replace("width = 8", "width = 16"))
     width = "settings changed: network.width 8 -> 16"
     assert reasons_by_stage(path) == {"dataset": {"finished"}, "pretrain": {width}, "transfer": {width}}

@@ -64,7 +64,7 @@ def describe(what: str, *, settings: Sequence[str] = (), sizes: Sizes | None = N
         raise SegueError(
             f"{what}: there is no such file or folder; give a dataset, a run, a study or a network's name."
         )
-    return describe_network(networks.named(what, settings, where=f"inspect {what}"), sizes or Sizes())
+    return describe_network(networks.named(what, settings, context=f"inspect {what}"), sizes or Sizes())
 
 
 def _is_run(path: Path) -> bool:

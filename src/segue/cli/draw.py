@@ -50,7 +50,7 @@ def network(
         spec, channels, classes = model.spec.network, len(model.channels), model.target.channels
         parts = parts or leaf_parts(model.network, model.spec.freeze)
     else:
-        spec = networks.named(what, settings or (), where=f"draw network {what}")
+        spec = networks.named(what, settings or (), context=f"draw network {what}")
     svg = draw_network(spec, channels=channels, classes=classes, size=size, frozen=parts)
     with replacing(out) as partial:
         partial.write_text(svg, encoding="utf-8")
@@ -70,18 +70,18 @@ def receptive_field(run: Run, image: Image, out: Figure) -> None:
     """Draw which pixels the scores at the centre of an image depend on, and how much."""
     import torch
 
-    from segue.data.normalization import normalised, statistics
+    from segue.data.normalization import intensity_stats, normalize
     from segue.networks.analysis.receptive_field import effective_field, receptive_field
     from segue.reporting.figures.network_views import receptive_field_figure
 
-    model, shown = _model(run), _image(image)
-    if len(shown) != len(model.channels):
-        raise SegueError(f"{image}: has {len(shown)} channels, the run takes {', '.join(model.channels)}.")
-    sides = [side // model.divisor * model.divisor for side in shown.shape[1:]]
-    cut = shown[None, :, : sides[0], : sides[1]]
+    model, pixels = _model(run), _image(image)
+    if len(pixels) != len(model.channels):
+        raise SegueError(f"{image}: has {len(pixels)} channels, the run takes {', '.join(model.channels)}.")
+    sides = [side // model.divisor * model.divisor for side in pixels.shape[1:]]
+    cut = pixels[None, :, : sides[0], : sides[1]]
     if not cut.size:
         raise SegueError(f"{image}: is smaller than {model.divisor} px, the least that the network takes.")
-    given = torch.from_numpy(normalised(cut, statistics(model.spec.normalize, shown[None])))
+    given = torch.from_numpy(normalize(cut, intensity_stats(model.spec.normalize, pixels[None])))
     network: Any = model.network
     reach = receptive_field(network, channels=len(model.channels), divisor=model.divisor)
     _save(receptive_field_figure(effective_field(network, given), reach), out)

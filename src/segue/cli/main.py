@@ -103,7 +103,7 @@ def plate(
         print(f"raw images, truth and a specification: {synthetic}\nnext: segue plate {made} OUT.h5")
         return
     if spec is None or out is None:
-        raise SegueError("plate: give SPEC.toml and OUT.h5, or --synthetic FOLDER for a made screen.")
+        raise SegueError("plate: give SPEC.toml and OUT.h5, or --synthetic FOLDER for a synthetic plate.")
     with open_progress() as report:
         api.plate(spec, out, workers=workers, progress=report)
     _inspect_dataset(out)
@@ -165,8 +165,7 @@ def inspect(
         print(plate.text)
         if plate.errors:
             raise SegueError(
-                f"{what}: `segue plate` would refuse it for {plate.errors} of the above (problems, duplicates or refused); "
-                "correct them."
+                f"{what}: `segue plate` would refuse it for {plate.errors} of the above problems; correct them."
             )
         return
     print(describe.describe(what, settings=settings or (), sizes=describe.Sizes(**sizes) if sizes else None))
@@ -311,14 +310,14 @@ def study_table(
     """Write the tidy table: a row for each run and domain it was scored on."""
     from segue import api
 
-    found = api.table(study, store=store)
+    table = api.table(study, store=store)
     if out is None:
-        print(found.to_csv(index=False), end="")
+        print(table.to_csv(index=False), end="")
         return
     from segue.study.table import write_table
 
-    write_table(found, out)
-    print(f"{len(found)} rows: {out}")
+    write_table(table, out)
+    print(f"{len(table)} rows: {out}")
 
 
 @app.command()
@@ -356,8 +355,8 @@ def demo(
 def demo_study() -> Path:
     """Returns the demo's study file: in an installed package beside the code, in a checkout at its root."""
     package = Path(__file__).resolve().parents[1]
-    found = [folder / "studies" / "demo.toml" for folder in (package, package.parents[1])]
-    for file in found:
+    files = [folder / "studies" / "demo.toml" for folder in (package, package.parents[1])]
+    for file in files:
         if file.is_file():
             return file
-    raise SegueError(f"{found[0]}: the demo's study file is missing; install segue again.")
+    raise SegueError(f"{files[0]}: the demo's study file is missing; install segue again.")

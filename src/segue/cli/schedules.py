@@ -48,8 +48,8 @@ class PlottedSchedule(SpecModel):
 
     @property
     def title(self) -> str:
-        told = f"{self.schedule.name}{_settings(self.schedule)}"
-        return f"{told}, warm-up{_settings(self.warmup)}" if self.warmup else told
+        text = f"{self.schedule.name}{_settings(self.schedule)}"
+        return f"{text}, warm-up{_settings(self.warmup)}" if self.warmup else text
 
     @cached_property
     def curve(self) -> RateCurve:
@@ -66,9 +66,9 @@ class RateCurve:
 
 
 def _settings(spec: SpecModel) -> str:
-    told = [f"{key} {value:g}" if isinstance(value, int | float) else f"{key} {value}"
+    texts = [f"{key} {value:g}" if isinstance(value, int | float) else f"{key} {value}"
             for key, value in spec.model_dump(exclude={"name"}).items()]  # fmt: skip
-    return f" ({', '.join(told)})" if told else ""
+    return f" ({', '.join(texts)})" if texts else ""
 
 
 def rate_curve(spec: Schedule, warmup: WarmupSpec | None, *, lr: float, epochs: int) -> RateCurve:
@@ -111,13 +111,19 @@ def schedules_of_file(path: Path) -> list[PlottedSchedule]:
         from segue.study.expand import read_study
 
         study = read_study(path)
-        stages = [(name, found.spec) for name, every in study.configurations.items() for found in every]
+        stages = [
+            (name, configuration.spec)
+            for name, configurations in study.configurations.items()
+            for configuration in configurations
+        ]
     used: dict[str, tuple[Mapping[str, Any], list[str]]] = {}
     for name, stage in stages:
         tables = {"schedule": stage.schedule, "warmup": stage.warmup, "lr": stage.optimizer.lr, "epochs": stage.epochs}
         used.setdefault(repr(tables), (tables, []))[1].append(name)
     return [
-        validate(PlottedSchedule, {**tables, "used_by": ", ".join(dict.fromkeys(filter(None, names)))}, context=str(path))
+        validate(
+            PlottedSchedule, {**tables, "used_by": ", ".join(dict.fromkeys(filter(None, names)))}, context=str(path)
+        )
         for tables, names in used.values()
     ]
 
@@ -126,9 +132,9 @@ def rows(course: PlottedSchedule) -> list[tuple[str, str]]:
     """Returns what a schedule does, as lines of a name and a text."""
     trace, spec = course.curve, course.schedule
     least = min(trace.rates)
-    found = [("schedule", course.title), ("", spec.summary)]
-    found += [("used by", course.used_by)] if course.used_by else []
-    found += [
+    lines = [("schedule", course.title), ("", spec.summary)]
+    lines += [("used by", course.used_by)] if course.used_by else []
+    lines += [
         (
             "rate",
             f"{trace.rates[0]:.3g} at the start, {trace.rates[-1]:.3g} at the last step of {course.epochs} epochs",
@@ -141,11 +147,11 @@ def rows(course: PlottedSchedule) -> list[tuple[str, str]]:
     ]
     monitor = spec.monitored
     if monitor is not None:
-        told = ", ".join(str(turn) for turn in trace.changes[:MAX_CHANGES]) or "none"
+        epochs = ", ".join(str(turn) for turn in trace.changes[:MAX_CHANGES]) or "none"
         more = f" … ({len(trace.changes)} in all)" if len(trace.changes) > MAX_CHANGES else ""
-        found.append((f"{_turn(spec)} after epochs", told + more))
-        found.append(("assumed", f"{monitor} stands still after the first epoch; in a training it decides"))
-    return [*found, ("", f"shown with {STEPS} steps an epoch")]
+        lines.append((f"{_turn(spec)} after epochs", epochs + more))
+        lines.append(("assumed", f"{monitor} stands still after the first epoch; in a training it decides"))
+    return [*lines, ("", f"shown with {STEPS} steps an epoch")]
 
 
 def _turn(spec: Schedule) -> str:

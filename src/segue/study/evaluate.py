@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -28,7 +27,7 @@ from segue.targets.target import Target
 from segue.training import checkpoint
 from segue.training.data import choose_layer, part_indices, refuse_leaks, refuse_shared_groups, training_groups
 from segue.training.freezing import load_parts
-from segue.training.run_folder import TrainedModel, load_run
+from segue.training.run_folder import RunFolder, TrainedModel, load_run
 from segue.training.spec import DataSpec
 from segue.training.tuning import predict_scores
 
@@ -50,7 +49,8 @@ def _score_timed(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns what `score_run` does and, apart from it since it differs from time to time, how long decoding took."""
     spec = model.spec
-    environment = json.loads((model.folder / "environment.json").read_text(encoding="utf-8"))
+    run = RunFolder(model.folder)
+    environment = run.read(run.environment)
     torch.set_num_threads(spec.threads)
     devices.keep_freed_memory()
     device = devices.default_device()
@@ -70,7 +70,7 @@ def _score_timed(
         division = opened.split_id(spec.split) if part == "validation" else ""
         by = opened.resolve_split(spec.split).by
         source = ResidentSource.from_parts([DatasetSubset(opened, indices, layer)], normalization=spec.normalize)
-    known = json.loads((model.folder / "groups.json").read_text(encoding="utf-8"))
+    known = run.read(run.groups)
     if part == "test":
         seen = ("training", "ancestors", "validation", "ancestors_validation")
         refuse_shared_groups({group for name in seen for group in known.get(name, ())}, groups, part, str(dataset))
@@ -112,10 +112,10 @@ def _score_timed(
 
     result |= {"classes": list(target.names), "scores": scored() | of_objects}
     if every_epoch:
-        trained = json.loads((model.folder / "metrics.json").read_text(encoding="utf-8"))
+        trained = run.read(run.metrics)
         result["epochs"] = []
         for epoch in range(1, trained["epochs"] + 1):
-            weights = checkpoint.load_weights(model.folder / "epochs" / f"{epoch}.safetensors")
+            weights = checkpoint.load_weights(run.epoch_weights(epoch))
             load_parts(network, weights, None, context=str(model.folder))
             result["epochs"].append(scored())
     return result, timing

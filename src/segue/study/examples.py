@@ -21,7 +21,7 @@ from segue.study.plan import Evaluation, Plan
 from segue.study.table import Example, ObjectExample
 from segue.targets.target import Target
 from segue.training.data import choose_layer, part_indices
-from segue.training.run_folder import TrainedModel, load_run
+from segue.training.run_folder import RunFolder, TrainedModel, load_run
 from segue.training.tuning import predict_scores
 
 MAX_DOMAINS = 6
@@ -35,19 +35,19 @@ def example_images(plan: Plan, table: pd.DataFrame) -> list[Example]:
     """
     if table.empty:
         return []
-    found = []
+    examples = []
     children = set(plan.study.parents.values())
     lasts = [name for name in plan.study.configurations if name not in children]
     for evaluation in plan.evaluations:
-        own = table[(table["domain"] == evaluation.domain) & (table["evaluated_domain"] == evaluation.domain)]
-        runs = {stage: _median_run(own.loc[own["stage"] == stage]) for stage in lasts}
+        rows = table[(table["domain"] == evaluation.domain) & (table["evaluated_domain"] == evaluation.domain)]
+        runs = {stage: _median_run(rows.loc[rows["stage"] == stage]) for stage in lasts}
         runs = {stage: run for stage, run in runs.items() if run is not None}
-        if runs and len(found) < MAX_DOMAINS:
+        if runs and len(examples) < MAX_DOMAINS:
             try:
-                found.append(_example(plan, evaluation, table, runs))
+                examples.append(_example(plan, evaluation, table, runs))
             except SegueError:
                 continue
-    return found
+    return examples
 
 
 def _median_run(rows: pd.DataFrame) -> pd.Series | None:
@@ -56,23 +56,23 @@ def _median_run(rows: pd.DataFrame) -> pd.Series | None:
 
 
 def _example(plan: Plan, evaluation: Evaluation, table: pd.DataFrame, runs: dict[str, pd.Series]) -> Example:
-    shown: dict[str, TrainedModel] = {}
+    models: dict[str, TrainedModel] = {}
     for stage, run in runs.items():
         folder = plan.store.run(str(run["run"]))
         if str(run["parent"]):
             parent = table[table["run"] == run["parent"]].iloc[0]
-            shown[f"{parent['stage']} only"] = load_run(plan.store.run(str(run["parent"])))
-        shown[f"after {stage}"] = load_run(folder)
-    model = next(iter(shown.values()))
+            models[f"{parent['stage']} only"] = load_run(plan.store.run(str(run["parent"])))
+        models[f"after {stage}"] = load_run(folder)
+    model = next(iter(models.values()))
     path = plan.dataset_file(evaluation.dataset)
     with Dataset(path) as dataset:
         layer = choose_layer(dataset, model.spec.target)
         index = _typical(dataset, part_indices(dataset, evaluation.data, model.spec, "test"), layer.name)
         images, _labels = dataset.read(index, layer=layer.name)
         source = ResidentSource.from_dataset(dataset, index, layer=layer.name, normalization=model.spec.normalize)
-    standardised, encoded = source.read(torch.tensor([0]), "cpu")
-    label = model.target.target_classes(model.target.encode(encoded))[0].numpy()
-    predictions = {caption: _predicted(shown_model, standardised) for caption, shown_model in shown.items()}
+    inputs, labels = source.read(torch.tensor([0]), "cpu")
+    label = model.target.target_classes(model.target.encode(labels))[0].numpy()
+    predictions = {caption: _predicted(model, inputs) for caption, model in models.items()}
     return Example(images[0, 0].astype(float), label, evaluation.domain, predictions)
 
 
@@ -100,13 +100,13 @@ def object_examples(plan: Plan, runs: Mapping[str, Sequence[str]]) -> list[Objec
     micrographs than the first; domains of which nothing is left, too.
     """
     domains = [evaluation for evaluation in plan.evaluations if runs.get(evaluation.domain)][:MAX_IMAGES]
-    found: list[ObjectExample] = []
+    examples: list[ObjectExample] = []
     for evaluation in domains:
         try:
-            found += _examples_of_domain(plan, evaluation, runs[evaluation.domain], MAX_IMAGES // len(domains))
+            examples += _examples_of_domain(plan, evaluation, runs[evaluation.domain], MAX_IMAGES // len(domains))
         except SegueError:  # its weights are gone or its dataset is: the page shows the others
             continue
-    return found
+    return examples
 
 
 def most_different(counts: Sequence[Mapping[str, Sequence[int]]], most: int) -> list[int]:
@@ -153,7 +153,7 @@ def _examples_of_domain(plan: Plan, evaluation: Evaluation, runs: Sequence[str],
 def _scored(plan: Plan, evaluation: Evaluation, dataset: Dataset, run: str) -> ScoredRun | None:
     """Returns a run of which the weights and the counts on whole micrographs are there, else None."""
     result = read_json(plan.store.evaluation(run, plan.evaluation_key(evaluation)))
-    if not result or "images" not in result or not (plan.store.run(run) / "weights.safetensors").exists():
+    if not result or "images" not in result or not RunFolder(plan.store.run(run)).weights.exists():
         return None
     model = load_run(plan.store.run(run))
     layer = choose_layer(dataset, model.spec.target)

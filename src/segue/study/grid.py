@@ -19,7 +19,7 @@ from segue.study.spec import Label, Table
 
 @dataclass(frozen=True)
 class Axis:
-    """One varied setting: the dotted path in the stage's table, its values, and ancestors' settings to avoid."""
+    """One varied setting: the dotted path in the stage's table, its values, and ancestors' settings to exclude."""
 
     path: str
     values: tuple[Any, ...]
@@ -28,7 +28,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class GridPoint:
-    """One point of a stage's own grid: the table without axes, the value of each axis, and what to avoid."""
+    """One point of a stage's own grid: the table without axes, the value of each axis, and what to exclude."""
 
     table: Table
     coordinates: dict[str, Any]
@@ -120,8 +120,8 @@ def split_axes(table: Any, path: str = "") -> tuple[Any, list[Axis]]:
         return axis.values[0], [axis]
     plain, axes = {}, []
     for key, value in table.items():
-        plain[key], found = split_axes(value, f"{path}.{key}" if path else key)
-        axes += found
+        plain[key], inner_axes = split_axes(value, f"{path}.{key}" if path else key)
+        axes += inner_axes
     return plain, axes
 
 

@@ -150,8 +150,8 @@ class Plan:
                 continue
             spec = train.template.spec
             parameters = networks.parameter_count(spec.network, channels=1, classes=2)
-            kept = train.key in self.parent_keys or self.study.spec.keep == "weights"
-            copies = kept * (1 + spec.selects_best) + spec.keep_epochs * spec.epochs
+            is_kept = train.key in self.parent_keys or self.study.spec.keep == "weights"
+            copies = is_kept * (1 + spec.selects_best) + spec.keep_epochs * spec.epochs
             uncounted += parameters is None and copies > 0
             weights += 4 * (parameters or 0) * copies
         there = next(folder for folder in [self.store.folder, *self.store.folder.absolute().parents] if folder.is_dir())
@@ -178,7 +178,7 @@ class Plan:
                 "finished" if is_there else "new" if then is None else "input changed" if then != key else "missing"
             )
             rows.append((key, f"dataset {dataset.name}", reason))
-        wanted = frozenset(training.parent for training in self.trainings if training.key not in existing)
+        parents_needed = frozenset(training.parent for training in self.trainings if training.key not in existing)
         compared: dict[tuple[str, int], str] = {}  # repetitions share their settings: compared once
         for training in self.trainings:
             then = known.get("trainings", {}).get(training.label)
@@ -187,7 +187,7 @@ class Plan:
             elif training.key not in existing:
                 reason = _change(training, then, known.get("settings", {}), compared)
             else:
-                reason = "weights not kept" if self._lacks(training, wanted) else "finished"
+                reason = "weights not kept" if self._lacks(training, parents_needed) else "finished"
             rows.append((training.key, training.label, reason))
         return rows
 
@@ -293,19 +293,19 @@ def plan_study(path: Path, store: Path | None = None) -> Plan:
 
 def _datasets_used(study: Study) -> list[PlannedDataset]:
     """Returns the datasets that a stage trains on or is scored on."""
-    names = {i.dataset for found in study.configurations.values() for c in found for i in c.spec.data}
+    names = {i.dataset for configurations in study.configurations.values() for c in configurations for i in c.spec.data}
     names |= {data.dataset for _, data in _evaluated_domains(study)}
     return [member for members in study.datasets.values() for member in members.members if member.name in names]
 
 
 def _evaluated_domains(study: Study) -> list[tuple[str, DataSpec]]:
     chosen = study.spec.evaluate.domains
-    found = []
+    entries = []
     for name in study.spec.domains if chosen == "all" else chosen:
         domain = study.spec.domains[name]
         entry, _ = study.datasets[domain["dataset"]].select(domain)
-        found.append((name, DataSpec.model_validate(entry)))
-    return found
+        entries.append((name, DataSpec.model_validate(entry)))
+    return entries
 
 
 def _evaluations(study: Study, keys: Mapping[str, str]) -> tuple[Evaluation, ...]:

@@ -7,7 +7,6 @@ Gathers what a study's runs recorded into one tidy table, their histories, failu
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from segue.storage import read_json, replacing
 from segue.study.expand import Configuration
 from segue.study.plan import Evaluation, Plan, PlannedTraining
 from segue.study.store import timing_file
+from segue.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,23 +109,23 @@ def collect(plan: Plan, *, command: str) -> StudyResults:
     splits = _splits(plan)
     apart = _apart_from_split(plan, splits)
     for configuration, train in plan.uses:
-        folder = plan.store.run(train.key)
-        metrics = read_json(folder / "metrics.json")
+        run = RunFolder(plan.store.run(train.key))
+        metrics = read_json(run.metrics)
         if metrics is None:
             continue
         identity = _identity(plan, configuration, train, metrics) | _split_columns(
-            folder, splits[train.key], apart.get(train.key), metrics
+            run, splits[train.key], apart.get(train.key), metrics
         )
-        found = [(e, read_json(plan.store.evaluation(train.key, plan.evaluation_key(e)))) for e in plan.evaluations]
-        for evaluation, result in found:
+        results = [(e, read_json(plan.store.evaluation(train.key, plan.evaluation_key(e)))) for e in plan.evaluations]
+        for evaluation, result in results:
             if result is not None:
                 scores = {"evaluated_domain": evaluation.domain, "split": result["part"], "samples": result["samples"]}
                 scores |= {"evaluated_groups": result["groups"]} if apart else {}
                 rows.append(identity | scores | result["scores"])
-        histories.append(_history(folder, identity, {e.domain: r for e, r in found if r is not None}))
+        histories.append(_history(run, identity, {e.domain: r for e, r in results if r is not None}))
         if configuration is train.configuration:
-            costs.append(_cost(folder, train))
-            timings += [_timing(plan, train, e, costs[-1]["seconds"]) for e, result in found if result is not None]
+            costs.append(_cost(run, train))
+            timings += [_timing(plan, train, e, costs[-1]["seconds"]) for e, result in results if result is not None]
     failures = _failures(plan)
     return StudyResults(
         name=study.spec.name,
@@ -138,7 +138,7 @@ def collect(plan: Plan, *, command: str) -> StudyResults:
         failures=failures,
         counts=_counts(plan, len(failures), len(rows)),
         cost=_total_cost(costs),
-        stages={name: _own_axes(found) for name, found in study.configurations.items()},
+        stages={name: _stage_axes(configurations) for name, configurations in study.configurations.items()},
         parents=dict(study.parents),
         domains=list(study.spec.domains),
         examples=[],
@@ -203,18 +203,18 @@ def _identity(
 
 def _splits(plan: Plan) -> dict[str, SplitSpec]:
     """Returns the split of each training; of one stored in a dataset that is there, the one it was made by."""
-    found: dict[str, SplitSpec] = {}
+    splits: dict[str, SplitSpec] = {}
     origins: dict[tuple[str, str], SplitSpec] = {}
     for train in plan.trainings:
-        split = found[train.key] = train.template.spec.split
+        split = splits[train.key] = train.template.spec.split
         if split.stored is not None:
             place = (train.inputs[0], split.stored)
             path = plan.dataset_file(train.inputs[0])
             if place not in origins and path.exists():
                 with Dataset(path) as dataset:
                     origins[place] = dataset.resolve_split(split)
-            found[train.key] = origins.get(place, split)
-    return found
+            splits[train.key] = origins.get(place, split)
+    return splits
 
 
 def _apart_from_split(plan: Plan, splits: Mapping[str, SplitSpec]) -> dict[str, str]:
@@ -224,23 +224,23 @@ def _apart_from_split(plan: Plan, splits: Mapping[str, SplitSpec]) -> dict[str, 
     Empty where the study divides all samples by the same."""
     if len({split.by for split in splits.values()}) < 2:
         return {}
-    found: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     for train in plan.trainings:
         settings: dict[str, Any] = train.template.spec.key_settings(
             {"parent", "init", "draw", "split", "keep_epochs", "film"}
         )
         settings["test"] = splits[train.key].model_dump(include={"stored", "seed", "test"})
-        inputs = [*train.inputs, found.get(train.parent or "", train.fingerprint.inputs[-1])]
-        found[train.key] = stage_hash({"settings": settings, "inputs": inputs})
-    return found
+        inputs = [*train.inputs, hashes.get(train.parent or "", train.fingerprint.inputs[-1])]
+        hashes[train.key] = stage_hash({"settings": settings, "inputs": inputs})
+    return hashes
 
 
-def _split_columns(folder: Path, split: SplitSpec, apart: str | None, metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _split_columns(run: RunFolder, split: SplitSpec, apart: str | None, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the columns that say how a run's samples were divided; none where no run was divided otherwise."""
     if apart is None:
         return {}
     leak = metrics.get("leak") or {}
-    groups = json.loads((folder / "groups.json").read_text(encoding="utf-8"))
+    groups = run.read(run.groups)
     return {
         "split_by": split.description,
         "split_tears": split.leaks_groups,
@@ -258,12 +258,12 @@ def _trained_on(configuration: Configuration) -> dict[str, str]:
     return {f"{stage}.domain": c.domain for stage, c in configuration.lineage.items()}
 
 
-def _own_axes(configurations: tuple[Any, ...]) -> list[str]:
+def _stage_axes(configurations: tuple[Any, ...]) -> list[str]:
     return list(dict.fromkeys(axis for configuration in configurations for axis in configuration.own))
 
 
-def _history(folder: Path, identity: Mapping[str, Any], evaluations: Mapping[str, Any]) -> pd.DataFrame:
-    history = pd.read_parquet(folder / "history.parquet")
+def _history(run: RunFolder, identity: Mapping[str, Any], evaluations: Mapping[str, Any]) -> pd.DataFrame:
+    history = pd.read_parquet(run.history)
     for domain, result in evaluations.items():
         for name in ("loss_adjusted", "dice_mean") if "epochs" in result else ():
             history[f"{name}@{domain}"] = [scores[name] for scores in result["epochs"]]
@@ -273,9 +273,9 @@ def _history(folder: Path, identity: Mapping[str, Any], evaluations: Mapping[str
     return pd.concat([pd.DataFrame([columns] * len(history)), history], axis=1)
 
 
-def _cost(folder: Path, train: PlannedTraining) -> dict[str, Any]:
-    timing = json.loads((folder / "timing.json").read_text(encoding="utf-8"))
-    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+def _cost(run: RunFolder, train: PlannedTraining) -> dict[str, Any]:
+    timing = run.read(run.timing)
+    environment = run.read(run.environment)
     machine = environment.get("gpu") or f"{environment['cpu']}, {environment['cores']} cores"
     if environment["amx"] == "yes":
         machine += " with AMX"
@@ -291,8 +291,8 @@ def _cost(folder: Path, train: PlannedTraining) -> dict[str, Any]:
 
 
 def _timing(plan: Plan, train: PlannedTraining, evaluation: Evaluation, train_s: float) -> dict[str, Any]:
-    taken = read_json(timing_file(plan.store.evaluation(train.key, plan.evaluation_key(evaluation)))) or {}
-    decode_s = taken.get("decode_s_median", math.nan)
+    timing = read_json(timing_file(plan.store.evaluation(train.key, plan.evaluation_key(evaluation)))) or {}
+    decode_s = timing.get("decode_s_median", math.nan)
     return {"run": train.key, "evaluated_domain": evaluation.domain, "train_s": train_s, "decode_s": decode_s}
 
 
@@ -313,14 +313,14 @@ def _failures(plan: Plan) -> pd.DataFrame:
     rows = []
     failed = plan.failed
     for train in plan.trainings:
-        found = read_json(plan.store.failure(train.key)) if train.key in failed else None
-        if found is not None:
+        record = read_json(plan.store.failure(train.key)) if train.key in failed else None
+        if record is not None:
             stage = train.configuration.stage
-            rows.append({"stage": stage, "run": train.key, "configuration": train.label, "error": found["error"]})
-    for key, member in plan.datasets.items():
-        found = read_json(plan.store.failure(key))
-        if found is not None:
-            rows.append({"stage": "dataset", "run": key, "configuration": member.name, "error": found["error"]})
+            rows.append({"stage": stage, "run": train.key, "configuration": train.label, "error": record["error"]})
+    for key, dataset in plan.datasets.items():
+        record = read_json(plan.store.failure(key))
+        if record is not None:
+            rows.append({"stage": "dataset", "run": key, "configuration": dataset.name, "error": record["error"]})
     return pd.DataFrame(rows, columns=["stage", "run", "configuration", "error"])
 
 

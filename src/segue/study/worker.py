@@ -130,13 +130,13 @@ def _restore_weights(task: StudyTask) -> None:
 
     again = RunFolder(task.folder.with_name(task.folder.name + ".again"))
     train_task(replace(task.train, folder=again.path), checkpoint_s=task.checkpoint_s)
-    for file, kept in (
+    for file, target in (
         (again.epochs, task.run.epochs),
         (again.last_weights, task.run.last_weights),
         (again.weights, task.run.weights),
     ):
-        if file.exists() and not kept.exists():
-            file.rename(kept)
+        if file.exists() and not target.exists():
+            file.rename(target)
     shutil.rmtree(again.path, ignore_errors=True)
 
 
