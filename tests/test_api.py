@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -44,8 +45,48 @@ def test_every_name_is_there():
     """Every advertised name can be imported, and an unknown one is refused."""
     for name in segue.__all__:
         assert getattr(segue, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+    with pytest.raises(AttributeError, match="No segue attribute trian"):
         segue.trian  # noqa: B018
+
+
+CALL_EVERY_FUNCTION = """
+import sys
+
+calls = {
+    "count": ("no", "no.h5", "no.csv"), "evaluate": ("no", "no.h5"), "film": ("no", "no.gif"), "load": ("no",),
+    "plan": ("no.toml",), "plate": ("no.toml", "no.h5"), "predict": ("no", [[0.0]]), "prepare": ("no.toml", "no.h5"),
+    "probabilities": ("no", [[0.0]]), "report": ("no.toml", "no.html"), "run_study": ("no.toml",),
+    "simulate": ("no.toml", "no.h5"), "table": ("no.toml",), "train": ("no.toml", "no"),
+}
+for first in ("plan", "report", "simulate"):
+    for module in [module for module in sys.modules if module.split(".")[0] == "segue"]:
+        del sys.modules[module]
+    import segue
+    assert set(segue.__all__) == {*calls, "Dataset", "SegueError"}
+    getattr(segue, first)
+    for name in [first, first, *calls, *reversed(calls)]:
+        try:
+            getattr(segue, name)(*calls[name])
+        except segue.SegueError as error:
+            assert str(error).startswith("no"), error
+        else:
+            raise AssertionError(f"{name} takes what does not exist")
+"""
+
+
+def test_functions_remain_functions(tmp_path: Path):
+    """Whichever function is used first, and however often, none is hidden by a module that it imports."""
+    done = subprocess.run(
+        [sys.executable, "-c", CALL_EVERY_FUNCTION], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_module_has_the_name_of_a_function():
+    """A module `segue.plan` would replace the function `segue.plan` as soon as it is imported."""
+    modules = {module.name for module in pkgutil.iter_modules(segue.__path__)}
+    assert "api" in modules and not modules & set(segue.__all__)
 
 
 def test_arrays_in_arrays_out(run: Path):
