@@ -332,6 +332,6 @@ def test_oblong_tiles_and_wrong_numbers_are_refused() -> None:
 
 
 def test_specifying_needs_no_torch() -> None:
-    """The specification and the drawing are imported without torch."""
+    """The specification of an augmentation is imported without torch."""
     code = "import sys; from segue.data.spec import AugmentSpec; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,7 +11,7 @@ from PIL import Image
 from samples.datasets import LAYERS, make_dataset, make_parts
 
 from segue.data.dataset import Dataset
-from segue.data.summary import coloured, colours_on_images, contact_sheet, describe, spread
+from segue.data.summary import class_colors, colored, contact_sheet, describe, spread
 from segue.errors import SegueError
 from segue.fingerprint import hash_dataset
 
@@ -95,8 +95,8 @@ def test_outlines_follow_labels() -> None:
     """A label's border has its class's colour, padding is grey, and background keeps its grey value."""
     image, labels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16), np.zeros((16, 16), np.int32)
     labels[4:8, 4:8], labels[12:] = 2, -1
-    picture = coloured(image, labels, LAYERS[0], np.array([0, 0, 12, 16]), 1)
-    assert tuple(picture[4, 5]) == colours_on_images(LAYERS[0].names)[2]
+    picture = colored(image, labels, LAYERS[0], np.array([0, 0, 12, 16]), 1)
+    assert tuple(picture[4, 5]) == class_colors(LAYERS[0].names)[2]
     assert len(set(picture[2, 2])) == 1
     assert (picture[12:] == 238).all()
 
@@ -106,9 +106,9 @@ def test_pixels_that_are_no_number_are_black(bad: float) -> None:
     """NaN and infinity are drawn black, without a warning, and do not change how the others are stretched."""
     image, labels = np.arange(256, dtype=np.float32).reshape(1, 16, 16), np.zeros((16, 16), np.int32)
     box = np.array([0, 0, 16, 16])
-    whole = coloured(image, labels, LAYERS[0], box, 1)
+    whole = colored(image, labels, LAYERS[0], box, 1)
     image[0, 7, 7] = bad
-    picture = coloured(image, labels, LAYERS[0], box, 1)
+    picture = colored(image, labels, LAYERS[0], box, 1)
     assert (picture[7, 7] == 0).all()
     assert np.abs(np.delete(picture.astype(int) - whole, 7, axis=0)).max() <= 1
-    assert not coloured(np.full_like(image, bad), labels, LAYERS[0], box, 1).any()
+    assert not colored(np.full_like(image, bad), labels, LAYERS[0], box, 1).any()

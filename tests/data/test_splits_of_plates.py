@@ -175,7 +175,7 @@ def test_divisions_tell_ways_of_tearing_apart() -> None:
     ("split", "message"),
     [
         ({"by": "experimnt"}, "d.h5: split.by: unknown column 'experimnt'; did you mean 'experiment'"),
-        ({"by": "source"}, "differs within group 'P1/00' and would tear it"),
+        ({"by": "source"}, "differs within group 'P1/00' and would split it"),
         ({"by": "time", "blocks": 11}, "split.blocks = 11, but there are 10 times; lower blocks to at most that"),
         ({"by": "chunk", "chunk": 10**6}, "one unit only to divide by chunks of 1000000 tiles"),
     ],

@@ -150,7 +150,7 @@ def test_an_epoch_of_ten_times_the_memory(tmp_path: Path, stream):
         assert source.shuffles_in_memory(window, 8)
         assert not source.shuffles_in_memory(window + 1, 8)
         assert source.bytes_in_use(window, 8) <= budget
-        assert source.least_bytes(8) < budget
+        assert source.min_bytes(8) < budget
         samples = epoch_order(np.arange(data.count) // 10, 1, window, np.random.default_rng(0))
         resident = ResidentSource.from_dataset(data, np.arange(data.count), layer="cells")
         tracemalloc.start()
@@ -162,7 +162,7 @@ def test_an_epoch_of_ten_times_the_memory(tmp_path: Path, stream):
             assert tracemalloc.get_traced_memory()[1] <= budget
         finally:
             tracemalloc.stop()
-        assert 0 < source.most_held_bytes <= budget
+        assert 0 < source.peak_bytes <= budget
 
 
 def test_each_chunk_is_read_once(data: Dataset, stream, monkeypatch: pytest.MonkeyPatch):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from samples.target_contract import perfect_prediction
 from scipy.optimize import linear_sum_assignment
 from skimage.draw import polygon
 
@@ -20,6 +21,7 @@ from segue.spec import validate
 from segue.targets import rays
 from segue.targets.kernels import rays as kernels
 from segue.targets.rays import Rays
+from segue.targets.registry import build_target
 from segue.targets.specs import RaysSpec
 
 DATA = Path(__file__).parents[2] / "examples" / "data"
@@ -45,7 +47,7 @@ def encoded(labels: np.ndarray, target: Rays = TARGET) -> np.ndarray:
 
 
 def round_trip(labels: np.ndarray, target: Rays = TARGET) -> np.ndarray:
-    return target.decode(target.ideal(encoded(labels, target)), target.parameters)
+    return target.decode(perfect_prediction(target, encoded(labels, target)), target.decode_params)
 
 
 def hostile(size: int = 40) -> dict[str, np.ndarray]:
@@ -128,7 +130,7 @@ def test_hostile_maps_are_taught_whole(name: str):
     labels = HOSTILE[name]
     found = encoded(labels)
     assert np.isfinite(found).all() and found.shape == (33, *labels.shape) and found.dtype == np.float32
-    truth = TARGET.truth(torch.from_numpy(found)[None])[0].numpy()
+    truth = TARGET.target_classes(torch.from_numpy(found)[None])[0].numpy()
     assert np.array_equal(truth, np.sign(labels))
     assert all(found[0][labels == label].max() == 1 for label in np.unique(labels[labels > 0]))
     assert (found[1:, labels > 0] >= 0.5).all()
@@ -184,26 +186,26 @@ def test_encoding_turns_with_the_labels(count: int):
     target = Rays(("background", "object"), count)
     maps = torch.from_numpy(np.stack(list(HOSTILE.values())))
     known = target.encode(maps)
-    for code in range(augmentation.CODES):
+    for code in range(augmentation.N_DIHEDRAL):
         codes = torch.full((len(maps),), code)
         labels = augmentation.dihedral(maps[:, None].float(), maps, codes)[1]
-        assert torch.equal(target.turned(known, codes), target.encode(labels))
+        assert torch.equal(target.transform(known, codes), target.encode(labels))
 
 
 def test_samples_turn_by_codes_of_their_own():
     """A batch of mixed codes is turned as its samples alone; half turns do for tiles that are not square."""
     known = TARGET.encode(torch.from_numpy(np.stack([HOSTILE["touching"], HOSTILE["cut"], HOSTILE["ignored"]])))
     codes = torch.tensor([5, 0, 7])
-    alone = [TARGET.turned(known[i : i + 1], codes[i : i + 1])[0] for i in range(3)]
-    assert torch.equal(TARGET.turned(known, codes), torch.stack(alone))
+    alone = [TARGET.transform(known[i : i + 1], codes[i : i + 1])[0] for i in range(3)]
+    assert torch.equal(TARGET.transform(known, codes), torch.stack(alone))
     wide = known[:, :, :20]
-    assert torch.equal(TARGET.turned(TARGET.turned(wide, torch.full((3,), 3)), torch.full((3,), 3)), wide)
+    assert torch.equal(TARGET.transform(TARGET.transform(wide, torch.full((3,), 3)), torch.full((3,), 3)), wide)
     with pytest.raises(SegueError, match="20 × 40 px"):
-        TARGET.turned(wide, codes)
+        TARGET.transform(wide, codes)
 
 
 def loss(scores: torch.Tensor, taught: torch.Tensor, target: Rays = TARGET) -> torch.Tensor:
-    return (target.totals(scores, taught) / target.masses(taught).clamp(min=1e-12)).sum()
+    return (target.loss_sums(scores, taught) / target.normalizers(taught).clamp(min=1e-12)).sum()
 
 
 def test_loss_turns_with_the_batch():
@@ -211,9 +213,9 @@ def test_loss_turns_with_the_batch():
     taught = TARGET.encode(torch.from_numpy(np.stack(list(HOSTILE.values()))))
     scores = 3 * torch.randn(taught.shape, generator=rng.torch_generator("rays"))
     wanted = loss(scores, taught)
-    for code in range(augmentation.CODES):
+    for code in range(augmentation.N_DIHEDRAL):
         codes = torch.full((len(taught),), code)
-        assert loss(TARGET.turned(scores, codes), TARGET.turned(taught, codes)).item() == pytest.approx(
+        assert loss(TARGET.transform(scores, codes), TARGET.transform(taught, codes)).item() == pytest.approx(
             wanted.item(), rel=1e-5
         )
 
@@ -247,12 +249,12 @@ def test_ignored_pixels_count_nowhere():
 def test_perfect_scores_have_the_least_loss_and_the_true_classes():
     """Ideal scores have only the entropy of the probabilities as loss, and the true classes; probabilities fit them."""
     taught = TARGET.encode(torch.from_numpy(np.stack([HOSTILE["touching"], HOSTILE["cut"], HOSTILE["ignored"]])))
-    ideal = torch.from_numpy(np.stack([TARGET.ideal(one.numpy()) for one in taught]))
+    ideal = torch.from_numpy(np.stack([perfect_prediction(TARGET, one.numpy()) for one in taught]))
     p = taught[:, 0][taught[:, 0] >= 0].double()
     entropy = -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)).mean()
-    totals = TARGET.totals(ideal, taught)
+    totals = TARGET.loss_sums(ideal, taught)
     assert loss(ideal, taught).item() == pytest.approx(entropy.item(), abs=1e-3) and totals[1] == 0
-    truth, known = TARGET.truth(taught), taught[:, 0] >= 0
+    truth, known = TARGET.target_classes(taught), taught[:, 0] >= 0
     assert torch.equal(TARGET.classes(ideal)[known], truth[known])
     scores = 4 * torch.randn(taught.shape, generator=rng.torch_generator("rays"))
     probabilities = TARGET.probabilities(scores)
@@ -305,7 +307,7 @@ def test_polygons_are_drawn_as_by_skimage():
     for centre, own in zip(centres, radii, strict=True):
         ys, xs = np.ascontiguousarray(centre[:, None] + own * rays.directions(16).T) + 1e-3
         found, wanted = np.zeros((48, 48), np.int32), np.zeros((48, 48), np.int32)
-        kernels.draw(found, 1, ys, xs)
+        kernels.fill_polygon(found, 1, ys, xs)
         wanted[polygon(ys, xs, wanted.shape)] = 1
         assert np.array_equal(found, wanted)
 
@@ -331,34 +333,34 @@ def test_suppression_is_that_of_all_pairs(threshold: float, spread: float):
         if all(share <= threshold for share in near):
             wanted.append(i)
     labels = np.zeros((48, 48), np.int32)
-    found = kernels.suppressed(places, radii, order, unit, threshold, labels)
+    found = kernels.non_maximum_suppression(places, radii, order, unit, threshold, labels)
     assert found.tolist() == wanted and 3 < len(wanted) < len(places)
     drawn = np.zeros_like(labels)
     for number, i in enumerate(wanted, 1):
-        kernels.draw(drawn, number, *polygons[i])
+        kernels.fill_polygon(drawn, number, *polygons[i])
     assert np.array_equal(labels, drawn)
 
 
 def test_polygons_are_the_objects_that_are_decoded():
     """Vertices drawn in order of probability give the labels; each object's probability is that of its proposer."""
     labels = read(STARDIST["pixels"]["file"])
-    scores = TARGET.ideal(encoded(labels))
+    scores = perfect_prediction(TARGET, encoded(labels))
     noise = rng.numpy_generator("scores").normal(size=scores.shape)
     scores[0] += 0.3 * noise[0]
     scores[1:] *= 1 + 0.1 * noise[1:]
-    vertices, probabilities = TARGET.polygons(scores, TARGET.parameters)
-    decoded = TARGET.decode(scores, TARGET.parameters)
+    vertices, probabilities = TARGET.polygons(scores, TARGET.decode_params)
+    decoded = TARGET.decode(scores, TARGET.decode_params)
     assert vertices.shape == (decoded.max(), 32, 2) and probabilities.shape == (decoded.max(),)
     assert (probabilities > 0.5).all() and (probabilities <= 1).all()
     drawn = np.zeros_like(decoded)
     for index in np.argsort(-probabilities, kind="stable"):
-        kernels.draw(drawn, index + 1, *np.ascontiguousarray(vertices[index].T, float))
+        kernels.fill_polygon(drawn, index + 1, *np.ascontiguousarray(vertices[index].T, float))
     assert (drawn != decoded).mean() < 1e-3
 
 
 def test_thresholds_do_what_they_say():
     """A higher probability threshold proposes less, a higher overlap threshold suppresses less."""
-    scores = TARGET.ideal(encoded(read(STARDIST["pixels"]["file"])))
+    scores = perfect_prediction(TARGET, encoded(read(STARDIST["pixels"]["file"])))
     noise = rng.numpy_generator("scores").normal(size=scores.shape)
     scores[0] += 2 * noise[0]
     scores[1:] *= np.exp(0.6 * noise[1:])
@@ -366,7 +368,7 @@ def test_thresholds_do_what_they_say():
     def found(probability: float, overlap: float) -> int:
         return int(TARGET.decode(scores, {"prob_threshold": probability, "nms_threshold": overlap}).max())
 
-    counts = [found(0.5, overlap) for overlap in TARGET.ranges["nms_threshold"]]
+    counts = [found(0.5, overlap) for overlap in TARGET.decode_search_space["nms_threshold"]]
     assert counts == sorted(counts) and counts[0] < counts[-1]
     assert found(0.3, 0.4) >= found(0.8, 0.4) > 0
     assert found(1.0, 0.4) == 0
@@ -375,10 +377,10 @@ def test_thresholds_do_what_they_say():
 def test_many_candidates_are_thinned_by_cells(monkeypatch: pytest.MonkeyPatch):
     """With few candidates allowed, the best of each cell still finds every object of a real image of large ones."""
     labels = read("bbbc039/labels/" + sorted((DATA / "bbbc039" / "labels").glob("*.png"))[0].name)[:300, :300]
-    scores, wanted = TARGET.ideal(encoded(labels)), round_trip(labels)
+    scores, wanted = perfect_prediction(TARGET, encoded(labels)), round_trip(labels)
     monkeypatch.setattr(rays, "CANDIDATES", np.count_nonzero(scores[0] > 0) // 3)
-    found = TARGET.decode(scores, TARGET.parameters)
-    assert len(rays._candidates(scores[0], 0.0)) <= rays.CANDIDATES
+    found = TARGET.decode(scores, TARGET.decode_params)
+    assert len(rays._candidates(scores[0], 0.0)) <= rays.MAX_CANDIDATES
     assert abs(int(found.max()) - int(wanted.max())) <= 1 and ((found > 0) != (wanted > 0)).mean() < 0.01
 
 
@@ -388,16 +390,16 @@ def test_noise_is_decoded(scale: float):
     scores = rng.numpy_generator("noise").normal(size=(33, 64, 48)).astype(np.float32)
     scores[1:] *= scale
     scores[1, :4, :4], scores[2, :4, :4] = np.nan, np.inf
-    found = TARGET.decode(scores, TARGET.parameters)
+    found = TARGET.decode(scores, TARGET.decode_params)
     assert found.shape == (64, 48) and np.array_equal(np.unique(found[found > 0]), np.arange(1, found.max() + 1))
-    assert np.array_equal(found, TARGET.decode(scores.copy(), TARGET.parameters))
+    assert np.array_equal(found, TARGET.decode(scores.copy(), TARGET.decode_params))
 
 
 def test_settings_that_do_not_fit_are_refused():
     """Rays that quarter turns do not carry into rays, and layers of several kinds, are told."""
     with pytest.raises(SpecError, match="rays"):
-        validate(RaysSpec, {"name": "rays", "rays": 30}, where="study.toml")
-    spec = validate(RaysSpec, {"name": "rays", "rays": 16}, where="study.toml")
-    assert rays.build(spec, names=("background", "cell"), where="study.toml").channels == 17
+        validate(RaysSpec, {"name": "rays", "rays": 30}, context="study.toml")
+    spec = validate(RaysSpec, {"name": "rays", "rays": 16}, context="study.toml")
+    assert build_target(spec, names=("background", "cell"), instances=True, context="study.toml").channels == 17
     with pytest.raises(SegueError, match="3 classes"):
-        rays.build(spec, names=("background", "a", "b"), where="study.toml")
+        build_target(spec, names=("background", "a", "b"), instances=True, context="study.toml")

@@ -1,8 +1,4 @@
-"""What datasets are made of: label layers, micrographs, and the part that one group contributes.
-
-Whether the arrays of a dataset agree with each other: a damaged file ends in one sentence when it is opened.
-
-The dataset: one HDF5 file of tiles, labels, sample rows, whole micrographs and splits, readable by plain h5py.
+"""The dataset: one HDF5 file of tiles, labels, sample rows, whole micrographs and splits, readable by plain h5py.
 
 tiles/images (N, C, H, W)              acquired type
 tiles/labels/<layer> (N, H, W)         int32; 0 background, -1 ignored; attributes kind and names
@@ -13,6 +9,8 @@ samples/<column> (N,)                  group, source, y_px, x_px, conditions
 micrographs/<source>/{image, labels/<layer>}
 splits/<name> (N,)                     0 train, 1 validation, 2 test
 attributes                             format, format_version, channels, pixel_size_nm, provenance (JSON)
+
+Whether the arrays agree with each other is checked on opening, so that a damaged file ends in one sentence.
 """
 
 from __future__ import annotations
@@ -44,53 +42,6 @@ from segue.hdf5 import Node, open_file, reading
 from segue.spec import unknown
 
 REMEDY = "the file is damaged: copy it again or make it anew."
-
-
-def check_arrays(path: Path, file: Node) -> None:
-    """Raises SegueError, naming the array, where one is missing or does not go with tiles/images (N, C, H, W)."""
-    images = _array(path, file, "tiles/images")
-    if images.ndim != 4 or not all(images.shape[1:]):
-        raise SegueError(f"{path}: tiles/images is {_shape(images.shape)}, not N × C × H × W of tiles with pixels.")
-    if not len(images) and not len(file.get("micrographs", ())):
-        raise SegueError(f"{path}: holds neither tiles nor whole images; {REMEDY}")
-    count, channels, height, width = images.shape
-    _check(path, file, "tiles/valid", (count, 4))
-    _check(path, file, "tiles/intensity", (count, channels, 2))
-    for name in file.get("tiles/labels", ()):
-        _check(path, file, f"tiles/labels/{name}", (count, height, width))
-    for name in dict.fromkeys((*REQUIRED_COLUMNS, *file.get("samples", ()))):
-        _check(path, file, f"samples/{name}", (count,))
-    for name in file.get("splits", ()):
-        _check(path, file, f"splits/{name}", (count,))
-
-
-def check_counts(path: Path, file: Node, layers: Iterable[Layer]) -> None:
-    """Raises SegueError where the stored class counts do not go with the layers' names and the number of tiles."""
-    count = file["tiles/images"].shape[0]
-    for layer in layers:
-        if layer.kind == "classes":
-            _check(path, file, f"tiles/class_counts/{layer.name}", (count, len(layer.names)))
-
-
-def _check(path: Path, file: Node, name: str, expected: tuple[int, ...]) -> None:
-    found = _array(path, file, name).shape
-    if len(found) == len(expected) and found[1:] == expected[1:] and found[0] != expected[0]:
-        raise SegueError(f"{path}: {name} has length {found[0]}, but tiles/images has length {expected[0]}; {REMEDY}")
-    if found != expected:
-        raise SegueError(f"{path}: {name} is {_shape(found)}, but must be {_shape(expected)} here; {REMEDY}")
-
-
-def _array(path: Path, file: Node, name: str) -> Node:
-    found = file.get(name)
-    if not isinstance(found, h5py.Dataset):
-        raise SegueError(f"{path}: the array {name} is missing; {REMEDY}")
-    return found
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return " × ".join(map(str, shape)) or "a single value"
-
-
 LABEL_CACHE_BYTES = 64 * 2**20
 
 
@@ -170,37 +121,36 @@ class Dataset:
                 "`segue.predict`); to train or score, give a dataset with stained wells."
             )
         columns = self.samples()
-        chosen = np.ones(self.count, dtype=bool)
-        for name, wanted in conditions.items():
+        mask = np.ones(self.count, dtype=bool)
+        for name, condition in conditions.items():
             if name not in columns:
                 raise SegueError(f"{self.path}: {unknown(name, columns, 'condition')}.")
-            chosen &= _matches(f"{self.path}: condition '{name}'", columns[name], wanted)
-        if not chosen.any():
-            shown = ", ".join(f"{name} = {wanted}" for name, wanted in conditions.items())
-            raise SegueError(f"{self.path}: no sample meets all of {shown}; each is met alone: relax one of them.")
-        return np.flatnonzero(chosen)
+            mask &= _matches(f"{self.path}: condition '{name}'", columns[name], condition)
+        if not mask.any():
+            listed = ", ".join(f"{name} = {condition}" for name, condition in conditions.items())
+            raise SegueError(f"{self.path}: no sample meets all of {listed}; each is met alone: relax one of them.")
+        return np.flatnonzero(mask)
 
     def split(self, split: SplitSpec) -> np.ndarray:
-        """Returns (N,) uint8: 0 train, 1 validation, 2 test, from the stored split it names or as `division.codes`."""
+        """Returns (N,) uint8: 0 train, 1 validation, 2 test, of a stored split or by `splits.split_codes`."""
         if split.stored is None:
             return splits.split_codes(split, self.samples(), context=str(self.path))
         return self.split_codes(split.stored)
 
     def split_id(self, split: SplitSpec) -> str:
-        """Returns what tells apart the ways in which groups are torn, "" where they are not: `division.division`."""
+        """Returns the identifier of a split that divides groups, "" for others: `splits.split_id`."""
         return splits.split_id(self.resolve_split(split), self.samples())
 
     def resolve_split(self, split: SplitSpec) -> SplitSpec:
-        """Returns the split by which a stored one was made, where it tells; any other is its own."""
+        """Returns the split by which a stored one was made, if that is recorded; any other split itself."""
         if split.stored is None or split.stored not in self.split_names():
             return split
-        told = {
-            key: value for key, value in self.split_attributes(split.stored).items() if key in SplitSpec.model_fields
-        }
-        return SplitSpec.model_validate(told) if told else split
+        attributes = self.split_attributes(split.stored)
+        settings = {key: value for key, value in attributes.items() if key in SplitSpec.model_fields}
+        return SplitSpec.model_validate(settings) if settings else split
 
     def neighbours(self, training: np.ndarray, validation: np.ndarray) -> Neighbours:
-        """Returns how many neighbouring tiles lie across the border of two sets of samples: `division.neighbours`."""
+        """Returns how many neighboring tiles lie across the border of two sets of samples: `splits.neighbours`."""
         shape = (self.tile_shape[1], self.tile_shape[2])
         return splits.neighbours(self.samples(), shape, training=training, validation=validation)
 
@@ -249,7 +199,7 @@ class Dataset:
         return self._opened()[f"tiles/class_counts/{layer}"][()]
 
     def micrograph(self, source: str) -> Micrograph:
-        """Returns the whole image (C, H, W) and its labels; raises SegueError when it is not kept."""
+        """Returns the whole image (C, H, W) and its labels; raises SegueError if it is not stored."""
         group = self._opened().get(f"micrographs/{micrograph_key(source)}")
         if group is None:
             raise SegueError(
@@ -262,7 +212,7 @@ class Dataset:
             )
 
     def micrograph_attributes(self, source: str) -> dict[str, Any]:
-        """Returns what is stored of a kept micrograph beside its pixels: of a mosaic plate, well, time, conditions …"""
+        """Returns the attributes of a stored micrograph: of a mosaic plate, well, time, conditions …"""
         group = self._opened().get(f"micrographs/{micrograph_key(source)}")
         if group is None:
             raise SegueError(
@@ -271,11 +221,11 @@ class Dataset:
         return {name: _plain(value) for name, value in group.attrs.items()}
 
     def micrograph_layers(self, source: str) -> tuple[str, ...]:
-        """Returns the names of a kept micrograph's label layers, without reading them; unlabelled ones have none."""
+        """Returns the names of a stored micrograph's label layers, without reading them; none if it is unlabeled."""
         return tuple(self._opened().get(f"micrographs/{micrograph_key(source)}/labels", ()))
 
     def micrograph_ids(self) -> tuple[str, ...]:
-        """Returns the sources whose whole images are kept, sorted."""
+        """Returns the sources whose whole images are stored, sorted."""
         return tuple(sorted(micrograph_name(key) for key in self._opened().get("micrographs", ())))
 
     def _opened(self) -> Node:
@@ -284,51 +234,96 @@ class Dataset:
         return self._file
 
 
-def _matches(where: str, values: np.ndarray, wanted: Any) -> np.ndarray:
-    if isinstance(wanted, Mapping):
-        return _in_range(where, values, wanted)
-    chosen = np.zeros(len(values), dtype=bool)
-    for value in wanted if isinstance(wanted, (list, tuple)) else [wanted]:
+def check_arrays(path: Path, file: Node) -> None:
+    """Raises SegueError, naming the array, where one is missing or does not go with tiles/images (N, C, H, W)."""
+    images = _array(path, file, "tiles/images")
+    if images.ndim != 4 or not all(images.shape[1:]):
+        raise SegueError(f"{path}: tiles/images is {_shape(images.shape)}, not N × C × H × W of tiles with pixels.")
+    if not len(images) and not len(file.get("micrographs", ())):
+        raise SegueError(f"{path}: holds neither tiles nor whole images; {REMEDY}")
+    count, channels, height, width = images.shape
+    _check(path, file, "tiles/valid", (count, 4))
+    _check(path, file, "tiles/intensity", (count, channels, 2))
+    for name in file.get("tiles/labels", ()):
+        _check(path, file, f"tiles/labels/{name}", (count, height, width))
+    for name in dict.fromkeys((*REQUIRED_COLUMNS, *file.get("samples", ()))):
+        _check(path, file, f"samples/{name}", (count,))
+    for name in file.get("splits", ()):
+        _check(path, file, f"splits/{name}", (count,))
+
+
+def check_counts(path: Path, file: Node, layers: Iterable[Layer]) -> None:
+    """Raises SegueError where the stored class counts do not go with the layers' names and the number of tiles."""
+    count = file["tiles/images"].shape[0]
+    for layer in layers:
+        if layer.kind == "classes":
+            _check(path, file, f"tiles/class_counts/{layer.name}", (count, len(layer.names)))
+
+
+def _check(path: Path, file: Node, name: str, expected: tuple[int, ...]) -> None:
+    shape = _array(path, file, name).shape
+    if len(shape) == len(expected) and shape[1:] == expected[1:] and shape[0] != expected[0]:
+        raise SegueError(f"{path}: {name} has length {shape[0]}, but tiles/images has length {expected[0]}; {REMEDY}")
+    if shape != expected:
+        raise SegueError(f"{path}: {name} is {_shape(shape)}, but must be {_shape(expected)} here; {REMEDY}")
+
+
+def _array(path: Path, file: Node, name: str) -> Node:
+    array = file.get(name)
+    if not isinstance(array, h5py.Dataset):
+        raise SegueError(f"{path}: the array {name} is missing; {REMEDY}")
+    return array
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape)) or "a single value"
+
+
+def _matches(context: str, values: np.ndarray, condition: Any) -> np.ndarray:
+    if isinstance(condition, Mapping):
+        return _in_range(context, values, condition)
+    mask = np.zeros(len(values), dtype=bool)
+    for value in condition if isinstance(condition, (list, tuple)) else [condition]:
         if isinstance(value, str) != (values.dtype.kind == "O"):
             same = np.zeros(len(values), dtype=bool)
         else:
             same = values == value if isinstance(value, str) else np.isclose(values, float(value), rtol=1e-9, atol=0)
         if not same.any():
-            raise SegueError(f"{where}: no sample has {value!r}; found are {_present(values)}.")
-        chosen |= same
-    return chosen
+            raise SegueError(f"{context}: no sample has {value!r}; found are {_present(values)}.")
+        mask |= same
+    return mask
 
 
-def _in_range(where: str, values: np.ndarray, wanted: Mapping[str, Any]) -> np.ndarray:
-    odd = set(wanted) - {"min", "max"}
-    if odd or not wanted or values.dtype.kind == "O":
+def _in_range(context: str, values: np.ndarray, limits: Mapping[str, Any]) -> np.ndarray:
+    odd = set(limits) - {"min", "max"}
+    if odd or not limits or values.dtype.kind == "O":
         raise SegueError(
-            f"{where}: {dict(wanted)} is no range for values such as {_present(values)}; "
+            f"{context}: {dict(limits)} is no range for values such as {_present(values)}; "
             "give a value, a list, or for numbers { min = …, max = … }."
         )
-    chosen = (values >= wanted.get("min", -np.inf)) & (values <= wanted.get("max", np.inf))
-    if not chosen.any():
-        raise SegueError(f"{where}: no sample lies in {dict(wanted)}; found are {_present(values)}.")
-    return chosen
+    mask = (values >= limits.get("min", -np.inf)) & (values <= limits.get("max", np.inf))
+    if not mask.any():
+        raise SegueError(f"{context}: no sample lies in {dict(limits)}; found are {_present(values)}.")
+    return mask
 
 
 def _present(values: np.ndarray) -> str:
-    found = [str(value) for value in np.unique(values)]
-    return ", ".join(found) if len(found) <= 12 else f"{', '.join(found[:6])}, … {found[-1]} ({len(found)} values)"
+    texts = [str(value) for value in np.unique(values)]
+    return ", ".join(texts) if len(texts) <= 12 else f"{', '.join(texts[:6])}, … {texts[-1]} ({len(texts)} values)"
 
 
 def _read_rows(dataset: Node, indices: np.ndarray) -> np.ndarray:
-    wanted = np.asarray(indices, dtype=np.int64)
-    if wanted.size and not (wanted.min() >= 0 and wanted.max() < dataset.shape[0]):
-        raise IndexError(f"indices reach from {wanted.min()} to {wanted.max()}, the dataset holds {dataset.shape[0]}")
-    order, place = np.unique(wanted, return_inverse=True)
+    indices = np.asarray(indices, dtype=np.int64)
+    if indices.size and not (indices.min() >= 0 and indices.max() < dataset.shape[0]):
+        raise IndexError(f"indices reach from {indices.min()} to {indices.max()}, the dataset holds {dataset.shape[0]}")
+    order, inverse = np.unique(indices, return_inverse=True)
     rows = np.empty((len(order), *dataset.shape[1:]), dtype=dataset.dtype)
     ends = np.flatnonzero(np.diff(order, append=-1) != 1) + 1
     start = 0
     for end in ends:
         dataset.read_direct(rows, np.s_[order[start] : order[end - 1] + 1], np.s_[start:end])
         start = end
-    return rows if np.array_equal(order, wanted) else rows[place]
+    return rows if np.array_equal(order, indices) else rows[inverse]
 
 
 def _uncached(file: Node, name: str) -> Node:

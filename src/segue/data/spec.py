@@ -1,4 +1,4 @@
-"""Specifications."""
+"""Specifications of datasets: splits, `segue prepare`, augmentation, normalization; and label layers. No torch."""
 
 from __future__ import annotations
 
@@ -14,19 +14,37 @@ from segue.spec import SpecModel
 STANDARD_COLUMNS = ("group", "source", "y_px", "x_px", "pixel_size_nm", "split", "image", "label")
 
 
+@dataclass(frozen=True)
+class Layer:
+    """A label layer.
+
+    classes: `names[v]` is the name of value v, names[0] the background. instances: ("background", <object name>),
+    every object has its own value from 1 on. In both, 0 is background and -1 is ignored. Virtual layers
+    (`sources.virtual_labels`) are not stored: images, without any names, and column, whose classes are of whole images.
+    """
+
+    name: str
+    kind: Literal["classes", "instances", "images", "column"]
+    names: tuple[str, ...]
+
+    @property
+    def stored(self) -> bool:
+        return self.kind in ("classes", "instances")
+
+
 PUBLISHED_CHUNK = 1000  # samples in a chunk of the published live-dead files, of which whole ones were validated with
 
 
 class SplitSpec(SpecModel):
-    """How samples are divided: by `stored`, a split that the dataset holds, or by a seed and two fractions.
+    """How samples are split: by `stored`, a split in the dataset, or by a seed and two fractions.
 
-    by is what goes to training or to validation as a whole; the test part is by group whatever it says.
+    by is the unit that goes to training or to validation as a whole; the test part is always by group.
         "group"   the default
-        a column  of the samples that has one value in each group, such as "experiment" or "plate": never torn either
-        "time"    contiguous `blocks` of the times that the dataset holds, in all groups alike: tears groups
-        "chunk"   `chunk` samples as they follow each other in the file, the way of the published live-dead
-                  experiments: tears groups, and with overlapping tiles neighbours lie on both sides
-    Except by group, the validation fraction is of as many units as there are, rounded, and one at least.
+        a column  of the samples with one value per group, such as "experiment" or "plate": does not divide groups
+        "time"    contiguous `blocks` of the times in the dataset, the same for all groups: divides groups
+        "chunk"   `chunk` consecutive samples of the file, as in the published live-dead experiments: divides groups,
+                  and with overlapping tiles neighbors lie on both sides
+    Except by group, the validation fraction is of the number of units, rounded, and at least one.
     """
 
     stored: str | None = None
@@ -56,16 +74,16 @@ class SplitSpec(SpecModel):
 
     @property
     def leaks_groups(self) -> bool:
-        """Whether samples of one group may be trained on and validated with."""
+        """Whether samples of one group may be in training and in validation."""
         return self.by in ("time", "chunk")
 
     @property
     def description(self) -> str:
-        """Returns by what it divides: "group", "experiment", "blocks of time (10)", "chunks of 1000 tiles"."""
+        """Returns the unit of the split: "group", "experiment", "blocks of time (10)", "chunks of 1000 tiles"."""
         if self.stored is not None:
             return f"stored split '{self.stored}'"
-        told = {"time": f"blocks of time ({self.blocks})", "chunk": f"chunks of {self.chunk} tiles"}
-        return told.get(self.by, self.by)
+        descriptions = {"time": f"blocks of time ({self.blocks})", "chunk": f"chunks of {self.chunk} tiles"}
+        return descriptions.get(self.by, self.by)
 
 
 MAX_TILE_PX = 8192
@@ -97,7 +115,7 @@ class LabelsSpec(SpecModel):
 
 
 class Provenance(SpecModel):
-    """Where the images come from, in the words of whoever publishes them; kept in the dataset."""
+    """Where the images come from, in the words of the publisher; stored in the dataset."""
 
     RENAMED = {"licence": "license"}
     model_config = ConfigDict(serialize_by_alias=True)
@@ -138,9 +156,9 @@ class PrepareSpec(SpecModel):
             raise ValueError(f"stride_px {self.stride_px} leaves gaps between tiles of {self.tile_px}; lower it")
         if self.group_pattern is not None:
             _check_pattern(self.group_pattern)
-        taken = sorted(set(self.conditions) & set(STANDARD_COLUMNS))
-        if taken:
-            raise ValueError(f"conditions.{taken[0]} is a column of every dataset; choose another name")
+        reserved = sorted(set(self.conditions) & set(STANDARD_COLUMNS))
+        if reserved:
+            raise ValueError(f"conditions.{reserved[0]} is a column of every dataset; choose another name")
         stored = [name for name, split in self.splits.items() if split.stored is not None]
         if stored or "given" in self.splits:
             raise ValueError(
@@ -191,12 +209,12 @@ class ElasticSpec(SpecModel):
 
 
 class AugmentSpec(SpecModel):
-    """Random changes of each view; what is not named is not done.
+    """Random changes of each view; changes that are not set are not made.
 
     dihedral: one of the eight rotations and reflections of the tile, exact ("random"), or every one of them, eight
-    views of each sample ("all"). The changes below are each made to a view with `probability`, independently.
+    views of each sample ("all"). Each of the changes below is made to a view with `probability`, independently.
 
-    Geometry, of image and labels together, in one resampling about the tile's centre:
+    Geometry, of image and labels together, in one resampling about the center of the tile:
     scale: the factor by which things grow, log-uniform between two limits; rotation_deg: the angle, uniform in ±;
     elastic: a smooth displacement.
 
@@ -205,7 +223,7 @@ class AugmentSpec(SpecModel):
     of the view stands for, the darkest standing for none, log-uniform; noise: standard deviation of Gaussian noise,
     uniform; gamma: exponent on the view's own range, which it keeps, log-uniform; contrast: factor on the distance from
     the view's mean, log-uniform; brightness: what is added, uniform in ±. Noise and brightness are in the units of the
-    images as read: standard deviations of the micrograph where images are normalised. standardize: every view is
+    images as read: standard deviations of the micrograph if images are normalized. standardize: every view is
     brought to mean 0 and standard deviation 1 in the end (a constant channel to 0).
     """
 
@@ -229,13 +247,13 @@ class AugmentSpec(SpecModel):
     def _ordered(cls, value: Range | None, info: ValidationInfo) -> Range | None:
         name = info.field_name
         lowest, words = (0.0, "0 or above") if name in ("blur_px", "noise") else (math.ulp(0.0), "above 0")
-        found = "" if value is None else f"found [{value[0]:g}, {value[1]:g}]"
+        context = "" if value is None else f"found [{value[0]:g}, {value[1]:g}]"
         if value is not None and not lowest <= value[0] <= value[1]:
             raise ValueError(
-                f"{found}; allowed: two numbers {words}, the lower first; give the same number twice for a fixed one"
+                f"{context}; allowed: two numbers {words}, the lower first; give the same number twice for a fixed one"
             )
         if name == "scale" and value is not None and not (value[0] >= 0.1 and value[1] <= 10):
-            raise ValueError(f"{found}; allowed: factors between 0.1 and 10; narrow the range")
+            raise ValueError(f"{context}; allowed: factors between 0.1 and 10; narrow the range")
         return value
 
     @model_validator(mode="after")
@@ -272,22 +290,3 @@ class PercentileSpec(SpecModel):
 
 
 NormalizeSpec = Literal["image", "none", "tile"] | PercentileSpec
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A label layer.
-
-    classes: `names[v]` is the name of value v, names[0] the background. instances: ("background", <object name>),
-    every object has its own value from 1 on. In both, 0 is background and -1 is ignored. Not stored but derived from
-    what a dataset holds of every sample (`segue.data.sources`): images, without any names, and column, whose classes
-    are of whole images.
-    """
-
-    name: str
-    kind: Literal["classes", "instances", "images", "column"]
-    names: tuple[str, ...]
-
-    @property
-    def stored(self) -> bool:
-        return self.kind in ("classes", "instances")

@@ -1,14 +1,12 @@
-"""Splits by group: a pure function of (seed, group), hence equal in every dataset that shares groups.
+"""Splits of the samples of a dataset into training, validation and test, and the leakage that they allow.
 
-A group is what must not be torn apart: a structure, a micrograph, a well, a series, a plate. For comparison there are
-splits that divide training from validation otherwise, some of which tear groups; they depend on the whole dataset and
-are computed by `segue.data.splits`. Of all of them the test part is by group, so that it is the same.
+By default whole groups are split. A group is what must stay together: a structure, a micrograph, a well, a series, a
+plate. A split by group is a pure function of (seed, group), hence the same in every dataset that shares groups.
 
-
-How the samples of a dataset are divided, by group or otherwise, and which neighbours a split sets apart.
-
-Splits by anything but the group divide in units of this dataset: those of lowest hash of (split seed, unit) are for
-validation, as many as the fraction asks for. Larger fractions keep the units of smaller ones.
+Splits by anything but the group divide units of one dataset (chunks, blocks of time, values of a column) into training
+and validation: the units with the lowest hash of (seed, unit) are for validation, as many as the fraction asks for, and
+larger fractions keep the units of smaller ones. Some of them divide groups, for comparison. The test part is by group
+in all of them, and so the same.
 """
 
 from __future__ import annotations
@@ -54,10 +52,8 @@ def part_of(group: str, split: Split) -> PartName:
         raise ValueError(f"split '{split.stored}' is stored in a dataset; read it with Dataset.split")
     if split.by != "group":
         raise ValueError(
-            f"split by {split.description} is no matter of the group alone; compute it with division.codes"
+            f"split by {split.description} does not depend on the group alone; compute it with split_codes"
         )
-    from segue import rng
-
     u = rng.uniform(split.seed, "split", group)
     if u < split.test:
         return "test"
@@ -66,12 +62,12 @@ def part_of(group: str, split: Split) -> PartName:
 
 def group_codes(groups: Iterable[str], split: Split) -> list[int]:
     """Returns 0 (train), 1 (validation) or 2 (test) for each group name, in order."""
-    known: dict[str, int] = {}
+    code_of: dict[str, int] = {}
     codes = []
     for group in groups:
-        if group not in known:
-            known[group] = PARTS.index(part_of(group, split))
-        codes.append(known[group])
+        if group not in code_of:
+            code_of[group] = PARTS.index(part_of(group, split))
+        codes.append(code_of[group])
     return codes
 
 
@@ -82,10 +78,10 @@ Samples = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Neighbours:
-    """What lies across the border between training and validation.
+    """Counts of neighboring tiles on both sides of the border between training and validation.
 
-    pairs: one tile on each side that share pixels of a group at the same or at an adjacent time; validation: the tiles
-    validated with; near: those of them that have a neighbour on the other side.
+    pairs: pairs of tiles, one on each side, that share pixels of a group at the same or at an adjacent time.
+    validation: all validation tiles. near: those of them with a neighbor that is trained on.
     """
 
     pairs: int
@@ -96,9 +92,9 @@ class Neighbours:
 def split_codes(split: Split, samples: Samples, *, context: str) -> np.ndarray:
     """Returns (N,) uint8: 0 train, 1 validation, 2 test. The test part is by group, and so the same for every `by`.
 
-    samples: the columns of the dataset, each (N,), in the order of its file. Raises SegueError, beginning with `where`,
-    for a column that is missing or differs within a group, and where there are fewer units than parts or blocks. Where
-    there are no samples nothing is divided.
+    samples: the columns of the dataset, each (N,), in file order. Raises SegueError, beginning with `context`, for a
+    column that is missing or differs within a group, and for fewer units than parts or blocks. Without samples
+    the result is empty.
     """
     groups = samples["group"]
     if not len(groups):
@@ -106,9 +102,9 @@ def split_codes(split: Split, samples: Samples, *, context: str) -> np.ndarray:
     if isinstance(split, GivenSplit) or split.by == "group":
         return np.array(group_codes(groups, split), dtype=np.uint8)
     by_group = np.array(group_codes(groups, SplitSpec(seed=split.seed, validation=0, test=split.test)), dtype=np.uint8)
-    held = by_group != TEST
-    found = _units(split, samples, context)
-    names = list(dict.fromkeys(found[held].tolist()))
+    not_test = by_group != TEST
+    units = _units(split, samples, context)
+    names = list(dict.fromkeys(units[not_test].tolist()))
     if split.validation == 0 or not names:
         return by_group
     if len(names) < 2:
@@ -118,24 +114,24 @@ def split_codes(split: Split, samples: Samples, *, context: str) -> np.ndarray:
         )
     share = split.validation / (1 - split.test)
     count = min(max(int(share * len(names) + 0.5), 1), len(names) - 1)
-    chosen = sorted(names, key=lambda name: rng.uniform(split.seed, "split", split.by, name))[:count]
-    return np.where(held & np.isin(found, chosen), np.uint8(VALIDATION), by_group)
+    selected = sorted(names, key=lambda name: rng.uniform(split.seed, "split", split.by, name))[:count]
+    return np.where(not_test & np.isin(units, selected), np.uint8(VALIDATION), by_group)
 
 
-def _units(split: SplitSpec, samples: Samples, where: str) -> np.ndarray:
+def _units(split: SplitSpec, samples: Samples, context: str) -> np.ndarray:
     """Returns the unit of each sample, (N,): an index of chunk or block, or the value of a column as text."""
     if split.by == "chunk":
         return np.arange(len(samples["group"])) // split.chunk
     if split.by not in samples:
         raise SegueError(
-            f"{where}: split.by: {unknown(split.by, samples, 'column')}; or 'chunk', by place in the file."
+            f"{context}: split.by: {unknown(split.by, samples, 'column')}; or 'chunk', by place in the file."
         )
     if split.by == "time":
         assert split.blocks is not None
         times, place = np.unique(samples["time"], return_inverse=True)
         if len(times) < split.blocks:
             raise SegueError(
-                f"{where}: split.blocks = {split.blocks}, but there are {len(times)} times; lower blocks to at most "
+                f"{context}: split.blocks = {split.blocks}, but there are {len(times)} times; lower blocks to at most "
                 "that, or split by group."
             )
         sizes = [len(block) for block in np.array_split(times, split.blocks)]
@@ -144,30 +140,30 @@ def _units(split: SplitSpec, samples: Samples, where: str) -> np.ndarray:
     groups, of_group = np.unique(samples["group"].astype(str), return_inverse=True)
     first = np.zeros(len(groups), dtype=np.int64)
     first[of_group] = place
-    torn = np.flatnonzero(first[of_group] != place)
-    if len(torn):
+    divided = np.flatnonzero(first[of_group] != place)
+    if len(divided):
         raise SegueError(
-            f"{where}: split.by = '{split.by}' differs within group '{samples['group'][torn[0]]}' and would tear it; "
-            "name a column with one value in each group, or one of the ways that tear groups openly: time, chunk."
+            f"{context}: split.by = '{split.by}' differs within group '{samples['group'][divided[0]]}' and would split "
+            "it; name a column with one value in each group, or one of the ways that split groups openly: time, chunk."
         )
     return values[place]
 
 
 def empty_parts(split: SplitSpec, codes: np.ndarray) -> list[PartName]:
-    """Returns the parts that hold no sample although the split wants some: train always, the others unless they are 0.
+    """Returns the parts without samples that should have some: train always, the others unless their fraction is 0.
 
     codes (N,): see `codes`.
     """
-    wanted: dict[PartName, bool] = {"train": True, "validation": split.validation > 0, "test": split.test > 0}
-    return [part for part in PARTS if wanted[part] and not (codes == PARTS.index(part)).any()]
+    is_required: dict[PartName, bool] = {"train": True, "validation": split.validation > 0, "test": split.test > 0}
+    return [part for part in PARTS if is_required[part] and not (codes == PARTS.index(part)).any()]
 
 
-def empty_parts_message(name: str, split: SplitSpec, samples: Samples, found: np.ndarray) -> str:
-    """Returns the warning that parts of the split `name` with the codes `found` are empty, or "" where none is.
+def empty_parts_message(name: str, split: SplitSpec, samples: Samples, codes: np.ndarray) -> str:
+    """Returns the warning that parts of the split `name` with these codes are empty, or "" if none is.
 
-    It names a seed that fills all parts where one of the first ones does.
+    It names a seed that leaves no part empty, if one of the first ones does.
     """
-    empty = empty_parts(split, found)
+    empty = empty_parts(split, codes)
     if not empty:
         return ""
     seed = find_nonempty_seed(split, samples)
@@ -180,37 +176,37 @@ def empty_parts_message(name: str, split: SplitSpec, samples: Samples, found: np
 
 
 def find_nonempty_seed(split: SplitSpec, samples: Samples) -> int | None:
-    """Returns the first seed with which no part is empty, of a hundred; None where there is none or it takes long."""
+    """Returns the first of MAX_SEEDS seeds that leaves no part empty; None if there is none, or if that is slow."""
     if split.by == "chunk":
         return None
     keys = [samples[name].astype(str) for name in ("group", "time") if name in samples]
     rows = np.unique(np.stack(keys), axis=1, return_index=True)[1]
-    few = {name: values[rows] for name, values in samples.items()}
+    distinct = {name: values[rows] for name, values in samples.items()}
     for seed in range(MAX_SEEDS):
         other = split.model_copy(update={"seed": seed})
         try:
-            if not empty_parts(other, split_codes(other, few, context="")):
+            if not empty_parts(other, split_codes(other, distinct, context="")):
                 return seed
         except SegueError:
             continue
     return None
 
 
-def leak_message(split: str, found: Neighbours) -> str:
-    """Returns the warning of a split that tears groups; `split` says by what it divides (`SplitSpec.words`)."""
+def leak_message(split: str, neighbors: Neighbours) -> str:
+    """Returns the warning of a split that divides groups; `split` is its `SplitSpec.description`."""
     return (
-        f"split by {split} tears groups: {found.pairs:,} pairs of neighbouring tiles (they overlap, at the same or an "
-        "adjacent time) lie across the border between training and validation, and "
-        f"{found.near:,} of {found.validation:,} validation tiles have a neighbour that is trained on. Validation "
-        "scores are not of unseen groups; those of the test part, which is by group, are."
+        f"split by {split} tears groups: {neighbors.pairs:,} pairs of neighboring tiles (they overlap, at the same or "
+        "an adjacent time) lie across the border between training and validation, and "
+        f"{neighbors.near:,} of {neighbors.validation:,} validation tiles have a neighbor that is trained on. "
+        "Validation scores are not of unseen groups; those of the test part, which is by group, are."
     )
 
 
 def split_id(split: SplitSpec, samples: Samples) -> str:
-    """Returns what tells apart the ways in which groups are torn; "" where they are not.
+    """Returns an identifier of a split that divides groups, "" for a split that does not.
 
-    Samples of one group are never on both sides of the same division. It is made of the split and of which samples
-    the dataset holds in which order, whatever file they lie in.
+    Two splits with the same identifier put every sample on the same side. It depends on the split and on the samples of
+    the dataset and their order, not on the file.
     """
     if not split.leaks_groups:
         return ""
@@ -225,9 +221,9 @@ def split_id(split: SplitSpec, samples: Samples) -> str:
 def neighbours(
     samples: Samples, tile_shape: tuple[int, int], *, training: np.ndarray, validation: np.ndarray
 ) -> Neighbours:
-    """Returns how many neighbours lie across the border between two sets of samples, given by their indices.
+    """Returns how many neighbors lie across the border between two sets of samples, given by their indices.
 
-    Neighbours are of one group, share pixels (|Δy| < height and |Δx| < width of a tile), and are of the same time or of
+    Neighbors are of one group, share pixels (|Δy| < height and |Δx| < width of a tile), and are of the same time or of
     adjacent ones among those of the dataset. Without a column time, or where a group has several micrographs of one
     time, which need not lie in one plane, only tiles of the same micrograph are.
     """
@@ -248,9 +244,9 @@ def neighbours(
     # apart, adjacent times 0.6, and overlapping tiles at most a pixel less than their side, which counts as 1
     reach = 1 - 0.5 / max(height, width)
     points = np.stack([4.0 * place, 0.6 * time, samples["y_px"] / height, samples["x_px"] / width], axis=1)
-    trained, held = (
+    train_tree, validation_tree = (
         KDTree(points[np.asarray(i)], balanced_tree=False, compact_nodes=False) for i in (training, validation)
     )
-    nearest, _ = trained.query(points[validation], p=np.inf, distance_upper_bound=reach)
-    pairs = int(trained.count_neighbors(held, reach, p=np.inf))
+    nearest, _ = train_tree.query(points[validation], p=np.inf, distance_upper_bound=reach)
+    pairs = int(train_tree.count_neighbors(validation_tree, reach, p=np.inf))
     return Neighbours(pairs, len(validation), int(np.isfinite(nearest).sum()))

@@ -1,20 +1,20 @@
-"""The order in which an epoch visits its views, so that data which do not fit in memory are read by whole blocks.
+"""Reads samples from HDF5 while the network trains, in bounded memory, with the same bits as samples in memory.
 
-It is a function of the specification and of the data's size alone: the same whether the samples are held in memory
-or streamed, and whatever memory there is.
+The order of an epoch (`epoch_order`) is a function of the specification and of the size of the data alone: the same
+whether samples are held in memory or streamed, and whatever memory there is. It is known beforehand, so that reading
+can be planned (`plan_reads`):
 
+    prefetch   a chunk of the file is read when one of its samples is first needed, in the background, as far ahead as
+               there is room
+    buffer     the samples that the epoch takes from it wait in a pool, in their acquired type
+    evict      each sample leaves the pool after its last use
 
-Samples read from HDF5 while the network trains, in bounded memory, with the same bits as samples in memory.
+An order by windows of whole chunks needs a pool of about one window, and gets two, so that one fills while the other
+empties. An order for which the pool is too small is read at random positions instead: correct, but slow.
 
-An epoch's whole order is known beforehand. So each chunk of the file is read when one of its samples is first needed
-(in the background, as far ahead as there is room), the samples that the epoch takes from it wait in a pool in their
-acquired type, and each leaves the pool after its last use. An order that visits blocks together (`order.order`) needs
-a pool of about one window, and gets two, so that one fills while the other empties. An order for which the pool is too
-small is read at random places instead: right, but slow.
-
-    main thread   submits loads while slots are free, and batches while their loads are submitted
+    main thread   submits loads while slots are free, and batches once their loads are submitted
     loaders       read and decode a chunk -> slots of the pool
-    gatherer      waits for the chunks of a batch -> normalised batch, pinned where it goes to a GPU
+    gatherer      waits for the chunks of a batch -> normalized batch, pinned if it goes to a GPU
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from segue.errors import SegueError
 from segue.hdf5 import DEFLATE, SHUFFLE, Node, open_file, reading
 
 WINDOW_BYTES = 2**30  # of samples held in memory: up to here `auto` shuffles all of them
-BLOCK_BYTES = 16 * 10**6  # the size of the chunks in which assembly writes labels
+BLOCK_BYTES = 16 * 10**6  # the size of the chunks in which `merge_parts` writes labels
 MAX_ROWS = 1000
 
 
@@ -57,56 +57,56 @@ def resolve_window(shuffle: Literal["auto", "all"] | int, count: int, sample_byt
 
 
 def block_rows(count: int, height: int, width: int) -> int:
-    """Returns how many consecutive tiles of a dataset of `count` lie in one block.
+    """Returns how many consecutive tiles of a dataset of `count` count as one chunk.
 
-    These are the chunks of labels that `assemble` writes by itself; a dataset with other chunks gives the same order
-    and is only read less well.
+    These are the chunks of labels that `merge_parts` writes by default; a dataset with other chunks gives the same
+    order, and is only read more slowly.
     """
-    most = max(1, min(count, MAX_ROWS, BLOCK_BYTES // (4 * height * width)))
-    pieces = -(-count // most)
-    return -(-count // pieces)
+    rows = max(1, min(count, MAX_ROWS, BLOCK_BYTES // (4 * height * width)))
+    chunks = -(-count // rows)
+    return -(-count // chunks)
 
 
 def chunk_ids(parts: Sequence[tuple[Path, np.ndarray, tuple[int, int, int]]]) -> np.ndarray:
-    """Returns (n,) int64: the number of the block, counted over all files, that each sample lies in.
+    """Returns (n,) int64: the number of the chunk, counted over all files, that each sample lies in.
 
     parts: (file, rows, (tiles in the file, height, width)) in the order of the samples; a file may come twice.
     """
     first: dict[Path, int] = {}
-    following = 0
-    found = []
+    next_first = 0
+    ids = []
     for path, rows, (count, height, width) in parts:
-        of_block = block_rows(count, height, width)
+        rows_per_chunk = block_rows(count, height, width)
         if path.resolve() not in first:
-            first[path.resolve()] = following
-            following += -(-count // of_block)
-        found.append(first[path.resolve()] + np.asarray(rows, dtype=np.int64) // of_block)
-    return np.concatenate(found)
+            first[path.resolve()] = next_first
+            next_first += -(-count // rows_per_chunk)
+        ids.append(first[path.resolve()] + np.asarray(rows, dtype=np.int64) // rows_per_chunk)
+    return np.concatenate(ids)
 
 
-def epoch_order(blocks: np.ndarray, copies: int, window: int | None, generator: np.random.Generator) -> np.ndarray:
-    """Returns the views 0 … n * copies - 1 in the order of one epoch; view v is copy v % copies of sample v // copies.
+def epoch_order(chunks: np.ndarray, repeats: int, window: int | None, generator: np.random.Generator) -> np.ndarray:
+    """Returns the views 0 … n * repeats - 1 in the order of one epoch; view v is of sample v // repeats.
 
-    blocks (n,): the block of each sample (`places`). Without a window it is one permutation of all views. With one,
-    blocks come in random order, their samples are cut into windows of equal size, none above `window` samples, and
-    the views are permuted within each window; all copies of a sample lie in the same one.
+    chunks (n,): the chunk of each sample (`chunk_ids`). Without a window it is one permutation of all views. With one,
+    chunks come in random order, their samples are cut into windows of equal size, none above `window` samples, and
+    the views are permuted within each window; all repeats of a sample lie in the same window.
     """
-    count = len(blocks)
+    count = len(chunks)
     if window is None:
-        return generator.permutation(count * copies)
-    present, of_sample = np.unique(blocks, return_inverse=True)
+        return generator.permutation(count * repeats)
+    present, of_sample = np.unique(chunks, return_inverse=True)
     rank = generator.permutation(len(present))
-    shuffled = generator.permutation(count)  # so that a block which two windows share is cut at random
+    shuffled = generator.permutation(count)  # so that a chunk which two windows share is cut at random
     arranged = shuffled[np.argsort(rank[of_sample[shuffled]], kind="stable")]
     pieces = np.array_split(arranged, max(1, -(-count // window)))
-    views = [(piece[:, None] * copies + np.arange(copies)).ravel() for piece in pieces]
+    views = [(piece[:, None] * repeats + np.arange(repeats)).ravel() for piece in pieces]
     return np.concatenate([generator.permutation(piece) for piece in views])
 
 
 @dataclass(frozen=True)
 class ReadPlan:
-    """When what is read. chunks[k] is needed for `needed[k]` (samples); before batch b the first `loads[b]` chunks must
-    be there; after it the samples `finished[b]` are needed no more; at most `peak` samples are there at once."""
+    """When chunks are read: chunk k for the samples `needed[k]`; the first `loads[b]` chunks before batch b; the
+    samples `finished[b]` can be evicted after it; at most `peak` samples are in the pool at once."""
 
     needed: list[np.ndarray]
     loads: np.ndarray
@@ -131,29 +131,29 @@ def plan_reads(uses: Sequence[np.ndarray], chunk_of: np.ndarray) -> ReadPlan:
     finished = np.split(present[np.argsort(last_use, kind="stable")], np.cumsum(np.bincount(last_use))[:-1])
     finished += [np.empty(0, np.int64)] * (count - len(finished))
     arrived = np.bincount(first_use[of_present], minlength=count)
-    gone = np.bincount(last_use, minlength=count)
-    there = np.cumsum(arrived) - np.cumsum(gone) + gone
+    evicted = np.bincount(last_use, minlength=count)
+    in_pool = np.cumsum(arrived) - np.cumsum(evicted) + evicted
     loads = np.searchsorted(first_use[turn], np.arange(count), side="right")
-    return ReadPlan(needed, loads, finished, int(there.max(initial=0)))
+    return ReadPlan(needed, loads, finished, int(in_pool.max(initial=0)))
 
 
-PREFETCH_BATCHES = 2  # batches made while one is trained on
+PREFETCH_BATCHES = 2  # made while one is trained on
 MAX_LOADERS = 4
 ROWS_AT_ONCE = 16  # images read between two looks at the rest of the program
-Gather = Callable[[np.ndarray, np.ndarray, np.ndarray], None]  # samples, room for images and for labels
+Gather = Callable[[np.ndarray, np.ndarray, np.ndarray], None]  # samples; images and labels to fill
 
 
 class MemoryMeter:
-    """What is held, in bytes, and the most that ever was."""
+    """Counts the bytes in use, and the maximum so far."""
 
     def __init__(self) -> None:
-        self.held = self.most = 0
+        self.used = self.peak = 0
         self._lock = threading.Lock()
 
     def add(self, amount: int) -> None:
         with self._lock:
-            self.held += amount
-            self.most = max(self.most, self.held)
+            self.used += amount
+            self.peak = max(self.peak, self.used)
 
 
 class _Pool:
@@ -162,14 +162,14 @@ class _Pool:
     def __init__(self, slots: int, source: StreamedSource) -> None:
         channels, height, width = source.shape
         self.images = np.empty((slots, channels, height, width), dtype=source.image_type)
-        self.marks = np.empty((slots, height, width), dtype=source.label_dtype)
+        self.labels = np.empty((slots, height, width), dtype=source.label_dtype)
         self.statistics = np.empty((slots, channels, 2), dtype=np.float32)
 
 
 class StreamedSource:
     """Samples of one or several datasets, read as they are needed within `budget_bytes`; equal to `ResidentSource`.
 
-    It opens the files for itself; close it after use. `most_held_bytes` is the most that it held at once: pool, chunks
+    It opens the files for itself; close it after use. `peak_bytes` is the maximum memory used at once: pool, chunks
     being decoded, finished batches, and cached labels.
     """
 
@@ -188,37 +188,36 @@ class StreamedSource:
         self._datasets = [Dataset(path) for path, _ in layers.values()]
         self._chunks = [LabelChunks(d, layer) for d, (_, layer) in zip(self._datasets, layers.values(), strict=True)]
         rows = np.array([chunks.rows for chunks in self._chunks])
-        counts = np.array([-(-dataset.count // chunks.rows) for dataset, chunks in self._opened()])
+        counts = np.array([-(-dataset.count // chunks.rows) for dataset, chunks in self._files()])
         self._first_chunk = np.cumsum(counts) - counts
         self._chunk = self._first_chunk[self._file] + self._row // rows[self._file]
         self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
         self._cache_lock = threading.Lock()
         self._pool_bytes = 0
-        self._ledger = MemoryMeter()
+        self._memory = MemoryMeter()
 
     def __len__(self) -> int:
         return len(self._row)
 
     def close(self) -> None:
-        for dataset, chunks in self._opened():
+        for dataset, chunks in self._files():
             chunks.close()
             dataset.close()
 
     @property
     def peak_bytes(self) -> int:
-        return self._ledger.most
+        return self._memory.peak
 
     def names(self, indices: Sequence[int]) -> list[str]:
-        found = []
-        for index in indices:
-            found += sample_names(self._datasets[self._file[index]], self._row[[index]])
-        return found
+        return [
+            name for index in indices for name in sample_names(self._datasets[self._file[index]], self._row[[index]])
+        ]
 
     def read(self, indices: Tensor, device: torch.device | str) -> tuple[Tensor, Tensor]:
         """Returns images (n, C, H, W) float32, channels-last, and labels (n, H, W) int64 on `device`, read now."""
         samples = np.asarray(torch.as_tensor(indices).cpu(), dtype=np.int64)
-        gather = partial(self._at_random, most_labels=self._room_for_labels(len(samples)))
-        return self._to_device(self._gathered(samples, torch.device(device), gather), torch.device(device))
+        gather = partial(self._read_random, max_label_bytes=self._room_for_labels(len(samples)))
+        return self._to_device(self._gather(samples, torch.device(device), gather), torch.device(device))
 
     def batches(
         self, samples: np.ndarray, bounds: Sequence[tuple[int, int]], device: torch.device | str
@@ -234,18 +233,18 @@ class StreamedSource:
         room = self.slots(max(map(len, uses), default=0))
         if plan.peak <= room:
             slots = min(2 * plan.peak, room, sum(map(len, plan.needed)))
-            return self._by_chunks(uses, plan, slots, torch.device(device))
-        return self._by_samples(uses, torch.device(device))
+            return self._stream_chunks(uses, plan, slots, torch.device(device))
+        return self._stream_samples(uses, torch.device(device))
 
     def slots(self, batch: int) -> int:
         """Returns how many samples the pool can hold beside what batches of this size take."""
-        return max(0, self._budget - self._beside(batch, self._loaders())) // self._slot_bytes()
+        return max(0, self._budget - self._fixed_bytes(batch, self._loaders())) // self._slot_bytes()
 
     def min_bytes(self, batch: int) -> int:
-        """Returns the smallest budget with which batches of this size can be made, be it at random places."""
+        """Returns the smallest budget with which batches of this size can be made, if only at random positions."""
         _, height, width = self.shape
         chunk = max(chunks.rows for chunks in self._chunks) * height * width * self.label_dtype.itemsize
-        return self._beside(batch, 1) + chunk
+        return self._fixed_bytes(batch, 1) + chunk
 
     def shuffles_in_memory(self, window: int | None, batch: int) -> bool:
         """Returns whether an epoch in windows of so many samples (None: all) reads every chunk once."""
@@ -253,12 +252,12 @@ class StreamedSource:
 
     def bytes_to_shuffle(self, window: int | None, batch: int) -> int:
         """Returns the smallest budget with which `shuffles_in_memory`."""
-        return self._peak(window, batch) * self._slot_bytes() + self._beside(batch, self._loaders())
+        return self._peak(window, batch) * self._slot_bytes() + self._fixed_bytes(batch, self._loaders())
 
     def bytes_in_use(self, window: int | None, batch: int) -> int:
         """Returns what an epoch in such windows holds: two of them where there is room, else what there is."""
         slots = min(2 * self._peak(window, batch), len(self), self.slots(batch))
-        return slots * self._slot_bytes() + self._beside(batch, self._loaders())
+        return slots * self._slot_bytes() + self._fixed_bytes(batch, self._loaders())
 
     def largest_window(self, batch: int) -> int:
         """Returns the largest window that `shuffles_in_memory`, 0 where there is none."""
@@ -268,7 +267,7 @@ class StreamedSource:
         """Returns how many samples are needed at once: a window, and what its last chunk and the batch leave over."""
         return len(self) if window is None else min(len(self), window + max(c.rows for c in self._chunks) + batch)
 
-    def _opened(self) -> list[tuple[Dataset, LabelChunks]]:
+    def _files(self) -> list[tuple[Dataset, LabelChunks]]:
         return list(zip(self._datasets, self._chunks, strict=True))
 
     def _slot_bytes(self) -> int:
@@ -286,21 +285,21 @@ class StreamedSource:
         rows = max(ROWS_AT_ONCE, batch) * channels * height * width * (self.image_type.itemsize + 4)
         return max(chunks.scratch_bytes for chunks in self._chunks) + rows
 
-    def _beside(self, batch: int, loaders: int) -> int:
-        """What is held beside the pool or the cached labels."""
+    def _fixed_bytes(self, batch: int, loaders: int) -> int:
+        """Returns the memory for batches and loaders, apart from the pool and the cached labels."""
         return (PREFETCH_BATCHES + 1) * self._batch_bytes(batch) + loaders * self._scratch_bytes(batch)
 
     def _room_for_labels(self, batch: int) -> int:
-        return self._budget - self._pool_bytes - self._beside(batch, 1)
+        return self._budget - self._pool_bytes - self._fixed_bytes(batch, 1)
 
     def _loaders(self) -> int:
         affordable = self._budget // 4 // self._scratch_bytes(ROWS_AT_ONCE)
         return max(1, min(MAX_LOADERS, cpu_count() // 2, affordable))
 
-    def _by_chunks(
+    def _stream_chunks(
         self, uses: list[np.ndarray], plan: ReadPlan, slots: int, device: torch.device
     ) -> Generator[tuple[Tensor, Tensor], None, None]:
-        self._hold_pool(slots)
+        self._resize_pool(slots)
         pool = _Pool(slots, self)
         slot_of = np.full(len(self), -1)
         free = list(range(slots))[::-1]
@@ -309,74 +308,79 @@ class StreamedSource:
         loaders = ThreadPoolExecutor(self._loaders(), thread_name_prefix="segue-loader")
         gatherer = ThreadPoolExecutor(1, thread_name_prefix="segue-gatherer")
 
-        def gather(batch: int, own_slots: np.ndarray) -> tuple[Tensor, Tensor]:
+        def gather(batch: int, batch_slots: np.ndarray) -> tuple[Tensor, Tensor]:
+            # wait until the chunks of the batch are in the pool; raises the errors of their loads
             for load in loads[plan.loads[batch - 1] if batch else 0 : plan.loads[batch]]:
                 load.result()
 
-            def from_pool(samples: np.ndarray, images: np.ndarray, marks: np.ndarray) -> None:
-                for place, slot in enumerate(own_slots):  # one by one: each stays in the processor's cache
-                    kept = slice(slot, slot + 1)
-                    normalize(pool.images[kept], pool.statistics[kept], out=images[place : place + 1])
-                    marks[place] = pool.marks[slot]
+            def copy_from_pool(samples: np.ndarray, images: np.ndarray, labels: np.ndarray) -> None:
+                for row, slot in enumerate(batch_slots):  # one by one: each stays in the processor's cache
+                    one = slice(slot, slot + 1)
+                    normalize(pool.images[one], pool.statistics[one], out=images[row : row + 1])
+                    labels[row] = pool.labels[slot]
 
-            return self._gathered(uses[batch], device, from_pool)
+            return self._gather(uses[batch], device, copy_from_pool)
 
-        def go_ahead(batch: int) -> None:
+        def prefetch(batch: int) -> None:
+            # read further chunks while there are free slots
             while len(loads) < len(plan.needed) and len(plan.needed[len(loads)]) <= len(free):
-                wanted = plan.needed[len(loads)]
-                slot_of[wanted] = [free.pop() for _ in wanted]
-                loads.append(loaders.submit(self._load, wanted, pool, slot_of[wanted]))
+                samples = plan.needed[len(loads)]
+                slot_of[samples] = [free.pop() for _ in samples]
+                loads.append(loaders.submit(self._load, samples, pool, slot_of[samples]))
+            # make further batches once their chunks are being read
             last = min(len(uses), batch + PREFETCH_BATCHES + 1)
             while batch + len(pending) < last and plan.loads[batch + len(pending)] <= len(loads):
-                following = batch + len(pending)
-                pending.append(gatherer.submit(gather, following, slot_of[uses[following]]))
+                upcoming = batch + len(pending)
+                pending.append(gatherer.submit(gather, upcoming, slot_of[uses[upcoming]]))
 
         try:
-            go_ahead(0)
+            prefetch(0)
             for batch in range(len(uses)):
-                found = pending.popleft().result()
+                made = pending.popleft().result()
+                # evict samples after their last use, and fill their slots
                 free.extend(slot_of[plan.finished[batch]].tolist())
-                go_ahead(batch + 1)
-                yield self._to_device(found, device)
+                prefetch(batch + 1)
+                yield self._to_device(made, device)
         finally:
             loaders.shutdown(cancel_futures=True)
             gatherer.shutdown(cancel_futures=True)
             self._release(pending)
-            self._hold_pool(0)
+            self._resize_pool(0)
 
-    def _by_samples(self, uses: list[np.ndarray], device: torch.device) -> Generator[tuple[Tensor, Tensor], None, None]:
-        gather = partial(self._at_random, most_labels=self._room_for_labels(max(map(len, uses))))
+    def _stream_samples(
+        self, uses: list[np.ndarray], device: torch.device
+    ) -> Generator[tuple[Tensor, Tensor], None, None]:
+        gather = partial(self._read_random, max_label_bytes=self._room_for_labels(max(map(len, uses))))
         pending: deque[Future[tuple[Tensor, Tensor]]] = deque()
         gatherer = ThreadPoolExecutor(1, thread_name_prefix="segue-gatherer")
         try:
             for batch in range(len(uses)):
                 while len(pending) <= PREFETCH_BATCHES and batch + len(pending) < len(uses):
-                    following = uses[batch + len(pending)]
-                    pending.append(gatherer.submit(self._gathered, following, device, gather))
-                found = pending.popleft().result()
-                yield self._to_device(found, device)
+                    upcoming = uses[batch + len(pending)]
+                    pending.append(gatherer.submit(self._gather, upcoming, device, gather))
+                yield self._to_device(pending.popleft().result(), device)
         finally:
             gatherer.shutdown(cancel_futures=True)
             self._release(pending)
 
-    def _hold_pool(self, slots: int) -> None:
-        """Accounts for a pool of so many slots, for which cached labels make room."""
+    def _resize_pool(self, slots: int) -> None:
+        """Evicts cached labels and counts the memory of a pool of so many slots."""
         with self._cache_lock:
             self._evict(0)
-        self._ledger.add(slots * self._slot_bytes() - self._pool_bytes)
+        self._memory.add(slots * self._slot_bytes() - self._pool_bytes)
         self._pool_bytes = slots * self._slot_bytes()
 
     def _to_device(self, batch: tuple[Tensor, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Returns images (n, C, H, W) and labels int64 on the device; from here on they are the reader's."""
-        self._ledger.add(-self._batch_bytes(len(batch[0])))
-        pixels, marks = (tensor.to(device, non_blocking=True) for tensor in batch)
-        return pixels.permute(0, 3, 1, 2), marks.to(torch.int64)
+        """Returns images (n, C, H, W) and labels int64 on the device; their memory is no longer counted."""
+        self._memory.add(-self._batch_bytes(len(batch[0])))
+        pixels, labels = (tensor.to(device, non_blocking=True) for tensor in batch)
+        return pixels.permute(0, 3, 1, 2), labels.to(torch.int64)
 
     def _release(self, pending: deque[Future[tuple[Tensor, Tensor]]]) -> None:
-        """Takes batches that nobody will fetch off the account."""
+        """Stops counting the memory of batches that nobody will fetch."""
         for batch in pending:
             if not batch.cancelled() and batch.exception() is None:
-                self._ledger.add(-self._batch_bytes(len(batch.result()[0])))
+                self._memory.add(-self._batch_bytes(len(batch.result()[0])))
 
     def _load(self, samples: np.ndarray, pool: _Pool, slots: np.ndarray) -> None:
         """Reads samples of one chunk into the pool."""
@@ -384,76 +388,78 @@ class StreamedSource:
         number = int(self._chunk[samples[0]] - self._first_chunk[file])
         rows = self._row[samples]
         scratch = self._scratch_bytes(0)
-        self._ledger.add(scratch)
+        self._memory.add(scratch)
         try:
             labels = self._chunks[file].read(number)
-            pool.marks[slots] = labels[rows - number * self._chunks[file].rows]
+            pool.labels[slots] = labels[rows - number * self._chunks[file].rows]
             for start in range(0, len(samples), ROWS_AT_ONCE):
-                some = slice(start, start + ROWS_AT_ONCE)
-                images, found = self._images(file, samples[some])
-                pool.images[slots[some]], pool.statistics[slots[some]] = images, found
+                block = slice(start, start + ROWS_AT_ONCE)
+                images, stats = self._images(file, samples[block])
+                pool.images[slots[block]], pool.statistics[slots[block]] = images, stats
         finally:
-            self._ledger.add(-scratch)
+            self._memory.add(-scratch)
 
     def _images(self, file: int, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns images of one file in their acquired type and their statistics; raises SegueError for NaN."""
         dataset = self._datasets[file]
         images, _ = dataset.read(self._row[samples], layer=None)
-        found = intensity_stats(self._normalization, images, self._intensity[samples])
-        if images.dtype.kind == "f" or not np.isfinite(found).all():
-            require_finite(dataset, normalize(images, found), sample_names(dataset, self._row[samples]))
-        return images, found
+        stats = intensity_stats(self._normalization, images, self._intensity[samples])
+        if images.dtype.kind == "f" or not np.isfinite(stats).all():
+            require_finite(dataset, normalize(images, stats), sample_names(dataset, self._row[samples]))
+        return images, stats
 
-    def _gathered(self, samples: np.ndarray, device: torch.device, gather: Gather) -> tuple[Tensor, Tensor]:
+    def _gather(self, samples: np.ndarray, device: torch.device, gather: Gather) -> tuple[Tensor, Tensor]:
         """Returns images (n, H, W, C) float32 and labels (n, H, W), pinned and in their small type for a GPU."""
         channels, height, width = self.shape
         pinned = device.type == "cuda"
         pixels = torch.empty((len(samples), height, width, channels), pin_memory=pinned)
-        kind = torch.from_numpy(np.empty(0, self.label_dtype)).dtype if pinned else torch.int64
-        marks = torch.empty((len(samples), height, width), dtype=kind, pin_memory=pinned)
-        self._ledger.add(self._batch_bytes(len(samples)))
+        dtype = torch.from_numpy(np.empty(0, self.label_dtype)).dtype if pinned else torch.int64
+        labels = torch.empty((len(samples), height, width), dtype=dtype, pin_memory=pinned)
+        self._memory.add(self._batch_bytes(len(samples)))
         try:
-            gather(samples, np.moveaxis(pixels.numpy(), -1, 1), marks.numpy())
+            gather(samples, np.moveaxis(pixels.numpy(), -1, 1), labels.numpy())
         except BaseException:
-            self._ledger.add(-self._batch_bytes(len(samples)))
+            self._memory.add(-self._batch_bytes(len(samples)))
             raise
-        return pixels, marks
+        return pixels, labels
 
-    def _at_random(self, samples: np.ndarray, images: np.ndarray, marks: np.ndarray, *, most_labels: int) -> None:
-        """Reads samples from wherever they lie: images by row, labels by chunks of which the last used are kept, as far
-        as they take at most `most_labels` bytes."""
+    def _read_random(
+        self, samples: np.ndarray, images: np.ndarray, labels: np.ndarray, *, max_label_bytes: int
+    ) -> None:
+        """Reads samples at random positions: images by row, labels by chunks, of which the last used are cached
+        as far as they take at most `max_label_bytes`."""
         scratch = self._scratch_bytes(len(samples))
-        self._ledger.add(scratch)
+        self._memory.add(scratch)
         try:
             for file in np.unique(self._file[samples]).tolist():
-                own = np.flatnonzero(self._file[samples] == file)
-                images[own] = normalize(*self._images(file, samples[own]))
+                rows = np.flatnonzero(self._file[samples] == file)
+                images[rows] = normalize(*self._images(file, samples[rows]))
             for chunk in np.unique(self._chunk[samples]).tolist():
-                own = np.flatnonzero(self._chunk[samples] == chunk)
-                file = int(self._file[samples[own[0]]])
+                rows = np.flatnonzero(self._chunk[samples] == chunk)
+                file = int(self._file[samples[rows[0]]])
                 first = (chunk - self._first_chunk[file]) * self._chunks[file].rows
-                marks[own] = self._labels(chunk, file, most_labels)[self._row[samples[own]] - first]
+                labels[rows] = self._labels(chunk, file, max_label_bytes)[self._row[samples[rows]] - first]
         finally:
-            self._ledger.add(-scratch)
+            self._memory.add(-scratch)
 
-    def _labels(self, chunk: int, file: int, most_bytes: int) -> np.ndarray:
-        """Returns the labels of a chunk, kept for the next time as far as `most_bytes` of labels may be."""
+    def _labels(self, chunk: int, file: int, max_bytes: int) -> np.ndarray:
+        """Returns the labels of a chunk and caches them, if all cached labels then take at most `max_bytes`."""
         with self._cache_lock:
             if chunk in self._cache:
                 self._cache.move_to_end(chunk)
                 return self._cache[chunk]
             labels = self._chunks[file].read(chunk - int(self._first_chunk[file])).astype(self.label_dtype)
-            self._evict(most_bytes - labels.nbytes)
-            if labels.nbytes <= most_bytes:
+            self._evict(max_bytes - labels.nbytes)
+            if labels.nbytes <= max_bytes:
                 self._cache[chunk] = labels
-                self._ledger.add(labels.nbytes)
+                self._memory.add(labels.nbytes)
             return labels
 
-    def _evict(self, most_bytes: int) -> None:
-        """Drops cached labels, the longest unused first, until they take at most `most_bytes`."""
-        while self._cache and sum(labels.nbytes for labels in self._cache.values()) > most_bytes:
+    def _evict(self, max_bytes: int) -> None:
+        """Evicts cached labels, the longest unused first, until they take at most `max_bytes`."""
+        while self._cache and sum(labels.nbytes for labels in self._cache.values()) > max_bytes:
             _, labels = self._cache.popitem(last=False)
-            self._ledger.add(-labels.nbytes)
+            self._memory.add(-labels.nbytes)
 
 
 class LabelChunks:
@@ -467,13 +473,13 @@ class LabelChunks:
         self._file = open_file(dataset.path)
         self._count, (_, height, width) = dataset.count, dataset.tile_shape
         if not layer.stored:
-            self._plain, self.rows = False, block_rows(self._count, height, width)
+            self._is_packed, self.rows = False, block_rows(self._count, height, width)
             self.scratch_bytes: int = 4 * self.rows * height * width
             return
         self._labels: Node = self._file[f"tiles/labels/{layer.name}"]
         count, height, width = self._labels.shape
         chunks = self._labels.chunks
-        self._plain = chunks is not None and chunks[1:] == (height, width) and _as_assembled(self._labels)
+        self._is_packed = chunks is not None and chunks[1:] == (height, width) and _is_packed(self._labels)
         self.rows: int = chunks[0] if chunks is not None else block_rows(count, height, width)
         self.scratch_bytes = 2 * 4 * self.rows * height * width
 
@@ -488,7 +494,7 @@ class LabelChunks:
             return virtual_labels(self._dataset, np.arange(first, first + rows), self._layer)
         _, height, width = self._labels.shape
         with reading(self._dataset.path):
-            if self._plain:
+            if self._is_packed:
                 skipped, raw = self._labels.id.read_direct_chunk((first, 0, 0))
                 if not skipped:
                     return self._decoded(raw)[: rows * height * width].reshape(rows, height, width)
@@ -523,7 +529,7 @@ def unshuffled(planes: np.ndarray) -> np.ndarray:
     return whole
 
 
-def _as_assembled(labels: Node) -> bool:
+def _is_packed(labels: Node) -> bool:
     properties = labels.id.get_create_plist()
     filters = [properties.get_filter(index)[0] for index in range(properties.get_nfilters())]
     return filters == [SHUFFLE, DEFLATE] and labels.dtype == np.dtype("<i4")

@@ -1,12 +1,8 @@
 """What a dataset holds: as text, and as a contact sheet of tiles with their labels.
 
-The colour of each class, the same in every picture: live blue, dead vermilion, other classes what is left.
-
-Blue and vermilion are told apart with any kind of colour vision. A palette for images is brighter than one for lines on
-paper; both begin with a blue and a vermilion.
-
-
-Draws tiles with their labels on one sheet."""
+Classes have the same color in every picture: live blue, dead vermilion, which differ for any kind of color vision;
+other classes take the remaining colors.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +33,11 @@ STANDARD_COLUMNS = ("group", "source", "y_px", "x_px", "pixel_size_nm")
 
 
 def describe(path: Path) -> str:
-    """Returns what the dataset holds: tiles, layers, groups, conditions, splits, provenance, digest, one line each."""
+    """Returns a text with one line each for tiles, layers, groups, conditions, splits, provenance and digest."""
     with Dataset(path) as data:
         channels, height, width = data.tile_shape
         samples = data.samples()
-        sources, kept = set(samples["source"]), set(data.micrograph_ids())
+        sources, stored = set(samples["source"]), set(data.micrograph_ids())
         rows = [
             ("tiles", f"{data.count} of {height} × {width} px, {channels} × {data.dtype} ({', '.join(data.channels)})"),
             ("size", f"{path.stat().st_size / 1e6:.1f} MB"),
@@ -50,7 +46,7 @@ def describe(path: Path) -> str:
             *((f"layer {layer.name}", _layer(data, layer)) for layer in data.layers.values()),
             ("labels", "" if data.layers else "none: for reconstruction and classes of whole images"),
             ("groups", f"{len(set(samples['group']))}, e.g. {samples['group'][0]}" if data.count else "none"),
-            ("micrographs", f"{len(sources | kept)}: {len(sources)} cut into tiles, {len(kept)} kept whole"),
+            ("micrographs", f"{len(sources | stored)}: {len(sources)} cut into tiles, {len(stored)} kept whole"),
             *_conditions(samples),
             *((f"split {name}", _split(data, name, samples["group"])) for name in data.split_names()),
             *(("WARNING", warning) for warning in dataset_warnings(data)),
@@ -62,23 +58,23 @@ def describe(path: Path) -> str:
 
 
 def dataset_warnings(data: Dataset) -> list[str]:
-    """Returns what a reader must know before training: no tiles, splits with an empty part, and those that leak.
+    """Returns what to know before training: that there are no tiles, splits with an empty part, and those that leak.
 
-    Of a stored split that tears groups, the neighbours across the border are counted over the whole dataset.
+    For a stored split that divides groups, neighbors across the border are counted over the whole dataset.
     """
     if not data.count:
         return ["no tiles: all wells are unstained, and their whole images are for prediction only (`segue count`)"]
-    found = []
+    warnings = []
     for name in data.split_names():
         made = data.resolve_split(SplitSpec(stored=name))
         if made.stored is not None:
             continue  # it came with the data
         codes = data.split_codes(name)
-        found.append(splits.empty_parts_message(name, made, data.samples(), codes))
+        warnings.append(splits.empty_parts_message(name, made, data.samples(), codes))
         if made.leaks_groups:
             training, validation = (np.flatnonzero(codes == PARTS.index(part)) for part in ("train", "validation"))
-            found.append(f"'{name}': {splits.leak_message(made.description, data.neighbours(training, validation))}")
-    return [warning for warning in found if warning]
+            warnings.append(f"'{name}': {splits.leak_message(made.description, data.neighbours(training, validation))}")
+    return [warning for warning in warnings if warning]
 
 
 def contact_sheet(path: Path, out_png: Path, *, count: int = 24, layer: str | None = None) -> None:
@@ -96,7 +92,7 @@ def contact_sheet(path: Path, out_png: Path, *, count: int = 24, layer: str | No
         if layer is not None and layer not in data.layers:
             raise SegueError(f"{path}: {unknown(layer, data.layers, 'label layer')}.")
         name = layer or next(iter(data.layers), None)
-        drawn = Layer("", "classes", ("background",)) if name is None else data.layers[name]
+        drawn_layer = Layer("", "classes", ("background",)) if name is None else data.layers[name]
         indices = spread(data.samples(), count)
         images, labels = data.read(indices, layer=name)
         if labels is None:
@@ -105,7 +101,7 @@ def contact_sheet(path: Path, out_png: Path, *, count: int = 24, layer: str | No
         sheet = draw_sheet(
             images,
             labels,
-            layer=drawn,
+            layer=drawn_layer,
             valid=data.valid(indices),
             captions=captions,
             heading=f"{path.name}: {len(indices)} of {data.count} tiles, {f'layer {name}' if name else 'no labels'}",
@@ -123,7 +119,7 @@ def spread(samples: Mapping[str, np.ndarray], count: int) -> np.ndarray:
 
 
 def _nominal(samples: Mapping[str, np.ndarray]) -> list[str]:
-    """Returns the names of the conditions that take more than one value and are no drawn ones."""
+    """Returns the names of the conditions with more than one value, except the random ones."""
     return [
         name
         for name, values in sorted(samples.items())
@@ -134,16 +130,16 @@ def _nominal(samples: Mapping[str, np.ndarray]) -> list[str]:
 def _caption(samples: Mapping[str, np.ndarray], index: int) -> tuple[str, str]:
     source = str(samples["source"][index])
     source = source if len(source) <= 22 else f"{source[:10]}…{source[-11:]}"
-    conditions = ", ".join(f"{name} {_shown(samples[name][index])}" for name in _nominal(samples))
+    conditions = ", ".join(f"{name} {_format(samples[name][index])}" for name in _nominal(samples))
     return source, conditions or f"y {samples['y_px'][index]}, x {samples['x_px'][index]} px"
 
 
 def _pixel_sizes(data: Dataset, samples: Mapping[str, np.ndarray]) -> str:
     if "pixel_size_nm" in data.attributes:
-        return f"{_shown(data.attributes['pixel_size_nm'])} nm"
+        return f"{_format(data.attributes['pixel_size_nm'])} nm"
     sizes = samples.get("pixel_size_nm")
     known = np.unique(sizes[np.isfinite(sizes)]) if sizes is not None else np.array([])
-    return f"{_shown(known[0])} to {_shown(known[-1])} nm" if len(known) else "not known"
+    return f"{_format(known[0])} to {_format(known[-1])} nm" if len(known) else "not known"
 
 
 def _padding(data: Dataset) -> str:
@@ -183,24 +179,24 @@ def _conditions(samples: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
             continue
         if name.endswith("_drawn"):
             known = values[np.isfinite(values)]
-            rows.append((name, f"{_shown(known.min())} to {_shown(known.max())}" if known.size else "not known"))
+            rows.append((name, f"{_format(known.min())} to {_format(known.max())}" if known.size else "not known"))
             continue
         known = values[~np.isnan(values)] if values.dtype.kind == "f" else values
         missing, counts = len(values) - len(known), Counter(known.tolist())
         if not counts:
             rows.append((name, "not known"))
             continue
-        shown = [f"{_shown(value)} ({counts[value]})" for value in sorted(counts)[:MAX_VALUES]]
+        listed = [f"{_format(value)} ({counts[value]})" for value in sorted(counts)[:MAX_VALUES]]
         more = f", … {len(counts)} values" if len(counts) > MAX_VALUES else ""
         unknown_too = f", not known ({missing})" if missing else ""
-        rows.append((name, ", ".join(shown) + more + unknown_too))
+        rows.append((name, ", ".join(listed) + more + unknown_too))
     return rows
 
 
 def _split(data: Dataset, name: str, groups: np.ndarray) -> str:
     codes = data.split_codes(name)
     made = data.split_attributes(name)
-    how = "given" if made.get("given") else ", ".join(f"{key} {_shown(value)}" for key, value in sorted(made.items()))
+    how = "given" if made.get("given") else ", ".join(f"{key} {_format(value)}" for key, value in sorted(made.items()))
     parts = [
         f"{part} {int((codes == code).sum())} tiles of {len(set(groups[codes == code]))} groups"
         for code, part in enumerate(PARTS)
@@ -211,19 +207,19 @@ def _split(data: Dataset, name: str, groups: np.ndarray) -> str:
 def _provenance(attributes: Mapping[str, Any]) -> list[tuple[str, str]]:
     text = str(attributes.get("provenance", ""))
     try:
-        found = json.loads(text)
+        provenance = json.loads(text)
     except ValueError:
         return [("provenance", text)]
-    if not isinstance(found, dict):
+    if not isinstance(provenance, dict):
         return [("provenance", text)]
-    return [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in found.items()]
+    return [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in provenance.items()]
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     return f"{value:g}" if isinstance(value, (float, np.floating)) else str(value)
 
 
-KNOWN = {"live": 0, "dead": 1}  # places in a palette
+FIXED_PLACES = {"live": 0, "dead": 1}  # places in a palette
 # for thin lines on grey images: blue, vermilion, green, pink, yellow, violet
 ON_IMAGES = ((46, 166, 255), (255, 90, 31), (0, 200, 120), (230, 60, 170), (255, 210, 0), (150, 110, 255))
 
@@ -236,12 +232,12 @@ def palette_indices(names: Sequence[str]) -> tuple[int, ...]:
     >>> palette_places(("background", "pore", "grain"))
     (0, 1)
     """
-    taken = {KNOWN[name] for name in names[1:] if name in KNOWN}
-    free = iter([place for place in range(len(names) + len(KNOWN)) if place not in taken])
-    return tuple(KNOWN[name] if name in KNOWN else next(free) for name in names[1:])
+    reserved = {FIXED_PLACES[name] for name in names[1:] if name in FIXED_PLACES}
+    free = iter([place for place in range(len(names) + len(FIXED_PLACES)) if place not in reserved])
+    return tuple(FIXED_PLACES[name] if name in FIXED_PLACES else next(free) for name in names[1:])
 
 
-def colours_on_images(names: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
+def class_colors(names: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
     """Returns RGB (0 to 255) of each class, black for the first, the background."""
     return ((0, 0, 0), *(ON_IMAGES[place % len(ON_IMAGES)] for place in palette_indices(names)))
 
@@ -275,39 +271,39 @@ def draw_sheet(
     for index in range(count):
         x = MARGIN + (index % columns) * (width + GAP)
         y = top + (index // columns) * (height + CAPTION + GAP)
-        tile = Image.fromarray(coloured(images[index], labels[index], layer, valid[index], scale))
+        tile = Image.fromarray(colored(images[index], labels[index], layer, valid[index], scale))
         sheet.paste(tile, (x, y))
         _dashed_box(pen, valid[index] * scale, (x, y), (width, height))
-        for line, (text, colour) in enumerate(zip(captions[index], (INK, FAINT), strict=True)):
-            pen.text((x, y + height + 3 + 16 * line), _fitting(pen, text, width), fill=colour, font=load_font(12))
+        for line, (text, color) in enumerate(zip(captions[index], (INK, FAINT), strict=True)):
+            pen.text((x, y + height + 3 + 16 * line), _fitting(pen, text, width), fill=color, font=load_font(12))
     return sheet
 
 
-def coloured(image: np.ndarray, labels: np.ndarray, layer: Layer, valid: np.ndarray, scale: int) -> np.ndarray:
+def colored(image: np.ndarray, labels: np.ndarray, layer: Layer, valid: np.ndarray, scale: int) -> np.ndarray:
     """Returns (H·scale, W·scale, 3) uint8: the stretched image, a tint and an outline for each label.
 
-    Of three channels red, green and blue are made, of others the first is shown.
+    Three channels become red, green and blue; otherwise the first channel is shown in grey.
     """
     y0, x0, y1, x1 = valid
     picture = np.empty((*labels.shape, 3))
-    for colour, channel in enumerate((0, 1, 2) if len(image) == 3 else (0, 0, 0)):
-        picture[..., colour] = _stretched(image[channel], image[channel, y0:y1, x0:x1])
-    picture, marks = (np.repeat(np.repeat(array, scale, 0), scale, 1) for array in (picture, labels))
-    colours = _colours(layer, marks)
+    for band, channel in enumerate((0, 1, 2) if len(image) == 3 else (0, 0, 0)):
+        picture[..., band] = _stretch(image[channel], image[channel, y0:y1, x0:x1])
+    picture, labels = (np.repeat(np.repeat(array, scale, 0), scale, 1) for array in (picture, labels))
+    colors = _colors(layer, labels)
     if layer.kind == "classes":
-        tint = marks > 0
-        picture[tint] = 0.78 * picture[tint] + 0.22 * colours[tint]
-    outline = _outline(marks)
-    picture[outline] = colours[outline]
-    rows, columns = np.indices(marks.shape)
+        tint = labels > 0
+        picture[tint] = 0.78 * picture[tint] + 0.22 * colors[tint]
+    outline = _outline(labels)
+    picture[outline] = colors[outline]
+    rows, columns = np.indices(labels.shape)
     inside = (rows < y1 * scale) & (columns < x1 * scale) & (rows >= y0 * scale) & (columns >= x0 * scale)
-    hatch = (marks == IGNORED) & inside & ((rows + columns) % 8 < 2)
+    hatch = (labels == IGNORED) & inside & ((rows + columns) % 8 < 2)
     picture[hatch] = 0.35 * picture[hatch] + 0.65 * 200
     picture[~inside] = 238
     return picture.round().clip(0, 255).astype(np.uint8)
 
 
-def _stretched(channel: np.ndarray, measured: np.ndarray) -> np.ndarray:
+def _stretch(channel: np.ndarray, measured: np.ndarray) -> np.ndarray:
     """Returns the channel from 0 to 255, stretched by its finite measured values; NaN and infinity become black."""
     measured = measured[np.isfinite(measured)].astype(np.float64)
     low, high = np.percentile(measured, (0.5, 99.8)) if measured.size else (0, 1)
@@ -322,9 +318,9 @@ def _outline(labels: np.ndarray) -> np.ndarray:
     return (labels > 0) & np.any([neighbour != labels for neighbour in shifted], axis=0)
 
 
-def _colours(layer: Layer, labels: np.ndarray) -> np.ndarray:
+def _colors(layer: Layer, labels: np.ndarray) -> np.ndarray:
     if layer.kind == "classes":
-        table = np.array(colours_on_images(layer.names), dtype=float)
+        table = np.array(class_colors(layer.names), dtype=float)
         return table[np.maximum(labels, 0)]
     hues = [colorsys.hsv_to_rgb((0.11 + 0.618034 * k) % 1, 0.85, 1) for k in range(64)]
     return (np.array(hues) * 255)[np.maximum(labels, 0) % 64]
@@ -338,8 +334,8 @@ def _legend(pen: Any, layer: Layer, place: tuple[int, int]) -> None:
             (x, y), f"each outline is one {layer.names[1]}; hatched: ignored; grey: padding", fill=FAINT, font=font
         )
         return
-    for name, colour in list(zip(layer.names, colours_on_images(layer.names), strict=True))[1:]:
-        pen.rectangle((x, y + 2, x + 13, y + 15), fill=colour)
+    for name, color in list(zip(layer.names, class_colors(layer.names), strict=True))[1:]:
+        pen.rectangle((x, y + 2, x + 13, y + 15), fill=color)
         pen.text((x + 19, y), name, fill=INK, font=font)
         x += 37 + round(pen.textlength(name, font=font))
     pen.text((x, y), "hatched: ignored; grey: padding", fill=FAINT, font=font)
