@@ -31,14 +31,14 @@ def blobs(generator: np.random.Generator, size: int = 96) -> tuple[np.ndarray, n
 
 def examples() -> list[Example]:
     generator = np.random.default_rng(3)
-    found = []
+    result = []
     for domain, shift in (("-10nm", 2), ("0nm", 6)):
         image, label = blobs(generator)
         worse = np.roll(label, (2 * shift, shift), axis=(0, 1))
         worse[5:14, 70:84] = 1
         predictions = {"after pretraining only": worse, "after transfer": np.roll(label, shift // 2, axis=1)}
-        found.append(Example(image, label, domain, predictions))
-    return found
+        result.append(Example(image, label, domain, predictions))
+    return result
 
 
 def row(stage: str, run: str, parent: str, domain: str, evaluated: str, seed: int, loss: float, **more: object) -> dict:
@@ -80,11 +80,11 @@ def made(seeds: int = 3, *, scratch: bool = True) -> StudyResults:
             child = f"t{source}{seed}{target}{images}{freeze}"
             more = {**axes, "transfer.domain": target, "transfer.images": images, "transfer.freeze": freeze}
             factor = (16 / images) ** 0.12 * {"none": 1.0, "encoder": 1.12, "decoder": 1.03}[freeze]
-            own = FOCUS[target] * factor * generator.lognormal(0, 0.05)
+            final_loss = FOCUS[target] * factor * generator.lognormal(0, 0.05)
             for domain in DOMAINS:
-                loss = own if domain == target else 1.5 * FOCUS[domain]
+                loss = final_loss if domain == target else 1.5 * FOCUS[domain]
                 rows.append(row("transfer", child, run, target, domain, seed, loss, **more))
-            histories += curve(rows[-1], own, generator)
+            histories += curve(rows[-1], final_loss, generator)
     for target, images, seed in itertools.product(DOMAINS if scratch else [], [16, 64], range(seeds)):
         more = {"scratch.domain": target, "scratch.images": images}
         loss = FOCUS[target] * (90 / images) ** 0.5 * generator.lognormal(0, 0.1)

@@ -53,8 +53,8 @@ def picture(side: int = 40) -> np.ndarray:
 
 def words(figure: Figure) -> str:
     figure.draw_without_rendering()
-    found = [text.get_text() for part in (figure, *figure.subfigs) for text in _texts(part)]
-    return "\n".join(found)
+    result = [text.get_text() for part in (figure, *figure.subfigs) for text in _texts(part)]
+    return "\n".join(result)
 
 
 def _texts(part: Any) -> list[Any]:
@@ -64,8 +64,17 @@ def _texts(part: Any) -> list[Any]:
 def test_channels_that_vary_most_and_differ_are_shown():
     """Of channels with known spread the greatest are taken, but neither a copy, a negative, nor a constant one."""
     generator = rng.numpy_generator(0, "maps")
-    own = generator.normal(size=(3, 8, 8))
-    values = np.stack([1.0 * own[0], 5.0 * own[1], 4.0 * own[1], -3.0 * own[1], 2.0 * own[2], np.ones((8, 8))])
+    patterns = generator.normal(size=(3, 8, 8))
+    values = np.stack(
+        [
+            1.0 * patterns[0],
+            5.0 * patterns[1],
+            4.0 * patterns[1],
+            -3.0 * patterns[1],
+            2.0 * patterns[2],
+            np.ones((8, 8)),
+        ]
+    )
     assert distinct_channels(values, 3) == [0, 1, 4]
     assert distinct_channels(values, 6) == [0, 1, 4]
     assert distinct_channels(values, 2) == [1, 4]
@@ -75,19 +84,19 @@ def test_stages_are_what_the_network_computes():
     """The scores shown are the network's, channel by channel, and the colour scale holds the shown values' range."""
     network = built(name="resunet", width=8)
     images = noise(1, 1, 32)
-    found = block_activations(network, images)
+    result = block_activations(network, images)
     with torch.no_grad():
-        np.testing.assert_array_equal(found[-1].maps, network(images)[0].numpy())
-    np.testing.assert_array_equal(found[0].maps, images[0].numpy())
-    for stage in found:
+        np.testing.assert_array_equal(result[-1].maps, network(images)[0].numpy())
+    np.testing.assert_array_equal(result[0].maps, images[0].numpy())
+    for stage in result:
         assert stage.maps.min() <= stage.limits[0] <= stage.limits[1] <= stage.maps.max()
         assert list(stage.channels) == sorted(set(stage.channels))
 
 
 def test_the_figure_tells_every_stage():
     """Each block's name, channels and size are written, and the scores have the names of their classes."""
-    told = words(activations_figure(model_of(built(name="resunet", width=8), "resunet"), picture(), channels=2))
-    for wanted in (
+    output = words(activations_figure(model_of(built(name="resunet", width=8), "resunet"), picture(), channels=2))
+    for text in (
         "1 channel of 32×32",
         "64 channels of 1×1",
         "2 scores of 32×32",
@@ -95,25 +104,27 @@ def test_the_figure_tells_every_stage():
         "background",
         "disc",
     ):
-        assert wanted in told
+        assert text in output
 
 
 def test_units_and_offset_of_the_image_do_not_count():
     """A run's model standardises the image, so that other units draw the same scores."""
     model = model_of(built(name="resunet", width=8), "resunet")
-    shown = []
+    images_drawn = []
     for image in (picture(), 7 * picture() + 3):
         figure = activations_figure(model, image, channels=2)
         arrays = [artist.get_array() for part in figure.findobj(AxesImage) for artist in [cast(AxesImage, part)]]
-        shown.append([np.asarray(values) for values in arrays if values is not None and values.shape == (32, 32)])
-    assert len(shown[0]) == len(shown[1]) > 2
-    np.testing.assert_allclose(shown[0][-1], shown[1][-1], atol=1e-4)
+        images_drawn.append(
+            [np.asarray(values) for values in arrays if values is not None and values.shape == (32, 32)]
+        )
+    assert len(images_drawn[0]) == len(images_drawn[1]) > 2
+    np.testing.assert_allclose(images_drawn[0][-1], images_drawn[1][-1], atol=1e-4)
 
 
 def test_a_classifier_is_one_column_with_its_scores_as_bars():
     """Networks without maps are drawn too: a perceptron's layers as bars."""
-    told = words(activations_figure(built(name="mlp", width=16, side_px=8), picture(), divisor=1))
-    assert "encoder.1: 16 values" in told and "head: 2 values" in told
+    output = words(activations_figure(built(name="mlp", width=16, side_px=8), picture(), divisor=1))
+    assert "encoder.1: 16 values" in output and "head: 2 values" in output
 
 
 def test_images_that_do_not_fit_are_refused():
@@ -125,14 +136,14 @@ def test_images_that_do_not_fit_are_refused():
         (model, np.zeros((2, 40, 40)), "shape"), (model, np.ones((8, 40)), "at least 32x32"), (model, bad, "NaN"),
         (model.network, picture(), "divisor"),
     ]  # fmt: skip
-    for subject, image, told in cases:
-        with pytest.raises(SegueError, match=told):
+    for subject, image, message in cases:
+        with pytest.raises(SegueError, match=message):
             activations_figure(cast(Any, subject), image)
 
 
 def test_the_receptive_field_is_drawn_with_its_numbers():
     """The squares and the theoretical field are written as they are measured."""
-    found = effective_field(built(name="unet", width=8, depth=1), noise(2, 1, 32))
-    told = words(receptive_field_figure(found, TheoreticalField("head", 1.0, 18, 18, unbounded=False)))
-    assert f"50% in {found.sides_px[0.5]} px" in told and "theoretical: 18 px" in told
-    assert isinstance(found, EffectiveField)
+    result = effective_field(built(name="unet", width=8, depth=1), noise(2, 1, 32))
+    output = words(receptive_field_figure(result, TheoreticalField("head", 1.0, 18, 18, unbounded=False)))
+    assert f"50% in {result.sides_px[0.5]} px" in output and "theoretical: 18 px" in output
+    assert isinstance(result, EffectiveField)

@@ -28,8 +28,8 @@ def test_weighted_median_of_nothing_is_nan() -> None:
 
 def test_median_leaves_out_what_is_not_finite() -> None:
     """The median and the number of runs are of the finite values only."""
-    found = estimate(np.array([1.0, np.nan, 3.0, 2.0, np.inf]), {})
-    assert (found.median, found.runs, found.interval) == (2.0, 3, None)
+    result = estimate(np.array([1.0, np.nan, 3.0, 2.0, np.inf]), {})
+    assert (result.median, result.runs, result.interval) == (2.0, 3, None)
     assert np.isnan(estimate(np.array([np.nan]), {}).median)
 
 
@@ -44,9 +44,9 @@ def test_few_seeds_give_the_range_of_their_medians(count: int) -> None:
     ids = np.repeat(np.arange(count), 5)
     values = np.random.default_rng(1).normal(size=ids.size) + 10.0 * ids
     medians = [np.median(values[ids == seed]) for seed in range(count)]
-    found = estimate(values, seeds(ids))
-    assert found.interval == pytest.approx((min(medians), max(medians)))
-    assert found.degrees_of_freedom == count - 1
+    result = estimate(values, seeds(ids))
+    assert result.interval == pytest.approx((min(medians), max(medians)))
+    assert result.degrees_of_freedom == count - 1
 
 
 def test_repeating_runs_within_seeds_changes_nothing() -> None:
@@ -62,8 +62,8 @@ def test_repeating_runs_within_seeds_changes_nothing() -> None:
 def test_configurations_are_not_resampled() -> None:
     """Repeats that agree exactly leave no doubt, however much the configurations differ."""
     configuration = np.repeat(np.arange(5), 3)
-    found = estimate(10.0 * configuration, {"runs": ClusterLevel(np.arange(15), configuration)})
-    assert found.interval == (20.0, 20.0)
+    result = estimate(10.0 * configuration, {"runs": ClusterLevel(np.arange(15), configuration)})
+    assert result.interval == (20.0, 20.0)
 
 
 def test_ways_that_divide_alike_count_once() -> None:

@@ -19,32 +19,32 @@ from segue.study.table import StudyResults
 
 def test_matrix_holds_medians_over_runs(results: StudyResults) -> None:
     """A cell is the median of the rows with that trained and that evaluated domain."""
-    found = matrix(compare(results), "pretrain")
-    assert (found.rows, found.columns) == (["-10nm", "+10nm"], results.domains)
+    result = matrix(compare(results), "pretrain")
+    assert (result.rows, result.columns) == (["-10nm", "+10nm"], results.domains)
     table = results.table
     rows = table[(table["stage"] == "pretrain") & (table["domain"] == "+10nm") & (table["evaluated_domain"] == "0nm")]
-    assert found.values[1, 1] == pytest.approx(rows["loss_adjusted"].median())
-    assert found.counts[1, 1] == len(rows) == 3
+    assert result.values[1, 1] == pytest.approx(rows["loss_adjusted"].median())
+    assert result.counts[1, 1] == len(rows) == 3
 
 
 def test_matrix_after_transfer_has_sources_as_rows_and_targets_as_columns(results: StudyResults) -> None:
     """A run stands under its root's domain and its own, and pairs left out of the study are empty."""
-    found = matrix(compare(results), "transfer", after_transfer=True)
-    assert (found.rows, found.columns) == (["-10nm", "+10nm"], results.domains)
-    assert np.isnan(found.values[0, 0]) and found.counts[0, 0] == 0
+    result = matrix(compare(results), "transfer", after_transfer=True)
+    assert (result.rows, result.columns) == (["-10nm", "+10nm"], results.domains)
+    assert np.isnan(result.values[0, 0]) and result.counts[0, 0] == 0
     table = results.table
     chosen = (table["pretrain.domain"] == "-10nm") & (table["transfer.domain"] == "0nm")
     rows = table[chosen & (table["evaluated_domain"] == "0nm")]
-    assert found.values[0, 1] == pytest.approx(rows["loss_adjusted"].median())
-    assert found.counts[0, 1] == 18
+    assert result.values[0, 1] == pytest.approx(rows["loss_adjusted"].median())
+    assert result.counts[0, 1] == 18
 
 
 def test_before_is_the_parent_in_the_same_domain(results: StudyResults) -> None:
     """A transfer run is compared with its own parent where it was transferred to."""
-    found = before_and_after(compare(results), "transfer").set_index("run")
+    result = before_and_after(compare(results), "transfer").set_index("run")
     table = results.table.set_index(["run", "evaluated_domain"])["loss_adjusted"]
-    assert len(found) == 72
-    for run, row in found.iloc[::10].iterrows():
+    assert len(result) == 72
+    for run, row in result.iloc[::10].iterrows():
         assert row["before"] == table[(row["parent"], row["domain"])]
         assert row["change"] == pytest.approx(table[(run, row["domain"])] - row["before"])
 
@@ -62,8 +62,8 @@ def test_mixture_is_read_in_all_its_domains(results: StudyResults) -> None:
     rows = results.table[results.table["stage"] == "scratch"].head(1)
     mixed = pd.concat([rows.assign(run="m", domain="+10nm:128+0nm:384", evaluated_domain=d) for d in results.domains])
     mixed["loss_adjusted"] = [5.0, 1.0, 2.0]
-    found = compare(dataclasses.replace(results, table=mixed.reset_index(drop=True)))
-    assert found.runs["value"].tolist() == [1.5]
+    result = compare(dataclasses.replace(results, table=mixed.reset_index(drop=True)))
+    assert result.runs["value"].tolist() == [1.5]
 
 
 def test_metric_is_the_loss_less_its_floor_where_it_has_one(results: StudyResults) -> None:
@@ -116,16 +116,16 @@ def factorial(seeds: int = 3) -> StudyResults:
 
 def test_paired_differences_remove_everything_else() -> None:
     """In an additive study a level's paired difference is exactly what it adds, with no width at all."""
-    found = {factor.axis: factor for factor in factors(compare(factorial()), "train")}
-    assert list(found) == ["train.domain", "train.lr", "train.depth"]
-    rate = found["train.lr"].levels
+    result = {factor.axis: factor for factor in factors(compare(factorial()), "train")}
+    assert list(result) == ["train.domain", "train.lr", "train.depth"]
+    rate = result["train.lr"].levels
     assert [level.name for level in rate] == ["1e-4", "1e-3"]
     assert rate[1].difference is not None
     assert rate[1].difference.median == pytest.approx(0.09)
     assert rate[1].difference.interval == pytest.approx((0.09, 0.09))
-    assert found["train.depth"].span == pytest.approx(0.02)
-    assert found["train.domain"].levels[1].difference.runs == 12  # depth 3 was not run in both
-    assert found["train.domain"].is_target and not found["train.lr"].is_target
+    assert result["train.depth"].span == pytest.approx(0.02)
+    assert result["train.domain"].levels[1].difference.runs == 12  # depth 3 was not run in both
+    assert result["train.domain"].is_target and not result["train.lr"].is_target
 
 
 def test_axis_of_one_level_is_no_factor() -> None:
@@ -139,9 +139,9 @@ def test_levels_that_share_no_pair_have_no_difference() -> None:
     """Where two settings always go together, no pair differs in one of them alone."""
     results = factorial()
     table = results.table[(results.table["train.lr"] == 1e-3) == (results.table["train.depth"] == 1)]
-    found = {f.axis: f for f in factors(compare(dataclasses.replace(results, table=table)), "train")}
-    assert found["train.lr"].levels[1].difference is None
-    assert np.isnan(found["train.lr"].span)
+    result = {f.axis: f for f in factors(compare(dataclasses.replace(results, table=table)), "train")}
+    assert result["train.lr"].levels[1].difference is None
+    assert np.isnan(result["train.lr"].span)
 
 
 def test_answer_claims_no_factor_within_its_interval(make: Callable[..., StudyResults]) -> None:
@@ -152,16 +152,16 @@ def test_answer_claims_no_factor_within_its_interval(make: Callable[..., StudyRe
     levels = [level for f in factors(comparison, "transfer") if not f.is_target for level in f.levels]
     some = [level for level in levels if level.difference and level.difference.excludes_zero]
     assert ("Nothing that was varied changes the outcome clearly." in conclusions(comparison).sentences) == (not some)
-    largest = "Of what was varied, transfer: labelled images has the largest effect."
+    largest = "The largest effect comes from labelled images (transfer)."
     assert largest in conclusions(compare(results)).sentences
 
 
 def test_repeats_without_seeds_are_paired_in_order() -> None:
     """A table without seeds still has repeats, paired within their configuration."""
     results = factorial()
-    found = compare(dataclasses.replace(results, table=results.table.drop(columns=["seed_init", "seed_draw"])))
-    assert found.repeated
-    rate = {factor.axis: factor for factor in factors(found, "train")}["train.lr"].levels[1]
+    result = compare(dataclasses.replace(results, table=results.table.drop(columns=["seed_init", "seed_draw"])))
+    assert result.repeated
+    rate = {factor.axis: factor for factor in factors(result, "train")}["train.lr"].levels[1]
     assert rate.difference is not None
     assert rate.difference.median == pytest.approx(0.09)
     assert rate.difference.interval is not None
@@ -179,23 +179,23 @@ def test_single_seed_gives_no_interval_anywhere(make: Callable[..., StudyResults
 
 def test_scratch_is_compared_at_equal_labels_and_seed(results: StudyResults) -> None:
     """By number of labels, the difference is the median over domain and seed of the two sides' own medians."""
-    found = against_scratch(compare(results), "transfer", "scratch")
-    assert list(found) == [20.0, 68.0]
-    own = compare(results).runs
-    sides = [own[(own["stage"] == s) & (own["labels"] == 20)] for s in ("transfer", "scratch")]
+    result = against_scratch(compare(results), "transfer", "scratch")
+    assert list(result) == [20.0, 68.0]
+    part_rows = compare(results).runs
+    sides = [part_rows[(part_rows["stage"] == s) & (part_rows["labels"] == 20)] for s in ("transfer", "scratch")]
     left, right = (side.groupby(["domain", "seed_draw"])["value"].median() for side in sides)
-    assert found[20.0].median == pytest.approx(float((left - right).median()))
-    assert found[20.0].runs == 9
+    assert result[20.0].median == pytest.approx(float((left - right).median()))
+    assert result[20.0].runs == 9
 
 
 def test_pairs_in_part_of_the_targets_are_said_so(results: StudyResults) -> None:
     """Two sources that are no targets of their own meet in one target only; what is crossed in all says nothing."""
-    found = {factor.axis: factor for factor in factors(compare(results), "transfer")}
-    source, labels = found["pretrain.domain"], found["transfer.images"]
+    result = {factor.axis: factor for factor in factors(compare(results), "transfer")}
+    source, labels = result["pretrain.domain"], result["transfer.images"]
     assert source.levels[1].paired_in == ("0nm",)
     assert source.coverage(source.levels) == "in 18 pairs, all in the target 0nm"
     assert labels.levels[1].paired_in == labels.targets == tuple(results.domains)
-    assert labels.coverage(labels.levels) == found["transfer.domain"].coverage(found["transfer.domain"].levels) == ""
+    assert labels.coverage(labels.levels) == result["transfer.domain"].coverage(result["transfer.domain"].levels) == ""
     harder = results.table["loss_adjusted"].where(results.table["pretrain.domain"] != "+10nm", lambda v: v + 1)
     rows = table_of(dataclasses.replace(results, table=results.table.assign(loss_adjusted=harder)))
     effect = rows["pretraining: domain: from +10nm to -10nm"]
@@ -205,9 +205,9 @@ def test_pairs_in_part_of_the_targets_are_said_so(results: StudyResults) -> None
 def test_conclusions_state_what_freezing_does(results: StudyResults) -> None:
     """Each frozen part's change is the median over pairs that differ in it alone, by hand; parts of two are listed."""
     table = results.table.replace({"transfer.freeze": {"decoder": "encoder,head"}})
-    own = table[(table["stage"] == "transfer") & (table["domain"] == table["evaluated_domain"])]
+    part_rows = table[(table["stage"] == "transfer") & (table["domain"] == table["evaluated_domain"])]
     keys = ["pretrain.domain", "transfer.domain", "transfer.images", "seed_init"]
-    by = own.set_index([*keys, "transfer.freeze"])["loss_adjusted"].unstack()
+    by = part_rows.set_index([*keys, "transfer.freeze"])["loss_adjusted"].unstack()
     rows = table_of(dataclasses.replace(results, table=table))
     assert rows["encoder"][0].startswith(f"+{(by['encoder'] - by['none']).median():.4f} [")
     assert rows["encoder and head"][0].startswith(f"+{(by['encoder,head'] - by['none']).median():.4f} [")
@@ -226,8 +226,8 @@ def test_freezing_is_judged_by_the_metrics_direction(results: StudyResults, shif
 
 def test_freezing_is_left_out_without_its_reference(results: StudyResults) -> None:
     """Where nothing was trained whole, or no part was frozen, no sentence compares."""
-    for kept in (["encoder", "decoder"], ["none"]):
-        table = results.table[(results.table["stage"] != "transfer") | results.table["transfer.freeze"].isin(kept)]
+    for selected in (["encoder", "decoder"], ["none"]):
+        table = results.table[(results.table["stage"] != "transfer") | results.table["transfer.freeze"].isin(selected)]
         assert not any("Freezing" in name for name in table_of(dataclasses.replace(results, table=table)))
 
 

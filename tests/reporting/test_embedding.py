@@ -54,19 +54,19 @@ def made(count: int) -> Embedding:
 def test_components_are_those_of_the_covariance():
     """Coordinates and shares of variance agree with the eigenvectors of the covariance matrix, up to the sign told."""
     features = rng.numpy_generator(0, "features").normal(size=(50, 6)) * [9, 4, 2, 1, 1, 1] + 5
-    found, shares = principal_components(features)
+    result, shares = principal_components(features)
     values, vectors = np.linalg.eigh(np.cov(features.T))
     np.testing.assert_allclose(shares, values[::-1][:2] / values.sum(), rtol=1e-10)
     for index in (0, 1):
         axis = vectors[:, -1 - index]
         axis = axis * np.sign(axis[np.argmax(np.abs(axis))])
-        np.testing.assert_allclose(found[:, index], (features - features.mean(0)) @ axis, atol=1e-9)
+        np.testing.assert_allclose(result[:, index], (features - features.mean(0)) @ axis, atol=1e-9)
 
 
 def test_equal_features_lie_in_one_point():
     """Without any variance nothing is divided by zero."""
-    found, shares = principal_components(np.ones((4, 3), dtype=np.float32))
-    assert not found.any() and shares == (0.0, 0.0)
+    result, shares = principal_components(np.ones((4, 3), dtype=np.float32))
+    assert not result.any() and shares == (0.0, 0.0)
 
 
 def test_padding_counts_nowhere():
@@ -88,8 +88,8 @@ def test_encoders_of_vectors_and_of_tokens_are_described_too(name: str):
         network = networks.build(NetworkSpec(name=name), channels=1, classes=2).eval()
     side = 224 if name.startswith("dpt") else 16
     with torch.inference_mode():
-        found = mean_features(network, torch.ones(1, 1, side, side), np.array([[0, 0, side, side]]))
-    assert found.shape == (1, 256 if name == "mlp" else 192)
+        result = mean_features(network, torch.ones(1, 1, side, side), np.array([[0, 0, side, side]]))
+    assert result.shape == (1, 256 if name == "mlp" else 192)
 
 
 def test_fewer_images_are_a_part_of_the_same(model: TrainedModel, discs: Path):
@@ -119,9 +119,9 @@ def test_many_groups_leave_a_legend_that_can_be_read():
     axes = draw_embedding(made(len(values)), values, by="group").axes[0]
     legend = axes.get_legend()
     assert legend is not None
-    told = [text.get_text() for text in legend.get_texts()]
-    assert len(told) == 10 and {"well 03", "well 07"} <= set(told)
-    assert told[-1] == "others: 21 more (21 images)"
+    output = [text.get_text() for text in legend.get_texts()]
+    assert len(output) == 10 and {"well 03", "well 07"} <= set(output)
+    assert output[-1] == "others: 21 more (21 images)"
     assert sum(len(np.asarray(c.get_offsets())) for c in axes.collections) == len(values)
 
 

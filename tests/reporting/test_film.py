@@ -202,16 +202,16 @@ def test_dots_are_scores_of_the_classes_shown() -> None:
 
 def test_own_film_has_the_scores_of_the_history(trained: Path) -> None:
     """Of all validation images, areas under the curves and losses are those that the training recorded."""
-    found = film.film_of_run(trained / "run")
+    result = film.film_of_run(trained / "run")
     groups = pd.read_json(trained / "run" / "groups.json", typ="series")
-    assert len(found.context.images) == 4 * len(groups["validation"]) and found.context.names == NAMES
+    assert len(result.context.images) == 4 * len(groups["validation"]) and result.context.names == NAMES
     history = pd.read_parquet(trained / "run" / "history.parquet").set_index("epoch")
-    for shot in found.frames(found.context.epochs):
+    for shot in result.frames(result.context.epochs):
         areas = shot.precision_recall()[2]
         for k, name in enumerate(NAMES):
             assert areas[k] == pytest.approx(history.loc[shot.epoch, f"validation_auprc_{name}"], abs=1e-9)
     for column in ("lr", "train_loss", "validation_loss"):
-        np.testing.assert_allclose(found.context.curves[column][1], history[column])
+        np.testing.assert_allclose(result.context.curves[column][1], history[column])
 
 
 def test_a_field_is_predicted_as_by_the_run(trained: Path) -> None:
@@ -243,8 +243,8 @@ def test_subtitle_tells_what_the_run_used_the_field_for(trained: Path) -> None:
         name = f"P1/A{index + 1}"
         words = "trained on" if name in groups["training"] else "validation"
         words = words if name in groups["training"] + groups["validation"] else "never trained on"
-        found = film.film_of_field(trained / "run", trained / "blobs.h5", f"{name}/t000")
-        assert found.context.subtitle == f"{name}/t000 ({words})"
+        result = film.film_of_field(trained / "run", trained / "blobs.h5", f"{name}/t000")
+        assert result.context.subtitle == f"{name}/t000 ({words})"
 
 
 def test_picture_is_enlarged_and_coloured_by_pixel() -> None:
@@ -290,9 +290,9 @@ def test_files_play(trained: Path, tmp_path: Path) -> None:
     """One pass writes an MP4 of H.264 in yuv420p, a GIF and a sheet; each decodes to a frame per epoch, and a rest."""
     outs = [tmp_path / name for name in ("film.mp4", "film.gif", "film.png")]
     assert write(trained / "run", *outs, frames_per_s=5) == outs
-    found = film.film_of_run(trained / "run")
-    screen = FrameRenderer(found.context)
-    drawn = [screen.render(shot) for shot in found.frames(found.context.epochs)]
+    result = film.film_of_run(trained / "run")
+    screen = FrameRenderer(result.context)
+    drawn = [screen.render(shot) for shot in result.frames(result.context.epochs)]
     with av.open(str(outs[0])) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
@@ -317,8 +317,8 @@ def test_a_sheet_predicts_only_its_epochs(monkeypatch: pytest.MonkeyPatch, tmp_p
     truth = np.ones((1, 32, 32), np.int16)
     seen: list[int] = []
 
-    def shots(wanted: tuple[int, ...]) -> Iterator[VideoFrame]:
-        for epoch in wanted:
+    def shots(selected_epochs: tuple[int, ...]) -> Iterator[VideoFrame]:
+        for epoch in selected_epochs:
             seen.append(epoch)
             yield shot_of(truth, truth, epoch)
 
@@ -330,8 +330,8 @@ def test_command(trained: Path, tmp_path: Path) -> None:
     """The command films a part of a field into several files, and tells a wrong part or a wrong field in words."""
     words = ["film", str(trained / "run"), "--dataset", str(trained / "blobs.h5"), "--field"]
     outs = ["-o", str(tmp_path / "a.gif"), "-o", str(tmp_path / "a.png")]
-    told = CliRunner().invoke(app, [*words, "P1/A1/t000", "--crop", "0,0,32,48", *outs])
-    assert told.exit_code == 0, told.output
+    invoked = CliRunner().invoke(app, [*words, "P1/A1/t000", "--crop", "0,0,32,48", *outs])
+    assert invoked.exit_code == 0, invoked.output
     assert (tmp_path / "a.gif").exists() and (tmp_path / "a.png").exists()
     for more, expected in {
         ("P1/A1/t000", "--crop", "0,0,65,10"): "does not lie in its 64 × 64 px",
@@ -369,8 +369,8 @@ def test_classes_are_coloured_by_name() -> None:
     assert len(set(class_colors(names).values())) == 3
     truth = np.ones((1, 32, 32), np.int16)
     figure = sheet_figure(scene(truth), [shot_of(truth, truth)])
-    told = " ".join(text.get_text() for text in figure.texts)
-    assert "run: field" in told and "area under its precision-recall curve" in told and CONFUSED.capitalize() in told
+    texts = " ".join(text.get_text() for text in figure.texts)
+    assert "run: field" in texts and "area under its precision-recall curve" in texts and CONFUSED.capitalize() in texts
 
 
 def test_axes_tell_the_last_epoch_and_more_than_one_value() -> None:

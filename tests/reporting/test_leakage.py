@@ -49,17 +49,23 @@ def made(seeds: int = 3, *, other: str = "same") -> StudyResults:
         shift = generator.normal(0, 0.01)
         scores = {f"{kind}_{name}": test + shift for kind in ("f1", "auprc", "dice") for name in CLASSES}
         identity = {"stage": stage, "run": run, "parent": "", "domain": "plate", "seed_init": seed, "seed_draw": seed}
-        told = {"split_by": split, "split_tears": torn, "apart_from_split": other if torn else "same"}
-        told |= {"training_groups": 21 if torn else 18, "validation_groups": 20 if torn else 3, "evaluated_groups": 2}
-        told |= {"neighbouring_pairs": 12345 * torn}
-        told |= {"validation_tiles": 100.0 if torn else np.nan, "validation_tiles_near": 97 * torn}
+        split_columns = {"split_by": split, "split_tears": torn, "apart_from_split": other if torn else "same"}
+        split_columns |= {
+            "training_groups": 21 if torn else 18,
+            "validation_groups": 20 if torn else 3,
+            "evaluated_groups": 2,
+        }
+        split_columns |= {"neighbouring_pairs": 12345 * torn}
+        split_columns |= {"validation_tiles": 100.0 if torn else np.nan, "validation_tiles_near": 97 * torn}
         rows.append(
             {"study": "leak", **identity, "evaluated_domain": "plate", "split": "test", "selected_epoch": 2,
-             "loss": 1 - test, "dice_mean": test + shift, **told, **scores}
+             "loss": 1 - test, "dice_mean": test + shift, **split_columns, **scores}
         )  # fmt: skip
         for epoch, height in ((1, 0.4), (2, validation), (3, 0.1)):
-            found = {f"validation_{name}": height + shift for name in scores} | {"validation_dice_mean": height + shift}
-            histories.append({**identity, "epoch": epoch, "lr": 1e-3, "validation_loss": 1 - height, **found})
+            result = {f"validation_{name}": height + shift for name in scores} | {
+                "validation_dice_mean": height + shift
+            }
+            histories.append({**identity, "epoch": epoch, "lr": 1e-3, "validation_loss": 1 - height, **result})
     return StudyResults(
         name="leak",
         title="Chunks against wells",
@@ -78,9 +84,9 @@ def made(seeds: int = 3, *, other: str = "same") -> StudyResults:
     )
 
 
-def excess(found: Leakage) -> str:
+def excess(result: Leakage) -> str:
     """Returns the excess of optimism by chunks over that by groups, of the first metric, as the table has it."""
-    whole, torn = found.scores_table().rows[1:3]
+    whole, torn = result.scores_table().rows[1:3]
     assert (whole[0], whole[-1]) == ("group", "") and torn[0] == CHUNKS
     return str(torn[-1])
 
@@ -88,32 +94,32 @@ def excess(found: Leakage) -> str:
 def test_validation_is_that_of_the_selected_epoch() -> None:
     """Medians, gaps and pairs are those of the made runs by hand, at the second of three epochs."""
     results = made()
-    found = leakage(compare(results, "dice_mean"))
-    assert found is not None and found.is_paired and found.splits == ["group", CHUNKS] and found.torn == [CHUNKS]
-    assert [metric.column for metric in found.metrics] == [
+    result = leakage(compare(results, "dice_mean"))
+    assert result is not None and result.is_paired and result.splits == ["group", CHUNKS] and result.torn == [CHUNKS]
+    assert [metric.column for metric in result.metrics] == [
         "dice_mean", "auprc_live", "f1_live", "auprc_dead", "f1_dead",
     ]  # fmt: skip
     for split, (validation, test) in HEIGHTS.items():
-        one = found.scores["auprc_dead"][split]
+        one = result.scores["auprc_dead"][split]
         rows = results.table[results.table["split_by"] == split]
         assert one.estimates["test"].median == pytest.approx(rows["auprc_dead"].median())
         assert one.gap.median == pytest.approx(validation - test)
         assert one.estimates["validation"].interval is not None
-    assert excess(found) == "+0.220 [+0.220, +0.220]"
-    table = found.scores_table()
+    assert excess(result) == "+0.220 [+0.220, +0.220]"
+    table = result.scores_table()
     assert len(table.rows) == 5 * 3 and table.columns[-1] == "optimism above that by group, in pairs"
-    assert found.neighbors_table().rows == [
+    assert result.neighbors_table().rows == [
         ["group", "none", "–", "18", "3", "2"], [CHUNKS, "12,345", "97 %", "21", "20", "2"],
     ]  # fmt: skip
 
 
 def test_less_is_better_turns_the_gap() -> None:
     """By the loss, a validation loss below the test loss is what is optimistic, and the numbers keep their own sign."""
-    found = leakage(compare(made(), "loss"))
-    assert found is not None
-    one = found.scores["loss"][CHUNKS]
+    result = leakage(compare(made(), "loss"))
+    assert result is not None
+    one = result.scores["loss"][CHUNKS]
     assert one.gap.median == pytest.approx(-0.24) and np.allclose(one.optimism, 0.24)
-    assert excess(found).startswith("+0.220")
+    assert excess(result).startswith("+0.220")
 
 
 def test_numbers_are_told_whatever_they_are() -> None:
@@ -198,24 +204,24 @@ def spec_of(plate: Path, split: dict, **more: object) -> StageSpec:
 
 
 def train(spec: StageSpec, folder: Path, parent: Path | None = None) -> list[str]:
-    told: list[str] = []
+    output: list[str] = []
     inputs = Inputs({item.dataset: (Path(item.dataset), "plate") for item in spec.data}, parent)
-    train_task(TrainTask(spec, folder, "k", inputs), log=told.append)
-    return told
+    train_task(TrainTask(spec, folder, "k", inputs), log=output.append)
+    return output
 
 
 def test_a_torn_split_warns_and_is_recorded(plate: Path, tmp_path: Path) -> None:
     """Training by chunks warns with the exact count, which metrics.json keeps; its own validation part can be scored,
     and the test part shares no well with either. Its child trains by the same division; by wells it is refused."""
     torch.set_num_threads(1)
-    told = train(spec_of(plate, CHUNK), tmp_path / "chunks")
+    output = train(spec_of(plate, CHUNK), tmp_path / "chunks")
     with Dataset(plate) as dataset:
         codes = dataset.split(SplitSpec(**CHUNK))
         expected = dataset.neighbours(np.flatnonzero(codes == 0), np.flatnonzero(codes == 1))
         wells = {part: set(dataset.samples()["group"][codes == part]) for part in range(3)}
     assert wells[0] & wells[1] and not (wells[0] | wells[1]) & wells[2]
-    (warning,) = [line for line in told if "WARNING" in line]
-    assert f"{expected.pairs:,} pairs of neighbouring tiles" in warning and "chunks of 10 tiles" in warning
+    (warning,) = [line for line in output if "WARNING" in line]
+    assert f"{expected.pairs:,} pairs of neighboring tiles" in warning and "chunks of 10 tiles" in warning
     metrics = json.loads((tmp_path / "chunks" / "metrics.json").read_text())
     assert metrics["leak"] == {
         "split": "chunks of 10 tiles", "neighbouring_pairs": expected.pairs, "validation_tiles": expected.validation,
@@ -227,8 +233,8 @@ def test_a_torn_split_warns_and_is_recorded(plate: Path, tmp_path: Path) -> None
     assert scored["samples"] == expected.validation
     assert scored["scores"]["loss"] == pytest.approx(metrics["scores"]["validation_loss"], rel=1e-4)
     assert score_run(model, plate, data, "test")["groups"] == len(wells[2])
-    told = train(spec_of(plate, {"stored": "published"}), tmp_path / "child", tmp_path / "chunks")
-    assert any(line == warning for line in told)  # the same split, as the dataset stores it
+    output = train(spec_of(plate, {"stored": "published"}), tmp_path / "child", tmp_path / "chunks")
+    assert any(line == warning for line in output)  # the same split, as the dataset stores it
     for split in (SPLIT, {**CHUNK, "chunk": 20}, {**CHUNK, "validation": 0.3}):
         with pytest.raises(SegueError, match="validation groups were trained on"):
             train(spec_of(plate, split), tmp_path / "refused", tmp_path / "chunks")
@@ -239,9 +245,9 @@ def test_a_torn_split_warns_and_is_recorded(plate: Path, tmp_path: Path) -> None
 def test_whole_groups_are_recorded_as_ever(plate: Path, tmp_path: Path) -> None:
     """By well or experiment nothing warns, and the run's files tell nothing new; torn groups after whole ones are
     refused too."""
-    told = train(spec_of(plate, SPLIT), tmp_path / "wells")
-    assert any(line.startswith("split by group: 25% test, 20% validation, seed 2") for line in told)
-    assert not any("WARNING" in line for line in told)
+    output = train(spec_of(plate, SPLIT), tmp_path / "wells")
+    assert any(line.startswith("split by group: 25% test, 20% validation, seed 2") for line in output)
+    assert not any("WARNING" in line for line in output)
     assert "leak" not in json.loads((tmp_path / "wells" / "metrics.json").read_text())
     groups = json.loads((tmp_path / "wells" / "groups.json").read_text())
     assert set(groups) == {"training", "validation", "ancestors", "ancestors_validation"}
@@ -260,8 +266,8 @@ def test_training_from_python_warns(plate: Path, tmp_path: Path) -> None:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             segue.train(spec, tmp_path / name)
-        found = [one for one in caught if issubclass(one.category, SegueWarning)]
-        assert len(found) == (name == "chunks") and all(one.filename == __file__ for one in found)
+        result = [one for one in caught if issubclass(one.category, SegueWarning)]
+        assert len(result) == (name == "chunks") and all(one.filename == __file__ for one in result)
     with pytest.raises(SegueWarning, match="chunks of 10 tiles"):
         segue.train(tmp_path / "chunks.toml", tmp_path / "refused")
 
@@ -308,11 +314,11 @@ def test_from_a_study_to_the_section(plate: Path, tmp_path: Path) -> None:
     table = results.table
     assert table["apart_from_split"].nunique() == 1 and table["evaluated_groups"].nunique() == 1
     assert table["samples"].nunique() == 1
-    found = leakage(compare(results))
-    assert found is not None and found.is_paired and found.splits == ["group", "chunks of 10 tiles"]
+    result = leakage(compare(results))
+    assert result is not None and result.is_paired and result.splits == ["group", "chunks of 10 tiles"]
     for row in table.to_dict("records"):
         history = results.histories[results.histories["run"] == row["run"]].set_index("epoch")
-        one = found.scores["f1_disc"][row["split_by"]]
+        one = result.scores["f1_disc"][row["split_by"]]
         assert history["validation_f1_disc"].to_dict()[row["selected_epoch"]] in one.values["validation"]
     write_page(results, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()

@@ -37,47 +37,49 @@ def study() -> StudyResults:
 
 
 def found_in(results: StudyResults) -> LearningCurves:
-    found = learning_curves(compare(results), "train")
-    assert found is not None
-    return found
+    result = learning_curves(compare(results), "train")
+    assert result is not None
+    return result
 
 
-def drawn(found: LearningCurves) -> Any:
+def drawn(result: LearningCurves) -> Any:
     with style():
-        figure, tips = draw_learning_curves(found)
+        figure, tips = draw_learning_curves(result)
         figure.canvas.draw()
     return figure, tips
 
 
 def test_columns_are_courses_and_colours_are_weights(study: StudyResults) -> None:
     """Variants become columns in the order of the study, class weights colours with none first, metrics rows."""
-    found = found_in(study)
-    assert found.columns == ["Adam restarts", "SGD plateau", "SGD kicks"]
-    assert list(found.colors) == [PLAIN, WEIGHTED] and len(set(found.colors.values())) == 2
-    assert [row.label.replace("\n", " ") for row in found.rows] == [
+    result = found_in(study)
+    assert result.columns == ["Adam restarts", "SGD plateau", "SGD kicks"]
+    assert list(result.colors) == [PLAIN, WEIGHTED] and len(set(result.colors.values())) == 2
+    assert [row.label.replace("\n", " ") for row in result.rows] == [
         "learning rate", "loss", "accuracy", "precision", "recall", "F1 (Dice)", "area under PR curve",
         "area under ROC curve",
     ]  # fmt: skip
-    assert (found.runs, found.runs_per_line, found.pooled) == (18, 3, [])
+    assert (result.runs, result.runs_per_line, result.pooled) == (18, 3, [])
 
 
 def test_lines_are_medians_over_seeds(study: StudyResults) -> None:
     """Every thick line is the median by epoch that the histories give by hand, in the panel of its column and row."""
-    found = found_in(study)
-    figure, tips = drawn(found)
-    panels = np.array(figure.axes).reshape(len(found.rows), len(found.columns))
+    result = found_in(study)
+    figure, tips = drawn(result)
+    panels = np.array(figure.axes).reshape(len(result.rows), len(result.columns))
     histories = study.histories
-    for (i, row), (j, column) in ((r, c) for r in enumerate(found.rows) for c in enumerate(found.columns)):
+    for (i, row), (j, column) in ((r, c) for r in enumerate(result.rows) for c in enumerate(result.columns)):
         for weights, words in (("none", PLAIN), ("inverse_frequency", WEIGHTED)):
             part = histories[
                 (histories["train.variant"] == column) & (histories["train.target.class_weights"] == weights)
             ]
             expected = part.groupby("epoch")[row.solid].median()
-            solid = [x for x in panels[i, j].lines if x.get_color() == found.colors[words] and x.get_linewidth() == 1.6]
+            solid = [
+                x for x in panels[i, j].lines if x.get_color() == result.colors[words] and x.get_linewidth() == 1.6
+            ]
             assert len(solid) == 1
             np.testing.assert_allclose(solid[0].get_ydata(), expected.to_numpy())
             np.testing.assert_allclose(solid[0].get_xdata(), expected.index.to_numpy())
-    assert len(tips) == len(found.rows) * len(found.columns) * 2
+    assert len(tips) == len(result.rows) * len(result.columns) * 2
     assert any(
         re.match(r"SGD kicks, no class weights: recall, at the last epoch a median of 0\.9\d+, 3 runs", t)
         for t in tips.values()
@@ -137,9 +139,9 @@ def test_caption_names_what_failed() -> None:
 )
 def test_rows_for_any_number_of_classes(classes: tuple[str, ...], rows: int) -> None:
     """Up to two classes have all six metrics; more only F1 and the area under the PR curve, and of four at most."""
-    found = found_in(made_courses(1, classes=classes))
-    assert len(found.rows) == 2 + rows
-    assert (len(found.classes), found.class_count) == (min(4, len(classes)), len(classes))
+    result = found_in(made_courses(1, classes=classes))
+    assert len(result.rows) == 2 + rows
+    assert (len(result.classes), result.class_count) == (min(4, len(classes)), len(classes))
 
 
 def _no_validation(histories: pd.DataFrame) -> pd.DataFrame:
@@ -160,9 +162,9 @@ def test_incomplete_histories_are_drawn(
     study: StudyResults, change: Callable[[pd.DataFrame], pd.DataFrame], rows: int
 ) -> None:
     """Without validation, losses, later epochs or the highest rate the rest is drawn, and nothing else."""
-    found = found_in(dataclasses.replace(study, histories=change(study.histories)))
-    assert len(found.rows) == rows
-    figure, _ = drawn(found)
+    result = found_in(dataclasses.replace(study, histories=change(study.histories)))
+    assert len(result.rows) == rows
+    figure, _ = drawn(result)
     assert len(figure.axes) == 3 * rows
 
 
@@ -183,9 +185,9 @@ def test_swept_rates_are_columns(study: StudyResults) -> None:
     histories["train.freeze"] = np.where(histories["seed_init"] == 1, "encoder", "none")
     axes = [*rename.values(), "train.freeze"]
     table = study.table.rename(columns=rename).assign(**{"train.freeze": "none"})
-    found = found_in(dataclasses.replace(study, histories=histories, table=table, stages={"train": axes}))
-    assert found.columns == ["learning rate 1e-4", "learning rate 1e-3", "learning rate 0.01"]
-    assert found.pooled == ["train.freeze"]
+    result = found_in(dataclasses.replace(study, histories=histories, table=table, stages={"train": axes}))
+    assert result.columns == ["learning rate 1e-4", "learning rate 1e-3", "learning rate 0.01"]
+    assert result.pooled == ["train.freeze"]
 
 
 def test_losses_of_different_targets_are_not_compared(study: StudyResults) -> None:
@@ -202,31 +204,31 @@ def test_losses_of_different_targets_are_not_compared(study: StudyResults) -> No
 
 def test_ranking_is_that_of_the_table(study: StudyResults) -> None:
     """Order, medians and the lead of the first over the second are those computed from the table by hand."""
-    found = ranking(compare(study), "train")
-    assert found is not None and found.lead is not None
+    result = ranking(compare(study), "train")
+    assert result is not None and result.lead is not None
     table = study.table.assign(words=[
         f"{v} with {PLAIN if w == 'none' else WEIGHTED}"
         for v, w in zip(study.table["train.variant"], study.table["train.target.class_weights"], strict=True)
     ])  # fmt: skip
     medians = table.groupby("words")["dice_mean"].median().sort_values(ascending=False)
-    assert [entry.label for entry in found.configurations] == list(medians.index)
-    assert [entry.estimate.median for entry in found.configurations] == pytest.approx(medians.tolist())
+    assert [entry.label for entry in result.configurations] == list(medians.index)
+    assert [entry.estimate.median for entry in result.configurations] == pytest.approx(medians.tolist())
     by_seed = table.pivot(index="seed_init", columns="words", values="dice_mean")
     lead = by_seed[medians.index[0]] - by_seed[medians.index[1]]
-    assert (found.lead.median, found.lead.runs) == (pytest.approx(lead.median()), 3)
-    assert found.lead.interval == pytest.approx((lead.min(), lead.max()))
+    assert (result.lead.median, result.lead.runs) == (pytest.approx(lead.median()), 3)
+    assert result.lead.interval == pytest.approx((lead.min(), lead.max()))
 
 
 def test_answer_names_the_best_and_its_metric(study: StudyResults) -> None:
     """The first sentence names configuration, metric, split and interval, and claims a lead only with every seed."""
-    found = conclusions(compare(study))
+    result = conclusions(compare(study))
     assert re.match(
         r"Of 6 configurations of training, SGD kicks with no class weights has the best mean Dice on the test split,"
         r" a median of 0\.91\d \[0\.9\d\d, 0\.9\d\d\]\.",
-        found.sentences[0],
+        result.sentences[0],
     )
-    assert found.table is not None and [row[-1] for row in found.table.rows[1:4]] == ["best", "second", "last"]
-    assert "Of what was varied, training: variant has the largest effect." in found.sentences
+    assert result.table is not None and [row[-1] for row in result.table.rows[1:4]] == ["best", "second", "last"]
+    assert "The largest effect comes from variant (training)." in result.sentences
     assert any("The best of 6 configurations was chosen by" in text for text in limitations(compare(study)))
     for sign, verdict in ((1, "ahead with every seed"), (0, "not ahead with every seed")):
         table = study.table.assign(dice_mean=0.5)
@@ -261,9 +263,9 @@ def test_freezing_by_variants_is_told(make: Callable[..., StudyResults]) -> None
     changed = dataclasses.replace(
         results, table=results.table.rename(columns=rename), variants={"transfer": variants}, stages=stages
     )
-    found = conclusions(compare(changed)).table
-    assert found is not None
-    rows = {row[0]: row for row in found.rows}
+    result = conclusions(compare(changed)).table
+    assert result is not None
+    rows = {row[0]: row for row in result.rows}
     assert "Freezing, against “none”, which freezes nothing, in pairs" in rows
     assert "also differs in epochs" in rows["“encoder”: encoder"][-1]
     assert str(rows["“decoder”: decoder"][1]).startswith("+") and "differs" not in rows["“decoder”: decoder"][-1]

@@ -80,9 +80,9 @@ def made(seeds: int = 3) -> StudyResults:
              **scores}
         )  # fmt: skip
         timings.append({"run": run, "evaluated_domain": "nuclei", "train_s": train_s + seed, "decode_s": decode_s})
-    label, found = fields()
+    label, actual = fields()
     image = (label > 0) + generator.normal(0, 0.1, label.shape)
-    predictions = {"flows-1": np.maximum(label, 0), "boundary-1": found["cut"], "classes-1": found["joined"]}
+    predictions = {"flows-1": np.maximum(label, 0), "boundary-1": actual["cut"], "classes-1": actual["joined"]}
     return StudyResults(
         name="objects",
         title="Targets",
@@ -111,9 +111,9 @@ def study() -> StudyResults:
 
 def test_targets_are_compared_by_their_objects(study: StudyResults) -> None:
     """Where targets differ and all runs are scored on objects, by mean AP, saying why; a metric asked for rules."""
-    found = compare(study)
-    assert (found.metric.column, found.metric.lower_is_better) == ("ap_mean", False)
-    assert "targets differ" in found.reason and found.metric.label in found.reason
+    actual = compare(study)
+    assert (actual.metric.column, actual.metric.lower_is_better) == ("ap_mean", False)
+    assert "targets differ" in actual.reason and actual.metric.label in actual.reason
     asked = compare(study, "dice_mean")
     assert (asked.metric.column, asked.reason) == ("dice_mean", "")
 
@@ -140,16 +140,16 @@ def test_losses_of_stages_with_other_targets_are_not_compared(study: StudyResult
 def test_a_fixed_target_of_objects_decides_too(study: StudyResults) -> None:
     """A target that is no axis of the table is known from the plan."""
     table = study.table.drop(columns="train.target.name")
-    found = compare(replace(study, table=table, stages={"train": []}, targets={"train": [{"name": "rays"}]}))
-    assert found.metric.column == "ap_mean" and "its target, rays, is of objects" in found.reason
+    actual = compare(replace(study, table=table, stages={"train": []}, targets={"train": [{"name": "rays"}]}))
+    assert actual.metric.column == "ap_mean" and "its target, rays, is of objects" in actual.reason
 
 
 def test_scores_are_medians_over_seeds(study: StudyResults) -> None:
     """Each line's medians are those of its rows by hand, errors in 100 objects, times from their own frame."""
     comparison = compare(study)
-    found = object_scores(comparison)
-    assert [one.label for one in found] == ["flows", "boundary", "classes"]
-    for one in found:
+    actual = object_scores(comparison)
+    assert [one.label for one in actual] == ["flows", "boundary", "classes"]
+    for one in actual:
         rows = study.table[study.table["train.target.name"] == one.label]
         for column in ("ap50", "ap75", "ap_mean", "f1_50", "pq"):
             assert one.estimates[column].median == pytest.approx(rows[column].median())
@@ -158,16 +158,16 @@ def test_scores_are_medians_over_seeds(study: StudyResults) -> None:
         assert one.estimates["train_s"].median == TARGETS[one.label][4] + 1
         assert one.estimates["ap50"].interval is not None
         assert [at for at, _ in one.curve] == [p / 100 for p in range(50, 100, 5)]
-    table = objects_table(comparison, found)
+    table = objects_table(comparison, actual)
     assert [row[0] for row in table.rows] == ["flows", "boundary", "classes"] and table.rows[0][-1] == "110 ms"
 
 
 def test_lines_keep_their_color_whatever_their_rank(study: StudyResults) -> None:
     """Colours follow the order of the study file, so that a better seed does not recolour a line."""
     comparison = compare(study)
-    found = object_scores(comparison)
-    assert list(line_colors(comparison, found)) == list(TARGETS)
-    assert line_colors(comparison, found) == line_colors(comparison, found[::-1])
+    actual = object_scores(comparison)
+    assert list(line_colors(comparison, actual)) == list(TARGETS)
+    assert line_colors(comparison, actual) == line_colors(comparison, actual[::-1])
 
 
 def test_more_lines_than_colors_are_cut_and_said_so(study: StudyResults) -> None:
@@ -179,20 +179,20 @@ def test_more_lines_than_colors_are_cut_and_said_so(study: StudyResults) -> None
         for k in range(3)
     ]
     comparison = compare(replace(study, table=pd.concat(tables, ignore_index=True)))
-    found = object_scores(comparison)
-    drawing = objects_figure(comparison, found)
+    actual = object_scores(comparison)
+    drawing = objects_figure(comparison, actual)
     assert drawing is not None and "first 7 of 9" in drawing.caption
-    assert len(found) == 9 and sum(map(len, typical_runs(comparison).values())) == 7
+    assert len(actual) == 9 and sum(map(len, typical_runs(comparison).values())) == 7
 
 
 def test_the_run_shown_is_the_median_one(study: StudyResults) -> None:
     """For each target the run of median mean AP, the best target first; of an even number the lower one."""
-    found = typical_runs(compare(study))
+    actual = typical_runs(compare(study))
     expected = []
     for target in ("flows", "boundary", "classes"):
         rows = study.table[study.table["train.target.name"] == target].sort_values("ap_mean")
         expected.append(rows["run"].iloc[1])
-    assert found == {"nuclei": expected}
+    assert actual == {"nuclei": expected}
     even = replace(study, table=study.table[study.table["seed_init"] < 2])
     lower = even.table.sort_values("ap_mean").drop_duplicates("train.target.name").set_index("train.target.name")["run"]
     assert typical_runs(compare(even))["nuclei"] == [lower[t] for t in ("flows", "boundary", "classes")]
@@ -201,14 +201,14 @@ def test_the_run_shown_is_the_median_one(study: StudyResults) -> None:
 def test_outcomes_by_hand() -> None:
     """A hit, two labelled objects joined, one cut in two, one missed, one invented and one on ignored pixels."""
     label = np.zeros((12, 40), np.int32)
-    found = np.zeros_like(label)
-    label[1:6, 1:6], found[1:6, 1:6] = 1, 11
-    label[1:6, 8:13], label[1:6, 13:18], found[1:6, 8:18] = 2, 3, 12
-    label[1:6, 20:30], found[1:6, 20:25], found[1:6, 25:30] = 4, 13, 14
+    actual = np.zeros_like(label)
+    label[1:6, 1:6], actual[1:6, 1:6] = 1, 11
+    label[1:6, 8:13], label[1:6, 13:18], actual[1:6, 8:18] = 2, 3, 12
+    label[1:6, 20:30], actual[1:6, 20:25], actual[1:6, 25:30] = 4, 13, 14
     label[7:11, 1:5] = 5
-    found[7:11, 10:14] = 15
-    label[7:11, 20:24], found[7:11, 20:24] = -1, 16
-    one = outcomes(label, found)
+    actual[7:11, 10:14] = 15
+    label[7:11, 20:24], actual[7:11, 20:24] = -1, 16
+    one = outcomes(label, actual)
     assert one.predicted == {"hit": (11,), "merged": (12,), "split": (13, 14), "false": (15,)}
     assert (one.missed, one.merges, one.splits) == ((5,), 1, 1)
     assert one.summary == "1 merge, 1 split,\n1 missed, 1 false"
@@ -216,12 +216,12 @@ def test_outcomes_by_hand() -> None:
 
 def test_every_predicted_object_has_one_kind(study: StudyResults) -> None:
     """Kinds part the judged objects, and what matches nothing is part of a merge or split, missed, or false."""
-    label, found = fields()
-    for predicted in found.values():
+    label, actual = fields()
+    for predicted in actual.values():
         one = outcomes(label, predicted)
         ids = [k for of_kind in one.predicted.values() for k in of_kind]
         assert sorted(ids) == sorted(set(np.unique(predicted)) - {0})
-    assert outcomes(label, found["joined"]).merges == 2 and outcomes(label, found["cut"]).splits == 1
+    assert outcomes(label, actual["joined"]).merges == 2 and outcomes(label, actual["cut"]).splits == 1
     same = outcomes(label, np.maximum(label, 0))
     assert not same.missed and not any(same.predicted[kind] for kind in ("merged", "split", "false"))
 
@@ -341,7 +341,7 @@ def test_from_runs_to_pictures(tmp_path: Path) -> None:
         assert set(example.predictions) == {train.key for train in plan.trainings}
         for train, file in zip(plan.trainings, files, strict=True):
             counted = read_json(file)["images"]
-            found = outcomes(example.label, example.predictions[train.key])
+            actual = outcomes(example.label, example.predictions[train.key])
             stored = {name: values[example.number - 1] for name, values in counted.items()}
-            assert (found.merges, found.splits) == (stored["merges"], stored["splits"])
+            assert (actual.merges, actual.splits) == (stored["merges"], stored["splits"])
             assert len(np.unique(example.label[example.label > 0])) == stored["true_objects"]

@@ -57,10 +57,10 @@ def test_wide_table_keeps_its_values(wide: Path) -> None:
     before = matrix(comparison, "pretrain")
     assert before.rows == ["-5 nm", "+5 nm"]
     assert before.values[0] == pytest.approx([0.1005, 0.1505, 0.2005])
-    found = {factor.axis: factor for factor in factors(comparison, "transfer")}
-    assert [level.name for level in found["transfer.freeze"].levels] == ["none", "encoder"]
-    assert found["transfer.freeze"].levels[1].difference.median == pytest.approx(0.002)
-    assert found["transfer.images"].levels[1].difference.median == pytest.approx(-0.005)
+    result = {factor.axis: factor for factor in factors(comparison, "transfer")}
+    assert [level.name for level in result["transfer.freeze"].levels] == ["none", "encoder"]
+    assert result["transfer.freeze"].levels[1].difference.median == pytest.approx(0.002)
+    assert result["transfer.images"].levels[1].difference.median == pytest.approx(-0.005)
     assert (before_and_after(comparison, "transfer")["change"] < 0).all()
 
 

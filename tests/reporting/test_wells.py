@@ -48,13 +48,13 @@ def made_table(wells: int) -> pd.DataFrame:
 def test_medians_of_a_treatment_are_of_held_out_wells():
     """Medians and truths equal those computed by hand, intervals hold them, and wells trained on are left out."""
     table = made_table(12)
-    found = by_condition(table, "treatment", value="fraction")
+    result = by_condition(table, "treatment", value="fraction")
     held = table[table["part"] != "train"]
-    assert list(found["class"].unique()) == ["live", "dead"]
-    for row in found.itertuples():
-        own = held[(held["treatment"] == row.treatment) & (held["time"] == row.time) & (held["class"] == row._4)]
-        assert row.wells == len(own) and row.median == own["fraction"].median()
-        assert row.true_median == own["known_fraction"].median() and row.low <= row.median <= row.high
+    assert list(result["class"].unique()) == ["live", "dead"]
+    for row in result.itertuples():
+        part_rows = held[(held["treatment"] == row.treatment) & (held["time"] == row.time) & (held["class"] == row._4)]
+        assert row.wells == len(part_rows) and row.median == part_rows["fraction"].median()
+        assert row.true_median == part_rows["known_fraction"].median() and row.low <= row.median <= row.high
     with pytest.raises(SegueError, match="'dose'"):
         by_condition(table, "dose")
 
@@ -76,8 +76,8 @@ def test_every_value_has_a_figure(tmp_path: Path, value: str):
     """Each value is drawn and written by the extension of its file; another extension is refused;
     the legend says that bands are counting noise."""
     figure = counts_figure(made_table(1), value=value).figure
-    told = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert (BANDS.get(value, "95 %") in told) == (value in BANDS)
+    output = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert (BANDS.get(value, "95 %") in output) == (value in BANDS)
     assert all("counting noise only" in words for words in BANDS.values())
     assert write_figure(figure, tmp_path / "counts.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(SegueError, match="give one of these extensions"):

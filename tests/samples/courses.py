@@ -25,14 +25,14 @@ def rates(variant: str, generator: np.random.Generator) -> tuple[np.ndarray, np.
         return end, start
     if variant == "SGD plateau":
         drops = np.sort(generator.choice(np.arange(25, EPOCHS), 7, replace=False))
-        found = 0.05 * 0.5 ** np.searchsorted(drops, at[1:])
-        return found, found
-    found, top, floor = [], 0.05, 0.025
-    while len(found) < EPOCHS:
+        result = 0.05 * 0.5 ** np.searchsorted(drops, at[1:])
+        return result, result
+    result, top, floor = [], 0.05, 0.025
+    while len(result) < EPOCHS:
         cycle = 5 + int(generator.integers(2, 5))
-        found += [floor + (top - floor) * (1 + np.cos(np.pi * min(i + 1, 5) / 5)) / 2 for i in range(cycle)]
+        result += [floor + (top - floor) * (1 + np.cos(np.pi * min(i + 1, 5) / 5)) / 2 for i in range(cycle)]
         top, floor = 1.5 * floor, 0.5 * floor
-    end = np.array(found[:EPOCHS])
+    end = np.array(result[:EPOCHS])
     return end, np.maximum(end, np.concatenate([[0.05], end[:-1]]))
 
 
@@ -43,13 +43,13 @@ def history(variant: str, weights: str, generator: np.random.Generator, classes:
     noisy = generator.normal(0, 0.012, EPOCHS) * np.sqrt(lr / lr.max())
     weighted = weights != "none"
     loss = (0.5 if weighted else 0.35) * np.exp(-epoch / fall) + (0.16 if weighted else 0.08) - gained + abs(noisy)
-    found = {"epoch": epoch, "lr": lr, "lr_max": lr_max, "train_loss": loss * 0.9, "validation_loss": loss}
+    result = {"epoch": epoch, "lr": lr, "lr_max": lr_max, "train_loss": loss * 0.9, "validation_loss": loss}
     for position, name in enumerate(classes):
         end = 0.93 - 0.1 * position + gained
         course = end - 0.9 * np.exp(-epoch / fall)
         shift = 0.03 if weighted else 0.0
         dice = np.clip(course - noisy, 0, 1)
-        found |= {
+        result |= {
             f"validation_accuracy_{name}": 1 - 0.1 * (1 - course),
             f"validation_precision_{name}": np.clip(course - shift - noisy, 0, 1),
             f"validation_recall_{name}": np.clip(course + shift + noisy, 0, 1),
@@ -58,8 +58,8 @@ def history(variant: str, weights: str, generator: np.random.Generator, classes:
             f"validation_auprc_{name}": np.clip(course + 0.03 - noisy / 2, 0, 1),
             f"validation_auroc_{name}": np.clip(course + 0.05, 0, 1),
         }
-    means = np.mean([found[f"validation_dice_{name}"] for name in classes], axis=0)
-    return pd.DataFrame(found | {"validation_dice_mean": means})
+    means = np.mean([result[f"validation_dice_{name}"] for name in classes], axis=0)
+    return pd.DataFrame(result | {"validation_dice_mean": means})
 
 
 def made_courses(
@@ -88,8 +88,8 @@ def made_courses(
                 "loss_adjusted": 0.2, "accuracy": 0.97, "dice_mean": dice, "iou_mean": dice - 0.08, **scores,
             }
         )  # fmt: skip
-        found = history(kind, weights, generator, classes)
-        histories.append(found.assign(**identity))
+        result = history(kind, weights, generator, classes)
+        histories.append(result.assign(**identity))
     return StudyResults(
         name="optimizers",
         title="Optimizers, schedules and class weights on fluorescence nuclei",

@@ -17,10 +17,10 @@ from segue.reporting.analysis.factors import Factor, against_scratch, factors
 from segue.reporting.analysis.ranking import Ranking, ranking
 from segue.reporting.formatting import (
     Table,
-    axis_label,
     format_number,
     format_percent,
     join_names,
+    key_label,
     level_label,
     plural,
     stage_label,
@@ -221,7 +221,8 @@ def _largest_effects(comparison: Comparison, stage: str) -> Conclusion:
         return [name, format_number(-sign * factor.span, signed=True), "", factor.coverage([worst, best])]
 
     top = sorted(varied, key=lambda factor: -factor.span)[:2]
-    sentence = f"Of what was varied, {axis_label(top[0].axis)} has the largest effect."
+    stage = top[0].axis.partition(".")[0]
+    sentence = f"The largest effect comes from {key_label(top[0].axis)} ({stage_label(stage)})."
     return Conclusion(sentence, "Largest effects, all else equal", [row(factor) for factor in top])
 
 
