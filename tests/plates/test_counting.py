@@ -29,7 +29,7 @@ from segue.plates.counting.nuclei import measure_nuclei, poisson_interval, split
 from segue.plates.counting.truth import agreement, headline, known_counts
 from segue.plates.synthetic.spec import SyntheticSpec
 from segue.plates.synthetic.write import write_plates
-from segue.targets import registry
+from segue.targets.registry import build_target
 from segue.training.run_folder import TrainedModel
 from segue.training.spec import StageSpec
 
@@ -92,7 +92,7 @@ def model_of(folder: Path, *, names: tuple[str, ...] = ("background", "live", "d
     (folder / "groups.json").write_text(json.dumps(told), encoding="utf-8")
     stage = {"data": [{"dataset": "none.h5"}], "normalize": "none", "split": {"stored": "wells"}}
     spec = StageSpec.model_validate(stage)
-    built = registry.build(spec.target, names=names, instances=False, where="test")
+    built = build_target(spec.target, names=names, instances=False, context="test")
     return TrainedModel(
         network=Nearest(LEVELS).eval(),
         target=built,
@@ -243,7 +243,7 @@ def test_objects_of_another_network_take_the_class_of_most_of_their_pixels(
         {"data": [{"dataset": "none.h5"}], "normalize": "none", "target": {"name": "foreground"},
          "split": {"stored": "wells"}}
     )  # fmt: skip
-    built = registry.build(spec.target, names=("background", "nucleus"), instances=True, where="test")
+    built = build_target(spec.target, names=("background", "nucleus"), instances=True, context="test")
     network = torch.nn.Conv2d(1, built.channels, 1)
     with torch.no_grad():
         network.weight.fill_(0.1)

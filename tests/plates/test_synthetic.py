@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from segue.api import synthetic_plate
 from segue.errors import SegueError
 from segue.plates.synthetic.optics import camera, cut_tile, defocused_intensity
-from segue.plates.synthetic.scene import cells_of, render_scene, sample_well
+from segue.plates.synthetic.scene import render_scene, sample_well, simulate_well
 from segue.plates.synthetic.spec import (
     CellsSpec,
     FaultsSpec,
@@ -269,7 +269,7 @@ def test_dead_cells_stay_dead_and_follow_the_sigmoid():
     )  # fmt: skip
     wells = [sample_well(spec, plate=0, well=well) for well in range(2)]
     treated = next(well for well in wells if well.treatment == "treated")
-    cells = cells_of(spec, treated)
+    cells = simulate_well(spec, treated)
     founders = np.isneginf(cells.born_h)
     dead = np.stack([cells.dead(2.0 * t)[founders] for t in range(7)])
     assert np.all(dead[1:] >= dead[:-1])

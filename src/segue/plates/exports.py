@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from skimage.measure import block_reduce
 from skimage.segmentation import find_boundaries
 
-from segue.data.summary import INK, PAPER, colours_on_images, load_font
+from segue.data.summary import INK, PAPER, class_colors, load_font
 from segue.plates.stitching.spline import Array
 from segue.storage import make_folder, replacing
 
@@ -38,7 +38,7 @@ def draw_overlay(
     image: np.ndarray, classes: np.ndarray, nuclei: np.ndarray, *, names: Sequence[str], max_side_px: int | None = None
 ) -> np.ndarray:
     """Returns (h, w, 3) uint8: the image (H, W) in gray, stretched between its 0.2 and 99.8 percentiles, and within
-    each nucleus a line along its edge in the color of its class (`colours_on_images`).
+    each nucleus a line along its edge in the color of its class (`class_colors`).
 
     `classes`, `nuclei` (H, W) int32 as in `StainLabels`; `names` of the classes, the background first. Class pixels
     outside nuclei are tinted, ignored pixels (−1) darkened. The picture is reduced by the smallest whole factor that
@@ -49,7 +49,7 @@ def draw_overlay(
             f"overlay: image {image.shape}, classes {classes.shape}, nuclei {nuclei.shape}; all must be one (H, W)"
         )
     factor = _reduction(image, max_side_px)
-    palette = np.asarray(colours_on_images(names), np.float32)
+    palette = np.asarray(class_colors(names), np.float32)
     colors = palette[_class_of_nuclei(classes, nuclei, names)]
     labeled = image[classes >= 0] if (classes >= 0).any() else image
     low, high = np.quantile(labeled[:: max(1, labeled.size // 2**20)], GRAY_QUANTILES)
@@ -117,7 +117,7 @@ def _with_header(picture: Image.Image, names: Sequence[str], title: str, bar: tu
     pen, middle = ImageDraw.Draw(strip), HEADER_PX // 2
     pen.text((GAP_PX, middle), title, fill=INK, font=bold, anchor="lm")
     x = 3 * GAP_PX + round(bold.getlength(title))
-    for name, color in list(zip(names, colours_on_images(names), strict=True))[1:]:
+    for name, color in list(zip(names, class_colors(names), strict=True))[1:]:
         pen.rectangle((x, middle - 6, x + 12, middle + 6), fill=color)
         pen.text((x + 19, middle), name, fill=INK, font=font, anchor="lm")
         x += 19 + round(font.getlength(name)) + 2 * GAP_PX

@@ -106,9 +106,7 @@ def conditions_of(mosaics: Sequence[Mosaic], *, reserved: Sequence[str], context
     conditions = tuple(name for name in names if name not in PLATE_ATTRIBUTES)
     clash = sorted(set(conditions) & set(reserved))
     if clash:
-        raise SegueError(
-            f"{context}: '{clash[0]}' is a condition of its wells and a column of counts; rename it."
-        )
+        raise SegueError(f"{context}: '{clash[0]}' is a condition of its wells and a column of counts; rename it.")
     return conditions
 
 

@@ -171,6 +171,6 @@ def wilson_interval(part: int, whole: int) -> tuple[float, float]:
 
 
 def fractions(counts: Mapping[str, float]) -> dict[str, float]:
-    """Returns each class's share of all counted nuclei; NaN where there are none."""
+    """Returns the fraction of each class among all counted nuclei; NaN without nuclei."""
     total = sum(counts.values())
     return {name: value / total if total else float("nan") for name, value in counts.items()}

@@ -31,7 +31,7 @@ class StainLabels:
 
     classes (H, W) int32: numbers of `StainsSpec.class_names`, −1 ignored. nuclei (H, W) int32: instances 1 … n in scan
     order, whole where `classes` has an outline, −1 as in classes. objects: columns of n rows, `id`, `class` (number),
-    `y_px`, `x_px` (centre), `area_px`, and `mean_<stain>` in unmixed counts over the background.
+    `y_px`, `x_px` (center), `area_px`, and `mean_<stain>` in unmixed counts over the background.
     thresholds: counts over the background by stain. bleed_through: the subtracted fractions, by "dapi_in_cy5".
     notes: sentences on doubts, for people.
     """

@@ -205,7 +205,7 @@ def _fit_local_planes(image: np.ndarray, weight: np.ndarray, sd: float) -> np.nd
     weights of `sd` px times `weight` (H, W).
 
     Among valid pixels this is the Gaussian mean; at a border a slope continues instead of bending (local linear
-    regression, Fan and Gijbels 1996). 0 where mask is no weight within 4 sd.
+    regression, Fan and Gijbels 1996). 0 if there is no weight within 4 sd.
     """
     y, x = (np.arange(n, dtype=np.float64) / sd for n in image.shape)
     y, x = y[:, None], x[None]

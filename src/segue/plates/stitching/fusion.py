@@ -1,5 +1,4 @@
-"""Fusion of placed tiles to one mosaic: resampled once, blended over the seams, in bands of rows; quality of the
-seams."""
+"""Fusion of placed tiles to one mosaic: resampled once, blended over seams, in bands of rows; quality of the seams."""
 
 from __future__ import annotations
 
@@ -84,7 +83,7 @@ def fuse(
     values: Literal["intensities", "labels"] = "intensities",
     canvas: tuple[int, int] | None = None,
 ) -> Array:
-    """Returns the mosaic (H, W) of one channel in the type of its tiles, 0 where no tile lies; see `compose_bands`."""
+    """Returns the mosaic (H, W) of one channel in the type of its tiles, 0 outside all tiles; see `fuse_bands`."""
     bands = fuse_bands(tiles, placement, correct=correct, gains=gains, dark=dark, values=values, canvas=canvas)
     return np.concatenate([band for _, band in bands])
 
@@ -145,7 +144,7 @@ def fuse_bands(
 def coverage_mask(
     placement: Placement, tiles: Tiles, tile_shape: tuple[int, int], *, canvas: tuple[int, int] | None = None
 ) -> Array:
-    """Returns (H, W) bool: where there is at least one tile; `canvas` as in `compose_bands`."""
+    """Returns (H, W) bool: where there is at least one tile; `canvas` as in `fuse_bands`."""
     mask = np.zeros(canvas or placement.canvas(tile_shape), bool)
     for field, (y, x) in placement.positions.items():
         if tiles.get(field) is not None:

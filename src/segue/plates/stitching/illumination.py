@@ -108,7 +108,7 @@ def equalize_brightness(ratios: Mapping[tuple[Key, Key], float], *, prior: float
 
 
 def frame_ratios(frames: Iterable[Array], *, dark: float = 0.0) -> dict[tuple[int, int], float]:
-    """Returns log brightness ratios between consecutive frames (H, W) for `balance`; one frame is blocks at a time.
+    """Returns log brightness ratios between consecutive frames (H, W) for `equalize_brightness`; one frame in memory.
 
     Frames of a stain brighten with the cells too: give images of the background for them, or use a flat field only.
     """

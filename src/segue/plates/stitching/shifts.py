@@ -1,6 +1,6 @@
 """The shift between two overlapping images: all whole-pixel shifts within reach, then sub-pixel least squares.
 
-Correlation of narrow strips is normalised over the true overlap of each shift (Lewis 1995, Fast normalized
+Correlation of narrow strips is normalized over the true overlap of each shift (Lewis 1995, Fast normalized
 cross-correlation: sums of tables), so shifts do not wrap around and small overlaps do not win by chance. Both images
 are band-passed first, which flattens their spectra like phase correlation but omits the frequencies of noise. The best
 peaks are refined by Gauss-Newton on the intensities (Lucas & Kanade 1981; Baker & Matthews 2004) together with a gain,
@@ -122,7 +122,7 @@ def _evidence(left: Array, right: Array, lags_y: Array, lags_x: Array) -> tuple[
     """Returns (lags y, lags x) maps: evidence of correlation in nats over the channels, and the mean correlation.
 
     The evidence of n independent pairs with correlation r is −n/2 log(1 − r²), the log likelihood ratio of correlated
-    against independent Gaussians; negative correlation counts as none. Neighbouring pixels are not independent: n
+    against independent Gaussians; negative correlation counts as none. Neighboring pixels are not independent: n
     is the overlap over the area in which both images stay correlated.
     """
     rows = _overlaps(left.shape[1], right.shape[1], lags_y)

@@ -1,4 +1,4 @@
-"""How a made scene reaches the camera: light out of focus, cutting at sub-pixel places, flat field, noise."""
+"""From a synthetic scene to the camera: defocused light, cutting at sub-pixel positions, flat field, noise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy.interpolate import CubicSpline
 from segue.rng import numpy_generator
 
 MAX_COUNTS = 65535
-_CUT_MARGIN_PX = 12  # cubic splines forget what is farther away
+CUT_MARGIN_PX = 12  # beyond this, pixels have no influence on cubic splines
 
 
 def defocused_intensity(
@@ -33,9 +33,9 @@ def defocused_intensity(
     """
     height, width = path_um.shape
     size = [scipy.fft.next_fast_len(n + 64) or n for n in (height, width)]
-    around = [((s - n) // 2, s - n - (s - n) // 2) for s, n in zip(size, (height, width), strict=True)]
-    phase = np.pad((2 * np.pi / wavelength_um) * path_um.astype(np.float32), around, mode="symmetric")
-    amplitude = np.exp(-0.5 * np.pad(absorbance.astype(np.float32), around, mode="symmetric"))
+    padding = [((s - n) // 2, s - n - (s - n) // 2) for s, n in zip(size, (height, width), strict=True)]
+    phase = np.pad((2 * np.pi / wavelength_um) * path_um.astype(np.float32), padding, mode="symmetric")
+    amplitude = np.exp(-0.5 * np.pad(absorbance.astype(np.float32), padding, mode="symmetric"))
     q2 = (
         scipy.fft.fftfreq(size[0], pixel_size_um)[:, None] ** 2 + scipy.fft.fftfreq(size[1], pixel_size_um)[None] ** 2
     ).astype(np.float32)
@@ -45,7 +45,7 @@ def defocused_intensity(
     sd_um = abs(defocus_um) * condenser_aperture
     blur = np.exp((-2 * np.pi**2 * sd_um**2) * q2[:, : size[1] // 2 + 1])
     blurred = np.asarray(scipy.fft.irfft2(np.asarray(scipy.fft.rfft2(intensity)) * blur, s=size))
-    top, left = around[0][0], around[1][0]
+    top, left = padding[0][0], padding[1][0]
     return np.ascontiguousarray(blurred[top : top + height, left : left + width], dtype=np.float32)
 
 
@@ -74,7 +74,7 @@ def smooth_field(
 def flat_field(tile_px: int, loss: float, generator: np.random.Generator) -> np.ndarray:
     """Returns the relative illumination (tile_px, tile_px) float32, mean 1, of one plate and channel.
 
-    A polynomial, 1 − loss (0.7 r² + 0.3 r⁴) about a centre off the middle by up to 0.15 of half the tile, times a tilt
+    A polynomial, 1 − loss (0.7 r² + 0.3 r⁴) about a center off the middle by up to 0.15 of half the tile, times a tilt
     of at most 3 %; r is 1 in the corners.
     """
     axis = np.linspace(-1, 1, tile_px)
@@ -88,7 +88,7 @@ def flat_field(tile_px: int, loss: float, generator: np.random.Generator) -> np.
 def cut_tile(scene: np.ndarray, place_px: tuple[float, float], tile_px: int) -> np.ndarray:
     """Returns the tile (tile_px, tile_px) float32 whose first pixel lies at (y, x) of the scene (cubic splines).
 
-    Whole-numbered places copy pixels. Raises ValueError where the tile leaves the scene.
+    Integer positions copy pixels. Raises ValueError if the tile leaves the scene.
     """
     whole = [int(np.floor(p)) for p in place_px]
     rest = [p - w for p, w in zip(place_px, whole, strict=True)]
@@ -96,10 +96,10 @@ def cut_tile(scene: np.ndarray, place_px: tuple[float, float], tile_px: int) -> 
         raise ValueError(f"a tile of {tile_px} px at {place_px} leaves a scene of {scene.shape} px")
     if rest == [0, 0]:
         return scene[whole[0] : whole[0] + tile_px, whole[1] : whole[1] + tile_px].astype(np.float32)
-    first = [max(0, w - _CUT_MARGIN_PX) for w in whole]
-    last = [min(n, w + tile_px + _CUT_MARGIN_PX) for w, n in zip(whole, scene.shape, strict=True)]
-    around = scene[first[0] : last[0], first[1] : last[1]].astype(np.float32)
-    moved = scipy.ndimage.shift(around, [-r for r in rest], order=3, mode="nearest")
+    first = [max(0, w - CUT_MARGIN_PX) for w in whole]
+    last = [min(n, w + tile_px + CUT_MARGIN_PX) for w, n in zip(whole, scene.shape, strict=True)]
+    padding = scene[first[0] : last[0], first[1] : last[1]].astype(np.float32)
+    moved = scipy.ndimage.shift(padding, [-r for r in rest], order=3, mode="nearest")
     y, x = whole[0] - first[0], whole[1] - first[1]
     return moved[y : y + tile_px, x : x + tile_px]
 

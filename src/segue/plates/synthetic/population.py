@@ -1,7 +1,7 @@
-"""The lives of the cells of one made well: where each is, when it divides, dies, rounds up, at every time.
+"""Simulation of the cells of one synthetic well: positions, divisions, deaths and rounding at every time.
 
-A cell keeps its number from birth on. Death is the moment when its membrane leaks and Draq7 enters: from then on its
-nucleus is of class dead. Rounding comes some time before or after: for a while the one is not seen in the other.
+A cell keeps its number from birth. Death is the moment when its membrane leaks and Draq7 enters: from then on its
+nucleus has the class dead. Rounding happens some time before or after, so that one does not reveal the other.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from segue.plates.synthetic.spec import CellsSpec
 
 _STEP_H = 0.5  # of the walk
 _ROUNDING_H = 0.8  # from spread to round
-_MITOSIS_H = 0.8  # for so long a dividing cell is round before it divides
-_BORDER_UM = 25.0  # cells live beyond the scene by this much, so that bodies reach into it
+_MITOSIS_H = 0.8  # duration for which a dividing cell is round before it divides
+_BORDER_UM = 25.0  # margin beyond the scene, from which bodies reach into it
 
 
 @dataclass(frozen=True)
 class WellDynamics:
-    """How a well fares, drawn from the ranges of CellsSpec."""
+    """How the cells of a well live, move and die, sampled from the ranges of CellsSpec."""
 
     density_per_mm2: float
     patchiness: float
@@ -35,11 +35,11 @@ class WellDynamics:
 
 @dataclass(frozen=True)
 class Cells:
-    """What stays with each of the n cells of a well; lengths in µm, times in h from the first image, angles in rad."""
+    """The n cells of a well; lengths in µm, times in h from the first image, angles in rad."""
 
     position_um: np.ndarray  # (times, n, 2) y, x of the nucleus in the scene
     angle: np.ndarray  # (times, n) of the long axis
-    born_h: np.ndarray  # −inf: there from the start
+    born_h: np.ndarray  # −inf: present at the start
     divides_h: np.ndarray  # inf: never
     dies_h: np.ndarray  # inf: never
     lag_h: np.ndarray  # from death to rounding
@@ -64,12 +64,12 @@ class Cells:
         return self.dies_h <= time_h
 
     def roundness(self, time_h: float) -> np.ndarray:
-        """Returns (n,) from 0, spread, to 1, round by death; those that die spread stay 0."""
+        """Returns (n,) from 0, spread, to 1, round by death; cells that die spread stay 0."""
         risen = np.clip((time_h - self.dies_h - self.lag_h) / _ROUNDING_H, 0, 1)
         return np.where(self.rounds, risen * risen * (3 - 2 * risen), 0.0)
 
     def mitosis(self, time_h: float) -> np.ndarray:
-        """Returns (n,) bool: round, for it is about to divide."""
+        """Returns (n,) bool: round before division."""
         before = self.divides_h - time_h
         return (before > 0) & (before <= _MITOSIS_H)
 
@@ -82,23 +82,23 @@ def simulate_cells(
     times_h: np.ndarray,
     generator: np.random.Generator,
 ) -> Cells:
-    """Returns the cells of a scene of `size_um` at the times, drawn from the generator alone."""
+    """Returns the cells of a scene of `size_um` at the times, using no randomness but the generator."""
     outer = np.asarray(size_um) + 2 * _BORDER_UM
     founders = int(generator.poisson(dynamics.density_per_mm2 * outer.prod() * 1e-6))
-    position = _settled(founders, outer, spec, dynamics, generator)
+    position = _place_founders(founders, outer, spec, dynamics, generator)
     end_h = float(times_h[-1]) + _MITOSIS_H
-    dies = _deaths(founders, dynamics, generator)
+    dies = _sample_deaths(founders, dynamics, generator)
     divides = generator.exponential(spec.doubling_h, founders)
     divides[(divides > np.minimum(end_h, dies - 3 * _MITOSIS_H))] = np.inf
     parent = np.flatnonzero(np.isfinite(divides))
     daughters = len(parent)
     n = founders + daughters
-    late = _deaths(daughters, dynamics, generator)
+    daughter_dies = _sample_deaths(daughters, dynamics, generator)
     born = np.concatenate([np.full(founders, -np.inf), divides[parent]])
-    # a daughter may not die before it is born: it is then spared
-    dies = np.concatenate([dies, np.where(late > divides[parent] + 1, late, np.inf)])
+    # a daughter does not die if it would before its birth
+    dies = np.concatenate([dies, np.where(daughter_dies > divides[parent] + 1, daughter_dies, np.inf)])
     divides = np.concatenate([divides, np.full(daughters, np.inf)])
-    track, heading = _walk(
+    track, heading = _random_walk(
         np.concatenate([position, position[parent]]), np.concatenate([np.arange(founders), parent]),
         born_h=born, dies_h=dies, outer=outer, times_h=times_h, spec=spec, dynamics=dynamics, generator=generator,
     )  # fmt: skip
@@ -124,8 +124,8 @@ def simulate_cells(
     )
 
 
-def _deaths(count: int, dynamics: WellDynamics, generator: np.random.Generator) -> np.ndarray:
-    """Returns (count,) times of death in h; inf for those that survive, negative for those dead at the start."""
+def _sample_deaths(count: int, dynamics: WellDynamics, generator: np.random.Generator) -> np.ndarray:
+    """Returns (count,) times of death in h; inf for survivors, negative for cells dead at the start."""
     chance, order = generator.random((2, count))
     order = np.clip(order, 1e-6, 1 - 1e-6)
     times = dynamics.onset_h + dynamics.width_h * np.log(order / (1 - order))
@@ -134,21 +134,22 @@ def _deaths(count: int, dynamics: WellDynamics, generator: np.random.Generator) 
     return np.where(long_dead, -generator.uniform(1, 12, count), times)
 
 
-def _settled(
+def _place_founders(
     count: int, outer: np.ndarray, spec: CellsSpec, dynamics: WellDynamics, generator: np.random.Generator
 ) -> np.ndarray:
-    """Returns (count, 2) places, denser where a smooth field is high, then pushed apart until nuclei hardly overlap."""
+    """Returns (count, 2) positions, denser where a smooth field is high, then pushed apart until nuclei hardly
+    overlap."""
     grid = np.ceil(outer / 10).astype(int)
     density = np.exp(dynamics.patchiness * smooth_field((int(grid[0]), int(grid[1])), 15, generator)).ravel()
     box = generator.choice(len(density), size=count, p=density / density.sum())
     place = (np.stack(np.divmod(box, grid[1]), axis=1) + generator.random((count, 2))) * (outer / grid)
     for _ in range(25):
-        place = _pushed(place, 1.9 * spec.nucleus_radius_um[1], outer, strength=0.5)
+        place = _push_apart(place, 1.9 * spec.nucleus_radius_um[1], outer, strength=0.5)
     return place
 
 
-def _pushed(place: np.ndarray, distance_um: float, outer: np.ndarray, *, strength: float) -> np.ndarray:
-    """Returns the places, each pair nearer than the distance pushed apart by `strength` of what it lacks."""
+def _push_apart(place: np.ndarray, distance_um: float, outer: np.ndarray, *, strength: float) -> np.ndarray:
+    """Returns the positions, each pair nearer than the distance pushed apart by `strength` of what it lacks."""
     pairs = KDTree(place).query_pairs(distance_um, output_type="ndarray")
     if len(pairs):
         away = place[pairs[:, 0]] - place[pairs[:, 1]]
@@ -158,43 +159,43 @@ def _pushed(place: np.ndarray, distance_um: float, outer: np.ndarray, *, strengt
         np.add.at(moved, pairs[:, 0], push)
         np.add.at(moved, pairs[:, 1], -push)
         place = place + moved
-    return _mirrored(place, outer)
+    return _reflect(place, outer)
 
 
-def _mirrored(place: np.ndarray, outer: np.ndarray) -> np.ndarray:
+def _reflect(place: np.ndarray, outer: np.ndarray) -> np.ndarray:
     return np.clip(outer - np.abs(outer - np.abs(place)), 0, outer)
 
 
-def _walk(
+def _random_walk(
     start: np.ndarray, family: np.ndarray, *, born_h: np.ndarray, dies_h: np.ndarray, outer: np.ndarray,
     times_h: np.ndarray, spec: CellsSpec, dynamics: WellDynamics, generator: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Returns places (times, n, 2) and headings (times, n): an Ornstein-Uhlenbeck velocity (Selmeczi et al.,
+    """Returns positions (times, n, 2) and headings (times, n): an Ornstein-Uhlenbeck velocity (Selmeczi et al.,
     Biophys. J. 89, 912, 2005) that ends with death; a daughter goes with its mother until born, then beside her.
     """
     n = len(start)
-    place, kept = start.copy(), np.exp(-_STEP_H / spec.persistence_h)
+    place, persistence = start.copy(), np.exp(-_STEP_H / spec.persistence_h)
     sd = dynamics.speed_um_per_h / np.sqrt(2)
     velocity = sd * generator.standard_normal((n, 2))
     angle = generator.uniform(0, np.pi, n)
     beside = generator.uniform(0, 2 * np.pi, n)
     beside = 6.0 * np.stack([np.sin(beside), np.cos(beside)], axis=1)
-    places, angles, now = [], [], 0.0
+    positions, angles, now = [], [], 0.0
     unborn = born_h > now
     for time in times_h:
         while now < time - 1e-9:
             step = min(_STEP_H, time - now)
-            velocity = kept * velocity + sd * np.sqrt(1 - kept**2) * generator.standard_normal((n, 2))
+            velocity = persistence * velocity + sd * np.sqrt(1 - persistence**2) * generator.standard_normal((n, 2))
             moving = dies_h > now
-            place = _mirrored(place + step * velocity * moving[:, None], outer)
+            place = _reflect(place + step * velocity * moving[:, None], outer)
             angle = angle + 0.25 * np.sqrt(step) * generator.standard_normal(n) * moving
             now += step
             born = unborn & (born_h <= now)
             place[unborn] = place[family[unborn]]
             place[born] += beside[born]
             unborn &= ~born
-            settled = ~unborn
-            place[settled] = _pushed(place[settled], 1.7 * spec.nucleus_radius_um[1], outer, strength=0.4)
-        places.append(place.copy())
+            visible = ~unborn
+            place[visible] = _push_apart(place[visible], 1.7 * spec.nucleus_radius_um[1], outer, strength=0.4)
+        positions.append(place.copy())
         angles.append(angle.copy())
-    return np.stack(places), np.stack(angles)
+    return np.stack(positions), np.stack(angles)

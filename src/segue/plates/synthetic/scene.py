@@ -1,4 +1,4 @@
-"""The scene of a made well at one time, as arrays: what each channel would count without camera, and what is there."""
+"""The scene of a synthetic well at one time: expected counts of each channel before the camera, and the truth."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from segue.plates.synthetic.population import Cells, WellDynamics, simulate_cell
 from segue.plates.synthetic.spec import STAINS, TRANSMITTED, SyntheticSpec, plate_name, well_name
 from segue.rng import numpy_generator
 
-_HAZE_UM = 12.0  # sd of what nuclei out of focus spread over their surroundings
+_HAZE_UM = 12.0  # sd of the light of nuclei out of focus
 
 
 @dataclass(frozen=True)
-class Well:
-    """What was drawn for one well; conditions stay over time but for `defocus_um` and `illumination`, one per time."""
+class SampledWell:
+    """The parameters sampled for one well; constant over time except `defocus_um` and `illumination`, one per time."""
 
     plate: str
     well: str
     stained: bool
     treatment: str  # "control" or "treated"
     experiment: str
-    dynamics: dict[str, float]  # of population.Fate
+    dynamics: dict[str, float]  # of population.WellDynamics
     defocus_um: tuple[float, ...]
     illumination: tuple[float, ...]  # relative, over time
     level_counts: float
@@ -54,30 +54,30 @@ class Scene:
     time_h: float
 
 
-def sample_well(spec: SyntheticSpec, *, plate: int, well: int) -> Well:
-    """Returns what is drawn for a well from the ranges of the specification."""
-    stained, treated = _arrangement(spec, plate)
+def sample_well(spec: SyntheticSpec, *, plate: int, well: int) -> SampledWell:
+    """Returns the parameters of a well, sampled from the ranges of the specification."""
+    stained, treated = _stained_and_treated(spec, plate)
     g = numpy_generator(spec.seed, "well", plate, well)
     cells, optics, stains = spec.cells, spec.optics, spec.stains
 
-    def drawn(pair: tuple[float, float]) -> float:
+    def sample(pair: tuple[float, float]) -> float:
         return float(g.uniform(*pair))
 
     dynamics = WellDynamics(
-        density_per_mm2=drawn(cells.density_per_mm2),
-        patchiness=drawn(cells.patchiness),
-        speed_um_per_h=drawn(cells.speed_um_per_h),
-        dead_at_start=drawn(cells.dead_at_start),
-        dying=drawn(cells.dying_treated if well in treated else cells.dying_control),
-        onset_h=drawn(cells.onset_h),
-        width_h=drawn(cells.width_h),
+        density_per_mm2=sample(cells.density_per_mm2),
+        patchiness=sample(cells.patchiness),
+        speed_um_per_h=sample(cells.speed_um_per_h),
+        dead_at_start=sample(cells.dead_at_start),
+        dying=sample(cells.dying_treated if well in treated else cells.dying_control),
+        onset_h=sample(cells.onset_h),
+        width_h=sample(cells.width_h),
     )
-    focus, gradient, turn = drawn(optics.defocus_um), drawn(optics.gradient), g.uniform(0, 2 * np.pi)
+    focus, gradient, direction = sample(optics.defocus_um), sample(optics.gradient), g.uniform(0, 2 * np.pi)
     if g.random() < optics.below_focus:
         focus = -focus
-    drift = drawn(optics.drift)
+    drift = sample(optics.drift)
     over_time = g.standard_normal((2, spec.times))
-    return Well(
+    return SampledWell(
         plate=plate_name(plate),
         well=well_name(well),
         stained=well in stained,
@@ -86,22 +86,22 @@ def sample_well(spec: SyntheticSpec, *, plate: int, well: int) -> Well:
         dynamics=asdict(dynamics),
         defocus_um=tuple(float(f) for f in focus + optics.focus_sd_um * over_time[0]),
         illumination=tuple(float(i) for i in np.exp(drift * over_time[1])),
-        level_counts=drawn(optics.level_counts),
-        gradient=(float(gradient * np.sin(turn)), float(gradient * np.cos(turn))),
-        dapi_counts=drawn(stains.dapi_counts),
-        cy5_counts=drawn(stains.cy5_counts),
-        background_counts=(drawn(stains.background_counts), drawn(stains.background_counts)),
-        haze=drawn(stains.haze),
-        blur_um=drawn(stains.blur_um),
-        dapi_in_cy5=drawn(stains.dapi_in_cy5),
-        cy5_in_dapi=drawn(stains.cy5_in_dapi),
-        quenching=drawn(stains.draq7_quenching),
+        level_counts=sample(optics.level_counts),
+        gradient=(float(gradient * np.sin(direction)), float(gradient * np.cos(direction))),
+        dapi_counts=sample(stains.dapi_counts),
+        cy5_counts=sample(stains.cy5_counts),
+        background_counts=(sample(stains.background_counts), sample(stains.background_counts)),
+        haze=sample(stains.haze),
+        blur_um=sample(stains.blur_um),
+        dapi_in_cy5=sample(stains.dapi_in_cy5),
+        cy5_in_dapi=sample(stains.cy5_in_dapi),
+        quenching=sample(stains.draq7_quenching),
         numbers=(plate, well),
     )
 
 
-def cells_of(spec: SyntheticSpec, well: Well) -> Cells:
-    """Returns the lives of a well's cells at all times of the specification."""
+def simulate_well(spec: SyntheticSpec, well: SampledWell) -> Cells:
+    """Returns the cells of a well at all times of the specification."""
     height, width = spec.stage.canvas_px
     size_um = spec.stage.pixel_size_um
     return simulate_cells(
@@ -114,48 +114,49 @@ def cells_of(spec: SyntheticSpec, well: Well) -> Cells:
 
 
 def render_scene(spec: SyntheticSpec, *, plate: int, well: int, time: int, cells: Cells | None = None) -> Scene:
-    """Returns the scene of `stage.canvas_px`; `cells` saves their simulation where it is at hand (`cells_of`)."""
-    drawn = sample_well(spec, plate=plate, well=well)
-    cells = cells_of(spec, drawn) if cells is None else cells
+    """Returns the scene of `stage.canvas_px`; `cells`, if given, saves their simulation (`simulate_well`)."""
+    sampled = sample_well(spec, plate=plate, well=well)
+    cells = simulate_well(spec, sampled) if cells is None else cells
     time_h, size_um = spec.interval_h * time, spec.stage.pixel_size_um
-    surface = make_substrate(
+    substrate = make_substrate(
         spec.cells, spec.stage.canvas_px, size_um, numpy_generator(spec.seed, "surface", plate, well)
     )
-    drawing = draw_cells(
+    maps = draw_cells(
         cells,
-        surface,
+        substrate,
         time=time,
         time_h=time_h,
         pixel_size_um=size_um,
         stain_spread=spec.stains.spread,
-        quenching=drawn.quenching if drawn.stained else 0.0,
+        quenching=sampled.quenching if sampled.stained else 0.0,
     )
-    channels = {TRANSMITTED: _brightfield(spec, drawn, drawing, time)}
-    if drawn.stained:
+    channels = {TRANSMITTED: _brightfield(spec, sampled, maps, time)}
+    if sampled.stained:
         glow = numpy_generator(spec.seed, "background", plate, well)
-        channels |= dict(zip(STAINS, _fluorescence(drawn, drawing, size_um, glow), strict=True))
-    objects = _objects(drawing.nuclei, cells.dead(time_h), spec.stage.margin_px)
-    return Scene(channels, drawing.nuclei, drawing.bodies, objects, time_h)
+        channels |= dict(zip(STAINS, _fluorescence(sampled, maps, size_um, glow), strict=True))
+    objects = _objects(maps.nuclei, cells.dead(time_h), spec.stage.margin_px)
+    return Scene(channels, maps.nuclei, maps.bodies, objects, time_h)
 
 
-def _arrangement(spec: SyntheticSpec, plate: int) -> tuple[frozenset[int], frozenset[int]]:
-    """Returns the stained and the treated wells of a plate; both groups of wells hold treated ones in equal parts."""
+def _stained_and_treated(spec: SyntheticSpec, plate: int) -> tuple[frozenset[int], frozenset[int]]:
+    """Returns the stained and the treated wells of a plate; the fraction of treated wells is the same in stained and
+    unstained ones."""
     order = [int(w) for w in numpy_generator(spec.seed, "arrangement", plate).permutation(spec.wells)]
     groups = order[: spec.stained_wells], order[spec.stained_wells :]
     treated = [w for group in groups for w in group[: round(spec.cells.treated_fraction * len(group))]]
     return frozenset(groups[0]), frozenset(treated)
 
 
-def _brightfield(spec: SyntheticSpec, well: Well, drawing: CellMaps, time: int) -> np.ndarray:
-    """Returns expected counts: the planes' intensities multiplied (light of wide source: they do not interfere)."""
-    optics, shape = spec.optics, drawing.nuclei.shape
+def _brightfield(spec: SyntheticSpec, well: SampledWell, maps: CellMaps, time: int) -> np.ndarray:
+    """Returns expected counts: the product of the planes' intensities (extended source: they do not interfere)."""
+    optics, shape = spec.optics, maps.nuclei.shape
     intensity = np.ones(shape, np.float32)
-    for path, absorbance, lift_um in zip(drawing.path_um, drawing.absorbance, PLANE_HEIGHTS_UM, strict=True):
+    for path, absorbance, height_um in zip(maps.path_um, maps.absorbance, PLANE_HEIGHTS_UM, strict=True):
         if path.any():
             intensity *= defocused_intensity(
                 path,
                 absorbance,
-                defocus_um=well.defocus_um[time] - lift_um,
+                defocus_um=well.defocus_um[time] - height_um,
                 pixel_size_um=spec.stage.pixel_size_um,
                 wavelength_um=optics.wavelength_um,
                 condenser_aperture=optics.condenser_aperture,
@@ -166,11 +167,12 @@ def _brightfield(spec: SyntheticSpec, well: Well, drawing: CellMaps, time: int) 
 
 
 def _fluorescence(
-    well: Well, drawing: CellMaps, pixel_size_um: float, generator: np.random.Generator
+    well: SampledWell, maps: CellMaps, pixel_size_um: float, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns expected counts through the DAPI and the Cy5 filter: stains blurred, hazed, mixed, over backgrounds."""
+    """Returns expected counts through the DAPI and the Cy5 filter: stains with blur, haze, bleed-through and
+    background."""
     light = []
-    for stain, counts in zip(drawing.stains, (well.dapi_counts, well.cy5_counts), strict=True):
+    for stain, counts in zip(maps.stains, (well.dapi_counts, well.cy5_counts), strict=True):
         sharp = scipy.ndimage.gaussian_filter(stain, well.blur_um / pixel_size_um)
         haze = scipy.ndimage.gaussian_filter(stain, _HAZE_UM / pixel_size_um)
         light.append(counts * ((1 - well.haze) * sharp + well.haze * haze))

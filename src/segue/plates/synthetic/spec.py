@@ -1,7 +1,8 @@
-"""The specification of a made plate: every range that a well is drawn from, with its unit.
+"""The specification of synthetic plates: every range from which a well is sampled, with its unit.
 
-A pair (low, high) is the range of a uniform draw, one per well unless its comment says otherwise; low = high fixes the
-value. The defaults give two plates of six wells, two of them stained, three times and 3 × 3 fields: 540 TIFFs, 160 MB.
+A pair (low, high) is the range of a uniform distribution, sampled once per well unless the comment says otherwise; low
+= high fixes the value. The defaults give two plates of six wells, two of them stained, three times and 3 × 3 fields:
+540 TIFFs, 160 MB.
 
     seed = 3
     plates = 2
@@ -67,7 +68,7 @@ class CellsSpec(SpecModel):
         1.5,
     )  # per cell: from death (the membrane leaks) to rounding; < 0: rounded while alive
     spread_when_dead: Annotated[float, Field(ge=0, le=1)] = 0.25  # fraction that dies without rounding (necrosis)
-    debris_per_mm2: NotNegative = (30.0, 150.0)  # looks like dead cells, carries no stain
+    debris_per_mm2: NotNegative = (30.0, 150.0)  # resembles dead cells, without stain
 
 
 class OpticsSpec(SpecModel):
@@ -102,7 +103,7 @@ class StainsSpec(SpecModel):
 
 
 class StageSpec(SpecModel):
-    """Where tiles lie: a grid with nominal overlap, and how far the stage misses it."""
+    """The grid of tiles with its nominal overlap, and the error of the stage."""
 
     rows: Annotated[int, Field(ge=1, le=20)] = 3
     columns: Annotated[int, Field(ge=1, le=20)] = 3
@@ -124,12 +125,12 @@ class StageSpec(SpecModel):
 
     @property
     def step_px(self) -> int:
-        """The nominal distance between neighbouring tiles."""
+        """The nominal distance between neighboring tiles."""
         return self.tile_px - round(self.overlap * self.tile_px)
 
     @property
     def margin_px(self) -> int:
-        """What a scene has around the nominal mosaic, so that no tile leaves it."""
+        """Margin of a scene around the nominal mosaic, so that no tile leaves it."""
         return math.ceil(self.jitter_px + self.drift_px) + 2
 
     @property
@@ -140,14 +141,14 @@ class StageSpec(SpecModel):
 
 
 class FaultsSpec(SpecModel):
-    """What goes wrong, per plate; each at a well, time and field of its own."""
+    """Faults per plate, each at a different well, time and field."""
 
     missing_tiles: Annotated[int, Field(ge=0)] = 1  # no file in any channel
     dead_fields: Annotated[int, Field(ge=0)] = 1  # in turn: black (shutter closed), saturated, defocused (a bubble)
 
 
 class SyntheticSpec(SpecModel):
-    """A made screen: plates of 24-well format, each an experiment of its own, most wells unstained."""
+    """Synthetic plates of 24-well format, each an experiment of its own, most wells unstained."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     plates: Annotated[int, Field(ge=1, le=26)] = 2
@@ -165,10 +166,10 @@ class SyntheticSpec(SpecModel):
     def _consistent(self) -> SyntheticSpec:
         if self.stained_wells > self.wells:
             raise ValueError(f"stained_wells = {self.stained_wells} is more than wells = {self.wells}; lower it")
-        asked, there = self.faults.missing_tiles + self.faults.dead_fields, self.wells * self.times * self.fields
-        if asked > there:
+        requested, tiles = self.faults.missing_tiles + self.faults.dead_fields, self.wells * self.times * self.fields
+        if requested > tiles:
             raise ValueError(
-                f"faults: {asked} faulty tiles are asked for, and a plate has {there} tiles; ask for fewer"
+                f"faults: {requested} faulty tiles are requested, and a plate has {tiles} tiles; request fewer"
             )
         return self
 
@@ -179,7 +180,7 @@ class SyntheticSpec(SpecModel):
 
     @property
     def files(self) -> int:
-        """TIFFs of the whole screen, missing tiles not taken off."""
+        """TIFFs of all plates, including missing tiles."""
         return self.plates * self.times * self.fields * (self.wells + len(STAINS) * self.stained_wells)
 
 

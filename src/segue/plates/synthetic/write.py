@@ -1,6 +1,6 @@
-"""A made screen with known truth: raw 16 bit tiles as a microscope leaves them, and beside them what is really there.
+"""Writes synthetic plates with known truth: raw 16 bit tiles as from a microscope, and the truth beside them.
 
-For each well and time one continuous scene is drawn (`population` → `drawing` → `optics`) and cut into overlapping,
+For each well and time one continuous scene is simulated (`population` → `cells` → `optics`) and cut into overlapping,
 misplaced, vignetted, noisy tiles. A well depends on the specification and its own number alone, so that any number of
 workers and any interruption give the same files.
 
@@ -8,7 +8,7 @@ workers and any interruption give the same files.
     <folder>/raw/P1/A1/t000_r0_c2_dapi.tif       uint16, OME-TIFF with pixel size and nominal stage position
     <folder>/truth/P1/A1/t000.h5                 labels, classes, placements of tiles, counts: see `write_truth`
     <folder>/truth/P1/flatfield.h5               per channel: relative illumination of a tile, mean 1
-    <folder>/truth/wells.csv                     what was drawn for each well
+    <folder>/truth/wells.csv                     the sampled parameters of each well
 
 Times, rows and columns count from 0. Channels are brightfield and, in stained wells, dapi and cy5.
 """
@@ -37,20 +37,20 @@ from segue.parallel import map_unordered
 from segue.plates.preflight import synthetic_layout, with_nonempty_seed
 from segue.plates.spec import FilesSpec
 from segue.plates.synthetic.optics import MAX_COUNTS, camera, cut_tile, flat_field
-from segue.plates.synthetic.scene import Scene, Well, cells_of, render_scene, sample_well
+from segue.plates.synthetic.scene import SampledWell, Scene, render_scene, sample_well, simulate_well
 from segue.plates.synthetic.spec import STAINED_CHANNELS, VERSION, SyntheticSpec, plate_name, well_name
 from segue.rng import numpy_generator
 from segue.storage import refusal, remove_abandoned, replacing
 
 PATTERN = "raw/{plate}/{well}/t{time:03d}_r{row}_c{column}_{channel}.tif"
-SPLIT = SplitSpec(seed=7, validation=0.25, test=0.25)  # of wells; another seed where this one leaves a part empty
+SPLIT = SplitSpec(seed=7, validation=0.25, test=0.25)  # of wells; another seed if this one leaves a part empty
 DEAD_KINDS = ("black", "saturated", "defocused")
 Progress = Callable[[int, int], None]  # done, of how many wells
 
 
 @dataclass(frozen=True)
 class WrittenPlates:
-    """What `write_plates` left: counts of the whole folder, also of what was there before."""
+    """The written plates: counts of the whole folder, including files of earlier calls."""
 
     folder: Path
     table: Path  # plates.csv
@@ -62,10 +62,10 @@ class WrittenPlates:
 def write_plates(
     spec: SyntheticSpec, folder: Path, *, workers: int = 1, progress: Progress | None = None
 ) -> WrittenPlates:
-    """Returns what was written to `folder`; wells that a former call has finished are left as they are.
+    """Writes the plates to `folder`; wells that an earlier call finished are left unchanged.
 
-    Memory: one scene at a time per worker. Raises SegueError where the folder holds something else, is a file, or the
-    disk refuses.
+    Memory: one scene at a time per worker. Raises SegueError if the folder holds something else or is a file, and for
+    errors of the disk.
     """
     folder = Path(folder)
     _claim(spec, folder)
@@ -87,14 +87,14 @@ def write_plates(
 
 
 def synthetic_files(spec: SyntheticSpec) -> FilesSpec:
-    """Returns where the images of a plate made by `write_plates` are, below its folder."""
+    """Returns the [files] of plates written by `write_plates`, below their folder."""
     return FilesSpec(pattern=PATTERN, wells="plates.csv", overlap=spec.stage.overlap, interval_h=spec.interval_h)
 
 
 def write_specification(spec: SyntheticSpec, folder: Path) -> Path:
-    """Writes `plate.toml` beside the raw images, for `segue plate`, where there is none yet, and returns its path.
+    """Writes `plate.toml` beside the raw images, for `segue plate`, unless it exists, and returns its path.
 
-    Its split leaves no part empty, where the stained wells suffice for that.
+    Its split leaves no part empty if there are enough stained wells.
     """
     path = folder / "plate.toml"
     if not path.exists():
@@ -135,7 +135,7 @@ test       = {split.test}
 
 
 def tile_positions(spec: SyntheticSpec, *, plate: int, well: int, time: int) -> np.ndarray:
-    """Returns (rows, columns, 2) float64: y, x in the scene of each tile's first pixel, truly.
+    """Returns (rows, columns, 2) float64: y, x in the scene of the first pixel of each tile (true positions).
 
     Nominally a tile lies at margin_px + its row or column × step_px; jitter is its own, drift shared by the grid.
     """
@@ -164,12 +164,12 @@ def sample_faults(spec: SyntheticSpec, *, plate: int) -> dict[tuple[int, int, in
     """Returns "missing", "black", "saturated" or "defocused" by (well, time, field); field = row × columns + column."""
     faults, (wells, times, fields) = spec.faults, (spec.wells, spec.times, spec.fields)
     count = faults.missing_tiles + faults.dead_fields
-    drawn = numpy_generator(spec.seed, "faults", plate).permutation(wells * times * fields)[:count]
+    positions = numpy_generator(spec.seed, "faults", plate).permutation(wells * times * fields)[:count]
     kinds = ["missing"] * faults.missing_tiles
     kinds += [DEAD_KINDS[(plate * faults.dead_fields + i) % len(DEAD_KINDS)] for i in range(faults.dead_fields)]
     return {
         (int(i // (times * fields)), int(i // fields % times), int(i % fields)): kind
-        for i, kind in zip(drawn, kinds, strict=True)
+        for i, kind in zip(positions, kinds, strict=True)
     }
 
 
@@ -183,7 +183,7 @@ def write_truth(path: Path, scene: Scene, places: np.ndarray, states: Sequence[s
 
     nuclei, bodies (H, W) int32, the cell's number + 1, equal over time · objects/{id, class (1 live, 2 dead), y_px,
     x_px, area_px, in_field} of each visible nucleus · tiles/{row, column, y_px, x_px, state}, state "ok" or the fault.
-    Attributes: live and dead (nuclei centred in the field, the nominal mosaic), time_h, pixel_size_um, step_px,
+    Attributes: live and dead (nuclei centered in the field, the nominal mosaic), time_h, pixel_size_um, step_px,
     margin_px.
     """
     stage = spec.stage
@@ -210,9 +210,9 @@ def write_truth(path: Path, scene: Scene, places: np.ndarray, states: Sequence[s
 
 
 def _write_well(spec: SyntheticSpec, folder: Path, which: tuple[int, int]) -> None:
-    """Writes raw and truth beside their places and renames them when whole, the truth last: then the well is done.
+    """Writes raw images and truth to drafts and renames them when complete; the truth, last, marks the well as done.
 
-    What is not whole is removed; what the disk refused is raised as a SegueError.
+    Incomplete drafts are removed; errors of the disk are raised as SegueError.
     """
     plate, well = which
     truth = _truth_folder(folder, plate, well)
@@ -234,10 +234,10 @@ def _write_well(spec: SyntheticSpec, folder: Path, which: tuple[int, int]) -> No
 
 
 def _write_times(spec: SyntheticSpec, which: tuple[int, int], raw: Path, truth: Path) -> None:
-    """Writes the tiles of a well into `raw`, and what is true of them into `truth`."""
+    """Writes the tiles of a well into `raw`, and the truth into `truth`."""
     plate, well = which
-    drawn = sample_well(spec, plate=plate, well=well)
-    cells, flats, faults = cells_of(spec, drawn), flat_fields(spec, plate=plate), sample_faults(spec, plate=plate)
+    cells = simulate_well(spec, sample_well(spec, plate=plate, well=well))
+    flats, faults = flat_fields(spec, plate=plate), sample_faults(spec, plate=plate)
     for time in range(spec.times):
         scene = render_scene(spec, plate=plate, well=well, time=time, cells=cells)
         places = tile_positions(spec, plate=plate, well=well, time=time)
@@ -302,10 +302,10 @@ def _truth_folder(folder: Path, plate: int, well: int) -> Path:
 
 
 def _claim(spec: SyntheticSpec, folder: Path) -> None:
-    """Makes the folder and writes the specification into it, or checks that it holds the same one."""
+    """Creates the folder with the specification in it, or checks that it holds the same one."""
     if folder.exists() and not folder.is_dir():
         raise SegueError(
-            f"{folder}: is a file, and a made screen needs a folder; give a new folder, then the settings' file."
+            f"{folder}: is a file, and a synthetic plate needs a folder; give a new folder, then the settings' file."
         )
     record = folder / "synthetic.json"
     content = json.dumps({"version": VERSION, "spec": spec.model_dump(mode="json")}, indent=1)
@@ -313,17 +313,17 @@ def _claim(spec: SyntheticSpec, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         remove_abandoned(record)
         others = [path for path in folder.iterdir() if path != record]
-        found = record.read_bytes() if record.exists() else None
+        recorded = record.read_bytes() if record.exists() else None
     except OSError as error:
         raise SegueError(refusal(folder, error, expected="a folder in one that you may write to")) from error
-    if found is not None:
-        if found != content.encode():
+    if recorded is not None:
+        if recorded != content.encode():
             raise SegueError(
                 f"{folder}: holds a plate made from other settings; give another folder or delete this one."
             )
         return
     if others:
-        raise SegueError(f"{folder}: is not empty and holds no made plate; give an empty or a new folder.")
+        raise SegueError(f"{folder}: is not empty and holds no synthetic plate; give an empty or a new folder.")
     _write_text(record, content)
 
 
@@ -342,15 +342,15 @@ def _write_flat_fields(spec: SyntheticSpec, plate: int, folder: Path) -> None:
             new.file[channel] = flat
 
 
-def _write_tables(spec: SyntheticSpec, wells: Sequence[Well], folder: Path) -> None:
-    known = ("plate", "well", "stained", "treatment", "experiment")
+def _write_tables(spec: SyntheticSpec, wells: Sequence[SampledWell], folder: Path) -> None:
+    columns = ("plate", "well", "stained", "treatment", "experiment")
     rows = []
     for well in wells:
-        drawn = asdict(well)
-        del drawn["numbers"]
-        drawn |= drawn.pop("dynamics")
-        rows.append({name: _plain(value) for name, value in drawn.items()})
-    _write_csv(folder / "plates.csv", known, rows)
+        row = asdict(well)
+        del row["numbers"]
+        row |= row.pop("dynamics")
+        rows.append({name: _plain(value) for name, value in row.items()})
+    _write_csv(folder / "plates.csv", columns, rows)
     _write_csv(folder / "truth" / "wells.csv", tuple(rows[0]), rows)
 
 
