@@ -7,7 +7,7 @@ import torch
 
 from segue import networks, rng
 from segue.errors import SegueError
-from segue.networks.analysis.structure import Block, Link, anatomy, outputs
+from segue.networks.analysis.structure import Block, Link, block_outputs, trace_blocks
 from segue.networks.network import Network
 from segue.networks.registry import NetworkSpec
 
@@ -27,7 +27,7 @@ def sources(blocks: tuple[Block, ...]) -> dict[str, set[str]]:
 
 def test_a_unet_has_its_published_sizes_and_skips():
     """Each scale of a U-Net has half the size and twice the channels, and each decoder block sees its own scale."""
-    blocks = anatomy(built("unet", width=8, depth=3), (1, 32, 48))
+    blocks = trace_blocks(built("unet", width=8, depth=3), (1, 32, 48))
     shapes = {block.name: block.shape for block in blocks}
     stages = ["encoder.stem", "encoder.0", "encoder.1", "encoder.2"]
     assert [shapes[name] for name in stages] == [(8, 32, 48), (16, 16, 24), (32, 8, 12), (64, 4, 6)]
@@ -42,14 +42,14 @@ def test_a_unet_has_its_published_sizes_and_skips():
 def test_blocks_hold_all_parameters(name: str):
     """No parameter is counted twice or left out: the blocks' numbers add up to the network's."""
     network = built(name, **({"side_px": 32} if name == VIT else {"width": 8}))
-    blocks = anatomy(network, (1, 32, 32))
+    blocks = trace_blocks(network, (1, 32, 32))
     assert sum(block.parameters for block in blocks) == sum(p.numel() for p in network.parameters())
     assert {block.leaf for block in blocks} == {"", *network.parts}
 
 
 def test_a_style_vector_is_told_from_a_skip():
     """What reaches Cellpose's decoder by the averaged style only is marked so, and its skips are not."""
-    blocks = {block.name: block for block in anatomy(built("cellpose", width=8), (1, 32, 32))}
+    blocks = {block.name: block for block in trace_blocks(built("cellpose", width=8), (1, 32, 32))}
     assert blocks["decoder.0"].inputs == (Link("encoder.2", averaged=False),)
     assert set(blocks["decoder.2"].inputs) == {
         Link("encoder.0", averaged=False),
@@ -60,7 +60,7 @@ def test_a_style_vector_is_told_from_a_skip():
 
 def test_a_transformer_feeds_its_decoder_from_all_quarters():
     """The dense decoder of a ViT takes each quarter of the blocks, and the image itself at the finest scale."""
-    blocks = anatomy(built(VIT, side_px=32), (1, 32, 32))
+    blocks = trace_blocks(built(VIT, side_px=32), (1, 32, 32))
     found = sources(blocks)
     assert found["decoder.0"] == {"encoder.3"}
     assert [found[f"decoder.{n}"] - {f"decoder.{n - 1}"} for n in (1, 2, 3, 4)] == [
@@ -71,14 +71,14 @@ def test_a_transformer_feeds_its_decoder_from_all_quarters():
 
 def test_decoders_without_a_list_of_blocks_are_told_by_their_children():
     """A feature pyramid network shows its pyramid, top down, and its head takes what is merged."""
-    found = sources(anatomy(built("fpn-mobilenet_v2"), (1, 64, 64)))
+    found = sources(trace_blocks(built("fpn-mobilenet_v2"), (1, 64, 64)))
     assert found["decoder.p4"] == {"decoder.p5", "encoder.2"}
     assert found["head"] == {f"decoder.seg_blocks.{n}" for n in range(4)}
 
 
 def test_tokens_count_as_maps():
     """The tokens inside DPT's decoder have the size of the grid of patches."""
-    blocks = anatomy(built("dpt-tu-vit_tiny_patch16_224"), (1, 224, 224))
+    blocks = trace_blocks(built("dpt-tu-vit_tiny_patch16_224"), (1, 224, 224))
     assert {b.shape[1:] for b in blocks if "projection" in b.name} == {(14, 14)}
 
 
@@ -87,10 +87,10 @@ def test_looking_changes_nothing_and_gives_what_the_network_gives():
     network = built("resunet", width=8)
     network.encoder.train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    blocks = anatomy(network, (1, 32, 32))
+    blocks = trace_blocks(network, (1, 32, 32))
     with rng.scope(1, "test"), torch.inference_mode():
         images = torch.randn(2, 1, 32, 32)
-        found = outputs(network, blocks, images)
+        found = block_outputs(network, blocks, images)
         assert network.encoder.training and not network.decoder.training
         assert torch.equal(found["head"], network.eval()(images))
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
@@ -101,4 +101,4 @@ def test_looking_changes_nothing_and_gives_what_the_network_gives():
 def test_a_size_that_does_not_fit_is_refused():
     """The error names the size instead of ending inside torch."""
     with pytest.raises(SegueError, match="33x40 px"):
-        anatomy(built("unet", width=8), (1, 33, 40))
+        trace_blocks(built("unet", width=8), (1, 33, 40))

@@ -16,7 +16,7 @@ from segue.networks.network import Network
 from segue.networks.registry import NetworkSpec
 from segue.spec import validate
 from segue.training.checkpoint import load_weights, save_weights
-from segue.training.freezing import below, freeze, set_training
+from segue.training.freezing import freeze, is_under, set_training
 
 SMALL: list[dict[str, Any]] = [
     {"name": "unet", "width": 8, "depth": 3, "convolutions": 1},
@@ -122,14 +122,14 @@ def test_parts(name: str):
     parts = networks.parts(network)
     assert list(parts) == [*PARTS[name], *decoder, "head"]
     for tensor in network.state_dict():
-        assert [below(tensor, owners) for owners in parts.values()].count(True) == 1
+        assert [is_under(tensor, owners) for owners in parts.values()].count(True) == 1
     frozen = PARTS[name][:2]
     freeze(network, frozen)
     set_training(network, frozen)
     owners = [owner for part in frozen for owner in parts[part]]
-    before = {n: v.clone() for n, v in network.state_dict().items() if below(n, owners)}
+    before = {n: v.clone() for n, v in network.state_dict().items() if is_under(n, owners)}
     network(images(2, 1, 64, 64)).square().sum().backward()
-    assert all((p.grad is None) == below(n, owners) for n, p in network.named_parameters())
+    assert all((p.grad is None) == is_under(n, owners) for n, p in network.named_parameters())
     assert before and all(torch.equal(network.state_dict()[n], v) for n, v in before.items())
 
 
@@ -215,7 +215,7 @@ def test_stochastic_depth(name: str):
 def test_settings_where_they_do_not_count_are_refused(table: dict[str, Any], message: str):
     """A setting that a network does not have is refused before anything is built, with those that have it."""
     with pytest.raises(SpecError, match=message):
-        validate(NetworkSpec, table, where="stage.toml")
+        validate(NetworkSpec, table, context="stage.toml")
 
 
 def test_keys_of_earlier_specifications_stay():

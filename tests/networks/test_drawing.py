@@ -13,8 +13,8 @@ from matplotlib.font_manager import FontProperties
 from segue import networks
 from segue.errors import SegueError
 from segue.networks.analysis.drawing import CARD_PX, Arrangement, arrange, draw_network, drawing_of
-from segue.networks.analysis.structure import Block, anatomy
-from segue.networks.analysis.summary import built_without_memory
+from segue.networks.analysis.structure import Block, trace_blocks
+from segue.networks.analysis.summary import build_on_meta_device
 from segue.networks.network import Network
 from segue.networks.registry import NetworkSpec
 
@@ -35,7 +35,7 @@ Box = tuple[float, float, float, float]
 @cache
 def built(name: str) -> Network:
     spec = NetworkSpec(name=name)
-    return built_without_memory(lambda: networks.build(spec, channels=1, classes=2))
+    return build_on_meta_device(lambda: networks.build(spec, channels=1, classes=2))
 
 
 @cache
@@ -45,7 +45,7 @@ def drawn(name: str) -> str:
 
 @cache
 def blocks_of(name: str) -> tuple[Block, ...]:
-    return anatomy(built(name), (1, 64, 64))
+    return trace_blocks(built(name), (1, 64, 64))
 
 
 @cache
@@ -155,13 +155,13 @@ def test_frozen_parts_are_marked_in_words_too():
     root = ElementTree.fromstring(svg)
     marked = [g for g in root.iter(f"{SVG}g") if g.get("class") == "block frozen"]
     assert [(g.findtext(f"{SVG}title") or "").split("\n")[0] for g in marked] == ["encoder.0", "head"]
-    counts = {b.name: b.parameters for b in anatomy(built_small(), (1, 32, 32))}
+    counts = {b.name: b.parameters for b in trace_blocks(built_small(), (1, 32, 32))}
     assert f"{counts['encoder.0'] + counts['head']:,} frozen" in svg
 
 
 def built_small() -> Network:
     spec = NetworkSpec(name="resunet", width=8)
-    return built_without_memory(lambda: networks.build(spec, channels=1, classes=2))
+    return build_on_meta_device(lambda: networks.build(spec, channels=1, classes=2))
 
 
 def test_drawings_are_the_same_each_time_and_follow_the_reader():

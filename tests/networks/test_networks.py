@@ -87,7 +87,7 @@ def test_names_are_those_of_the_package():
 def test_bad_networks_are_refused_by_name(table: dict[str, object], message: str):
     """A network that cannot be is refused before anything is built, with what is allowed."""
     with pytest.raises(SpecError, match=message):
-        validate(NetworkSpec, table, where="stage.toml")
+        validate(NetworkSpec, table, context="stage.toml")
 
 
 def test_tiles_that_do_not_fit_are_refused():

@@ -104,10 +104,10 @@ def test_outside_of_the_field_nothing_matters():
 
 def test_attention_and_averages_reach_over_everything():
     """A transformer's scores and those behind a style vector depend on all of any image."""
-    vit = receptive_fields(built("vit-vit_tiny_patch16_224", side_px=64), channels=1, divisor=16, most_px=256)
+    vit = receptive_fields(built("vit-vit_tiny_patch16_224", side_px=64), channels=1, divisor=16, max_px=256)
     assert all(reach.unbounded for reach in vit)
     small = built("cellpose", width=8, depth=1)
-    styled = {r.block: r.unbounded for r in receptive_fields(small, channels=1, divisor=2, most_px=256)}
+    styled = {r.block: r.unbounded for r in receptive_fields(small, channels=1, divisor=2, max_px=256)}
     assert styled["decoder.1"] and not styled["encoder.0"]
 
 

@@ -86,7 +86,7 @@ def test_networks_without_batch_norm_are_refused():
     """A norm that would replace nothing is refused."""
     network = Network(nn.Conv2d(1, 4, 3), nn.LayerNorm(4), nn.Conv2d(4, 2, 1), channels=1)
     with pytest.raises(SegueError, match=r'x: has no batch norm that norm = "group" could replace; remove norm'):
-        replace_batch_norms(network, "group", where="x")
+        replace_batch_norms(network, "group", context="x")
 
 
 @pytest.mark.parametrize("name", ["unet-tu-vgg11", "unet-tu-densenet121"])

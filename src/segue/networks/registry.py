@@ -1,34 +1,25 @@
-"""The decoders and encoders of segmentation-models-pytorch by name, so that a plan is checked without importing it.
-
-A test holds these names against the installed package. Of timm's models, of which there are a thousand, only the
-beginnings of the names are checked beforehand.
-
-
-The specification of a network: its name, and what is changed of it. Cheap to import: no torch.
+"""Networks by name: their specification, what is known of each, and how it is built.
 
 Names are those of `NETWORKS`; `<decoder>-<encoder>` of segmentation-models-pytorch, e.g. `unet-resnet18`,
 `fpn-mobilenet_v2`, `unet-tu-convnext_tiny`; and `<family>-<timm name>` of `FAMILIES`, e.g. `vit-vit_tiny_patch16_224`.
 
-
-The number of parameters of our own networks in closed form, so that plans need not build them. No torch.
-
-Networks by name: functions of plain numbers that return an nn.Module with .encoder, .decoder and .head.
-
-`spec.py` says which names there are. Nothing here imports torch before a network is built, so that a plan can be
-checked in an instant.
+Cheap to import: torch only when a network is built, so that a plan is checked in an instant. The names of
+segmentation-models-pytorch are therefore written out here, and a test compares them with the installed package; of
+the thousand models of timm only the beginnings of the names are checked beforehand.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, StrictBool, field_validator, model_validator
 
 from segue.errors import SegueError
-from segue.spec import SpecModel, given, unknown, validate
+from segue.spec import SpecModel, parse_settings, unknown, validate
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,79 +27,6 @@ if TYPE_CHECKING:
     from segue.networks.network import Network
     from segue.networks.pretrained import LoadingReport
 
-
-class Decoder(NamedTuple):
-    """`model` is the class in segmentation-models-pytorch; inputs must be multiples of `divisor` pixels."""
-
-    model: str
-    divisor: int
-
-
-class Family(NamedTuple):
-    """Encoders of timm whose names begin with one of `prefixes`."""
-
-    prefixes: tuple[str, ...]
-    example: str
-
-
-FAMILIES = {
-    "vit": Family(("vit_", "deit_", "deit3_", "flexivit_"), "vit_tiny_patch16_224"),
-    # of swinv2 only these: swinv2_cr_… are models of another kind
-    "swin": Family(
-        ("swin_", "swinv2_tiny_", "swinv2_small_", "swinv2_base_", "swinv2_large_"), "swin_tiny_patch4_window7_224"
-    ),
-    "sam": Family(("samvit_",), "samvit_base_patch16"),
-    "timm": Family(("",), "resnet18"),
-}
-SMP_DECODERS = {
-    "unet": Decoder("Unet", 32),
-    "unetplusplus": Decoder("UnetPlusPlus", 32),
-    "manet": Decoder("MAnet", 32),
-    "linknet": Decoder("Linknet", 32),
-    "fpn": Decoder("FPN", 32),
-    "pspnet": Decoder("PSPNet", 8),
-    "deeplabv3": Decoder("DeepLabV3", 8),
-    "deeplabv3plus": Decoder("DeepLabV3Plus", 16),
-    "pan": Decoder("PAN", 16),
-    "upernet": Decoder("UPerNet", 32),
-    "segformer": Decoder("Segformer", 32),
-    "dpt": Decoder("DPT", 16),
-}
-SMP_ENCODERS = frozenset(
-    """
-    densenet121 densenet161 densenet169 densenet201 dpn107 dpn131 dpn68 dpn68b dpn92 dpn98
-    efficientnet-b0 efficientnet-b1 efficientnet-b2 efficientnet-b3 efficientnet-b4 efficientnet-b5 efficientnet-b6
-    efficientnet-b7 inceptionresnetv2 inceptionv4 mit_b0 mit_b1 mit_b2 mit_b3 mit_b4 mit_b5 mobilenet_v2
-    mobileone_s0 mobileone_s1 mobileone_s2 mobileone_s3 mobileone_s4
-    resnet18 resnet34 resnet50 resnet101 resnet152
-    resnext50_32x4d resnext101_32x4d resnext101_32x8d resnext101_32x16d resnext101_32x32d resnext101_32x48d
-    se_resnet50 se_resnet101 se_resnet152 se_resnext50_32x4d se_resnext101_32x4d senet154
-    timm-efficientnet-b0 timm-efficientnet-b1 timm-efficientnet-b2 timm-efficientnet-b3 timm-efficientnet-b4
-    timm-efficientnet-b5 timm-efficientnet-b6 timm-efficientnet-b7 timm-efficientnet-b8 timm-efficientnet-l2
-    timm-skresnet18 timm-skresnet34 timm-skresnext50_32x4d
-    timm-tf_efficientnet_lite0 timm-tf_efficientnet_lite1 timm-tf_efficientnet_lite2 timm-tf_efficientnet_lite3
-    timm-tf_efficientnet_lite4 vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn xception
-    """.split()
-)
-NETWORKS = {
-    "resunet": "U-Net with a pre-activation ResNet-18 encoder (14,323,492 parameters at width 64)",
-    "unet": "classical U-Net (31,036,546 parameters at width 64, depth 4, two convolutions per block)",
-    "cellpose": "residual U-Net with a style vector (6,600,519 parameters for one channel, three scores)",
-    "mobilenet-transposed": "MobileNetV2 encoder with a decoder of transposed convolutions (10.1 M parameters)",
-    "mlp": "multilayer perceptron for classes of images",
-    "alexnet-small": "small convolutional classifier of images in the manner of AlexNet",
-}
-# what each setting defaults to, and so which networks have it
-WIDTHS = {"resunet": 64, "unet": 64, "cellpose": 32, "mlp": 256, "alexnet-small": 32}
-DEPTHS = {"unet": 4, "cellpose": 3, "mlp": 2}
-CONVOLUTIONS = {"unet": 2}
-SIDES_PX = {"mlp": 32}
-SIDED = ("mlp", "vit", "sam", "timm")
-WITHOUT_NORM = ("mlp", "alexnet-small")  # that could be replaced
-WITH_UNITS = ("resunet", "cellpose", "mobilenet-transposed", *FAMILIES)  # that stochastic depth can leave out
-IMAGE_LEVEL = ("mlp", "alexnet-small", "timm")
-SWIN_MERGES = 8  # a Swin transformer halves its grid of patches three times
-_PATCH = re.compile(r"_patch(\d+)")
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -119,7 +37,7 @@ class NetworkSpec(SpecModel):
     of each hidden layer of `mlp` (256).
     depth: how often `unet` (4) and `cellpose` (3) halve the image; hidden layers of `mlp` (2).
     convolutions: 3x3 convolutions per block of `unet` (2).
-    norm: what stands in the place of its batch norms (see `normalisation.replace_batch_norms`); its own without it.
+    norm: what replaces its batch norms (see `normalization.replace_batch_norms`); by default they stay.
     "none" is for `unet`, as it was published.
     dropout: with which probability a channel is left out before the head while training.
     stochastic_depth: with which probability the last residual unit of the encoder is left out for an image while
@@ -154,7 +72,7 @@ class NetworkSpec(SpecModel):
             return name
         first, _, second = name.partition("-")
         if first in FAMILIES:
-            return _known_to_timm(name, first, second)
+            return _require_timm_name(name, first, second)
         if first not in SMP_DECODERS:
             allowed = [*NETWORKS, *(f"{d}-<encoder>" for d in SMP_DECODERS), *(f"{f}-<timm name>" for f in FAMILIES)]
             raise ValueError(
@@ -171,47 +89,47 @@ class NetworkSpec(SpecModel):
         if isinstance(value, Path) and value.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
             raise ValueError(
                 f"found '{value}'; allowed are true (fetched with timm), false, or a file in timm's format that ends "
-                "on .safetensors, .pth, .pt or .bin"
+                "in .safetensors, .pth, .pt or .bin"
             )
         return value
 
     @model_validator(mode="after")
     def _only_where_it_counts(self) -> NetworkSpec:
-        kind = self.family
-        for field, owners in (
-            ("width", WIDTHS), ("depth", DEPTHS), ("convolutions", CONVOLUTIONS), ("patch_px", ("vit",)),
-            ("side_px", SIDED),
-        ):  # fmt: skip
-            if getattr(self, field) is not None and kind not in owners:
-                raise ValueError(_misplaced(field, owners, self.name))
+        kind, named = self.kind, {**NETWORKS, **FAMILIES}
+        for setting in ("width", "depth", "convolutions", "patch_px", "side_px"):
+            if getattr(self, setting) is not None and setting not in kind.settings:
+                owners = [name for name, other in named.items() if setting in other.settings]
+                raise ValueError(_misplaced(setting, owners, self.name))
         if self.norm == "none" and self.name != "unet":
             raise ValueError('norm = "none" belongs to unet; remove norm, or choose batch, instance, group or layer')
-        if self.norm is not None and kind in WITHOUT_NORM:
+        if self.norm is not None and not kind.has_batch_norm:
             raise ValueError(f"'{self.name}' has no batch norm that norm could replace: remove norm")
-        if self.stochastic_depth and kind not in WITH_UNITS and not self.name.partition("-")[2].startswith("tu-"):
+        if self.stochastic_depth and not kind.has_residual_units and not self.encoder.startswith("tu-"):
+            owners = [name for name, other in named.items() if other.has_residual_units]
             raise ValueError(
-                f"stochastic_depth belongs to {', '.join(WITH_UNITS)} and to encoders of timm (tu-…); '{self.name}' "
+                f"stochastic_depth belongs to {', '.join(owners)} and to encoders of timm (tu-…); '{self.name}' "
                 "takes none: remove stochastic_depth"
             )
-        if self.pretrained is not False and kind in NETWORKS and kind != "mobilenet-transposed":
+        if self.pretrained is not False and not kind.has_pretrained:
             raise ValueError(
                 f"pretrained belongs to networks with an encoder of timm or segmentation-models-pytorch; '{self.name}' "
                 "has none: remove pretrained, and start the stage from a run or a weights file with from = … instead"
             )
         if self.pretrained_channels != "sum" and self.pretrained is False:
             raise ValueError("pretrained_channels says how pretrained weights are adapted: set pretrained or remove it")
-        self._require_fitting_side(kind)
-        return self
-
-    def _require_fitting_side(self, kind: str) -> None:
-        if self.side_px is not None and kind in ("vit", "sam") and self.side_px % divisor(self):
+        if self.side_px is not None and self.family in ("vit", "sam") and self.side_px % divisor(self):
             raise ValueError(f"side_px = {self.side_px} is no multiple of the {divisor(self)} px of a patch")
+        return self
 
     @property
     def family(self) -> str:
         """The name itself, or that of its family, `vit`, `swin`, `sam` or `timm`, or "smp"."""
         first = self.name.partition("-")[0]
         return self.name if self.name in NETWORKS else first if first in FAMILIES else "smp"
+
+    @property
+    def kind(self) -> NetworkKind:
+        return NETWORKS.get(self.name) or FAMILIES.get(self.family) or SMP
 
     @property
     def decoder(self) -> str:
@@ -223,77 +141,182 @@ class NetworkSpec(SpecModel):
         """The name behind the family or decoder; "" for networks of `NETWORKS`."""
         return "" if self.name in NETWORKS else self.name.partition("-")[2]
 
-    def setting(self, field: str) -> int | None:
-        """Returns width, depth, convolutions or side_px as it counts: as given, or this network's default."""
-        defaults: dict[str, dict[str, int]] = {
-            "width": WIDTHS, "depth": DEPTHS, "convolutions": CONVOLUTIONS, "side_px": SIDES_PX,
-        }  # fmt: skip
-        given: Any = getattr(self, field)
-        return defaults[field].get(self.family) if given is None else given
+    def setting(self, name: str) -> int:
+        """Returns width, depth, convolutions or side_px as given, or this network's default, or 0 without one."""
+        value: int | None = getattr(self, name)
+        return self.kind.settings.get(name, 0) if value is None else value
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is set, by itself or by default, apart from pretrained weights."""
+        values: dict[str, Any] = {name: self.setting(name) for name in ("width", "depth", "convolutions")}
+        values |= {name: getattr(self, name) for name in ("norm", "dropout", "stochastic_depth", "patch_px")}
+        values["side_px"] = self.setting("side_px")
+        return {name: value for name, value in values.items() if value}
 
 
-def divisor(spec: NetworkSpec) -> int:
-    """Returns the number of pixels of which height and width of an input must be multiples."""
-    if spec.name in ("unet", "cellpose"):
-        return 2 ** (spec.depth or DEPTHS[spec.name])
-    if spec.name in NETWORKS:
-        return {"mlp": 1, "alexnet-small": 16}.get(spec.name, 32)
-    found = _PATCH.search(spec.encoder)
-    if spec.family == "swin" or (spec.family == "timm" and spec.encoder.startswith("swin")):
-        return SWIN_MERGES * (int(found[1]) if found else 4)  # those without a patch in their name have one of 4 px
-    if spec.family in FAMILIES:
-        return spec.patch_px or (int(found[1]) if found else 1)
-    return SMP_DECODERS[spec.decoder].divisor
-
-
-def is_dense(spec: NetworkSpec) -> bool:
-    """Returns whether the network scores pixels, (N, classes, H, W); else it scores images, (N, classes)."""
-    return spec.family not in IMAGE_LEVEL
-
-
-def _known_to_timm(name: str, family: str, model: str) -> str:
-    prefixes = FAMILIES[family].prefixes
+def _require_timm_name(name: str, family: str, model: str) -> str:
+    prefixes, example = FAMILIES[family].prefixes, FAMILIES[family].example
     if not model or not model.startswith(prefixes):
-        told = " or ".join(f"{prefix}…" for prefix in prefixes) or "any"
-        raise ValueError(
-            f"found '{name}'; {family}-<timm name> takes {told} of timm, e.g. {family}-{FAMILIES[family].example}"
-        )
+        allowed = " or ".join(f"{prefix}…" for prefix in prefixes) or "any"
+        raise ValueError(f"found '{name}'; {family}-<timm name> takes {allowed} of timm, e.g. {family}-{example}")
     if family in ("vit", "sam") and not _PATCH.search(model):
         raise ValueError(
             f"found '{name}'; {family} takes plain transformers of timm, which have patch<px> in their name, "
-            f"e.g. {family}-{FAMILIES[family].example}"
+            f"e.g. {family}-{example}"
         )
     return name
 
 
-def _misplaced(field: str, owners: Any, name: str) -> str:
-    widths = f"; '{name}' has the widths of its encoder" if field == "width" and name not in NETWORKS else ""
-    return f"{field} belongs to {', '.join(owners)}{widths or f'; {name!r} has none'}: remove {field}"
+def _misplaced(setting: str, owners: Iterable[str], name: str) -> str:
+    widths = f"; '{name}' has the widths of its encoder" if setting == "width" and name not in NETWORKS else ""
+    return f"{setting} belongs to {', '.join(owners)}{widths or f'; {name!r} has none'}: remove {setting}"
 
 
-def parameter_count(spec: NetworkSpec, *, channels: int, classes: int) -> int | None:
-    """Returns the number of trainable parameters without building the network, or None where only building tells.
+# What is known of each network
 
-    It is the same for every norm: each has a scale and a shift per channel.
+
+@dataclass(frozen=True)
+class NetworkKind:
+    """A network, or a family of them.
+
+    build: called with a specification, channels of the images and classes. divisor: of which height and width of an
+    input are multiples. settings: those of width, depth, convolutions, patch_px and side_px that it has, with their
+    defaults; 0 is that of the encoder's name. is_dense: scores pixels, else images. has_batch_norm: that `norm` can
+    replace. has_residual_units: that stochastic depth can leave out. count_parameters: without building, for channels
+    and classes, where there is a closed form. prefixes, example: of the names of timm's models in a family.
     """
-    width, depth = spec.setting("width") or 0, spec.setting("depth") or 0
-    if spec.name == "resunet":
-        return _resunet(width, channels, classes)
-    if spec.name == "unet":
-        return _unet(spec, width, depth, channels=channels, classes=classes)
-    if spec.name == "cellpose":
-        return _cellpose(width, depth, channels=channels, classes=classes)
-    if spec.name == "mlp":
-        pixels = (spec.setting("side_px") or 0) ** 2
-        return (channels * pixels + 1) * width + (depth - 1) * (width + 1) * width + (width + 1) * classes
-    if spec.name == "alexnet-small":
-        w = width
-        convolutions = [(25 * channels, w), (25 * w, 3 * w), (27 * w, 6 * w), (54 * w, 4 * w), (36 * w, 4 * w)]
-        return sum((a + 1) * b for a, b in [*convolutions, (64 * w, 16 * w), (16 * w, classes)])
-    return None
+
+    build: Callable[[NetworkSpec, int, int], Network]
+    divisor: Callable[[NetworkSpec], int]
+    settings: Mapping[str, int] = field(default_factory=dict)
+    description: str = ""
+    is_dense: bool = True
+    has_batch_norm: bool = True
+    has_residual_units: bool = False
+    has_pretrained: bool = False
+    count_parameters: Callable[[NetworkSpec, int, int], int] | None = None
+    prefixes: tuple[str, ...] = ()
+    example: str = ""
 
 
-def _resunet(w: int, channels: int, classes: int) -> int:
+def _build_resunet(spec: NetworkSpec, channels: int, classes: int) -> Network:
+    from segue.networks.architectures.resunet import resunet
+
+    width = spec.setting("width")
+    return resunet(channels, classes, width, dropout=spec.dropout, stochastic_depth=spec.stochastic_depth)
+
+
+def _build_unet(spec: NetworkSpec, channels: int, classes: int) -> Network:
+    from segue.networks.architectures.unet import unet
+
+    width, depth, convolutions = (spec.setting(name) for name in ("width", "depth", "convolutions"))
+    return unet(
+        channels,
+        classes,
+        width,
+        depth=depth,
+        convolutions=convolutions,
+        normed=spec.norm != "none",
+        dropout=spec.dropout,
+    )
+
+
+def _build_cellpose(spec: NetworkSpec, channels: int, classes: int) -> Network:
+    from segue.networks.architectures.cellpose import cellpose
+
+    width, depth = spec.setting("width"), spec.setting("depth")
+    return cellpose(channels, classes, width, depth=depth, dropout=spec.dropout, stochastic_depth=spec.stochastic_depth)
+
+
+def _build_mobilenet(spec: NetworkSpec, channels: int, classes: int) -> Network:
+    from segue.networks.architectures.mobilenet import mobilenet_transposed
+
+    return mobilenet_transposed(channels, classes, dropout=spec.dropout, stochastic_depth=spec.stochastic_depth)
+
+
+def _build_mlp(spec: NetworkSpec, channels: int, classes: int) -> Network:
+    from segue.networks.architectures.classifiers import mlp
+
+    width, depth, side = (spec.setting(name) for name in ("width", "depth", "side_px"))
+    return mlp(channels, classes, width, depth=depth, side=side, dropout=spec.dropout)
+
+
+def _build_alexnet(spec: NetworkSpec, channels: int, classes: int) -> Network:
+    from segue.networks.architectures.classifiers import alexnet_small
+
+    return alexnet_small(channels, classes, spec.setting("width"), dropout=spec.dropout)
+
+
+def _build_transformer(spec: NetworkSpec, channels: int, classes: int) -> Network:
+    from segue.networks.architectures.transformers import dense_transformer
+
+    return dense_transformer(
+        spec.family,
+        spec.encoder,
+        channels=channels,
+        classes=classes,
+        patch_px=spec.patch_px,
+        side_px=spec.side_px,
+        dropout=spec.dropout,
+        stochastic_depth=spec.stochastic_depth,
+    )
+
+
+def _build_timm_classifier(spec: NetworkSpec, channels: int, classes: int) -> Network:
+    from segue.networks.architectures.timm_models import timm_classifier
+
+    return timm_classifier(
+        spec.encoder,
+        channels=channels,
+        classes=classes,
+        side_px=spec.side_px,
+        dropout=spec.dropout,
+        stochastic_depth=spec.stochastic_depth,
+    )
+
+
+def _build_smp(spec: NetworkSpec, channels: int, classes: int) -> Network:
+    from segue.networks.architectures.smp import smp_network
+
+    return smp_network(
+        spec.decoder,
+        spec.encoder,
+        model=SMP_DECODERS[spec.decoder].model,
+        channels=channels,
+        classes=classes,
+        dropout=spec.dropout,
+        stochastic_depth=spec.stochastic_depth,
+    )
+
+
+_PATCH = re.compile(r"_patch(\d+)")
+SWIN_MERGES = 8  # a Swin transformer halves its grid of patches three times
+
+
+def _halved_by_depth(spec: NetworkSpec) -> int:
+    return 2 ** spec.setting("depth")
+
+
+def _patch_divisor(spec: NetworkSpec) -> int:
+    patch = _PATCH.search(spec.encoder)
+    return spec.patch_px or (int(patch[1]) if patch else 1)
+
+
+def _swin_divisor(spec: NetworkSpec) -> int:
+    patch = _PATCH.search(spec.encoder)
+    return SWIN_MERGES * (int(patch[1]) if patch else 4)  # those without a patch in their name have one of 4 px
+
+
+def _timm_divisor(spec: NetworkSpec) -> int:
+    return (_swin_divisor if spec.encoder.startswith("swin") else _patch_divisor)(spec)
+
+
+# The number of parameters in closed form, so that plans need not build networks
+
+
+def _count_resunet(spec: NetworkSpec, channels: int, classes: int) -> int:
+    w = spec.setting("width")
     total = 2 * channels + 49 * channels * w + 2 * w
     before = w
     for after in (w, 2 * w, 4 * w, 8 * w):
@@ -306,12 +329,12 @@ def _resunet(w: int, channels: int, classes: int) -> int:
     return total + 9 * before * classes + classes
 
 
-def _unet(spec: NetworkSpec, width: int, depth: int, *, channels: int, classes: int) -> int:
+def _count_unet(spec: NetworkSpec, channels: int, classes: int) -> int:
+    width, depth, convolutions = (spec.setting(name) for name in ("width", "depth", "convolutions"))
     each = 1 if spec.norm == "none" else 2  # per output of a convolution: a bias, or scale and shift
-    count = spec.setting("convolutions") or 0
 
     def block(before: int, after: int) -> int:
-        return (9 * before + each) * after + (count - 1) * (9 * after + each) * after
+        return (9 * before + each) * after + (convolutions - 1) * (9 * after + each) * after
 
     widths = [width << level for level in range(depth + 1)]
     down = sum(block(b, w) for b, w in zip([channels, *widths[:-1]], widths, strict=True))
@@ -319,7 +342,9 @@ def _unet(spec: NetworkSpec, width: int, depth: int, *, channels: int, classes: 
     return down + up + (width + 1) * classes
 
 
-def _cellpose(width: int, depth: int, *, channels: int, classes: int) -> int:
+def _count_cellpose(spec: NetworkSpec, channels: int, classes: int) -> int:
+    width, depth = spec.setting("width"), spec.setting("depth")
+
     def convolution(before: int, after: int, side: int = 3) -> int:
         return 2 * before + (side * side * before + 1) * after
 
@@ -333,35 +358,185 @@ def _cellpose(width: int, depth: int, *, channels: int, classes: int) -> int:
     return down + styles + up + convolution(width, classes, 1)
 
 
+def _count_mlp(spec: NetworkSpec, channels: int, classes: int) -> int:
+    width, depth, pixels = spec.setting("width"), spec.setting("depth"), spec.setting("side_px") ** 2
+    return (channels * pixels + 1) * width + (depth - 1) * (width + 1) * width + (width + 1) * classes
+
+
+def _count_alexnet(spec: NetworkSpec, channels: int, classes: int) -> int:
+    w = spec.setting("width")
+    convolutions = [(25 * channels, w), (25 * w, 3 * w), (27 * w, 6 * w), (54 * w, 4 * w), (36 * w, 4 * w)]
+    return sum((a + 1) * b for a, b in [*convolutions, (64 * w, 16 * w), (16 * w, classes)])
+
+
+NETWORKS = {
+    "resunet": NetworkKind(
+        _build_resunet,
+        lambda _: 32,
+        {"width": 64},
+        "U-Net with a pre-activation ResNet-18 encoder (14,323,492 parameters at width 64)",
+        has_residual_units=True,
+        count_parameters=_count_resunet,
+    ),
+    "unet": NetworkKind(
+        _build_unet,
+        _halved_by_depth,
+        {"width": 64, "depth": 4, "convolutions": 2},
+        "classical U-Net (31,036,546 parameters at width 64, depth 4, two convolutions per block)",
+        count_parameters=_count_unet,
+    ),
+    "cellpose": NetworkKind(
+        _build_cellpose,
+        _halved_by_depth,
+        {"width": 32, "depth": 3},
+        "residual U-Net with a style vector (6,600,519 parameters for one channel, three scores)",
+        has_residual_units=True,
+        count_parameters=_count_cellpose,
+    ),
+    "mobilenet-transposed": NetworkKind(
+        _build_mobilenet,
+        lambda _: 32,
+        description="MobileNetV2 encoder with a decoder of transposed convolutions (10.1 M parameters)",
+        has_residual_units=True,
+        has_pretrained=True,
+    ),
+    "mlp": NetworkKind(
+        _build_mlp,
+        lambda _: 1,
+        {"width": 256, "depth": 2, "side_px": 32},
+        "multilayer perceptron for classes of images",
+        is_dense=False,
+        has_batch_norm=False,
+        count_parameters=_count_mlp,
+    ),
+    "alexnet-small": NetworkKind(
+        _build_alexnet,
+        lambda _: 16,
+        {"width": 32},
+        "small convolutional classifier of images in the manner of AlexNet",
+        is_dense=False,
+        has_batch_norm=False,
+        count_parameters=_count_alexnet,
+    ),
+}
+FAMILIES = {  # encoders of timm
+    "vit": NetworkKind(
+        _build_transformer,
+        _patch_divisor,
+        {"patch_px": 0, "side_px": 0},
+        has_residual_units=True,
+        has_pretrained=True,
+        prefixes=("vit_", "deit_", "deit3_", "flexivit_"),
+        example="vit_tiny_patch16_224",
+    ),
+    "swin": NetworkKind(
+        _build_transformer,
+        _swin_divisor,
+        has_residual_units=True,
+        has_pretrained=True,
+        # of swinv2 only these: swinv2_cr_… are models of another kind
+        prefixes=("swin_", "swinv2_tiny_", "swinv2_small_", "swinv2_base_", "swinv2_large_"),
+        example="swin_tiny_patch4_window7_224",
+    ),
+    "sam": NetworkKind(
+        _build_transformer,
+        _patch_divisor,
+        {"side_px": 0},
+        has_residual_units=True,
+        has_pretrained=True,
+        prefixes=("samvit_",),
+        example="samvit_base_patch16",
+    ),
+    "timm": NetworkKind(
+        _build_timm_classifier,
+        _timm_divisor,
+        {"side_px": 0},
+        is_dense=False,
+        has_residual_units=True,
+        has_pretrained=True,
+        prefixes=("",),
+        example="resnet18",
+    ),
+}
+SMP = NetworkKind(_build_smp, lambda spec: SMP_DECODERS[spec.decoder].divisor, has_pretrained=True)
+
+
+class Decoder(NamedTuple):
+    """`model` is the class in segmentation-models-pytorch; inputs must be multiples of `divisor` pixels."""
+
+    model: str
+    divisor: int
+
+
+SMP_DECODERS = {
+    "unet": Decoder("Unet", 32),
+    "unetplusplus": Decoder("UnetPlusPlus", 32),
+    "manet": Decoder("MAnet", 32),
+    "linknet": Decoder("Linknet", 32),
+    "fpn": Decoder("FPN", 32),
+    "pspnet": Decoder("PSPNet", 8),
+    "deeplabv3": Decoder("DeepLabV3", 8),
+    "deeplabv3plus": Decoder("DeepLabV3Plus", 16),
+    "pan": Decoder("PAN", 16),
+    "upernet": Decoder("UPerNet", 32),
+    "segformer": Decoder("Segformer", 32),
+    "dpt": Decoder("DPT", 16),
+}
+SMP_ENCODERS = frozenset(
+    """
+    densenet121 densenet161 densenet169 densenet201 dpn107 dpn131 dpn68 dpn68b dpn92 dpn98
+    efficientnet-b0 efficientnet-b1 efficientnet-b2 efficientnet-b3 efficientnet-b4 efficientnet-b5 efficientnet-b6
+    efficientnet-b7 inceptionresnetv2 inceptionv4 mit_b0 mit_b1 mit_b2 mit_b3 mit_b4 mit_b5 mobilenet_v2
+    mobileone_s0 mobileone_s1 mobileone_s2 mobileone_s3 mobileone_s4
+    resnet18 resnet34 resnet50 resnet101 resnet152
+    resnext50_32x4d resnext101_32x4d resnext101_32x8d resnext101_32x16d resnext101_32x32d resnext101_32x48d
+    se_resnet50 se_resnet101 se_resnet152 se_resnext50_32x4d se_resnext101_32x4d senet154
+    timm-efficientnet-b0 timm-efficientnet-b1 timm-efficientnet-b2 timm-efficientnet-b3 timm-efficientnet-b4
+    timm-efficientnet-b5 timm-efficientnet-b6 timm-efficientnet-b7 timm-efficientnet-b8 timm-efficientnet-l2
+    timm-skresnet18 timm-skresnet34 timm-skresnext50_32x4d
+    timm-tf_efficientnet_lite0 timm-tf_efficientnet_lite1 timm-tf_efficientnet_lite2 timm-tf_efficientnet_lite3
+    timm-tf_efficientnet_lite4 vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn xception
+    """.split()
+)
+
+
+# What is done with a specification
+
+
+def divisor(spec: NetworkSpec) -> int:
+    """Returns the number of pixels of which height and width of an input must be multiples."""
+    return spec.kind.divisor(spec)
+
+
+def is_dense(spec: NetworkSpec) -> bool:
+    """Returns whether the network scores pixels, (N, classes, H, W); else it scores images, (N, classes)."""
+    return spec.kind.is_dense
+
+
+def parameter_count(spec: NetworkSpec, *, channels: int, classes: int) -> int | None:
+    """Returns the number of trainable parameters without building the network, or None where there is no closed form.
+
+    It is the same for every norm: each has a scale and a shift per channel.
+    """
+    count = spec.kind.count_parameters
+    return None if count is None else count(spec, channels, classes)
+
+
 def build(spec: NetworkSpec, *, channels: int, classes: int) -> Network:
-    """Returns the untrained network for images (N, channels, H, W), initialised from torch's global generator.
+    """Returns the untrained network for images (N, channels, H, W), initialized from torch's global generator.
 
     Pretrained weights are not in it yet: see `load_pretrained`. Raises SegueError when its encoder and decoder, or
     what is asked of its norm or depth, do not go together, or timm has no such model.
     """
-    if spec.name in NETWORKS:
-        network = _own(spec, channels, classes)
-    elif spec.family in FAMILIES:
-        network = _of_timm(spec, channels, classes)
-    else:
-        from segue.networks.architectures.smp import smp_network
-
-        network = smp_network(
-            spec.decoder,
-            spec.encoder,
-            channels=channels,
-            classes=classes,
-            dropout=spec.dropout,
-            stochastic_depth=spec.stochastic_depth,
-        )
+    network = spec.kind.build(spec, channels, classes)
     if spec.norm not in (None, "none"):
         from segue.networks.normalization import replace_batch_norms
 
-        replace_batch_norms(network, spec.norm, where=f"network '{spec.name}'")
+        replace_batch_norms(network, spec.norm, context=f"network '{spec.name}'")
     return network
 
 
-def load_pretrained(network: Network, spec: NetworkSpec, *, where: str) -> LoadingReport | None:
+def load_pretrained(network: Network, spec: NetworkSpec, *, context: str) -> LoadingReport | None:
     """Fills the encoder as `spec.pretrained` says and returns the report; None where it says nothing.
 
     Raises SegueError when the weights cannot be fetched or read, or do not fit; the network is then as it was.
@@ -370,12 +545,12 @@ def load_pretrained(network: Network, spec: NetworkSpec, *, where: str) -> Loadi
         return None
     from segue.networks import pretrained
 
-    return pretrained.load_pretrained(network, spec, where=where)
+    return pretrained.load_pretrained(network, spec, context=context)
 
 
-def named(name: str, settings: Iterable[str], *, where: str) -> NetworkSpec:
+def named(name: str, settings: Iterable[str], *, context: str) -> NetworkSpec:
     """Returns the network of a name with settings written as "key=value"; raises SpecError for what is unknown."""
-    return validate(NetworkSpec, {**given(settings), "name": name}, where=where)
+    return validate(NetworkSpec, {**parse_settings(settings), "name": name}, context=context)
 
 
 def describe(
@@ -383,13 +558,13 @@ def describe(
 ) -> list[tuple[str, str]]:
     """Returns label and text of each line on the network, built on the meta device where that can be.
 
-    The memory told is that of a step on `batch` images of side_px x side_px px (about 256 px where None). Raises
+    The memory is that of a step on `batch` images of side_px x side_px px (about 256 px where None). Raises
     SegueError as `build` does.
     """
     from segue.networks.analysis import summary
 
-    network = summary.built_without_memory(lambda: build(spec, channels=channels, classes=classes))
-    return summary.rows(spec, network, channels=channels, classes=classes, batch=batch, side_px=side_px)
+    network = summary.build_on_meta_device(lambda: build(spec, channels=channels, classes=classes))
+    return summary.summary_rows(spec, network, channels=channels, classes=classes, batch=batch, side_px=side_px)
 
 
 def parts(network: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -405,73 +580,18 @@ def parts(network: nn.Module) -> dict[str, tuple[str, ...]]:
     return {name: (name,) for name, _ in network.named_children()}
 
 
-def require_fit(spec: NetworkSpec, tile_shape: tuple[int, int, int], where: str) -> None:
+def require_fit(spec: NetworkSpec, tile_shape: tuple[int, int, int], context: str) -> None:
     """Raises SegueError when tiles (C, H, W) are of a size that the network cannot take."""
     factor = divisor(spec)
     _, height, width = tile_shape
     if spec.family == "timm" and spec.side_px is not None and (height, width) != (spec.side_px, spec.side_px):
         raise SegueError(
-            f"{where}: its tiles are {height}x{width} px, but network '{spec.name}' is asked for images of "
+            f"{context}: its tiles are {height}x{width} px, but network '{spec.name}' is asked for images of "
             f"{spec.side_px}x{spec.side_px} px; set its side_px to the side of the tiles."
         )
     if height % factor or width % factor:
         fitting = [max(factor, side // factor * factor) for side in (height, width)]
         raise SegueError(
-            f"{where}: its tiles are {height}x{width} px, but network '{spec.name}' takes heights and widths that are "
-            f"multiples of {factor}; make the dataset with tiles of {fitting[0]}x{fitting[1]} px, for example."
+            f"{context}: its tiles are {height}x{width} px, but network '{spec.name}' takes heights and widths that "
+            f"are multiples of {factor}; make the dataset with tiles of {fitting[0]}x{fitting[1]} px, for example."
         )
-
-
-def _own(spec: NetworkSpec, channels: int, classes: int) -> Network:
-    width, depth = spec.setting("width") or 0, spec.setting("depth") or 0
-    dropout, stochastic_depth = spec.dropout, spec.stochastic_depth
-    if spec.name == "unet":
-        from segue.networks.architectures.unet import unet
-
-        count, normed = spec.setting("convolutions") or 0, spec.norm != "none"
-        return unet(channels, classes, width, depth=depth, count=count, normed=normed, dropout=dropout)
-    if spec.name == "cellpose":
-        from segue.networks.architectures.cellpose import cellpose
-
-        return cellpose(channels, classes, width, depth=depth, dropout=dropout, stochastic_depth=stochastic_depth)
-    if spec.name == "mobilenet-transposed":
-        from segue.networks.architectures.mobilenet import mobilenet_transposed
-
-        return mobilenet_transposed(channels, classes, dropout=dropout, stochastic_depth=stochastic_depth)
-    if spec.name == "mlp":
-        from segue.networks.architectures.classifiers import mlp
-
-        return mlp(channels, classes, width, depth=depth, side=spec.setting("side_px") or 0, dropout=dropout)
-    if spec.name == "alexnet-small":
-        from segue.networks.architectures.classifiers import alexnet_small
-
-        return alexnet_small(channels, classes, width, dropout=dropout)
-    from segue.networks.architectures.resunet import resunet
-
-    return resunet(channels, classes, width, dropout=dropout, stochastic_depth=stochastic_depth)
-
-
-def _of_timm(spec: NetworkSpec, channels: int, classes: int) -> Network:
-    if spec.family == "timm":
-        from segue.networks.architectures.classifiers import timm_classifier
-
-        return timm_classifier(
-            spec.encoder,
-            channels=channels,
-            classes=classes,
-            side_px=spec.side_px,
-            dropout=spec.dropout,
-            stochastic_depth=spec.stochastic_depth,
-        )
-    from segue.networks.architectures.transformers import dense_transformer
-
-    return dense_transformer(
-        spec.family,
-        spec.encoder,
-        channels=channels,
-        classes=classes,
-        patch_px=spec.patch_px,
-        side_px=spec.side_px,
-        dropout=spec.dropout,
-        stochastic_depth=spec.stochastic_depth,
-    )

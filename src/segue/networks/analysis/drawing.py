@@ -1,14 +1,10 @@
-"""Where each block of a drawn network stands, and the way of each line between them, in pixels.
+"""Draws a network as SVG from the module itself: its blocks with their sizes, skips, and frozen parts.
 
 A row per size of map, from the image's own at the top to the coarsest. The encoder goes down in the first column, the
 decoder up in those to its right, so that U-Nets look like the letter and a skip is a straight line across. A network
 that scores images is one column. Lines run in the gaps between columns and rows and never across a block.
 
-
-A network drawn as SVG from the module itself: its blocks with their sizes, skips, and what is frozen.
-
-The drawing follows the reader's light or dark setting, needs no font of its own, and says the same in words to those
-who cannot see it.
+The drawing follows the reader's light or dark setting, needs no font of its own, and has texts for screen readers.
 """
 
 from __future__ import annotations
@@ -23,8 +19,8 @@ from typing import Literal, NamedTuple
 
 from segue import networks
 from segue.errors import SegueError
-from segue.networks.analysis.structure import Block, anatomy
-from segue.networks.analysis.summary import SETTINGS, built_without_memory
+from segue.networks.analysis.structure import Block, trace_blocks
+from segue.networks.analysis.summary import build_on_meta_device
 from segue.networks.network import Network
 from segue.networks.registry import NetworkSpec
 from segue.spec import unknown
@@ -32,23 +28,130 @@ from segue.spec import unknown
 CARD_PX = (288.0, 80.0)
 STACK_GAP_PX = 22.0  # between blocks of one cell
 ROW_GAP_PX = 30.0
-GUTTER_PX, LANE_PX = 44.0, 9.0  # least width of the gap between columns; distance of lines that run side by side
+GUTTER_PX, LANE_PX = 44.0, 9.0  # minimum width of the gap between columns; distance of lines that run side by side
 BANDS_PX = (6.0, 22.0)  # from a block's middle: where lines begin to leave, and to arrive
 LEFT_PX, TOP_PX = 104.0, 84.0  # for the rows' labels, and for the title
 Kind = Literal["main", "skip", "averaged"]
+MARGIN_PX = 20
+GLYPH_PX = (40.0, 58.0)  # the largest picture of a map: channels across, height down
+TEXT_X_PX = 62
+CHARACTER = 0.6  # of the size of the type: a little more than the mean width in common sans-serif faces
+LEGEND_PX = 66
+RADIUS_PX = 7
+MIN_WIDTH_PX = 560
+LIGHT = {
+    "ink": "#1c2127",
+    "muted": "#5d6670",
+    "line": "#8a929b",
+    "card": "#f4f5f6",
+    "edge": "#cfd4d9",
+    "paper": "#fdfdfc",
+    "image": "#7c838c",
+    "encoder": "#0b68a8",
+    "decoder": "#c8500a",
+    "head": "#0d8a66",
+    "frozen": "#dfe9f1",
+}
+DARK = {
+    "ink": "#e8e6e1",
+    "muted": "#a3a9b2",
+    "line": "#7f8893",
+    "card": "#20252c",
+    "edge": "#3a424d",
+    "paper": "#16191e",
+    "image": "#99a0aa",
+    "encoder": "#5eb2ec",
+    "decoder": "#f58a4b",
+    "head": "#3fc79c",
+    "frozen": "#2b3b49",
+}
+RULES = """
+.network-drawing .paper { fill: $paper; }
+.network-drawing text { fill: $ink; font-size: 12px; }
+.network-drawing .title { font-size: 17px; font-weight: 600; }
+.network-drawing .name { font-size: 13px; font-weight: 600; }
+.network-drawing .small { font-size: 11px; fill: $muted; }
+.network-drawing .card { fill: $card; stroke: $edge; }
+.network-drawing .frozen .card { fill: url(#network-frozen); stroke: $encoder; stroke-dasharray: 5 3; }
+.network-drawing .hatch { fill: $card; } .network-drawing .stripe { stroke: $frozen; stroke-width: 5; }
+.network-drawing .line { fill: none; stroke: $ink; stroke-width: 1.8; }
+.network-drawing .skip { stroke: $line; stroke-width: 1.5; }
+.network-drawing .averaged { stroke: $line; stroke-width: 1.5; stroke-dasharray: 2 3; }
+.network-drawing .tip { fill: $ink; } .network-drawing .tip.grey { fill: $line; }
+.network-drawing .rule { stroke: $edge; stroke-dasharray: 1 4; }
+.network-drawing .image { fill: $image; } .network-drawing .encoder { fill: $encoder; }
+.network-drawing .decoder { fill: $decoder; } .network-drawing .head { fill: $head; }
+"""
+
+
+def draw_network(
+    spec: NetworkSpec, *, channels: int, classes: int, size: int | tuple[int, int], frozen: Collection[str] = ()
+) -> str:
+    """Returns the SVG of the untrained network for images (channels, H, W), H and W being `size`.
+
+    frozen: parts such as `encoder`, `encoder.0` or `decoder.1`. Raises SegueError as `networks.build` does, for a part
+    that the network lacks, and for a size that it cannot take.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    factor = networks.divisor(spec)
+    if height % factor or width % factor:
+        raise SegueError(
+            f"the drawing of '{spec.name}': found {height} × {width} px; heights and widths must be multiples "
+            f"of {factor}; give a size of {max(factor, height // factor * factor)}, for example."
+        )
+    network = build_on_meta_device(lambda: networks.build(spec, channels=channels, classes=classes))
+    title = ", ".join([spec.name, *(f"{name} {value}" for name, value in spec.settings.items())])
+    return drawing_of(network, (channels, height, width), title=title, frozen=frozen)
+
+
+def drawing_of(
+    network: Network, image: tuple[int, int, int], *, title: str = "network", frozen: Collection[str] = ()
+) -> str:
+    """Returns the SVG of a network that was built, for an image (C, H, W); `frozen` as of `draw_network`."""
+    leaves = _frozen_leaves(network, frozen)
+    blocks = trace_blocks(network, image)
+    arrangement = arrange(blocks, dense=network.dense)
+    counts = {leaf: network.count_parameters(owners) for leaf, owners in network.parts.items()}
+    subtitle = _totals(counts, leaves)
+    texts = (_clipped(title, arrangement.width, 17), subtitle)
+    width = max(arrangement.width + MARGIN_PX, MIN_WIDTH_PX, MARGIN_PX + CHARACTER * 12 * len(subtitle))
+    height = arrangement.height + LEGEND_PX
+    description = "; ".join(f"{block.name}: {_shape(block)}" for block in blocks)
+    body = [
+        '<svg xmlns="http://www.w3.org/2000/svg" class="network-drawing" role="img" '
+        f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}">',
+        f"<title>{escape(title)}</title><desc>{escape(f'{subtitle}. {description}')}</desc>",
+        f"<style>{_style()}</style>",
+        '<defs><pattern id="network-frozen" width="9" height="9" patternUnits="userSpaceOnUse" '
+        'patternTransform="rotate(45)"><rect class="hatch" width="9" height="9"/>'
+        '<path class="stripe" d="M0 0V9"/></pattern></defs>',
+        f'<rect class="paper" width="{width:g}" height="{height:g}" rx="6"/>',
+        _text(MARGIN_PX, 34, texts[0], "title"),
+        _text(MARGIN_PX, 56, texts[1]),
+        *_row_labels(blocks, arrangement),
+        *(_line(line) for line in arrangement.lines),
+        *(_card(block, arrangement, image, frozen=block.leaf in leaves) for block in blocks),
+        *_legend(arrangement, height - LEGEND_PX + 30, with_frozen=bool(leaves)),
+        "</svg>",
+    ]
+    return "\n".join(body) + "\n"
+
+
+# Layout: where each block stands, and the route of each line, in pixels
 
 
 class Place(NamedTuple):
-    """The cell, the block's place in it from the top, and the upper left corner of the block."""
+    """The row and column of a block, its level in the row, from the top, and its upper left corner."""
 
     row: int
     column: int
+    level: int
     x: float
     y: float
 
 
 class Line(NamedTuple):
-    """A way of horizontal and vertical pieces through the corners (x, y); an arrow stands at its end."""
+    """A line of horizontal and vertical pieces through the corners (x, y), with an arrow at its end."""
 
     source: str
     goal: str
@@ -68,46 +171,45 @@ class Arrangement:
 
 
 def arrange(blocks: Sequence[Block], *, dense: bool) -> Arrangement:
-    """Returns places and lines of the blocks of `anatomy`; `dense` as of `Network`."""
+    """Returns places and lines of the blocks of `trace_blocks`; `dense` as of `Network`."""
+    # a cell for each block: the row of its size, the column of its part
     sizes = sorted({_size(block) for block in blocks}, reverse=True)
     cells = _cells(blocks, sizes, dense=dense)
-    column_of = {name: column for (_, column), names in cells.items() for name in names}
-    row_of = {name: row for (row, _), names in cells.items() for name in names}
+    levels = [max(len(names) for (r, _), names in cells.items() if r == row) for row in range(len(sizes))]
+    slots: dict[str, tuple[int, int, int]] = {}
+    for (row, column), names in cells.items():
+        # the encoder hangs from the row's top; decoders stand on its bottom, where the encoder's last is
+        offset = 0 if column == 0 else levels[row] - len(names)
+        slots |= {name: (row, column, offset + index) for index, name in enumerate(names)}
+
+    # lines that are not straight take lanes in the gaps: right of their source, and over the row of their goal
     kinds = _kinds(blocks)
-    bent = [
-        (source, goal)
-        for source, goal in kinds
-        if not _is_neighbour(source, goal, cells, row_of, column_of) and not _is_across(source, goal, cells, row_of)
-    ]
-    over = [pair for pair in bent if _is_blocked(*pair, cells, row_of, column_of)]
-    gutters, ceilings = defaultdict(int), defaultdict(int)  # lanes in each
-    for pair in bent:
-        gutters[column_of[pair[0]]] += 1
-        if pair in over:
-            gutters[column_of[pair[1]] - 1] += 1
-            ceilings[row_of[pair[1]]] += 1
-    count = 1 + max(column_of.values())
+    bent = [pair for pair in kinds if not _is_straight(*pair, slots)]
+    over = [pair for pair in bent if _is_blocked(*pair, slots)]
+    gutters, ceilings = defaultdict(int), defaultdict(int)
+    for source, goal in bent:
+        gutters[slots[source][1]] += 1
+        if (source, goal) in over:
+            gutters[slots[goal][1] - 1] += 1
+            ceilings[slots[goal][0]] += 1
+
+    # columns and rows with room for the lanes
+    columns = 1 + max(column for _, column, _ in slots.values())
     lefts, x = [], LEFT_PX
-    for column in range(count):
+    for column in range(columns):
         lefts.append(x)
-        x += CARD_PX[0] + (GUTTER_PX + LANE_PX * gutters[column] if column < count - 1 or gutters[column] else 0.0)
-    places: dict[str, Place] = {}
+        x += CARD_PX[0] + (GUTTER_PX + LANE_PX * gutters[column] if column < columns - 1 or gutters[column] else 0.0)
     rows, y = [], TOP_PX
     for row, size in enumerate(sizes):
         y += LANE_PX * ceilings[row]
-        most = max(len(names) for (r, _), names in cells.items() if r == row)
-        height = most * CARD_PX[1] + (most - 1) * STACK_GAP_PX
-        for (r, column), names in cells.items():
-            if r == row:
-                # the encoder hangs from the row's top; decoders stand on its bottom, where the encoder's last is
-                offset = 0 if column == 0 else most - len(names)
-                for index, name in enumerate(names):
-                    top = y + (offset + index) * (CARD_PX[1] + STACK_GAP_PX)
-                    places[name] = Place(row, column, lefts[column], top)
+        height = levels[row] * CARD_PX[1] + (levels[row] - 1) * STACK_GAP_PX
         rows.append((size, y, y + height))
         y += height + ROW_GAP_PX
-    lines = _lines(kinds, places, set(bent), set(over), rows)
-    return Arrangement(places, lines, tuple(rows), x, y - ROW_GAP_PX)
+    places = {
+        name: Place(row, column, level, lefts[column], rows[row][1] + level * (CARD_PX[1] + STACK_GAP_PX))
+        for name, (row, column, level) in slots.items()
+    }
+    return Arrangement(places, _lines(kinds, places, bent, over, rows), tuple(rows), x, y - ROW_GAP_PX)
 
 
 def _size(block: Block) -> int:
@@ -115,9 +217,9 @@ def _size(block: Block) -> int:
 
 
 def _kinds(blocks: Sequence[Block]) -> dict[tuple[str, str], Kind]:
-    """Returns what kind of line goes from a block to another.
+    """Returns the kind of each line, from a block to another.
 
-    The main path goes to each block from that of its own part which was run last before it, from the encoder's last
+    The main path goes to each block from that of its own part which ran last before it, from the encoder's last
     block into the decoder, and from all that the head takes.
     """
     order = {block.name: index for index, block in enumerate(blocks)}
@@ -168,41 +270,27 @@ def _decoder_column(block: Block, cells: Cells, column_of: dict[str, int], row_o
     return column + 1
 
 
-def _is_neighbour(source: str, goal: str, cells: Cells, row_of: dict[str, int], column_of: dict[str, int]) -> bool:
-    """Returns whether a vertical line joins the two: they share a column and nothing stands between them."""
-    column = column_of[source]
-    if column_of[goal] != column:
-        return False
-    ordered = [name for row in range(1 + max(row_of.values())) for name in cells.get((row, column), [])]
-    return abs(ordered.index(source) - ordered.index(goal)) == 1
+def _is_straight(source: str, goal: str, slots: dict[str, tuple[int, int, int]]) -> bool:
+    """Returns whether a vertical line joins neighbors in a column, or a horizontal one equal levels of two columns."""
+    (row, column, level), (goal_row, goal_column, goal_level) = slots[source], slots[goal]
+    if goal_column != column:
+        return (goal_row, goal_column, goal_level) == (row, column + 1, level)
+    stack = sorted((r, n) for r, c, n in slots.values() if c == column)
+    return abs(stack.index((row, level)) - stack.index((goal_row, goal_level))) == 1
 
 
-def _is_across(source: str, goal: str, cells: Cells, row_of: dict[str, int]) -> bool:
-    """Returns whether a horizontal line joins the two: the same height in neighbouring columns."""
-    row = row_of[source]
-    columns = {name: (column, names) for (r, column), names in cells.items() if r == row for name in names}
-    if goal not in columns:
-        return False
-    (column, names), (following, others) = columns[source], columns[goal]
-    most = max(len(found) for (r, _), found in cells.items() if r == row)
-
-    def level(name: str, column: int, names: list[str]) -> int:
-        return names.index(name) + (0 if column == 0 else most - len(names))
-
-    return following == column + 1 and level(source, column, names) == level(goal, following, others)
-
-
-def _is_blocked(source: str, goal: str, cells: Cells, row_of: dict[str, int], column_of: dict[str, int]) -> bool:
+def _is_blocked(source: str, goal: str, slots: dict[str, tuple[int, int, int]]) -> bool:
     """Returns whether blocks of the goal's row stand in columns between the two."""
-    between = range(column_of[source] + 1, column_of[goal])
-    return any((row_of[goal], column) in cells for column in between)
+    return any(
+        row == slots[goal][0] and slots[source][1] < column < slots[goal][1] for row, column, _ in slots.values()
+    )
 
 
 def _lines(
     kinds: dict[tuple[str, str], Kind],
     places: dict[str, Place],
-    bent: set[tuple[str, str]],
-    over: set[tuple[str, str]],
+    bent: Sequence[tuple[str, str]],
+    over: Sequence[tuple[str, str]],
     rows: list[tuple[int, float, float]],
 ) -> tuple[Line, ...]:
     width, height = CARD_PX
@@ -239,7 +327,7 @@ def _lines(
 
 
 def _ports(
-    bent: set[tuple[str, str]], places: dict[str, Place]
+    bent: Sequence[tuple[str, str]], places: dict[str, Place]
 ) -> tuple[dict[tuple[str, str], float], dict[tuple[str, str], float]]:
     """Returns how far below its block's top each bent line leaves and arrives: above the middle for what is above.
 
@@ -247,150 +335,41 @@ def _ports(
     one lies on that of another. A loop into its own column arrives on the side where lines leave.
     """
     exits, entries = {}, {}
-    for mine, other, found in ((0, 1, exits), (1, 0, entries)):
+    for end, other_end, heights in ((0, 1, exits), (1, 0, entries)):
         sides: dict[tuple[str, bool], list[tuple[str, str]]] = defaultdict(list)
         for pair in bent:
-            sides[pair[mine], places[pair[other]].y > places[pair[mine]].y].append(pair)
+            sides[pair[end], places[pair[other_end]].y > places[pair[end]].y].append(pair)
         for (_, is_below), pairs in sides.items():
-            pairs.sort(key=lambda pair: places[pair[other]].y, reverse=not is_below)
+            pairs.sort(key=lambda pair: places[pair[other_end]].y, reverse=not is_below)
             step = min(5.0, (BANDS_PX[1] - BANDS_PX[0] - 2) / len(pairs))
             for index, pair in enumerate(pairs):
                 is_loop = places[pair[0]].column == places[pair[1]].column
-                first = BANDS_PX[0] if mine == 0 or is_loop else BANDS_PX[1]
-                found[pair] = CARD_PX[1] / 2 + (first + step * index) * (1 if is_below else -1)
+                first = BANDS_PX[0] if end == 0 or is_loop else BANDS_PX[1]
+                heights[pair] = CARD_PX[1] / 2 + (first + step * index) * (1 if is_below else -1)
     return exits, entries
 
 
-MARGIN_PX = 20
-GLYPH_PX = (40.0, 58.0)  # the largest picture of a map: channels across, height down
-TEXT_X_PX = 62
-CHARACTER = 0.6  # of the size of the type: a little more than the mean width in common sans-serif faces
-LEGEND_PX = 66
-RADIUS_PX = 7
-LEAST_WIDTH_PX = 560
-LIGHT = {
-    "ink": "#1c2127",
-    "muted": "#5d6670",
-    "line": "#8a929b",
-    "card": "#f4f5f6",
-    "edge": "#cfd4d9",
-    "paper": "#fdfdfc",
-    "image": "#7c838c",
-    "encoder": "#0b68a8",
-    "decoder": "#c8500a",
-    "head": "#0d8a66",
-    "frozen": "#dfe9f1",
-}
-DARK = {
-    "ink": "#e8e6e1",
-    "muted": "#a3a9b2",
-    "line": "#7f8893",
-    "card": "#20252c",
-    "edge": "#3a424d",
-    "paper": "#16191e",
-    "image": "#99a0aa",
-    "encoder": "#5eb2ec",
-    "decoder": "#f58a4b",
-    "head": "#3fc79c",
-    "frozen": "#2b3b49",
-}
-RULES = """
-.network-drawing .paper { fill: $paper; }
-.network-drawing text { fill: $ink; font-size: 12px; }
-.network-drawing .title { font-size: 17px; font-weight: 600; }
-.network-drawing .name { font-size: 13px; font-weight: 600; }
-.network-drawing .small { font-size: 11px; fill: $muted; }
-.network-drawing .card { fill: $card; stroke: $edge; }
-.network-drawing .frozen .card { fill: url(#network-frozen); stroke: $encoder; stroke-dasharray: 5 3; }
-.network-drawing .hatch { fill: $card; } .network-drawing .stripe { stroke: $frozen; stroke-width: 5; }
-.network-drawing .line { fill: none; stroke: $ink; stroke-width: 1.8; }
-.network-drawing .skip { stroke: $line; stroke-width: 1.5; }
-.network-drawing .averaged { stroke: $line; stroke-width: 1.5; stroke-dasharray: 2 3; }
-.network-drawing .tip { fill: $ink; } .network-drawing .tip.grey { fill: $line; }
-.network-drawing .rule { stroke: $edge; stroke-dasharray: 1 4; }
-.network-drawing .image { fill: $image; } .network-drawing .encoder { fill: $encoder; }
-.network-drawing .decoder { fill: $decoder; } .network-drawing .head { fill: $head; }
-"""
+# Writing SVG
 
 
 def _style() -> str:
-    """Returns the drawing's CSS in plain colours, which every program reads, and the dark ones for readers who ask."""
+    """Returns the drawing's CSS in plain colors, which every program reads, and the dark ones for readers who ask."""
     fonts = 'system-ui, "Segoe UI", "Helvetica Neue", Arial, "DejaVu Sans", sans-serif'
-    light, dark = (Template(RULES).substitute(colours) for colours in (LIGHT, DARK))
+    light, dark = (Template(RULES).substitute(colors) for colors in (LIGHT, DARK))
     fitting = "@media screen { .network-drawing { max-width: 100%; height: auto; } }"  # for browsers alone
     base = f".network-drawing {{ font-family: {fonts}; }}\n{fitting}"
     return f"\n{base}{light}@media (prefers-color-scheme: dark) {{{dark}}}\n"
 
 
-def draw_network(
-    spec: NetworkSpec, *, channels: int, classes: int, size: int | tuple[int, int], frozen: Collection[str] = ()
-) -> str:
-    """Returns the SVG of the untrained network for images (channels, H, W), H and W being `size`.
-
-    frozen: parts such as `encoder`, `encoder.0` or `decoder.1`. Raises SegueError as `networks.build` does, for a part
-    that the network lacks, and for a size that it cannot take.
-    """
-    height, width = (size, size) if isinstance(size, int) else size
-    factor = networks.divisor(spec)
-    if height % factor or width % factor:
-        raise SegueError(
-            f"the drawing of '{spec.name}': found {height} × {width} px; heights and widths must be multiples "
-            f"of {factor}; give a size of {max(factor, height // factor * factor)}, for example."
-        )
-    network = built_without_memory(lambda: networks.build(spec, channels=channels, classes=classes))
-    given = {name: getattr(spec, name) for name in SETTINGS}
-    given |= {name: spec.setting(name) for name in ("width", "depth", "convolutions", "side_px")}
-    title = ", ".join([spec.name, *(f"{name} {value}" for name, value in given.items() if value not in (None, 0.0))])
-    return drawing_of(network, (channels, height, width), title=title, frozen=frozen)
-
-
-def drawing_of(
-    network: Network, image: tuple[int, int, int], *, title: str = "network", frozen: Collection[str] = ()
-) -> str:
-    """Returns the SVG of a network that is already there, for an image (C, H, W); `frozen` as of `draw_network`."""
-    leaves = _frozen_leaves(network, frozen)
-    blocks = anatomy(network, image)
-    placed = arrange(blocks, dense=network.dense)
-    counts = {leaf: _count(network, owners) for leaf, owners in network.parts.items()}
-    subtitle = _totals(counts, leaves)
-    texts = (_clipped(title, placed.width, 17), subtitle)
-    width = max(placed.width + MARGIN_PX, LEAST_WIDTH_PX, MARGIN_PX + CHARACTER * 12 * len(subtitle))
-    height = placed.height + LEGEND_PX
-    told = "; ".join(f"{block.name}: {_shape(block)}" for block in blocks)
-    body = [
-        '<svg xmlns="http://www.w3.org/2000/svg" class="network-drawing" role="img" '
-        f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}">',
-        f"<title>{escape(title)}</title><desc>{escape(f'{subtitle}. {told}')}</desc>",
-        f"<style>{_style()}</style>",
-        '<defs><pattern id="network-frozen" width="9" height="9" patternUnits="userSpaceOnUse" '
-        'patternTransform="rotate(45)"><rect class="hatch" width="9" height="9"/>'
-        '<path class="stripe" d="M0 0V9"/></pattern></defs>',
-        f'<rect class="paper" width="{width:g}" height="{height:g}" rx="6"/>',
-        _text(MARGIN_PX, 34, texts[0], "title"),
-        _text(MARGIN_PX, 56, texts[1]),
-        *_row_labels(blocks, placed),
-        *(_line(line) for line in placed.lines),
-        *(_card(block, placed, image, frozen=block.leaf in leaves) for block in blocks),
-        *_legend(placed, height - LEGEND_PX + 30, with_frozen=bool(leaves)),
-        "</svg>",
-    ]
-    return "\n".join(body) + "\n"
-
-
 def _frozen_leaves(network: Network, frozen: Collection[str]) -> set[str]:
-    known = network.parts
-    found: set[str] = set()
+    parts = network.parts
+    leaves: set[str] = set()
     for part in frozen:
-        below = {leaf for leaf in known if leaf == part or leaf.startswith(f"{part}.")}
+        below = {leaf for leaf in parts if leaf == part or leaf.startswith(f"{part}.")}
         if not below:
-            raise SegueError(f"frozen: {unknown(part, ['encoder', 'decoder', *known], 'part of this network')}.")
-        found |= below
-    return found
-
-
-def _count(network: Network, owners: Sequence[str]) -> int:
-    below = tuple(f"{owner}." for owner in owners)
-    return sum(p.numel() for name, p in network.named_parameters() if name in owners or name.startswith(below))
+            raise SegueError(f"frozen: {unknown(part, ['encoder', 'decoder', *parts], 'part of this network')}.")
+        leaves |= below
+    return leaves
 
 
 def _totals(counts: dict[str, int], frozen: set[str]) -> str:
@@ -398,8 +377,8 @@ def _totals(counts: dict[str, int], frozen: set[str]) -> str:
     for leaf, count in counts.items():
         part = leaf.partition(".")[0]
         parts[part] = parts.get(part, 0) + count
-    told = f"{sum(counts.values()):,} parameters: " + ", ".join(f"{part} {count:,}" for part, count in parts.items())
-    return told + (f"; {sum(counts[leaf] for leaf in frozen):,} frozen" if frozen else "")
+    totals = f"{sum(counts.values()):,} parameters: " + ", ".join(f"{part} {count:,}" for part, count in parts.items())
+    return totals + (f"; {sum(counts[leaf] for leaf in frozen):,} frozen" if frozen else "")
 
 
 def _shape(block: Block) -> str:
@@ -410,23 +389,23 @@ def _shape(block: Block) -> str:
     return count + (f", {block.shape[1]}×{block.shape[2]}" if len(block.shape) == 3 else "")
 
 
-def _row_labels(blocks: Sequence[Block], placed: Arrangement) -> list[str]:
+def _row_labels(blocks: Sequence[Block], arrangement: Arrangement) -> list[str]:
     image = blocks[0].shape
     widths = {block.shape[1]: block.shape[2] for block in blocks if len(block.shape) == 3}
-    found = []
-    for size, top, bottom in placed.rows:
+    labels = []
+    for size, top, bottom in arrangement.rows:
         middle = (top + bottom) / 2
         stride = image[1] / size if size else 0
         scale = "full size" if stride == 1 else f"1/{stride:g}" if size else "no map"
-        found.append(_text(MARGIN_PX, middle - 2, f"{size}×{widths[size]}" if size else "values"))
-        found.append(_text(MARGIN_PX, middle + 14, scale, "small"))
-        if size != placed.rows[0][0]:
-            found.append(f'<path class="rule" d="M{MARGIN_PX} {top - 15:g}H{LEFT_PX - 14:g}"/>')
-    return found
+        labels.append(_text(MARGIN_PX, middle - 2, f"{size}×{widths[size]}" if size else "values"))
+        labels.append(_text(MARGIN_PX, middle + 14, scale, "small"))
+        if size != arrangement.rows[0][0]:
+            labels.append(f'<path class="rule" d="M{MARGIN_PX} {top - 15:g}H{LEFT_PX - 14:g}"/>')
+    return labels
 
 
-def _card(block: Block, placed: Arrangement, image: tuple[int, int, int], *, frozen: bool) -> str:
-    place = placed.places[block.name]
+def _card(block: Block, arrangement: Arrangement, image: tuple[int, int, int], *, frozen: bool) -> str:
+    place = arrangement.places[block.name]
     width, height = CARD_PX
     room = width - TEXT_X_PX - 10
     lines = [_shape(block), f"{block.parameters:,} parameters" if block.parameters else "", block.layers]
@@ -451,17 +430,17 @@ def _card(block: Block, placed: Arrangement, image: tuple[int, int, int], *, fro
 
 def _glyph(block: Block, image: tuple[int, int, int]) -> str:
     """Returns the picture of a map: its height the map's, its width the channels', both in steps of doubling."""
-    widest, tallest = GLYPH_PX
+    max_width, max_height = GLYPH_PX
     height = 5.0
     if len(block.shape) == 3:
-        height = max(7.0, tallest * (1 - math.log2(image[1] / block.shape[1]) / 7))
-    width = min(widest, 3 + 3.7 * math.log2(max(1, block.shape[0])))
-    x, y = 10 + (widest - width) / 2, (CARD_PX[1] - height) / 2
+        height = max(7.0, max_height * (1 - math.log2(image[1] / block.shape[1]) / 7))
+    width = min(max_width, 3 + 3.7 * math.log2(max(1, block.shape[0])))
+    x, y = 10 + (max_width - width) / 2, (CARD_PX[1] - height) / 2
     return f'<rect class="{block.part}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="1.5"/>'
 
 
 def _line(line: Line) -> str:
-    """Returns the way with rounded corners, and the tip of an arrow at its end."""
+    """Returns the line with rounded corners, and the tip of an arrow at its end."""
     corners = list(line.corners)
     (x, y), *_ = corners
     path = f"M{x:g} {y:g}"
@@ -486,25 +465,25 @@ def _towards(start: tuple[float, float], end: tuple[float, float], distance: flo
     return tuple(a + (b - a) * distance / length for a, b in zip(start, end, strict=True))  # type: ignore[return-value]
 
 
-def _legend(placed: Arrangement, y: float, *, with_frozen: bool) -> list[str]:
+def _legend(arrangement: Arrangement, y: float, *, with_frozen: bool) -> list[str]:
     """Returns the meaning of lines and pictures, side by side."""
-    kinds = {line.kind for line in placed.lines}
+    kinds = {line.kind for line in arrangement.lines}
     words: dict[Kind, str] = {"main": "main path", "skip": "skip", "averaged": "averaged over the image"}
-    found, x = [], float(MARGIN_PX)
+    items, x = [], float(MARGIN_PX)
     for kind, text in words.items():
         if kind in kinds:
-            found.append(_line(Line("", "", kind, ((x, y - 4), (x + 28, y - 4)))).replace("<title> → </title>", ""))
-            found.append(_text(x + 36, y, text, "small"))
+            items.append(_line(Line("", "", kind, ((x, y - 4), (x + 28, y - 4)))).replace("<title> → </title>", ""))
+            items.append(_text(x + 36, y, text, "small"))
             x += 36 + CHARACTER * 11 * len(text) + 18
     if with_frozen:
-        found.append(
+        items.append(
             f'<g class="frozen"><rect class="card" x="{x:g}" y="{y - 12:g}" width="26" height="15" rx="3"/></g>'
         )
-        found.append(_text(x + 34, y, "frozen", "small"))
+        items.append(_text(x + 34, y, "frozen", "small"))
         x += 34 + CHARACTER * 11 * 6 + 18
     text = "bars: height for the size of the map, width for the number of channels, both logarithmic"
-    found.append(_text(MARGIN_PX, y + 20, text, "small"))
-    return found
+    items.append(_text(MARGIN_PX, y + 20, text, "small"))
+    return items
 
 
 def _text(x: float, y: float, text: str, kind: str = "plain") -> str:
@@ -513,8 +492,8 @@ def _text(x: float, y: float, text: str, kind: str = "plain") -> str:
 
 def _clipped(text: str, room_px: float, size_px: float) -> str:
     """Returns the text, or as many of its words divided by commas as there is room for, and an ellipsis."""
-    most = int(room_px / (CHARACTER * size_px))
-    if len(text) <= most:
+    max_length = int(room_px / (CHARACTER * size_px))
+    if len(text) <= max_length:
         return text
-    kept = text[: most - 2]
-    return f"{kept.rpartition(', ')[0] or kept}, …" if ", " in kept else f"{kept}…"
+    start = text[: max_length - 2]
+    return f"{start.rpartition(', ')[0] or start}, …" if ", " in start else f"{start}…"

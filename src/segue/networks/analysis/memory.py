@@ -1,4 +1,4 @@
-"""The memory that a training step needs, told without any: the network runs on tensors that have shapes only."""
+"""Estimates the memory of a training step; the network runs on tensors that have shapes only."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
-BYTES = 4  # of a weight, its gradient and each of its moments: these are kept in float32 at any precision
+BYTES = 4  # of a weight, its gradient and each of its moments: these are float32 at any precision
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of weights, gradients, the optimiser's moments, and what the forward pass keeps for the backward one.
+    """Bytes of weights, gradients, the optimizer's moments, and what the forward pass saves for the backward pass.
 
     Not in it: the inputs, workspaces of kernels, and what a library itself occupies.
     """
@@ -41,7 +41,7 @@ def estimate(
 
     moments: per parameter; 2 for Adam, 1 for SGD with momentum. The network may lie on the meta device and is left as
     it is. Activations are counted as autograd saves them, with attention that keeps no matrix of weights. At bf16
-    copies of the weights are among them, which for small images can outweigh what is saved on activations.
+    copies of the weights are among them, which for small images can outweigh the saving on activations.
     """
     parameters = list(network.parameters())
     trained = sum(p.numel() for p in parameters if p.requires_grad)
@@ -60,13 +60,13 @@ def _buffer_bytes(network: nn.Module) -> int:
 def _saved_bytes(network: nn.Module, images: tuple[int, int, int, int], precision: str) -> int:
     """Returns the bytes of the distinct tensors that autograd saves in one forward pass, without the weights."""
     saved: dict[Any, int] = {}
-    kept: list[Tensor] = []  # so that no storage is given up and its identity used again
+    alive: list[Tensor] = []  # so that no storage is released and its identity used again
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own:
+        if storage._cdata not in inputs:
             saved[storage._cdata] = storage.nbytes()
-            kept.append(tensor)
+            alive.append(tensor)
         return tensor
 
     modes = [(module, module.training) for module in network.modules()]
@@ -77,7 +77,7 @@ def _saved_bytes(network: nn.Module, images: tuple[int, int, int, int], precisio
                 name: torch.empty(value.shape, dtype=value.dtype, device="cpu", requires_grad=value.requires_grad)
                 for name, value in (*network.named_parameters(), *network.named_buffers())
             }
-            own = {value.untyped_storage()._cdata for value in tensors.values()}
+            inputs = {value.untyped_storage()._cdata for value in tensors.values()}
             batch = torch.empty(images, device="cpu")
             with (
                 torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),

@@ -1,12 +1,12 @@
-"""How much of an image a score can see, and how much of it counts.
+"""Receptive fields of a network: the theoretical and the effective one.
 
-Theoretical: the pixels of the input on which the centre of an output depends at all, as the network is built and
+Theoretical: the pixels of the input on which the center of an output depends at all, as the network is built and
 whatever its weights. The network runs with constant positive weights, activations, norms and softmax taken out and
-maxima replaced by means, so that it is a sum with positive terms only: its gradient is positive exactly where a way
+maxima replaced by means, so that it is a sum with positive terms only: its gradient is positive exactly where a path
 leads.
 
-Measured: the mean absolute gradient of the centre's scores over images, with the weights that the network has. It is
-concentrated near the centre: Luo, Li, Urtasun and Zemel, "Understanding the effective receptive field in deep
+Effective: the mean absolute gradient of the center's scores over images, with the network's weights. It is
+concentrated near the center: Luo, Li, Urtasun and Zemel, "Understanding the effective receptive field in deep
 convolutional neural networks", NeurIPS 2016.
 """
 
@@ -24,16 +24,16 @@ from torch.overrides import TorchFunctionMode
 
 from segue import rng
 from segue.errors import SegueError
-from segue.networks.analysis.structure import Block, anatomy, evaluating, map_of, outputs
-from segue.networks.network import Network
+from segue.networks.analysis.structure import Block, as_map, block_outputs, trace_blocks
+from segue.networks.network import Network, evaluating
 
-FIRST_SIDE_PX, MOST_PX = 256, 2048  # lengths of strips of image in which the theoretical field is looked for
+MIN_LENGTH_PX, MAX_LENGTH_PX = 256, 2048  # of the strips of image in which the theoretical field is searched
 SHARES = (0.5, 0.95)
 
 
 @dataclass(frozen=True)
-class Reach:
-    """The theoretical field of a block's output at the centre of the image.
+class TheoreticalField:
+    """The theoretical field of a block's output at the center of the image.
 
     stride_px: of the output. height_px, width_px: of the box of pixels that it depends on; at other positions they may
     be larger or smaller by up to the network's divisor, after which they repeat. unbounded: it reaches over all of the
@@ -48,120 +48,124 @@ class Reach:
 
 
 @dataclass(frozen=True)
-class Effective:
-    """The measured field. map: (H, W) float32, the mean absolute gradient, summing to 1; centre: its row and column.
+class EffectiveField:
+    """The effective field. map: (H, W) float32, the mean absolute gradient, summing to 1; center: its row and column.
 
-    sides_px: for each share the side of the smallest square around the centre that holds it. extent_px: height and
+    sides_px: for each share the side of the smallest square around the center that holds it. extent_px: height and
     width of the box outside of which the gradient is zero.
     """
 
     map: np.ndarray
-    centre: tuple[int, int]
+    center: tuple[int, int]
     sides_px: dict[float, int]
     extent_px: tuple[int, int]
 
 
-def receptive_fields(network: Network, *, channels: int, divisor: int, most_px: int = MOST_PX) -> list[Reach]:
+def receptive_fields(
+    network: Network, *, channels: int, divisor: int, max_px: int = MAX_LENGTH_PX
+) -> list[TheoreticalField]:
     """Returns the theoretical field of every block but the image, the head's last.
 
     divisor: of which the sides of images are multiples. Images grow until no field touches their border, up to
-    `most_px`. Group and instance norm, which average over the image, are left out: what is told is the field of
+    `max_px`. Group and instance norm, which average over the image, are left out: the result is the field of
     convolutions, pooling, attention and averages. Raises SegueError when the network cannot be run so.
     """
     side: int | None = getattr(network.encoder, "side_px", None)
-    rows = _spans(network, channels, divisor, most_px, axis=0, only=side)
-    columns = rows if _is_square(network) else _spans(network, channels, divisor, most_px, axis=1, only=side)
-    found = []
-    for name, (height, stride, whole) in rows.items():
-        width, _, wide = columns[name]
-        found.append(Reach(name, stride, height, width, unbounded=whole or wide))
-    return found
+    rows = _spans(network, channels, divisor, max_px, axis=0, fixed_px=side)
+    columns = rows if _is_square(network) else _spans(network, channels, divisor, max_px, axis=1, fixed_px=side)
+    fields = []
+    for name, (height, stride, is_tall) in rows.items():
+        width, _, is_wide = columns[name]
+        fields.append(TheoreticalField(name, stride, height, width, unbounded=is_tall or is_wide))
+    return fields
 
 
-def receptive_field(network: Network, *, channels: int, divisor: int) -> Reach:
+def receptive_field(network: Network, *, channels: int, divisor: int) -> TheoreticalField:
     """Returns the theoretical field of the network's scores: the last of `receptive_fields`."""
     return receptive_fields(network, channels=channels, divisor=divisor)[-1]
 
 
-def effective_field(network: Network, images: Tensor, *, seed: int = 0, shares: Sequence[float] = SHARES) -> Effective:
-    """Returns the measured field at the centre of standardised images (N, C, H, W), with the weights as they are.
+def effective_field(
+    network: Network, images: Tensor, *, seed: int = 0, shares: Sequence[float] = SHARES
+) -> EffectiveField:
+    """Returns the effective field at the center of standardized images (N, C, H, W), with the weights as they are.
 
-    The scores of the centre are added with signs drawn for each image, so that no class is preferred. Raises
+    The scores of the center are added with signs drawn for each image, so that no class is preferred. Raises
     SegueError when the gradient is zero or not finite.
     """
     count, _, height, width = images.shape
-    given = images.detach().clone().requires_grad_()
+    inputs = images.detach().clone().requires_grad_()
     with evaluating(network), torch.enable_grad():
-        scores = network(given)
-        centre = scores[..., height // 2, width // 2] if scores.dim() == 4 else scores
-        drawn = rng.numpy_generator(seed, "receptive field").choice([-1.0, 1.0], size=(count, centre.shape[1]))
-        signs = torch.from_numpy(drawn).to(centre)
-        (gradient,) = torch.autograd.grad((signs * centre).sum(), given)
+        scores = network(inputs)
+        center = scores[..., height // 2, width // 2] if scores.dim() == 4 else scores
+        generator = rng.numpy_generator(seed, "receptive field")
+        signs = torch.from_numpy(generator.choice([-1.0, 1.0], size=(count, center.shape[1]))).to(center)
+        (gradient,) = torch.autograd.grad((signs * center).sum(), inputs)
     mean = gradient.abs().double().sum(1).mean(0).cpu().numpy()
     if not np.isfinite(mean).all() or mean.sum() == 0:
         raise SegueError(
-            "receptive field: nothing at the images reaches the scores at their centre (the gradient is zero or not "
-            "finite); give images with something at their centre, standardised."
+            "receptive field: nothing at the images reaches the scores at their center (the gradient is zero or not "
+            "finite); give images with something at their center, standardized."
         )
     mean /= mean.sum()
     sides = {share: side_holding(mean, (height // 2, width // 2), share) for share in shares}
-    touched = np.nonzero(mean.any(1))[0], np.nonzero(mean.any(0))[0]
-    extent = tuple(int(found[-1] - found[0] + 1) for found in touched)
-    return Effective(mean.astype(np.float32), (height // 2, width // 2), sides, (extent[0], extent[1]))
+    nonzero = np.nonzero(mean.any(1))[0], np.nonzero(mean.any(0))[0]
+    extent = tuple(int(lines[-1] - lines[0] + 1) for lines in nonzero)
+    return EffectiveField(mean.astype(np.float32), (height // 2, width // 2), sides, (extent[0], extent[1]))
 
 
 def noise(count: int, channels: int, side_px: int, *, seed: int = 0) -> Tensor:
-    """Returns images (count, channels, side_px, side_px) of standard normal noise, where no others are at hand."""
-    drawn = rng.numpy_generator(seed, "noise").standard_normal((count, channels, side_px, side_px), dtype=np.float32)
-    return torch.from_numpy(drawn)
+    """Returns images (count, channels, side_px, side_px) of standard normal noise, for networks without images."""
+    values = rng.numpy_generator(seed, "noise").standard_normal((count, channels, side_px, side_px), dtype=np.float32)
+    return torch.from_numpy(values)
 
 
-def side_holding(weights: np.ndarray, centre: tuple[int, int], share: float) -> int:
-    """Returns the odd side of the smallest square around `centre` that holds at least `share` of weights (H, W)."""
+def side_holding(weights: np.ndarray, center: tuple[int, int], share: float) -> int:
+    """Returns the odd side of the smallest square around `center` that holds at least `share` of weights (H, W)."""
     y, x = np.indices(weights.shape)
-    distance = np.maximum(abs(y - centre[0]), abs(x - centre[1]))
-    held = np.cumsum(np.bincount(distance.ravel(), weights.ravel()))
-    return 2 * int(np.searchsorted(held, share * held[-1])) + 1
+    distance = np.maximum(abs(y - center[0]), abs(x - center[1]))
+    cumulated = np.cumsum(np.bincount(distance.ravel(), weights.ravel()))
+    return 2 * int(np.searchsorted(cumulated, share * cumulated[-1])) + 1
 
 
 def _spans(
-    network: Network, channels: int, divisor: int, most_px: int, *, axis: int, only: int | None
+    network: Network, channels: int, divisor: int, max_px: int, *, axis: int, fixed_px: int | None
 ) -> dict[str, tuple[int, float, bool]]:
     """Returns length, stride and whether it is unbounded, of each block's field along an axis.
 
     The strip of image is as narrow as the divisor allows: along its length the field is the same as in a square one.
     """
-    length = only or -(-FIRST_SIDE_PX // divisor) * divisor
+    length = fixed_px or -(-MIN_LENGTH_PX // divisor) * divisor
     while True:
-        shape = [only or divisor, only or divisor]
+        shape = [fixed_px or divisor, fixed_px or divisor]
         shape[axis] = length
-        blocks = anatomy(network, (channels, shape[0], shape[1]))
-        found = _touched(network, blocks, (channels, shape[0], shape[1]), axis)
-        if only or 2 * length > most_px or not any(whole for _, _, whole in found.values()):
-            return found
+        blocks = trace_blocks(network, (channels, shape[0], shape[1]))
+        spans = _trace_spans(network, blocks, (channels, shape[0], shape[1]), axis)
+        if fixed_px or 2 * length > max_px or not any(unbounded for _, _, unbounded in spans.values()):
+            return spans
         length *= 2
 
 
-def _touched(
+def _trace_spans(
     network: Network, blocks: Sequence[Block], image: tuple[int, int, int], axis: int
 ) -> dict[str, tuple[int, float, bool]]:
-    given = torch.ones(1, *image, dtype=torch.float64, requires_grad=True)
-    found: dict[str, tuple[int, float, bool]] = {}
+    inputs = torch.ones(1, *image, dtype=torch.float64, requires_grad=True)
+    spans: dict[str, tuple[int, float, bool]] = {}
     with torch.enable_grad():
-        with _SumOfWays():
-            maps = outputs(network, blocks, given, tensors=_positive(network))
+        with _SumOfPaths():
+            outputs = block_outputs(network, blocks, inputs, tensors=_positive(network))
         for block in blocks[1:]:
-            output = map_of(maps[block.name], block.shape)
-            centre = output[..., output.shape[-2] // 2, output.shape[-1] // 2] if output.dim() == 4 else output
-            (gradient,) = torch.autograd.grad(centre.sum(), given, retain_graph=True)
+            output = as_map(outputs[block.name], block.shape)
+            center = output[..., output.shape[-2] // 2, output.shape[-1] // 2] if output.dim() == 4 else output
+            (gradient,) = torch.autograd.grad(center.sum(), inputs, retain_graph=True)
             weights = gradient.sum((0, 1, 3 - axis))
             if not torch.isfinite(weights).all():
-                raise SegueError(f"receptive field of '{block.name}': cannot be told, numbers grow beyond float64.")
-            places = torch.nonzero(weights > 0).flatten()
-            first, last = int(places[0]), int(places[-1])
+                raise SegueError(f"receptive field of '{block.name}': cannot be computed, numbers grow beyond float64.")
+            positions = torch.nonzero(weights > 0).flatten()
+            first, last = int(positions[0]), int(positions[-1])
             stride = image[1 + axis] / output.shape[2 + axis] if output.dim() == 4 else float(image[1 + axis])
-            found[block.name] = (last - first + 1, stride, first == 0 or last == len(weights) - 1)
-    return found
+            spans[block.name] = (last - first + 1, stride, first == 0 or last == len(weights) - 1)
+    return spans
 
 
 def _positive(network: nn.Module) -> dict[str, Tensor]:
@@ -176,8 +180,8 @@ def _positive(network: nn.Module) -> dict[str, Tensor]:
 def _is_square(network: nn.Module) -> bool:
     """Returns whether every layer does the same along both axes."""
     settings = ("kernel_size", "stride", "dilation", "padding")
-    found = [getattr(module, name, None) for module in network.modules() for name in settings]
-    return all(len(set(value)) == 1 for value in found if isinstance(value, tuple) and len(value) == 2)
+    values = [getattr(module, name, None) for module in network.modules() for name in settings]
+    return all(len(set(value)) == 1 for value in values if isinstance(value, tuple) and len(value) == 2)
 
 
 def _same(x: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -193,7 +197,7 @@ def _averaged(
     x: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, *more: Any, **named: Any
 ) -> Tensor:
     if dilation not in (1, (1, 1), [1, 1]):
-        raise SegueError("receptive field: dilated max-pooling has none that is known here.")
+        raise SegueError("receptive field: dilated max-pooling is not supported.")
     ceil_mode = bool(more[0]) if more else bool(named.get("ceil_mode", False))
     return F.avg_pool2d(x, kernel_size, stride, padding, ceil_mode)
 
@@ -204,8 +208,8 @@ def _adaptively_averaged(x: Tensor, size: Any, *_: Any, **__: Any) -> Tensor:
 
 def _weights(scores: Tensor) -> Tensor:
     """Returns softmax over the last axis without a gradient; what a mask has made negligible is zero."""
-    found = torch.softmax(scores.detach().double(), -1)
-    return torch.where(found > NEGLIGIBLE, found, 0.0)
+    weights = torch.softmax(scores.detach().double(), -1)
+    return torch.where(weights > NEGLIGIBLE, weights, 0.0)
 
 
 def _softmax(x: Tensor, dim: int | None = None, *_: Any, **__: Any) -> Tensor:
@@ -252,7 +256,7 @@ STAND_INS: dict[Any, Any] = {
 }
 
 
-class _SumOfWays(TorchFunctionMode):
+class _SumOfPaths(TorchFunctionMode):
     """Inside, functions of torch that are not sums of their inputs with positive weights have stand-ins that are."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

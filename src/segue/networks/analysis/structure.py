@@ -1,14 +1,13 @@
-"""What a network consists of, read off one forward pass: its blocks, the sizes of what they give, and who feeds whom.
+"""The blocks of a network, the sizes of their outputs and the links between them, traced in one forward pass.
 
-Blocks are the image, the encoder's stages, the decoder's blocks and the head. Whose output goes into which block is
-read off the graph that autograd records: from a block's output back to the nearest outputs of others.
+Blocks are the image, the encoder's stages, the decoder's blocks and the head. Links are read off the graph that
+autograd records: from a block's output back to the nearest outputs of others.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -18,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
 from segue.errors import SegueError
-from segue.networks.network import Network
+from segue.networks.network import Network, evaluating, is_under
 
 IMAGE, HEAD = "image", "head"
 CONTAINERS = (nn.ModuleList, nn.ModuleDict)
@@ -34,12 +33,12 @@ class Link(NamedTuple):
 
 @dataclass(frozen=True)
 class Block:
-    """A block and what it gives.
+    """A block and its output.
 
     name: of the network's part, e.g. `encoder.0` or `head`, or dotted below `decoder` where that is one part; "image".
     leaf: the smallest part by which it is frozen, "" for the image. shape: of its output without the batch, (C, H, W),
-    or (C,) for vectors. layers: in words. feature: which of the encoder's features it is; module: the dotted name of
-    the module that gives its output, elsewhere.
+    or (C,) for vectors. layers: as text. feature: the index of its output among the encoder's features; module:
+    the dotted name of the module that gives its output, elsewhere.
     """
 
     name: str
@@ -55,15 +54,15 @@ class Block:
 
 @dataclass
 class _Run:
-    """What a forward pass gave: the encoder's features, class tokens behind them, and outputs by module."""
+    """Results of a forward pass: the encoder's features, class tokens behind them, and outputs by module."""
 
     features: list[Tensor] = field(default_factory=list)
     tokens: list[Tensor] = field(default_factory=list)
     outputs: dict[str, Tensor] = field(default_factory=dict)
 
 
-def anatomy(network: Network, image: tuple[int, int, int]) -> tuple[Block, ...]:
-    """Returns the blocks for an image (C, H, W), in the order in which they compute. Needs no memory, changes nothing.
+def trace_blocks(network: Network, image: tuple[int, int, int]) -> tuple[Block, ...]:
+    """Returns the blocks for an image (C, H, W), in the order in which they run. Takes no memory for tensors.
 
     Raises SegueError when the network cannot take images of that shape.
     """
@@ -87,10 +86,10 @@ def anatomy(network: Network, image: tuple[int, int, int]) -> tuple[Block, ...]:
         return (start, *encoder, *_decoder_blocks(network, run, images, (start, *encoder)))
 
 
-def outputs(
+def block_outputs(
     network: Network, blocks: Iterable[Block], images: Tensor, *, tensors: dict[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Returns what each of the blocks gives for images (N, C, H, W) that the network can take, in evaluation mode.
+    """Returns the output of each block for images (N, C, H, W) that the network can take, in evaluation mode.
 
     tensors: by name, in the place of the network's weights and buffers. Gradients are recorded as the caller has set.
     """
@@ -98,16 +97,16 @@ def outputs(
         run = _run(
             network, lambda: network(images) if tensors is None else functional_call(network, tensors, (images,))
         )
-    found: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     for block in blocks:
         if block.feature is not None:
-            found[block.name] = run.features[block.feature]
+            outputs[block.name] = run.features[block.feature]
         else:
-            found[block.name] = images if block.module is None else run.outputs[block.module]
-    return found
+            outputs[block.name] = images if block.module is None else run.outputs[block.module]
+    return outputs
 
 
-def map_of(output: Tensor, shape: tuple[int, ...]) -> Tensor:
+def as_map(output: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Returns a block's output as maps (N, C, H, W), or vectors (N, C): tokens (N, T, C) are laid out on their grid."""
     if output.dim() != 3 or len(shape) != 3:
         return output
@@ -115,35 +114,23 @@ def map_of(output: Tensor, shape: tuple[int, ...]) -> Tensor:
     return patches.transpose(1, 2).unflatten(2, shape[1:])
 
 
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Puts the network in evaluation mode inside, and each of its modules back into its own on leaving."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def _run(network: Network, forward: Callable[[], Any]) -> _Run:
     run = _Run()
 
-    def keep_features(_module: nn.Module, _given: Any, output: Any) -> None:
+    def store_features(_module: nn.Module, _inputs: Any, output: Any) -> None:
         features, tokens = output if isinstance(output, tuple) else (output, [])
         run.features = [features] if isinstance(features, Tensor) else list(features)
         run.tokens = list(tokens)
 
-    def keeper(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def keep(_module: nn.Module, _given: Any, output: Any) -> None:
+    def store_output(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def store(_module: nn.Module, _inputs: Any, output: Any) -> None:
             run.outputs[name] = output[0] if isinstance(output, (tuple, list)) else output
 
-        return keep
+        return store
 
-    handles = [network.encoder.register_forward_hook(keep_features)]
-    watched = [*_children(network.decoder, "decoder"), (HEAD, network.head)]
-    handles += [module.register_forward_hook(keeper(name)) for name, module in watched]
+    handles = [network.encoder.register_forward_hook(store_features)]
+    modules = [*_children(network.decoder, "decoder"), (HEAD, network.head)]
+    handles += [module.register_forward_hook(store_output(name)) for name, module in modules]
     try:
         forward()
     finally:
@@ -153,46 +140,46 @@ def _run(network: Network, forward: Callable[[], Any]) -> _Run:
 
 
 def _children(module: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
-    """Returns the children that have weights, with their dotted names; those of lists in the place of the lists."""
-    found: list[tuple[str, nn.Module]] = []
+    """Returns the children that have weights, with their dotted names; lists are replaced by their items."""
+    children: list[tuple[str, nn.Module]] = []
     for name, child in module.named_children():
         below = f"{path}.{name}"
         if isinstance(child, CONTAINERS):
-            found += _children(child, below)
+            children += _children(child, below)
         elif any(p.dim() > 1 for p in child.parameters()):  # a norm alone makes no block
-            found.append((below, child))
-    return found
+            children.append((below, child))
+    return children
 
 
 def _encoder_blocks(network: Network, run: _Run, names: dict[int, str]) -> list[Block]:
-    """Returns the encoder's stages, one fed by the other; each gives the last feature that begins to need its weights.
+    """Returns the encoder's stages, in a chain; each gives the last feature that is first to depend on its weights.
 
     Vectors behind maps, such as what a classifier pools, are no features of their own.
     """
     owners = {leaf: below for leaf, below in network.parts.items() if leaf.partition(".")[0] == "encoder"}
     ranks = {leaf: rank for rank, leaf in enumerate(owners)}
     maps = [index for index, feature in enumerate(run.features) if feature.dim() == 4]
-    given: dict[str, int] = {}
+    feature_of: dict[str, int] = {}
     seen: set[Any] = set()
     for index in maps or range(len(run.features)):
-        needed = {names[id(v)] for v in _variables(run.features[index], seen) if id(v) in names}
-        leaves = [leaf for leaf, below in owners.items() if any(_is_below(name, below) for name in needed)]
+        used = {names[id(v)] for v in _variables(run.features[index], seen) if id(v) in names}
+        leaves = [leaf for leaf, below in owners.items() if any(is_under(name, below) for name in used)]
         if leaves:
-            given[max(leaves, key=lambda leaf: ranks[leaf])] = index
+            feature_of[max(leaves, key=lambda leaf: ranks[leaf])] = index
     blocks: list[Block] = []
     for leaf, below in owners.items():
-        if leaf not in given:
+        if leaf not in feature_of:
             continue
-        count = sum(p.numel() for name, p in network.named_parameters() if _is_below(name, below))
+        count = network.count_parameters(below)
         source = Link(blocks[-1].name if blocks else IMAGE, averaged=False)
-        shape = tuple(run.features[given[leaf]].shape[1:])
-        layers = layers_in_words(_modules(network, below))
-        blocks.append(Block(leaf, "encoder", leaf, shape, count, layers, (source,), feature=given[leaf]))
+        shape = tuple(run.features[feature_of[leaf]].shape[1:])
+        layers = describe_layers(_modules(network, below))
+        blocks.append(Block(leaf, "encoder", leaf, shape, count, layers, (source,), feature=feature_of[leaf]))
     return blocks
 
 
 def _decoder_blocks(network: Network, run: _Run, images: Tensor, before: tuple[Block, ...]) -> list[Block]:
-    """Returns the decoder's blocks and the head, in the order in which they were run."""
+    """Returns the decoder's blocks and the head, in the order in which they ran."""
     markers: dict[Any, str] = {}
     by_feature = {block.feature: block.name for block in before if block.feature is not None}
     last = before[-1].name
@@ -215,23 +202,23 @@ def _decoder_blocks(network: Network, run: _Run, images: Tensor, before: tuple[B
         shapes[name] = _shape(output, [shapes[link.source] for link in links])
         count = sum(p.numel() for p in module.parameters())
         part: Literal["decoder", "head"] = "head" if path == HEAD else "decoder"
-        words = layers_in_words([module])
-        blocks.append(Block(name, part, leaf, shapes[name], count, words, links, module=path))
+        layers = describe_layers([module])
+        blocks.append(Block(name, part, leaf, shapes[name], count, layers, links, module=path))
     return blocks
 
 
-def _shape(output: Tensor, fed: list[tuple[int, ...]]) -> tuple[int, ...]:
+def _shape(output: Tensor, inputs: list[tuple[int, ...]]) -> tuple[int, ...]:
     """Returns the shape of an output without the batch; tokens (N, T, C) count as a map of the size of an input's."""
     if output.dim() != 3:
         return tuple(output.shape[1:])
     _, count, channels = output.shape
-    sizes = [shape[1:] for shape in fed if len(shape) == 3 and 0 <= count - shape[1] * shape[2] <= 8]
+    sizes = [shape[1:] for shape in inputs if len(shape) == 3 and 0 <= count - shape[1] * shape[2] <= 8]
     return (channels, *sizes[0]) if sizes else (channels,)
 
 
 def _variables(tensor: Tensor, seen: set[Any]) -> list[Tensor]:
     """Returns the leaves of autograd's graph behind a tensor, without what is in `seen`, which grows."""
-    found: list[Tensor] = []
+    variables: list[Tensor] = []
     nodes: list[Any] = [tensor.grad_fn]
     while nodes:
         node = nodes.pop()
@@ -239,14 +226,14 @@ def _variables(tensor: Tensor, seen: set[Any]) -> list[Tensor]:
             continue
         seen.add(node)
         if hasattr(node, "variable"):
-            found.append(node.variable)
+            variables.append(node.variable)
         nodes += [following for following, _ in node.next_functions]
-    return found
+    return variables
 
 
 def _sources(start: Any, markers: dict[Any, str], images: Tensor, *, through_averages: bool) -> set[str]:
     """Returns the names of the nearest marked nodes behind `start`."""
-    found: set[str] = set()
+    sources: set[str] = set()
     seen: set[Any] = {start}
     nodes: list[Any] = [following for following, _ in start.next_functions]
     while nodes:
@@ -255,16 +242,12 @@ def _sources(start: Any, markers: dict[Any, str], images: Tensor, *, through_ave
             continue
         seen.add(node)
         if node in markers:
-            found.add(markers[node])
+            sources.add(markers[node])
         elif getattr(node, "variable", None) is images:
-            found.add(IMAGE)
+            sources.add(IMAGE)
         elif through_averages or not type(node).__name__.startswith(AVERAGES):
             nodes += [following for following, _ in node.next_functions]
-    return found
-
-
-def _is_below(name: str, owners: Iterable[str]) -> bool:
-    return any(name == owner or name.startswith(f"{owner}.") for owner in owners)
+    return sources
 
 
 def _modules(network: nn.Module, names: Iterable[str]) -> list[nn.Module]:
@@ -272,26 +255,26 @@ def _modules(network: nn.Module, names: Iterable[str]) -> list[nn.Module]:
     return [known[name] for name in names if name in known]
 
 
-def layers_in_words(modules: Iterable[nn.Module]) -> str:
+def describe_layers(modules: Iterable[nn.Module]) -> str:
     """Returns the layers with weights, the most numerous kind first: "5 conv 3×3, 1 conv 1×1"; norms are left out.
 
     An attention counts once, with its linear layers.
     """
-    counted: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     pending = list(modules)
     while pending:
         module = pending.pop()
         kind = _kind(module)
         if kind:
-            counted[kind] += 1
+            counts[kind] += 1
         else:
             pending += list(module.children())
-    ordered = sorted(counted.items(), key=lambda item: (-item[1], item[0]))
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{count} {kind}" for kind, count in ordered)
 
 
 def _kind(module: nn.Module) -> str:
-    """Returns what a layer is called, "" for what consists of layers or has no weights."""
+    """Returns the name of a layer, "" for what consists of layers or has no weights."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         side = f"{module.kernel_size[0]}×{module.kernel_size[1]}"
         if isinstance(module, nn.ConvTranspose2d):

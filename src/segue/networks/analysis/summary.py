@@ -1,4 +1,4 @@
-"""Says in words what a network is and what a training step with it would need."""
+"""Human-readable summary of a network and of what a training step with it needs."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ import torch
 
 from segue.errors import SegueError
 from segue.networks.analysis import memory
-from segue.networks.architectures.transformers import position_note
 from segue.networks.network import Network
-from segue.networks.registry import NETWORKS, NetworkSpec, divisor
+from segue.networks.registry import NetworkSpec, divisor
 
-SETTINGS = ("width", "depth", "convolutions", "norm", "dropout", "stochastic_depth", "patch_px", "side_px")
-USUAL_SIDE_PX = 256
+TYPICAL_SIDE_PX = 256
 
 
-def built_without_memory(build: Callable[[], Network]) -> Network:
-    """Returns the network on the meta device, or a real one where its making computes numbers with tensors."""
+def build_on_meta_device(build: Callable[[], Network]) -> Network:
+    """Returns the network on the meta device, or a real one where building it computes numbers with tensors."""
     try:
         with torch.device("meta"):
             return build()
@@ -25,7 +23,7 @@ def built_without_memory(build: Callable[[], Network]) -> Network:
         return build()
 
 
-def rows(
+def summary_rows(
     spec: NetworkSpec, network: Network, *, channels: int, classes: int, batch: int = 1, side_px: int | None = None
 ) -> list[tuple[str, str]]:
     """Returns label and text of each line: settings, inputs, scores, parameters by part, memory of a step with Adam.
@@ -33,57 +31,47 @@ def rows(
     The memory is that of `batch` images of side_px x side_px px; of about 256 px where it is None.
     """
     factor = divisor(spec)
-    side = side_px or max(1, USUAL_SIDE_PX // factor) * factor
-    told = [("network", ", ".join([spec.name, *_settings(spec)]))]
-    told += [("about", NETWORKS[spec.name])] if spec.name in NETWORKS else []
-    told += [("takes", f"(N, {channels}, H, W), H and W multiples of {factor}" if factor > 1 else "images of any size")]
-    told += [
-        ("gives", f"(N, {classes}, H, W) scores of pixels" if network.dense else f"(N, {classes}) scores of images")
-    ]
-    positions = position_note(network, side, side)
-    told += [("position embeddings", positions)] if positions else []
-    told += [(f"{part} parameters", f"{count:,}") for part, count in part_counts(network).items()]
-    return told + _memory_rows(network, (batch, channels, side, side))
+    side = side_px or max(1, TYPICAL_SIDE_PX // factor) * factor
+    settings = [f"{name} = {value}" for name, value in spec.settings.items()]
+    settings += [f"pretrained = {spec.pretrained}"] if spec.pretrained else []
+    rows = [("network", ", ".join([spec.name, *settings]))]
+    rows += [("about", spec.kind.description)] if spec.kind.description else []
+    sizes = f"(N, {channels}, H, W), H and W multiples of {factor}" if factor > 1 else "images of any size"
+    scores = f"(N, {classes}, H, W) scores of pixels" if network.dense else f"(N, {classes}) scores of images"
+    rows += [("takes", sizes), ("gives", scores)]
+    if spec.family in ("vit", "sam"):
+        from segue.networks.architectures.transformers import position_note
+
+        note = position_note(network, side, side)
+        rows += [("position embeddings", note)] if note else []
+    rows += [(f"{part} parameters", f"{count:,}") for part, count in part_counts(network).items()]
+    return rows + _memory_rows(network, (batch, channels, side, side))
 
 
 def part_counts(network: Network) -> dict[str, int]:
-    """Returns the number of parameters of each whole part, of its leaves behind it, and of the network."""
-    parameters = {name: p.numel() for name, p in network.named_parameters()}
-
-    def below(owners: tuple[str, ...]) -> int:
-        return sum(
-            n for name, n in parameters.items() if name in owners or name.startswith(tuple(f"{o}." for o in owners))
-        )
-
-    counted: dict[str, int] = {}
+    """Returns the number of parameters of each whole part, of its smallest parts after it, and of the network."""
+    counts: dict[str, int] = {}
     for leaf, owners in network.parts.items():
         whole = leaf.partition(".")[0]
-        counted.setdefault(whole, below((whole,)))
-        counted[leaf] = below(owners)
-    return counted | {"network": sum(parameters.values())}
-
-
-def _settings(spec: NetworkSpec) -> list[str]:
-    given = {name: getattr(spec, name) for name in SETTINGS}
-    given |= {name: spec.setting(name) for name in ("width", "depth", "convolutions", "side_px")}
-    told = [f"{name} = {value}" for name, value in given.items() if value not in (None, 0.0)]
-    return [*told, f"pretrained = {spec.pretrained}"] if spec.pretrained else told
+        counts.setdefault(whole, network.count_parameters((whole,)))
+        counts[leaf] = network.count_parameters(owners)
+    return counts | {"network": sum(p.numel() for p in network.parameters())}
 
 
 def _memory_rows(network: Network, images: tuple[int, int, int, int]) -> list[tuple[str, str]]:
     count, _, height, width = images
-    of = f"{count} image{'s' if count > 1 else ''} of {height}x{width} px"
+    batch = f"{count} image{'s' if count > 1 else ''} of {height}x{width} px"
     try:
-        plain = memory.estimate(network, images)
-        halved = memory.estimate(network, images, precision="bf16")
+        fp32 = memory.estimate(network, images)
+        bf16 = memory.estimate(network, images, precision="bf16")
     except (RuntimeError, TypeError, ValueError, SegueError) as error:
-        return [("memory of a step", f"cannot be told for {of} ({str(error).splitlines()[0]})")]
+        return [("memory of a step", f"cannot be estimated for {batch} ({str(error).splitlines()[0]})")]
     return [
-        ("weights", _size(plain.weights)),
-        ("gradients", _size(plain.gradients)),
-        ("moments of Adam", _size(plain.moments)),
-        ("activations", f"{_size(plain.activations)} ({_size(halved.activations)} with bf16) for {of}"),
-        ("memory of a step", f"about {_size(plain.total)} ({_size(halved.total)} with bf16)"),
+        ("weights", _size(fp32.weights)),
+        ("gradients", _size(fp32.gradients)),
+        ("moments of Adam", _size(fp32.moments)),
+        ("activations", f"{_size(fp32.activations)} ({_size(bf16.activations)} with bf16) for {batch}"),
+        ("memory of a step", f"about {_size(fp32.total)} ({_size(bf16.total)} with bf16)"),
     ]
 
 

@@ -8,7 +8,7 @@ million that are published. Shapes at width w for an input (N, C, H, W), H and W
     style     (N, 8w): the average of the coarsest features over the image, of unit Euclidean length
     decoder   four such blocks of 8w, 4w, 2w and w channels; the skip is added after the first convolution, and before
               each of the other three the style, put through a linear layer of its own, is added to all pixels; between
-              the blocks nearest-neighbour upsampling by two
+              the blocks nearest-neighbor upsampling by two
     head      batch norm, ReLU, 1x1 convolution
 
 Every convolution stands behind batch norm and ReLU, the 1x1 convolutions of shortcuts behind batch norm only, and has a
@@ -23,7 +23,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segue.networks.architectures.resunet import StochasticDepth
+from segue.networks.blocks import PooledEncoder, stochastic_depth_or_identity
 from segue.networks.network import Network
 
 MOMENTUM = 0.05  # of the batch norms' running statistics
@@ -44,31 +44,11 @@ class DownBlock(nn.Module):
         self.shortcut = _convolution(channels_in, channels_out, activated=False, side=1)
         self.unit1 = nn.Sequential(_convolution(channels_in, channels_out), _convolution(channels_out, channels_out))
         self.unit2 = nn.Sequential(*(_convolution(channels_out, channels_out) for _ in range(2)))
-        self.drop1, self.drop2 = (StochasticDepth(drop) if drop else nn.Identity() for drop in drops)
+        self.drop1, self.drop2 = (stochastic_depth_or_identity(drop) for drop in drops)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.shortcut(x) + self.drop1(self.unit1(x))
         return x + self.drop2(self.unit2(x))
-
-
-class Encoder(nn.Module):
-    """Returns the features of the scales, finest first."""
-
-    def __init__(self, channels: int, widths: list[int], stochastic_depth: float) -> None:
-        super().__init__()
-        before = [channels, *widths[:-1]]
-        units = 2 * len(widths)  # left out with a probability that grows linearly from the first to the last
-        self.stages = nn.ModuleList(
-            DownBlock(b, w, (stochastic_depth * (2 * i + 1) / units, stochastic_depth * (2 * i + 2) / units))
-            for i, (b, w) in enumerate(zip(before, widths, strict=True))
-        )
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        features: list[Tensor] = []
-        for level, stage in enumerate(self.stages):
-            x = stage(x if level == 0 else F.max_pool2d(x, 2))
-            features.append(x)
-        return features
 
 
 class UpBlock(nn.Module):
@@ -113,8 +93,13 @@ def cellpose(
 ) -> Network:
     """Returns the network for images (N, channels, H, W), H and W multiples of 2^depth, as torch initialises it."""
     widths = [width << level for level in range(depth + 1)]
+    before = [channels, *widths[:-1]]
+    units = 2 * len(widths)  # left out with a probability that grows linearly from the first to the last
     return Network(
-        Encoder(channels, widths, stochastic_depth),
+        PooledEncoder(
+            DownBlock(b, w, (stochastic_depth * (2 * i + 1) / units, stochastic_depth * (2 * i + 2) / units))
+            for i, (b, w) in enumerate(zip(before, widths, strict=True))
+        ),
         Decoder(widths),
         _convolution(width, classes, side=1),
         channels=channels,

@@ -20,6 +20,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from segue.networks.blocks import SkipDecoder
 from segue.networks.network import Network
 
 MODEL = "mobilenetv2_100"  # of timm
@@ -64,23 +65,12 @@ class UpBlock(nn.Module):
         return torch.cat((torch.relu(self.norm(self.up(x))), skip), dim=1)
 
 
-class Decoder(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        before = [DEEPEST, *(w + s for w, s in zip(WIDTHS, reversed(SKIPS), strict=True))]
-        self.blocks = nn.ModuleList(UpBlock(b, w) for b, w in zip(before, WIDTHS, strict=False))
-
-    def forward(self, features: list[Tensor]) -> Tensor:
-        *skips, x = features
-        for block, skip in zip(self.blocks, reversed(skips), strict=True):
-            x = block(x, skip)
-        return x
-
-
 def mobilenet_transposed(
     channels: int, classes: int, *, dropout: float = 0.0, stochastic_depth: float = 0.0
 ) -> Network:
     """Returns the network for images (N, channels, H, W) with the initial weights of timm and torch."""
     model = timm.create_model(MODEL, in_chans=channels, num_classes=0, drop_path_rate=stochastic_depth)
     head = _doubling(WIDTHS[-1] + SKIPS[0], classes, bias=True)
-    return Network(Encoder(model), Decoder(), head, channels=channels, dropout=dropout)
+    before = [DEEPEST, *(w + s for w, s in zip(WIDTHS, reversed(SKIPS), strict=True))]
+    decoder = SkipDecoder(UpBlock(b, w) for b, w in zip(before, WIDTHS, strict=False))
+    return Network(Encoder(model), decoder, head, channels=channels, dropout=dropout)

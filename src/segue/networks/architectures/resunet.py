@@ -22,27 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segue.networks.blocks import SkipDecoder, stochastic_depth_or_identity
 from segue.networks.network import Network
 
-DIVISOR = 32
 STAGES, UNITS = 4, 2  # of the encoder, and residual units in each
-
-
-class StochasticDepth(nn.Module):
-    """Sets the whole of a sample to zero with `probability` while training, else divides it by what is kept.
-
-    Its expectation is the input, so that nothing is to be scaled when the network is used.
-    """
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        self.probability = probability
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
-        kept = 1 - self.probability
-        return x * x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(kept).div_(kept)
 
 
 class PreActivationUnit(nn.Module):
@@ -59,12 +42,12 @@ class PreActivationUnit(nn.Module):
         self.norm2 = nn.BatchNorm2d(channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False)
         self.shortcut = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False) if projected else None
-        self.drop = StochasticDepth(drop) if drop else nn.Identity()
+        self.drop = stochastic_depth_or_identity(drop)
 
     def forward(self, x: Tensor) -> Tensor:
         activated = F.relu(self.norm1(x))
-        kept = x if self.shortcut is None else self.shortcut(activated)
-        return kept + self.drop(self.conv2(F.relu(self.norm2(self.conv1(activated)))))
+        shortcut = x if self.shortcut is None else self.shortcut(activated)
+        return shortcut + self.drop(self.conv2(F.relu(self.norm2(self.conv1(activated)))))
 
 
 class Encoder(nn.Module):
@@ -100,7 +83,7 @@ class Encoder(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Nearest-neighbour upsampling by two, the skip concatenated, then twice 3x3 convolution, BN, ReLU."""
+    """Nearest-neighbor upsampling by two, the skip concatenated, then twice 3x3 convolution, BN, ReLU."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
@@ -116,26 +99,14 @@ class UpBlock(nn.Module):
         return F.relu(self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))))
 
 
-class Decoder(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        skips = [4 * width, 2 * width, width, width, 0]
-        widths = [4 * width, 2 * width, width, width // 2, width // 4]
-        before = [8 * width, *widths[:-1]]
-        self.blocks = nn.ModuleList(UpBlock(b + s, w) for b, s, w in zip(before, skips, widths, strict=True))
-
-    def forward(self, features: list[Tensor]) -> Tensor:
-        *skips, x = features
-        for block, skip in zip(self.blocks, [*reversed(skips), None], strict=True):
-            x = block(x, skip)
-        return x
-
-
 def resunet(channels: int, classes: int, width: int, *, dropout: float = 0.0, stochastic_depth: float = 0.0) -> Network:
     """Returns the network for images (N, channels, H, W), H and W multiples of 32, with Kaiming-normal weights."""
+    skips = [4 * width, 2 * width, width, width, 0]
+    widths = [4 * width, 2 * width, width, width // 2, width // 4]
+    before = [8 * width, *widths[:-1]]
     network = Network(
         Encoder(channels, width, stochastic_depth),
-        Decoder(width),
+        SkipDecoder(UpBlock(b + s, w) for b, s, w in zip(before, skips, widths, strict=True)),
         nn.Conv2d(width // 4, classes, 3, 1, 1),
         channels=channels,
         dropout=dropout,

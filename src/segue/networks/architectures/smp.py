@@ -10,22 +10,27 @@ from torch import nn
 
 from segue.errors import SegueError
 from segue.networks.network import Network
-from segue.networks.registry import SMP_DECODERS
 
 
 def smp_network(
-    decoder: str, encoder: str, *, channels: int, classes: int, dropout: float, stochastic_depth: float
+    decoder: str,
+    encoder: str,
+    *,
+    model: str,
+    channels: int,
+    classes: int,
+    dropout: float,
+    stochastic_depth: float,
 ) -> Network:
-    """Returns the network of the two names, with random initial weights.
+    """Returns the network of the two names, with random initial weights; `model` is the package's class.
 
     `stochastic_depth` is timm's `drop_path_rate`: the probability with which the last residual unit is left out,
     growing linearly from the first. Raises SegueError when the two do not go together, or the encoder has no units
     that could be left out.
     """
-    name = SMP_DECODERS[decoder].model
-    more: dict[str, Any] = {"drop_path_rate": stochastic_depth} if stochastic_depth else {}
+    options: dict[str, Any] = {"drop_path_rate": stochastic_depth} if stochastic_depth else {}
     try:
-        model = getattr(smp, name)(encoder, encoder_weights=None, in_channels=channels, classes=classes, **more)
+        network = getattr(smp, model)(encoder, encoder_weights=None, in_channels=channels, classes=classes, **options)
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         if "drop_path_rate" in str(error):
             raise _without_units(decoder, encoder) from error
@@ -33,15 +38,15 @@ def smp_network(
             f"network '{decoder}-{encoder}': segmentation-models-pytorch cannot combine the two ({error}); "
             "choose another encoder for this decoder."
         ) from error
-    if stochastic_depth and not _leaves_out(model.encoder):
+    if stochastic_depth and not _leaves_out(network.encoder):
         raise _without_units(decoder, encoder)
     return Network(
-        model.encoder,
-        model.decoder,
-        model.segmentation_head,
+        network.encoder,
+        network.decoder,
+        network.segmentation_head,
         channels=channels,
         dropout=dropout,
-        tokens=name == "DPT",
+        tokens=model == "DPT",
     )
 
 
