@@ -12,19 +12,21 @@ from segue.errors import SpecError
 from segue.spec import validate
 from segue.targets import boundary
 from segue.targets.kernels.boundary import BOUNDARY, INTERIOR, UNKNOWN
+from segue.targets.registry import build_target
 from segue.targets.specs import BoundarySpec
-from segue.targets.target import moved
+from segue.targets.target import transform_channels
 
 NAMES = ("background", "nucleus")
 SETTINGS = [{}, {"boundary_px": 1}, {"boundary_px": 3.5, "boundary_weight": 5}, {"towards": "objects"}]
 
 
 def target(**settings: object) -> boundary.Boundary:
-    return boundary.build(BoundarySpec.model_validate({"name": "boundary", **settings}), names=NAMES, where="test")
+    spec = BoundarySpec.model_validate({"name": "boundary", **settings})
+    return build_target(spec, names=NAMES, instances=True, context="test")
 
 
 def every_object(asked: boundary.Boundary) -> dict[str, float]:
-    return {**asked.parameters, "min_size_px": 0.0}
+    return {**asked.decode_params, "min_size_px": 0.0}
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
@@ -32,12 +34,12 @@ def test_the_contract(settings: dict):
     """Parameters, equivariance of encoding and loss, parts of the loss, a perfect network, and garbage."""
     asked = target(**settings)
     contract.check_parameters(asked)
-    contract.check_encoding_turns(asked, atol=0)
-    contract.check_loss_turns(asked, moved)
+    contract.check_encoding_transforms(asked, atol=0)
+    contract.check_loss_transforms(asked, transform_channels)
     contract.check_loss_parts(asked)
     contract.check_perfect_scores(asked, near=1e-3)
-    contract.check_decode_is_a_function_of_shapes(asked, asked.parameters)
-    contract.check_garbage(asked, asked.parameters)
+    contract.check_decode_is_a_function_of_shapes(asked, asked.decode_params)
+    contract.check_garbage(asked, asked.decode_params)
 
 
 def test_hostile_labels():
@@ -82,8 +84,8 @@ def test_next_to_ignored_pixels_the_class_is_unknown():
     encoded = target().encode(torch.from_numpy(labels)[None])
     found = encoded[0, 0].numpy()
     assert (found[3:, 3:5] == UNKNOWN).all() and (found[1:3, 3:] == BOUNDARY).all() and (found[3:, 5:] == 1).all()
-    assert torch.equal(target().truth(encoded)[0], torch.from_numpy(labels))
-    assert target().masses(encoded).item() == (found == 0).sum() + ((found == 1) | (found == 2)).sum()
+    assert torch.equal(target().target_classes(encoded)[0], torch.from_numpy(labels))
+    assert target().normalizers(encoded).item() == (found == 0).sum() + ((found == 1) | (found == 2)).sum()
 
 
 def test_loss_is_weighted_cross_entropy():
@@ -94,7 +96,7 @@ def test_loss_is_weighted_cross_entropy():
     classes = encoded[:, 0].long()
     classes[classes == UNKNOWN] = -1
     expected = F.cross_entropy(scores, classes, torch.tensor([1.0, 1.0, 5.0]), ignore_index=-1)
-    torch.testing.assert_close(contract.loss(asked, scores, encoded), expected)
+    torch.testing.assert_close(contract.loss_of(asked, scores, encoded), expected)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,7 @@ def test_shipped_labels_come_back(settings: dict, expected: dict[str, float]):
         pairs = []
         for labels in shipped_labels(name, count=29 if name == "bbbc039" else None):
             encoded = asked.encode(torch.from_numpy(labels.astype(np.int64))[None])
-            found = asked.decode(asked.ideal(encoded[0].numpy()), every_object(asked))
+            found = asked.decode(contract.perfect_prediction(asked, encoded[0].numpy()), every_object(asked))
             pairs.append((large_objects(labels, above_px=30), large_objects(found, above_px=30)))
         assert average_precision(pairs, iou=0.9) >= least
 
@@ -144,4 +146,4 @@ def test_decode_parameters():
 def test_refusals():
     """A boundary of half a pixel would be none, and is refused."""
     with pytest.raises(SpecError, match=r"boundary_px: found 0.5"):
-        validate(BoundarySpec, {"name": "boundary", "boundary_px": 0.5}, where="x.toml")
+        validate(BoundarySpec, {"name": "boundary", "boundary_px": 0.5}, context="x.toml")

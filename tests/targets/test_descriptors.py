@@ -12,20 +12,22 @@ from torch.nn import functional as F
 from segue.errors import SpecError
 from segue.spec import validate
 from segue.targets import descriptors
+from segue.targets.registry import build_target
 from segue.targets.specs import DescriptorsSpec
+from segue.targets.target import transform_channels
 
 NAMES = ("background", "nucleus")
 SETTINGS = [{}, {"affinities": False, "sigma_px": 4}]
 
 
 def target(**settings: object) -> descriptors.Descriptors:
-    return descriptors.build(
-        DescriptorsSpec.model_validate({"name": "descriptors", **settings}), names=NAMES, where="test"
+    return build_target(
+        DescriptorsSpec.model_validate({"name": "descriptors", **settings}), names=NAMES, instances=True, context="test"
     )
 
 
 def every_object(asked: descriptors.Descriptors) -> dict[str, float]:
-    return {**asked.parameters, "min_size_px": 0.0} | ({} if asked.affinities else {"least": 0.0})
+    return {**asked.decode_params, "min_size_px": 0.0} | ({} if asked.affinities else {"least": 0.0})
 
 
 def by_definition(labels: np.ndarray, sigma_px: float) -> np.ndarray:
@@ -53,11 +55,11 @@ def test_the_contract(settings: dict):
     """Parameters, equivariance of the encoding, parts of the loss, a perfect network, and garbage."""
     asked = target(**settings)
     contract.check_parameters(asked)
-    contract.check_encoding_turns(asked, atol=1e-4)
+    contract.check_encoding_transforms(asked, atol=1e-4)
     contract.check_loss_parts(asked)
     contract.check_perfect_scores(asked, near=1e-3)
-    contract.check_decode_is_a_function_of_shapes(asked, asked.parameters)
-    contract.check_garbage(asked, asked.parameters)
+    contract.check_decode_is_a_function_of_shapes(asked, asked.decode_params)
+    contract.check_garbage(asked, asked.decode_params)
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
@@ -69,11 +71,11 @@ def test_loss_turns(settings: dict):
         # a logit's mirror image is its negative, as a probability's is 1 − p; `turned` wants to know what is inside
         inside = torch.ones_like(scores[:, :1])
         probabilities = torch.cat([scores[:, :6].sigmoid(), inside, scores[:, 7:].sigmoid()], dim=1).double()
-        logits = torch.logit(asked.turned(probabilities, codes)).float()
-        logits[:, 6:7] = descriptors.pixels.moved(scores[:, 6:7], codes)
+        logits = torch.logit(asked.transform(probabilities, codes)).float()
+        logits[:, 6:7] = transform_channels(scores[:, 6:7], codes)
         return logits
 
-    contract.check_loss_turns(asked, turned, rtol=1e-4)
+    contract.check_loss_transforms(asked, turned, rtol=1e-4)
 
 
 @pytest.mark.parametrize("sigma_px", [1.0, 3.0, 10.0])
@@ -105,7 +107,7 @@ def test_loss_is_of_three_parts():
     expected = 2 * F.mse_loss(scores[:, :6].sigmoid()[inside], encoded[:, :6][inside])
     expected += F.binary_cross_entropy_with_logits(scores[:, 6][labels >= 0], (labels[labels >= 0] > 0).float())
     expected += F.binary_cross_entropy_with_logits(scores[:, 7:][known], encoded[:, 7:][known])
-    torch.testing.assert_close(contract.loss(asked, scores, encoded), expected)
+    torch.testing.assert_close(contract.loss_of(asked, scores, encoded), expected)
 
 
 def test_hostile_labels():
@@ -125,7 +127,7 @@ def test_shipped_labels_come_back():
             pairs = []
             for labels in shipped_labels(name, count=None if asked.affinities else 5):
                 encoded = asked.encode(torch.from_numpy(labels.astype(np.int64))[None])
-                found = asked.decode(asked.ideal(encoded[0].numpy()), every_object(asked))
+                found = asked.decode(contract.perfect_prediction(asked, encoded[0].numpy()), every_object(asked))
                 pairs.append((large_objects(labels, above_px=30), large_objects(found, above_px=30)))
             assert average_precision(pairs, iou=0.9) >= expected
 
@@ -135,13 +137,13 @@ def test_one_weak_affinity_joins_nothing():
     labels = np.zeros((16, 20), dtype=np.int64)
     labels[2:14, 2:10], labels[2:14, 10:18] = 1, 2
     asked = target()
-    scores = asked.ideal(asked.encode(torch.from_numpy(labels)[None])[0].numpy())
+    scores = contract.perfect_prediction(asked, asked.encode(torch.from_numpy(labels)[None])[0].numpy())
     scores[8, 7, 10] = 8
-    found = asked.decode(scores, asked.parameters)
+    found = asked.decode(scores, asked.decode_params)
     assert found.max() == 2 and np.array_equal(found, labels)
 
 
 def test_refusals():
     """A window of less than a pixel is refused."""
     with pytest.raises(SpecError, match=r"sigma_px: found 0\.5"):
-        validate(DescriptorsSpec, {"name": "descriptors", "sigma_px": 0.5}, where="x.toml")
+        validate(DescriptorsSpec, {"name": "descriptors", "sigma_px": 0.5}, context="x.toml")

@@ -13,19 +13,21 @@ from torch.nn import functional as F
 from segue.errors import SpecError
 from segue.spec import validate
 from segue.targets import distance
+from segue.targets.registry import build_target
 from segue.targets.specs import DistanceSpec
-from segue.targets.target import moved
+from segue.targets.target import transform_channels
 
 NAMES = ("background", "nucleus")
-SETTINGS = [{"normalised": a, "foreground": b} for a, b in itertools.product((False, True), repeat=2)]
+SETTINGS = [{"normalized": a, "foreground": b} for a, b in itertools.product((False, True), repeat=2)]
 
 
 def target(**settings: object) -> distance.Distance:
-    return distance.build(DistanceSpec.model_validate({"name": "distance", **settings}), names=NAMES, where="test")
+    spec = DistanceSpec.model_validate({"name": "distance", **settings})
+    return build_target(spec, names=NAMES, instances=True, context="test")
 
 
 def every_object(asked: distance.Distance) -> dict[str, float]:
-    return {**asked.parameters, "min_size_px": 0.0, "least": 0.0}
+    return {**asked.decode_params, "min_size_px": 0.0, "least": 0.0}
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
@@ -33,12 +35,12 @@ def test_the_contract(settings: dict):
     """Parameters, equivariance of encoding and loss, parts of the loss, a perfect network, and garbage."""
     asked = target(**settings)
     contract.check_parameters(asked)
-    contract.check_encoding_turns(asked, atol=1e-6)
-    contract.check_loss_turns(asked, moved)
+    contract.check_encoding_transforms(asked, atol=1e-6)
+    contract.check_loss_transforms(asked, transform_channels)
     contract.check_loss_parts(asked)
     contract.check_perfect_scores(asked, near=1e-4)
-    contract.check_decode_is_a_function_of_shapes(asked, asked.parameters)
-    contract.check_garbage(asked, asked.parameters)
+    contract.check_decode_is_a_function_of_shapes(asked, asked.decode_params)
+    contract.check_garbage(asked, asked.decode_params)
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
@@ -49,17 +51,17 @@ def test_hostile_labels(settings: dict):
     contract.check_hostile_labels(asked, exact=thick, parameters=every_object(asked), iou=0.9)
 
 
-@pytest.mark.parametrize("normalised", [False, True])
-def test_distances_equal_scipy(normalised: bool):
+@pytest.mark.parametrize("normalized", [False, True])
+def test_distances_equal_scipy(normalized: bool):
     """Object by object, the distance to what is outside it, the object going on beyond the border; by its maximum."""
     for name in ("touching", "tiny", "hollow", "border_cut", "single_pixels", "lines", "pieces", "blobs"):
         labels = hostile_labels()[name]
-        found = target(normalised=normalised).encode(torch.from_numpy(labels)[None])[0].numpy()
+        found = target(normalized=normalized).encode(torch.from_numpy(labels)[None])[0].numpy()
         expected = np.zeros(labels.shape)
         for label in np.unique(labels[labels > 0]):
             far = np.asarray(ndimage.distance_transform_edt(np.pad(labels == label, 40, mode="edge")))[40:-40, 40:-40]
             far = np.where(labels == label, far, 0)
-            expected += far / far.max() if normalised else far
+            expected += far / far.max() if normalized else far
         np.testing.assert_allclose(found[0], expected, atol=1e-5)
         assert np.array_equal(found[1], labels > 0)
 
@@ -70,7 +72,7 @@ def test_distances_that_ignored_pixels_hide_are_unknown():
     labels[5:25, 5:25] = 1
     hidden = labels.copy()
     hidden[:, 15:] = -1
-    asked = target(normalised=False)
+    asked = target(normalized=False)
     whole, found = (asked.encode(torch.from_numpy(one)[None])[0].numpy() for one in (labels, hidden))
     x = np.arange(30)
     known = np.broadcast_to((x < 15) & (whole[0] < 15 - x), labels.shape)
@@ -88,21 +90,21 @@ def test_loss_is_squared_error_and_cross_entropy():
     known, labelled = encoded[:, 0] >= 0, labels >= 0
     expected = F.mse_loss(scores[:, 0][known], encoded[:, 0][known])
     entropy = F.binary_cross_entropy_with_logits(scores[:, 1][labelled], (labels[labelled] > 0).float())
-    torch.testing.assert_close(contract.loss(asked, scores, encoded), expected + 0.3 * entropy)
+    torch.testing.assert_close(contract.loss_of(asked, scores, encoded), expected + 0.3 * entropy)
     alone = target(foreground=False)
-    torch.testing.assert_close(contract.loss(alone, scores[:, :1], encoded), expected)
+    torch.testing.assert_close(contract.loss_of(alone, scores[:, :1], encoded), expected)
 
 
-@pytest.mark.parametrize("settings", [{}, {"normalised": True}])
+@pytest.mark.parametrize("settings", [{}, {"normalized": True}])
 def test_shipped_labels_come_back(settings: dict):
-    """AP at IoU 0.9 of perfect scores, objects above 30 px of both sets: .990 in pixels, .987 normalised."""
-    asked = target(**{"normalised": False} | settings)
+    """AP at IoU 0.9 of perfect scores, objects above 30 px of both sets: .990 in pixels, .987 normalized."""
+    asked = target(**{"normalized": False} | settings)
     pairs = []
     for labels in shipped_labels("dsb2018") + shipped_labels("bbbc039"):
         encoded = asked.encode(torch.from_numpy(labels.astype(np.int64))[None])
-        found = asked.decode(asked.ideal(encoded[0].numpy()), asked.parameters)
+        found = asked.decode(contract.perfect_prediction(asked, encoded[0].numpy()), asked.decode_params)
         pairs.append((large_objects(labels, above_px=30), large_objects(found, above_px=30)))
-    assert average_precision(pairs, iou=0.9) >= (0.987 if asked.normalised else 0.99)
+    assert average_precision(pairs, iou=0.9) >= (0.987 if asked.normalized else 0.99)
 
 
 def test_decode_parameters():
@@ -110,7 +112,7 @@ def test_decode_parameters():
     x = np.arange(40)
     line = np.interp(x, [0, 8, 13, 15, 24, 30, 32, 40], [0, 8, 3, 5, 0, 0, 2, 0])
     scores = np.stack([np.tile(line, (5, 1)), np.where(np.tile(line, (5, 1)) > 0, 5.0, -5.0)]).astype(np.float32)
-    asked = target(normalised=False)
+    asked = target(normalized=False)
 
     def objects(**changed: float) -> int:
         return int(asked.decode(scores, {**every_object(asked), "join": 10.0, **changed}).max())
@@ -126,4 +128,4 @@ def test_decode_parameters():
 def test_refusals():
     """A weight of nothing is refused."""
     with pytest.raises(SpecError, match="foreground_weight: found 0"):
-        validate(DistanceSpec, {"name": "distance", "foreground_weight": 0}, where="x.toml")
+        validate(DistanceSpec, {"name": "distance", "foreground_weight": 0}, context="x.toml")

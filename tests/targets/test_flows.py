@@ -4,17 +4,20 @@ import numpy as np
 import pytest
 import torch
 from samples.hostile_labels import average_precision, hostile_labels, large_objects, shipped_labels
+from samples.target_contract import loss_of, perfect_prediction
 from scipy import ndimage
 from torch.nn import functional as F
 
 from segue import rng
-from segue.data.augmentation import CODES, dihedral
+from segue.data.augmentation import N_DIHEDRAL, dihedral
 from segue.errors import SegueError
+from segue.labels import ops
 from segue.targets import flows
 from segue.targets.kernels import flows as flow_kernels
+from segue.targets.registry import build_target
 from segue.targets.specs import FlowsSpec
 
-TARGET = flows.build(FlowsSpec(name="flows"), names=("background", "nucleus"), where="test")
+TARGET = build_target(FlowsSpec(name="flows"), names=("background", "nucleus"), instances=True, context="test")
 HOSTILE = hostile_labels()
 EVERYTHING = {"cellprob_threshold": 0.0, "flow_threshold": flows.NO_FLOW_FILTER, "min_size_px": 1.0}
 
@@ -32,7 +35,7 @@ def encoded(labels: np.ndarray) -> np.ndarray:
 
 
 def round_trip(labels: np.ndarray, parameters: dict[str, float] | None = None) -> np.ndarray:
-    return TARGET.decode(TARGET.ideal(encoded(labels)), parameters or dict(TARGET.parameters))
+    return TARGET.decode(perfect_prediction(TARGET, encoded(labels)), parameters or dict(TARGET.decode_params))
 
 
 def scores_for(labels: torch.Tensor, seed: str) -> torch.Tensor:
@@ -91,16 +94,16 @@ def test_flows_are_those_of_diffusing_heat():
 @pytest.mark.parametrize("name", HOSTILE)
 def test_turned_labels_have_turned_flows(name: str):
     """For all eight codes the encoding of turned labels is the turned encoding, bit for bit, and the loss the same."""
-    labels = torch.from_numpy(HOSTILE[name])[None].repeat(CODES, 1, 1)
-    codes = torch.arange(CODES)
+    labels = torch.from_numpy(HOSTILE[name])[None].repeat(N_DIHEDRAL, 1, 1)
+    codes = torch.arange(N_DIHEDRAL)
     planes = TARGET.encode(labels)
     turned_labels = dihedral(planes, labels, codes)[1]
-    assert torch.equal(TARGET.encode(turned_labels), TARGET.turned(planes, codes))
-    scores = scores_for(labels[:1], name).repeat(CODES, 1, 1, 1)
-    as_scores = TARGET.turned(scores, codes)  # scores are flows and a plane too
-    for code in range(CODES):
-        loss = TARGET.loss(as_scores[code : code + 1], TARGET.encode(turned_labels[code : code + 1]))
-        assert loss.item() == pytest.approx(TARGET.loss(scores[:1], planes[:1]).item(), rel=1e-5)
+    assert torch.equal(TARGET.encode(turned_labels), TARGET.transform(planes, codes))
+    scores = scores_for(labels[:1], name).repeat(N_DIHEDRAL, 1, 1, 1)
+    as_scores = TARGET.transform(scores, codes)  # scores are flows and a plane too
+    for code in range(N_DIHEDRAL):
+        loss = loss_of(TARGET, as_scores[code : code + 1], TARGET.encode(turned_labels[code : code + 1]))
+        assert loss.item() == pytest.approx(loss_of(TARGET, scores[:1], planes[:1]).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -141,15 +144,15 @@ def test_loss_is_the_papers():
     error = F.mse_loss(scores[:, :2].movedim(1, -1)[known], 5 * planes[:, :2].movedim(1, -1)[known])
     entropy = F.binary_cross_entropy_with_logits(scores[:, 2][known], (labels[known] > 0).float())
     changed = scores.where(known[:, None], 1e3).requires_grad_()
-    loss = TARGET.loss(changed, planes)
+    loss = loss_of(TARGET, changed, planes)
     loss.backward()
     assert loss.item() == pytest.approx((0.5 * error + entropy).item(), rel=1e-5)
     assert changed.grad is not None and not changed.grad.where(~known[:, None], 0.0).any()
-    parts = sum(TARGET.totals(scores[i : i + 1], planes[i : i + 1]) for i in range(3)) / TARGET.masses(planes)
+    parts = sum(TARGET.loss_sums(scores[i : i + 1], planes[i : i + 1]) for i in range(3)) / TARGET.normalizers(planes)
     assert float(parts.sum()) == pytest.approx(loss.item(), rel=1e-5)
-    perfect = torch.from_numpy(np.stack([TARGET.ideal(one.numpy()) for one in planes]))
-    assert TARGET.floor <= TARGET.loss(perfect, planes).item() < 1e-3
-    assert TARGET.loss(scores, TARGET.encode(torch.full_like(labels, -1))).item() == 0
+    perfect = torch.from_numpy(np.stack([perfect_prediction(TARGET, one.numpy()) for one in planes]))
+    assert TARGET.min_loss <= loss_of(TARGET, perfect, planes).item() < 1e-3
+    assert loss_of(TARGET, scores, TARGET.encode(torch.full_like(labels, -1))).item() == 0
 
 
 def test_classes_and_probabilities_agree():
@@ -159,7 +162,10 @@ def test_classes_and_probabilities_agree():
     probabilities = TARGET.probabilities(scores)
     assert torch.allclose(probabilities.sum(1), torch.ones(1, *labels.shape[1:]))
     assert torch.equal(probabilities.argmax(1), TARGET.classes(scores))
-    truth, perfect = TARGET.truth(planes), torch.from_numpy(TARGET.ideal(planes[0].numpy()))[None]
+    truth, perfect = (
+        TARGET.target_classes(planes),
+        torch.from_numpy(perfect_prediction(TARGET, planes[0].numpy()))[None],
+    )
     assert torch.equal(truth, labels.sign()) and torch.equal(TARGET.classes(perfect)[truth >= 0], truth[truth >= 0])
 
 
@@ -180,7 +186,7 @@ def test_points_follow_flows_by_eulers_method(steps: int):
         above = (one - y) * ((one - x) * field[v, u] + x * field[v, u + 1])
         points = np.clip(points + above + y * ((one - x) * field[v + 1, u] + x * field[v + 1, u + 1]), 0, size - 1)
     pixels = (points + np.float32(0.5)).astype(int)
-    found = flow_kernels.follow(field, starts, steps)
+    found = flow_kernels.integrate_flows(field, starts, steps)
     assert np.mean(found == pixels[:, 0] * size + pixels[:, 1]) > 0.998  # sums in another order may round otherwise
 
 
@@ -188,9 +194,9 @@ def test_flow_filter_removes_what_its_flows_do_not_fit():
     """An object predicted with flows too short stays at a high threshold and goes at a low one; its neighbour stays."""
     labels = np.zeros((40, 40), np.int64)
     labels[5:16, 5:16], labels[20:33, 20:35] = 1, 2
-    scores = TARGET.ideal(encoded(labels))
+    scores = perfect_prediction(TARGET, encoded(labels))
     scores[:2, :18] *= 0.3  # squared error (1 − 0.3)² = 0.49
-    parameters = dict(TARGET.parameters)
+    parameters = dict(TARGET.decode_params)
     assert np.array_equal(TARGET.decode(scores, {**parameters, "flow_threshold": 0.6}), labels)
     assert np.array_equal(TARGET.decode(scores, parameters), labels == 2)
     assert not TARGET.decode(scores, {**parameters, "cellprob_threshold": 11.0}).any()
@@ -198,9 +204,7 @@ def test_flow_filter_removes_what_its_flows_do_not_fit():
 
 
 def filled(labels: np.ndarray) -> np.ndarray:
-    holes = regions(labels == 0, corners=False).astype(np.uint32)
-    owners = flow_kernels.hole_owners(labels.astype(np.int32), holes, int(holes.max()))
-    return np.where(holes > 0, owners[holes], labels)
+    return ops.fill_holes(labels, connectivity=4)
 
 
 def test_holes_are_filled_but_not_with_objects():
@@ -222,12 +226,12 @@ def test_peaks_are_local_maxima():
     """Peaks are where scipy's 5 × 5 maximum filter changes nothing, and tied ones side by side gather as one."""
     counts = rng.numpy_generator("flows", "peaks").integers(0, 40, (30, 31))
     expected = np.flatnonzero((counts == ndimage.maximum_filter(counts, 5)) & (counts > 10))
-    assert np.array_equal(flow_kernels.peaks(counts, 10), expected)
+    assert np.array_equal(flow_kernels.find_seeds(counts, 10), expected)
     counts = np.zeros((20, 20), np.int64)
     counts[4, 4] = counts[5, 5] = 30
     counts[4:10, 15] = [50, 9, 9, 2, 9, 9]  # grows as far as places hold more than two
-    places = flow_kernels.peaks(counts, 10)
-    owners = flow_kernels.gatherings(counts, places[np.argsort(counts.ravel()[places], kind="stable")])
+    places = flow_kernels.find_seeds(counts, 10)
+    owners = flow_kernels.cluster_endpoints(counts, places[np.argsort(counts.ravel()[places], kind="stable")])
     assert owners[4, 4] == owners[5, 5] == 1 and np.count_nonzero(owners == 1) == 2
     assert owners[4:10, 15].tolist() == [2, 2, 2, 0, 0, 0]
 
@@ -246,5 +250,5 @@ def test_garbage_is_decoded_to_something(seed: str):
 
 def test_more_than_one_kind_of_objects_is_refused():
     """A layer of three classes is no layer of objects, and the message says what to do."""
-    with pytest.raises(SegueError, match=r"3 classes.*use a layer of instances"):
-        flows.build(FlowsSpec(name="flows"), names=("background", "a", "b"), where="test")
+    with pytest.raises(SegueError, match=r"background, a, b; use a layer of instances"):
+        build_target(FlowsSpec(name="flows"), names=("background", "a", "b"), instances=True, context="test")

@@ -11,15 +11,16 @@ from torch.nn import functional as F
 from segue.errors import SegueError, SpecError
 from segue.spec import validate
 from segue.targets import foreground
+from segue.targets.registry import build_target
 from segue.targets.specs import ForegroundSpec
-from segue.targets.target import moved
+from segue.targets.target import transform_channels
 
 NAMES = ("background", "nucleus")
 EVERYTHING = {"threshold": 0.5, "min_size_px": 0.0, "fill_holes_px": 0.0}
 
 
 def target() -> foreground.Foreground:
-    return foreground.build(ForegroundSpec(name="foreground"), names=NAMES, where="test")
+    return build_target(ForegroundSpec(name="foreground"), names=NAMES, instances=True, context="test")
 
 
 def test_it_is_a_target():
@@ -31,8 +32,8 @@ def test_it_is_a_target():
 
 def test_encoding_and_loss_turn():
     """Encoding and loss are equivariant under the eight codes."""
-    contract.check_encoding_turns(target(), atol=0)
-    contract.check_loss_turns(target(), moved)
+    contract.check_encoding_transforms(target(), atol=0)
+    contract.check_loss_transforms(target(), transform_channels)
 
 
 def test_loss_is_binary_cross_entropy():
@@ -41,7 +42,7 @@ def test_loss_is_binary_cross_entropy():
     scores, encoded = contract.random_scores(target(), labels), target().encode(labels)
     known = labels >= 0
     expected = F.binary_cross_entropy_with_logits(scores[:, 0][known], (labels[known] > 0).float())
-    torch.testing.assert_close(contract.loss(target(), scores, encoded), expected)
+    torch.testing.assert_close(contract.loss_of(target(), scores, encoded), expected)
     contract.check_loss_parts(target())
     contract.check_perfect_scores(target(), near=1e-4)
 
@@ -50,8 +51,8 @@ def test_hostile_labels():
     """No object disappears; those that touch nothing come back whole."""
     alone = {"empty", "one_object", "ignored_everywhere"}
     contract.check_hostile_labels(target(), exact=alone, parameters=EVERYTHING)
-    contract.check_decode_is_a_function_of_shapes(target(), target().parameters)
-    contract.check_garbage(target(), target().parameters)
+    contract.check_decode_is_a_function_of_shapes(target(), target().decode_params)
+    contract.check_garbage(target(), target().decode_params)
 
 
 def test_shipped_labels_merge_as_their_connected_parts():
@@ -60,7 +61,7 @@ def test_shipped_labels_merge_as_their_connected_parts():
         pairs = []
         for labels in shipped_labels(name):
             encoded = target().encode(torch.from_numpy(labels.astype(np.int64))[None])
-            found = contract.decoded(target(), target().ideal(encoded[0].numpy()), EVERYTHING)
+            found = contract.decoded(target(), contract.perfect_prediction(target(), encoded[0].numpy()), EVERYTHING)
             assert np.array_equal(found, np.asarray(measure.label(labels > 0, connectivity=1)))
             pairs.append((large_objects(labels, above_px=30), large_objects(found, above_px=30)))
         assert average_precision(pairs, iou=0.9) == pytest.approx(expected, abs=0.001)
@@ -88,6 +89,6 @@ def test_decode_parameters():
 def test_refusals():
     """A layer of three classes and an unknown key are refused with what to do."""
     with pytest.raises(SegueError, match=r"x.h5: target 'foreground' is of objects of one kind.*background, a, b"):
-        foreground.build(ForegroundSpec(name="foreground"), names=("background", "a", "b"), where="x.h5")
+        build_target(ForegroundSpec(name="foreground"), names=("background", "a", "b"), instances=True, context="x.h5")
     with pytest.raises(SpecError, match="unknown key 'treshold'"):
-        validate(ForegroundSpec, {"name": "foreground", "treshold": 1}, where="x.toml")
+        validate(ForegroundSpec, {"name": "foreground", "treshold": 1}, context="x.toml")

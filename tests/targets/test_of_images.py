@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
-from samples.target_contract import check_encoding_turns, hostile_batch, random_scores
+from samples.target_contract import check_encoding_transforms, hostile_batch, random_scores
 from torch.nn import functional as F
 
 from segue import rng
 from segue.data.augmentation import dihedral
-from segue.targets import registry
 from segue.targets.classes import ImageClass
 from segue.targets.combined import Combined
 from segue.targets.reconstruction import Reconstruction
+from segue.targets.registry import build_target
 from segue.targets.specs import TargetSpec
 from segue.targets.target import Target
 
@@ -24,7 +24,7 @@ NAMES = ("background", "nucleus")
 
 def built(channels: int = 2, names: tuple[str, ...] = NAMES, **spec: object) -> Target:
     asked = TypeAdapter(TargetSpec).validate_python(spec)
-    return registry.build(asked, names=names, instances=True, where="here", channels=channels)
+    return build_target(asked, names=names, instances=True, context="here", channels=channels)
 
 
 def reconstruction(**corruption: object) -> Reconstruction:
@@ -42,7 +42,7 @@ def images_and_labels() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def loss(target: Target, scores: torch.Tensor, encoded: torch.Tensor) -> float:
-    return (target.totals(scores, encoded) / target.masses(encoded).clamp(min=1e-12)).sum().item()
+    return (target.loss_sums(scores, encoded) / target.normalizers(encoded).clamp(min=1e-12)).sum().item()
 
 
 @pytest.mark.parametrize("patch_px", [1, 8, 16])
@@ -50,7 +50,7 @@ def test_masked_images_are_judged_by_what_was_covered(patch_px: int):
     """The share asked for is covered with the mean, and only there, and not in padding, an error counts."""
     target = reconstruction(name="masked", patch_px=patch_px, share=0.4)
     images, labels = images_and_labels()
-    shown, encoded = target.taught(images, labels, SEEDS)
+    shown, encoded = target.encode_batch(images, labels, SEEDS)
     covered = (shown == 0).all(1)
     assert torch.equal(shown, torch.where(covered[:, None], 0, images))
     assert covered.float().mean().item() == pytest.approx(0.4, abs=0.12)
@@ -67,8 +67,8 @@ def test_what_is_random_in_a_view_is_its_own(name: str):
     target = reconstruction(name=name)
     images, labels = images_and_labels()
     before = images.clone()
-    shown, encoded = target.taught(images, labels, SEEDS)
-    alone, taught = target.taught(images[2:3], labels[2:3], SEEDS[2:3])
+    shown, encoded = target.encode_batch(images, labels, SEEDS)
+    alone, taught = target.encode_batch(images[2:3], labels[2:3], SEEDS[2:3])
     assert torch.equal(shown[2:3], alone) and torch.equal(encoded[2:3], taught)
     assert torch.equal(images, before) and torch.equal(shown, images) == (name == "nothing")
 
@@ -78,7 +78,7 @@ def test_noise_has_the_deviation_asked_for():
     but in padding."""
     target = reconstruction(name="noise", sigma=[0.5, 2.0])
     images, labels = images_and_labels()
-    shown, encoded = target.taught(images, labels, SEEDS)
+    shown, encoded = target.encode_batch(images, labels, SEEDS)
     deviations = (shown - images).std((1, 2, 3))
     assert ((deviations > 0.45) & (deviations < 2.1)).all() and deviations[0] != deviations[1]
     error = ((shown - images) ** 2)[..., :40].mean().item()
@@ -89,10 +89,10 @@ def test_a_reconstruction_turns_with_its_image():
     """Turned images and scores have the loss of the images as they were."""
     target = reconstruction(name="masked", patch_px=4)
     images, labels = images_and_labels()
-    _, encoded = target.taught(images, labels, SEEDS)
+    _, encoded = target.encode_batch(images, labels, SEEDS)
     scores = random_scores(target, labels)  # type: ignore[arg-type]
     codes = torch.tensor([0, 3, 5, 6])
-    turned = target.turned(encoded, codes)
+    turned = target.transform(encoded, codes)
     assert loss(target, dihedral(scores, labels, codes)[0], turned) == pytest.approx(loss(target, scores, encoded))
 
 
@@ -131,15 +131,15 @@ def test_a_combination_loses_the_weighted_sum_of_its_parts():
     expected = sum(weight * value for weight, value in zip((1.0, 0.5, 2.0), parts, strict=True))
     assert loss(target, scores, encoded) == pytest.approx(expected, rel=1e-5)
     main = target.parts[0]
-    assert torch.equal(target.truth(encoded), main.truth(main.encode(labels)))
+    assert torch.equal(target.target_classes(encoded), main.target_classes(main.encode(labels)))
     assert torch.equal(target.probabilities(scores), main.probabilities(own[0]))
-    decoded = target.decode(scores[0].numpy(), target.parameters)
-    assert np.array_equal(decoded, main.decode(own[0][0].numpy(), main.parameters))
+    decoded = target.decode(scores[0].numpy(), target.decode_params)
+    assert np.array_equal(decoded, main.decode(own[0][0].numpy(), main.decode_params))
 
 
 def test_a_combination_turns_as_its_parts_do():
     """The encoding of turned labels is the turned encoding."""
-    check_encoding_turns(combined())  # type: ignore[arg-type]
+    check_encoding_transforms(combined())  # type: ignore[arg-type]
 
 
 def test_a_combination_with_the_image_itself():
@@ -148,7 +148,7 @@ def test_a_combination_with_the_image_itself():
     target = built(name="combined", main={"name": "foreground"}, auxiliary=auxiliary)
     assert isinstance(target, Combined)
     images, labels = images_and_labels()
-    shown, encoded = registry.taught(target, images, labels, SEEDS)
+    shown, encoded = target.encode_batch(images, labels, SEEDS)
     assert torch.equal(shown, images)
     certain = torch.where(labels == 0, -50.0, 0.0)[:, None]
     assert loss(target, torch.cat([certain, images], 1), encoded) == pytest.approx(0, abs=1e-6)

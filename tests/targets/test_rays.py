@@ -378,7 +378,7 @@ def test_many_candidates_are_thinned_by_cells(monkeypatch: pytest.MonkeyPatch):
     """With few candidates allowed, the best of each cell still finds every object of a real image of large ones."""
     labels = read("bbbc039/labels/" + sorted((DATA / "bbbc039" / "labels").glob("*.png"))[0].name)[:300, :300]
     scores, wanted = perfect_prediction(TARGET, encoded(labels)), round_trip(labels)
-    monkeypatch.setattr(rays, "CANDIDATES", np.count_nonzero(scores[0] > 0) // 3)
+    monkeypatch.setattr(rays, "MAX_CANDIDATES", np.count_nonzero(scores[0] > 0) // 3)
     found = TARGET.decode(scores, TARGET.decode_params)
     assert len(rays._candidates(scores[0], 0.0)) <= rays.MAX_CANDIDATES
     assert abs(int(found.max()) - int(wanted.max())) <= 1 and ((found > 0) != (wanted > 0)).mean() < 0.01
@@ -401,5 +401,5 @@ def test_settings_that_do_not_fit_are_refused():
         validate(RaysSpec, {"name": "rays", "rays": 30}, context="study.toml")
     spec = validate(RaysSpec, {"name": "rays", "rays": 16}, context="study.toml")
     assert build_target(spec, names=("background", "cell"), instances=True, context="study.toml").channels == 17
-    with pytest.raises(SegueError, match="3 classes"):
+    with pytest.raises(SegueError, match="background, a, b; use a layer"):
         build_target(spec, names=("background", "a", "b"), instances=True, context="study.toml")

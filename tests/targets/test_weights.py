@@ -5,15 +5,15 @@ import pytest
 
 from segue.errors import SegueError, SpecError
 from segue.spec import validate
-from segue.targets import classes
 from segue.targets.losses import weights_from_counts
+from segue.targets.registry import build_target
 from segue.targets.specs import ClassesSpec, EffectiveNumberSpec
 
 NAMES = ("background", "a", "b")
 
 
 def weights(spec: object, counts: object) -> tuple[float, ...]:
-    return weights_from_counts(spec, np.asarray(counts), names=NAMES, where="x.h5")  # type: ignore[arg-type]
+    return weights_from_counts(spec, np.asarray(counts), names=NAMES, context="x.h5")  # type: ignore[arg-type]
 
 
 def test_inverse_frequency_by_hand():
@@ -63,12 +63,12 @@ def test_build_takes_counts():
     """The target holds the weights that follow, and refuses to guess them without counts or for other classes."""
     spec = ClassesSpec(class_weights="median_frequency")
     assert spec.needs_counts and not ClassesSpec(class_weights=(1.0, 2.0, 3.0)).needs_counts
-    made = classes.build(spec, names=NAMES, instances=False, where="x.h5", counts=[50, 30, 20])
-    assert made.weights == weights("median_frequency", [50, 30, 20])
+    made = build_target(spec, names=NAMES, instances=False, context="x.h5", counts=[50, 30, 20])
+    assert made.class_weights == weights("median_frequency", [50, 30, 20])
     with pytest.raises(SegueError, match="follow from the pixels of each class"):
-        classes.build(spec, names=NAMES, instances=False, where="x.h5")
+        build_target(spec, names=NAMES, instances=False, context="x.h5")
     with pytest.raises(SegueError, match="pixels of 2 classes were counted, but the layer has 3"):
-        classes.build(spec, names=NAMES, instances=False, where="x.h5", counts=[50, 30])
+        build_target(spec, names=NAMES, instances=False, context="x.h5", counts=[50, 30])
 
 
 def key(**settings: object) -> dict[str, object]:
@@ -122,6 +122,6 @@ def test_dumps_load_again(settings: dict[str, object]):
 def test_mistakes_are_told(settings: dict[str, object], told: str):
     """Each mistake is one sentence with its place and what is allowed."""
     with pytest.raises(SpecError) as caught:
-        validate(ClassesSpec, settings, where="study.toml")
+        validate(ClassesSpec, settings, context="study.toml")
     assert told in str(caught.value)
     assert "one mistake" in str(caught.value)
