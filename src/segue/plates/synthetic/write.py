@@ -30,10 +30,10 @@ import numpy as np
 import tifffile
 from scipy.ndimage import gaussian_filter
 
+from segue.data.maker import make_parts
 from segue.data.spec import SplitSpec
 from segue.errors import SegueError
 from segue.hdf5 import new_file
-from segue.parallel import map_unordered
 from segue.plates.preflight import synthetic_layout, with_nonempty_seed
 from segue.plates.spec import FilesSpec
 from segue.plates.synthetic.optics import MAX_COUNTS, camera, cut_tile, flat_field
@@ -73,15 +73,14 @@ def write_plates(
     for plate in range(spec.plates):
         _write_flat_fields(spec, plate, folder)
     _write_tables(spec, [sample_well(spec, plate=plate, well=well) for plate, well in wells], folder)
-    todo = [(plate, well) for plate, well in wells if not _truth_folder(folder, plate, well).exists()]
-    done = len(wells) - len(todo)
-    if progress and done:
-        progress(done, len(wells))
-    for finished, _ in enumerate(
-        map_unordered(partial(_write_well, spec, folder), todo, workers=workers, context=folder), start=done + 1
-    ):
-        if progress:
-            progress(finished, len(wells))
+    make_parts(
+        partial(_write_well, spec, folder),
+        wells,
+        finished=lambda which: _truth_folder(folder, *which).exists() or None,
+        workers=workers,
+        context=folder,
+        progress=progress,
+    )
     sizes = [path.stat().st_size for path in (folder / "raw").rglob("*.tif")]
     return WrittenPlates(folder, folder / "plates.csv", len(wells), len(sizes), sum(sizes))
 
@@ -209,7 +208,7 @@ def write_truth(path: Path, scene: Scene, places: np.ndarray, states: Sequence[s
         )
 
 
-def _write_well(spec: SyntheticSpec, folder: Path, which: tuple[int, int]) -> None:
+def _write_well(spec: SyntheticSpec, folder: Path, which: tuple[int, int]) -> bool:
     """Writes raw images and truth to drafts and renames them when complete; the truth, last, marks the well as done.
 
     Incomplete drafts are removed; errors of the disk are raised as SegueError.
@@ -231,6 +230,7 @@ def _write_well(spec: SyntheticSpec, folder: Path, which: tuple[int, int]) -> No
     finally:
         for draft in drafts:
             shutil.rmtree(draft, ignore_errors=True)
+    return True
 
 
 def _write_times(spec: SyntheticSpec, which: tuple[int, int], raw: Path, truth: Path) -> None:
