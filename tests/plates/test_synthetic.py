@@ -137,7 +137,8 @@ def test_interrupted_and_continued(plates: Path, tmp_path: Path):
     """A run broken off keeps its finished wells, and the same call finishes with the same bytes."""
 
     def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
+        if done:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         write_plates(SMALL, tmp_path / "s", progress=stop)
@@ -155,14 +156,14 @@ def test_refuses_other_folders(plates: Path, tmp_path: Path):
     with pytest.raises(SegueError, match="other settings"):
         write_plates(SMALL.model_copy(update={"seed": 5}), plates)
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(SegueError, match="holds no made plate"):
+    with pytest.raises(SegueError, match="holds no synthetic plate"):
         write_plates(SMALL, tmp_path)
 
 
 def test_places_that_cannot_hold_a_screen_are_told(tmp_path: Path):
     """A file in place of the folder, or of one above it, is one sentence, and nothing is written."""
     (tmp_path / "tiny.toml").write_text("plates = 1")
-    with pytest.raises(SegueError, match=r"tiny\.toml: is a file, and a made screen needs a folder"):
+    with pytest.raises(SegueError, match=r"tiny\.toml: is a file, and a synthetic plate needs a folder"):
         write_plates(SMALL, tmp_path / "tiny.toml")
     with pytest.raises(SegueError, match=r"cannot be written \(Not a directory\); give a folder"):
         write_plates(SMALL, tmp_path / "tiny.toml" / "s")
@@ -356,7 +357,7 @@ def test_halo_changes_sign_with_focus():
         ({"stained_wells": 9}, "more than wells"),
         ({"stage": {"tile_px": 256}}, "twice jitter_px"),
         ({"cells": {"density_per_mm2": (5, 2)}}, "exchange them"),
-        ({"faults": {"missing_tiles": 10**6}}, "ask for fewer"),
+        ({"faults": {"missing_tiles": 10**6}}, "request fewer"),
     ],
 )
 def test_mistakes_are_told(wrong: dict[str, object], told: str):
