@@ -4,8 +4,8 @@
 
 Discs of 8 to 18 px radius, about 500 at 1024², some merged, cut, moved or missing in the prediction. Contestants, one
 thread each, take turns in every round: stardist's `matching` and `matching_dataset` at ten thresholds, `overlap` with
-`match` at the same ten (the same numbers: both are compared first), and `tally`, which adds AJI, AJI+, splits, merges
-and boundaries. Medians over rounds; the ratio is the median of the ratios round by round. Prints lines of a table.
+`match` at the same ten (the same numbers: both are compared first), and `count_matches`, which adds AJI, AJI+, splits,
+merges and boundaries. Medians over rounds; the ratio is the median of the ratios round by round. Prints lines of a table.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy as np
 from stardist.matching import matching, matching_dataset
 
 from segue import rng
-from segue.evaluation.object_metrics import THRESHOLDS, tally
-from segue.labels.matching import Matching, match, overlap
+from segue.evaluation.object_metrics import THRESHOLDS, count_matches
+from segue.labels.matching import Matching, label_overlap, match
 
 PITCH_PX = 45
 
@@ -49,7 +49,7 @@ def discs(side_px: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def matches(true: np.ndarray, predicted: np.ndarray) -> list[Matching]:
-    table = overlap(true, predicted)
+    table = label_overlap(true, predicted)
     return [match(table, threshold) for threshold in THRESHOLDS]
 
 
@@ -75,7 +75,7 @@ def main() -> None:
             [true], [predicted], thresh=THRESHOLDS, show_progress=False
         ),
         "overlap and match": lambda: matches(true, predicted),
-        "tally, all scores": lambda: tally(true, predicted),
+        "count_matches, all scores": lambda: count_matches(true, predicted),
     }
     for action in contestants.values():
         action()  # compiled, memory is had

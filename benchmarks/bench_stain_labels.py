@@ -27,12 +27,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from segue.evaluation.object_metrics import Tally, merged, scores, tally
+from segue.evaluation.object_metrics import MatchCounts, concatenate, count_matches, scores
 from segue.plates.assay import assay
 from segue.plates.labeling.stain_labels import label_stains
 from segue.plates.spec import PlateSpec, StainsSpec
 from segue.plates.synthetic.optics import camera
-from segue.plates.synthetic.scene import draw_well, render_scene
+from segue.plates.synthetic.scene import render_scene, sample_well
 from segue.plates.synthetic.spec import SyntheticSpec
 
 LABELS = StainsSpec()
@@ -67,7 +67,7 @@ def made_wells(name: str, wells: int, side: int, seed: int) -> Iterator[tuple[di
         }
         classes = np.zeros(int(scene.nuclei.max(initial=0)) + 1, np.int64)
         classes[scene.objects["id"]] = scene.objects["class"]
-        yield channels, scene.nuclei, classes, draw_well(spec, plate=0, well=well).dapi_in_cy5
+        yield channels, scene.nuclei, classes, sample_well(spec, plate=0, well=well).dapi_in_cy5
 
 
 def screen(seed: int) -> PlateSpec:
@@ -80,14 +80,14 @@ def screen(seed: int) -> PlateSpec:
     )
 
 
-def stitched(spec: PlateSpec, folder: Path) -> Iterator[tuple[str, dict[str, Tally], float, float]]:
+def stitched(spec: PlateSpec, folder: Path) -> Iterator[tuple[str, dict[str, MatchCounts], float, float]]:
     """Yields of each mosaic of a screen made below `folder`: its name, counts by class, IoU and share of cell area."""
-    made = assay(spec, folder / "screen.h5", where=folder)
+    made = assay(spec, folder / "screen.h5", root=folder)
     report = json.loads((made.folder / "report.json").read_text())
     for note in report["notes"]:
         print(f"  {note}")
     names, size_um = spec.labels.class_names, spec.synthetic.stage.pixel_size_um
-    least_px = min(stain.least_area_um2 for stain in spec.labels.stains.values()) / size_um**2
+    least_px = min(stain.min_area_um2 for stain in spec.labels.stains.values()) / size_um**2
     with h5py.File(made.path) as file:
         for key, group in file["micrographs"].items():
             well, time_name = key.replace("%2F", "/").rsplit("/", 1)
@@ -110,7 +110,9 @@ def stitched(spec: PlateSpec, folder: Path) -> Iterator[tuple[str, dict[str, Tal
                 kind[truth["objects/id"][()]] = truth["objects/class"][()]
             true = np.where((np.bincount(true.ravel()) < least_px)[true], 0, true)
             counts = {
-                name: tally(np.where(kind[true] == number, true, 0), np.where(classes == names.index(name), nuclei, 0))
+                name: count_matches(
+                    np.where(kind[true] == number, true, 0), np.where(classes == names.index(name), nuclei, 0)
+                )
                 for number, name in enumerate(("live", "dead"), start=1)
             }
             cell, body = classes > 0, bodies > 0
@@ -132,7 +134,7 @@ def score_screens(screens: int) -> None:
         for name, counts, iou, share in rows:
             f1 = ", ".join(f"{key} {scores(value)['f1_50']:.3f}" for key, value in counts.items())
             print(f"  {name}: {f1}, cell IoU {iou:.3f}, share {share:.2f}")
-        total = [scores(merged([row[1][key] for row in rows]))["f1_50"] for key in ("live", "dead")]
+        total = [scores(concatenate([row[1][key] for row in rows]))["f1_50"] for key in ("live", "dead")]
         worst = [min(scores(row[1][key])["f1_50"] for row in rows) for key in ("live", "dead")]
         ious = [row[2] for row in rows]
         found = f"{total[0]:.3f}    {total[1]:.3f}    {worst[0]:.3f} / {worst[1]:.3f}              "
@@ -140,12 +142,14 @@ def score_screens(screens: int) -> None:
         print(f"{seed:6}  {len(rows):7}  {found}{cells}", flush=True)
 
 
-def tallies(nuclei: np.ndarray, classes: np.ndarray, true: np.ndarray, true_classes: np.ndarray) -> dict[str, Tally]:
+def tallies(
+    nuclei: np.ndarray, classes: np.ndarray, true: np.ndarray, true_classes: np.ndarray
+) -> dict[str, MatchCounts]:
     """Returns the counts of one well by class; `classes` and `true_classes` are by id."""
-    found = {"any class": tally(true, nuclei)}
+    found = {"any class": count_matches(true, nuclei)}
     for number, name in enumerate(LABELS.class_names):
         if number:
-            found[name] = tally(
+            found[name] = count_matches(
                 np.where(true_classes[true] == number, true, 0), np.where(classes[nuclei] == number, nuclei, 0)
             )
     return found
@@ -157,7 +161,7 @@ def score_wells(options: argparse.Namespace) -> None:
         "wells of        bleed-through   live F1  dead F1  any F1   live IoU  dead IoU  worst live / dead  share error"
     )
     for name in SETS:
-        counted: dict[str, list[dict[str, Tally]]] = {kind: [] for kind in kinds}
+        counted: dict[str, list[dict[str, MatchCounts]]] = {kind: [] for kind in kinds}
         errors, seconds, pixels = [], 0.0, 0
         for well, (channels, true, true_classes, share) in enumerate(
             made_wells(name, options.wells, options.side, options.seed)
@@ -175,7 +179,7 @@ def score_wells(options: argparse.Namespace) -> None:
                         f1 = {key: round(scores(value)["f1_50"], 3) for key, value in counted[kind][-1].items()}
                         print(f"  {name} {well}: {f1} share error {errors[-1]:+.4f} {'; '.join(labels.notes)}")
         for kind in kinds:
-            total = {key: scores(merged([well[key] for well in counted[kind]])) for key in counted[kind][0]}
+            total = {key: scores(concatenate([well[key] for well in counted[kind]])) for key in counted[kind][0]}
             worst = [min(scores(well[key])["f1_50"] for well in counted[kind]) for key in ("live", "dead")]
             f1 = "    ".join(f"{total[key]['f1_50']:.3f}" for key in ("live", "dead", "any class"))
             iou = "     ".join(f"{total[key]['matched_iou_50']:.3f}" for key in ("live", "dead"))

@@ -46,7 +46,7 @@ Pairs = tuple[list[np.ndarray], list[np.ndarray]]
 def make_images(out: Path) -> None:
     """Writes the images and labels (H, W) of the three parts to `images.npz`, and the dataset that segue trains on."""
     import segue
-    from segue.data.sources import whole_images
+    from segue.data.sources import labelled_images
     from segue.data.spec import SplitSpec
 
     out.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def make_images(out: Path) -> None:
     with segue.Dataset(out / DATASET) as dataset:
         codes = dataset.split(SplitSpec(**SPLIT))
         for code, name in enumerate(("train", "validation", "test")):
-            pairs = whole_images(dataset, np.flatnonzero(codes == code), layer="nuclei")
+            pairs = labelled_images(dataset, np.flatnonzero(codes == code), layer="nuclei")
             for index, (image, labels) in enumerate(pairs):
                 arrays[f"{name}_{index:03}_image"], arrays[f"{name}_{index:03}_labels"] = image[0], labels
             print(f"{name}: {len(pairs)} images, {sum(len(np.unique(labels)) - 1 for _, labels in pairs)} nuclei")
@@ -231,8 +231,8 @@ def table(out: Path) -> None:
     for folder in sorted(out.glob("*/facts.json")):
         facts = json.loads(folder.read_text())
         with np.load(folder.with_name("labels.npz")) as file:
-            tallies = [object_metrics.tally(label, file[f"{index:03}"]) for index, label in enumerate(labels)]
-        rows.setdefault(facts["tool"], []).append((facts, object_metrics.scores(object_metrics.merged(tallies))))
+            tallies = [object_metrics.count_matches(label, file[f"{index:03}"]) for index, label in enumerate(labels)]
+        rows.setdefault(facts["tool"], []).append((facts, object_metrics.scores(object_metrics.concatenate(tallies))))
     for tool, runs in rows.items():
         for facts, scores in runs:
             print(

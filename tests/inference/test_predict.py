@@ -10,12 +10,13 @@ import pytest
 import torch
 from scipy import ndimage
 
-from segue import rng
+from segue import networks, rng
 from segue.data.tiling import Tiling
 from segue.errors import SegueError
 from segue.inference import predict as inference
 from segue.inference.model import Model
-from segue.inference.predict import predict, probabilities
+from segue.inference.predict import forward, predict, probabilities
+from segue.networks.registry import NetworkSpec
 from segue.targets.registry import TARGETS, build_target
 
 TILING = Tiling(128, 32)
@@ -93,3 +94,20 @@ def test_objects_that_are_too_long_are_told():
     with pytest.warns(UserWarning, match=r"1 of 1 objects are longer than half a tile \(64 px\)"):
         labels = predict(model, np.zeros((300, 331)), tiling=TILING)
     assert (labels == 1).all()
+
+
+def made() -> torch.nn.Module:
+    with rng.scope("forward"):
+        return networks.build(NetworkSpec(width=8), channels=1, classes=2).eval()
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (33, 70), (5, 3), (1, 1)])
+def test_any_size_is_predicted_at_its_own_size(shape: tuple[int, int]):
+    """Images of any height and width come back at that size, and exact multiples are not padded."""
+    network = made()
+    images = torch.randn(2, 1, *shape, generator=rng.torch_generator("images"))
+    scores = forward(network, images, divisor=32, precision="fp32")
+    assert scores.shape == (2, 2, *shape)
+    if shape == (32, 32):
+        with torch.inference_mode():
+            assert torch.allclose(scores, network(images), atol=1e-5)

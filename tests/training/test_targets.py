@@ -96,10 +96,10 @@ def test_tuning_finds_the_best_of_the_ranges():
     def reached(threshold: float) -> float:
         parameters = {**found["parameters"], "threshold": threshold}
         tallies = [
-            object_metrics.tally(one, target.decode(shown, parameters))
+            object_metrics.count_matches(one, target.decode(shown, parameters))
             for one, shown in zip(labels, scores, strict=True)
         ]
-        value = object_metrics.scores(object_metrics.merged(tallies))["ap_mean"]
+        value = object_metrics.scores(object_metrics.concatenate(tallies))["ap_mean"]
         return -1.0 if np.isnan(value) else value
 
     assert found["value"] == max(reached(threshold) for threshold in target.decode_search_space["threshold"])

@@ -51,8 +51,8 @@ def whole_search(target: Target, scores: list[np.ndarray], labels: list[np.ndarr
     """Returns what the search finds that decodes every image for every value."""
 
     def reached(parameters: dict[str, float]) -> float:
-        tallies = [object_metrics.tally(one, target.decode(shown, parameters)) for shown, one in zip(scores, labels)]  # noqa: B905
-        value = object_metrics.scores(object_metrics.merged(tallies))[metric]
+        tallies = [object_metrics.count_matches(one, target.decode(shown, parameters)) for shown, one in zip(scores, labels)]  # noqa: B905
+        value = object_metrics.scores(object_metrics.concatenate(tallies))[metric]
         value = -value if metric.startswith("count") else value
         return -1.0 if np.isnan(value) else value
 
@@ -110,10 +110,10 @@ def test_noise_is_not_searched_for_long():
     found = tuning.tune_decoding(target, shifted, labels)
     assert found["searched"] == tuning.GLANCE_IMAGES and found["images"] == 40
     tallies = [
-        object_metrics.tally(one, target.decode(shown, found["parameters"]))
+        object_metrics.count_matches(one, target.decode(shown, found["parameters"]))
         for shown, one in zip(shifted, labels, strict=True)
     ]
-    assert found["value"] == pytest.approx(object_metrics.scores(object_metrics.merged(tallies))["ap_mean"])
+    assert found["value"] == pytest.approx(object_metrics.scores(object_metrics.concatenate(tallies))["ap_mean"])
     assert found["value"] >= found["value_of_defaults"]
     trials = 3 * sum(len(values) for values in target.decode_search_space.values())
     assert found["decoded"] <= 2 * 40 + tuning.GLANCE_IMAGES * (trials + 1)

@@ -1,14 +1,15 @@
-"""Scores of segmented objects, from counts per whole micrograph that are kept side by side.
+"""Scores of segmented objects, from counts per whole micrograph.
 
-`tally` counts one micrograph, `merged` puts micrographs together, `scores` and `per_image` divide. Every score is
-pooled by default: counts are summed over all micrographs, then divided, so that each object weighs the same, nothing
-depends on how a field was cut into images, and empty images need no convention. It is what
+`count_matches` counts one micrograph, `concatenate` puts micrographs together, `scores` and `per_image` divide. Every
+score is pooled by default: counts are summed over all micrographs, then divided. Each object then has the same weight,
+nothing depends on how a field was cut into images, and empty images need no convention. It is what
 `stardist.matching.matching_dataset(by_image=False)` gives. Scores whose name ends in `_image_mean` are means over the
-images where they are defined, each image weighing the same: the usage of the Data Science Bowl 2018 and of
+images where they are defined, each image with the same weight: the usage of the Data Science Bowl 2018 and of
 `cellpose.metrics.average_precision`. With few or unequal images the two differ by several hundredths.
 
-An object is found at a threshold t if it has a match of IoU >= t, each object used once (`segue.labels.matching`,
-which also says what becomes of ignored pixels). With T true, P predicted objects and TP found:
+An object is a true positive at a threshold t if it has a match of IoU >= t, each object used once
+(`segue.labels.matching`, which also defines how ignored pixels count). With T true and P predicted objects and TP true
+positives:
 average precision AP = TP / (T + P - TP), F1 = 2 TP / (T + P), precision = TP / P, recall = TP / T.
 A ratio of nothing to nothing is NaN: AP and F1 where there is no object at all, precision without predicted objects.
 """
@@ -31,7 +32,7 @@ IMAGE_MEANS = ("ap50", "ap75", "ap_mean", "f1_50", "pq", "aji", "boundary_f1")
 
 
 @dataclass(frozen=True)
-class Tally:
+class MatchCounts:
     """Counts of I micrographs, a row each; M predicted objects of all of them where probabilities were given."""
 
     tolerance_px: float  # of the boundaries
@@ -39,10 +40,10 @@ class Tally:
     true_objects: np.ndarray  # (I,) int64
     predicted_objects: np.ndarray  # (I,) int64
     miscounted: np.ndarray  # (I,) int64, |predicted - true objects|
-    hits: np.ndarray  # (I, 10) int64, matches at IoU >= each of THRESHOLDS
-    hit_iou: np.ndarray  # (I, 10) float64, their IoU summed
-    hits_above_half: np.ndarray  # (I,) int64, matches at IoU > 0.5
-    hit_iou_above_half: np.ndarray  # (I,) float64
+    true_positives: np.ndarray  # (I, 10) int64, matches at IoU >= each of THRESHOLDS
+    matched_iou: np.ndarray  # (I, 10) float64, their IoU summed
+    true_positives_above_half: np.ndarray  # (I,) int64, matches at IoU > 0.5
+    matched_iou_above_half: np.ndarray  # (I,) float64
     aji_px: np.ndarray  # (I, 2) int64, intersection and union, as the two below
     aji_plus_px: np.ndarray  # (I, 2) int64
     boundary_px: np.ndarray  # (I, 4) int64: true, true near predicted, predicted, predicted near true
@@ -52,39 +53,39 @@ class Tally:
     probability_iou: np.ndarray  # (M,) float64, of its match at IoU >= 0.5; 0 without
 
 
-_ROWS = [field.name for field in fields(Tally) if field.name != "tolerance_px"]
+_ROWS = [field.name for field in fields(MatchCounts) if field.name != "tolerance_px"]
 _ADDITIVE = [name for name in _ROWS if not name.startswith("probability")]
 
 
-def tally(
+def count_matches(
     true: np.ndarray,
     predicted: np.ndarray,
     *,
     probabilities: np.ndarray | None = None,
     tolerance_px: float = TOLERANCE_PX,
-) -> Tally:
+) -> MatchCounts:
     """Returns the counts of one micrograph, (H, W) label maps: 0 background, objects 1 …, and -1 ignored in the true.
 
-    probabilities (n,) of the predicted objects, that of object k at [k - 1]: how sure the decoder is of it, for the
+    probabilities (n,) of the predicted objects, that of object k at [k - 1]: the confidence of the decoder, for the
     precision-recall curve. tolerance_px: how far apart boundaries may lie. Raises ValueError for unfit arrays.
     """
     if true.ndim != 2:
-        raise ValueError(f"tally: the true labels have shape {true.shape}; give one micrograph, (height, width)")
+        raise ValueError(f"count_matches: true labels have shape {true.shape}; give one micrograph, (height, width)")
     table = matching.label_overlap(true, predicted)
-    found = matching.match(table, THRESHOLDS[0])
-    strictly = found.iou > 0.5
-    reached = found.iou[:, None] >= np.array(THRESHOLDS)
+    iou = matching.match(table, THRESHOLDS[0]).iou
+    is_above_half = iou > 0.5
+    is_match = iou[:, None] >= np.array(THRESHOLDS)
     probability, probability_iou = _probabilities(table, probabilities)
-    return Tally(
+    return MatchCounts(
         tolerance_px=float(tolerance_px),
         images=np.array([1]),
         true_objects=np.array([table.true_ids.size]),
         predicted_objects=np.array([table.predicted_ids.size]),
         miscounted=np.array([abs(table.predicted_ids.size - table.true_ids.size)]),
-        hits=reached.sum(0)[None],
-        hit_iou=(reached * found.iou[:, None]).sum(0)[None],
-        hits_above_half=np.array([strictly.sum()]),
-        hit_iou_above_half=np.array([found.iou[strictly].sum()]),
+        true_positives=is_match.sum(0)[None],
+        matched_iou=(is_match * iou[:, None]).sum(0)[None],
+        true_positives_above_half=np.array([is_above_half.sum()]),
+        matched_iou_above_half=np.array([iou[is_above_half].sum()]),
         aji_px=np.array([matching.jaccard_aggregated(table)]),
         aji_plus_px=np.array([matching.jaccard_aggregated_plus(table)]),
         boundary_px=np.array([boundary_counts(true, predicted, tolerance_px=tolerance_px)]),
@@ -96,44 +97,46 @@ def tally(
 
 
 def _probabilities(table: Overlap, probabilities: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the probability and the IoU of the match of each predicted object; of two halves the surer matches."""
+    """Returns the probability and the IoU of the match of each predicted object; the more probable half matches."""
     if probabilities is None:
         return np.empty(0), np.empty(0)
     ids = table.predicted_ids
     if probabilities.ndim != 1 or (ids.size and ids[-1] > probabilities.size):
         raise ValueError(
-            f"tally: probabilities have shape {probabilities.shape}, the largest predicted object is "
+            f"count_matches: probabilities have shape {probabilities.shape}, the largest predicted object is "
             f"{ids.max(initial=0)}; give one number for each object, that of object k at [k - 1]"
         )
-    own = probabilities[ids - 1].astype(np.float64)
-    wrong = np.flatnonzero(~np.isfinite(own))
+    values = probabilities[ids - 1].astype(np.float64)
+    wrong = np.flatnonzero(~np.isfinite(values))
     if wrong.size:
         k = wrong[0]
-        raise ValueError(f"tally: the probability of predicted object {ids[k]} is {own[k]}; give finite numbers")
+        raise ValueError(
+            f"count_matches: the probability of predicted object {ids[k]} is {values[k]}; give finite numbers"
+        )
     iou = np.zeros(ids.size)
-    chosen = np.flatnonzero(table.iou >= THRESHOLDS[0])
-    chosen = chosen[np.argsort(-own[table.predicted_index[chosen]], kind="stable")]
-    chosen = chosen[np.unique(table.true_index[chosen], return_index=True)[1]]
-    iou[table.predicted_index[chosen]] = table.iou[chosen]
-    return own, iou
+    pairs = np.flatnonzero(table.iou >= THRESHOLDS[0])
+    pairs = pairs[np.argsort(-values[table.predicted_index[pairs]], kind="stable")]
+    pairs = pairs[np.unique(table.true_index[pairs], return_index=True)[1]]
+    iou[table.predicted_index[pairs]] = table.iou[pairs]
+    return values, iou
 
 
-def merged(tallies: Sequence[Tally]) -> Tally:
-    """Returns the counts of all micrographs in one tally, in the order given. At least one, all of one tolerance."""
-    if not tallies:
-        raise ValueError("merged: no tally was given; count at least one micrograph")
-    tolerances = sorted({each.tolerance_px for each in tallies})
+def concatenate(counts: Sequence[MatchCounts]) -> MatchCounts:
+    """Returns the counts of all micrographs, in the order given; at least one, all of one tolerance."""
+    if not counts:
+        raise ValueError("concatenate: no counts were given; count at least one micrograph")
+    tolerances = sorted({each.tolerance_px for each in counts})
     if len(tolerances) > 1:
-        raise ValueError(f"merged: boundaries were counted at tolerances of {tolerances} px; count all at one")
-    return replace(tallies[0], **{name: np.concatenate([getattr(each, name) for each in tallies]) for name in _ROWS})
+        raise ValueError(f"concatenate: boundaries were counted at tolerances of {tolerances} px; count all at one")
+    return replace(counts[0], **{name: np.concatenate([getattr(each, name) for each in counts]) for name in _ROWS})
 
 
-def pooled(counts: Tally) -> Tally:
+def pool(counts: MatchCounts) -> MatchCounts:
     """Returns one row in which the counts of all micrographs are summed, as if they were one."""
     return replace(counts, **{name: getattr(counts, name).sum(0, keepdims=True) for name in _ADDITIVE})
 
 
-def scores(counts: Tally) -> dict[str, float]:
+def scores(counts: MatchCounts) -> dict[str, float]:
     """Returns the scores of all micrographs together; see the head of this file for pooled against `_image_mean`.
 
     `ap50` … `ap95` and their mean `ap_mean`; `f1_50`, `precision_50`, `recall_50`; of the matches at 0.5 the mean IoU
@@ -144,14 +147,14 @@ def scores(counts: Tally) -> dict[str, float]:
     per true object · `splits`, `merges`, `objects_true`, `objects_predicted`, summed · `auprc_objects`, the area
     under the precision-recall curve at IoU 0.5, NaN where no probabilities were counted.
     """
-    found = {name: float(values[0]) for name, values in per_image(pooled(counts)).items()}
+    results = {name: float(values[0]) for name, values in per_image(pool(counts)).items()}
     single = per_image(counts)
-    found |= {f"{name}_image_mean": _mean(single[name]) for name in IMAGE_MEANS}
-    found["auprc_objects"] = precision_recall(counts).area if counts.probability.size else math.nan
-    return found
+    results |= {f"{name}_image_mean": _mean(single[name]) for name in IMAGE_MEANS}
+    results["auprc_objects"] = precision_recall(counts).area if counts.probability.size else math.nan
+    return results
 
 
-def per_image(counts: Tally) -> dict[str, np.ndarray]:
+def per_image(counts: MatchCounts) -> dict[str, np.ndarray]:
     """Returns the scores of every micrograph by itself, (I,) float64 each, NaN where undefined; names as `scores`."""
     at = per_threshold(counts)
     objects = counts.true_objects + counts.predicted_objects
@@ -162,10 +165,10 @@ def per_image(counts: Tally) -> dict[str, np.ndarray]:
         **{f"ap{round(100 * t)}": at["ap"][:, index] for index, t in enumerate(THRESHOLDS)},
         "ap_mean": at["ap"].mean(1),
         **{f"{name}_50": at[name][:, 0] for name in ("f1", "precision", "recall", "matched_iou", "true_iou")},
-        "pq": _ratio(2 * counts.hit_iou_above_half, objects),
-        "sq": _ratio(counts.hit_iou_above_half, counts.hits_above_half),
-        "rq": _ratio(2 * counts.hits_above_half, objects),
-        "pq_50": _ratio(2 * counts.hit_iou[:, 0], objects),
+        "pq": _ratio(2 * counts.matched_iou_above_half, objects),
+        "sq": _ratio(counts.matched_iou_above_half, counts.true_positives_above_half),
+        "rq": _ratio(2 * counts.true_positives_above_half, objects),
+        "pq_50": _ratio(2 * counts.matched_iou[:, 0], objects),
         "aji": _ratio(counts.aji_px[:, 0], counts.aji_px[:, 1]),
         "aji_plus": _ratio(counts.aji_plus_px[:, 0], counts.aji_plus_px[:, 1]),
         "boundary_f1": _harmonic_mean(precision, recall),
@@ -181,22 +184,22 @@ def per_image(counts: Tally) -> dict[str, np.ndarray]:
     }
 
 
-def counts_per_image(counts: Tally) -> dict[str, list[int]]:
-    """Returns what was counted in every micrograph, I numbers each; `hits_50` are matches at IoU 0.5."""
-    found = {name: getattr(counts, name) for name in ("true_objects", "predicted_objects", "merges", "splits")}
-    return {name: values.tolist() for name, values in (found | {"hits_50": counts.hits[:, 0]}).items()}
+def counts_per_image(counts: MatchCounts) -> dict[str, list[int]]:
+    """Returns the counts of every micrograph, I numbers each; `hits_50` are matches at IoU 0.5."""
+    columns = {name: getattr(counts, name) for name in ("true_objects", "predicted_objects", "merges", "splits")}
+    return {name: values.tolist() for name, values in (columns | {"hits_50": counts.true_positives[:, 0]}).items()}
 
 
-def per_threshold(counts: Tally) -> Mapping[str, np.ndarray]:
+def per_threshold(counts: MatchCounts) -> Mapping[str, np.ndarray]:
     """Returns `ap`, `f1`, `precision`, `recall`, `matched_iou` and `true_iou` at each of THRESHOLDS, (I, 10) each."""
     true, predicted = counts.true_objects[:, None], counts.predicted_objects[:, None]
     return {
-        "ap": _ratio(counts.hits, true + predicted - counts.hits),
-        "f1": _ratio(2 * counts.hits, true + predicted),
-        "precision": _ratio(counts.hits, predicted),
-        "recall": _ratio(counts.hits, true),
-        "matched_iou": _ratio(counts.hit_iou, counts.hits),
-        "true_iou": _ratio(counts.hit_iou, true),
+        "ap": _ratio(counts.true_positives, true + predicted - counts.true_positives),
+        "f1": _ratio(2 * counts.true_positives, true + predicted),
+        "precision": _ratio(counts.true_positives, predicted),
+        "recall": _ratio(counts.true_positives, true),
+        "matched_iou": _ratio(counts.matched_iou, counts.true_positives),
+        "true_iou": _ratio(counts.matched_iou, true),
     }
 
 
@@ -208,8 +211,8 @@ def _harmonic_mean(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
     """Returns F1: NaN where both are undefined; 0 where one is, as nothing was predicted or nothing is there."""
     missing = np.isnan(precision) & np.isnan(recall)
     precision, recall = np.nan_to_num(precision), np.nan_to_num(recall)
-    found = _ratio(2 * precision * recall, precision + recall)
-    return np.where(missing, np.nan, np.nan_to_num(found))
+    f1 = _ratio(2 * precision * recall, precision + recall)
+    return np.where(missing, np.nan, np.nan_to_num(f1))
 
 
 def _mean(values: np.ndarray) -> float:
@@ -231,7 +234,7 @@ class PrecisionRecall:
         return float(np.sum(self.precision * np.diff(self.recall, prepend=0.0)))
 
 
-def precision_recall(counts: Tally, threshold: float = 0.5) -> PrecisionRecall:
+def precision_recall(counts: MatchCounts, threshold: float = 0.5) -> PrecisionRecall:
     """Returns the curve over the probability of predicted objects, all micrographs together.
 
     A predicted object is right if its match reaches `threshold`, 0.5 or more: there, leaving out less probable objects
@@ -243,14 +246,14 @@ def precision_recall(counts: Tally, threshold: float = 0.5) -> PrecisionRecall:
     if counts.probability.size != counts.predicted_objects.sum():
         raise ValueError(
             f"precision_recall: {counts.probability.size} of {counts.predicted_objects.sum()} predicted objects have a "
-            "probability; give `tally` the probabilities of every micrograph"
+            "probability; give `count_matches` the probabilities of every micrograph"
         )
     order = np.argsort(-counts.probability, kind="stable")
-    probability, right = counts.probability[order], counts.probability_iou[order] >= threshold
+    probability, is_right = counts.probability[order], counts.probability_iou[order] >= threshold
     last = np.flatnonzero(np.diff(probability, append=-np.inf) != 0)  # objects of one probability come together
-    found = np.cumsum(right)[last]
+    true_positives = np.cumsum(is_right)[last]
     true = np.full(last.size, counts.true_objects.sum())
-    return PrecisionRecall(probability[last], found / (last + 1), _ratio(found, true))
+    return PrecisionRecall(probability[last], true_positives / (last + 1), _ratio(true_positives, true))
 
 
 def boundary_counts(
@@ -282,19 +285,19 @@ def boundary_counts(
 def _boundary(labels: np.ndarray, ignored: np.ndarray) -> np.ndarray:
     """Returns the boundary pixels of a label map, (H, W) bool; see `boundary_counts`."""
     height, width = labels.shape
-    found = np.zeros((height, width), np.bool_)
+    boundary = np.zeros((height, width), np.bool_)
     for y in range(height):
         for x in range(width):
             value = labels[y, x]
             if value <= 0 or ignored[y, x]:
                 continue
-            found[y, x] = (
+            boundary[y, x] = (
                 (y > 0 and labels[y - 1, x] != value and not ignored[y - 1, x])
                 or (y + 1 < height and labels[y + 1, x] != value and not ignored[y + 1, x])
                 or (x > 0 and labels[y, x - 1] != value and not ignored[y, x - 1])
                 or (x + 1 < width and labels[y, x + 1] != value and not ignored[y, x + 1])
             )
-    return found
+    return boundary
 
 
 @njit(cache=True, nogil=True)

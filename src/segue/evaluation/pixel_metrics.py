@@ -1,11 +1,9 @@
-"""Scores of classified pixels from a confusion matrix, so that a dataset of any size is scored from K x K counts.
+"""Scores of classified pixels: from a confusion matrix, and areas under curves from histograms of probabilities.
 
-Areas under precision-recall and ROC curves of pixels, from counts per bin of *probability*.
-
-Each class in turn against all others. Counts add up over batches and processes, so that a dataset of any size is scored
-from K x 2 x bins numbers. A probability p falls into the bin of the nearest multiple of 1 / (bins - 1); pixels of one
-bin count as tied. The areas are exact for probabilities that are such multiples; else an area lies between those of the
-best and the worst order within the bins.
+Counts add up over batches and processes, so that a dataset of any size is scored from K x K and K x 2 x bins numbers.
+Curves are of each class in turn against all others. A probability p falls into the bin of the nearest multiple of
+1 / (bins - 1); pixels of one bin count as tied. The areas are exact for probabilities that are such multiples; else an
+area lies between those of the best and the worst order within the bins.
 """
 
 from __future__ import annotations
@@ -19,13 +17,13 @@ from torch import Tensor
 def occurrences(values: Tensor, length: int) -> Tensor:
     """Returns how often each of 0 … length - 1 occurs among integers, (length,) int64; none may be larger."""
     flat = values.reshape(-1)
-    if flat.is_cuda:  # bincount would wait for the device to tell the largest value
+    if flat.is_cuda:  # bincount would wait for the device to know the largest value
         return torch.histc(flat.int(), bins=length, min=0, max=length).long()
     return torch.bincount(flat, minlength=length)
 
 
 def confusion(predicted: Tensor, classes: Tensor, count: int) -> Tensor:
-    """Returns the (K, K) int64 pixel counts, rows the labelled class, columns the predicted; labels −1 are left out.
+    """Returns the (K, K) int64 pixel counts, rows the labeled class, columns the predicted; labels −1 are left out.
 
     >>> confusion(torch.tensor([0, 1, 1]), torch.tensor([0, 0, -1]), 2).tolist()
     [[1, 1], [0, 0]]
@@ -34,48 +32,53 @@ def confusion(predicted: Tensor, classes: Tensor, count: int) -> Tensor:
     return occurrences(pairs, (count + 1) * count).view(count + 1, count)[1:]
 
 
-def scores_of_images(counts: Tensor, names: Sequence[str]) -> dict[str, float]:
+def image_scores(counts: Tensor, names: Sequence[str]) -> dict[str, float]:
     """Returns accuracy, balanced accuracy (the mean recall) and mean F1 over the classes that occur, and per class
     `f1_<class>`, `precision_` and `recall_`, of a (K, K) confusion matrix of classified images. None is background."""
     counts = counts.double().cpu()
-    hits, labelled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
-    per_class = {"f1": 2 * hits / (labelled + predicted), "precision": hits / predicted, "recall": hits / labelled}
-    found = {
-        "accuracy": (hits.sum() / counts.sum()).item(),
+    true_positives, labeled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    per_class = {
+        "f1": 2 * true_positives / (labeled + predicted),
+        "precision": true_positives / predicted,
+        "recall": true_positives / labeled,
+    }
+    results = {
+        "accuracy": (true_positives.sum() / counts.sum()).item(),
         "accuracy_balanced": per_class["recall"].nanmean().item(),
         "f1_mean": per_class["f1"].nanmean().item(),
     }
     for index, name in enumerate(names):
-        found |= {f"{score}_{name}": values[index].item() for score, values in per_class.items()}
-    return found
+        results |= {f"{score}_{name}": values[index].item() for score, values in per_class.items()}
+    return results
 
 
 def scores(counts: Tensor, names: Sequence[str]) -> dict[str, float]:
     """Returns accuracy, mean IoU and Dice, and scores per class, of a (K, K) confusion matrix.
 
     Per class, each class in turn against all others: `iou_<class>`, `dice_`, `f1_`, `precision_`, `recall_` and
-    `accuracy_` (the share of pixels that are rightly given or not given the class). F1 of pixels is their Dice; both
-    names stand for those who look for either. Means (`iou_mean`, `dice_mean`) are over the foreground classes that
-    occur in labels or predictions; a class that occurs in neither has NaN. The background is class 0.
+    `accuracy_` (the share of pixels that are rightly assigned or not assigned the class). F1 of pixels is their Dice;
+    both names are given. Means (`iou_mean`, `dice_mean`) are over the foreground classes that occur in labels or
+    predictions; a class that occurs in neither has NaN. The background is class 0.
     """
     counts = counts.double().cpu()
-    hits, labelled, predicted, pixels = counts.diagonal(), counts.sum(1), counts.sum(0), counts.sum()
+    true_positives, labeled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    pixels = counts.sum()
     per_class = {
-        "iou": hits / (labelled + predicted - hits),
-        "dice": 2 * hits / (labelled + predicted),
-        "f1": 2 * hits / (labelled + predicted),
-        "precision": hits / predicted,
-        "recall": hits / labelled,
-        "accuracy": (pixels - labelled - predicted + 2 * hits) / pixels,
+        "iou": true_positives / (labeled + predicted - true_positives),
+        "dice": 2 * true_positives / (labeled + predicted),
+        "f1": 2 * true_positives / (labeled + predicted),
+        "precision": true_positives / predicted,
+        "recall": true_positives / labeled,
+        "accuracy": (pixels - labeled - predicted + 2 * true_positives) / pixels,
     }
-    found = {
-        "accuracy": (hits.sum() / pixels).item(),
+    results = {
+        "accuracy": (true_positives.sum() / pixels).item(),
         "iou_mean": per_class["iou"][1:].nanmean().item(),
         "dice_mean": per_class["dice"][1:].nanmean().item(),
     }
     for index, name in enumerate(names):
-        found |= {f"{score}_{name}": values[index].item() for score, values in per_class.items()}
-    return found
+        results |= {f"{score}_{name}": values[index].item() for score, values in per_class.items()}
+    return results
 
 
 BINS = 256
@@ -99,9 +102,9 @@ def histogram(probabilities: Tensor, classes: Tensor, bins: int = BINS) -> Tenso
             for k in range(count)
         ]
     )
-    labelled = joint.view(count, count + 1, bins)[:, 1:]  # [k, c, b]: labelled c, probability of k in bin b
-    present = labelled.diagonal().T
-    return torch.stack([labelled.sum(1) - present, present], 1)
+    labeled = joint.view(count, count + 1, bins)[:, 1:]  # [k, c, b]: labeled c, probability of k in bin b
+    present = labeled.diagonal().T
+    return torch.stack([labeled.sum(1) - present, present], 1)
 
 
 def average_precision(counts: Tensor) -> Tensor:
@@ -110,7 +113,7 @@ def average_precision(counts: Tensor) -> Tensor:
     The sum of precision times the step in recall from each threshold to the next lower one, as scikit-learn's
     average_precision_score; NaN for a class that no pixel has.
     """
-    false, true = _cumulated(counts)
+    false, true = _positives(counts)
     precision = true / (true + false).clamp(min=1)
     steps = counts.double().flip(-1)[:, PRESENT]
     return (precision * steps).sum(-1) / true[:, -1]
@@ -122,7 +125,7 @@ def precision_recall(counts: Tensor) -> tuple[Tensor, Tensor]:
     Precision is NaN where no pixel is as probable as that, recall for a class that no pixel has. `average_precision`
     is the area under them as steps.
     """
-    false, true = _cumulated(counts)
+    false, true = _positives(counts)
     return true / (true + false), true / true[:, -1:]
 
 
@@ -131,13 +134,13 @@ def roc_auc(counts: Tensor) -> Tensor:
 
     NaN for a class that no pixel has, or all.
     """
-    false, true = _cumulated(counts)
+    false, true = _positives(counts)
     before = torch.nn.functional.pad(true, (1, -1))
     steps = counts.double().flip(-1)[:, ABSENT]
     return ((before + true) / 2 * steps).sum(-1) / (true[:, -1] * false[:, -1])
 
 
-def _cumulated(counts: Tensor) -> tuple[Tensor, Tensor]:
+def _positives(counts: Tensor) -> tuple[Tensor, Tensor]:
     """Returns false and true positives (K, bins) of the thresholds from the highest probability down."""
     cumulated = counts.double().flip(-1).cumsum(-1)
     return cumulated[:, ABSENT], cumulated[:, PRESENT]

@@ -1,4 +1,4 @@
-"""Evaluation stages: a finished run scored on a domain's held-out part, each result in a file of its own."""
+"""Evaluates a finished run on the held-out part of a domain; every result is a file of its own."""
 
 from __future__ import annotations
 
@@ -37,96 +37,105 @@ def score_run(
 ) -> dict[str, Any]:
     """Returns the scores of a run on the part of a domain, and how many samples and groups they are from.
 
-    Of objects also `images`: for each micrograph, in the order of `whole_images`, its objects, matches at IoU 0.5,
+    Of objects also `images`: for each micrograph, in the order of `labelled_images`, its objects, matches at IoU 0.5,
     merges and splits. With `every_epoch` also `epochs`, the scores of each epoch's weights, where the run kept them.
     Raises SegueError when the data do not fit the run, the part is empty, or any of its groups was trained on.
     """
-    return _score_timed(model, dataset, data, part, every_epoch)[0]
+    return _score_and_time(model, dataset, data, part, every_epoch)[0]
 
 
-def _score_timed(
-    model: TrainedModel, dataset: Path, data: DataSpec, part: PartName, every_epoch: bool
+def _score_and_time(
+    model: TrainedModel, path: Path, data: DataSpec, part: PartName, every_epoch: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns what `score_run` does and, apart from it since it differs from time to time, how long decoding took."""
-    spec = model.spec
-    run = RunFolder(model.folder)
-    environment = run.read(run.environment)
+    """Returns the result of `score_run` and, apart from it since it differs from run to run, the time of decoding."""
+    spec, run = model.spec, RunFolder(model.folder)
     torch.set_num_threads(spec.threads)
     devices.keep_freed_memory()
     device = devices.default_device()
-    precision = devices.resolve_precision(environment["precision"], device)
-    with Dataset(dataset) as opened:
-        layer = choose_layer(opened, spec.target)
+    precision = devices.resolve_precision(run.read(run.environment)["precision"], device)
+
+    # open the data
+    with Dataset(path) as dataset:
+        layer = choose_layer(dataset, spec.target)
         if layer.kind == "column":
             layer = replace(layer, names=model.target.names)  # of which the dataset may hold only some
-        networks.require_fit(spec.network, opened.tile_shape, str(dataset))
-        _require_fit(model, opened, layer.names)
-        indices = part_indices(opened, data, spec, part)
+        networks.require_fit(spec.network, dataset.tile_shape, str(path))
+        _require_fit(model, dataset, layer.names)
+        indices = part_indices(dataset, data, spec, part)
         if not len(indices):
             raise SegueError(
-                f"{dataset}: the {part} part of {data.conditions or 'all samples'} is empty; change the split."
+                f"{path}: the {part} part of {data.conditions or 'all samples'} is empty; change the split."
             )
-        groups = sorted(set(opened.samples()["group"][indices]))
-        division = opened.split_id(spec.split) if part == "validation" else ""
-        by = opened.resolve_split(spec.split).by
-        source = ResidentSource.from_parts([DatasetSubset(opened, indices, layer)], normalization=spec.normalize)
-    known = run.read(run.groups)
+        groups = sorted(set(dataset.samples()["group"][indices]))
+        split_id = dataset.split_id(spec.split) if part == "validation" else ""
+        split_by = dataset.resolve_split(spec.split).by
+        source = ResidentSource.from_parts([DatasetSubset(dataset, indices, layer)], normalization=spec.normalize)
+        has_objects = layer.kind == "instances"
+        micrographs = labelled_images(dataset, indices, layer=layer.name) if has_objects else []
+
+    # check that nothing of it was trained on
+    run_groups = run.read(run.groups)
     if part == "test":
-        seen = ("training", "ancestors", "validation", "ancestors_validation")
-        refuse_shared_groups({group for name in seen for group in known.get(name, ())}, groups, part, str(dataset))
+        used = ("training", "ancestors", "validation", "ancestors_validation")
+        used_groups = {group for name in used for group in run_groups.get(name, ())}
+        refuse_shared_groups(used_groups, groups, part, str(path))
     else:
-        refuse_leaks(training_groups(known), {division: groups}, str(dataset))
-    if layer.kind == "instances" and part == "validation" and by == "chunk":
+        refuse_leaks(training_groups(run_groups), {split_id: groups}, str(path))
+    if has_objects and part == "validation" and split_by == "chunk":
         raise SegueError(
-            f"{dataset}: objects are scored on whole micrographs, of which a split by chunks trains on other tiles; "
+            f"{path}: objects are scored on whole micrographs, of which a split by chunks trains on other tiles; "
             "score the test part, or split by group."
         )
-    target = target_for(model, layer, str(dataset))
-    network = model.network.to(device)
 
-    of_objects: dict[str, float | None] = {}
+    # score pixels
+    target = target_for(model, layer, str(path))
+    network = model.network.to(device)
+    scores = score(network, target, source, batch=spec.batch, device=device, precision=precision)
     result: dict[str, Any] = {"part": part, "samples": len(indices), "groups": len(groups)}
+
+    # score objects
+    object_scores: dict[str, float] = {}
     timing: dict[str, Any] = {}
-    if layer.kind == "instances":
-        with Dataset(dataset) as opened:
-            wholes = labelled_images(opened, indices, layer=layer.name)
-        shown = predict_scores(
-            network, [image for image, _ in wholes], normalization=spec.normalize, divisor=model.divisor, device=device,
+    if has_objects:
+        images = [image for image, _ in micrographs]
+        predictions = predict_scores(
+            network,
+            images,
+            normalization=spec.normalize,
+            divisor=model.divisor,
+            device=device,
             precision=precision,
-        )  # fmt: skip
-        tallies, seconds = [], []
-        for found, (_, labels) in zip(shown, wholes, strict=True):
-            began = time.perf_counter()
-            decoded = target.decode(found, model.decode_params)
-            seconds.append(time.perf_counter() - began)
-            tallies.append(object_metrics.tally(labels, decoded))
-        counts = object_metrics.merged(tallies)
-        of_objects |= _plain(object_metrics.scores(counts))
-        result["images"] = object_metrics.counts_per_image(counts)
+        )
+        counts, seconds = [], []
+        for prediction, (_, labels) in zip(predictions, micrographs, strict=True):
+            start = time.perf_counter()
+            objects = target.decode(prediction, model.decode_params)
+            seconds.append(time.perf_counter() - start)
+            counts.append(object_metrics.count_matches(labels, objects))
+        total = object_metrics.concatenate(counts)
+        object_scores = object_metrics.scores(total)
+        result["images"] = object_metrics.counts_per_image(total)
         # the median, since the first image may wait for compiled code to be read
         timing = {"images": len(seconds), "decode_s_median": float(np.median(seconds)), "decode_s": sum(seconds)}
+    result |= {"classes": list(target.names), "scores": _undefined_as_none(scores | object_scores)}
 
-    def scored() -> dict[str, float | None]:
-        found = score(network, target, source, batch=spec.batch, device=device, precision=precision)
-        return _plain(found)
-
-    result |= {"classes": list(target.names), "scores": scored() | of_objects}
+    # score the weights of every epoch
     if every_epoch:
-        trained = run.read(run.metrics)
         result["epochs"] = []
-        for epoch in range(1, trained["epochs"] + 1):
+        for epoch in range(1, run.read(run.metrics)["epochs"] + 1):
             weights = checkpoint.load_weights(run.epoch_weights(epoch))
             load_parts(network, weights, None, context=str(model.folder))
-            result["epochs"].append(scored())
+            scores = score(network, target, source, batch=spec.batch, device=device, precision=precision)
+            result["epochs"].append(_undefined_as_none(scores))
     return result, timing
 
 
-def _plain(scores: Mapping[str, float]) -> dict[str, float | None]:
+def _undefined_as_none(scores: Mapping[str, float]) -> dict[str, float | None]:
     """Returns scores as JSON can hold them: None where one is not defined."""
     return {name: None if math.isnan(value) else value for name, value in scores.items()}
 
 
-def target_for(model: TrainedModel, layer: Layer, where: str) -> Target:
+def target_for(model: TrainedModel, layer: Layer, context: str) -> Target:
     """Returns the run's target for a layer of classes or of objects; raises SegueError where it cannot be scored."""
     instances = layer.kind == "instances"
     if not layer.stored:
@@ -134,7 +143,7 @@ def target_for(model: TrainedModel, layer: Layer, where: str) -> Target:
     target = model.target.for_layer(instances=instances)
     if target is None:
         raise SegueError(
-            f"{where}: layer '{layer.name}' holds classes, but {model.folder} was trained on objects (target "
+            f"{context}: layer '{layer.name}' holds classes, but {model.folder} was trained on objects (target "
             f"'{model.spec.target.name}'); give a layer of instances."
         )
     return target
@@ -149,13 +158,13 @@ def _require_fit(model: TrainedModel, dataset: Dataset, names: tuple[str, ...]) 
 
 
 def score_missing(
-    run: Path, wanted: Mapping[Path, tuple[str, Path, DataSpec]], part: PartName, *, every_epoch: bool = False
+    run: Path, evaluations: Mapping[Path, tuple[str, Path, DataSpec]], part: PartName, *, every_epoch: bool = False
 ) -> dict[str, str]:
     """Writes the evaluations of a run that are not there yet; returns the domains that failed and why.
 
-    wanted: result file -> (domain, dataset file, what of it).
+    evaluations: result file -> (domain, dataset file, which of its samples).
     """
-    missing = {file: how for file, how in wanted.items() if not file.exists()}
+    missing = {file: evaluation for file, evaluation in evaluations.items() if not file.exists()}
     failed: dict[str, str] = {}
     if not missing:
         return failed
@@ -165,7 +174,7 @@ def score_missing(
         return {domain: str(error) for domain, _, _ in missing.values()}
     for file, (domain, dataset, data) in missing.items():
         try:
-            result, timing = _score_timed(model, dataset, data, part, every_epoch)
+            result, timing = _score_and_time(model, dataset, data, part, every_epoch)
             if timing:
                 write_json(timing_file(file), timing)
             write_json(file, result)

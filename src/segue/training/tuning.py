@@ -171,8 +171,8 @@ class _Trials:
         return counts.bound()
 
     def _full_score(self, parameters: Mapping[str, float]) -> float:
-        counts = [object_metrics.tally(labels, self._decode(scores, parameters)) for scores, labels in self.images]
-        value = object_metrics.scores(object_metrics.merged(counts))[self.metric]
+        counts = [object_metrics.count_matches(labels, self._decode(scores, parameters)) for scores, labels in self.images]
+        value = object_metrics.scores(object_metrics.concatenate(counts))[self.metric]
         return UNDEFINED if np.isnan(value) else self.metric_value(value)
 
     def _decode(self, scores: np.ndarray, parameters: Mapping[str, float]) -> np.ndarray:
