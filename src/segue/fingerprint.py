@@ -124,7 +124,7 @@ def _stamp(path: Path) -> list[int | str]:
 
 
 def hash_dataset(path: Path, cache_path: Path | None = None) -> str:
-    """Returns the sha256 (hex) over all arrays and attributes of an HDF5 file in sorted order: name, type, shape, values.
+    """Returns the sha256 (hex) over all arrays and attributes of an HDF5 file, sorted: name, type, shape, values.
 
     Equal for files of equal content, whatever their chunks, compression and order of writing. Reads the file in blocks;
     raises SegueError for damaged files. Hashes of unchanged files are taken from `cache_path`, as in `hash_each_file`.

@@ -28,14 +28,14 @@ Node: TypeAlias = Any  # an h5py file, group or dataset: h5py types every item a
 
 
 class WriteRefused(OSError):
-    """What the disk refused while an HDF5 file was written."""
+    """A write to an HDF5 file that the disk refused."""
 
 
 class Sink(io.RawIOBase):
     """A file for h5py to write to that never fails: it keeps the first error and swallows what follows.
 
     HDF5 2.0 crashes at exit when a file cannot be closed because a write was refused; so it is told that all is
-    well, and whoever writes asks for the error (`NewFile.check`).
+    well, and the writer asks for the error (`NewFile.check`).
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,7 +77,7 @@ class Sink(io.RawIOBase):
         """Does nothing: the file is unbuffered."""
 
     def settle(self) -> None:
-        """Puts the bytes on the disk; a refusal is kept like any other."""
+        """Flushes the bytes to the disk; an error is kept like any other."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -116,7 +116,7 @@ class NewFile:
 def new_file(path: Path) -> Iterator[NewFile]:
     """Gives an HDF5 file that appears at `path` only when the block ends without an error.
 
-    Raises SegueError naming `path` when the disk refuses; long writers call `check` now and then to learn it early.
+    Raises SegueError naming `path` when the disk refuses; long writers call `check` now and then to stop early.
     """
     with replacing(path) as partial, contextlib.closing(Sink(partial)) as sink:
         with h5py.File(sink, "w") as file:
@@ -143,7 +143,7 @@ def open_file(path: Path) -> Node:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Words the errors of reads from an open file: a damaged chunk, a disk that fails."""
+    """Turns errors of reads from an open file (a damaged chunk, a failing disk) into SegueErrors that name it."""
     try:
         yield
     except WriteRefused:

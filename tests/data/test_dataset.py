@@ -195,7 +195,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 from samples.datasets import make_part, make_dataset
-from segue.data.dataset import assemble, write_part
+from segue.data.writer import merge_parts, write_part
 from segue.errors import SegueError
 folder = Path(sys.argv[2])
 part = make_part("a", 200, size=32)
@@ -212,7 +212,7 @@ from samples.datasets import LAYERS
 for limit in [500, 20000, 300000, 600000]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
-        assemble([folder / "part.h5"], folder / "all.h5", layers=LAYERS, channels=["c"], attributes={}, splits={})
+        merge_parts([folder / "part.h5"], folder / "all.h5", layers=LAYERS, channels=["c"], attributes={}, splits={})
     except SegueError as error:
         messages.append(str(error))
 print(json.dumps(messages))

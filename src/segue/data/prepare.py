@@ -31,7 +31,7 @@ from segue.data.normalization import mean_and_std
 from segue.data.pairing import ImageLabelPair, PairedFiles, pair_files, raise_problems, read_headers
 from segue.data.spec import MAX_PADDING, PrepareSpec
 from segue.data.splits import GivenSplit, PartName, Split
-from segue.data.tiling import corners, cut
+from segue.data.tiling import corners, cut, starts
 from segue.data.writer import GroupTiles, Micrograph, merge_parts, write_part
 from segue.errors import SegueError
 from segue.fingerprint import hash_each_file, hash_json
@@ -112,17 +112,12 @@ def expected(spec: PrepareSpec, files: PairedFiles) -> dict[str, int]:
     _check_tile_px(spec, pairs, files.context)
     tiles = pixels = values = 0
     for header in (pair.header for pair in pairs if pair.header is not None):
-        rows, columns = (_tiles_along(length, spec) for length in (header.height, header.width))
+        rows, columns = (len(starts(side, spec.tile_px, spec.step_px)) for side in (header.height, header.width))
         area = rows * columns * spec.tile_px**2 + spec.keep_micrographs * header.height * header.width
         tiles += rows * columns
         pixels += area
         values += area * header.channels * max(1, header.bits // 8)
     return {"micrographs": len(pairs), "tiles": tiles, "bytes": 2 * (values + 4 * pixels) + 4096 * len(pairs)}
-
-
-def _tiles_along(length: int, spec: PrepareSpec) -> int:
-    """Returns the number of tiles that cover a length: len(tiling.starts(...))."""
-    return max(0, math.ceil((length - spec.tile_px) / spec.step_px)) + 1
 
 
 def _check_tile_px(spec: PrepareSpec, pairs: Sequence[ImageLabelPair], context: Path) -> None:

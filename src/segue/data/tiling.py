@@ -1,6 +1,4 @@
-"""Where to cut tiles from a micrograph, and the cutting.
-
-How an image is cut into tiles: cores that cover it once, and what is seen around each of them."""
+"""Cutting images: into tiles for datasets, and into cores with halos for images that are too large to predict at once."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ import numpy as np
 
 from segue.labels import IGNORED
 
-Edge = Literal["drop", "shift"]  # of the tile that would reach beyond the border: left out, or moved back inside
+Edge = Literal["drop", "shift"]  # a tile that would reach beyond the border is left out, or moved back inside
 
 
 @dataclass(frozen=True)
@@ -97,11 +95,11 @@ class Region:
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
     def read(self, array: Any) -> np.ndarray:
-        """Returns this part of an array (…, H, W) that can be sliced: numpy, a memory map, zarr, HDF5."""
+        """Returns this part of a sliceable array (…, H, W): numpy, a memory map, zarr, HDF5."""
         return np.asarray(array[(..., *self.slices)])
 
     def within(self, outer: Region) -> Region:
-        """Returns the same pixels as counted from the corner of `outer`."""
+        """Returns the same pixels relative to the corner of `outer`."""
         return Region(self.top - outer.top, self.left - outer.left, self.bottom - outer.top, self.right - outer.left)
 
     def widened(self, by_px: int, shape: tuple[int, int]) -> Region:
@@ -114,7 +112,7 @@ class Region:
         )
 
     def aligned(self, divisor: int, shape: tuple[int, int]) -> Region:
-        """Returns the least region around this one that begins and ends at multiples of `divisor`, or at the border."""
+        """Returns the smallest region around this one that begins and ends at multiples of `divisor`, or at the border."""
         return Region(
             self.top // divisor * divisor,
             self.left // divisor * divisor,
@@ -127,8 +125,8 @@ class Region:
 class Tiling:
     """Cores of `tile_px` × `tile_px` px, each decoded with `halo_px` more on every side.
 
-    Where that is too little the halo is doubled, up to half of `tile_px`. A network is shown `context_px` beyond the
-    halo; None takes as much as it looks at (see `segue.inference.predict.receptive_radius_px`).
+    Where that is too little the halo is doubled, up to half of `tile_px`. A network sees `context_px` beyond the
+    halo; None takes its receptive radius (see `segue.inference.predict.receptive_radius_px`).
     """
 
     tile_px: int = 1024
@@ -149,8 +147,8 @@ class Tiling:
         return [Region(y, x, min(y + side, shape[0]), min(x + side, shape[1])) for y, x in corners]
 
     def halos(self) -> list[int]:
-        """Returns the halos to try, the least first."""
-        found = [self.halo_px]
-        while found[-1] and 2 * found[-1] <= self.tile_px // 2:
-            found.append(2 * found[-1])
-        return found
+        """Returns the halos to try, the smallest first."""
+        halos = [self.halo_px]
+        while halos[-1] and 2 * halos[-1] <= self.tile_px // 2:
+            halos.append(2 * halos[-1])
+        return halos

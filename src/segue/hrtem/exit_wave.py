@@ -44,7 +44,7 @@ class LabelsSpec(SpecModel):
 
 
 def grid_px(field_A: float, sampling_A: float) -> int:
-    """Returns the least number of points at a spacing of at most `sampling_A` whose FFT is fast.
+    """Returns the smallest number of points at a spacing of at most `sampling_A` whose FFT is fast.
 
     Even products of 2, 3 and 5. FFTW's estimated plans, which unlike measured ones are the same in every process
     and so keep results reproducible, are up to ten times slower on multiples of 128 without a factor 5.
@@ -128,8 +128,8 @@ def resample(wave: np.ndarray, size_px: int) -> np.ndarray:
     if size_px == count:
         return wave.astype(np.complex64)
     first = count // 2 - size_px // 2
-    kept = slice(first, first + size_px)
-    spectrum = fft.fftshift(fft.fft2(wave))[kept, kept]
+    center = slice(first, first + size_px)
+    spectrum = fft.fftshift(fft.fft2(wave))[center, center]
     return (fft.ifft2(fft.ifftshift(spectrum)) * (size_px / count) ** 2).astype(np.complex64)
 
 

@@ -117,7 +117,7 @@ def expose(
 
 
 def minimum_contrast_A(wave: torch.Tensor, optics: Optics, *, thickness_A: float) -> float:
-    """Returns the defocus in Å, on a grid of 0.1, at which the image of `wave` (H, W) varies least.
+    """Returns the defocus in Å, on a grid of 0.1, at which the image of `wave` (H, W) has minimum variance.
 
     First every 1 Å from the exit plane to the entrance, `thickness_A` before it, then every 0.1 Å around the best.
     Planes outside are not searched: a crystal with one dominant spacing repeats its image along the beam, and with it
@@ -126,12 +126,12 @@ def minimum_contrast_A(wave: torch.Tensor, optics: Optics, *, thickness_A: float
     import torch
 
     coarse = torch.arange(0.0, math.ceil(thickness_A) + 1.0, dtype=torch.float64)
-    best = _least_varying(wave, coarse, optics)
+    best = _min_variance_defocus(wave, coarse, optics)
     fine = best + 0.1 * torch.arange(-10, 11, dtype=torch.float64)
-    return round(_least_varying(wave, fine, optics), 1)
+    return round(_min_variance_defocus(wave, fine, optics), 1)
 
 
-def _least_varying(wave: torch.Tensor, defocus_A: torch.Tensor, optics: Optics) -> float:
+def _min_variance_defocus(wave: torch.Tensor, defocus_A: torch.Tensor, optics: Optics) -> float:
     import torch
 
     batches = defocus_A.split(max(1, BLOCK_VALUES // wave.numel()))

@@ -1,4 +1,4 @@
-"""Series: structures drawn, their exit waves computed once, and every imaging condition rendered from them.
+"""Simulates series: random structures, their exit waves computed once, and all imaging conditions rendered from them.
 
 For each structure: specimen → exit waves (one per frozen phonon) and vacuum wave → mask and zero of defocus →
 images under each condition → part file. A structure's part depends on the specification and its index only, so any
@@ -71,11 +71,11 @@ class SeriesSpec(SpecModel):
                 f"specimen.diameter_nm: found up to {self.specimen.diameter_nm[1]:g}, more than wave.field_nm = "
                 f"{self.wave.field_nm:g}; take smaller particles or a larger field"
             )
-        most = max(self.imaging.dose_e_per_A2) * pixel_A**2
-        if most > MAX_COUNTS_PER_PX:
+        counts = max(self.imaging.dose_e_per_A2) * pixel_A**2
+        if counts > MAX_COUNTS_PER_PX:
             errors.append(
-                f"imaging.dose_e_per_A2: found {max(self.imaging.dose_e_per_A2):g}, which is {most:.0f} electrons per "
-                f"pixel of {pixel_A:g} Å; at most {MAX_COUNTS_PER_PX:.0f} are counted; lower the dose"
+                f"imaging.dose_e_per_A2: found {max(self.imaging.dose_e_per_A2):g}, which is {counts:.0f} electrons "
+                f"per pixel of {pixel_A:g} Å; at most {MAX_COUNTS_PER_PX:.0f} are counted; lower the dose"
             )
         if errors:
             raise ValueError("; ".join(errors))
@@ -170,7 +170,7 @@ def _write_structure(spec: SeriesSpec, item: tuple[int, Path]) -> bool:
 
 
 def structure(spec: SeriesSpec, index: int) -> GroupTiles:
-    """Returns the part of structure `index`: a tile for each defocus and dose, in that order, defocus outermost.
+    """Returns the tiles of structure `index`: one for each defocus and dose, in that order, defocus outermost.
 
     Images are electrons counted per pixel, uint16 (n, 1, H, W). A tile is the whole acquired image; its place in the
     simulated field is drawn once per structure. Every condition has streams of its own for its defocus and its
@@ -196,8 +196,8 @@ def structure(spec: SeriesSpec, index: int) -> GroupTiles:
     cut = (slice(top, top + imaging.tile_px), slice(left, left + imaging.tile_px))
 
     conditions = _conditions(spec)
-    drawn_nm = np.array([_drawn_defocus_nm(spec, index, *condition) for condition in conditions])
-    intensities = render(waves, torch.from_numpy(A_PER_NM * drawn_nm + zero_A), optics)[:, *cut]
+    sampled_nm = np.array([_sample_defocus_nm(spec, index, *condition) for condition in conditions])
+    intensities = render(waves, torch.from_numpy(A_PER_NM * sampled_nm + zero_A), optics)[:, *cut]
     images = np.stack(
         [_counted(spec, index, image, *condition) for image, condition in zip(intensities, conditions, strict=True)]
     )
@@ -208,7 +208,7 @@ def structure(spec: SeriesSpec, index: int) -> GroupTiles:
         "minimum_contrast_nm": zero_A / A_PER_NM,
         "structure": index,
     }
-    return _part(spec, index, images, mask[cut], drawn_nm=drawn_nm, columns=columns)
+    return _group_tiles(spec, index, images, mask[cut], sampled_nm=sampled_nm, columns=columns)
 
 
 def optics_of(spec: SeriesSpec) -> Optics:
@@ -220,7 +220,7 @@ def _conditions(spec: SeriesSpec) -> list[tuple[float, float]]:
     return [(defocus, dose) for defocus in spec.imaging.defocus_nm for dose in spec.imaging.dose_e_per_A2]
 
 
-def _drawn_defocus_nm(spec: SeriesSpec, index: int, defocus_nm: float, dose_e_per_A2: float) -> float:
+def _sample_defocus_nm(spec: SeriesSpec, index: int, defocus_nm: float, dose_e_per_A2: float) -> float:
     from segue import rng
 
     random = rng.numpy_generator(spec.seed, "defocus", index, defocus_nm, dose_e_per_A2)
@@ -236,22 +236,22 @@ def _counted(
 
     generator = rng.torch_generator(spec.seed, "counts", index, defocus_nm, dose_e_per_A2)
     counts = expose(intensity, dose_e_per_A2, pixel_size_A=spec.imaging.pixel_size_A, generator=generator)
-    most = float(counts.max())
-    if most > 65535:
+    highest = float(counts.max())
+    if highest > 65535:
         raise SegueError(
-            f"imaging.dose_e_per_A2: at {dose_e_per_A2:g} a pixel of structure {index} counted {most:.0f} electrons, "
-            "more than 16 bits hold; lower the dose."
+            f"imaging.dose_e_per_A2: at {dose_e_per_A2:g} a pixel of structure {index} counted {highest:.0f} "
+            "electrons, more than 16 bits hold; lower the dose."
         )
     return counts.numpy().astype("uint16")
 
 
-def _part(
+def _group_tiles(
     spec: SeriesSpec,
     index: int,
     images: np.ndarray,
     mask: np.ndarray,
     *,
-    drawn_nm: np.ndarray,
+    sampled_nm: np.ndarray,
     columns: dict[str, str | int | float],
 ) -> GroupTiles:
     import numpy as np
@@ -266,7 +266,7 @@ def _part(
         "y_px": np.zeros(count, np.int64),
         "x_px": np.zeros(count, np.int64),
         "defocus_nm": np.array([defocus for defocus, _ in conditions], np.float64),
-        "defocus_nm_drawn": drawn_nm,
+        "defocus_nm_drawn": sampled_nm,
         "dose_e_per_A2": np.array([dose for _, dose in conditions], np.float64),
         **{name: _column(value, count) for name, value in columns.items()},
     }

@@ -1,6 +1,6 @@
 """Specimens as lists of atoms: crystalline spheres with stacking faults on an amorphous carbon support.
 
-A specimen is drawn in this order: the spheres (number, diameters, places), the crystal inside each (faults,
+A specimen is sampled in this order: the spheres (number, diameters, places), the crystal inside each (faults,
 lattice origin, orientation), then the support. Lengths are Å inside this module, nm in the specification. Axes
 are x, y across the field, from one corner of it, and z along the beam: the electrons pass the support first and
 the particles last, so that the exit plane lies just behind the particles.
@@ -226,7 +226,7 @@ def _place(spec: SpecimenSpec, field_A: float, random: np.random.Generator) -> t
 def crystal_sphere(name: str, diameter_A: float, *, faults: int, random: np.random.Generator) -> Atoms:
     """Returns a sphere of the crystal about the origin, at a random place of its lattice and in a random orientation.
 
-    `faults` is the number of stacking faults wanted; they lie within 0.8 radii of the centre, on different planes
+    `faults` is the number of stacking faults; they lie within 0.8 radii of the centre, on different planes
     (a sphere too small to hold that many planes takes as many as it holds).
     """
     numbers, fractions, cell = _unit_cell(name)
@@ -282,7 +282,7 @@ def _unit_cell(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def random_rotation(random: np.random.Generator) -> np.ndarray:
-    """Returns a rotation matrix drawn uniformly from all orientations (a normal quaternion, normalised)."""
+    """Returns a rotation matrix drawn uniformly from all orientations (a normalized normal quaternion)."""
     w, x, y, z = (quaternion := random.normal(size=4)) / np.linalg.norm(quaternion)
     return np.array(
         [
