@@ -87,7 +87,7 @@ def test_channels_and_sizes_are_adapted_and_told(vit_file: Path, by: str, factor
     divided = " / 2" if by == "sum" and channels == 2 else ""
     assert report.adapted == {"encoder.model.patch_embed.proj.weight": f"3 → {channels} channels, {by}{divided}"}
     assert report.resampled == {"encoder.model.pos_embed": "position embeddings 14x14 → 4x4, bicubic"}
-    assert "1 resampled, 1 adapted" in report.words() and "14x14 → 4x4" in report.words()
+    assert "1 resampled, 1 adapted" in report.describe() and "14x14 → 4x4" in report.describe()
 
 
 def test_patches_of_another_size(vit_file: Path):

@@ -1,7 +1,7 @@
-"""Weights that others have trained, for the encoder: from a file in timm's format, or fetched with timm.
+"""Pretrained weights for the encoder: from a file in timm's format, or fetched with timm.
 
 A file is safetensors, or a checkpoint of torch that holds tensors only (`weights_only`): nothing in it is executed.
-Tensors go by timm's names. What does not fit is adapted where there is one known way, and the report says so:
+Tensors are matched by timm's names. What does not fit is adapted where there is one known way, and reported:
 
     input channels       the weights of the first convolution are summed or averaged over those of the file (see
                          `NetworkSpec.pretrained_channels`)
@@ -42,10 +42,10 @@ _FLATTENED = re.compile(r"^([a-z]+)_(\d+)\.")  # stages_0.… of timm's encoders
 
 @dataclass(frozen=True)
 class LoadingReport:
-    """What became of the tensors. Names are the network's, those of `left_out` the file's.
+    """How each tensor was loaded. Names are the network's, those of `left_out` the file's.
 
-    loaded: as they are. resampled, adapted: changed, with how. missing: counters of batch norms, which begin at 0.
-    initialised: decoder and head, which no file has. left_out: in the file, but not of this encoder.
+    loaded: unchanged. resampled, adapted: with a description of the change. missing: counters of batch norms, which
+    begin at 0. initialised: decoder and head, which no file has. left_out: in the file, but not of this encoder.
     """
 
     source: str
@@ -60,33 +60,33 @@ class LoadingReport:
         """Returns the report as plain lists and tables."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """Returns the report in a few lines: counts, and each change."""
-        counted = [
-            f"{len(names)} {what}"
-            for what, names in (
+        counts = [
+            f"{len(names)} {kind}"
+            for kind, names in (
                 ("loaded", self.loaded), ("resampled", self.resampled), ("adapted", self.adapted),
                 ("missing", self.missing), ("initialised (decoder and head)", self.initialised),
                 ("of the file left out", self.left_out),
             ) if names
         ]  # fmt: skip
-        changed = [f"  {name}: {how}" for name, how in (self.resampled | self.adapted).items()]
-        return "\n".join([f"weights of {self.source}: {', '.join(counted)}", *changed])
+        changes = [f"  {name}: {change}" for name, change in (self.resampled | self.adapted).items()]
+        return "\n".join([f"weights of {self.source}: {', '.join(counts)}", *changes])
 
 
-def load_pretrained(network: Network, spec: NetworkSpec, *, where: str) -> LoadingReport | None:
+def load_pretrained(network: Network, spec: NetworkSpec, *, context: str) -> LoadingReport | None:
     """Fills the encoder as `spec.pretrained` says and returns the report; None where it says nothing.
 
-    `network` is what `networks.build(spec, …)` returned. Raises SegueError when the weights cannot be had or do not
-    fit; the network is then as it was.
+    `network` is what `networks.build(spec, …)` returned. Raises SegueError when the weights cannot be fetched or
+    read, or do not fit; the network is then unchanged.
     """
     if spec.pretrained is False:
         return None
     if isinstance(spec.pretrained, Path):
         weights, source = read_weights(spec.pretrained), str(spec.pretrained)
     else:
-        weights, source = _fetched(spec, where), f"timm's '{_model(spec)}'"
-    return fill_encoder(network, weights, source=source, channels_by=spec.pretrained_channels, where=where)
+        weights, source = _fetch(spec, context), f"timm's '{_model_name(spec)}'"
+    return fill_encoder(network, weights, source=source, channels_by=spec.pretrained_channels, context=context)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -95,14 +95,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Of checkpoints of torch the table `state_dict` or `model` is taken where there is one. SAM's published
     checkpoints are read too: their image encoder, renamed as timm does.
     """
-    found: Any
+    content: Any
     try:
         if path.suffix == ".safetensors":
-            found = load_file(path)
+            content = load_file(path)
         else:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # on files of other kinds, which are told below
-                found = torch.load(path, map_location="cpu", weights_only=True)
+                warnings.simplefilter("ignore")  # on files of other kinds, which are reported below
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise SegueError(f"{path}: there is no such file; give a file of weights in timm's format.") from None
     except pickle.UnpicklingError:
@@ -116,14 +116,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             "timm's format."
         ) from None
     for container in CONTAINERS:
-        if isinstance(found, dict) and isinstance(found.get(container), dict):
-            found = found[container]
+        if isinstance(content, dict) and isinstance(content.get(container), dict):
+            content = content[container]
             break
-    tensors = {} if not isinstance(found, dict) else {k: v for k, v in found.items() if isinstance(v, Tensor)}
+    tensors = {} if not isinstance(content, dict) else {k: v for k, v in content.items() if isinstance(v, Tensor)}
     if not tensors:
         raise SegueError(f"{path}: holds no tensors by name; give a .safetensors or .pth file in timm's format.")
     tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
-    return {_of_sam(name): value for name, value in tensors.items()}
+    return {_rename_sam(name): value for name, value in tensors.items()}
 
 
 def fill_encoder(
@@ -132,48 +132,49 @@ def fill_encoder(
     *,
     source: str,
     channels_by: Literal["sum", "mean"] = "sum",
-    where: str = "network",
+    context: str = "network",
 ) -> LoadingReport:
-    """Fills the encoder from tensors by timm's names and returns the report; SegueError where they do not fit."""
-    own = network.encoder.state_dict()
-    there = {name: _name_there(name, weights) for name in own}
-    absent = [name for name, other in there.items() if other is None]
+    """Fills the encoder from tensors by timm's names and returns the report; raises SegueError if they do not fit."""
+    state = network.encoder.state_dict()
+    names_in_file = {name: _name_in_file(name, weights) for name in state}
+    absent = [name for name, other in names_in_file.items() if other is None]
     missing = [name for name in absent if name.endswith("num_batches_tracked")]
     lacking = [name for name in absent if name not in missing]
     if lacking:
         raise SegueError(
-            f"{where}: {source} lacks {len(lacking)} of the {len(own)} tensors of the encoder, first "
+            f"{context}: {source} lacks {len(lacking)} of the {len(state)} tensors of the encoder, first "
             f"'{lacking[0].removeprefix('model.')}'; it holds {', '.join(list(weights)[:3])}, …; give the weights of "
             "this encoder" + _hint(weights)
         )
-    images = next((n for n, v in own.items() if v.dim() == 4 and not n.endswith("pos_embed")), None)  # they enter here
+    # the first convolution takes the images
+    first = next((n for n, v in state.items() if v.dim() == 4 and not n.endswith("pos_embed")), None)
     values: dict[str, Tensor] = {}
     resampled: dict[str, str] = {}
     adapted: dict[str, str] = {}
-    for name, other in there.items():
+    for name, other in names_in_file.items():
         if other is None:
             continue
         value, label = weights[other], f"encoder.{name}"
-        if name == images and value.dim() == 4:
-            value, told = _of_channels(value, own[name].shape[1], channels_by)
-            adapted |= {label: told} if told else {}
-        if value.shape != own[name].shape:
-            value, told = _of_size(name, value, own[name], network.encoder)
-            resampled |= {label: told} if told else {}
-        if value.shape != own[name].shape:
+        if name == first and value.dim() == 4:
+            value, change = _adapt_channels(value, state[name].shape[1], channels_by)
+            adapted |= {label: change} if change else {}
+        if value.shape != state[name].shape:
+            value, change = _resample(name, value, state[name], network.encoder)
+            resampled |= {label: change} if change else {}
+        if value.shape != state[name].shape:
             raise SegueError(
-                f"{where}: '{other}' of {source} is {tuple(weights[other].shape)}, and the encoder's is "
-                f"{tuple(own[name].shape)}; give the weights of this encoder, or name the one that they are of."
+                f"{context}: '{other}' of {source} is {tuple(weights[other].shape)}, and the encoder's is "
+                f"{tuple(state[name].shape)}; give the weights of this encoder, or name the one that they are of."
             )
         values[name] = value
     with torch.no_grad():
         for name, value in values.items():
-            own[name].copy_(value)
-    changed = resampled.keys() | adapted.keys()
-    used = set(there.values())
+            state[name].copy_(value)
+    modified = resampled.keys() | adapted.keys()
+    used = set(names_in_file.values())
     return LoadingReport(
         source,
-        loaded=tuple(f"encoder.{name}" for name in values if f"encoder.{name}" not in changed),
+        loaded=tuple(f"encoder.{name}" for name in values if f"encoder.{name}" not in modified),
         resampled=resampled,
         adapted=adapted,
         missing=tuple(f"encoder.{name}" for name in missing),
@@ -182,13 +183,13 @@ def fill_encoder(
     )
 
 
-def _name_there(name: str, weights: Mapping[str, Tensor]) -> str | None:
+def _name_in_file(name: str, weights: Mapping[str, Tensor]) -> str | None:
     plain = name.removeprefix("model.")
     candidates = (plain, _FLATTENED.sub(r"\1.\2.", plain), name)
     return next((candidate for candidate in candidates if candidate in weights), None)
 
 
-def _of_channels(value: Tensor, channels: int, by: str) -> tuple[Tensor, str]:
+def _adapt_channels(value: Tensor, channels: int, by: str) -> tuple[Tensor, str]:
     """Returns convolution weights (out, in, h, w) for another number of input channels, and how they were made."""
     before = value.shape[1]
     if before == channels:
@@ -200,10 +201,10 @@ def _of_channels(value: Tensor, channels: int, by: str) -> tuple[Tensor, str]:
     return summed.expand(-1, channels, -1, -1), f"{before} → {channels} channels, sum{share}"
 
 
-def _of_size(name: str, value: Tensor, own: Tensor, encoder: nn.Module) -> tuple[Tensor, str]:
+def _resample(name: str, value: Tensor, target: Tensor, encoder: nn.Module) -> tuple[Tensor, str]:
     """Returns weights that go with another size of image or patch, and how they were made; else what was given."""
     leaf = name.rpartition(".")[2]
-    before, after = value.shape, own.shape
+    before, after = value.shape, target.shape
     if name.endswith("patch_embed.proj.weight") and before[:2] == after[:2]:
         from timm.layers.patch_embed import resample_patch_embed
 
@@ -212,36 +213,36 @@ def _of_size(name: str, value: Tensor, own: Tensor, encoder: nn.Module) -> tuple
     if leaf in ("rel_pos_h", "rel_pos_w") and before[1:] == after[1:]:
         line = F.interpolate(value.float().T[None], after[0], mode="linear")[0].T
         return line, f"relative positions {before[0]} → {after[0]}, linear"
-    if leaf == "pos_embed" and before[-1] == after[-1] and value.dim() == own.dim():
-        return _positions(value.float(), own, encoder)
+    if leaf == "pos_embed" and before[-1] == after[-1] and value.dim() == target.dim():
+        return _resample_positions(value.float(), target, encoder)
     return value, ""
 
 
-def _positions(value: Tensor, own: Tensor, encoder: nn.Module) -> tuple[Tensor, str]:
+def _resample_positions(value: Tensor, target: Tensor, encoder: nn.Module) -> tuple[Tensor, str]:
     if value.dim() == 4:  # SAM's: (1, rows, columns, D)
-        shape = (own.shape[1], own.shape[2])
-        told = f"position embeddings {value.shape[1]}x{value.shape[2]} → {shape[0]}x{shape[1]}, bicubic"
-        return bicubic(value.permute(0, 3, 1, 2), shape).permute(0, 2, 3, 1), told
+        shape = (target.shape[1], target.shape[2])
+        change = f"position embeddings {value.shape[1]}x{value.shape[2]} → {shape[0]}x{shape[1]}, bicubic"
+        return bicubic(value.permute(0, 3, 1, 2), shape).permute(0, 2, 3, 1), change
     model: Any = getattr(encoder, "model", encoder)
-    known = 0 if model.no_embed_class else model.num_prefix_tokens  # of them have a position of their own
-    side = round(max(0, value.shape[1] - known) ** 0.5)
+    prefix = 0 if model.no_embed_class else model.num_prefix_tokens  # tokens with positions before the patches
+    side = round(max(0, value.shape[1] - prefix) ** 0.5)
     shape = tuple(model.patch_embed.grid_size)
-    if side * side + known != value.shape[1] or shape[0] * shape[1] + known != own.shape[1]:
+    if side * side + prefix != value.shape[1] or shape[0] * shape[1] + prefix != target.shape[1]:
         return value, ""
-    grid = bicubic(value[:, known:].transpose(1, 2).unflatten(2, (side, side)), (shape[0], shape[1]))
-    told = f"position embeddings {side}x{side} → {shape[0]}x{shape[1]}, bicubic"
-    return torch.cat([value[:, :known], grid.flatten(2).transpose(1, 2)], dim=1), told
+    grid = bicubic(value[:, prefix:].transpose(1, 2).unflatten(2, (side, side)), (shape[0], shape[1]))
+    change = f"position embeddings {side}x{side} → {shape[0]}x{shape[1]}, bicubic"
+    return torch.cat([value[:, :prefix], grid.flatten(2).transpose(1, 2)], dim=1), change
 
 
-def _model(spec: NetworkSpec) -> str:
+def _model_name(spec: NetworkSpec) -> str:
     if spec.family in FAMILIES:
         return spec.encoder
     return MOBILENET if spec.name == "mobilenet-transposed" else spec.encoder.removeprefix("tu-")
 
 
-def _fetched(spec: NetworkSpec, where: str) -> dict[str, Tensor]:
+def _fetch(spec: NetworkSpec, context: str) -> dict[str, Tensor]:
     """Returns the weights that timm or segmentation-models-pytorch fetch from the network."""
-    model = _model(spec)
+    model = _model_name(spec)
     try:
         if spec.family in FAMILIES or spec.name == "mobilenet-transposed" or spec.encoder.startswith("tu-"):
             import timm
@@ -252,13 +253,13 @@ def _fetched(spec: NetworkSpec, where: str) -> dict[str, Tensor]:
         return dict(smp.encoders.get_encoder(model, in_channels=3, weights="imagenet").state_dict())
     except (OSError, RuntimeError, ValueError, KeyError) as error:  # all that hub, files and models raise
         raise SegueError(
-            f"{where}: the pretrained weights of '{model}' could not be fetched ({type(error).__name__}: "
+            f"{context}: the pretrained weights of '{model}' could not be fetched ({type(error).__name__}: "
             f"{_first_line(error)}); connect to the network, or give a file in timm's format: "
             f'pretrained = "{model}.safetensors".'
         ) from error
 
 
-def _of_sam(name: str) -> str:
+def _rename_sam(name: str) -> str:
     return name.removeprefix(SAM_PREFIX).replace("mlp.lin", "mlp.fc") if name.startswith(SAM_PREFIX) else name
 
 

@@ -288,7 +288,7 @@ def _prepare(task: TrainTask, data: StageData, device: str, context: RunContext)
     freezing.freeze(network, freezing.frozen_at(network, spec.freeze, spec.unfreeze, 1))  # or reports unknown parts
     pretrained = networks.load_pretrained(network, spec.network, context=error_context)
     if pretrained is not None:
-        context.log(pretrained.words())
+        context.log(pretrained.describe())
     transfer = _load_parent(network, spec, task.inputs.parent, context.log)
     network = _share_batch_norm(network, spec, group, device, error_context)
 
