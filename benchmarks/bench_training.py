@@ -38,10 +38,11 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 from segue import device, networks
 from segue.data.sources import ResidentSource
 from segue.networks.registry import NetworkSpec
-from segue.targets import classes
-from segue.targets.specs import TargetSpec
+from segue.targets.registry import build_target
+from segue.targets.specs import ClassesSpec
 from segue.training import loop
-from segue.training.loop import Member
+from segue.training.loop import PassSettings
+from segue.training.run_folder import RunFolder
 from segue.training.spec import StageSpec
 
 COPIES = 8
@@ -150,22 +151,23 @@ def tuned(found: Contest) -> Callable[[], float]:
 
 
 def segue(found: Contest) -> Callable[[], float]:
-    device.reuse_memory()  # as every run of segue does
+    device.keep_freed_memory()  # as every run of segue does
     images, labels = found.data()
     names = tuple(f"image {index}" for index in range(len(images)))
     source = ResidentSource(images.permute(0, 2, 3, 1).contiguous(), labels.to(torch.uint8), names)
     table = {"augment": "dihedral-all", "batch": found.batch, "epochs": 1, "validation": 0}
     spec = StageSpec.model_validate({"data": [{"dataset": "made"}], "network": found.spec, **table})
-    target = classes.build(TargetSpec(), names=("background", "object"), instances=False, where="benchmark")
+    target = build_target(ClassesSpec(), names=("background", "object"), instances=False, context="benchmark")
     network = networks.build(found.spec, channels=1, classes=2)
     precision = device.resolve_precision("auto", "cpu")
 
     def epoch() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            member = Member(network, target, spec, Path(folder) / "state", precision)
-            (outcome,) = loop.train([member], training=source, validation=None, settings=loop.Settings("cpu"))
-            if isinstance(outcome, Exception):
-                raise outcome
+            run = RunFolder(Path(folder) / "run")
+            state = loop.init_state(network, target, spec, run, device="cpu", precision=precision)
+            loop.train([state], training=source, validation=None, settings=PassSettings("cpu"))
+            if state.error is not None:
+                raise state.error
 
     return rate_of(epoch, found)
 
@@ -244,7 +246,7 @@ def machine(threads: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="unet-resnet18", help="resunet, or one of segmentation-models-pytorch")
-    for name, value in (("width", 16), ("size", 128), ("batch", 16), ("threads", device.cores()), ("rounds", 5)):
+    for name, value in (("width", 16), ("size", 128), ("batch", 16), ("threads", device.cpu_count()), ("rounds", 5)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--images", type=int, help="before turning; without it the fewest from 16 that fill batches")
     asked = parser.parse_args()

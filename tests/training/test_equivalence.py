@@ -200,7 +200,7 @@ def test_live_batch_norm_over_cpu_processes_is_refused(tiles: Path, tmp_path: Pa
         process.join(60)
         told = (tmp_path / f"told-{rank}").read_text()
         assert process.exitcode == 2, told
-        assert "batch normalisation that is trained, whose statistics several CPU processes cannot share" in told
+        assert "batch normalization that is trained, whose statistics several CPU processes cannot share" in told
         assert 'set network.norm = "group", freeze the parts that have it, or train in one process.' in told
         assert "Traceback" not in told
     assert sorted(path.name for path in tmp_path.iterdir()) == ["spec.toml", "told-0", "told-1"]
@@ -337,7 +337,7 @@ def test_a_fleet_killed_goes_on(tiles: Path, tmp_path: Path, alone: tuple[Path, 
     """A fleet killed at several moments, one of its states lost so that its members are at different steps, ends with
     the same bytes."""
     state = tmp_path / "dropout.running" / "state"
-    for saves in (8, 23):  # of all members together, one after another at each step
+    for saves in (8, 12):  # of all members together, one after another at each step
         process = start(die_after, saves, 0, train_together, fleet_of(tiles), tmp_path, None, 0.0)
         process.join(300)
         assert process.exitcode == -signal.SIGKILL

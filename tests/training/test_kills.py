@@ -83,8 +83,8 @@ def require_killed_is_undisturbed(spec: StageSpec, folder: Path, kills: int) -> 
 
 
 def test_killed_four_times(tiles: Path, tmp_path: Path):
-    """A stage with everything that has a memory, killed four times within its steps and once more at a random moment, ends as the
-    undisturbed one."""
+    """A stage with everything that has a memory, killed four times within its steps and once more at a random moment,
+    ends as the undisturbed one."""
     spec = spec_of(tiles, **{**EVERYTHING, **FOLLOWING["kicks"]})
     require_killed_is_undisturbed(spec, tmp_path, kills=4)
 
@@ -92,8 +92,8 @@ def test_killed_four_times(tiles: Path, tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize("following", FOLLOWING)
 def test_killed_twenty_times(tiles: Path, tmp_path: Path, following: str):
-    """A stage with everything that has a memory, killed twenty times within its steps and some more at random moments, ends as the
-    undisturbed one."""
+    """A stage with everything that has a memory, killed twenty times within its steps and some more at random moments,
+    ends as the undisturbed one."""
     spec = spec_of(tiles, **{**EVERYTHING, **FOLLOWING[following], "epochs": 8})
     require_killed_is_undisturbed(spec, tmp_path, kills=20)
 

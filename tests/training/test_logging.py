@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from segue.errors import SegueError
+from segue.formatting import format_duration
 from segue.training import logging
 from segue.training.run_folder import RunFolder
 
@@ -197,4 +198,4 @@ def test_line_of_an_epoch() -> None:
     )
     assert logging.epoch_line(row, 3, 0.52, 0) == "epoch 3/3  train loss 0.2500  lr 1.00e-03  0.52 images/s"
     assert logging.epoch_line(row, 4, 0.0, math.inf).endswith("  0 images/s")
-    assert [logging.format_duration(seconds) for seconds in (45, 200, 7500)] == ["45 s", "3 min 20 s", "2 h 05 min"]
+    assert [format_duration(seconds) for seconds in (45, 200, 7500)] == ["45 s", "3 min 20 s", "2 h 05 min"]

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from segue import networks, rng
 from segue.errors import SegueError
 from segue.networks.registry import NetworkSpec
 from segue.training import checkpoint, freezing
 from segue.training.run import train_task
-from segue.training.run_folder import load_run
+from segue.training.run_folder import RunFolder, load_run
 from segue.training.sampler import plan_epoch
 from segue.training.spec import Inputs, StageSpec, TrainTask
 
@@ -160,7 +161,7 @@ def test_non_finite_loss_names_the_samples(discs: Path, tmp_path: Path):
 def test_too_few_images_says_how_many_there_are(discs: Path, tmp_path: Path):
     """Asking for more images than the training part holds tells both numbers."""
     data = [{"dataset": str(discs), "conditions": {"contrast": "high"}, "images": 1000}]
-    with pytest.raises(SegueError, match=r"holds \d+ images, but the stage wants 1000"):
+    with pytest.raises(SegueError, match=r"holds \d+ images, but the stage asks for 1000"):
         train(spec_of(discs, data=data), tmp_path / "run")
 
 
@@ -258,3 +259,21 @@ def test_what_is_in_the_way_is_told_before_training(discs: Path, tmp_path: Path)
         train(spec_of(discs), tmp_path / "mine")
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_run_that_another_process_trains_is_waited_for(discs: Path, tmp_path: Path):
+    """Where the run is locked, training says so and begins when it is free; no lock is left beside the run."""
+    lock = FileLock(RunFolder(tmp_path / "run").lock)
+    lock.acquire()
+    lines: list[str] = []
+
+    def log(line: str) -> None:
+        lines.append(line)
+        if line.endswith("another process is training this run; waiting for it to end"):
+            lock.release()
+
+    train_task(
+        TrainTask(spec_of(discs, epochs=1), tmp_path / "run", "k", Inputs({str(discs): (discs, "discs")})), log=log
+    )
+    assert lines[0].startswith(f"{tmp_path / 'run.running'}: another process")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -8,8 +8,8 @@ import pytest
 
 from segue import rng
 from segue.errors import SegueError
-from segue.training.sampler import draw_samples, sample_weights
-from segue.training.spec import SamplingSpec
+from segue.training.sampler import draw_samples, is_fixed, plan_epoch, repeats_per_sample, sample_weights
+from segue.training.spec import SamplingSpec, StageSpec
 
 
 def rare(power: float = 0.5) -> SamplingSpec:
@@ -94,3 +94,15 @@ def test_specification_is_cheap_to_import():
     code = "import sys, segue.training.spec, segue.training.run_folder; print({'torch', 'pandas'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(("table", "word"), [({"dihedral": "all"}, "dihedral-all"), ({"dihedral": "none"}, "none")])
+def test_a_table_augments_as_its_word(table: dict[str, str], word: str):
+    """A table that says no more than a word is that word in the plan of an epoch and for the cache of features."""
+    specs = [StageSpec.model_validate({"data": [{"dataset": "x"}], "augment": augment}) for augment in (table, word)]
+    assert [repeats_per_sample(spec) for spec in specs] == [8 if word == "dihedral-all" else 1] * 2
+    assert [is_fixed(spec) for spec in specs] == [True, True]
+    first, second = (plan_epoch(spec, np.zeros(5, int), 0) for spec in specs)
+    assert np.array_equal(first.ids, second.ids) and np.array_equal(first.params.code, second.params.code)
+    noisy = StageSpec.model_validate({"data": [{"dataset": "x"}], "augment": {**table, "noise": [0, 0.1]}})
+    assert not is_fixed(noisy) and repeats_per_sample(noisy) == repeats_per_sample(specs[0])

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from segue.errors import SegueError
+from segue.formatting import format_duration
 from segue.storage import replacing
 from segue.training.run_folder import RunFolder
 
@@ -177,13 +178,3 @@ class StepLog:
         rate = (bounds[steps - 1][1] - bounds[self._first][0]) / max(now - self._started, 1e-9)
         left = (bounds[-1][1] - bounds[steps - 1][1]) / rate
         return f"step {steps:,} of {len(bounds):,}  {rate:.0f} images/s, {format_duration(left)} left of this epoch"
-
-
-def format_duration(seconds: float) -> str:
-    """Returns "45 s", "3 min 20 s" or "2 h 05 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

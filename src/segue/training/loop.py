@@ -28,6 +28,7 @@ from segue.device import Precision
 from segue.errors import SegueError
 from segue.evaluation import pixel_metrics
 from segue.evaluation.evaluate import class_scores, score_many
+from segue.formatting import format_bytes
 from segue.inference.predict import autocast
 from segue.storage import make_folder
 from segue.targets.target import Target
@@ -395,7 +396,7 @@ def update_caches(state: TrainState, source: Source, settings: PassSettings) -> 
         state.features = FeatureCache.compute(state.network, source, spec, device=device, precision=state.precision)
         state.features_fit = state.features is not None
         if state.features is not None:
-            state.log(f"the frozen encoder's features of all views are kept: {state.features.bytes / 1e6:.0f} MB")
+            state.log(f"features of the frozen encoder are cached: {format_bytes(state.features.bytes)}")
     if state.targets is None and cache.are_targets_cacheable(spec):
         _, labels = source.read(torch.zeros(1, dtype=torch.int64), "cpu")
         state.targets = TargetCache.allocate(state.target, (len(source), labels.shape[1], labels.shape[2]), device)
