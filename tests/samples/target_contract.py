@@ -74,7 +74,7 @@ def perfect_scores(target: Target, encoded: Tensor) -> np.ndarray:
 
 
 def check_encoding_transforms(target: Target, *, atol: float = 1e-5) -> None:
-    """The encoding of transformed labels is the transformed encoding, for the eight codes in one batch, hostile maps included."""
+    """The encoding of transformed labels is the transformed encoding, for all eight codes, hostile maps included."""
     for name, one in HOSTILE.items():
         labels = torch.from_numpy(one).expand(N_DIHEDRAL, -1, -1)
         codes = torch.arange(N_DIHEDRAL)
@@ -93,7 +93,7 @@ def check_encoding_transforms(target: Target, *, atol: float = 1e-5) -> None:
 def check_loss_transforms(
     target: Target, transform_scores: Callable[[Tensor, Tensor], Tensor], *, rtol: float = 1e-5
 ) -> None:
-    """Scores and labels transformed together have the same loss; `transform_scores(scores, codes)` is of a network's."""
+    """Scores and labels transformed together have the same loss; `transform_scores(scores, codes)` does it to scores."""
     labels = hostile_batch()
     scores = random_scores(target, labels)
     encoded = target.encode(labels)
@@ -125,7 +125,7 @@ def check_loss_parts(target: Target) -> None:
 
 
 def check_perfect_scores(target: Target, *, near: float) -> None:
-    """A perfect network's loss is within `near` of the least, its classes are the labels', its probabilities sum to 1."""
+    """A perfect network's loss is within `near` of the least, its classes are right, its probabilities sum to 1."""
     encoded = target.encode(hostile_batch())
     scores = torch.from_numpy(perfect_scores(target, encoded))
     assert 0 <= float(loss_of(target, scores, encoded)) - target.min_loss < near

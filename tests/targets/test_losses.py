@@ -32,7 +32,7 @@ def target(loss: object, **settings: object) -> Target:
 
 @pytest.mark.parametrize("loss", losses.LOSSES)
 def test_parts_of_a_batch_add_up(loss: str):
-    """Sums of parts over normalizers of the whole give the loss and gradient of the whole batch, as accumulation needs."""
+    """Sums of parts over normalizers of the whole give the loss and gradient of the batch, as accumulation needs."""
     scores, labels = batch()
     labels[1] = -1
     asked = target(loss)

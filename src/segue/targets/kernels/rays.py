@@ -101,7 +101,7 @@ def best_of_cells(score: np.ndarray, threshold: float, side: int) -> np.ndarray:
 
 @njit(cache=True, nogil=True)
 def gather_radii(channels: np.ndarray, positions: np.ndarray, lower: np.ndarray, upper: float) -> np.ndarray:
-    """Returns (n, R) float32: channels (R, H W) at positions (n,), clipped to lower (R,) and upper; NaN becomes lower."""
+    """Returns channels (R, H W) at positions (n,) as (n, R), clipped to lower (R,) and upper; NaN becomes lower."""
     rays, block = channels.shape[0], 64
     radii = np.empty((positions.size, rays), np.float32)
     for start in range(0, positions.size, block):
