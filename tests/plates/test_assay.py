@@ -264,7 +264,7 @@ def test_splits_and_tiles_are_checked_before_any_work(tmp_path: Path):
     layout = preflight.plate_layout(spec, spec.files, tmp_path)  # type: ignore[arg-type]
     torn = changed(spec, splits={"t": {"by": "time", "blocks": 2, "test": 0}, "w": {"validation": 0.001, "test": 0.0}})
     told = " ".join(preflight.warnings(torn, layout))
-    assert "by blocks of time (2) it tears groups" in told and "split 'w': its validation part is empty" in told
+    assert "by blocks of time (2) it splits groups" in told and "split 'w': its validation part is empty" in told
 
 
 def test_a_well_without_its_stains_is_told_and_unstained(tmp_path: Path):
@@ -315,11 +315,11 @@ def test_inspect_of_a_plate_that_would_be_refused_ends_with_2(tmp_path: Path):
     small_plate(tmp_path, {"A1": 1, "A2": 1})
     table = "".join(f"{name} = {json.dumps(value)}\n" for name, value in SMALL.items())
     (tmp_path / "plate.toml").write_text(f'name = "s"\n[files]\n{table}[splits.x]\nby = "tim"\n', encoding="utf-8")
-    found = describe.find_plate(tmp_path / "plate.toml")
-    assert found is not None and found.obstacles == 2
-    assert "2 wells, 2 stained" in found.told and "refused: splits.x: split.by: unknown column 'tim'" in found.told
+    found = describe.describe_plate(tmp_path / "plate.toml")
+    assert found is not None and found.errors == 2
+    assert "2 wells, 2 stained" in found.text and "refused: splits.x: split.by: unknown column 'tim'" in found.text
     result = CliRunner().invoke(main.app, ["inspect", str(tmp_path / "plate.toml")])
-    assert isinstance(result.exception, SegueError) and "2 of the things told above" in str(result.exception)
+    assert isinstance(result.exception, SegueError) and "2 of the above problems" in str(result.exception)
 
 
 @pytest.mark.parametrize(
@@ -345,5 +345,5 @@ def test_what_was_done_is_told_in_few_lines(made: Path):
 
 def test_another_dataset_is_not_overwritten(raw: Path, made: Path):
     """A finished dataset of other settings is refused, not replaced."""
-    with pytest.raises(SegueError, match="holds another dataset"):
+    with pytest.raises(SegueError, match="holds a dataset of another specification"):
         assay(spec_of(tiles={"tile_px": 96, "stride_px": 48}), made, root=raw)

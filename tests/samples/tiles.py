@@ -52,7 +52,9 @@ def cut(
     depth: float = 0.3,
     noisy: bool = True,
     seed: int = 0,
-) -> tuple[dict[FieldIndex, NDArray[np.uint16]], dict[FieldIndex, tuple[float, float]], dict[FieldIndex, tuple[float, float]]]:
+) -> tuple[
+    dict[FieldIndex, NDArray[np.uint16]], dict[FieldIndex, tuple[float, float]], dict[FieldIndex, tuple[float, float]]
+]:
     """Returns uint16 tiles (vignetted, 100 counts of dark, Poisson and read-out noise), nominal and true positions."""
     generator = rng.numpy_generator(seed, "cut")
     nominal = nominal_positions(grid, tile, overlap=overlap)

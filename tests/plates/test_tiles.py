@@ -147,7 +147,9 @@ def test_equals_assembled_parts(tmp_path: Path) -> None:
         write_part(paths[-1], GroupTiles(tiles.images, tiles.labels, tiles.valid, intensity, samples, kept))
     attributes = {"pixel_size_nm": 650.0, "tiles": "full"}
     layers = (CLASSES, NUCLEI)
-    merge_parts(paths, tmp_path / "b.h5", layers=layers, channels=("brightfield",), attributes=attributes, splits=SPLITS)
+    merge_parts(
+        paths, tmp_path / "b.h5", layers=layers, channels=("brightfield",), attributes=attributes, splits=SPLITS
+    )
     with h5py.File(tmp_path / "b.h5", "r+") as file:
         for mosaic in mosaics:
             file[f"micrographs/{mosaic.source.replace('/', '%2F')}"].attrs.update(mosaic.attributes)

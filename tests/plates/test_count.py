@@ -249,7 +249,7 @@ def test_objects_of_another_network_take_the_class_of_most_of_their_pixels(
         network.weight.fill_(0.1)
         assert network.bias is not None
         network.bias.fill_(-15.0)
-    parameters = {**built.parameters, "min_size_px": 0}
+    parameters = {**built.decode_params, "min_size_px": 0}
     finder = replace(
         model, network=network, target=built, normalization=spec.normalize, decode_params=parameters, spec=spec
     )
@@ -338,8 +338,8 @@ def test_fields_that_tile_a_plane_count_each_nucleus_once():
             seen_whole[rows, columns] = True
             nuclei = measure_nuclei(field, picture.classes[rows, columns], (1, 2), valid=seen)
             total += nuclei.counts((1, 2)).sum()
-            whole = measure_nuclei(np.where(seen_whole, split_nuclei(mask, split_depth=1.0), 0), picture.classes, (1, 2),
-                             valid=seen_whole)  # fmt: skip
+            objects = np.where(seen_whole, split_nuclei(mask, split_depth=1.0), 0)
+            whole = measure_nuclei(objects, picture.classes, (1, 2), valid=seen_whole)
             assert np.array_equal(whole.counts((1, 2)), nuclei.counts((1, 2)))
     assert total == sum(picture.counts)
 
