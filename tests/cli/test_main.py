@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import pytest
+from samples.cli import COMMAND, assert_refused, run_segue
 
-from segue.cli.describe import described_scores
+from segue.cli.describe import describe_scores
 
 StudyFile = Callable[..., Path]
 
 
-def segue(*words: str | Path, limit_kB: int | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from segue.cli.main import main; main()", *map(str, words)]
-    if limit_kB is not None:  # a disk that is full after so much
-        command = ["sh", "-c", f'trap "" XFSZ; ulimit -f {2 * limit_kB}; exec "$@"', "sh", *command]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    for part in parts:
-        assert part in done.stderr
+def segue_on_a_full_disk(*words: object, limit_kB: int) -> subprocess.CompletedProcess[str]:
+    """Runs the command in a process of its own, which can write no file larger than the limit."""
+    limited = ["sh", "-c", f'trap "" XFSZ; ulimit -f {2 * limit_kB}; exec "$@"', "sh", *COMMAND, *map(str, words)]
+    return subprocess.run(limited, capture_output=True, text=True, check=False)
 
 
 STAGE = """
@@ -47,17 +39,17 @@ def stage(folder: Path, dataset: Path, more: str = "") -> Path:
 
 
 def test_help_names_every_command():
-    """`segue --help` lists the verbs."""
-    told = segue("--help").stdout
+    """`segue --help` lists the verbs, also in a process of its own."""
+    text = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True).stdout
     for verb in ("demo", "simulate", "prepare", "inspect", "train", "evaluate", "study", "report"):
-        assert verb in told
+        assert verb in text
 
 
 def test_all_mistakes_of_a_stage(tmp_path: Path, discs: Path):
-    """Misspelt keys and unknown names of a training are told together, and nothing is written."""
+    """Misspelt keys and unknown names of a training are reported together, and nothing is written."""
     path = stage(tmp_path, discs, 'ephocs = 3\naugment = "rotate"\nschedule = { name = "cosin" }')
-    refused(
-        segue("train", path, tmp_path / "run"),
+    assert_refused(
+        run_segue("train", path, tmp_path / "run"),
         "stage.toml: 3 mistakes",
         "unknown key 'ephocs'; did you mean 'epochs'?",
         "augment: found 'rotate'; allowed: none, dihedral, dihedral-all",
@@ -70,7 +62,9 @@ def test_all_mistakes_of_a_stage(tmp_path: Path, discs: Path):
 def test_mistakes_of_the_makers(verb: str, tmp_path: Path):
     """A file for another verb is refused with its mistakes."""
     (tmp_path / "spec.toml").write_text('nmae = "x"\n')
-    refused(segue(verb, tmp_path / "spec.toml", tmp_path / "out.h5"), "unknown key 'nmae'; did you mean 'name'?")
+    assert_refused(
+        run_segue(verb, tmp_path / "spec.toml", tmp_path / "out.h5"), "unknown key 'nmae'; did you mean 'name'?"
+    )
     assert not (tmp_path / "out.h5").exists()
 
 
@@ -78,8 +72,8 @@ def test_a_dataset_cut_in_half(tmp_path: Path, discs: Path):
     """Half an HDF5 file is refused by name, by every verb that reads one."""
     half = tmp_path / "half.h5"
     half.write_bytes(discs.read_bytes()[: discs.stat().st_size // 2])
-    refused(segue("train", stage(tmp_path, half), tmp_path / "run"), "half.h5", "truncated")
-    refused(segue("inspect", half), "half.h5", "truncated")
+    assert_refused(run_segue("train", stage(tmp_path, half), tmp_path / "run"), "half.h5", "truncated")
+    assert_refused(run_segue("inspect", half), "half.h5", "truncated")
     assert not (tmp_path / "run").exists()
 
 
@@ -89,40 +83,40 @@ def test_nan_in_a_dataset_names_the_sample(tmp_path: Path, discs: Path):
     shutil.copy(discs, bad)
     with h5py.File(bad, "r+") as file:
         file["tiles/images"][:, 0, 3, 3] = float("nan")
-    refused(segue("train", stage(tmp_path, bad), tmp_path / "run"), "bad.h5", "group-", "NaN")
+    assert_refused(run_segue("train", stage(tmp_path, bad), tmp_path / "run"), "bad.h5", "group-", "NaN")
 
 
 def test_unwritable_outputs(tmp_path: Path, discs: Path):
     """A file where a folder should be is refused by name before anything runs."""
     (tmp_path / "file").write_text("")
-    refused(segue("train", stage(tmp_path, discs), tmp_path / "file" / "run"), "file", "cannot be written")
+    assert_refused(run_segue("train", stage(tmp_path, discs), tmp_path / "file" / "run"), "file", "cannot be written")
     (tmp_path / "taken").write_text("mine")
-    done = segue("train", stage(tmp_path, discs), tmp_path / "taken")
-    refused(done, "taken")
+    done = run_segue("train", stage(tmp_path, discs), tmp_path / "taken")
+    assert_refused(done, "taken")
     assert (tmp_path / "taken").read_text() == "mine"
 
 
 def test_a_full_disk_while_training(tmp_path: Path, discs: Path):
-    """A disk too small for the weights is told in a sentence, the run is not finished, and room mends it."""
+    """A disk too small for the weights is a clear error, the run is not finished, and with more room it trains."""
     path = stage(tmp_path, discs)
-    refused(segue("train", path, tmp_path / "run", limit_kB=40), "run", "free disk space")
+    assert_refused(segue_on_a_full_disk("train", path, tmp_path / "run", limit_kB=40), "run", "free disk space")
     assert not (tmp_path / "run").exists()
-    assert segue("train", path, tmp_path / "run").returncode == 0
+    assert run_segue("train", path, tmp_path / "run").returncode == 0
 
 
 def test_missing_things(tmp_path: Path, discs: Path):
     """Files, runs and datasets that are not there are named."""
-    refused(segue("study", "plan", tmp_path / "no.toml"), "no.toml", "there is no such file")
-    refused(segue("inspect", tmp_path / "no"), "no", "there is no such file or folder")
-    refused(segue("inspect", "resnet"), "unknown network 'resnet'; did you mean 'resunet'?")
-    refused(segue("evaluate", tmp_path / "no", discs), "is no finished run")
-    refused(segue("train", stage(tmp_path, tmp_path / "no.h5"), tmp_path / "run"), "no.h5")
+    assert_refused(run_segue("study", "plan", tmp_path / "no.toml"), "no.toml", "there is no such file")
+    assert_refused(run_segue("inspect", tmp_path / "no"), "no", "there is no such file or folder")
+    assert_refused(run_segue("inspect", "resnet"), "unknown network 'resnet'; did you mean 'resunet'?")
+    assert_refused(run_segue("evaluate", tmp_path / "no", discs), "is no finished run")
+    assert_refused(run_segue("train", stage(tmp_path, tmp_path / "no.h5"), tmp_path / "run"), "no.h5")
 
 
 def test_a_failed_stage_exits_with_one(study_file: StudyFile):
     """A study with a failed stage says so and where to look, and exits with 1."""
     path = study_file('\n[stages.bad]\ndomain = "high"\nimages = 4000\n')
-    done = segue("study", "run", path, "--workers", 1)
+    done = run_segue("study", "run", path, "--workers", 1)
     assert done.returncode == 1
     assert "2 failed and 0 were not run; see: segue study status" in done.stdout
 
@@ -130,27 +124,27 @@ def test_a_failed_stage_exits_with_one(study_file: StudyFile):
 def test_from_study_to_page(study_file: StudyFile, tmp_path: Path):
     """plan, run, table and report of one study, from the command line."""
     path = study_file()
-    assert "10" in segue("study", "plan", path).stdout
-    done = segue("study", "run", path, "--workers", 1)
+    assert "10" in run_segue("study", "plan", path).stdout
+    done = run_segue("study", "run", path, "--workers", 1)
     assert done.returncode == 0 and "10 trainings finished" in done.stdout
-    assert "nothing to do" in segue("study", "run", path, "--workers", 1).stdout
-    assert segue("study", "table", path, "-o", tmp_path / "t.csv").returncode == 0
+    assert "nothing to do" in run_segue("study", "run", path, "--workers", 1).stdout
+    assert run_segue("study", "table", path, "-o", tmp_path / "t.csv").returncode == 0
     assert (tmp_path / "t.csv").read_text().startswith("study,stage,run")
-    assert segue("report", path, "-o", tmp_path / "page.html").returncode == 0
+    assert run_segue("report", path, "-o", tmp_path / "page.html").returncode == 0
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "pretrain only" in page and "after transfer" in page
-    assert segue("report", tmp_path / "t.csv", "-o", tmp_path / "again.html").returncode == 0
-    refused(segue("study", "table", path, "-o", tmp_path / "t.xlsx"), "t.xlsx", ".parquet or .csv")
+    assert run_segue("report", tmp_path / "t.csv", "-o", tmp_path / "again.html").returncode == 0
+    assert_refused(run_segue("study", "table", path, "-o", tmp_path / "t.xlsx"), "t.xlsx", ".parquet or .csv")
 
 
 def test_inspecting_a_network():
-    """The published network's parameters are told by part."""
-    told = segue("inspect", "resunet").stdout
-    assert "14,323,492" in told and "multiples of 32" in told
+    """The published network's parameters are listed by part."""
+    text = run_segue("inspect", "resunet").stdout
+    assert "14,323,492" in text and "multiples of 32" in text
 
 
 def test_a_class_that_a_part_lacks_is_named():
     """Scores that are not defined for want of labels say so in words, beside those of the other classes."""
     scores = {"loss": 1.0, "auprc_a": None, "auprc_b": 1.0}
-    assert "not labelled in the scored part, so that it is not told apart: a" in described_scores(scores, ["a", "b"])
-    assert "not labelled" not in described_scores({**scores, "auprc_a": 0.5}, ["a", "b"])
+    assert "not labelled in the scored part, hence not scored: a" in describe_scores(scores, ["a", "b"])
+    assert "not labelled" not in describe_scores({**scores, "auprc_a": 0.5}, ["a", "b"])
