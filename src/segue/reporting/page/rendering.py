@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from segue.reporting.figures.style import ReportFigure, inline_svg, png_bytes, svg_text, theme
 from segue.storage import file_name, replacing
@@ -22,7 +21,7 @@ class RenderedFigure:
     """A figure as a page shows it; `files` are its paths relative to the page, by kind."""
 
     figure: ReportFigure
-    svg: Markup
+    svg: str
     files: dict[str, str]
 
 
@@ -35,7 +34,7 @@ def render_figure(figure: ReportFigure, folder: Path | None = None) -> RenderedF
         for kind, data in (("svg", svg.encode()), ("png", png_bytes(figure.figure))):
             write(folder / f"{name}.{kind}", data)
             files[kind] = f"{folder.name}/{name}.{kind}"
-    return RenderedFigure(figure, Markup(inline_svg(figure, svg)), files)
+    return RenderedFigure(figure, inline_svg(figure, svg), files)
 
 
 def render_page(out: Path, template: str, **values: Any) -> None:
