@@ -76,7 +76,7 @@ class Sink(io.RawIOBase):
     def flush(self) -> None:
         """Does nothing: the file is unbuffered."""
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         """Flushes the bytes to the disk; an error is kept like any other."""
         try:
             os.fsync(self._file.fileno())
@@ -121,7 +121,7 @@ def new_file(path: Path) -> Iterator[NewFile]:
     with replacing(path) as partial, contextlib.closing(Sink(partial)) as sink:
         with h5py.File(sink, "w") as file:
             yield NewFile(file, sink)
-        sink.settle()
+        sink.sync()
         sink.check()
 
 

@@ -200,7 +200,8 @@ def _tiff_header(path: Path) -> Header:
         if start[2:4] in (b"\x2b\0", b"\0\x2b"):  # BigTIFF
             start += file.read(8)
         directory = ImageFileDirectory_v2(start)
-        pages, tags = 0, {}
+        pages = 0
+        tags: dict[int, Any] = {}
         while directory.next and pages < MAX_PAGES:
             file.seek(directory.next)
             directory.load(file)

@@ -208,7 +208,7 @@ def _condition_columns(
 
 def _part_and_size(context: str, row: Mapping[str, str]) -> tuple[PartName | None, float | None, list[str]]:
     problems = []
-    part = next((part for part in PARTS if part == row.get("split")), None)
+    part: PartName | None = next((part for part in PARTS if part == row.get("split")), None)
     if row.get("split") and part is None:
         problems.append(f"{context}: split is '{row['split']}'; allowed are {', '.join(PARTS)}: correct it.")
     size_nm = None

@@ -1,4 +1,4 @@
-"""Cutting images: into tiles for datasets, and into cores with halos for images that are too large to predict at once."""
+"""Cutting images: into tiles for datasets, and into cores with halos for predicting images too large for memory."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Region:
         )
 
     def aligned(self, divisor: int, shape: tuple[int, int]) -> Region:
-        """Returns the smallest region around this one that begins and ends at multiples of `divisor`, or at the border."""
+        """Returns the smallest region around this one with borders at multiples of `divisor`, or of the image."""
         return Region(
             self.top // divisor * divisor,
             self.left // divisor * divisor,
