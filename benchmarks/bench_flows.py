@@ -15,32 +15,36 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from cellpose import dynamics
+from contest import parse, ratio, take_turns
 from scipy import ndimage
 
 from segue import rng
 from segue.targets import flows
 from segue.targets.kernels import flows as flow_kernels
 
-SIZE, OBJECTS = 1024, 506
+try:
+    from cellpose import dynamics  # type: ignore[import-not-found]
+except ImportError:
+    dynamics = None
+
+DENSITY = 506 / 1024**2  # objects per px
 CPU = torch.device("cpu")
 
 
-def made_labels() -> np.ndarray:
+def made_labels(side: int) -> np.ndarray:
     """Returns ellipses (H, W) int32 with half axes of 10 to 18 px, later ones partly under those before them."""
     generator = rng.numpy_generator("bench_flows")
-    labels = np.zeros((SIZE, SIZE), np.int32)
-    y, x = np.mgrid[:SIZE, :SIZE]
+    labels = np.zeros((side, side), np.int32)
+    y, x = np.mgrid[:side, :side]
     count = 0
-    while count < OBJECTS:
-        cy, cx = generator.uniform(0, SIZE, 2)
+    while count < round(DENSITY * side**2):
+        cy, cx = generator.uniform(0, side, 2)
         a, b = generator.uniform(10, 18, 2)
         angle = generator.uniform(0, np.pi)
         box = np.s_[max(0, int(cy - 20)) : int(cy + 21), max(0, int(cx - 20)) : int(cx + 21)]
@@ -72,67 +76,65 @@ def average_precision(true: np.ndarray, found: np.ndarray, iou: float) -> float:
 
 
 def compare(what: str, ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> None:
-    """Prints medians and the median of the ratios; both run once before, for compilation."""
-    ours()
-    theirs()
-    taken: list[tuple[float, float]] = []
-    for index in range(rounds):
-        pair = [0.0, 0.0]
-        for which in (0, 1) if index % 2 else (1, 0):
-            start = time.perf_counter()
-            (ours, theirs)[which]()
-            pair[which] = time.perf_counter() - start
-        taken.append((pair[0], pair[1]))
-    mine, other = (1e3 * statistics.median(column) for column in zip(*taken, strict=True))
-    ratio = statistics.median(b / a for a, b in taken)
-    print(f"{torch.get_num_threads():7d}  {what:34s}{mine:10.1f}{other:12.1f}{ratio:9.1f}")
+    """Prints medians and the median of the ratios; segue's alone without Cellpose."""
+    seconds = take_turns({"segue": ours} if dynamics is None else {"segue": ours, "Cellpose": theirs}, rounds)
+    line = f"{torch.get_num_threads():7d}  {what:34s}{1e3 * statistics.median(seconds['segue']):10.1f}"
+    if dynamics is None:
+        print(f"{line}{'–':>12}{'–':>9}")
+    else:
+        times = ratio(seconds["Cellpose"], seconds["segue"])
+        print(f"{line}{1e3 * statistics.median(seconds['Cellpose']):12.1f}{times:9.1f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    arguments = parser.parse_args()
+    parser.add_argument("--side", type=int, default=1024, help="px")
+    options = parse(parser, rounds=1, threads=[1], side=128)
     warnings.filterwarnings("ignore", category=UserWarning)  # of Cellpose: torch's sparse tensors
 
-    labels = made_labels()
+    labels = made_labels(options.side)
     target = flows.Flows(("background", "object"))
     encoded = target.encode(torch.from_numpy(labels.astype(np.int64))[None])[0].numpy()
-    exact = target.ideal(encoded)
+    exact = np.concatenate([flows.FLOW_SCALE * encoded[:2], np.where(encoded[2:] > 0, 10, -10)]).astype(np.float32)
     cases = {"of labels": exact, "with noise": noisy(exact)}
 
     def their_decoding(scores: np.ndarray) -> np.ndarray:
         return np.asarray(dynamics.compute_masks(scores[:2], scores[2], niter=200, min_size=15, device=CPU))
 
-    print(f"{labels.max()} objects, {np.mean(labels > 0):.0%} of {SIZE} × {SIZE} px")
+    print(f"{labels.max()} objects, {np.mean(labels > 0):.0%} of {options.side} × {options.side} px")
     print(f"threads  {'':34s}{'segue ms':>10s}{'Cellpose ms':>12s}{'times':>9s}")
-    for threads in arguments.threads:
+    for threads in options.threads:
         torch.set_num_threads(threads)
         compare(
             "encode / labels_to_flows",
             lambda: flows.object_flows(labels),
             lambda: dynamics.labels_to_flows([labels], device=CPU),
-            arguments.rounds,
+            options.rounds,
         )
         for name, scores in cases.items():
             inside = scores[2] > 0
             unit = scores[:2] * inside / np.float32(5)
-            field = np.zeros((SIZE + 1, SIZE + 1, 2), np.float32)
+            field = np.zeros((options.side + 1, options.side + 1, 2), np.float32)
             field[:-1, :-1] = unit.transpose(1, 2, 0)
             starts, places = np.flatnonzero(inside), np.nonzero(inside)
             compare(
                 f"follow / follow_flows, {name}",
-                lambda field=field, starts=starts: flow_kernels.follow(field, starts, 200),
+                lambda field=field, starts=starts: flow_kernels.integrate_flows(field, starts, 200),
                 lambda unit=unit, places=places: dynamics.follow_flows(unit, places, niter=200, device=CPU),
-                arguments.rounds,
+                options.rounds,
             )
             compare(
                 f"decode / compute_masks, {name}",
-                lambda scores=scores: target.decode(scores, target.parameters),
+                lambda scores=scores: target.decode(scores, target.decode_params),
                 lambda scores=scores: their_decoding(scores),
-                arguments.rounds,
+                options.rounds,
             )
 
+    if dynamics is None:
+        print("Cellpose 3 is not installed: nothing to compare with")
+        return
     theirs = dynamics.labels_to_flows([labels], device=CPU)[0][2:]
     objects = labels > 0
     cosine = (theirs * encoded[:2]).sum(0)[objects] / np.maximum(np.sqrt((theirs**2).sum(0)[objects]), 1e-9)
@@ -140,7 +142,7 @@ def main() -> None:
     print(f"angle between encodings: mean {angles.mean():.2f}°, 99 % below {np.percentile(angles, 99):.2f}°")
     print(f"AP at IoU .5, .9 {'':18s}{'segue, labels':>16s}{'Cellpose, labels':>19s}{'segue, Cellpose':>18s}")
     for name, scores in cases.items():
-        mine, other = target.decode(scores, target.parameters), their_decoding(scores).astype(np.int64)
+        mine, other = target.decode(scores, target.decode_params), their_decoding(scores).astype(np.int64)
         figures = [
             f"{average_precision(a, b, 0.5):.3f}, {average_precision(a, b, 0.9):.3f}"
             for a, b in ((labels, mine), (labels, other), (other, mine))

@@ -170,10 +170,11 @@ class ObjectTarget:
 
     def encode(self, labels: Tensor) -> Tensor:
         """Returns (N, target_channels, H, W) float32 of labels (N, H, W) int64."""
-        encoded = torch.zeros(len(labels), self.target_channels, *labels.shape[-2:])
-        for image, out in zip(labels.cpu().numpy(), encoded.numpy(), strict=True):
+        images = labels.cpu().numpy()
+        encoded = np.zeros((len(images), self.target_channels, *images.shape[1:]), np.float32)  # lazily, unlike torch's
+        for image, out in zip(images, encoded, strict=True):
             self.encode_image(image, out)
-        return encoded.to(labels.device)
+        return torch.from_numpy(encoded).to(labels.device)
 
     def encode_image(self, labels: np.ndarray, out: np.ndarray) -> None:
         """Writes the encoding of one image's labels (H, W) into zeros (target_channels, H, W) float32."""
