@@ -154,9 +154,9 @@ def test_several_targets_of_one_network(objects: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("augment", ["none", "dihedral", "dihedral-all"])
-def test_kept_encodings_change_no_bit(objects: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, augment: str):
-    """Encodings made once and turned, and those made anew for want of memory, train the same network."""
+def test_cached_targets_change_no_bit(objects: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, augment: str):
+    """Targets encoded once and transformed, and those encoded anew without memory for them, train the same network."""
     spec = spec_of(objects, target={"name": "rays"}, epochs=2, augment=augment)
-    kept = train(spec, tmp_path / "kept")
-    monkeypatch.setattr(device, "SHARE_TO_KEEP", 0.0)
-    require_same_bytes(train(spec, tmp_path / "anew"), kept)
+    cached = train(spec, tmp_path / "cached")
+    monkeypatch.setattr(device, "CACHE_FRACTION", 0.0)
+    require_same_bytes(train(spec, tmp_path / "anew"), cached)
