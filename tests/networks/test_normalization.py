@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from segue import networks, rng
 from segue.errors import SegueError
-from segue.networks.architectures.resunet import PreActivationUnit, StochasticDepth
+from segue.networks.architectures.resunet import PreActivationUnit
+from segue.networks.blocks import StochasticDepth
 from segue.networks.network import Network
 from segue.networks.normalization import group_count, replace_batch_norms
 from segue.networks.registry import NetworkSpec
