@@ -93,7 +93,7 @@ def check_encoding_transforms(target: Target, *, atol: float = 1e-5) -> None:
 def check_loss_transforms(
     target: Target, transform_scores: Callable[[Tensor, Tensor], Tensor], *, rtol: float = 1e-5
 ) -> None:
-    """Scores and labels transformed together have the same loss; `transform_scores(scores, codes)` is the former."""
+    """Scores and labels transformed together have the same loss; `transform_scores` is that of scores."""
     labels = hostile_batch()
     scores = random_scores(target, labels)
     encoded = target.encode(labels)
