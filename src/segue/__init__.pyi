@@ -14,5 +14,6 @@ from .api import table as table
 from .api import train as train
 from .data.dataset import Dataset as Dataset
 from .errors import SegueError as SegueError
+from .plates.counting.count import CountOptions as CountOptions
 
 __version__: str

@@ -21,7 +21,6 @@ from xml.etree import ElementTree
 
 import imagecodecs
 import numpy as np
-import tifffile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
@@ -213,6 +212,8 @@ def _tiff_header(path: Path) -> Header:
 
 
 def _read_tiff(path: Path) -> Acquisition:
+    import tifffile  # not needed for headers, by which studies are planned
+
     with tifffile_errors() as errors, tifffile.TiffFile(path) as tiff:
         series = tiff.series
         if len(series) != 1:
