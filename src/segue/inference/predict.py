@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segue.data.normalization import normalised, statistics, statistics_of
+from segue.data.normalization import intensity_stats, normalize, streaming_stats
 from segue.data.spec import NormalizeSpec
 from segue.data.tiling import Region, Tiling
 from segue.device import Precision
@@ -46,7 +46,7 @@ def predict(model: Model, images: Any, *, out: Any = None, tiling: Tiling | None
         if output == "image_class":
             results = model.target.classes(scores)[:, 0, 0].numpy()
         else:
-            shift, scale = np.moveaxis(statistics(model.normalization, _as_batch(images)), -1, 0)
+            shift, scale = np.moveaxis(intensity_stats(model.normalization, _as_batch(images)), -1, 0)
             results = scores.numpy() * scale[..., None, None] + shift[..., None, None]
         return results[0] if is_single else results
 
@@ -149,12 +149,12 @@ def _score_whole(model: Model, images: Any) -> Tensor:
     """Returns the scores (N, K, H, W), or (N, K) of a network that scores images, all computed at once."""
     batch = _as_batch(images)
     batch = batch.astype(np.uint8) if batch.dtype == bool else batch
-    values = _normalized(batch, statistics(model.normalization, batch))
+    values = _normalized(batch, intensity_stats(model.normalization, batch))
     return forward(model.network, torch.from_numpy(values), divisor=model.divisor, precision="fp32")
 
 
 def _normalized(images: np.ndarray, stats: np.ndarray) -> np.ndarray:
-    values = normalised(images, stats)
+    values = normalize(images, stats)
     if not np.isfinite(values).all():
         raise SegueError("images: hold NaN or infinite values; replace them before predicting.")
     return values
@@ -246,7 +246,7 @@ def tiled_predictor(
     if context_px is None:
         radius = receptive_radius_px(network, channels=image.shape[0], divisor=divisor)
         context_px = CONTEXT_PX if radius is None else radius
-    return TiledPredictor(network, image, statistics_of(normalization, image), divisor, context_px, precision)
+    return TiledPredictor(network, image, streaming_stats(normalization, image), divisor, context_px, precision)
 
 
 @torch.inference_mode()
