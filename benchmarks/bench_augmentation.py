@@ -20,38 +20,43 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import albumentations as A
-import cv2
 import numpy as np
 import torch
+from contest import parse, ratio
 from torch.utils.data import DataLoader, Dataset
 
 from segue import rng
-from segue.data.augmentation import augment, draw
+from segue.data.augmentation import augment, sample_params
 from segue.data.spec import AugmentSpec
+
+try:
+    import albumentations as A  # type: ignore[import-not-found]
+    import cv2  # type: ignore[import-not-found]
+except ImportError:
+    A = cv2 = None
 
 SIGMA_PX, AMPLITUDE_PX = 8.0, 2.0
 ALPHA = AMPLITUDE_PX * 2 * SIGMA_PX * np.pi**0.5  # albumentations multiplies smoothed noise by it
-REFLECT = cv2.BORDER_REFLECT
+REFLECT = 2  # cv2.BORDER_REFLECT
 
-CHANGES: dict[str, tuple[dict[str, Any], list[Any]]] = {
-    "dihedral": ({"dihedral": "random"}, [A.D4(p=1)]),
+CHANGES: dict[str, tuple[dict[str, Any], Callable[[], list[Any]]]] = {
+    "dihedral": ({"dihedral": "random"}, lambda: [A.D4(p=1)]),
     "dihedral, scale, rotation": (
         {"dihedral": "random", "scale": (0.8, 1.25), "rotation_deg": 30},
-        [A.D4(p=1), A.Affine(scale=(0.8, 1.25), rotate=(-30, 30), border_mode=REFLECT, p=1)],
+        lambda: [A.D4(p=1), A.Affine(scale=(0.8, 1.25), rotate=(-30, 30), border_mode=REFLECT, p=1)],
     ),
     "elastic": (
         {"elastic": {"amplitude_px": AMPLITUDE_PX, "sigma_px": SIGMA_PX}},
-        [A.ElasticTransform(alpha=ALPHA, sigma=SIGMA_PX, border_mode=REFLECT, p=1)],
+        lambda: [A.ElasticTransform(alpha=ALPHA, sigma=SIGMA_PX, border_mode=REFLECT, p=1)],
     ),
     "brightness, contrast, gamma": (
         {"brightness": 0.2, "contrast": (0.8, 1.25), "gamma": (0.7, 1.5)},
-        [A.RandomGamma((70, 150), p=1), A.RandomBrightnessContrast(0.2, 0.2, p=1)],
+        lambda: [A.RandomGamma((70, 150), p=1), A.RandomBrightnessContrast(0.2, 0.2, p=1)],
     ),
-    "blur": ({"blur_px": (0.5, 1.5)}, [A.GaussianBlur(blur_limit=0, sigma_limit=(0.5, 1.5), p=1)]),
-    "noise": ({"noise": (0.02, 0.1)}, [A.GaussNoise(std_range=(0.02, 0.1), p=1)]),
+    "blur": ({"blur_px": (0.5, 1.5)}, lambda: [A.GaussianBlur(blur_limit=0, sigma_limit=(0.5, 1.5), p=1)]),
+    "noise": ({"noise": (0.02, 0.1)}, lambda: [A.GaussNoise(std_range=(0.02, 0.1), p=1)]),
 }
-TILES = ((128, 16, 4), (160, 100, 2))  # side in px, batch, batches in an epoch; single changes on the first only
+BATCHES = {128: (16, 4), 160: (100, 2)}  # by side in px: batch, batches in an epoch; single changes on the first only
 ALL = [name for name in CHANGES if name != "dihedral"]
 
 
@@ -61,7 +66,7 @@ class Samples(Dataset):
 
     images: np.ndarray
     labels: np.ndarray
-    transform: A.Compose
+    transform: Any  # A.Compose
 
     def __len__(self) -> int:
         return len(self.images)
@@ -73,7 +78,7 @@ class Samples(Dataset):
 
 
 def per_sample(names: list[str], images: np.ndarray, labels: np.ndarray, batch: int, threads: int) -> Callable[[], int]:
-    transform = A.Compose([change for name in names for change in CHANGES[name][1]])
+    transform = A.Compose([change for name in names for change in CHANGES[name][1]()])
     workers = 0 if threads == 1 else threads
     samples = Samples(images, labels, transform)
     loader = DataLoader(samples, batch_size=batch, num_workers=workers, persistent_workers=workers > 0)
@@ -89,7 +94,7 @@ def batched(names: list[str], images: np.ndarray, labels: np.ndarray, batch: int
     epochs = iter(range(10**9))
 
     def epoch() -> int:
-        drawn = draw(spec, len(images), rng.numpy_generator("bench", next(epochs)))
+        drawn = sample_params(spec, len(images), rng.numpy_generator("bench", next(epochs)))
         count = 0
         for start in range(0, len(images), batch):
             some = slice(start, start + batch)
@@ -109,24 +114,37 @@ def rate(epoch: Callable[[], int]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    rounds = parser.parse_args().rounds
-    cv2.setNumThreads(0)
+    parser.add_argument("--tiles", type=int, nargs="+", default=[128, 160], help="sides in px")
+    options = parse(parser, rounds=1, tiles=[32])
+    rounds = options.rounds
+    if cv2 is not None:
+        cv2.setNumThreads(0)
     generator = rng.numpy_generator("bench")
     print(f"{'changes':34}{'tiles':>12}{'threads':>8}{'per sample/s':>14}{'segue/s':>9}{'times':>7}")
     for names in [*([name] for name in CHANGES), ALL]:
-        for size_px, batch, batches in TILES if names == ALL else TILES[:1]:
+        for size_px in options.tiles if names == ALL else options.tiles[:1]:
+            batch, batches = BATCHES.get(size_px, (4, 2))
             images = generator.random((batch * batches, size_px, size_px, 1), dtype=np.float32)
             labels = generator.integers(0, 50, images.shape[:3]).astype(np.int16)
             for threads in (1, 2):
-                usual, ours = per_sample(names, images, labels, batch, threads), batched(names, images, labels, batch)
+                contestants = {"segue": batched(names, images, labels, batch)}
+                if A is not None:
+                    contestants["per sample"] = per_sample(names, images, labels, batch, threads)
                 torch.set_num_threads(threads)
-                usual(), ours()  # workers start, memory is had
-                pairs = [(rate(usual), rate(ours)) for _ in range(rounds)]
-                theirs, own = (statistics.median(column) for column in zip(*pairs, strict=True))
-                times = statistics.median(b / a for a, b in pairs)
+                for epoch in contestants.values():
+                    epoch()  # workers start, memory is allocated
+                rates = {name: [] for name in contestants}
+                for _ in range(rounds):
+                    for name, epoch in contestants.items():
+                        rates[name].append(rate(epoch))
                 what = names[0] if len(names) == 1 else "all of these but plain dihedral"
                 tiles = f"{size_px}² × {batch}"
-                print(f"{what:34}{tiles:>12}{threads:>8}{theirs:14.0f}{own:9.0f}{times:7.1f}", flush=True)
+                usual, times = "–", "–"
+                if A is not None:
+                    usual = f"{statistics.median(rates['per sample']):.0f}"
+                    times = f"{ratio(rates['segue'], rates['per sample']):.1f}"
+                own = statistics.median(rates["segue"])
+                print(f"{what:34}{tiles:>12}{threads:>8}{usual:>14}{own:9.0f}{times:>7}", flush=True)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from bench_streaming import make
-from bench_training import head, hold, machine, ratio, row, spread
+from contest import head, hold, machine, parse, ratio, row, spread
 from torch import Tensor, nn
 
 from segue import device, networks
@@ -123,12 +123,12 @@ def fleet_contestant(case: Case, path: Path, models: int, streamed: bool, togeth
     """Returns what gives the seconds of training several models once, side by side or one after another."""
     device.keep_freed_memory()
     with Dataset(path) as data:
-        taken = DatasetSubset(data, np.arange(data.count), data.layers["cells"])
-        blocks = chunk_ids([(data.path, taken.indices, (data.count, case.size, case.size))])
+        subset = DatasetSubset(data, np.arange(data.count), data.layers["cells"])
+        blocks = chunk_ids([(data.path, subset.indices, (data.count, case.size, case.size))])
         if streamed:
-            source: Source = StreamedSource([taken], normalization="image", budget_bytes=BUDGET_BYTES)
+            source: Source = StreamedSource([subset], normalization="image", budget_bytes=BUDGET_BYTES)
         else:
-            source = ResidentSource.from_parts([taken], normalization="image")
+            source = ResidentSource.from_parts([subset], normalization="image")
     settings = PassSettings("cpu", chunk_ids=blocks)
     trained = [case.build() for _ in range(models)]
 
@@ -141,25 +141,25 @@ def fleet_contestant(case: Case, path: Path, models: int, streamed: bool, togeth
     return measured
 
 
-def fleet(images: int, rounds: int, threads: int) -> None:
+def fleet(options: argparse.Namespace) -> None:
     print(head("resunet", "data", "models", "one after another, s", "side by side, s", "gain"))
     sources: dict[str, tuple[bool, str | dict[str, Any]]] = {
         "resident": (False, "none"),
         "streamed, rotated, elastic": (True, CHANGES),
     }
     with tempfile.TemporaryDirectory() as folder:
-        path = make(Path(folder), images, Case.size)
-        for width in (16, 8):
+        path = make(Path(folder), options.fleet_images, options.size)
+        for width in options.fleet_widths:
             for what, (streamed, augment) in sources.items():
-                for models in (2, 4):
-                    case = Case(width, images, epochs=1, augment=augment)
+                for models in options.fleet_models:
+                    case = Case(width, options.fleet_images, epochs=1, augment=augment, size=options.size)
                     contestants = {
                         name: partial(fleet_contestant, case, path, models, streamed, together)
                         for name, together in (("alone", False), ("together", True))
                     }
-                    found = hold(contestants, rounds=rounds, threads=threads)
-                    gain = f"**{ratio(found['alone'], found['together']):.2f}**"
-                    times = (spread(found[name], 2) for name in ("alone", "together"))
+                    seconds = hold(contestants, rounds=options.rounds, threads=options.threads)
+                    gain = f"**{ratio(seconds['alone'], seconds['together']):.2f}**"
+                    times = (spread(seconds[name], 2) for name in ("alone", "together"))
                     print(row(f"width {width}", what, models, *times, gain), flush=True)
 
 
@@ -196,30 +196,32 @@ def multiply_adds(case: Case) -> float:
 
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
-            kept = case.cache and freezing.is_under(name, case.freeze)
-            module.register_forward_hook(partial(count, epochs=case.epochs if kept else 1))
+            is_cached = case.cache and freezing.is_under(name, case.freeze)
+            module.register_forward_hook(partial(count, epochs=case.epochs if is_cached else 1))
     network(torch.zeros(2, 1, case.size, case.size))
     return counted
 
 
-def frozen(widths: Sequence[int], augment: str, rounds: int, threads: int) -> None:
+def frozen(options: argparse.Namespace) -> None:
     names = ("resunet", "encoder", "time, s", "cached is faster by", "by multiply-adds", "10⁶ multiply-adds a view")
     print(head(*names))
-    for width in widths:
-        base = Case(width, images=64, epochs=10, augment=augment)
+    for width in options.widths:
+        images, epochs = options.images // 4, options.epochs
+        base = Case(width, images, epochs, augment=options.augment or "none", size=options.size)
         cases = {
             "trained": base,
             "frozen": replace(base, freeze=("encoder",), cache=False),
             "frozen, cached": replace(base, freeze=("encoder",)),
         }
         contestants = {name: partial(frozen_contestant, case) for name, case in cases.items()}
-        found = hold(contestants, rounds=rounds, threads=threads)
+        seconds = hold(contestants, rounds=options.rounds, threads=options.threads)
         cost = {name: multiply_adds(case) for name, case in cases.items()}
         cached = "frozen, cached"
         for name in cases:
-            gain = f"**{ratio(found[name], found[cached]):.2f}**" if name != cached else ""
+            gain = f"**{ratio(seconds[name], seconds[cached]):.2f}**" if name != cached else ""
             bound = f"{cost[name] / cost[cached]:.2f}" if name != cached else ""
-            print(row(f"width {width}", name, spread(found[name]), gain, bound, f"{cost[name] / 1e6:.0f}"), flush=True)
+            cells = (name, spread(seconds[name]), gain, bound, f"{cost[name] / 1e6:.0f}")
+            print(row(f"width {width}", *cells), flush=True)
 
 
 @dataclass(frozen=True)
@@ -246,8 +248,8 @@ def overhead_contestant(case: Case) -> Callable[[], Spent]:
         entries = {entry.code: entry for entry in profile.getstats()}
 
         def seconds(function: Callable[..., object]) -> float:
-            found = entries.get(function.__code__)
-            return found.totaltime if found is not None else 0.0
+            entry = entries.get(function.__code__)
+            return entry.totaltime if entry is not None else 0.0
 
         saves, ends = entries.get(loop.save_state.__code__), entries[loop.validate_epoch.__code__]
         copied = {call.code: call.totaltime for call in ends.calls or ()}.get(optimizers.copy_weights.__code__, 0.0)
@@ -263,39 +265,45 @@ def overhead_contestant(case: Case) -> Callable[[], Spent]:
     return measured
 
 
-def overhead(widths: Sequence[int], augment: str, threads: int) -> None:
+def overhead(options: argparse.Namespace) -> None:
     columns = ("validation", "scores of training", "copies of the best weights", "checkpoints", "together")
     print(head("resunet", "training, s", *columns))
-    for width in widths:
-        case = Case(width, images=256, epochs=10, augment=augment, validation=32)
-        (spent,) = hold({"one": partial(overhead_contestant, case)}, rounds=1, threads=threads)["one"]
+    for width in options.widths:
+        augment, validation = options.augment or "dihedral", options.images // 8
+        case = Case(width, options.images, options.epochs, augment=augment, validation=validation, size=options.size)
+        (spent,) = hold({"one": partial(overhead_contestant, case)}, rounds=1, threads=options.threads)["one"]
         parts = (spent.validation, spent.scores, spent.best_weights, spent.checkpoints)
         shares = [f"{part / spent.whole:.2%}" for part in parts]
         shares[-1] += f" ({spent.saved} written)"
         print(row(f"width {width}", f"{spent.whole:.1f}", *shares, f"**{sum(parts) / spent.whole:.2%}**"), flush=True)
 
 
+BENCHMARKS: dict[str, Callable[[argparse.Namespace], None]] = {"fleet": fleet, "frozen": frozen, "overhead": overhead}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", help="fleet, frozen, overhead; all without any")
+    parser.add_argument("what", nargs="*", help=f"{', '.join(BENCHMARKS)}; all without any")
     parser.add_argument("--threads", type=int, default=device.cpu_count())
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--size", type=int, default=Case.size, help="side of the images in px")
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 64], help="of `frozen` and `overhead`")
     parser.add_argument("--augment", choices=("none", "dihedral", "dihedral-all"), help="of `frozen` and `overhead`")
+    parser.add_argument("--images", type=int, default=256, help="of `overhead`; `frozen` has a quarter of them")
+    parser.add_argument("--epochs", type=int, default=10, help="of `frozen` and `overhead`")
     parser.add_argument("--fleet-images", type=int, default=96, help="samples of an epoch")
-    asked = parser.parse_args()
-    benchmarks: dict[str, Callable[[], None]] = {
-        "fleet": lambda: fleet(asked.fleet_images, asked.rounds, asked.threads),
-        "frozen": lambda: frozen(asked.widths, asked.augment or "none", asked.rounds, asked.threads),
-        "overhead": lambda: overhead(asked.widths, asked.augment or "dihedral", asked.threads),
-    }
-    for name in asked.what or benchmarks:
-        if name not in benchmarks:
-            parser.error(f"there is no benchmark '{name}'; it is one of {', '.join(benchmarks)}")
-    print(machine(asked.threads))
-    for name in asked.what or benchmarks:
+    parser.add_argument("--fleet-widths", type=int, nargs="+", default=[16, 8])
+    parser.add_argument("--fleet-models", type=int, nargs="+", default=[2, 4])
+    small = {"rounds": 1, "size": 32, "widths": [8], "images": 32, "epochs": 2}
+    small |= {"fleet_images": 16, "fleet_widths": [8], "fleet_models": [2]}
+    options = parse(parser, **small)
+    for name in options.what:
+        if name not in BENCHMARKS:
+            parser.error(f"there is no benchmark '{name}'; it is one of {', '.join(BENCHMARKS)}")
+    print(machine(options.threads))
+    for name in options.what or BENCHMARKS:
         print(f"\n{name}:\n")
-        benchmarks[name]()
+        BENCHMARKS[name](options)
 
 
 if __name__ == "__main__":

@@ -5,22 +5,27 @@
 Discs of 8 to 18 px radius, about 500 at 1024², some merged, cut, moved or missing in the prediction. Contestants, one
 thread each, take turns in every round: stardist's `matching` and `matching_dataset` at ten thresholds, `overlap` with
 `match` at the same ten (the same numbers: both are compared first), and `count_matches`, which adds AJI, AJI+, splits,
-merges and boundaries. Medians over rounds; the ratio is the median of the ratios round by round. Prints lines of a table.
+merges and boundaries. Medians over rounds; the ratio is the median of the ratios round by round. Prints lines of a
+table; without stardist, segue's times alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 
 import numpy as np
-from stardist.matching import matching, matching_dataset
+from contest import parse, ratio, take_turns
 
 from segue import rng
 from segue.evaluation.object_metrics import THRESHOLDS, count_matches
 from segue.labels.matching import Matching, label_overlap, match
+
+try:
+    from stardist.matching import matching, matching_dataset  # type: ignore[import-not-found]
+except ImportError:
+    matching = matching_dataset = None
 
 PITCH_PX = 45
 
@@ -53,41 +58,34 @@ def matches(true: np.ndarray, predicted: np.ndarray) -> list[Matching]:
     return [match(table, threshold) for threshold in THRESHOLDS]
 
 
-def seconds(action: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    action()
-    return time.perf_counter() - began
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--side", type=int, default=1024, help="px")
-    asked = parser.parse_args()
-    true, predicted = discs(asked.side)
-    theirs, own = matching(true, predicted, thresh=THRESHOLDS), matches(true, predicted)
-    assert [each.tp for each in theirs] == [found.iou.size for found in own]
-    assert np.allclose([each.mean_true_score * each.n_true for each in theirs], [found.iou.sum() for found in own])
-
+    options = parse(parser, rounds=1, side=128)
+    true, predicted = discs(options.side)
     contestants: dict[str, Callable[[], object]] = {
-        "stardist matching": lambda: matching(true, predicted, thresh=THRESHOLDS),
-        "stardist matching_dataset": lambda: matching_dataset(
-            [true], [predicted], thresh=THRESHOLDS, show_progress=False
-        ),
         "overlap and match": lambda: matches(true, predicted),
         "count_matches, all scores": lambda: count_matches(true, predicted),
     }
-    for action in contestants.values():
-        action()  # compiled, memory is had
-    rounds = [{name: seconds(action) for name, action in contestants.items()} for _ in range(asked.rounds)]
-    print(
-        f"{asked.side}² px, {theirs[0].n_true} true and {theirs[0].n_pred} predicted objects, {asked.rounds} rounds\n"
-    )
+    if matching is not None and matching_dataset is not None:
+        references, results = matching(true, predicted, thresh=THRESHOLDS), matches(true, predicted)
+        assert [each.tp for each in references] == [result.iou.size for result in results]
+        sums = [each.mean_true_score * each.n_true for each in references]
+        assert np.allclose(sums, [result.iou.sum() for result in results])
+        contestants |= {
+            "stardist matching": lambda: matching(true, predicted, thresh=THRESHOLDS),
+            "stardist matching_dataset": lambda: matching_dataset(
+                [true], [predicted], thresh=THRESHOLDS, show_progress=False
+            ),
+        }
+    seconds = take_turns(contestants, options.rounds)
+    counts = [len(np.unique(labels)) - 1 for labels in (true, predicted)]
+    print(f"{options.side}² px, {counts[0]} true and {counts[1]} predicted objects, {options.rounds} rounds\n")
     print("| ten thresholds | ms | stardist matching / it |\n|---|---|---|")
-    for name in contestants:
-        taken = statistics.median(each[name] for each in rounds)
-        ratio = statistics.median(each["stardist matching"] / each[name] for each in rounds)
-        print(f"| {name} | {1000 * taken:.2f} | {ratio:.2f} |")
+    for name, times in seconds.items():
+        relative = f"{ratio(seconds['stardist matching'], times):.2f}" if "stardist matching" in seconds else "–"
+        print(f"| {name} | {1000 * statistics.median(times):.2f} | {relative} |")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ Decoding is of the encoded labels, and of the same with noise as a network's sco
 0.3 on each logit. 32 rays, thresholds 0.5 and 0.4, no border left out. StarDist threads by OpenMP; segue uses one.
 
 Rounds take turns. The figures are medians over rounds, `times` the median of the ratios round by round. AP at IoU .5
-and .9 is of each side's decoded labels against the made ones.
+and .9 is of each side's decoded labels against the made ones. Without StarDist segue's times are printed alone.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ try:
 except ImportError:
     star_dist = None
 
-COLUMNS, ROWS, ROW_PX = 23, 22, 1024 / 22
+COLUMNS, ROWS = 23, 22  # of objects in 1024² px
 TARGET = Rays(("background", "object"))
 
 
@@ -42,14 +42,15 @@ def perfect_prediction(encoded: np.ndarray) -> np.ndarray:
     return np.concatenate([np.log(probability / (1 - probability)), encoded[1:]]).astype(np.float32)
 
 
-def made_labels(rows: int) -> np.ndarray:
-    """Returns 506 ellipses (H, W) int32 with half axes of 11 to 21 px, some of them touching."""
+def made_labels(side: int) -> np.ndarray:
+    """Returns ellipses (H, W) int32 with half axes of 11 to 21 px, some of them touching: 506 in 1024² px."""
     generator = rng.numpy_generator("bench_rays")
-    labels = np.zeros((SIZE, SIZE), np.int32)
-    y, x = np.mgrid[:SIZE, :SIZE]
-    for index in range(ROWS * COLUMNS):
-        cy = (index // COLUMNS + 0.5) * SIZE / ROWS + generator.uniform(-5, 5)
-        cx = (index % COLUMNS + 0.5) * SIZE / COLUMNS + generator.uniform(-5, 5)
+    labels = np.zeros((side, side), np.int32)
+    y, x = np.mgrid[:side, :side]
+    rows, columns = (round(count * side / 1024) for count in (ROWS, COLUMNS))
+    for index in range(rows * columns):
+        cy = (index // columns + 0.5) * side / rows + generator.uniform(-5, 5)
+        cx = (index % columns + 0.5) * side / columns + generator.uniform(-5, 5)
         a, b, angle = generator.uniform(13, 21), generator.uniform(11, 18), generator.uniform(0, np.pi)
         box = np.s_[max(0, int(cy) - 24) : int(cy) + 25, max(0, int(cx) - 24) : int(cx) + 25]
         v, u = y[box] - cy, x[box] - cx
@@ -72,44 +73,46 @@ def theirs_decoded(scores: np.ndarray) -> Callable[[], np.ndarray]:
     distances = np.ascontiguousarray(np.moveaxis(scores[1:], 0, -1)).clip(min=1e-3)
 
     def decode() -> np.ndarray:
-        points, kept, radii = non_maximum_suppression(distances, probability, b=0, nms_thresh=0.4, prob_thresh=0.5)
-        return polygons_to_label(radii, points, shape=probability.shape, prob=kept)
+        points, chances, radii = non_maximum_suppression(distances, probability, b=0, nms_thresh=0.4, prob_thresh=0.5)
+        return polygons_to_label(radii, points, shape=probability.shape, prob=chances)
 
     return decode
 
 
 def compare(what: str, ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> None:
-    """Prints medians and the median of the ratios; both run once before, for compilation."""
-    pairs = []
-    for index in range(rounds + 1):
-        taken = [0.0, 0.0]
-        for which in (0, 1) if index % 2 else (1, 0):
-            began = time.perf_counter()
-            (ours, theirs)[which]()
-            taken[which] = 1e3 * (time.perf_counter() - began)
-        pairs.append(taken)
-    own, other = (statistics.median(column) for column in zip(*pairs[1:], strict=True))
-    times = statistics.median(b / a for a, b in pairs[1:])
-    print(f"{what:36}{other:12.0f}{own:10.0f}{times:8.1f}", flush=True)
+    """Prints medians in ms and the median of the ratios; segue's alone without StarDist."""
+    seconds = take_turns({"segue": ours} if star_dist is None else {"segue": ours, "stardist": theirs}, rounds)
+    own_ms = 1e3 * statistics.median(seconds["segue"])
+    if star_dist is None:
+        print(f"{what:36}{'–':>12}{own_ms:10.0f}{'–':>8}", flush=True)
+    else:
+        times = ratio(seconds["stardist"], seconds["segue"])
+        print(f"{what:36}{1e3 * statistics.median(seconds['stardist']):12.0f}{own_ms:10.0f}{times:8.1f}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--side", type=int, default=1024, help="px")
+    options = parse(parser, rounds=1, side=128)
+    rounds = options.rounds
     torch.set_num_threads(1)
-    labels = made_labels()
+    labels = made_labels(options.side)
     maps = torch.from_numpy(labels.astype(np.int64))[None]
     ideal = perfect_prediction(TARGET.encode(maps)[0].numpy())
     print(f"{'':36}{'stardist/ms':>12}{'segue/ms':>10}{'times':>8}")
     compare("encode, against star_dist", lambda: TARGET.encode(maps), lambda: star_dist(labels, 32), rounds)
     compare("encode", lambda: TARGET.encode(maps), lambda: (star_dist(labels, 32), edt_prob(labels)), rounds)
     for name, scores in (("labels", ideal), ("noisy scores", noisy(ideal))):
-        theirs = theirs_decoded(scores)
-        compare(f"decode {name}", lambda s=scores: TARGET.decode(s, TARGET.decode_params), theirs, rounds)
-        for side, found in (("stardist", theirs()), ("segue", TARGET.decode(scores, TARGET.decode_params))):
-            ap = [matching(labels, found, thresh=iou).accuracy for iou in (0.5, 0.9)]
-            print(f"    {side}: {len(np.unique(found)) - 1} objects, AP50 {ap[0]:.3f}, AP90 {ap[1]:.3f}")
+        decoders = {
+            "stardist": theirs_decoded(scores),
+            "segue": lambda s=scores: TARGET.decode(s, TARGET.decode_params),
+        }
+        compare(f"decode {name}", decoders["segue"], decoders["stardist"], rounds)
+        for side, decode in decoders.items() if star_dist is not None else ():
+            objects = decode()
+            ap = [matching(labels, objects, thresh=iou).accuracy for iou in (0.5, 0.9)]
+            print(f"    {side}: {len(np.unique(objects)) - 1} objects, AP50 {ap[0]:.3f}, AP90 {ap[1]:.3f}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from contest import parse
 
 from segue import rng
 from segue.hrtem.exit_wave import exit_waves, multislice, resample
@@ -97,7 +98,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="pixels across the image")
     parser.add_argument("--phonons", type=int, default=2)
     parser.add_argument("--structures", type=int, default=3)
-    arguments = parser.parse_args()
+    arguments = parse(parser, size=64, phonons=1, structures=1)
     torch.set_num_threads(1)
     spec = series(arguments.size, arguments.phonons)
     ways: dict[str, Callable[[SeriesSpec, Specimen, int], np.ndarray]] = {

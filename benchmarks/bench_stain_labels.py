@@ -26,6 +26,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from contest import parse
 
 from segue.evaluation.object_metrics import MatchCounts, concatenate, count_matches, scores
 from segue.plates.assay import assay
@@ -70,9 +71,17 @@ def made_wells(name: str, wells: int, side: int, seed: int) -> Iterator[tuple[di
         yield channels, scene.nuclei, classes, sample_well(spec, plate=0, well=well).dapi_in_cy5
 
 
-def screen(seed: int) -> PlateSpec:
-    """Returns a made screen of two plates of two wells, all stained, labelled with the defaults and cell area."""
-    made = SyntheticSpec.model_validate({"seed": seed, "wells": 2, "stained_wells": 2})
+def screen(seed: int, small: bool = False) -> PlateSpec:
+    """Returns a made screen of two plates of two wells, all stained, labelled with the defaults and cell area.
+
+    small: of one well at one time point, of 2 × 2 fields.
+    """
+    table: dict[str, Any] = {"seed": seed, "wells": 2, "stained_wells": 2}
+    if small:
+        stage = {"rows": 2, "columns": 2, "tile_px": 288, "overlap": 0.15, "jitter_px": 8.0, "drift_px": 4.0}
+        faults = {"missing_tiles": 0, "dead_fields": 0}
+        table |= {"plates": 1, "wells": 1, "stained_wells": 1, "times": 1, "stage": stage, "faults": faults}
+    made = SyntheticSpec.model_validate(table)
     stage = made.stage
     told = {"reach_px": 2 * stage.jitter_px + 2, "register_px": 2 * stage.drift_px + 2}
     return PlateSpec.model_validate(
@@ -126,11 +135,11 @@ def _moved(image: np.ndarray, by: np.ndarray, shape: tuple[int, ...]) -> np.ndar
     return padded[by[0] + wide :, by[1] + wide :][: shape[0], : shape[1]]
 
 
-def score_screens(screens: int) -> None:
+def score_screens(screens: int, small: bool = False) -> None:
     print("screen  mosaics  live F1  dead F1  worst mosaic live / dead  cell IoU: mean, worst  share of cell: largest")
     for seed in range(screens):
         with tempfile.TemporaryDirectory() as folder:
-            rows = list(stitched(screen(seed), Path(folder)))
+            rows = list(stitched(screen(seed, small), Path(folder)))
         for name, counts, iou, share in rows:
             f1 = ", ".join(f"{key} {scores(value)['f1_50']:.3f}" for key, value in counts.items())
             print(f"  {name}: {f1}, cell IoU {iou:.3f}, share {share:.2f}")
@@ -160,7 +169,7 @@ def score_wells(options: argparse.Namespace) -> None:
     print(
         "wells of        bleed-through   live F1  dead F1  any F1   live IoU  dead IoU  worst live / dead  share error"
     )
-    for name in SETS:
+    for name in options.sets:
         counted: dict[str, list[dict[str, MatchCounts]]] = {kind: [] for kind in kinds}
         errors, seconds, pixels = [], 0.0, 0
         for well, (channels, true, true_classes, share) in enumerate(
@@ -195,11 +204,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=77)
     parser.add_argument("--verbose", action="store_true", help="a line per well as well")
     parser.add_argument("--screens", type=int, default=2, help="whole screens through the pipeline, one a seed")
-    options = parser.parse_args()
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), help="of --wells")
+    options = parse(parser, wells=1, side=256, screens=1, sets=["all ranges"])
     if options.wells:
         score_wells(options)
     if options.screens:
-        score_screens(options.screens)
+        score_screens(options.screens, options.small)
 
 
 if __name__ == "__main__":

@@ -25,13 +25,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from contest import parse
 from scipy import ndimage
 from skimage import io
 from skimage.registration import phase_cross_correlation
 
 from segue import rng
 from segue.plates.stitching.spline import spline_coefficients, spline_values
-from segue.plates.stitching.stitch import measure_pairs, nominal_positions, place
+from segue.plates.stitching.stitch import measure_pairs, nominal_positions, place_tiles
 
 try:
     from ashlar import utils as ashlar_utils  # type: ignore[import-not-found]
@@ -75,7 +76,7 @@ def cut(
 
 
 def ours(tiles: dict, nominal: dict, reach: float) -> Positions:
-    return place(measure_pairs(tiles, nominal, reach_px=reach), nominal).positions
+    return place_tiles(measure_pairs(tiles, nominal, reach_px=reach), nominal).positions
 
 
 def strips(tiles: dict, nominal: dict, first: tuple, second: tuple) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -131,7 +132,7 @@ def main() -> None:
     parser.add_argument("--jitter", type=float, default=15.0)
     parser.add_argument("--grid", type=int, default=3)
     parser.add_argument("--side", type=int, default=384, help="side of a tile of the made scenes, px")
-    options = parser.parse_args()
+    options = parse(parser, rounds=1, grid=2, side=128, jitter=4.0)
     contestants: dict[str, Callable[[dict, dict, float], Positions]] = {"segue": ours, "phase correlation": averaged}
     if ashlar_utils is not None:
         contestants["ashlar"] = ashlar

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from contest import parse
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
@@ -31,10 +32,10 @@ from torch.nn import functional as F
 from segue import device as devices
 from segue import networks
 from segue.data.dataset import Dataset
-from segue.data.sources import ResidentSource, Source, Taken, bytes_needed
+from segue.data.sources import DatasetSubset, ResidentSource, Source, bytes_needed
 from segue.data.spec import Layer
-from segue.data.streaming import StreamedSource, order, places
-from segue.data.writer import Part, assemble, write_part
+from segue.data.streaming import StreamedSource, chunk_ids, epoch_order
+from segue.data.writer import GroupTiles, merge_parts, write_part
 from segue.inference.predict import autocast
 from segue.networks.registry import NetworkSpec
 
@@ -51,13 +52,13 @@ def make(folder: Path, tiles: int, size: int) -> Path:
     paths = []
     for start in range(0, tiles, PER_PART):
         count = min(PER_PART, tiles - start)
-        own = np.stack([np.roll(fields[i % 50], (start + 7 * i, 3 * i), (0, 1)) for i in range(count)])
-        noise = generator.normal(100, 10, own.shape)
+        blobs = np.stack([np.roll(fields[i % 50], (start + 7 * i, 3 * i), (0, 1)) for i in range(count)])
+        noise = generator.normal(100, 10, blobs.shape)
         name = np.array([f"group-{start:06d}"] * count, dtype=object)
         place = np.arange(count)
-        part = Part(
-            images=np.clip(1000 + 300 * own + noise, 0, 65535).astype(np.uint16)[:, None],
-            labels={"cells": (own > 1).astype(np.int32) + (own > 2)},
+        part = GroupTiles(
+            images=np.clip(1000 + 300 * blobs + noise, 0, 65535).astype(np.uint16)[:, None],
+            labels={"cells": (blobs > 1).astype(np.int32) + (blobs > 2)},
             valid=np.tile(np.array([0, 0, size, size], dtype=np.int32), (count, 1)),
             intensity=np.tile(np.array([1100.0, 300.0], dtype=np.float32), (count, 1, 1)),
             samples={"group": name, "source": name, "y_px": place, "x_px": place},
@@ -65,14 +66,16 @@ def make(folder: Path, tiles: int, size: int) -> Path:
         paths.append(folder / f"{start}.part")
         write_part(paths[-1], part)
     out = folder / "tiles.h5"
-    assemble(paths, out, layers=[Layer("cells", "classes", CLASSES)], channels=["intensity"], attributes={}, splits={})
+    merge_parts(
+        paths, out, layers=[Layer("cells", "classes", CLASSES)], channels=["intensity"], attributes={}, splits={}
+    )
     for path in paths:
         path.unlink()
     return out
 
 
 def training_step(device: str, compiled: bool) -> Step:
-    """Returns a step of training, forward, backward and optimiser."""
+    """Returns a step of training, forward, backward and optimizer."""
     network = networks.build(NetworkSpec(name="resunet", width=16), channels=1, classes=len(CLASSES)).to(device)
     network = network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
@@ -103,47 +106,47 @@ def rate(source: Source, samples: np.ndarray, batch: int, device: str, step: Ste
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    defaults = {"tiles": 4000, "size": 160, "batch": 100, "limit": 10, "rounds": 3, "threads": devices.cores()}
+    defaults = {"tiles": 4000, "size": 160, "batch": 100, "limit": 10, "rounds": 3, "threads": devices.cpu_count()}
     for name, value in defaults.items():
         arguments.add_argument(f"--{name}", type=int, default=value)
     arguments.add_argument("--step-tiles", type=int, default=1000, help="samples of an epoch with training steps")
     arguments.add_argument("--compile", action="store_true", help="torch.compile the network")
-    found = arguments.parse_args()
-    torch.set_num_threads(found.threads)
-    devices.reuse_memory()
+    options = parse(arguments, tiles=2400, size=32, batch=10, limit=2, rounds=1, threads=1, step_tiles=50)
+    torch.set_num_threads(options.threads)
+    devices.keep_freed_memory()
     device = devices.default_device()
-    with tempfile.TemporaryDirectory() as folder, Dataset(make(Path(folder), found.tiles, found.size)) as data:
-        taken = Taken(data, np.arange(data.count), data.layers["cells"])
-        blocks = places([(data.path, taken.indices, (data.count, found.size, found.size))])
+    with tempfile.TemporaryDirectory() as folder, Dataset(make(Path(folder), options.tiles, options.size)) as data:
+        subset = DatasetSubset(data, np.arange(data.count), data.layers["cells"])
+        blocks = chunk_ids([(data.path, subset.indices, (data.count, options.size, options.size))])
         needed = bytes_needed(data, data.count)
         began = time.perf_counter()
-        resident = ResidentSource.from_parts([taken], normalise="image").to(device)
+        resident = ResidentSource.from_parts([subset], normalization="image").to(device)
         loading_s = time.perf_counter() - began
-        streamed = StreamedSource([taken], normalise="image", budget_bytes=needed // found.limit)
-        largest = streamed.largest_window(found.batch)
+        streamed = StreamedSource([subset], normalization="image", budget_bytes=needed // options.limit)
+        largest = streamed.largest_window(options.batch)
         window = max(largest // 2, min(largest, 1))  # two: one fills while the other empties
         if not window:
-            least = streamed.least_bytes(found.batch)
+            minimum = streamed.min_bytes(options.batch)
             raise SystemExit(
-                f"1/{found.limit} of {needed:,} bytes holds no window (least {least:,}); give more --tiles"
+                f"1/{options.limit} of {needed:,} bytes holds no window (at least {minimum:,}); give more --tiles"
             )
-        windowed = order(blocks, 1, window, np.random.default_rng(0))
+        windowed = epoch_order(blocks, 1, window, np.random.default_rng(0))
         whole = np.random.default_rng(1).permutation(data.count)
-        print(f"{devices.cpu_name()}, {found.threads} threads, {device}, {devices.resolve_precision('auto', device)}")
+        print(f"{devices.cpu_name()}, {options.threads} threads, {device}, {devices.resolve_precision('auto', device)}")
         print(
-            f"{data.count} tiles of {found.size}², batch {found.batch}; resident {needed / 1e6:.0f} MB, read in "
-            f"{loading_s:.1f} s; limit {needed / found.limit / 1e6:.0f} MB, windows of {window} samples"
+            f"{data.count} tiles of {options.size}², batch {options.batch}; resident {needed / 1e6:.0f} MB, read in "
+            f"{loading_s:.1f} s; limit {needed / options.limit / 1e6:.0f} MB, windows of {window} samples"
         )
-        count = min(found.step_tiles, data.count)
-        contests = {"alone": (None, data.count), "step": (training_step(device, found.compile), count)}
+        count = min(options.step_tiles, data.count)
+        contests = {"alone": (None, data.count), "step": (training_step(device, options.compile), count)}
         for what, (step, some) in contests.items():
             rates: dict[str, list[float]] = {"resident": [], "streamed": [], "random": []}
-            for turn in range(found.rounds + 1):
+            for turn in range(options.rounds + 1):
                 for name, source, samples in (
                     ("resident", resident, windowed), ("streamed", streamed, windowed), ("random", streamed, whole)
                 ):  # fmt: skip
-                    slow = min(some, 10 * found.batch) if name == "random" else some
-                    measured = rate(source, samples[:slow], found.batch, device, step)
+                    slow = min(some, 10 * options.batch) if name == "random" else some
+                    measured = rate(source, samples[:slow], options.batch, device, step)
                     if turn:  # the first round warms up
                         rates[name].append(measured)
             for name, values in rates.items():
@@ -153,7 +156,7 @@ def main() -> None:
                     f"{what:5} {name:8} {statistics.median(values):9.0f} samples/s  ({low:.0f} to {high:.0f})  "
                     f"{ratio:.3f} of resident"
                 )
-        print(f"most held while streaming: {streamed.most_held_bytes / 1e6:.0f} MB")
+        print(f"peak memory of streaming: {streamed.peak_bytes / 1e6:.0f} MB")
         streamed.close()
 
 

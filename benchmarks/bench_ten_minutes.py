@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from contest import parse
 
 HERE = Path(__file__).resolve().parent
 SPLIT = {"seed": 0, "validation": 0.12, "test": 0.3}
@@ -254,7 +255,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="for Cellpose and segue, as timed before")
     parser.add_argument("--target", default="flows")
     parser.add_argument("--width", type=int, default=32)
-    args = parser.parse_args()
+    args = parse(parser, epochs=1, width=8)
     if os.environ.get("OMP_NUM_THREADS") != str(THREADS):
         parser.error(f"set OMP_NUM_THREADS={THREADS} first, so that all tools use as many threads")
     if args.what == "images":

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from contest import parse
 from skimage.draw import ellipse
 
 from segue.data.spec import Layer
@@ -188,6 +188,8 @@ def memory(folder: Path, numbers: list[int]) -> None:
 
 def write(folder: Path, number: int) -> None:
     """Writes `number` mosaics in full and prints the peak memory of this process."""
+    import resource  # of POSIX systems
+
     generator = np.random.default_rng(0)
     image = generator.integers(7000, 11000, (1, *SHAPE), dtype=np.uint16)
     labels = make_labels(generator)
@@ -204,7 +206,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory", type=int, nargs="*", default=[10, 100])
     parser.add_argument("--write", type=int, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parse(parser, images=1, rounds=1, memory=[1])
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         if options.write:
             write(Path(folder), options.write)

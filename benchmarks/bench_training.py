@@ -18,19 +18,16 @@ from __future__ import annotations
 
 import argparse
 import math
-import multiprocessing
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
+from contest import head, hold, machine, parse, ratio, row, spread
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
@@ -46,8 +43,6 @@ from segue.training.run_folder import RunFolder
 from segue.training.spec import StageSpec
 
 COPIES = 8
-T = TypeVar("T")
-Contestant = Callable[[], Callable[[], T]]  # makes and warms up what is then measured once a round
 
 
 @dataclass(frozen=True)
@@ -93,7 +88,7 @@ class Views(Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         sample, code = divmod(index, COPIES)
-        return turned(self.images[sample], code).contiguous(), turned(self.labels[sample], code).contiguous()
+        return transform(self.images[sample], code).contiguous(), transform(self.labels[sample], code).contiguous()
 
 
 @dataclass(frozen=True)
@@ -102,20 +97,20 @@ class WholeBatches(Views):
 
     def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         pairs = [divmod(index, COPIES) for index in indices]
-        images = torch.stack([turned(self.images[sample], code) for sample, code in pairs])
-        labels = torch.stack([turned(self.labels[sample], code) for sample, code in pairs])
+        images = torch.stack([transform(self.images[sample], code) for sample, code in pairs])
+        labels = torch.stack([transform(self.labels[sample], code) for sample, code in pairs])
         return images.contiguous(memory_format=torch.channels_last), labels
 
 
-def turned(array: torch.Tensor, code: int) -> torch.Tensor:
+def transform(array: torch.Tensor, code: int) -> torch.Tensor:
     array = torch.rot90(array, code % 4, (-2, -1))
     return array.flip(-1) if code >= 4 else array
 
 
-def plain(found: Contest) -> Callable[[], float]:
-    network = found.build()
+def plain(contest: Contest) -> Callable[[], float]:
+    network = contest.build()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    loader = DataLoader(Views(*found.data()), batch_size=found.batch, shuffle=True)
+    loader = DataLoader(Views(*contest.data()), batch_size=contest.batch, shuffle=True)
 
     def epoch() -> None:
         network.train()
@@ -126,15 +121,15 @@ def plain(found: Contest) -> Callable[[], float]:
             optimizer.step()
             loss.item()
 
-    return rate_of(epoch, found)
+    return rate_of(epoch, contest)
 
 
-def tuned(found: Contest) -> Callable[[], float]:
-    network = found.build()
+def tuned(contest: Contest) -> Callable[[], float]:
+    network = contest.build()
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
-    data = WholeBatches(*found.data())
-    sampler = BatchSampler(RandomSampler(data), found.batch, drop_last=False)
+    data = WholeBatches(*contest.data())
+    sampler = BatchSampler(RandomSampler(data), contest.batch, drop_last=False)
     loader = DataLoader(data, batch_sampler=sampler, collate_fn=lambda whole: whole)
     bf16 = device.resolve_precision("auto", "cpu") == "bf16"
 
@@ -147,18 +142,18 @@ def tuned(found: Contest) -> Callable[[], float]:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    return rate_of(epoch, found)
+    return rate_of(epoch, contest)
 
 
-def segue(found: Contest) -> Callable[[], float]:
+def segue(contest: Contest) -> Callable[[], float]:
     device.keep_freed_memory()  # as every run of segue does
-    images, labels = found.data()
+    images, labels = contest.data()
     names = tuple(f"image {index}" for index in range(len(images)))
     source = ResidentSource(images.permute(0, 2, 3, 1).contiguous(), labels.to(torch.uint8), names)
-    table = {"augment": "dihedral-all", "batch": found.batch, "epochs": 1, "validation": 0}
-    spec = StageSpec.model_validate({"data": [{"dataset": "made"}], "network": found.spec, **table})
+    table = {"augment": "dihedral-all", "batch": contest.batch, "epochs": 1, "validation": 0}
+    spec = StageSpec.model_validate({"data": [{"dataset": "made"}], "network": contest.spec, **table})
     target = build_target(ClassesSpec(), names=("background", "object"), instances=False, context="benchmark")
-    network = networks.build(found.spec, channels=1, classes=2)
+    network = networks.build(contest.spec, channels=1, classes=2)
     precision = device.resolve_precision("auto", "cpu")
 
     def epoch() -> None:
@@ -169,78 +164,19 @@ def segue(found: Contest) -> Callable[[], float]:
             if state.error is not None:
                 raise state.error
 
-    return rate_of(epoch, found)
+    return rate_of(epoch, contest)
 
 
-def rate_of(epoch: Callable[[], None], found: Contest) -> Callable[[], float]:
+def rate_of(epoch: Callable[[], None], contest: Contest) -> Callable[[], float]:
     """Returns what gives the images per second of an epoch, after one that warms up."""
     epoch()
 
     def measured() -> float:
         began = time.perf_counter()
         epoch()
-        return COPIES * found.images / (time.perf_counter() - began)
+        return COPIES * contest.images / (time.perf_counter() - began)
 
     return measured
-
-
-def hold(contestants: Mapping[str, Contestant[T]], *, rounds: int, threads: int) -> dict[str, list[T]]:
-    """Returns what each contestant measured in each round: each in a process of its own, one measuring at a time."""
-    context = multiprocessing.get_context("spawn")
-    pipes: dict[str, Connection] = {}
-    processes = []
-    for name, contestant in contestants.items():
-        pipes[name], theirs = context.Pipe()
-        processes.append(context.Process(target=_answer, args=(theirs, contestant, threads), daemon=True))
-        processes[-1].start()
-        theirs.close()  # so that the end of a process is seen here
-    for pipe in pipes.values():
-        pipe.recv()  # made and warmed up
-    found: dict[str, list[T]] = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, pipe in pipes.items():
-            pipe.send(True)
-            found[name].append(pipe.recv())
-    for pipe in pipes.values():
-        pipe.send(False)
-    for process in processes:
-        process.join()
-    return found
-
-
-def _answer(pipe: Connection, contestant: Contestant[T], threads: int) -> None:
-    torch.set_num_threads(threads)
-    measure = contestant()
-    pipe.send(True)
-    while pipe.recv():
-        pipe.send(measure())
-
-
-def ratio(over: Sequence[float], under: Sequence[float]) -> float:
-    """Returns the median of the ratios round by round."""
-    return statistics.median(a / b for a, b in zip(over, under, strict=True))
-
-
-def spread(values: Sequence[float], digits: int = 1) -> str:
-    """Returns the median and, in brackets, the least and the greatest."""
-    shown = (f"{value:.{digits}f}" for value in (statistics.median(values), min(values), max(values)))
-    return "{} ({} to {})".format(*shown)
-
-
-def row(*cells: object) -> str:
-    """Returns a line of a markdown table."""
-    return "| " + " | ".join(map(str, cells)) + " |"
-
-
-def head(*names: str) -> str:
-    return row(*names) + "\n" + "|" + "---|" * len(names)
-
-
-def machine(threads: int) -> str:
-    """Returns in words what the figures were measured on."""
-    flags = ", ".join(sorted(device.cpu_flags() & {"amx_bf16", "avx512_bf16"})) or "no bf16"
-    precision = device.resolve_precision("auto", "cpu")
-    return f"{device.cpu_name()} ({flags}), {threads} threads, {precision}, torch {torch.__version__}"
 
 
 def main() -> None:
@@ -248,18 +184,18 @@ def main() -> None:
     parser.add_argument("--network", default="unet-resnet18", help="resunet, or one of segmentation-models-pytorch")
     for name, value in (("width", 16), ("size", 128), ("batch", 16), ("threads", device.cpu_count()), ("rounds", 5)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--images", type=int, help="before turning; without it the fewest from 16 that fill batches")
-    asked = parser.parse_args()
-    fewest = asked.batch // math.gcd(asked.batch, COPIES)
-    images = asked.images or -(-16 // fewest) * fewest
-    found = Contest(asked.network, asked.width, asked.size, asked.batch, images)
-    contestants = {"plain": partial(plain, found), "tuned": partial(tuned, found), "segue": partial(segue, found)}
-    rates = hold(contestants, rounds=asked.rounds, threads=asked.threads)
-    print(f"{machine(asked.threads)}; {COPIES * images} views a round, {asked.rounds} rounds\n")
+    parser.add_argument("--images", type=int, help="before turning; without it the multiple from 16 that fill batches")
+    options = parse(parser, network="resunet", width=8, size=32, batch=8, rounds=1)
+    multiple = options.batch // math.gcd(options.batch, COPIES)
+    images = options.images or -(-16 // multiple) * multiple
+    contest = Contest(options.network, options.width, options.size, options.batch, images)
+    contestants = {"plain": partial(plain, contest), "tuned": partial(tuned, contest), "segue": partial(segue, contest)}
+    rates = hold(contestants, rounds=options.rounds, threads=options.threads)
+    print(f"{machine(options.threads)}; {COPIES * images} views a round, {options.rounds} rounds\n")
     print(head("network", "tiles", "plain, images/s", "tuned", "segue", "segue / plain", "segue / tuned"))
-    shown = f"{found.network} of width {found.width}" if found.network == "resunet" else found.network
-    gains = (f"**{ratio(rates['segue'], rates[name]):.2f}**" for name in ("plain", "tuned"))
-    print(row(shown, f"{found.size}², batch {found.batch}", *map(spread, rates.values()), *gains))
+    name = f"{contest.network} of width {contest.width}" if contest.network == "resunet" else contest.network
+    gains = (f"**{ratio(rates['segue'], rates[other]):.2f}**" for other in ("plain", "tuned"))
+    print(row(name, f"{contest.size}², batch {contest.batch}", *map(spread, rates.values()), *gains))
 
 
 if __name__ == "__main__":
