@@ -1,4 +1,4 @@
-"""The verbs of segue as functions: what the command line calls, and what `import segue` offers."""
+"""The public functions of segue, one per command: called by the command line and offered by `import segue`."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def prepare(spec: Place, out: Place, *, workers: int = 1, progress: Progress | N
 def plate(
     spec: Place, out: Place, *, workers: int = 1, progress: Callable[[str, int, int], None] | None = None
 ) -> Path:
-    """Makes a dataset of a plate: stitched, labelled from its stains, cut into tiles; returns its path.
+    """Makes a dataset from a plate: stitched, labeled from its stains, cut into tiles; returns its path.
 
-    Beside it, in `<out stem>.plate`, lie a report, a table of nuclei and pictures to check the labels by eye.
+    A report, a table of nuclei and pictures to check the labels by eye are written next to it, to `<out stem>.plate`.
     """
     from segue.plates.assay import assay
     from segue.plates.spec import PlateSpec
@@ -62,7 +62,7 @@ def plate(
 
 
 def plate_summary(out: Place) -> list[str]:
-    """Returns in a few lines what was left out and repaired on the way to a plate's dataset; [] without a report."""
+    """Returns a few lines on what was left out and repaired in a plate's dataset; [] without a report."""
     import json
 
     from segue.plates.exports import summarize
@@ -100,8 +100,8 @@ def _synthetic_spec(path: Path) -> SyntheticSpec:
         return spec
     if "files" in table:
         raise SegueError(
-            f"{path}: its [files] say where images are, and --synthetic makes some; give a file with [synthetic], or "
-            f"write: segue plate {path} OUT.h5"
+            f"{path}: has [files], the location of existing images, but --synthetic makes new ones; give a file with "
+            f"[synthetic], or write: segue plate {path} OUT.h5"
         )
     return validate(SyntheticSpec, table, context=str(path))
 
@@ -116,14 +116,14 @@ def train(
 ) -> Path:
     """Trains the stage of a TOML specification into a run folder, and returns the folder.
 
-    Paths in the specification are relative to it. A training that was interrupted goes on from its checkpoint.
+    Paths in the specification are relative to it. An interrupted training resumes from its checkpoint.
 
-    store: the folder of runs that studies share, `runs` beside the specification unless given. A training that is
-    finished there, by a study or by this function, is taken from there; one that is trained here is put there too
-    where the store exists, so that a study finds it. Without `run` it is trained in the store, under its key.
+    store: the folder of runs that studies share, by default `runs` next to the specification. A training that is
+    finished there, by a study or by this function, is copied from there; a new one is also stored there if the store
+    exists, so that a study finds it. Without `run` it is trained in the store, under its key.
 
-    log receives what the command prints. Without it, a split that leaks between training and validation gives a
-    `SegueWarning`.
+    log receives the lines that the command prints. Without it, a split that leaks between training and validation
+    issues a `SegueWarning`.
     """
     from segue.study.store import Store, copy_run
     from segue.training import identity
@@ -135,11 +135,13 @@ def train(
     folder = path.parent
     stage_spec = load_spec(StageSpec, path)
     if stage_spec.weights != "best" and stage_spec.parent is None:
-        raise SegueError(f"{path}: weights names those of a parent, but there is no `from`; add it or remove weights.")
+        raise SegueError(
+            f"{path}: `weights` selects weights of a parent, but there is no `from`; add it or remove weights."
+        )
     if stage_spec.load is not None and stage_spec.parent is None:
-        raise SegueError(f"{path}: load names parts of a parent, but there is no `from`; add it or remove load.")
+        raise SegueError(f"{path}: `load` names parts of a parent, but there is no `from`; add it or remove load.")
 
-    # what it is known by
+    # its identity
     runs = Store(folder / "runs" if store is None else Path(store))
     cache = runs.digest_cache
     datasets = {
@@ -158,7 +160,7 @@ def train(
         network = stage_spec.network.model_copy(update={"pretrained": weights})
         stage_spec = stage_spec.model_copy(update={"network": network})
 
-    # taken from the store, or trained
+    # copied from the store, or trained
     stored = RunFolder(runs.run(key))
     out = stored if run is None else RunFolder(Path(run))
     is_main = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
@@ -185,7 +187,7 @@ def _warn_of_leaks(line: str) -> None:
 
 
 def _as_typed(path: Path) -> str:
-    """Returns the path as one would type it here: relative where it lies below the present folder."""
+    """Returns the path as one would type it: relative if it is below the current folder."""
     absolute = path.absolute()
     return str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute)
 
@@ -193,17 +195,17 @@ def _as_typed(path: Path) -> str:
 def predict(run: Model | Place, images: Any, *, out: Any = None, tiling: Tiling | None = None) -> Any:
     """Returns the class of every pixel, int64, of images (H, W), (C, H, W) or (N, C, H, W) in acquired units.
 
-    Of a run whose target is of objects (flows, rays …) the objects of each image instead, numbered 1 … n, 0 background.
+    If the target of the run is of objects (flows, rays …): the objects of each image, numbered 1 … n, 0 background.
 
     The result has the shape of the images without channels: (H, W) or (N, H, W). Each image is normalized as in
     training, by its own statistics. Raises SegueError for another number of channels.
 
-    Of a run that classifies whole images, the class of each, () or (N,) int64; of one that reconstructs them, the
-    images themselves, (C, H, W) or (N, C, H, W) float32 in acquired units: denoised, if it was trained on noise.
+    If the run classifies whole images: the class of each, () or (N,) int64. If it reconstructs them: the images
+    themselves, (C, H, W) or (N, C, H, W) float32 in acquired units: denoised, if it was trained on noise.
 
-    Images of more than 2048 × 2048 px are read, scored and decoded tile by tile, as all are where `tiling` is given;
+    Images of more than 2048 × 2048 px, or all if `tiling` is given, are read, scored and decoded tile by tile;
     they may be memory maps, zarr or HDF5. The result is that of the whole image but for rounding of the scores, unless
-    objects are longer than half a tile, which is warned of, or the network depends on the whole image (see
+    objects are longer than half a tile, which issues a warning, or the network depends on the whole image (see
     `segue.inference.predict`). run: a run folder, or a model that was loaded (`segue.load`). out: an array of integers
     to write to and to return, for example a memory map.
 
@@ -222,7 +224,7 @@ def probabilities(run: Model | Place, images: Any, *, tiling: Tiling | None = No
 
 
 def load(run: Place) -> TrainedModel:
-    """Returns the model of a finished run folder, which `predict` and `probabilities` take in place of the folder."""
+    """Returns the model of a finished run folder; `predict` and `probabilities` accept it in place of the folder."""
     from segue.training.run_folder import load_run
 
     return load_run(run)
@@ -259,15 +261,15 @@ def film(
 ) -> list[Path]:
     """Writes the film of a run's classification by epoch into .mp4, .gif and .png (a sheet) files; returns them.
 
-    It is of the validation images that the run kept predictions of (`film`), or of the micrograph `field` of a
-    dataset, or the part y, x, height, width of it, in px, where the run kept the weights of its epochs.
+    It shows the validation images whose predictions the run kept (`film`), or the micrograph `field` of a dataset, or
+    its part y, x, height, width in px, if the run kept the weights of its epochs.
     """
     from segue.reporting.video import film as films
 
     if (dataset is None) != (field is None) or (crop is not None and field is None):
         raise SegueError(
             f"{run}: a field is a micrograph of a dataset; give both dataset and field, with or without a crop of it, "
-            "or none of them for the film of the run's own validation images."
+            "or neither of them for the film of the run's own validation images."
         )
     if dataset is None or field is None:
         content = films.film_of_run(Path(run))
@@ -316,7 +318,7 @@ def count(
 
 
 def plan(study: Place, *, store: Place | None = None) -> Plan:
-    """Returns the plan of a study file: its distinct stages, what is done, what it needs. Runs nothing."""
+    """Returns the plan of a study file: its distinct stages, which are finished, what it needs. Runs nothing."""
     from segue.study.plan import plan_study
 
     return plan_study(Path(study), None if store is None else Path(store))
@@ -346,7 +348,7 @@ def run_study(
 
 
 def table(study: Place, *, store: Place | None = None) -> pd.DataFrame:
-    """Returns the tidy table of a study: a row for each run and domain it was scored on."""
+    """Returns the tidy table of a study: one row per run and domain it was scored on."""
     from segue.study.table import collect
 
     return collect(plan(study, store=store), command="").table
@@ -357,8 +359,8 @@ def report(
 ) -> Path:
     """Writes the page of a study file, or of a table (Parquet, CSV) made anywhere, and returns its path.
 
-    `metric` is the column to compare by, the loss unless given; `columns` a TOML file that says what the columns of a
-    table made elsewhere mean.
+    metric: the column to compare by, by default the loss; columns: a TOML file that maps the columns of a table made
+    elsewhere.
     """
     path, page = Path(what), Path(out)
     if path.suffix == ".toml":

@@ -52,7 +52,7 @@ def fits_in_free_memory(needed: int, device: torch.device) -> bool:
 
 
 def free_memory() -> int | None:
-    """Returns the bytes of main memory that are free for use; None where the system does not say.
+    """Returns the bytes of main memory that are free for use; None if the system does not report it.
 
     That is what the machine and the control groups of this process (a container's, a batch system's) have left.
     """
@@ -165,7 +165,7 @@ def nvml(device: str | torch.device) -> Iterator[tuple[Any, Any]]:
     import torch
 
     if not str(device).startswith("cuda") or torch.version.hip is not None:
-        raise SegueError(f"device {device} is no NVIDIA GPU")
+        raise SegueError(f"device {device} is not an NVIDIA GPU")
     try:
         library: Any = import_module("pynvml")
     except ImportError:

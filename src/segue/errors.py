@@ -1,4 +1,4 @@
-"""The errors and warnings that a user can cause: they say where, what was found, what is allowed and what to do."""
+"""The errors and warnings that a user can cause: where, what was found, what is allowed and what to do."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 
 class SegueError(Exception):
-    """A mistake the user can mend: one clear sentence. The command line prints it and exits with code 2."""
+    """A mistake the user can correct, in one clear sentence. The command line prints it and exits with code 2."""
 
 
 class SegueWarning(UserWarning):
-    """A risk that the user should know of, such as a leak between training and validation; the work goes on."""
+    """A risk that the user should know of, such as a leak between training and validation; the work continues."""
 
 
 class SpecError(SegueError):
@@ -27,7 +27,7 @@ class SpecError(SegueError):
 
 
 def warn(message: str) -> None:
-    """Issues a `SegueWarning` that names the line outside of segue by which the work was started."""
+    """Issues a `SegueWarning` located at the line outside of segue that started the work."""
     level, frame = 1, sys._getframe()
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "segue":
         level, frame = level + 1, frame.f_back

@@ -1,6 +1,7 @@
 """Fingerprints: of plain data, of files, of folders of input files, and of the content of a dataset.
 
-All of them decide whether something can be reused, so a change of any of these functions makes everything anew.
+All of them decide whether something can be reused, so that after a change of any of these functions everything is made
+again.
 """
 
 from __future__ import annotations

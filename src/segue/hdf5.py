@@ -1,4 +1,4 @@
-"""HDF5 files: opened so that a full disk, a truncated or a foreign file ends in one sentence, and packed labels.
+"""HDF5 files: clear errors for a full disk and for truncated or foreign files, and compression of labels.
 
 Label chunks are compressed and decompressed outside of HDF5, which takes several times as long and holds its lock, and
 so all other threads, meanwhile. A chunk holds int32 labels as HDF5's filters "shuffle" and "deflate" leave them: the
@@ -34,8 +34,8 @@ class WriteRefused(OSError):
 class Sink(io.RawIOBase):
     """A file for h5py to write to that never fails: it keeps the first error and swallows what follows.
 
-    HDF5 2.0 crashes at exit when a file cannot be closed because a write was refused; so it is told that all is
-    well, and the writer asks for the error (`NewFile.check`).
+    HDF5 2.0 crashes at exit when a file cannot be closed because a write was refused; so every write reports success
+    to it, and the writer checks for the error (`NewFile.check`).
     """
 
     def __init__(self, path: Path) -> None:

@@ -42,7 +42,7 @@ def map_unordered(
         except BrokenProcessPool as error:
             raise SegueError(
                 f"{context}: a worker process was killed, most likely because memory ran out; run the same command "
-                f"again with fewer than {workers} workers: it continues from what is done."
+                f"again with fewer than {workers} workers: it resumes from the finished parts."
             ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)

@@ -1,7 +1,6 @@
-"""Loads TOML specifications and reports their mistakes: all of them at once, each with its place and remedy.
+"""Loads TOML specifications and reports their mistakes: all of them at once, each with its location and remedy.
 
-The models are defined beside the functions that consume them. Here are the model they derive from, the loader, and the
-messages.
+The models are defined next to the functions that use them. Here are their base class, the loader, and the messages.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from segue.errors import SegueError, SpecError
 class SpecModel(BaseModel):
     """A frozen table of a specification file; unknown keys are mistakes.
 
-    RENAMED: former names -> present ones, of keys ("average": "ema") and of values ('name = "rare"': 'name = "…"').
+    RENAMED: former names -> current ones, of keys ("average": "ema") and of values ('name = "rare"': 'name = "…"').
     """
 
     RENAMED: ClassVar[Mapping[str, str]] = {}
@@ -134,11 +133,11 @@ def unknown(name: str, allowed: Iterable[str], what: str = "name") -> str:
     names = sorted(allowed)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     suggestion = f" did you mean '{close[0]}'?" if close else ""
-    return f"unknown {what} '{name}';{suggestion} allowed: {', '.join(names) or 'none, for there are none'}"
+    return f"unknown {what} '{name}';{suggestion} allowed: {', '.join(names) or 'none'}"
 
 
 def unknown_key(model: type[BaseModel] | None, key: str, allowed: Iterable[str]) -> str:
-    """Returns what is wrong with a key that a model does not have: an old name, or an unknown one."""
+    """Returns the mistake in a key that a model does not have: an old name, or an unknown one."""
     renamed = model.RENAMED if model is not None and issubclass(model, SpecModel) else {}
     return f"`{key}` is called `{renamed[key]}` now; rename it" if key in renamed else unknown(key, allowed, "key")
 
@@ -184,7 +183,7 @@ def _either(remedies: list[str]) -> str:
 
 
 def _message(model: type[BaseModel], error: Any, prefix: str) -> tuple[str, str]:
-    """Returns the place of an error as a dotted key, and what is wrong there."""
+    """Returns the location of an error as a dotted key, and the mistake there."""
     location, kind, value, bounds = error["loc"], error["type"], error["input"], error.get("ctx", {})
     place, owner = _locate(model, location, prefix)
     top = place or "at the top"

@@ -18,7 +18,7 @@ from segue.errors import SegueError
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a path beside `path` to write to, and renames it to `path` when the block ends without an error.
+    """Gives a path next to `path` to write to, and renames it to `path` when the block ends without an error.
 
     The folder is created where it is missing. Close the file before the block ends: Windows renames no open file. On
     an error the partial file is removed; an error of the operating system (disk full, file too large, not permitted,
@@ -82,7 +82,7 @@ def absolute(path: Path) -> Path:
 
 
 def refusal(path: Path, error: OSError, *, expected: str = "the path of a file in a folder") -> str:
-    """Returns the sentence for a write that the system refused; `expected`: what to give instead of a wrong path."""
+    """Returns the message for a write that the system refused; `expected`: what to give instead of a wrong path."""
     code = _error_number(error)
     reason = os.strerror(code) if code else str(error)
     if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

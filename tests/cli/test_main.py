@@ -146,5 +146,5 @@ def test_inspecting_a_network():
 def test_a_class_that_a_part_lacks_is_named():
     """Scores that are not defined for want of labels say so in words, beside those of the other classes."""
     scores = {"loss": 1.0, "auprc_a": None, "auprc_b": 1.0}
-    assert "not labelled in the scored part, hence not scored: a" in describe_scores(scores, ["a", "b"])
-    assert "not labelled" not in describe_scores({**scores, "auprc_a": 0.5}, ["a", "b"])
+    assert "not labeled in the scored part, hence not scored: a" in describe_scores(scores, ["a", "b"])
+    assert "not labeled" not in describe_scores({**scores, "auprc_a": 0.5}, ["a", "b"])

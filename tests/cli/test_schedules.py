@@ -36,7 +36,7 @@ def test_every_schedule_is_described(name: str):
     assert f"schedule {name}" in text and "warm-up (epochs 2, start 0)" in text and SCHEDULES[name].summary in text
     assert "last step of 20 epochs" in text and "--sheet FILE.png" in text
     spec = schedules.schedule_by_name(name, [], lr=None, epochs=None).schedule
-    assert ("validation_loss stands still" in text) == (spec.monitored is not None)
+    assert ("validation_loss is constant" in text) == (spec.monitored is not None)
 
 
 def test_kicks_are_listed_by_epoch():
@@ -49,7 +49,7 @@ def test_kicks_are_listed_by_epoch():
 def test_drops_are_listed_up_to_a_number():
     """A plateau without patience drops after every epoch but the first; 24 are listed, and their number."""
     text = inspect("schedule", "plateau", "--set", "patience=0", "--set", "monitor=train_loss")
-    assert "drops after epochs 2, 3, 4," in text and "25 … (98 in all)" in text and "train_loss stands still" in text
+    assert "drops after epochs 2, 3, 4," in text and "25 … (98 in all)" in text and "train_loss is constant" in text
 
 
 def test_the_drawing(tmp_path: Path):
@@ -121,16 +121,16 @@ def test_a_study_file(study_file, tmp_path: Path):
         (["schedule", "cosine", "--set", "flor=0.1"], "unknown key 'flor'; did you mean 'floor'? allowed: floor, name"),
         (["schedule", "cosine", "--set", "floor=2"], "schedule.floor: found 2"),
         (["schedule", "cosine", "--set", "floor"], "--set floor: found no key=value"),
-        (["schedule", "cosine", "--set", "name=kicks"], "the name stands after `schedule`"),
+        (["schedule", "cosine", "--set", "name=kicks"], "the name follows `schedule`"),
         (["schedule", "cosine", "--set", "warmup.epoch=5"], "unknown key 'epoch'; did you mean 'epochs'?"),
         (["schedule", "cosine", "--set", "warmup.epochs=100"], "found 100 of 100 epochs"),
         (["schedule", "cosine", "--lr", "0"], "lr: found 0.0"),
         (["schedule", "--lr", "1"], "no schedule is named"),
         (["schedule", "no.toml"], "no.toml: there is no such file"),
         (["schedule", "cosine", "--sheet", "x.jpg"], "x.jpg: the drawing is a PNG picture"),
-        (["resunet", "cosine"], "go with a schedule; write: segue inspect schedule NAME"),
+        (["resunet", "cosine"], "apply to a schedule; write: segue inspect schedule NAME"),
         (["resunet", "--set", "width=3"], "width: found 3"),
-        (["x.h5", "--size", "64"], "go with the name of a network"),
+        (["x.h5", "--size", "64"], "apply to the name of a network"),
     ],
 )
 def test_mistakes(words: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -250,7 +250,7 @@ def test_no_cap_touches_nothing(nvml: FakeNVML, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("watts", "device", "fails", "sentence"),
     [
-        (200, "cpu", {}, r"^power_w = 200: .* device cpu is no NVIDIA GPU; leave out power_w"),
+        (200, "cpu", {}, r"^power_w = 200: .* device cpu is not an NVIDIA GPU; leave out power_w"),
         (200, "cuda", {"init": 9}, r"^power_w = 200: .* does not answer \(code 9\); leave out"),
         (99, "cuda", {}, r"^power_w = 99: Fake 9000 takes a power limit from 100 to 400 W; choose"),
         (401, "cuda", {}, r"^power_w = 401: .* from 100 to 400 W"),

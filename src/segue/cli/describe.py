@@ -35,13 +35,13 @@ class Sizes:
 def describe(what: str, *, settings: Sequence[str] = (), sizes: Sizes | None = None) -> str:
     """Returns a summary of the file or folder, or of the network of that name; raises SegueError for neither.
 
-    `settings` ("key=value") and `sizes` go with a network's name only.
+    `settings` ("key=value") and `sizes` apply to a network's name only.
     """
     path = Path(what)
     is_name = _is_network_name(what)
     if (settings or sizes) and not is_name:
         raise SegueError(
-            f"inspect {what}: --set, --channels, --classes, --batch and --size go with the name of a network; "
+            f"inspect {what}: --set, --channels, --classes, --batch and --size apply to the name of a network; "
             "a file or a run has them already: leave them out."
         )
     if _is_run(path):
@@ -72,13 +72,13 @@ def _is_run(path: Path) -> bool:
 
 
 def _is_network_name(what: str) -> bool:
-    """Tells whether `what` can only be a network's name; those of timm may have a dot, for the weights."""
+    """Returns whether `what` can only be a network's name; those of timm may have a dot, for the weights."""
     dotted = "." in what and what.partition("-")[0] not in (*FAMILIES, *SMP_DECODERS)
     return not (dotted or "/" in what or Path(what).is_file() or _is_run(Path(what)))
 
 
 def describe_stage(path: Path) -> str:
-    """Returns what a stage's file would train: its network for the data that it names, on which target."""
+    """Returns a summary of a stage's file: its network for the data that it names, and its target."""
     from segue.data.dataset import Dataset
     from segue.targets.registry import build_target
     from segue.training.data import choose_layer
@@ -113,8 +113,8 @@ class PlateSummary:
 
 
 def describe_plate(path: Path) -> PlateSummary | None:
-    """Returns what images a plate's specification finds, what is missing, duplicate or wrong, and what its splits and
-    tiles would be; of a synthetic plate its size. None where the file is no specification of a plate."""
+    """Returns a summary of a plate's specification: images found, missing, duplicate or wrong, its splits and tiles; of
+    a synthetic plate its size. None if the file is not a specification of a plate."""
     if path.suffix != ".toml" or not path.is_file():
         return None
     table = read_toml(path)
@@ -154,7 +154,7 @@ def describe_network(spec: NetworkSpec, sizes: Sizes) -> str:
 def describe_schedules(
     which: str | None, settings: Sequence[str], *, lr: float | None, epochs: int | None, sheet: Path | None
 ) -> str:
-    """Returns what a schedule by name does, or each in a stage's or study's TOML file; of None the names there are.
+    """Returns the description of a schedule by name, or of each in a stage's or study's TOML file.
 
     Draws them to `sheet`, a PNG, where one is given. `settings` ("key=value"), `lr` and `epochs` go with a name only.
     """
@@ -167,7 +167,7 @@ def describe_schedules(
     path = Path(which)
     if path.suffix == ".toml" or path.is_file():
         if settings or lr is not None or epochs:
-            raise SegueError(f"{path}: says rate, epochs and settings itself; leave --lr, --epochs and --set out.")
+            raise SegueError(f"{path}: already defines rate, epochs and settings; leave --lr, --epochs and --set out.")
         plotted = schedules.schedules_of_file(path)
     else:
         plotted = [schedules.schedule_by_name(which, settings, lr=lr, epochs=epochs)]
@@ -179,19 +179,19 @@ def describe_schedules(
 
 
 def _working(folder: Path) -> RunFolder:
-    """Returns where a training lies while it is unfinished, of its name with `.running` or without."""
+    """Returns the working folder of an unfinished training, given its name with or without `.running`."""
     return RunFolder(folder.with_name(folder.name.removesuffix(".running"))).working
 
 
 def describe_unfinished(run: RunFolder) -> str:
-    """Returns how far a training has come that is under way or was interrupted; `run` is its working folder."""
+    """Returns the progress of a training that is running or was interrupted; `run` is its working folder."""
     from segue.training import checkpoint
 
     stage = run.read(run.spec)["stage"]
     progress = checkpoint.newest_progress(run.state)
-    rows = [("run", f"{run.path}, under way or interrupted"), ("network", stage["network"]["name"])]
+    rows = [("run", f"{run.path}, running or interrupted"), ("network", stage["network"]["name"])]
     if progress is None:
-        rows.append(("progress", f"its first checkpoint is not written yet; epochs: {stage['epochs']}"))
+        rows.append(("progress", f"no checkpoint written yet; epochs: {stage['epochs']}"))
         return align_rows(rows)
     rows.append(("progress", f"epoch {progress.epoch + 1}, step {progress.step + 1}, of {stage['epochs']} epochs"))
     rows.append(("trained for", f"{progress.seconds:.0f} s, interrupted {progress.interruptions} times"))
@@ -206,7 +206,9 @@ def describe_run(folder: Path) -> str:
     if not run.is_finished and working.spec.is_file():
         return describe_unfinished(working)
     if not run.is_finished:
-        raise SegueError(f"{folder}: is no finished run (no metrics.json); give the folder that `segue train` wrote.")
+        raise SegueError(
+            f"{folder}: is not a finished run (no metrics.json); give the folder that `segue train` wrote."
+        )
     described, metrics = run.read(run.spec), run.read(run.metrics)
     timing, environment = run.read(run.timing), run.read(run.environment)
     stage, model, labels, counted = described["stage"], described["model"], metrics["labels"], metrics["parameters"]
@@ -218,7 +220,7 @@ def describe_run(folder: Path) -> str:
         ("target", describe_target(stage["target"], model["names"])),
         ("labels spent", f"{labels['train']} {labels['unit']} to train, {labels['validation']} to validate"),
         ("selected", f"epoch {metrics['selected_epoch']} of {metrics['epochs']}, by {metrics['selected_by']}"
-                     + (f"; stopped early, {stage['epochs']} were asked for" if metrics["stopped_early"] else "")),
+                     + (f"; stopped early, of {stage['epochs']} epochs requested" if metrics["stopped_early"] else "")),
         ("time", f"{timing['seconds']:.1f} s, {timing['images_per_s']:.0f} images/s, "
                  f"{environment['precision']}, {environment['threads']} threads, {environment['cpu']}"),
     ]  # fmt: skip
@@ -240,7 +242,7 @@ def describe_run(folder: Path) -> str:
 
 
 def describe_target(target: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Returns what a network is trained to predict, in a line."""
+    """Returns the target of a network in one line."""
     text = target["name"]
     if text == "combined":
         others = (f"{part['target']['name']} × {part['weight']:g}" for part in target["auxiliary"])
@@ -255,8 +257,8 @@ def describe_target(target: Mapping[str, Any], names: Sequence[str]) -> str:
 
 PER_CLASS = ("iou", "dice", "precision", "recall", "auprc", "auroc")  # F1 of pixels is their Dice
 OBJECT_SCORES = {
-    "objects_true": "objects labelled",
-    "objects_predicted": "objects found",
+    "objects_true": "true objects",
+    "objects_predicted": "predicted objects",
     "ap50": "AP at IoU 0.5",
     "ap_mean": "mean AP, IoU 0.5 to 0.95",
     "f1_50": "F1 at IoU 0.5",
@@ -294,7 +296,7 @@ def describe_scores(scores: Mapping[str, float | None], names: Sequence[str]) ->
             absent = [label for label in names if f"auprc_{label}" in part and part[f"auprc_{label}"] is None]
             if absent:
                 texts.append(
-                    f"not labelled in the {title.strip() or 'scored'} part, hence not scored: {', '.join(absent)}"
+                    f"not labeled in the {title.strip() or 'scored'} part, hence not scored: {', '.join(absent)}"
                 )
     return "\n".join(texts)
 
@@ -319,7 +321,7 @@ def describe_plan(plan: Plan) -> str:
     sums["distinct"] = len(plan.trainings)  # a training that two stages share counts once
     rows.append(("all", *(f"{n:,}" for n in sums.values())))
     need = plan.disk()
-    uncounted = f" (and {need['uncounted']:,} networks whose size is not known beforehand)" if need["uncounted"] else ""
+    uncounted = f" (and {need['uncounted']:,} networks of unknown size)" if need["uncounted"] else ""
     lines = [
         plan.study.spec.title or plan.study.spec.name,
         format_table([head, *rows]),
@@ -330,12 +332,12 @@ def describe_plan(plan: Plan) -> str:
         f"{format_bytes(need['free'])} free in {plan.store.folder}",
     ]
     if need["datasets"] + need["weights"] > need["free"]:
-        lines.append('WARNING: that is more than is free; choose another --store, or keep = "metrics"')
+        lines.append('WARNING: this exceeds the free disk space; choose another --store, or keep = "metrics"')
     return "\n".join(lines)
 
 
 def describe_reasons(rows: Sequence[tuple[str, str, str]]) -> str:
-    """Returns why stages would run: each reason once, then the stages it is of, with their keys."""
+    """Returns why stages would run: each reason once, followed by its stages with their keys."""
     stages: dict[str, list[str]] = {}
     for key, name, reason in rows:
         stages.setdefault(reason, []).append(f"  {key}  {name}")
@@ -347,14 +349,14 @@ def describe_reasons(rows: Sequence[tuple[str, str, str]]) -> str:
 
 
 def describe_status(plan: Plan) -> str:
-    """Returns what is finished, under way and failed, with the error of each failed stage."""
+    """Returns the numbers of finished, started and failed stages, with the error of each failed one."""
     existing = plan.store.existing()
     lines = [describe_plan(plan), ""]
     for key, dataset in plan.datasets.items():
         file = plan.dataset_file(key)
         lines.append(f"dataset {dataset.name}: {'finished' if file.exists() else 'not made'}  {file}")
     unfinished = sum(f"{training.key}.running" in existing for training in plan.trainings)
-    lines.append(f"{unfinished} trainings begun and not finished")
+    lines.append(f"{unfinished} trainings started and not finished")
     failed = plan.failed
     for training in plan.trainings:
         if training.key in failed:

@@ -1,4 +1,4 @@
-"""`segue draw`: pictures of what a network is and of what a trained one does; heavy imports wait for a verb."""
+"""`segue draw`: drawings of networks and of the activations of trained ones; heavy imports are deferred."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from segue.training.run_folder import TrainedModel
 
 app = typer.Typer(
-    no_args_is_help=True, help="Draw a network, its receptive field, activations, or a dataset as it sees it."
+    no_args_is_help=True,
+    help="Draw a network, its receptive field, its activations, or a dataset in its feature space.",
 )
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
 Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="A TIFF or PNG image.")]
@@ -34,7 +35,7 @@ def network(
     channels: Annotated[int, typer.Option("--channels", min=1, help="Image channels.")] = 1,
     classes: Annotated[int, typer.Option("--classes", min=1, help="Scores per pixel.")] = 2,
 ) -> None:
-    """Draw blocks, sizes, channels, skips and frozen parts; of a run, those that it froze."""
+    """Draw blocks, sizes, channels, skips and frozen parts (of a run, those that it froze)."""
     from segue import networks
     from segue.networks.analysis.drawing import draw_network
     from segue.storage import replacing
@@ -45,7 +46,7 @@ def network(
     parts = tuple(frozen or ())
     if Path(what).is_dir():
         if settings:
-            raise SegueError(f"draw network {what}: a run knows its network's settings; leave --set out.")
+            raise SegueError(f"draw network {what}: the settings of the network are those of the run; leave --set out.")
         model = _model(Path(what))
         spec, channels, classes = model.spec.network, len(model.channels), model.target.channels
         parts = parts or leaf_parts(model.network, model.spec.freeze)
@@ -59,7 +60,7 @@ def network(
 
 @app.command()
 def activations(run: Run, image: Image, out: Figure) -> None:
-    """Draw what every block of a trained network makes of an image."""
+    """Draw the activations of every block of a trained network for an image."""
     from segue.reporting.figures.network_views import activations_figure
 
     _save(activations_figure(_model(run), _image(image)), out)
@@ -67,7 +68,7 @@ def activations(run: Run, image: Image, out: Figure) -> None:
 
 @app.command("receptive-field")
 def receptive_field(run: Run, image: Image, out: Figure) -> None:
-    """Draw which pixels the scores at the centre of an image depend on, and how much."""
+    """Draw which pixels the scores at the center of an image depend on, and how strongly."""
     import torch
 
     from segue.data.normalization import intensity_stats, normalize
@@ -76,11 +77,11 @@ def receptive_field(run: Run, image: Image, out: Figure) -> None:
 
     model, pixels = _model(run), _image(image)
     if len(pixels) != len(model.channels):
-        raise SegueError(f"{image}: has {len(pixels)} channels, the run takes {', '.join(model.channels)}.")
+        raise SegueError(f"{image}: has {len(pixels)} channels, but the run needs {', '.join(model.channels)}.")
     sides = [side // model.divisor * model.divisor for side in pixels.shape[1:]]
     cut = pixels[None, :, : sides[0], : sides[1]]
     if not cut.size:
-        raise SegueError(f"{image}: is smaller than {model.divisor} px, the least that the network takes.")
+        raise SegueError(f"{image}: is smaller than {model.divisor} px, the minimum size of the network.")
     given = torch.from_numpy(normalize(cut, intensity_stats(model.spec.normalize, pixels[None])))
     network: Any = model.network
     reach = receptive_field(network, channels=len(model.channels), divisor=model.divisor)
@@ -92,10 +93,10 @@ def embedding(
     run: Run,
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset (.h5).")],
     out: Figure,
-    by: Annotated[str, typer.Option("--by", help="The sample column that colours.")] = "group",
-    images: Annotated[int, typer.Option("--images", min=3, help="Most samples that are drawn.")] = 1000,
+    by: Annotated[str, typer.Option("--by", help="The sample column to color by.")] = "group",
+    images: Annotated[int, typer.Option("--images", min=3, help="Maximum number of samples drawn.")] = 1000,
 ) -> None:
-    """Draw the images of a dataset as points: near where the trained encoder sees them alike."""
+    """Draw the images of a dataset as points, close together if their encoder features are similar."""
     from segue.reporting.figures.network_views import embedding_figure
 
     _save(embedding_figure(_model(run), dataset, by=by, images=images), out)
@@ -118,7 +119,7 @@ def _save(figure: Any, out: Path) -> None:
 
     kind = out.suffix.lower().removeprefix(".")
     if kind not in ("png", "svg", "pdf"):
-        raise SegueError(f"{out}: a figure is a .png, .svg or .pdf; give a name that ends so.")
+        raise SegueError(f"{out}: a figure is a .png, .svg or .pdf file; give a name with one of these endings.")
     with replacing(out) as partial:
         figure.savefig(partial, format=kind, dpi=150)
     print(f"figure: {out}")

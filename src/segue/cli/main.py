@@ -1,6 +1,6 @@
-"""The command line: a verb reads its arguments, calls one function and prints what it gives.
+"""The command line: each command reads its arguments, calls one function and prints the result.
 
-Nothing heavy is imported until a verb needs it. Exit code 2 is the user's mistake, 1 is ours or a failed stage.
+Heavy imports are deferred until a command needs them. Exit code 2: a mistake of the user; 1: a bug or a failed stage.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ app.add_typer(draw.app, name="draw")
 Spec = Annotated[Path, typer.Argument(metavar="SPEC.toml", help="The TOML specification.")]
 Study = Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study file.")]
 OutFile = Annotated[Path, typer.Argument(metavar="OUT.h5", help="The dataset to write.")]
-Workers = Annotated[int, typer.Option("--workers", "-w", min=1, help="Worker processes; default: one for each core.")]
+Workers = Annotated[int, typer.Option("--workers", "-w", min=1, help="Worker processes; default: one per core.")]
 StorePath = Annotated[
-    Path | None, typer.Option("--store", help="Folder of runs; default: runs/ beside the study file.")
+    Path | None, typer.Option("--store", help="Folder of runs; default: runs/ next to the specification.")
 ]
 
 
 def main() -> None:
-    """Runs the command line; words the user's mistakes in one sentence."""
+    """Runs the command line; prints a mistake of the user as one message."""
     try:
         app()
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
-            print("segue: interrupted; give the same command again to go on.", file=sys.stderr)
+            print("segue: interrupted; run the same command again to resume.", file=sys.stderr)
         raise
     except SegueError as error:
         print(f"segue: {error}", file=sys.stderr)
@@ -86,16 +86,20 @@ def plate(
     out: Annotated[Path | None, typer.Argument(metavar="OUT.h5", help="The dataset to write.")] = None,
     synthetic: Annotated[
         Path | None,
-        typer.Option("--synthetic", metavar="FOLDER", help="Make a screen with known truth there; SPEC may say which."),
+        typer.Option(
+            "--synthetic",
+            metavar="FOLDER",
+            help="Make a synthetic screen with known truth in this folder; SPEC.toml is optional.",
+        ),
     ] = None,
     workers: Workers = CORES,
 ) -> None:
-    """Turn a stained plate into a dataset: stitched, labelled from its stains, cut into tiles."""
+    """Turn a stained plate into a dataset: stitched, labeled from its stains, cut into tiles."""
     from segue import api
 
     if synthetic is not None:
         if out is not None:
-            raise SegueError("plate: --synthetic FOLDER makes raw images alone; leave OUT.h5 out.")
+            raise SegueError("plate: --synthetic FOLDER makes raw images only; leave OUT.h5 out.")
         with open_progress() as report:
             made = api.synthetic_plate(
                 synthetic, spec, workers=workers, progress=lambda done, total: report("wells", done, total)
@@ -126,23 +130,23 @@ def inspect(
         ),
     ],
     which: Annotated[
-        str | None, typer.Argument(help="Of 'schedule': its name, or the TOML file of a stage or study.")
+        str | None, typer.Argument(help="For 'schedule': its name, or the TOML file of a stage or study.")
     ] = None,
     sheet: Annotated[
         Path | None, typer.Option("--sheet", help="Write a contact sheet of a dataset, or draw a schedule, as PNG.")
     ] = None,
     channels: Annotated[int | None, typer.Option("--channels", min=1, help="Channels of images; default: 1.")] = None,
-    classes: Annotated[int | None, typer.Option("--classes", min=1, help="Scores of a pixel; default: 2.")] = None,
-    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Images of a step; default: 1.")] = None,
-    side: Annotated[int | None, typer.Option("--size", min=1, help="Side of its images in px; default: 256.")] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Rate under a schedule; default: 0.05.")] = None,
+    classes: Annotated[int | None, typer.Option("--classes", min=1, help="Scores per pixel; default: 2.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Images per step; default: 1.")] = None,
+    side: Annotated[int | None, typer.Option("--size", min=1, help="Side of the images in px; default: 256.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate of a schedule; default: 0.05.")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of a schedule; default: 100.")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="A network's or schedule's setting, e.g. width=16."),
+        typer.Option("--set", help="A setting of the network or schedule, e.g. width=16."),
     ] = None,
 ) -> None:
-    """Tell what a dataset, a network, a schedule, a run or a study holds."""
+    """Describe a dataset, a network, a schedule, a run, a stage, a study or a plate."""
     from segue.cli import describe
 
     if what == "schedule":
@@ -150,7 +154,7 @@ def inspect(
         return
     if which is not None or lr is not None or epochs is not None:
         raise SegueError(
-            f"inspect {what}: a second name, --lr and --epochs go with a schedule; write: segue inspect schedule NAME"
+            f"inspect {what}: a second name, --lr and --epochs apply to a schedule; write: segue inspect schedule NAME"
         )
     if sheet is not None:
         from segue.data.summary import contact_sheet
@@ -165,7 +169,7 @@ def inspect(
         print(plate.text)
         if plate.errors:
             raise SegueError(
-                f"{what}: `segue plate` would refuse it for {plate.errors} of the above problems; correct them."
+                f"{what}: `segue plate` would refuse it because of {plate.errors} of the above problems; correct them."
             )
         return
     print(describe.describe(what, settings=settings or (), sizes=describe.Sizes(**sizes) if sizes else None))
@@ -175,7 +179,8 @@ def inspect(
 def train(
     spec: Spec,
     run: Annotated[
-        Path | None, typer.Argument(metavar="RUN", help="The folder to write; default: in the store, by its key.")
+        Path | None,
+        typer.Argument(metavar="RUN", help="The run folder to write; default: in the store, named by its key."),
     ] = None,
     store: StorePath = None,
     checkpoint_s: Annotated[
@@ -188,7 +193,7 @@ def train(
     folder = api.train(
         spec, run, store=store, checkpoint_s=checkpoint_s, log=lambda line: print(line, file=sys.stderr, flush=True)
     )
-    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts, one tells
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts, one prints
         from segue.cli import describe
 
         print(describe.describe(str(folder)))
@@ -198,7 +203,7 @@ def train(
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset (.h5).")],
-    part: Annotated[str, typer.Option("--part", help="test or validation, by the run's own split.")] = "test",
+    part: Annotated[str, typer.Option("--part", help="test or validation, by the split of the run.")] = "test",
     where: Annotated[list[str] | None, typer.Option("--where", help="A condition, such as defocus_nm=-10.")] = None,
 ) -> None:
     """Score a run on a dataset."""
@@ -229,10 +234,10 @@ app.command()(count)
 def study_plan(
     study: Study,
     store: StorePath = None,
-    why: Annotated[bool, typer.Option("--why", help="Say for each stage why it would run.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="With --why: as if all stages were to run again.")] = False,
+    why: Annotated[bool, typer.Option("--why", help="Show why each stage would run.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="With --why: as if all stages ran again.")] = False,
 ) -> None:
-    """Count what a study would run, and what it needs. Runs nothing."""
+    """Count the stages that a study would run, and the disk space needed. Runs nothing."""
     from segue import api
     from segue.cli import describe
 
@@ -248,15 +253,17 @@ def study_run(
     store: StorePath = None,
     workers: Workers = CORES,
     scheduler: Annotated[str | None, typer.Option("--scheduler", help="Address of a running Dask scheduler.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Train again what is finished.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Train finished stages again.")] = False,
     side_by_side: Annotated[
         int | None,
         typer.Option(
-            "--side-by-side", min=1, help="Models that share a pass over the data; default: as many as that pays for."
+            "--side-by-side",
+            min=1,
+            help="Maximum number of models that share a pass over the data; default: as many as saves time.",
         ),
     ] = None,
 ) -> None:
-    """Run every stage of a study that is not finished; go on where it was interrupted."""
+    """Run every stage of a study that is not finished; resume interrupted ones."""
     sys.exit(_run(study, store, workers, scheduler, force, side_by_side))
 
 
@@ -292,7 +299,7 @@ def _run(
 
 @study_app.command("status")
 def study_status(study: Study, store: StorePath = None) -> None:
-    """Tell what of a study is finished, running, failed, and why it failed."""
+    """Show which stages of a study are finished, running or failed, and why they failed."""
     from segue import api
     from segue.cli import describe
 
@@ -304,10 +311,10 @@ def study_table(
     study: Study,
     store: StorePath = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="A .parquet or .csv file; default: CSV printed.")
+        Path | None, typer.Option("--out", "-o", help="A .parquet or .csv file; default: print CSV.")
     ] = None,
 ) -> None:
-    """Write the tidy table: a row for each run and domain it was scored on."""
+    """Write the tidy table: one row per run and domain it was scored on."""
     from segue import api
 
     table = api.table(study, store=store)
@@ -326,7 +333,9 @@ def report(
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
     store: StorePath = None,
     metric: Annotated[str | None, typer.Option("--metric", help="The column to compare by; default: the loss.")] = None,
-    columns: Annotated[Path | None, typer.Option("--columns", help="TOML that maps a foreign table's columns.")] = None,
+    columns: Annotated[
+        Path | None, typer.Option("--columns", help="TOML file that maps the columns of a table made elsewhere.")
+    ] = None,
 ) -> None:
     """Write figures and tables of a study as one self-contained page."""
     from segue import api
@@ -353,7 +362,7 @@ def demo(
 
 
 def demo_study() -> Path:
-    """Returns the demo's study file: in an installed package beside the code, in a checkout at its root."""
+    """Returns the demo's study file: inside an installed package, or at the root of a checkout."""
     package = Path(__file__).resolve().parents[1]
     files = [folder / "studies" / "demo.toml" for folder in (package, package.parents[1])]
     for file in files:

@@ -1,4 +1,4 @@
-"""`segue film` and `segue count`: what a finished run makes of wells; heavy imports wait for a verb."""
+"""`segue film` and `segue count`: a finished run applied to wells; heavy imports are deferred."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ def film(
     ] = None,
     dataset: Annotated[Path | None, typer.Option("--dataset", help="A dataset (.h5) with whole images.")] = None,
     field: Annotated[
-        str | None, typer.Option("--field", help="A micrograph of it, such as P1/A1/t000; the run kept its epochs.")
+        str | None,
+        typer.Option("--field", help="A micrograph of it, such as P1/A1/t000; needs a run with keep_epochs."),
     ] = None,
     crop: Annotated[str | None, typer.Option("--crop", help="Part of the field: y,x,height,width in px.")] = None,
-    rate: Annotated[float | None, typer.Option("--fps", help="Epochs per second; default: as make 12 s.")] = None,
+    rate: Annotated[float | None, typer.Option("--fps", help="Epochs per second; default: a film of 12 s.")] = None,
 ) -> None:
     """Film how a run classifies a field, epoch by epoch, with its precision-recall curves."""
     from segue import api
@@ -41,7 +42,7 @@ def _crop(text: str) -> tuple[int, int, int, int]:
         y, x, height, width = map(int, text.split(","))
     except ValueError:
         raise SegueError(
-            f"--crop {text}: is no y,x,height,width; write four whole numbers of pixels, such as 0,0,512,512."
+            f"--crop {text}: is not y,x,height,width; write four whole numbers of pixels, such as 0,0,512,512."
         ) from None
     return y, x, height, width
 
@@ -52,7 +53,7 @@ def count(
     out: Annotated[Path, typer.Option("--out", "-o", help="The table: .csv or .parquet.")] = Path("counts.csv"),
     truth: Annotated[
         Path | None,
-        typer.Option("--truth", metavar="FOLDER", help="Folder of the synthetic plate, for its truth."),
+        typer.Option("--truth", metavar="FOLDER", help="Folder of the synthetic plate, to compare with its truth."),
     ] = None,
     figure: Annotated[
         Path | None, typer.Option("--figure", help="Draw the counts over time: .png, .svg or .pdf.")
@@ -60,11 +61,13 @@ def count(
     page: Annotated[
         Path | None, typer.Option("--page", help="Write figure, errors and notes as one HTML page.")
     ] = None,
-    objects: Annotated[Path | None, typer.Option("--objects", help="A run of objects, which finds the nuclei.")] = None,
+    objects: Annotated[
+        Path | None, typer.Option("--objects", help="A run with a target of objects, to find the nuclei.")
+    ] = None,
     tune_on: Annotated[
         Path | None, typer.Option("--tune-on", metavar="FILE", help="A dataset with stained wells, to tune on.")
     ] = None,
-    by: Annotated[str | None, typer.Option("--by", help="Draw a panel for each value of this condition.")] = None,
+    by: Annotated[str | None, typer.Option("--by", help="Draw one panel per value of this condition.")] = None,
     value: Annotated[str, typer.Option("--value", help="count, fraction or density_per_mm2.")] = "count",
 ) -> None:
     """Count the cells of each class in every well and time point, beside the true counts if they are known."""

@@ -10,18 +10,18 @@ from typing import Protocol
 
 from segue.formatting import format_duration
 
-LINE_EVERY_S = 10.0  # between plain lines on one thing
+LINE_EVERY_S = 10.0  # between plain lines about one task
 
 
 class Report(Protocol):
-    """Reports that `done` of `total` of a thing are done, which is the `share` (0 to 1) of its work."""
+    """Reports that `done` of `total` items of a task are finished, the fraction `share` (0 to 1) of its work."""
 
     def __call__(self, text: str, done: int, total: int, share: float | None = None) -> None: ...
 
 
 @contextmanager
 def open_progress() -> Iterator[Report]:
-    """Gives a function that shows how far each thing, named by its text, has come."""
+    """Gives a function that shows the progress of each task, identified by its text."""
     if not sys.stderr.isatty():
         yield _lines()
         return
@@ -44,7 +44,7 @@ def open_progress() -> Iterator[Report]:
 
 
 def _lines() -> Report:
-    """Returns what prints a line when a thing begins, when it ends, and every ten seconds between."""
+    """Returns a function that prints a line when a task begins, when it ends, and every ten seconds in between."""
     paces: dict[str, _Pace] = {}
     printed: dict[str, float] = {}
 
@@ -61,9 +61,9 @@ def _lines() -> Report:
 
 
 class _Pace:
-    """Rate and time left of one thing since it was first reported.
+    """Rate and time left of one task since it was first reported.
 
-    By the share of its work, not by the number done (as rich's own columns would): stages of a study differ in length.
+    Computed from the fraction of its work, not the number of items as rich does: stages of a study differ in length.
     """
 
     def __init__(self, done: int, share: float) -> None:

@@ -1,6 +1,6 @@
-"""What a schedule makes of the learning rate over a training: in words, and drawn as PNG.
+"""The learning rate over a training under a schedule: described in words, and drawn as PNG.
 
-A schedule that follows a monitored value is shown for one that stands still from the first epoch on.
+A schedule that follows a monitored value is shown for one that is constant from the first epoch on.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
     from segue.training.spec import StageSpec
 
-STEPS = 100  # of an epoch, in what is shown
-CONSTANT_VALUE = 1.0  # the monitored value that stands still
-MAX_CHANGES = 24  # that are told one by one
+STEPS = 100  # per epoch, in what is shown
+CONSTANT_VALUE = 1.0  # the constant monitored value
+MAX_CHANGES = 24  # that are listed one by one
 LOW_MEDIAN = 0.1  # a curve half of which lies below this share of its peak is drawn on a logarithmic axis
 DEFAULT_LR, DEFAULT_EPOCHS = 0.05, 100
 
 
 class PlottedSchedule(SpecModel):
-    """A schedule at a rate over a number of epochs; `used_by` says by which stages, in words."""
+    """A schedule with a rate over a number of epochs; `used_by` names the stages that use it."""
 
     schedule: ScheduleSpec
     warmup: WarmupSpec | None = None
@@ -58,7 +58,7 @@ class PlottedSchedule(SpecModel):
 
 @dataclass(frozen=True)
 class RateCurve:
-    """`rates` at `positions` (epochs passed), STEPS of them an epoch; `turns`: after which epochs, counted from 1."""
+    """`rates` at `positions` (epochs passed), STEPS per epoch; `turns`: after which epochs, counted from 1."""
 
     positions: tuple[float, ...]
     rates: tuple[float, ...]
@@ -72,7 +72,7 @@ def _settings(spec: SpecModel) -> str:
 
 
 def rate_curve(spec: Schedule, warmup: WarmupSpec | None, *, lr: float, epochs: int) -> RateCurve:
-    """Returns the rate over a training in which the monitored value stands still."""
+    """Returns the rate over a training in which the monitored value is constant."""
     state = spec.init_state()
     row = {name: CONSTANT_VALUE for name in (spec.monitored,) if name}
     positions, rates, turns = [], [], []
@@ -94,7 +94,7 @@ def schedule_by_name(name: str, settings: Iterable[str], *, lr: float | None, ep
     where = f"inspect schedule {name}"
     table = parse_settings(settings)
     if "name" in table:
-        raise SegueError(f"--set name={table['name']}: the name stands after `schedule`; give that one there.")
+        raise SegueError(f"--set name={table['name']}: the name follows `schedule`; give it there.")
     tables: dict[str, Any] = {key: table.pop(key) for key in ("warmup",) if key in table}
     tables["schedule"] = {**table, "name": name}
     tables |= {key: value for key, value in (("lr", lr), ("epochs", epochs)) if value is not None}
@@ -102,7 +102,7 @@ def schedule_by_name(name: str, settings: Iterable[str], *, lr: float | None, ep
 
 
 def schedules_of_file(path: Path) -> list[PlottedSchedule]:
-    """Returns each distinct schedule, with its rate and epochs, of a stage's TOML file or a study's, in its order."""
+    """Returns each distinct schedule, with its rate and epochs, of the TOML file of a stage or study, in its order."""
     if "stages" not in read_toml(path):
         from segue.training.spec import StageSpec
 
@@ -129,7 +129,7 @@ def schedules_of_file(path: Path) -> list[PlottedSchedule]:
 
 
 def rows(course: PlottedSchedule) -> list[tuple[str, str]]:
-    """Returns what a schedule does, as lines of a name and a text."""
+    """Returns the description of a schedule, as lines of a name and a text."""
     trace, spec = course.curve, course.schedule
     least = min(trace.rates)
     lines = [("schedule", course.title), ("", spec.summary)]
@@ -150,8 +150,8 @@ def rows(course: PlottedSchedule) -> list[tuple[str, str]]:
         epochs = ", ".join(str(turn) for turn in trace.changes[:MAX_CHANGES]) or "none"
         more = f" … ({len(trace.changes)} in all)" if len(trace.changes) > MAX_CHANGES else ""
         lines.append((f"{_turn(spec)} after epochs", epochs + more))
-        lines.append(("assumed", f"{monitor} stands still after the first epoch; in a training it decides"))
-    return [*lines, ("", f"shown with {STEPS} steps an epoch")]
+        lines.append(("assumed", f"{monitor} is constant after the first epoch; in a training it decides"))
+    return [*lines, ("", f"shown with {STEPS} steps per epoch")]
 
 
 def _turn(spec: Schedule) -> str:
@@ -159,7 +159,7 @@ def _turn(spec: Schedule) -> str:
 
 
 def draw(courses: Sequence[PlottedSchedule], out_png: Path) -> None:
-    """Writes a PNG with a panel for each schedule: the rate over the epochs passed."""
+    """Writes a PNG with one panel per schedule: the rate over the epochs passed."""
     if out_png.suffix.lower() != ".png":
         raise SegueError(f"{out_png}: the drawing is a PNG picture; give a name that ends in .png.")
     from segue.reporting.figures.style import new_figure, png_bytes, style
@@ -191,7 +191,7 @@ def _panel(axes: Axes, course: PlottedSchedule, letters: int) -> None:
     axes.plot(positions, rates, color=BLUE, linewidth=1.4)
     if trace.changes:
         spots = [turn * STEPS for turn in trace.changes]
-        label = f"{_turn(course.schedule)}, {course.schedule.monitored} standing still"
+        label = f"{_turn(course.schedule)}, constant {course.schedule.monitored}"
         axes.plot(positions[spots], rates[spots], "o", color=VERMILION, markersize=3.5, label=label)
     legend = bool(axes.get_legend_handles_labels()[0])  # which needs room above the curve
     if np.median(rates) < LOW_MEDIAN * rates.max():
