@@ -137,8 +137,10 @@ def open_file(path: Path) -> Node:
         return h5py.File(path, "r")
     except OSError as error:
         if "truncated" in str(error):
-            raise SegueError(f"{path}: the HDF5 file is truncated; copy it again or make it anew.") from error
-        raise SegueError(f"{path}: cannot be opened as HDF5 ({_first_words(error)}); copy or make it anew.") from error
+            raise SegueError(f"{path}: the HDF5 file is truncated; copy it again or make it again.") from error
+        raise SegueError(
+            f"{path}: cannot be opened as HDF5 ({_first_words(error)}); copy it again or make it again."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -149,7 +151,9 @@ def reading(path: Path) -> Iterator[None]:
     except WriteRefused:
         raise
     except (OSError, RuntimeError) as error:
-        message = f"{path}: cannot be read, the file is damaged ({_first_words(error)}); copy it again or make it anew."
+        message = (
+            f"{path}: cannot be read, the file is damaged ({_first_words(error)}); copy it again or make it again."
+        )
         raise SegueError(message) from error
 
 

@@ -26,7 +26,7 @@ def map_unordered(
     """Yields (item, function(item)) in the order in which they finish; runs in this process if one worker suffices.
 
     `function` (of a module, or a partial of one), items and results are pickled, for workers are spawned, on every
-    operating system. An exception of `function` is raised here, and items that were not started are cancelled. Raises
+    operating system. An exception of `function` is raised here, and items that were not started are canceled. Raises
     SegueError beginning with `context` if a worker process was killed.
     """
     workers = min(workers, len(items))

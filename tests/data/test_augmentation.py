@@ -297,7 +297,7 @@ def test_all_copies_of_each_sample() -> None:
     for code in range(8):
         torch.testing.assert_close(new_images[code], apply_dihedral(images[0], code))
         torch.testing.assert_close(new_labels[code], apply_dihedral(labels[0], code))
-    with pytest.raises(ValueError, match="9 views are no whole number of samples"):
+    with pytest.raises(ValueError, match="9 views are not a whole number of samples"):
         drawn_of(spec, 9)
 
 

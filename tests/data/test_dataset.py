@@ -103,12 +103,12 @@ def test_select_by_value_list_and_range(tmp_path: Path, parts: dict[str, GroupTi
     ("conditions", "message"),
     [
         ({"defocus": 0}, "unknown condition 'defocus'; did you mean 'defocus_nm'"),
-        ({"defocus_nm": 5}, "no sample has 5; found are -10.0, 0.0, 10.0"),
+        ({"defocus_nm": 5}, "no sample has 5; found: -10.0, 0.0, 10.0"),
         ({"defocus_nm": "0"}, "no sample has '0'"),
-        ({"stain": "Cy5"}, "no sample has 'Cy5'; found are cy5, dapi"),
+        ({"stain": "Cy5"}, "no sample has 'Cy5'; found: cy5, dapi"),
         ({"defocus_nm": {"min": 50}}, "no sample lies in"),
-        ({"defocus_nm": {"least": 50}}, "is no range"),
-        ({"stain": {"min": 0}}, "is no range"),
+        ({"defocus_nm": {"least": 50}}, "is not a range"),
+        ({"stain": {"min": 0}}, "is not a range"),
         ({"group": "c", "stain": "cy5"}, "no sample meets all of"),
     ],
 )
@@ -240,7 +240,7 @@ def test_an_output_that_cannot_be_written(tmp_path: Path, parts: dict[str, Group
     for out in (tmp_path / "file" / "a.h5", tmp_path / "folder"):
         with pytest.raises(SegueError, match=r"cannot be written .*; give the path of a file in a folder"):
             write_part(out, parts["a"])
-    with pytest.raises(SegueError, match="there is nothing to assemble"):
+    with pytest.raises(SegueError, match="there are no tiles to write"):
         merge_parts([], tmp_path / "x.h5", layers=[], channels=[], attributes={}, splits={})
 
 
@@ -293,7 +293,7 @@ def test_attributes_that_are_missing_are_told(tmp_path: Path, parts: dict[str, G
         path = make_dataset(tmp_path, parts, f"{number}.h5")
         with h5py.File(path, "r+") as file:
             del file[place].attrs[name]
-        with pytest.raises(SegueError, match=rf"{number}.h5: is no whole segue dataset .*{name}"):
+        with pytest.raises(SegueError, match=rf"{number}.h5: is not a complete segue dataset .*{name}"):
             Dataset(path)
 
 

@@ -66,11 +66,11 @@ def test_channels_come_first(tmp_path: Path, shape: tuple[int, ...], options: di
         (
             (4, 40, 50),
             {"metadata": {"axes": "TYX"}, "photometric": "minisblack"},
-            "holds 4 time points; save each as an image",
+            "holds 4 time points; save each as a separate image",
         ),
         ((4, 40, 50), {"imagej": True, "metadata": {"axes": "ZYX"}}, "holds 4 planes in depth"),
-        ((17, 40, 50), {}, "shape 17×40×50 .*does not say which axis is what"),
-        ((2, 3, 40, 50), {"photometric": "minisblack"}, "does not say which axis is what|holds"),
+        ((17, 40, 50), {}, "shape 17×40×50 .*does not state the meaning of the axes"),
+        ((2, 3, 40, 50), {"photometric": "minisblack"}, "does not state the meaning of the axes|holds"),
     ],
 )
 def test_stacks_and_films_are_refused(tmp_path: Path, shape: tuple[int, ...], options: dict, message: str) -> None:

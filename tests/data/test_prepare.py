@@ -305,7 +305,7 @@ def test_an_output_that_is_no_dataset_is_kept(tmp_path: Path) -> None:
     where = make_folder(tmp_path)
     (tmp_path / "thesis.h5").write_text("precious")
     with pytest.raises(
-        SegueError, match=r"thesis.h5: exists and is no whole segue dataset; remove it, or give another"
+        SegueError, match=r"thesis.h5: exists and is not a complete segue dataset; remove it, or give another"
     ):
         prepare(make_spec(), tmp_path / "thesis.h5", root=where)
     assert (tmp_path / "thesis.h5").read_text() == "precious"

@@ -50,7 +50,7 @@ def test_given_splits() -> None:
     [
         ({"validation": 0.6, "test": 0.4}, "leave nothing to train"),
         ({"validation": 1}, "validation: found 1"),
-        ({"stored": "x", "seed": 1}, "remove seed, validation and test"),
+        ({"stored": "x", "seed": 1}, "remove seed, validation, test"),
         ({"sed": 1}, "unknown key 'sed'; did you mean 'seed'"),
     ],
 )

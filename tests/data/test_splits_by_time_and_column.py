@@ -177,7 +177,7 @@ def test_divisions_tell_ways_of_tearing_apart() -> None:
         ({"by": "experimnt"}, "d.h5: split.by: unknown column 'experimnt'; did you mean 'experiment'"),
         ({"by": "source"}, "differs within group 'P1/00' and would split it"),
         ({"by": "time", "blocks": 11}, "split.blocks = 11, but there are 10 times; lower blocks to at most that"),
-        ({"by": "chunk", "chunk": 10**6}, "one unit only to divide by chunks of 1000000 tiles"),
+        ({"by": "chunk", "chunk": 10**6}, "only one unit to divide by chunks of 1000000 tiles"),
     ],
 )
 def test_what_cannot_be_divided_is_refused(split: dict, message: str) -> None:
@@ -199,11 +199,11 @@ def test_a_plate_without_times_has_no_blocks() -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"by": "time"}, "say how many, such as blocks = 10"),
+        ({"by": "time"}, "give their number, such as blocks = 10"),
         ({"by": "time", "blocks": 1}, "blocks: found 1"),
         ({"blocks": 4}, 'blocks are of time, but by = "group"'),
         ({"chunk": 50}, 'chunk = 50 belongs to by = "chunk", but by = "group"'),
-        ({"stored": "x", "by": "chunk"}, "remove seed, validation and test, by"),
+        ({"stored": "x", "by": "chunk"}, "remove seed, validation, test, by"),
     ],
 )
 def test_contradictions_are_worded(table: dict, message: str) -> None:

@@ -196,7 +196,7 @@ def test_a_damaged_chunk_surfaces(tmp_path: Path, data: Dataset, stream):
     damaged.write_bytes(content)
     with Dataset(damaged) as opened:
         source = stream([taken(opened)])
-        with pytest.raises(SegueError, match=r"damaged.h5: .*damaged.*copy it again or make it anew"):
+        with pytest.raises(SegueError, match=r"damaged.h5: .*damaged.*copy it again or make it again"):
             list(source.batches(np.arange(150), bounds_of(150, 4), "cpu"))
         assert not threads()
 

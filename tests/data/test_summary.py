@@ -44,8 +44,8 @@ def test_times_that_are_not_known(path: Path) -> None:
     with Dataset(path) as data:
         cut, kept = set(data.samples()["source"]), set(data.micrograph_ids())
     words = {line.split()[0]: line.split(maxsplit=1)[1] for line in describe(path).splitlines()[1:]}
-    assert words["time_h"] == words["focus_drawn"] == "not known"
-    assert words["dose"] == f"2 ({count - 3}), not known (3)"
+    assert words["time_h"] == words["focus_drawn"] == "unknown"
+    assert words["dose"] == f"2 ({count - 3}), unknown (3)"
     assert words["micrographs"] == f"{len(cut | kept)}: {len(cut)} cut into tiles, {len(kept)} kept whole"
 
 

@@ -254,7 +254,7 @@ def test_splits_and_tiles_are_checked_before_any_work(tmp_path: Path):
         assay(wrong, tmp_path / "out" / "a.h5", root=tmp_path)
     for words in (
         "column 'tim'; did you mean",
-        "one unit only",
+        "only one unit",
         "split.blocks = 9",
         "tile_px = 64 is larger",
         "= 7, but",

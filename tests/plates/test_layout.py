@@ -192,7 +192,7 @@ def test_files_that_fit_no_pattern_are_told(screen: Path):
     [
         (np.zeros((60, 90), np.uint16), "t1_r1_c1_bf.tif: is 60 × 90 px, others are 60 × 80"),
         (np.zeros((60, 80), np.uint8), "t1_r1_c1_bf.tif: holds uint8, others hold uint16"),
-        (np.zeros((5, 60, 80), np.uint16), "t1_r1_c1_bf.tif: holds 5 pages or colours"),
+        (np.zeros((5, 60, 80), np.uint16), "t1_r1_c1_bf.tif: holds 5 pages or colors"),
     ],
 )
 def test_other_shapes_and_types_are_refused(screen: Path, image: np.ndarray, words: str):

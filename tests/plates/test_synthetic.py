@@ -207,7 +207,7 @@ stage = { rows = 1, columns = 1, tile_px = 64, jitter_px = 2 }
     with pytest.raises(SegueError, match=r"(?s)synthetic: unknown key 'wels'; did you mean 'wells'.*unknown key 'sed'"):
         synthetic_plate(tmp_path / "odd", tmp_path / "odd.toml")
     (tmp_path / "odd.toml").write_text('name = "mine"\n[files]\npattern = "{well}.tif"\n')
-    with pytest.raises(SegueError, match=r"its \[files\] the location of existing images"):
+    with pytest.raises(SegueError, match=r"has \[files\], the location of existing images"):
         synthetic_plate(tmp_path / "odd", tmp_path / "odd.toml")
     assert not (tmp_path / "odd").exists()
 

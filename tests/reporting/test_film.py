@@ -336,7 +336,7 @@ def test_command(trained: Path, tmp_path: Path) -> None:
     for more, expected in {
         ("P1/A1/t000", "--crop", "0,0,65,10"): "does not lie in its 64 × 64 px",
         ("P1/A1/t000", "--crop", "0,0,5"): "is not y,x,height,width",
-        ("P1/A1/t000", "--crop", "0,0,5,64"): "no labelled pixel",
+        ("P1/A1/t000", "--crop", "0,0,5,64"): "no labeled pixel",
         ("P1/A9/t000",): "kept are P1/A1/t000",
         ("P1/A1/t000", "-o", "film.avi"): "written as .mp4, .gif or .png",
         ("P1/A1/t000", "-o", "film.gif", "--fps", "0"): "frames per second",

@@ -78,7 +78,7 @@ def test_samples_without_labels_are_not_visited():
     for seed in range(20):
         drawn = draw_samples(rare(), counts, count=40, generator=rng.numpy_generator("unlabelled", seed))
         assert set(drawn.tolist()) == {1, 2}
-    with pytest.raises(SegueError, match="no training sample has a labelled pixel"):
+    with pytest.raises(SegueError, match="no training sample has a labeled pixel"):
         sample_weights(rare(), np.zeros((3, 2), dtype=np.int64))
 
 

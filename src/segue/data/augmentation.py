@@ -1,9 +1,9 @@
-"""Augmentation of whole batches on the device where they lie: parameters, geometry, intensity.
+"""Augmentation of whole batches on their device: parameters, geometry, intensity.
 
 A view is one visit of a sample in an epoch. `sample_params` samples the parameters of all views of an epoch at once, so
-that an epoch may be cut into batches anyhow; `augment` carries them out. First the eight rotations and reflections of a
-square (the dihedral group), which move pixels and change none; then everything that needs resampling, in one go; last
-the intensities.
+that an epoch may be divided into batches in any way; `augment` applies them: first the eight rotations and reflections
+of a square (the dihedral group), which only move pixels; then everything that needs resampling, in one step; last the
+intensities.
 
 A dihedral code has three bits: 1 flips left and right, 2 flips up and down, 4 transposes first. Code 0 changes nothing;
 3 is half a turn, 6 a quarter turn to the left and 5 one to the right.
@@ -74,7 +74,7 @@ def sample_params(spec: AugmentSpec, count: int, generator: np.random.Generator)
     multiple of eight then.
     """
     if spec.dihedral == "all" and count % N_DIHEDRAL:
-        raise ValueError(f'{count} views are no whole number of samples; dihedral = "all" has eight views of each')
+        raise ValueError(f'{count} views are not a whole number of samples; dihedral = "all" has eight views of each')
     random = generator.integers(N_DIHEDRAL, size=count)
     code = {"none": np.zeros_like(random), "random": random, "all": np.arange(count) % N_DIHEDRAL}[spec.dihedral]
     seed = generator.integers(2**63, size=count, dtype=np.int64)
@@ -106,7 +106,7 @@ def _uniform(limits: Range, value: np.ndarray) -> np.ndarray:
 
 
 def _log_uniform(limits: Range, value: np.ndarray) -> np.ndarray:
-    """Returns factors between the limits, as often twice as half of a middle one, from numbers in [0, 1)."""
+    """Returns factors between the limits, uniform in their logarithm, from numbers in [0, 1)."""
     return limits[0] * (limits[1] / limits[0]) ** value
 
 
@@ -366,7 +366,7 @@ def _range(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mirrored(length: int, margin: int) -> Tensor:
-    """Returns the indices (length + 2 margin,) of a line that goes on beyond its ends as its mirror image."""
+    """Returns the indices (length + 2 margin,) of a line that continues beyond its ends as its mirror image."""
     period = max(2 * (length - 1), 1)
     place = torch.arange(-margin, length + margin) % period
     return torch.minimum(place, period - place)
@@ -377,7 +377,7 @@ def _on(values: np.ndarray, images: Tensor) -> Tensor:
 
 
 def _column(values: np.ndarray, images: Tensor) -> Tensor:
-    """Returns the values (n,) as (n, 1, 1, 1) beside the images."""
+    """Returns the values (n,) as a tensor (n, 1, 1, 1) that broadcasts with the images."""
     return _on(values, images).view(-1, 1, 1, 1)
 
 

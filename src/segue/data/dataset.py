@@ -10,7 +10,7 @@ micrographs/<source>/{image, labels/<layer>}
 splits/<name> (N,)                     0 train, 1 validation, 2 test
 attributes                             format, format_version, channels, pixel_size_nm, provenance (JSON)
 
-Whether the arrays agree with each other is checked on opening, so that a damaged file ends in one sentence.
+The consistency of the arrays is checked on opening, so that a damaged file gives one clear error.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from segue.errors import SegueError
 from segue.hdf5 import Node, open_file, reading
 from segue.spec import unknown
 
-REMEDY = "the file is damaged: copy it again or make it anew."
+REMEDY = "the file is damaged: copy it again or make it again."
 LABEL_CACHE_BYTES = 64 * 2**20
 
 
@@ -62,7 +62,7 @@ class Dataset:
         except (KeyError, TypeError, ValueError) as error:
             self._file.close()
             raise SegueError(
-                f"{self.path}: is no whole segue dataset ({error}); copy it again or make it anew."
+                f"{self.path}: is not a complete segue dataset ({error}); copy it again or make it again."
             ) from error
 
     def _read_header(self) -> None:
@@ -150,7 +150,7 @@ class Dataset:
         return SplitSpec.model_validate(settings) if settings else split
 
     def neighbours(self, training: np.ndarray, validation: np.ndarray) -> Neighbours:
-        """Returns how many neighboring tiles lie across the border of two sets of samples: `splits.neighbours`."""
+        """Returns the number of neighboring tiles across the border of two sets of samples: `splits.neighbours`."""
         shape = (self.tile_shape[1], self.tile_shape[2])
         return splits.neighbours(self.samples(), shape, training=training, validation=validation)
 
@@ -174,7 +174,7 @@ class Dataset:
     def read(self, indices: np.ndarray, *, layer: str | None) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns images (n, C, H, W) in the acquired type and labels (n, H, W) int32, or None without a layer.
 
-        Indices in any order, repeats allowed; runs of neighbours are read at once, and sorted order is fastest.
+        Indices in any order, repeats allowed; runs of neighbors are read at once, and sorted order is fastest.
         """
         self._opened()
         if layer is not None and layer not in self._labels:
@@ -230,12 +230,14 @@ class Dataset:
 
     def _opened(self) -> Node:
         if os.getpid() != self._process:
-            raise RuntimeError(f"{self.path}: opened in another process; an HDF5 handle must not be shared, open anew")
+            raise RuntimeError(
+                f"{self.path}: opened in another process; an HDF5 handle must not be shared, open it again"
+            )
         return self._file
 
 
 def check_arrays(path: Path, file: Node) -> None:
-    """Raises SegueError, naming the array, where one is missing or does not go with tiles/images (N, C, H, W)."""
+    """Raises SegueError, naming the array, if one is missing or inconsistent with tiles/images (N, C, H, W)."""
     images = _array(path, file, "tiles/images")
     if images.ndim != 4 or not all(images.shape[1:]):
         raise SegueError(f"{path}: tiles/images is {_shape(images.shape)}, not N × C × H × W of tiles with pixels.")
@@ -253,7 +255,7 @@ def check_arrays(path: Path, file: Node) -> None:
 
 
 def check_counts(path: Path, file: Node, layers: Iterable[Layer]) -> None:
-    """Raises SegueError where the stored class counts do not go with the layers' names and the number of tiles."""
+    """Raises SegueError if the stored class counts are inconsistent with the layers' names or the number of tiles."""
     count = file["tiles/images"].shape[0]
     for layer in layers:
         if layer.kind == "classes":
@@ -289,7 +291,7 @@ def _matches(context: str, values: np.ndarray, condition: Any) -> np.ndarray:
         else:
             same = values == value if isinstance(value, str) else np.isclose(values, float(value), rtol=1e-9, atol=0)
         if not same.any():
-            raise SegueError(f"{context}: no sample has {value!r}; found are {_present(values)}.")
+            raise SegueError(f"{context}: no sample has {value!r}; found: {_present(values)}.")
         mask |= same
     return mask
 
@@ -298,12 +300,12 @@ def _in_range(context: str, values: np.ndarray, limits: Mapping[str, Any]) -> np
     odd = set(limits) - {"min", "max"}
     if odd or not limits or values.dtype.kind == "O":
         raise SegueError(
-            f"{context}: {dict(limits)} is no range for values such as {_present(values)}; "
+            f"{context}: {dict(limits)} is not a range for values such as {_present(values)}; "
             "give a value, a list, or for numbers { min = …, max = … }."
         )
     mask = (values >= limits.get("min", -np.inf)) & (values <= limits.get("max", np.inf))
     if not mask.any():
-        raise SegueError(f"{context}: no sample lies in {dict(limits)}; found are {_present(values)}.")
+        raise SegueError(f"{context}: no sample lies in {dict(limits)}; found: {_present(values)}.")
     return mask
 
 
@@ -337,7 +339,7 @@ def _cached(file: Node, name: str) -> Node:
 
 
 def _chunk_bytes(dataset: Node) -> int:
-    """Returns what a chunk takes in memory; the caller must let go of `dataset` before it opens it with a cache."""
+    """Returns the bytes of a chunk in memory; the caller must release `dataset` before opening it with a cache."""
     return math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
 
 

@@ -83,7 +83,7 @@ def read_image(path: Path) -> Acquisition:
 
     Types: integers up to 32 bits and float32 as they are; one-bit images as uint8; float64 and float16 as float32. An
     alpha channel is dropped if it is opaque everywhere. Raises SegueError, one sentence naming the file, if it is
-    missing, corrupt, has axes that are no image, a transparent alpha channel, NaN or infinity.
+    missing, corrupt, or has axes that do not form an image, a transparent alpha channel, NaN or infinity.
     """
     acquisition = read_pixels(path)
     image = _acquired_type(path, acquisition.image)
@@ -135,7 +135,7 @@ def _call(reader: Reader, function: Callable[[Path], Any], path: Path) -> Any:
             f"{path}: reading {reader.format} files needs the package {reader.package}, which cannot be imported "
             f"({error}); install it: pip install {reader.package}."
         ) from error
-    except Exception as error:  # whatever the bytes make the decoders raise
+    except Exception as error:  # decoders may raise anything for damaged bytes
         raise SegueError(broken(path)) from error
 
 
@@ -219,7 +219,7 @@ def _read_tiff(path: Path) -> Acquisition:
         if len(series) != 1:
             shapes = ", ".join("×".join(map(str, one.shape)) for one in series[:4])
             raise SegueError(
-                f"{path}: holds {len(series)} images of different shapes ({shapes}); save the one to use by itself."
+                f"{path}: holds {len(series)} images of different shapes ({shapes}); save one in a separate file."
             )
         shape, axes = series[0].shape, series[0].axes
         _check_axes(path, shape, axes)
@@ -234,7 +234,7 @@ def _check_axes(path: Path, shape: tuple[int, ...], axes: str) -> None:
     for letter, length in zip(axes, shape, strict=True):
         if letter not in "YXCSQI" and length > 1:
             entries = AXIS_NAMES.get(letter, f"entries along axis {letter}")
-            raise SegueError(f"{path}: holds {length} {entries}; save each as an image of its own.")
+            raise SegueError(f"{path}: holds {length} {entries}; save each as a separate image.")
 
 
 def _channels_first(path: Path, pixels: np.ndarray, axes: str) -> np.ndarray:
@@ -256,7 +256,7 @@ def _channels_first(path: Path, pixels: np.ndarray, axes: str) -> np.ndarray:
             return pixels
     shape = "×".join(map(str, pixels.shape))
     raise SegueError(
-        f"{path}: has shape {shape} (axes {axes}), and the file does not say which axis is what; "
+        f"{path}: has shape {shape} (axes {axes}), and the file does not state the meaning of the axes; "
         f"save (H, W), (C, H, W) of at most {MAX_PLANES} channels, or (H, W, C) of at most 4."
     )
 
@@ -330,7 +330,7 @@ def read_labels(
     """Returns (H, W) int32 labels of an image file; `shape` (H, W) is that of its image.
 
     `values` replaces values of the file by labels, e.g. {255: 1} for masks of 0 and 255, or {255: -1} where 255 means
-    ignored. Raises SegueError, one sentence naming the file, for another shape, colours, fractions, values below -1 and
+    ignored. Raises SegueError, one sentence naming the file, for another shape, colors, fractions, values below -1 and
     classes that the layer does not name.
     """
     pixels = read_pixels(path).image

@@ -1,8 +1,8 @@
 """Makes a dataset from parts so that it can be interrupted at any moment and continued by the same call.
 
-`prepare`, `simulate` and `plate` all go the same way: refuse an output that something else made (`is_made`), make the
-parts that are missing in worker processes, each appearing only when it is whole (`make_parts`), write the dataset from
-the parts, and remove the work in progress (`work_folders`).
+`prepare`, `simulate` and `plate` follow the same steps: refuse an output of another specification (`is_made`), make the
+missing parts in worker processes, each appearing only when it is complete (`make_parts`), write the dataset from the
+parts, and remove the intermediate files (`work_folders`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def is_made(out: Path, attribute: str, value: str) -> bool:
         with Dataset(out) as dataset:
             recorded = dataset.attributes.get(attribute)
     except SegueError as error:
-        raise SegueError(f"{out}: exists and is no whole segue dataset; remove it, or give another output.") from error
+        raise SegueError(
+            f"{out}: exists and is not a complete segue dataset; remove it, or give another output."
+        ) from error
     if recorded != value:
         raise SegueError(
             f"{out}: holds a dataset of another specification or other files; choose another file or remove this one."
@@ -88,7 +90,7 @@ def _make_item(make: Callable[[Item], Result], numbered: tuple[int, Item]) -> Re
 
 @contextlib.contextmanager
 def work_folders(out: Path, *folders: Path) -> Iterator[None]:
-    """Removes the folders of the work in progress, and what killed processes left beside `out`, after a success."""
+    """Removes, after a success, the folders of intermediate files and partial files of killed processes."""
     yield
     remove_abandoned(out)
     for folder in folders:

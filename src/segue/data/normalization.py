@@ -1,4 +1,4 @@
-"""How acquired values become the input of a network: (x - shift) / scale, per image and channel.
+"""Normalization of acquired values for a network: (x - shift) / scale, per image and channel.
 
     image        mean and standard deviation of the micrograph that a tile was cut from
     tile         mean and standard deviation of the tile itself, padding included

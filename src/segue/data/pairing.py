@@ -182,7 +182,7 @@ def _check_columns(table: Table, *, labelled: bool) -> None:
         )
     if not labelled and "label" in table.columns:
         raise SegueError(
-            f"{table.path}: has a column label, but the specification does not say what labels mean; add [labels], or "
+            f"{table.path}: has a column label, but the specification does not define labels; add [labels], or "
             "remove the column."
         )
 
@@ -196,7 +196,9 @@ def _condition_columns(
     for name in sorted(set(table.columns) - set(TABLE_COLUMNS)):
         empty = table.first_empty(name)
         if not name or name in STANDARD_COLUMNS or name in constants:
-            problems.append(f"{table.path}: the column '{name}' cannot be a condition, the name is taken; rename it.")
+            problems.append(
+                f"{table.path}: the column '{name}' cannot be a condition, since the name is reserved; rename it."
+            )
         elif empty is not None:
             row, count = empty
             problems.append(f"{table.path}: column '{name}' is empty in line {row + 2} ({count} in all); fill it in.")

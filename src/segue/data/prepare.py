@@ -38,7 +38,7 @@ from segue.fingerprint import hash_each_file, hash_json
 from segue.hdf5 import open_file
 from segue.storage import make_folder
 
-VERSION = 1  # raised by hand when the same specification and files give another dataset
+VERSION = 1  # increase when the same specification and files give a different dataset
 Progress = Callable[[int, int], None]  # done, of how many micrographs
 
 
@@ -62,7 +62,7 @@ def prepare(
     not depend on `workers`. Raises SegueError with all problems of the files, if `out` holds anything else, or if the
     disk refuses.
     """
-    # pair images and labels, check what their headers say
+    # pair images and labels, check their headers
     files = pair_files(spec, root)
     context = files.context
     pairs, _ = read_headers(files.pairs)  # an unreadable header is reported with all other problems of the images

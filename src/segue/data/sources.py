@@ -53,7 +53,7 @@ class Source(Protocol):
         ...
 
     def names(self, indices: Sequence[int]) -> list[str]:
-        """Returns what to call the samples in an error: "<source> tile y,x"."""
+        """Returns the names of the samples in an error: "<source> tile y,x"."""
         ...
 
 
@@ -184,7 +184,7 @@ def require_finite(dataset: Dataset, values: np.ndarray, names: Sequence[str]) -
         more = f", and {len(bad) - 1} more samples," if len(bad) > 1 else ""
         raise SegueError(
             f"{dataset.path}: sample {names[bad[0]]}{more} holds NaN or infinity ({count} pixels); "
-            "correct the image and make the dataset anew, or leave the sample out."
+            "correct the image and make the dataset again, or leave the sample out."
         )
 
 
@@ -200,7 +200,7 @@ def object_counts(source: Source, *, batch: int = 64) -> np.ndarray:
 
 def column_layer(dataset: Dataset, column: str) -> Layer:
     """Returns the layer whose classes are the values of a sample column in ascending order, numbers in their shortest
-    form. Raises SegueError for an unknown column and for one that holds no classes."""
+    form. Raises SegueError for an unknown column and for one that does not hold classes."""
     columns = dataset.samples()
     known = [name for name in columns if name not in LOCATION_COLUMNS]
     if column not in known:
@@ -208,7 +208,7 @@ def column_layer(dataset: Dataset, column: str) -> Layer:
     values = np.unique(columns[column])
     if not 2 <= len(values) <= MAX_CLASSES or (values.dtype.kind == "f" and np.isnan(values).any()):
         raise SegueError(
-            f"{dataset.path}: column '{column}' holds {len(values)} values, which are no classes to tell apart; name a "
+            f"{dataset.path}: column '{column}' holds {len(values)} distinct values, which cannot be classes; name a "
             f"column of 2 to {MAX_CLASSES} values."
         )
     return Layer(column, "column", tuple(map(value_name, values.tolist())))

@@ -32,7 +32,7 @@ class Layer:
         return self.kind in ("classes", "instances")
 
 
-PUBLISHED_CHUNK = 1000  # samples in a chunk of the published live-dead files, of which whole ones were validated with
+PUBLISHED_CHUNK = 1000  # samples in a chunk of the published live-dead files; whole chunks were used for validation
 
 
 class SplitSpec(SpecModel):
@@ -59,13 +59,13 @@ class SplitSpec(SpecModel):
     def _consistent(self) -> SplitSpec:
         if self.stored is not None and self != SplitSpec.model_construct(stored=self.stored):
             raise ValueError(
-                "`stored` names a split of the dataset; remove seed, validation and test, by and what belongs to it, "
+                "`stored` names a split of the dataset; remove seed, validation, test, by, blocks and chunk, "
                 "or `stored`"
             )
         if self.validation + self.test >= 1:
             raise ValueError(f"validation {self.validation} + test {self.test} leave nothing to train; lower them")
         if self.by == "time" and self.blocks is None:
-            raise ValueError('by = "time" divides the times into blocks; say how many, such as blocks = 10')
+            raise ValueError('by = "time" divides the times into blocks; give their number, such as blocks = 10')
         if self.by != "time" and self.blocks is not None:
             raise ValueError(f'blocks are of time, but by = "{self.by}"; remove blocks, or set by = "time"')
         if self.by != "chunk" and self.chunk != PUBLISHED_CHUNK:
@@ -91,7 +91,7 @@ MAX_PADDING = 8  # a tile may be this many times as large as the largest image
 
 
 class LabelsSpec(SpecModel):
-    """The label images: which files, what their values mean."""
+    """The label images: their files and the meaning of their values."""
 
     files: str | None = None  # pattern with {stem}, the image's name without its suffix; not with a manifest
     layer: str = Field(default="labels", pattern=r"^[A-Za-z0-9_-]+$")
@@ -137,7 +137,7 @@ class PrepareSpec(SpecModel):
     tile_px: int = Field(ge=8, le=MAX_TILE_PX)
     stride_px: int | None = Field(default=None, ge=1)  # None: tile_px
     channels: tuple[str, ...] | None = None
-    pixel_size_nm: float | None = Field(default=None, gt=0)  # where neither table nor file says it
+    pixel_size_nm: float | None = Field(default=None, gt=0)  # if neither table nor file states it
     group: Literal["stem", "file"] = "stem"  # one group per file name, or per path below the shared folder
     group_pattern: str | None = None  # regular expression with one capture group, searched in that path
     sizes: tuple[tuple[int, int], ...] | None = None  # keep only images of these heights and widths

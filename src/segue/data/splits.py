@@ -1,7 +1,8 @@
 """Splits of the samples of a dataset into training, validation and test, and the leakage that they allow.
 
-By default whole groups are split. A group is what must stay together: a structure, a micrograph, a well, a series, a
-plate. A split by group is a pure function of (seed, group), hence the same in every dataset that shares groups.
+By default whole groups are split. A group consists of samples that must stay together: of a structure, a micrograph, a
+well, a series, a plate. A split by group is a pure function of (seed, group), hence the same in every dataset that
+shares groups.
 
 Splits by anything but the group divide units of one dataset (chunks, blocks of time, values of a column) into training
 and validation: the units with the lowest hash of (seed, unit) are for validation, as many as the fraction asks for, and
@@ -109,8 +110,8 @@ def split_codes(split: Split, samples: Samples, *, context: str) -> np.ndarray:
         return by_group
     if len(names) < 2:
         raise SegueError(
-            f"{context}: beside the test groups there are samples of one unit only to divide by {split.description} "
-            f"({names[0]}); divide into smaller ones, or set split.validation = 0."
+            f"{context}: apart from the test groups there is only one unit to divide by {split.description} "
+            f"({names[0]}); divide into smaller units, or set split.validation = 0."
         )
     share = split.validation / (1 - split.test)
     count = min(max(int(share * len(names) + 0.5), 1), len(names) - 1)
@@ -144,7 +145,7 @@ def _units(split: SplitSpec, samples: Samples, context: str) -> np.ndarray:
     if len(divided):
         raise SegueError(
             f"{context}: split.by = '{split.by}' differs within group '{samples['group'][divided[0]]}' and would split "
-            "it; name a column with one value in each group, or one of the ways that split groups openly: time, chunk."
+            "it; name a column with one value in each group, or a split that divides groups on purpose: time, chunk."
         )
     return values[place]
 
@@ -193,10 +194,10 @@ def find_nonempty_seed(split: SplitSpec, samples: Samples) -> int | None:
 
 
 def leak_message(split: str, neighbors: Neighbours) -> str:
-    """Returns the warning of a split that divides groups; `split` is its `SplitSpec.description`."""
+    """Returns the warning about a split that divides groups; `split` is its `SplitSpec.description`."""
     return (
-        f"split by {split} tears groups: {neighbors.pairs:,} pairs of neighboring tiles (they overlap, at the same or "
-        "an adjacent time) lie across the border between training and validation, and "
+        f"split by {split} divides groups: {neighbors.pairs:,} pairs of neighboring tiles (they overlap, at the same "
+        "or an adjacent time) lie across the border between training and validation, and "
         f"{neighbors.near:,} of {neighbors.validation:,} validation tiles have a neighbor that is trained on. "
         "Validation scores are not of unseen groups; those of the test part, which is by group, are."
     )
@@ -240,7 +241,7 @@ def neighbours(
     frames = len(np.unique(np.stack([place, time]), axis=1).T)
     if frames < len(np.unique(np.stack([place, time, source]), axis=1).T) or "time" not in samples:
         place, time = source, np.zeros_like(time)
-    # the greatest distance over the axes is below `reach` for neighbours and beyond it for all others: places are far
+    # the greatest distance over the axes is below `reach` for neighbors and beyond it for all others: places are far
     # apart, adjacent times 0.6, and overlapping tiles at most a pixel less than their side, which counts as 1
     reach = 1 - 0.5 / max(height, width)
     points = np.stack([4.0 * place, 0.6 * time, samples["y_px"] / height, samples["x_px"] / width], axis=1)

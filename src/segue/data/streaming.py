@@ -139,7 +139,7 @@ def plan_reads(uses: Sequence[np.ndarray], chunk_of: np.ndarray) -> ReadPlan:
 
 PREFETCH_BATCHES = 2  # made while one is trained on
 MAX_LOADERS = 4
-ROWS_AT_ONCE = 16  # images read between two looks at the rest of the program
+ROWS_AT_ONCE = 16  # images read before other threads get a turn
 Gather = Callable[[np.ndarray, np.ndarray, np.ndarray], None]  # samples; images and labels to fill
 
 
@@ -255,7 +255,8 @@ class StreamedSource:
         return self._peak(window, batch) * self._slot_bytes() + self._fixed_bytes(batch, self._loaders())
 
     def bytes_in_use(self, window: int | None, batch: int) -> int:
-        """Returns what an epoch in such windows holds: two of them where there is room, else what there is."""
+        """Returns the bytes that an epoch in such windows holds: two windows if there is room, else all that is
+        available."""
         slots = min(2 * self._peak(window, batch), len(self), self.slots(batch))
         return slots * self._slot_bytes() + self._fixed_bytes(batch, self._loaders())
 
@@ -509,7 +510,7 @@ class LabelChunks:
         if len(inflated) != expected:
             raise SegueError(
                 f"{self._dataset.path}: a chunk of labels '{self._layer.name}' holds {len(inflated)} bytes instead of "
-                f"{expected}, the file is damaged; copy it again or make it anew."
+                f"{expected}, the file is damaged; copy it again or make it again."
             )
         return unshuffled(np.frombuffer(inflated, dtype=np.int8).reshape(4, -1))
 

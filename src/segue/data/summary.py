@@ -1,4 +1,4 @@
-"""What a dataset holds: as text, and as a contact sheet of tiles with their labels.
+"""The contents of a dataset: as text, and as a contact sheet of tiles with their labels.
 
 Classes have the same color in every picture: live blue, dead vermilion, which differ for any kind of color vision;
 other classes take the remaining colors.
@@ -58,7 +58,7 @@ def describe(path: Path) -> str:
 
 
 def dataset_warnings(data: Dataset) -> list[str]:
-    """Returns what to know before training: that there are no tiles, splits with an empty part, and those that leak.
+    """Returns warnings before training: a dataset without tiles, splits with an empty part, and splits that leak.
 
     For a stored split that divides groups, neighbors across the border are counted over the whole dataset.
     """
@@ -88,7 +88,7 @@ def contact_sheet(path: Path, out_png: Path, *, count: int = 24, layer: str | No
         raise SegueError(f"{out_png}: a contact sheet is a PNG picture; give a name that ends in .png.")
     with Dataset(path) as data:
         if not data.count:
-            raise SegueError(f"{path}: holds no tiles, so that there is nothing to draw; give a dataset with tiles.")
+            raise SegueError(f"{path}: holds no tiles, so there is nothing to draw; give a dataset with tiles.")
         if layer is not None and layer not in data.layers:
             raise SegueError(f"{path}: {unknown(layer, data.layers, 'label layer')}.")
         name = layer or next(iter(data.layers), None)
@@ -139,7 +139,7 @@ def _pixel_sizes(data: Dataset, samples: Mapping[str, np.ndarray]) -> str:
         return f"{_format(data.attributes['pixel_size_nm'])} nm"
     sizes = samples.get("pixel_size_nm")
     known = np.unique(sizes[np.isfinite(sizes)]) if sizes is not None else np.array([])
-    return f"{_format(known[0])} to {_format(known[-1])} nm" if len(known) else "not known"
+    return f"{_format(known[0])} to {_format(known[-1])} nm" if len(known) else "unknown"
 
 
 def _padding(data: Dataset) -> str:
@@ -167,7 +167,7 @@ def _layer(data: Dataset, layer: Layer) -> str:
         seen += int((labels >= 0).sum())
     whole = "" if len(indices) == data.count else f" (from {len(indices)} tiles)"
     return (
-        f"instances of {layer.names[1]}: {objects / len(indices):.1f} a tile, "
+        f"instances of {layer.names[1]}: {objects / len(indices):.1f} per tile, "
         f"{covered / max(1, seen):.2%} of the pixels{whole}"
     )
 
@@ -179,16 +179,16 @@ def _conditions(samples: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
             continue
         if name.endswith("_drawn"):
             known = values[np.isfinite(values)]
-            rows.append((name, f"{_format(known.min())} to {_format(known.max())}" if known.size else "not known"))
+            rows.append((name, f"{_format(known.min())} to {_format(known.max())}" if known.size else "unknown"))
             continue
         known = values[~np.isnan(values)] if values.dtype.kind == "f" else values
         missing, counts = len(values) - len(known), Counter(known.tolist())
         if not counts:
-            rows.append((name, "not known"))
+            rows.append((name, "unknown"))
             continue
         listed = [f"{_format(value)} ({counts[value]})" for value in sorted(counts)[:MAX_VALUES]]
         more = f", … {len(counts)} values" if len(counts) > MAX_VALUES else ""
-        unknown_too = f", not known ({missing})" if missing else ""
+        unknown_too = f", unknown ({missing})" if missing else ""
         rows.append((name, ", ".join(listed) + more + unknown_too))
     return rows
 
@@ -219,13 +219,13 @@ def _format(value: Any) -> str:
     return f"{value:g}" if isinstance(value, (float, np.floating)) else str(value)
 
 
-FIXED_PLACES = {"live": 0, "dead": 1}  # places in a palette
-# for thin lines on grey images: blue, vermilion, green, pink, yellow, violet
+FIXED_PLACES = {"live": 0, "dead": 1}  # positions in a palette
+# for thin lines on gray images: blue, vermilion, green, pink, yellow, violet
 ON_IMAGES = ((46, 166, 255), (255, 90, 31), (0, 200, 120), (230, 60, 170), (255, 210, 0), (150, 110, 255))
 
 
 def palette_indices(names: Sequence[str]) -> tuple[int, ...]:
-    """Returns for each class after the first, the background, its place in a palette; from 6 on a palette repeats.
+    """Returns for each class except the first, the background, its index in a palette; from 6 on a palette repeats.
 
     >>> palette_places(("background", "cell", "live", "dead", "outline"))
     (2, 0, 1, 3)
@@ -243,7 +243,7 @@ def class_colors(names: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
 
 
 PAPER, INK, FAINT = (255, 255, 255), (25, 25, 30), (120, 120, 128)
-MIN_TILE_PX = 220  # the least side of a tile on the sheet
+MIN_TILE_PX = 220  # minimum side of a tile on the sheet
 GAP, MARGIN, CAPTION = 14, 22, 40
 
 
@@ -282,7 +282,7 @@ def draw_sheet(
 def colored(image: np.ndarray, labels: np.ndarray, layer: Layer, valid: np.ndarray, scale: int) -> np.ndarray:
     """Returns (H·scale, W·scale, 3) uint8: the stretched image, a tint and an outline for each label.
 
-    Three channels become red, green and blue; otherwise the first channel is shown in grey.
+    Three channels become red, green and blue; otherwise the first channel is shown in gray.
     """
     y0, x0, y1, x1 = valid
     picture = np.empty((*labels.shape, 3))
@@ -312,7 +312,7 @@ def _stretch(channel: np.ndarray, measured: np.ndarray) -> np.ndarray:
 
 
 def _outline(labels: np.ndarray) -> np.ndarray:
-    """Returns the inner border pixels of every label: those with a neighbour of another value."""
+    """Returns the inner border pixels of every label: those with a neighbor of another value."""
     padded = np.pad(labels, 1, mode="edge")
     shifted = (padded[2:, 1:-1], padded[:-2, 1:-1], padded[1:-1, 2:], padded[1:-1, :-2])
     return (labels > 0) & np.any([neighbour != labels for neighbour in shifted], axis=0)
@@ -331,14 +331,14 @@ def _legend(pen: Any, layer: Layer, place: tuple[int, int]) -> None:
     font = load_font(13)
     if layer.kind == "instances":
         pen.text(
-            (x, y), f"each outline is one {layer.names[1]}; hatched: ignored; grey: padding", fill=FAINT, font=font
+            (x, y), f"each outline is one {layer.names[1]}; hatched: ignored; gray: padding", fill=FAINT, font=font
         )
         return
     for name, color in list(zip(layer.names, class_colors(layer.names), strict=True))[1:]:
         pen.rectangle((x, y + 2, x + 13, y + 15), fill=color)
         pen.text((x + 19, y), name, fill=INK, font=font)
         x += 37 + round(pen.textlength(name, font=font))
-    pen.text((x, y), "hatched: ignored; grey: padding", fill=FAINT, font=font)
+    pen.text((x, y), "hatched: ignored; gray: padding", fill=FAINT, font=font)
 
 
 def _dashed_box(pen: Any, box: np.ndarray, place: tuple[int, int], size: tuple[int, int]) -> None:

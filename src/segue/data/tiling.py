@@ -24,7 +24,7 @@ class Tiles:
 
 
 def starts(length_px: int, tile_px: int, stride_px: int, *, edge: Edge = "shift") -> list[int]:
-    """Returns where tiles begin along one axis: every stride, the last shifted so that it ends at the border.
+    """Returns the starts of tiles along one axis: every stride, the last shifted so that it ends at the border.
 
     Every pixel is covered when stride <= tile. An axis shorter than the tile has one start, 0. With edge "drop" there
     are only the tiles that lie inside at whole strides, (length - tile) // stride + 1 of them.
@@ -103,7 +103,7 @@ class Region:
         return Region(self.top - outer.top, self.left - outer.left, self.bottom - outer.top, self.right - outer.left)
 
     def widened(self, by_px: int, shape: tuple[int, int]) -> Region:
-        """Returns the region with `by_px` more on each side, as far as the image (H, W) goes."""
+        """Returns the region with `by_px` more on each side, limited to the image (H, W)."""
         return Region(
             max(self.top - by_px, 0),
             max(self.left - by_px, 0),
@@ -125,8 +125,8 @@ class Region:
 class Tiling:
     """Cores of `tile_px` × `tile_px` px, each decoded with `halo_px` more on every side.
 
-    Where that is too little the halo is doubled, up to half of `tile_px`. A network sees `context_px` beyond the
-    halo; None takes its receptive radius (see `segue.inference.predict.receptive_radius_px`).
+    If that is too little, the halo is doubled, up to half of `tile_px`. A network sees `context_px` beyond the halo;
+    None: its receptive radius (see `segue.inference.predict.receptive_radius_px`).
     """
 
     tile_px: int = 1024

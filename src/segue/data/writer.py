@@ -1,4 +1,4 @@
-"""Writes datasets: from part files of which each holds one group, or tile by tile while mosaics pass by.
+"""Writes datasets: from part files with one group each, or tile by tile as mosaics are made.
 
 `merge_parts` (`segue prepare`, `segue simulate`) knows all tiles beforehand and copies them from part files of
 `write_part` in bounded memory. `GrowingDataset` (`segue plate`) does not know how many tiles will come: it copies tiles
@@ -71,7 +71,7 @@ class GroupTiles:
 
 
 def write_part(path: Path, part: GroupTiles) -> None:
-    """Writes a group's part file, which appears only when it is whole; raises ValueError for arrays that disagree."""
+    """Writes a group's part file, which appears only when complete; raises ValueError for inconsistent arrays."""
     _check_group(part)
     with new_file(path) as new:
         tiles = new.file.create_group("tiles")
@@ -120,14 +120,14 @@ def merge_parts(
     splits: Mapping[str, Split],
     chunk: int = 1000,
 ) -> None:
-    """Writes the dataset `out` from part files, in their order; `out` appears only when it is whole.
+    """Writes the dataset `out` from part files, in their order; `out` appears only when it is complete.
 
     Images are stored uncompressed in chunks of `chunk` tiles, or as many as fit into 16 MB; labels are compressed
     (gzip 1). Memory: two chunks of each array and the largest micrograph of a part. Raises SegueError if parts differ
-    in shape or type, if a class is not named by its layer, or if the disk refuses.
+    in shape or type, if a class is not named by its layer, or if the disk refuses a write.
     """
     if not parts:
-        raise SegueError(f"{out}: there is nothing to assemble; give at least one group with a tile.")
+        raise SegueError(f"{out}: there are no tiles to write; give at least one group with a tile.")
     plan = _check_parts(parts, out, layers, channels)
     with new_file(out) as new:
         file = new.file

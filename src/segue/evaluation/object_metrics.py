@@ -261,9 +261,9 @@ def boundary_counts(
 ) -> tuple[int, int, int, int]:
     """Returns boundary pixels: true, those near a predicted one, predicted, those near a true one.
 
-    A boundary pixel is a labelled pixel of an object with a labelled neighbour (of four, within the image) of another
-    value; pixels whose true label is -1 count as unlabelled in both maps. Near is a Euclidean distance of at most
-    tolerance_px between pixel centres. Recall is the second over the first, precision the fourth over the third.
+    A boundary pixel is a labeled pixel of an object with a labeled neighbor (of four, within the image) of another
+    value; pixels whose true label is -1 count as unlabeled in both maps. Near is a Euclidean distance of at most
+    tolerance_px between pixel centers. Recall is the second over the first, precision the fourth over the third.
     (Martin et al., IEEE PAMI 26, 530 (2004), without their one-to-one assignment, as Csurka et al., BMVC 2013.)
     """
     if not 0 <= tolerance_px < math.inf:

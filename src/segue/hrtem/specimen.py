@@ -200,7 +200,7 @@ def build(spec: SpecimenSpec, *, field_A: float, seed: int, index: int) -> Speci
 
 
 def _place(spec: SpecimenSpec, field_A: float, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Returns centres (n, 2) and diameters (n,) of spheres that lie inside the field and keep their distance."""
+    """Returns centers (n, 2) and diameters (n,) of spheres that lie inside the field and keep their distance."""
     count = int(random.integers(spec.particles[0], spec.particles[1] + 1))
     diameters = A_PER_NM * random.uniform(*spec.diameter_nm, size=count)
     centers: list[np.ndarray] = []
@@ -226,7 +226,7 @@ def _place(spec: SpecimenSpec, field_A: float, random: np.random.Generator) -> t
 def crystal_sphere(name: str, diameter_A: float, *, faults: int, random: np.random.Generator) -> Atoms:
     """Returns a sphere of the crystal about the origin, at a random place of its lattice and in a random orientation.
 
-    `faults` is the number of stacking faults; they lie within 0.8 radii of the centre, on different planes
+    `faults` is the number of stacking faults; they lie within 0.8 radii of the center, on different planes
     (a sphere too small to hold that many planes takes as many as it holds).
     """
     numbers, fractions, cell = _unit_cell(name)

@@ -50,7 +50,7 @@ class NetworkSpec(SpecModel):
     pretrained: true fetches the encoder's weights with timm; a path reads them from a file in timm's format
     (`pretrained.load_pretrained`).
     pretrained_channels: what each of other than RGB channels gets of the RGB weights: their "sum", divided by the
-    number of channels, so that equal channels act as one grey image, or their "mean".
+    number of channels, so that equal channels act as one gray image, or their "mean".
     """
 
     name: str = "resunet"

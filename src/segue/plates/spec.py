@@ -176,7 +176,7 @@ def _check_placeholders(pattern: str, format: str | None) -> None:
 class StitchingSpec(SpecModel):
     """How the fields of a well become one mosaic per time point.
 
-    reach_px: maximum deviation of the shift between two neighbours from the nominal one, along each axis: twice the
+    reach_px: maximum deviation of the shift between two neighbors from the nominal one, along each axis: twice the
     error of the stage. flat_field: "estimate" from the tiles of each plate and channel (at least four), or "none".
     dark_counts: counts of the camera without light; None estimates them. register_px: maximum drift between frames,
     which is measured and removed; None leaves frames where the stage put them. equalize_brightness: "time" equalizes

@@ -39,8 +39,8 @@ CLASS_METRICS = {  # metrics with a column per class, e.g. dice_particle
 LOWER_IS_BETTER = ("count_error_absolute", "count_error_relative", "merges", "splits")  # besides losses
 AXES = {
     "domain": "domain",
-    "images": "labelled images",
-    "groups": "labelled groups",
+    "images": "labeled images",
+    "groups": "labeled groups",
     "freeze": "frozen part",
     "optimizer.lr": "learning rate",
     "optimizer.name": "optimizer",

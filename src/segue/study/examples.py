@@ -28,7 +28,7 @@ MAX_DOMAINS = 6
 
 
 def example_images(plan: Plan, table: pd.DataFrame) -> list[Example]:
-    """Returns one example for each domain a last stage was trained on: the middle of its test images by labelled area.
+    """Returns one example for each domain a last stage was trained on: the middle of its test images by labeled area.
 
     The run shown is the one with the median loss, so the page does not show its best face. Domains whose runs kept
     no weights are left out.
@@ -77,7 +77,7 @@ def _example(plan: Plan, evaluation: Evaluation, table: pd.DataFrame, runs: dict
 
 
 def _typical(dataset: Dataset, indices: np.ndarray, layer: str) -> np.ndarray:
-    """Returns (1,) the sample whose labelled area is the median of those given."""
+    """Returns (1,) the sample whose labeled area is the median of those given."""
     _, labels = dataset.read(indices, layer=layer)
     assert labels is not None
     area = (labels > 0).sum((1, 2))

@@ -49,8 +49,8 @@ GroupsBySplit = Mapping[str, Collection[str]]  # `Dataset.split_id` ("" where gr
 
 
 class Leak(TypedDict):
-    """What a split that leaks groups does: its description, the pairs of neighbouring tiles across the border, and how
-    many of the validation tiles have a neighbour that is trained on."""
+    """What a split that leaks groups does: its description, the pairs of neighboring tiles across the border, and how
+    many of the validation tiles have a neighbor that is trained on."""
 
     split: str
     neighbouring_pairs: int
@@ -354,7 +354,7 @@ def refuse_leaks(training: GroupsBySplit, validation: GroupsBySplit, context: st
     """Raises SegueError when validation samples may have been trained on, by a stage or by its ancestors.
 
     Whole groups must not be among the groups trained on under any split. Groups split across parts are allowed if both
-    used the same split, which puts each sample on one side; `measure_leak` reports how many neighbouring tiles this
+    used the same split, which puts each sample on one side; `measure_leak` reports how many neighboring tiles this
     affects.
     """
     for split, groups in validation.items():

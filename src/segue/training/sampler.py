@@ -97,7 +97,7 @@ def sample_weights(spec: SamplingSpec, counts: np.ndarray) -> np.ndarray:
     """
     present = np.asarray(counts) > 0
     if not present.any():
-        raise SegueError("sampling: no training sample has a labelled pixel; remove sampling, or mend the labels.")
+        raise SegueError("sampling: no training sample has a labeled pixel; remove sampling, or mend the labels.")
     frequency = np.maximum(present.mean(0), 1 / len(present))  # a class in no sample is not used below
     weights = np.where(present, frequency**-spec.power, 0).max(1)
     return weights / weights.sum()

@@ -63,7 +63,7 @@ def label_stains(
     size_um = pixel_size_um or 1.0
     if not valid.any():
         nothing = np.full(shape, IGNORED, np.int32)
-        notes.append("no pixel is valid: nothing was labelled")
+        notes.append("no pixel is valid: nothing was labeled")
         none = _object_table(np.zeros(shape, np.int32), np.zeros(1, np.int64), {})
         return StainLabels(nothing, nothing.copy(), none, {}, {}, tuple(notes))
     # background subtraction and unmixing

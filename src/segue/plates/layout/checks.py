@@ -129,7 +129,7 @@ def _read_header(path: Path, paged: bool, with_type: bool, errors: list[str]) ->
         header = read_header(path)
         if header.channels != 1 and not paged:
             raise SegueError(
-                f"{path}: holds {header.channels} pages or colours; a tile's file is one grey image: save it so, or "
+                f"{path}: holds {header.channels} pages or colors; a tile's file is one gray image: save it so, or "
                 "name its pages in a manifest's column index."
             )
         nbytes = header.height * header.width * header.channels * header.bits // 8

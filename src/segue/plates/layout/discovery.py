@@ -340,7 +340,7 @@ class WellTiles(Mapping[FieldIndex, "np.ndarray | None"]):
 def read_plane(plane: Plane) -> np.ndarray:
     """Returns the image (H, W) in its stored type, except that floats become float32 and one bit uint8.
 
-    Raises SegueError naming the file if it is missing, corrupt, has no such page or index, is not a single grey image,
+    Raises SegueError naming the file if it is missing, corrupt, has no such page or index, is not a single gray image,
     or contains NaN or infinity.
     """
     if plane.path.is_dir():
@@ -352,7 +352,7 @@ def read_plane(plane: Plane) -> np.ndarray:
 
         channels = read_image(plane.path).image
         if len(channels) != 1:
-            raise SegueError(f"{plane.path}: holds {len(channels)} channels; a tile is one grey image: save it so.")
+            raise SegueError(f"{plane.path}: holds {len(channels)} channels; a tile is one gray image: save it so.")
         return channels[0]
     if image.ndim != 2:
         raise SegueError(

@@ -118,7 +118,7 @@ class StageSpec(SpecModel):
         if self.overlap > 0 and self.overlap * self.tile_px < 2 * self.jitter_px:
             raise ValueError(
                 f"overlap {self.overlap:g} of tile_px {self.tile_px} is {self.overlap * self.tile_px:.0f} px, less "
-                f"than twice jitter_px = {self.jitter_px:g}: neighbours could fail to touch; enlarge tile_px or "
+                f"than twice jitter_px = {self.jitter_px:g}: neighbors could fail to touch; enlarge tile_px or "
                 "overlap, or lower jitter_px"
             )
         return self

@@ -82,7 +82,7 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path) if path.suffix.lower() == ".parquet" else pd.read_csv(path)
     except (OSError, ValueError, UnicodeDecodeError) as error:
-        raise SegueError(f"{path}: cannot be read as a table ({error}); make it anew.") from None
+        raise SegueError(f"{path}: cannot be read as a table ({error}); make it again.") from None
 
 
 def _require_column(table: pd.DataFrame, column: str, context: str, path: Path) -> None:

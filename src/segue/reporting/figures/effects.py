@@ -52,7 +52,7 @@ def effects_figure(comparison: Comparison, stage: str) -> tuple[ReportFigure, Ta
     if any(factor.coverage(factor.levels) for factor in varied):
         caption += " Where pairs do not cover every target (see the numbers), the left side mixes more of them."
     if comparison.spends_validation([stage]) and any(f.axis.endswith((".images", ".groups")) for f in varied):
-        caption += " Labelled images or groups as a factor are those to train on, without those for validation."
+        caption += " Labeled images or groups as a factor are those to train on, without those for validation."
     title = f"What each factor does to {stage_label(stage)}."
     alt = f"Effect of {join_names([factor.label for factor in varied])} on {comparison.metric.label}"
     report_figure = ReportFigure(f"effects-{stage}", figure, title, caption, alt, tooltips)

@@ -24,9 +24,9 @@ TRUE = "#ffffff"
 MERGED, SPLIT = "#f5e642", "#f08cc8"
 KINDS: Mapping[str, tuple[str, str]] = {
     "hit": (HIT, "found"),
-    "merged": (MERGED, "merged: joins several labelled objects"),
+    "merged": (MERGED, "merged: joins several labeled objects"),
     "split": (SPLIT, "split: part of one that was cut"),
-    "false": (FALSE_ALARM, "false: no labelled object fits"),
+    "false": (FALSE_ALARM, "false: no labeled object fits"),
 }
 FILL = 0.3
 CROP_DIAMETERS = 8  # how many objects of median size fit side by side in a crop
@@ -37,7 +37,7 @@ TOLERANCE_PX = 0.25  # by how much outlines are simplified, which makes them a f
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What became of objects: ids of the predicted ones by kind, in the order of `KINDS`, and of labelled ones missed.
+    """What became of objects: ids of the predicted ones by kind, in the order of `KINDS`, and of labeled ones missed.
 
     `false` have no match at IoU 0.5, nor are `missed` matched; an object of poor outline can be both. What takes part
     in a merge or a split is not counted again.
@@ -76,7 +76,7 @@ def outcomes(label: np.ndarray, predicted: np.ndarray) -> Outcomes:
 def crop(example: ObjectExample, by_run: Mapping[str, Outcomes]) -> tuple[slice, slice]:
     """Returns the square, or what of it the image has, that holds most wrong objects of all predictions together.
 
-    Its side is `CROP_DIAMETERS` median diameters of labelled objects, within bounds; of equals the first in rows.
+    Its side is `CROP_DIAMETERS` median diameters of labeled objects, within bounds; of equals the first in rows.
     """
     height, width = example.label.shape
     _, areas = np.unique(example.label[example.label > 0], return_counts=True)
@@ -160,7 +160,7 @@ def _ids(labels: np.ndarray) -> list[int]:
 
 
 def _draw_outcomes(axes: Axes, label: np.ndarray, predicted: np.ndarray, outcome: Outcomes) -> None:
-    """Draws what was missed, dashed, over all labelled outlines, then the predicted ones by kind, errors filled."""
+    """Draws what was missed, dashed, over all labeled outlines, then the predicted ones by kind, errors filled."""
     _outline(axes, label, _ids(label), color=TRUE, width=0.55)
     _outline(axes, label, outcome.missed, color=MISS, width=1.2, fill=FILL, dashed=True)
     for kind, (color, _) in KINDS.items():

@@ -51,7 +51,7 @@ def label_efficiency_figure(comparison: Comparison) -> ReportFigure | None:
     estimates = [group.estimate for group in groups]
     metric, unit = comparison.metric, comparison.label_unit
     caption = (
-        f"{metric.label.capitalize()} ({metric.direction}) in the target domain against the number of labelled {unit}"
+        f"{metric.label.capitalize()} ({metric.direction}) in the target domain against the number of labeled {unit}"
         f" there, training and validation together ({plural(sum(e.runs for e in estimates), 'run')})."
         f" {spread_caption(estimates)} Circles joined by a line: medians."
         f" {interval_caption('Upright lines', estimates)}"
@@ -110,7 +110,7 @@ def _draw(
         axes.set_visible(False)
     for column in range(columns):
         last = max(line for line in range(lines) if line * columns + column < len(domains))
-        grid[last][column].set_xlabel(f"labelled {comparison.label_unit}")
+        grid[last][column].set_xlabel(f"labeled {comparison.label_unit}")
         grid[last][column].tick_params(labelbottom=True)
     for line in grid:
         line[0].set_ylabel(comparison.metric.label)

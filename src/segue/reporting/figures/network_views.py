@@ -93,7 +93,7 @@ def _draw_gradient(axes: Axes, field: EffectiveField) -> None:
         left, top = _draw_square(axes, field.center, side, side, color="white", linestyle=line, linewidth=1.4)
         place = (left + 2, max(2.0, top + 2))
         axes.annotate(f"{share:.0%}", place, color="white", fontsize=8, va="top", bbox=IMAGE_TEXT_BOX)
-    axes.set_title(f"mean gradient of the centre, {height}×{width} px")
+    axes.set_title(f"mean gradient of the center, {height}×{width} px")
 
 
 def _draw_square(axes: Axes, center: tuple[float, float], height: float, width: float, **look: Any) -> tuple:
@@ -119,7 +119,7 @@ def _draw_shares(axes: Axes, field: EffectiveField) -> None:
             f"{share:.0%} in {side} px", (side, share), xytext=(-6 if is_right else 6, -12),
             textcoords="offset points", ha="right" if is_right else "left", bbox=TEXT_BOX,
         )  # fmt: skip
-    axes.set(xlim=(0, longest), ylim=(0, 1.02), xlabel="side of the square around the centre (px)")
+    axes.set(xlim=(0, longest), ylim=(0, 1.02), xlabel="side of the square around the center (px)")
     axes.set_title("share of the gradient within a square", color=INK)
 
 

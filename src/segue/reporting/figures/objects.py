@@ -132,7 +132,7 @@ def typical_runs(comparison: Comparison) -> dict[str, list[str]]:
 
 
 def _with_derived(comparison: Comparison, frame: pd.DataFrame) -> pd.DataFrame:
-    """Returns the runs with numbers per 100 labelled objects, and with their times."""
+    """Returns the runs with numbers per 100 labeled objects, and with their times."""
     columns = {*SCORES, "count_error_relative", "merges", "splits", "objects_true"} & set(frame.columns)
     columns |= {name for name in map(str, frame.columns) if AP.fullmatch(name)}
     frame = frame.assign(**{name: numeric(frame, name) for name in columns})
@@ -187,7 +187,7 @@ def objects_figure(comparison: Comparison, lines: Sequence[ObjectScores]) -> Rep
         figure, tooltips = _draw(selected, line_colors(comparison, selected))
     runs = [len(scores.frame) for scores in selected]
     caption = (
-        "Left: average precision, the objects found among all that are labelled or predicted, against the overlap asked"
+        "Left: average precision, the objects found among all that are labeled or predicted, against the overlap asked"
         f" of a match ({comparison.split} split, {plural(sum(runs), 'run')}); the legend is ordered by mean AP."
     )
     if max(runs) > MAX_SINGLE_RUNS:
@@ -196,7 +196,7 @@ def objects_figure(comparison: Comparison, lines: Sequence[ObjectScores]) -> Rep
         caption += " Thick lines are medians, thin ones the single runs."
     if len(figure.axes) > 1:
         caption += (
-            " Right: predicted objects that join several labelled ones (merges), and labelled ones cut into several"
+            " Right: predicted objects that join several labeled ones (merges), and labeled ones cut into several"
             " (splits): filled marks are medians, small ones the single runs; lower left is better."
         )
     if len(selected) < len(lines):

@@ -156,7 +156,7 @@ def _against_scratch(comparison: Comparison, stage: str, scratch: str) -> Conclu
         )
         for labels, difference in against_scratch(comparison, stage, scratch).items()
     ]
-    title = f"{stage_label(stage).capitalize()} less {name}, by labelled {comparison.label_unit}{spent}"
+    title = f"{stage_label(stage).capitalize()} less {name}, by labeled {comparison.label_unit}{spent}"
     return Conclusion("", title, rows)
 
 

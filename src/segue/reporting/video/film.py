@@ -100,7 +100,7 @@ def film_of_field(run: Path, dataset: Path, field: str, crop: tuple[int, int, in
     region = _region(crop, image.shape[1:], f"{dataset}: micrograph '{field}'")
     truth = region.read(truth)
     if not (truth >= 0).any():
-        raise SegueError(f"{dataset}: micrograph '{field}' has no labelled pixel there; choose another part or field.")
+        raise SegueError(f"{dataset}: micrograph '{field}' has no labeled pixel there; choose another part or field.")
 
     def frames(selected: Sequence[int]) -> Iterator[VideoFrame]:
         model.network.to(device.default_device())
@@ -236,8 +236,8 @@ def film_sheet(stage: str, run: Path) -> ReportFigure:
     caption = (
         f"The run {run.name}, of median loss, on {film.context.subtitle}: true positives are green; a pixel that was"
         " missed, or invented, has the color of that class (of one that was given another foreground class: of the"
-        f" labelled one). Below, precision by recall of {foreground} over these pixels. The film: segue film {run.name}"
-        " -o film.mp4; of any labelled field, too, where the stage has keep_epochs = true."
+        f" labeled one). Below, precision by recall of {foreground} over these pixels. The film: segue film {run.name}"
+        " -o film.mp4; of any labeled field, too, where the stage has keep_epochs = true."
     )
     alt = f"Classification of {foreground} at epochs {join_names(list(map(str, epochs)))}"
     return ReportFigure(f"film-{stage}", figure, f"Classification by epoch, {stage_label(stage)}.", caption, alt)

@@ -2,7 +2,7 @@
 
 True positives of any class are green; a false negative and a false positive have the color of the class that was
 missed or invented. A pixel of one foreground class that was given another is a false negative of its own and a false
-positive of the other: it has the color of its own, labelled, class. Outlines are those of the labels, where the image
+positive of the other: it has the color of its own, labeled, class. Outlines are those of the labels, where the image
 is enlarged, so that what is filled inside of one was missed and what is filled outside was invented.
 """
 
@@ -91,7 +91,7 @@ GAP_PX = 6  # between several images
 def outcomes(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Returns uint8 codes of pixels: 0 true background, 1 a true positive, 1 + k an error of class k, 255 ignored.
 
-    A foreground pixel that was given another foreground class is an error of its labelled class.
+    A foreground pixel that was given another foreground class is an error of its labeled class.
 
     >>> outcomes(np.array([0, 1, 1, 0, 1, -1]), np.array([0, 1, 0, 2, 2, 1])).tolist()
     [0, 1, 2, 3, 2, 255]
@@ -128,7 +128,7 @@ class Overlay:
         self._outlines = [self._outline(truth) for truth in context.truth] if self.has_outlines else []
 
     def _outline(self, truth: np.ndarray) -> np.ndarray:
-        """Returns the labelled class (H, W) of the enlarged image on the rims of labels, 0 elsewhere."""
+        """Returns the labeled class (H, W) of the enlarged image on the rims of labels, 0 elsewhere."""
         large = self._resize(np.maximum(truth, 0).astype(np.uint8))
         return np.where(find_boundaries(large, mode="inner"), large, 0)
 
@@ -201,7 +201,7 @@ def stepped(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
 
 
 def operating_points(truth: np.ndarray, predicted: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns precision and recall (K,) of the predicted classes; NaN where nothing is predicted or labelled."""
+    """Returns precision and recall (K,) of the predicted classes; NaN where nothing is predicted or labeled."""
     judged = truth >= 0
     pairs = truth[judged].astype(np.int64) * classes + predicted[judged]
     counts = np.bincount(pairs, minlength=classes**2).reshape(classes, classes).astype(float)

@@ -207,7 +207,7 @@ def intersection_area(ay: np.ndarray, ax: np.ndarray, by: np.ndarray, bx: np.nda
 
 @njit(cache=True, nogil=True)
 def fill_polygon(labels: np.ndarray, label: int, ys: np.ndarray, xs: np.ndarray) -> None:
-    """Writes `label` to those pixels of the background (0) whose centres lie in the polygon."""
+    """Writes `label` to those pixels of the background (0) whose centers lie in the polygon."""
     crossings = np.empty(ys.size)
     for row in range(max(0, math.ceil(ys.min())), min(labels.shape[0] - 1, math.floor(ys.max())) + 1):
         count = 0
