@@ -109,7 +109,7 @@ def test_prediction_refuses_what_it_cannot_use(run: Path):
         segue.predict(run, np.zeros((2, 3, 32, 32)))
     with pytest.raises(segue.SegueError, match="NaN"):
         segue.predict(run, np.full((32, 32), np.nan))
-    with pytest.raises(segue.SegueError, match="is no finished run"):
+    with pytest.raises(segue.SegueError, match="is not a finished run"):
         segue.predict(run.parent, np.zeros((32, 32)))
 
 

@@ -109,7 +109,7 @@ def test_missing_things(tmp_path: Path, discs: Path):
     assert_refused(run_segue("study", "plan", tmp_path / "no.toml"), "no.toml", "there is no such file")
     assert_refused(run_segue("inspect", tmp_path / "no"), "no", "there is no such file or folder")
     assert_refused(run_segue("inspect", "resnet"), "unknown network 'resnet'; did you mean 'resunet'?")
-    assert_refused(run_segue("evaluate", tmp_path / "no", discs), "is no finished run")
+    assert_refused(run_segue("evaluate", tmp_path / "no", discs), "is not a finished run")
     assert_refused(run_segue("train", stage(tmp_path, tmp_path / "no.h5"), tmp_path / "run"), "no.h5")
 
 

@@ -399,7 +399,7 @@ def test_what_a_run_did_not_keep_is_told(trained: Path, tmp_path: Path) -> None:
         with pytest.raises(SegueError, match=expected):
             write(bare, tmp_path / "film.gif", **arguments)
     (bare / "metrics.json").unlink()
-    with pytest.raises(SegueError, match="no finished run"):
+    with pytest.raises(SegueError, match="not a finished run"):
         write(bare, tmp_path / "film.gif")
     assert not (tmp_path / "film.gif").exists()
 

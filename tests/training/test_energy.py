@@ -272,7 +272,7 @@ def test_second_cap_is_refused(nvml: FakeNVML, tmp_path: Path) -> None:
     """A second cap on a GPU is refused, the same or another, and leaves the first as it is; later ones are taken."""
     with energy.power_cap(200, "cuda", records=tmp_path):
         for watts in (200, 300):
-            sentence = rf"^power_w = {watts}: another training caps this GPU's power already; run one after the other"
+            sentence = rf"^power_w = {watts}: another training already caps this GPU's power; run one after the other"
             with pytest.raises(SegueError, match=sentence), energy.power_cap(watts, "cuda", records=tmp_path):
                 pytest.fail("the block must not run")
             assert nvml.limit_mW == 200_000
@@ -293,7 +293,7 @@ def test_killed_training_leaves_no_lock(nvml: FakeNVML, tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:
         assert holder.stdout is not None and holder.stdout.readline()
-        with pytest.raises(SegueError, match="another training caps"):
+        with pytest.raises(SegueError, match="another training already caps"):
             energy.power_cap(200, "cuda", records=tmp_path).__enter__()
         holder.kill()
         holder.wait()

@@ -279,7 +279,7 @@ def test_ten_times_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     big = write_tiles(tmp_path / "big.h5", groups=34, per_condition=10)  # 680 tiles of 33 kB
     most: list[int] = []
     close = StreamedSource.close
-    monkeypatch.setattr(StreamedSource, "close", lambda self: most.append(self.most_held_bytes) or close(self))
+    monkeypatch.setattr(StreamedSource, "close", lambda self: most.append(self.peak_bytes) or close(self))
     spec = spec_of(
         big, images="all", epochs=1, batch=4, validation=4, shuffle_window=16, memory_gb=limit / 1e9,
         split={"validation": 0.05, "test": 0.0},
@@ -300,12 +300,12 @@ MISTAKES: list[tuple[dict[str, object], str]] = [
     ({"from": {"run": "a", "weights": "b"}}, "give either `run`, the folder of a finished run, or `weights`"),
     ({"validation": 0, "select": "best"}, 'select = "best" needs validation images; use select = "last"'),
     ({"freeze": ["encoder", "decoder", "head"]}, "freeze names every part, so nothing is left to train"),
-    ({"unfreeze": [{"epoch": 2, "parts": "encoder"}]}, "unfreeze names epochs at which parts are trained, but freeze"),
+    ({"unfreeze": [{"epoch": 2, "parts": "encoder"}]}, "unfreeze names epochs from which parts are trained, but freeze"),
     ({"freeze": "encoder", "unfreeze": [{"epoch": 11, "parts": "encoder"}]}, r"an epoch after the last \(10\)"),
     ({"load": []}, "load names no part; remove it to load all of them"),
     ({"accumulate": 17}, "accumulate = 17 parts of a batch of 16; `batch` is the whole batch"),
     ({"film": 2, "validation": 0}, "film keeps predictions of validation images; use film = 0 or validation images"),
-    ({"warmup": {"epochs": 10}}, "warmup.epochs: found 10 of 10 epochs in all, which leaves none to the schedule"),
+    ({"warmup": {"epochs": 10}}, "warmup.epochs: found 10 of 10 epochs in all, which leaves none for the schedule"),
     ({"restore_best": True, "schedule": {"name": "cosine"}}, "the schedule 'cosine' has none; use plateau or kicks"),
     (
         {"validation": 0, "schedule": PLATEAU},

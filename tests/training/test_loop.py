@@ -168,7 +168,7 @@ def test_too_few_images_says_how_many_there_are(discs: Path, tmp_path: Path):
 def test_leaking_groups_are_refused(discs: Path, tmp_path: Path):
     """A child whose validation groups its parent was trained on is refused."""
     parent = train(spec_of(discs, data=[{"dataset": str(discs)}]), tmp_path / "parent")
-    with pytest.raises(SegueError, match="were trained on, by it or by a stage it descends from"):
+    with pytest.raises(SegueError, match="were trained on, by it or by one of its ancestors"):
         train(spec_of(discs, split={"seed": 5, "validation": 0.2, "test": 0.2}), tmp_path / "child", parent)
 
 
@@ -255,7 +255,7 @@ def test_what_is_in_the_way_is_told_before_training(discs: Path, tmp_path: Path)
     """A folder that is no run is refused at once and left as it is."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
-    with pytest.raises(SegueError, match="is in the way and is no finished run"):
+    with pytest.raises(SegueError, match="exists and is not a finished run"):
         train(spec_of(discs), tmp_path / "mine")
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]

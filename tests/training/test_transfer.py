@@ -76,5 +76,5 @@ def test_parts_that_fit_are_taken_from_an_unlike_parent():
 
 def test_a_part_that_the_network_lacks_is_refused():
     """A stage that is not there is told with those that are."""
-    with pytest.raises(SegueError, match=r"part 'encoder\.7': this network has none of that name"):
+    with pytest.raises(SegueError, match=r"part 'encoder\.7': this network has no such part"):
         load_parts(network(1), network(0).state_dict(), ("encoder.7",), context="parent")

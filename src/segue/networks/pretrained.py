@@ -66,7 +66,7 @@ class LoadingReport:
             f"{len(names)} {kind}"
             for kind, names in (
                 ("loaded", self.loaded), ("resampled", self.resampled), ("adapted", self.adapted),
-                ("missing", self.missing), ("initialised (decoder and head)", self.initialised),
+                ("missing", self.missing), ("initialized (decoder and head)", self.initialised),
                 ("of the file left out", self.left_out),
             ) if names
         ]  # fmt: skip

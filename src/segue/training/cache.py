@@ -1,4 +1,4 @@
-"""Caches of what does not change between epochs: features of a frozen encoder, and encoded training targets.
+"""Caches of values that do not change between epochs: features of a frozen encoder, and encoded training targets.
 
 Features: a frozen encoder gives the same features for the same visit in every epoch, so that only decoder and head need
 to be computed. Images pass through it in a fixed order and in batches of a fixed size, whatever was interrupted before.
@@ -29,7 +29,7 @@ MIN_EPOCHS = 2  # the first fills the cache of features and gains nothing
 
 
 def are_features_cacheable(spec: StageSpec) -> bool:
-    """Returns whether a frozen encoder sees the same images in every epoch; a target may change what it is shown."""
+    """Returns whether a frozen encoder sees the same images in every epoch; a target may change its input."""
     return spec.cache_features and is_fixed(spec) and spec.compile == "none" and not spec.target.is_self_supervised
 
 
@@ -45,7 +45,7 @@ class FeatureCache:
     ) -> FeatureCache | None:
         """Returns the features of all samples with all of their repeats, or None where memory does not suffice.
 
-        Visit i is repeat i % repeats of sample i // repeats (`EpochPlan.ids`). The encoder is used as it stands, in
+        Visit i is repeat i % repeats of sample i // repeats (`EpochPlan.ids`). The encoder is used as it is, in
         evaluation mode.
         """
         repeats = repeats_per_sample(spec)
@@ -88,13 +88,13 @@ def _empty(feature: Tensor, count: int) -> Tensor:
 
 
 def are_targets_cacheable(spec: StageSpec) -> bool:
-    """Returns whether encoded targets are transformed with their visits rather than encoded anew for each."""
+    """Returns whether encoded targets are transformed with their visits rather than encoded again for each."""
     return not spec.target.cheap_to_encode and not spec.target.is_self_supervised and not augment_spec(spec).resamples
 
 
 @dataclass
 class TargetCache:
-    """Encoded targets of the samples of a source, made when first asked for and kept if memory suffices.
+    """Encoded targets of the samples of a source, computed at the first request and kept if memory suffices.
 
     encoded (n, target_channels, H, W), on the device, and is_encoded (n,) bool, which of them are filled; both None if
     memory does not suffice.

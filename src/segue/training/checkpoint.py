@@ -1,4 +1,5 @@
-"""Checkpoints: the state of a training on disk, verified by a hash, the previous one kept until the next is whole."""
+"""Checkpoints: the state of a training on disk, verified by a hash; the previous one is kept until the next is
+complete."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ MAX_TIME_SHARE = 0.01  # a checkpoint at the end of an epoch may cost this share
 
 @dataclass
 class Progress:
-    """All that resuming needs beside tensors. Random streams are derived from indices and need no state.
+    """All that resuming needs apart from tensors. Random streams are derived from indices and need no state.
 
     `epoch` (from 0) and `step` are the next to be taken; `losses` those of the steps already taken in the epoch, and
     `counts` their confusion matrix; `updates` the steps taken in all; `rate` the last and `highest_rate` the highest
@@ -68,7 +69,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise SegueError(f"{path}: there is no such file; give a safetensors file or the folder of a run.") from None
     except (SafetensorError, OSError) as error:
-        raise SegueError(f"{path}: is no complete safetensors file ({error}); give one written by segue.") from None
+        raise SegueError(f"{path}: is not a complete safetensors file ({error}); give one written by segue.") from None
 
 
 def save(
@@ -78,7 +79,7 @@ def save(
     extra_weights: Mapping[str, Mapping[str, Tensor]],
     progress: Progress,
 ) -> None:
-    """Writes the state as `folder/<count>`, which appears when it is whole; the last two are kept.
+    """Writes the state as `folder/<count>`, which appears when it is complete; the last two are kept.
 
     extra_weights: further state dicts by name (the best weights, the moving average).
     """
@@ -116,9 +117,9 @@ def save(
 def restore(
     folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[Progress, dict[str, dict[str, Tensor]]] | None:
-    """Fills network and optimizer from the newest whole state; returns its progress and extra weights, None without.
+    """Fills network and optimizer from the newest intact state; returns its progress and extra weights, or None.
 
-    A state whose bytes do not have the recorded hash is passed over for the one before.
+    A state whose bytes do not match the recorded hash is skipped in favor of the previous one.
     """
     for number in reversed(_numbers(folder)):
         state = _read(folder / str(number))
@@ -130,14 +131,14 @@ def restore(
 
 
 def damaged_state(folder: Path) -> Path | None:
-    """Returns the newest state if it is not whole, None if it is or if there is none."""
+    """Returns the newest state if it is damaged, else None."""
     numbers = _numbers(folder)
     newest = folder / str(numbers[-1]) if numbers else None
     return newest if newest is not None and _read(newest) is None else None
 
 
 def newest_progress(folder: Path) -> Progress | None:
-    """Returns the progress of the newest whole state; None without any."""
+    """Returns the progress of the newest intact state; None without any."""
     states = (_read(folder / str(number)) for number in reversed(_numbers(folder)))
     return next((progress for progress, _ in filter(None, states)), None)
 
@@ -183,7 +184,7 @@ def _numbers(folder: Path) -> list[int]:
 
 
 class CheckpointClock:
-    """When the next checkpoint is due, and to which models time and energy go: those in one pass share both evenly."""
+    """Decides when the next checkpoint is due, and divides time and energy evenly among the models in one pass."""
 
     def __init__(self, interval_s: float, read_energy_J: Callable[[], float | None]) -> None:
         self._interval_s, self._read_energy_J = interval_s, read_energy_J
@@ -208,5 +209,5 @@ class CheckpointClock:
         self._shared, self._energy_J = now, energy_J
 
     def record_save(self, cost_s: float) -> None:
-        """Notes that checkpoints have just been written, and how long that took."""
+        """Records that checkpoints have just been written, and the seconds that took."""
         self._cost_s, self._saved = cost_s, time.monotonic()

@@ -1,7 +1,7 @@
-"""What a stage trains on: a subset of the labeled samples, checked for leakage, in memory or streamed.
+"""The samples of a stage: a subset of the labeled samples, checked for leakage, in memory or streamed.
 
 select      the samples that meet the conditions, of the training and the validation part of the split
-draw        as many of them as asked for, in a nested random order (`Subset`)
+draw        as many of them as requested, in a nested random order (`Subset`)
 check       datasets used together are alike, samples are drawn once, and no group leaks into validation
 load        in memory where they fit below the limit, otherwise streamed within it (`make_sources`)
 """
@@ -49,8 +49,8 @@ GroupsBySplit = Mapping[str, Collection[str]]  # `Dataset.split_id` ("" where gr
 
 
 class Leak(TypedDict):
-    """What a split that leaks groups does: its description, the pairs of neighboring tiles across the border, and how
-    many of the validation tiles have a neighbor that is trained on."""
+    """The leakage of a split: its description, the pairs of neighboring tiles across the border, and the number of
+    validation tiles with a neighbor that is trained on."""
 
     split: str
     neighbouring_pairs: int
@@ -69,7 +69,7 @@ class Subset:
 
 @dataclass(frozen=True)
 class StageData:
-    """The samples of a stage, with what is recorded of them. Close it after use.
+    """The samples of a stage, with their recorded properties. Close it after use.
 
     label_counts: how many images or groups each part spends. chunk_ids (n,) and window determine in what order an epoch
     may visit the training samples (`streaming.epoch_order`); they are the same whether these are resident or streamed.
@@ -183,7 +183,7 @@ def load_data(spec: StageSpec, inputs: Inputs, *, context: str, device: str, log
 
 
 def with_parent(data: StageData, parent: Path | None, *, context: str) -> StageData:
-    """Returns the same data for a stage that descends from `parent`; raises SegueError where groups leak."""
+    """Returns the same data for a stage that starts from `parent`; raises SegueError where groups leak."""
     groups, splits_used, ancestry = _with_ancestors(data.stage_groups, parent, context)
     return replace(data, groups=groups, splits_used=splits_used, ancestry=ancestry)
 
@@ -202,7 +202,7 @@ def _select(opened: ExitStack, item: DataSpec, spec: StageSpec, inputs: Inputs) 
 
 
 def choose_layer(dataset: Dataset, target: Spec) -> Layer:
-    """Returns the label layer a target asks for, or the derived one; raises SegueError where that is not one layer.
+    """Returns the label layer a target needs, or the derived one; raises SegueError if that is not exactly one layer.
 
     Without a name it is the only layer, or the only one of the target's kind: classes, or for other targets instances.
     """
@@ -240,7 +240,7 @@ def draw_training_subset(dataset: Dataset, item: DataSpec, spec: StageSpec, iden
     """Returns the training samples of an item; `identity` is the dataset's key, so that domains draw independently.
 
     Subsets are nested: of one domain and draw index, the 64 images are among the 128. Raises SegueError when the
-    training part holds fewer than asked for.
+    training part holds fewer than requested.
     """
     unit = "groups" if item.groups is not None else "images"
     count = item.groups if item.groups is not None else item.images
@@ -250,7 +250,7 @@ def draw_training_subset(dataset: Dataset, item: DataSpec, spec: StageSpec, iden
 
 
 def draw_validation_subset(dataset: Dataset, item: DataSpec, spec: StageSpec, identity: str) -> Subset:
-    """Returns the validation samples of an item: all, or as many as `spec.validation` says."""
+    """Returns the validation samples of an item: all, or the number `spec.validation`."""
     return _draw(
         dataset, item, spec, part="validation", identity=identity, unit=spec.label_unit, count=spec.validation
     )  # fmt: skip
@@ -299,7 +299,7 @@ def _domain_name(item: DataSpec) -> str:
 
 
 def _split_remedy(dataset: Dataset, split: SplitSpec) -> str:
-    """Returns what to do about a part that is too small, with how the split that is used was made."""
+    """Returns the remedy for a part that is too small, with the settings of the split."""
     made = dataset.resolve_split(split)
     if made.stored is not None:
         return f"use another split: {made.description} was given with the data"
@@ -345,7 +345,7 @@ def refuse_shared_groups(training: Collection[str], held_out: Collection[str], p
     shared = sorted(set(training) & set(held_out))
     if shared:
         raise SegueError(
-            f"{context}: {len(shared)} of its {part} groups were trained on, by it or by a stage it descends from "
+            f"{context}: {len(shared)} of its {part} groups were trained on, by it or by one of its ancestors "
             f"(first '{shared[0]}'); give all stages the same split (by, seed and fractions)."
         )
 
@@ -363,7 +363,7 @@ def refuse_leaks(training: GroupsBySplit, validation: GroupsBySplit, context: st
 
 
 def measure_leak(items: Sequence[tuple[Dataset, Subset, Subset | None]], spec: StageSpec) -> Leak | None:
-    """Returns how the stage's split leaks between the samples drawn for training and for validation.
+    """Returns the leakage of the stage's split between the samples drawn for training and for validation.
 
     items: the dataset, training and validation samples of each. None where groups are whole or nothing validates.
     """
@@ -393,7 +393,7 @@ def leak_message(leak: Leak) -> str:
 
 
 def _split_message(datasets: Sequence[Dataset], split: SplitSpec) -> str:
-    """Returns how samples are split, and whether a dataset has a different split of its own that is not used."""
+    """Returns the message on how samples are split, and on a split stored in a dataset that is not used."""
     stored = {
         name
         for dataset in datasets
@@ -432,7 +432,7 @@ def training_groups(record: Mapping[str, Any]) -> dict[str, list[str]]:
 def _read_groups(parent: Path | None) -> dict[str, Any] | None:
     """Returns the groups that a parent and its ancestors used; None where they are not recorded, as for bare weights.
 
-    The groups of a run are found beside its weights too, if these are given as a file.
+    The groups of a run are also found next to its weights, if these are given as a file.
     """
     if parent is None:
         return {}
@@ -479,7 +479,7 @@ def make_sources(
     device: str,
     log: Log,
 ) -> tuple[Source, Source | None]:
-    """Returns the sources of training and of validation, None without any; logs what they will take after `title`.
+    """Returns the sources of training and of validation, None without any; logs `title` and their memory.
 
     The limit is `spec.memory_gb`, but never above a fraction of the free memory. What fits together is resident, on the
     device where it fits there too. Otherwise validation gets at most a quarter of the limit and training the rest, and
@@ -527,7 +527,7 @@ def make_sources(
 
 
 def memory_limit(spec: StageSpec) -> int | None:
-    """Returns how many bytes the samples may take; None where neither the stage nor the system says."""
+    """Returns how many bytes the samples may take; None if neither the stage nor the system sets a limit."""
     free = free_memory()
     limits = [] if free is None else [int(MEMORY_FRACTION * free)]
     return min(limits if spec.memory_gb is None else [*limits, int(spec.memory_gb * 1e9)], default=None)
@@ -550,7 +550,7 @@ def _make_resident(
 
 
 def _class_counter(training: Source, parts: Sequence[DatasetSubset], log: Log) -> Callable[[], np.ndarray]:
-    """Returns a function that counts the pixels of each class in each sample; it opens the datasets anew."""
+    """Returns a function that counts the pixels of each class in each sample; it opens the datasets again."""
     subsets = [(part.dataset.path, part.indices, part.layer) for part in parts]
 
     def count() -> np.ndarray:
@@ -574,7 +574,7 @@ def _class_counter(training: Source, parts: Sequence[DatasetSubset], log: Log) -
 def _streaming_message(
     streamed: Mapping[str, StreamedSource], batch: int, window: int | None, validation_bytes: int
 ) -> str:
-    """Returns what is streamed and how."""
+    """Returns the message on what is streamed and how."""
     training = streamed.get("training")
     if training is None:
         return "validation is streamed"

@@ -80,7 +80,7 @@ class ProcessGroup:
         return (self.sum_(torch.tensor(values, dtype=torch.float32, device=_device())) == self.world).tolist()
 
     def barrier(self) -> None:
-        """Waits until every process has come here."""
+        """Waits until every process has reached this call."""
         if self.world > 1:
             distributed.barrier()
 

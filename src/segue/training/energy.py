@@ -26,7 +26,7 @@ NOTES: dict[Source, str] = {
 
 
 class Energy(TypedDict):
-    """`energy_J` is None where `energy_source` is "not measured"; `energy_note` says what it is of, or why not."""
+    """`energy_J` is None if `energy_source` is "not measured"; `energy_note` states what was measured, or why not."""
 
     energy_J: float | None
     energy_source: Source
@@ -69,9 +69,9 @@ def _not_measured(reason: str) -> Energy:
 
 @contextmanager
 def measure(device: str, *, before: Energy | None = None, powercap: Path = POWERCAP) -> Iterator[Meter]:
-    """Gives a meter of the energy from here on: the GPU's where the device is one, otherwise the processor's.
+    """Gives a meter of the energy from now on: the GPU's if the device is one, otherwise the processor's.
 
-    `before` is what `read` returned when an interrupted training was last saved; it is added. What was spent between
+    `before` is the result of `read` when an interrupted training was last saved; it is added. Energy spent between
     that and the interruption is in neither. The meter may be read at any time, also after the block.
     """
     with ExitStack() as stack:
@@ -164,12 +164,12 @@ def _polling(meter: Meter) -> Iterator[None]:
 
 @contextmanager
 def power_cap(watts: float | None, device: str, *, records: Path | None = None) -> Iterator[None]:
-    """Lowers the GPU's power limit to `watts` for the block and then restores what it was; None leaves it alone.
+    """Lowers the GPU's power limit to `watts` for the block and then restores it; None changes nothing.
 
     Also restored on errors and on SIGTERM. After SIGKILL the cap stays until the next use of `power_cap` on this GPU,
-    which restores the limit from before: a file in `records` (default: the system's folder for temporary files) keeps
-    it. Raises SegueError without a GPU or NVML, outside the GPU's range, without permission, or where another process
-    caps the same GPU.
+    which restores the previous limit from a file in `records` (default: the system's folder for temporary files).
+    Raises SegueError without a GPU or NVML, outside the GPU's range, without permission, or where another process caps
+    the same GPU.
     """
     if watts is None:
         yield
@@ -216,16 +216,16 @@ def power_cap(watts: float | None, device: str, *, records: Path | None = None) 
             stack.enter_context(FileLock(record.with_suffix(".lock"), timeout=0))
         except Timeout:
             raise SegueError(
-                f"{context}: another training caps this GPU's power already; run one after the other, or leave out "
+                f"{context}: another training already caps this GPU's power; run one after the other, or leave out "
                 "power_w."
             ) from None
         except OSError as error:
             raise SegueError(
-                f"{record}: the GPU's present power limit cannot be noted ({error.strerror}); remove that file, or "
+                f"{record}: the GPU's current power limit cannot be recorded ({error.strerror}); remove that file, or "
                 "leave out power_w."
             ) from error
 
-        # note the limit, cap, and restore
+        # record the limit, cap, and restore
         previous = present = ask(library.nvmlDeviceGetPowerManagementLimit)
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # no record, or not one of ours
             left = json.loads(record.read_text(encoding="utf-8"))

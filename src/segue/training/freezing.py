@@ -120,8 +120,8 @@ def frozen_at(
 ) -> tuple[str, ...]:
     """Returns the parts that are frozen in an epoch, counted from 1, when `freeze` are frozen in the first.
 
-    With nothing to unfreeze these are `freeze`; otherwise a part is named whole where all of it is frozen, and by its
-    leaves where some are. Raises SegueError when a part to unfreeze is not frozen at that time, or not at all.
+    With nothing to unfreeze these are `freeze`; otherwise a part is named as a whole if all of it is frozen, and by its
+    leaves if some are. Raises SegueError when a part to unfreeze is not frozen at that time, or not at all.
     """
     if not unfreeze:
         return tuple(freeze)
@@ -198,15 +198,15 @@ def _missing_part(part: str, available: Iterable[str]) -> SegueError:
         whole, _, stage = leaf.partition(".")
         stages.setdefault(whole, []).extend([leaf] if stage else [])
     names = ", ".join(f"{whole} ({', '.join(leaves) or 'as a whole only'})" for whole, leaves in stages.items())
-    return SegueError(f"part '{part}': this network has none of that name; it has {names}; name one of these.")
+    return SegueError(f"part '{part}': this network has no such part; it has {names}; name one of these.")
 
 
 def load_parts(
     network: nn.Module, weights: Mapping[str, Tensor], parts: tuple[str, ...] | None, *, context: str
 ) -> dict[str, list[str]]:
-    """Fills the named parts of the network (all where None) from a state dict and returns what was done.
+    """Fills the named parts of the network (all if None) from a state dict and returns a report.
 
-    Parts are named as for freezing. The report lists the tensors `loaded`, those `initialised` anew because their part
+    Parts are named as for freezing. The report lists the tensors `loaded`, those `initialised` because their part
     was not named, and those of the parent that were `left_out`. Raises SegueError when the network lacks a named part,
     or the weights lack a tensor of it or have it in another shape; the network is then unchanged.
     """

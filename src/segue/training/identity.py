@@ -1,11 +1,11 @@
 """The identity of a training: a key made of its settings, its inputs and a version.
 
-One place for `segue train` and for studies, so that each finds what the other trained. The key of a training is a hash
+Shared by `segue train` and studies, so that each finds the runs of the other. The key of a training is a hash
 of the settings that differ from their defaults and can change the result (`StageSpec.keyed`), of the identities of its
-datasets and of what its first weights are from, and of `VERSION`.
+datasets and of the source of its initial weights, and of `VERSION`.
 
-A dataset in a study's store is known by the key of the specification that makes it, any other by its content; a parent
-by the key of its run, weights from elsewhere by their content. Neither names nor paths enter. Imports no torch.
+A dataset in a study's store is identified by the key of the specification that makes it, any other by its content; a
+parent by the key of its run, weights from elsewhere by their content. Names and paths do not enter. Imports no torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DATASET_KEY = re.compile("data-[0-9a-f]{16}")
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What the key of a training is made of.
+    """The content of a training's key.
 
     settings: those of `shared_settings`, with the seeds `init` and `draw`; inputs: the identities of the datasets, in
     the order of `data`, and of the parent (None without).

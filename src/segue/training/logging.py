@@ -1,6 +1,6 @@
 """Training logs: progress lines, TensorBoard scalars, and per-epoch predictions for the film.
 
-The predictions lie in a folder `film` of the run as `still.npz` (images and labels) and `epoch-<n>.npz` (probabilities
+The predictions are in a folder `film` of the run as `still.npz` (images and labels) and `epoch-<n>.npz` (probabilities
 predicted for them), arrays that plain NumPy reads.
 """
 
@@ -94,7 +94,9 @@ def _read(path: Path, *names: str) -> list[np.ndarray]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return [arrays[name] for name in names]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise SegueError(f"{path}: is no whole part of a film ({error}); remove it, or train the run again.") from error
+        raise SegueError(
+            f"{path}: is not a complete part of a film ({error}); remove it, or train the run again."
+        ) from error
 
 
 @contextmanager
@@ -160,9 +162,9 @@ def epoch_line(row: Row, epochs: int, images_per_s: float, seconds_left: float) 
 
 
 class StepLog:
-    """Says now and then how far a long epoch has come.
+    """Logs the progress within a long epoch from time to time.
 
-    bounds: the first sample and the one after the last of each of its batches; first: the step that it begins with.
+    bounds: the first sample and the one after the last of each of its batches; first: the first step to log.
     """
 
     def __init__(self, bounds: Sequence[tuple[int, int]], first: int) -> None:
@@ -170,7 +172,7 @@ class StepLog:
         self._started = self._logged = time.monotonic()
 
     def line(self, steps: int) -> str | None:
-        """Returns the line after so many steps of the epoch, None if the last one is not long ago or the epoch ends."""
+        """Returns the line after `steps` steps of the epoch, None if the last line is recent or the epoch ends."""
         now, bounds = time.monotonic(), self._bounds
         if now - self._logged < LOG_EVERY_S or steps >= len(bounds):
             return None

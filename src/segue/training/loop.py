@@ -1,9 +1,9 @@
 """The training loop, from top to bottom: `train` → `train_epoch` → `train_step`, then `validate_epoch`.
 
-Several models can share one pass over the data: they step one after another on each batch, and each becomes exactly
-what it would have become alone. Everything random is derived from (seed, purpose, epoch, step), so a training that is
-interrupted and resumed arrives at the very weights that it would have had. Everything else that a later step depends on
-is in the network, the optimizer, the moving average (EMA), the best weights and `Progress`: `save_state` writes just
+Several models can share one pass over the data: they step one after another on each batch, and each ends with exactly
+the same weights as if trained alone. Everything random is derived from (seed, purpose, epoch, step), so a training that
+is interrupted and resumed ends with the same weights as without interruption. Everything else that a later step depends
+on is in the network, the optimizer, the moving average (EMA), the best weights and `Progress`: `save_state` writes just
 these, and `init_state` reads them.
 """
 
@@ -47,7 +47,7 @@ CHECK_EVERY_STEPS = 50  # between checks of the losses: each check waits for the
 class TrainState:
     """One model in training: what is trained, and all that its next step depends on.
 
-    folder is where the unfinished run lies. log takes a line, write_row the row of each epoch. losses (steps,) and
+    folder: the folder of the unfinished run. log takes a line, write_row the row of each epoch. losses (steps,) and
     counts (K, K), a confusion matrix, accumulate over the current epoch, on the device. error stopped the model.
     """
 
@@ -81,7 +81,7 @@ class TrainState:
 
 @dataclass(frozen=True)
 class PassSettings:
-    """How a pass over the data is run.
+    """Settings of a pass over the data.
 
     chunk_ids (n,) and window decide in which order samples may be visited (`data.streaming.epoch_order`), in any order
     without them; sample_counts returns the pixels of each class in each training sample (n, K). These change the
@@ -110,7 +110,7 @@ class Batch:
 
 @contextmanager
 def stops(state: TrainState) -> Iterator[None]:
-    """Stops this model alone at a SegueError raised inside: the error is recorded, and the others go on."""
+    """Stops this model alone at a SegueError raised inside: the error is recorded, and the others continue."""
     try:
         yield
     except SegueError as error:
@@ -118,10 +118,10 @@ def stops(state: TrainState) -> Iterator[None]:
 
 
 def train(states: Sequence[TrainState], *, training: Source, validation: Source | None, settings: PassSettings) -> None:
-    """Trains the models side by side to their ends, each from where its state is.
+    """Trains the models side by side to the end, each from its current state.
 
-    They must agree in everything that decides which samples are seen when (`spec.shared_pass`). A loss that is not
-    finite stops its model with an `error` that names the samples of the first such step; the others go on.
+    They must agree in everything that determines the order of the samples (`spec.shared_pass`). A loss that is not
+    finite stops its model with an `error` that names the samples of the first such step; the others continue.
     """
     clock = CheckpointClock(settings.checkpoint_s, settings.energy_J)
     while active := [state for state in states if not state.is_finished]:
@@ -136,7 +136,7 @@ def train(states: Sequence[TrainState], *, training: Source, validation: Source 
                 validate_epoch(state, batch_sizes, validation, settings)
         current = running(current)
 
-        # checkpoint, where it costs little of the time since the last; none after the very last epoch of all
+        # checkpoint, if it costs little of the time since the last; none after the very last epoch
         clock.share_time([state.progress for state in current])
         worthwhile = clock.is_worthwhile()
         unfinished = any(not state.is_finished for state in states)
@@ -158,11 +158,11 @@ def train_epoch(
 ) -> list[int]:
     """Trains the models, which are at the same epoch, on every batch of it; returns the sizes of all batches.
 
-    A model that was interrupted within the epoch joins in at its next step.
+    A model that was interrupted within the epoch joins at its next step.
     """
     spec, epoch, group = states[0].spec, states[0].progress.epoch, settings.group
 
-    # which samples, in which order, augmented how
+    # which samples, in which order, with which augmentation
     chunk_ids = np.zeros(len(source), dtype=np.int64) if settings.chunk_ids is None else settings.chunk_ids
     plan = plan_epoch(spec, chunk_ids, epoch, window=settings.window, counts=settings.sample_counts)
     bounds = [(start, min(start + spec.batch, len(plan))) for start in range(0, len(plan), spec.batch)]
@@ -191,7 +191,7 @@ def train_epoch(
                     with stops(state):
                         train_step(state, batch, len(bounds), group)
 
-            # now and then: check the losses, save, log. Several processes save at the same step, and ask one another
+            # periodically: check the losses, save, log. Several processes save at the same step, and synchronize
             # only where they check
             is_last = step == len(bounds) - 1
             checks = is_last or (step + 1) % CHECK_EVERY_STEPS == 0
@@ -305,7 +305,7 @@ def validate_epoch(
     if turns:
         change = "kicked up" if spec.schedule.name == "kicks" else "lowered"
         origin = f", from the weights of epoch {progress.best_epoch}" if goes_back else ""
-        state.log(f"epoch {progress.epoch + 1}: the rate is {change} now{origin}")
+        state.log(f"epoch {progress.epoch + 1}: the rate is {change}{origin}")
     if goes_back:
         state.network.load_state_dict(state.best)
         if state.ema is not None:
@@ -336,8 +336,8 @@ def split_batch(count: int, parts: int) -> list[slice]:
 
 
 def forward(state: TrainState, inputs: Tensor | list[Tensor], part: slice) -> Tensor:
-    """Returns the scores (n, channels, H, W) of a part of a batch; words torch's errors for the user: batches or tiles
-    that are too small for the network, or too little memory."""
+    """Returns the scores (n, channels, H, W) of a part of a batch; turns torch's errors into SegueErrors: batches or
+    tiles that are too small for the network, or too little memory."""
     first = inputs if isinstance(inputs, Tensor) else inputs[0]
     try:
         with autocast(first.device, state.precision):
@@ -368,7 +368,7 @@ def check_finite_loss(state: TrainState, upto: int, names: Callable[[int], Seque
 
 
 def init_epoch(state: TrainState, steps: int, settings: PassSettings) -> None:
-    """Freezes what is frozen in this epoch and makes room for its losses, with those of the steps already taken.
+    """Freezes the parts frozen in this epoch and allocates its losses, with those of the steps already taken.
 
     Of several processes, whose losses are summed, the main one takes the earlier steps into account.
     """
@@ -387,7 +387,7 @@ def init_epoch(state: TrainState, steps: int, settings: PassSettings) -> None:
 
 
 def update_caches(state: TrainState, source: Source, settings: PassSettings) -> None:
-    """Fills or drops the cache of the frozen encoder's features, and makes room for encoded targets."""
+    """Fills or drops the cache of the frozen encoder's features, and allocates that of encoded targets."""
     spec, device = state.spec, torch.device(settings.device)
     cacheable = cache.are_features_cacheable(spec) and settings.group.world == 1
     if not cacheable or not freezing.is_fully_frozen(state.network, "encoder", state.frozen):
@@ -433,7 +433,7 @@ def check_finite_validation(row: Mapping[str, float], spec: StageSpec) -> None:
     loss = row.get("validation_loss", 0.0)
     if not math.isfinite(loss) and not math.isnan(row.get("validation_accuracy", 0.0)):
         raise SegueError(
-            f"epoch {row['epoch']:.0f}: the validation loss is {loss} after it; lower optimizer.lr "
+            f"epoch {row['epoch']:.0f}: the validation loss is {loss}; lower optimizer.lr "
             f"({spec.optimizer.lr:g}), or look at the validation images."
         )
 
@@ -459,7 +459,7 @@ def init_state(
     if resumed:
         place = f"epoch {progress.epoch + 1}, step {progress.step + 1}" if progress.epoch < spec.epochs else "its end"
         damaged = checkpoint.damaged_state(folder.state)
-        log(f"going on from {place}" + (f" (the newest state, {damaged}, is damaged)" if damaged is not None else ""))
+        log(f"resuming from {place}" + (f" (the newest state, {damaged}, is damaged)" if damaged is not None else ""))
     last = max(progress.epoch, 1)  # of a training that has stopped already, whose parameters are still counted
     freezing.freeze(network, freezing.frozen_at(network, spec.freeze, spec.unfreeze, last))
     if ema is not None and extra_weights.get("average"):
@@ -486,7 +486,7 @@ def init_state(
 
 
 def save_state(state: TrainState, group: ProcessGroup) -> float:
-    """Writes a checkpoint; returns the seconds that took.
+    """Writes a checkpoint; returns the seconds it took.
 
     In the middle of an epoch all processes must call it, at the same step; the main one writes.
     """
@@ -510,7 +510,7 @@ def save_states(states: Sequence[TrainState], clock: CheckpointClock, group: Pro
 
 
 def log_epoch(state: TrainState, visits: int) -> None:
-    """Logs the epoch that has just ended, in which the model saw so many images."""
+    """Logs the epoch that has just ended, in which the model saw `visits` images."""
     progress, epochs = state.progress, state.spec.epochs
     images_per_s = visits * progress.epoch / max(progress.seconds, 1e-9)
     seconds_left = (epochs - progress.epoch) * progress.seconds / max(progress.epoch, 1)
@@ -527,7 +527,7 @@ class FinalWeights:
 
 
 def final_weights(state: TrainState) -> FinalWeights:
-    """Returns what a finished training yields: the best weights, if there is a selection, and the last ones."""
+    """Returns the weights of a finished training: the best ones, if there is a selection, and the last ones."""
     with optimizers.ema_weights(state.network, state.ema):
         last = optimizers.copy_weights(state.network)
     if state.spec.selects_best and state.progress.best_epoch:

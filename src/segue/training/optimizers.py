@@ -25,9 +25,9 @@ FUSED_DEVICES = ("cpu", "cuda")  # on which all parameters step in one kernel, f
 
 
 class Optimizer(SpecModel):
-    """What all optimizers have. `lr` is the rate before any schedule and `part_lr` that of single parts of the network;
-    a schedule multiplies all of them. Where `decay_norms_and_biases` is false, weights and biases of normalization
-    layers and other biases, i.e. parameters of one dimension, do not decay."""
+    """Settings of all optimizers. `lr` is the rate before any schedule and `part_lr` that of single parts of the
+    network; a schedule multiplies all of them. Where `decay_norms_and_biases` is false, weights and biases of
+    normalization layers and other biases, i.e. parameters of one dimension, do not decay."""
 
     name: Any
     lr: Rate = 1e-3

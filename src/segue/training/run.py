@@ -1,4 +1,4 @@
-"""From a planned training to a run folder, in the order in which it happens.
+"""From a planned training to a run folder, in order of execution.
 
 `train_tasks` claims the folders, loads the data, prepares network, target and state of each model, trains all models
 side by side in one pass over the data (`loop.train`), tunes decode parameters, and writes the runs.
@@ -39,7 +39,7 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class RunContext:
-    """How tasks are run: by which processes, with a checkpoint how often, and where lines are logged."""
+    """How tasks are run: the group of processes, the interval of checkpoints, and the log."""
 
     group: ProcessGroup
     checkpoint_s: float
@@ -47,10 +47,10 @@ class RunContext:
 
 
 def train_task(task: TrainTask, *, checkpoint_s: float = 60.0, log: Log | None = None) -> None:
-    """Trains a stage into the task's folder, going on from where an earlier attempt was interrupted.
+    """Trains a stage into the task's folder, resuming from where an earlier attempt was interrupted.
 
-    A finished run of the same key is left alone. Raises SegueError for what the user can correct: data that do not fit
-    the network, too few labels, leaking groups, a folder in use or with another run, a full disk. Started by
+    A finished run of the same key is left unchanged. Raises SegueError for what the user can correct: data that do not
+    fit the network, too few labels, leaking groups, a folder in use or with another run, a full disk. Started by
     `torchrun`, its processes train the one model together.
     """
     (error,) = train_tasks([task], checkpoint_s=checkpoint_s, log=log)
@@ -61,10 +61,10 @@ def train_task(task: TrainTask, *, checkpoint_s: float = 60.0, log: Log | None =
 def train_tasks(
     tasks: Sequence[TrainTask], *, checkpoint_s: float = 60.0, log: Log | None = None
 ) -> list[SegueError | None]:
-    """Trains several stages side by side in one pass over their data; returns for each what stopped it, or None.
+    """Trains several stages side by side in one pass over their data; returns for each the error, or None.
 
-    The stages must agree in `spec.shared_pass`; each run becomes what it would have become alone. A mistake in the
-    data, which they share, is that of all.
+    The stages must agree in `spec.shared_pass`; each run is the same as if trained alone. A mistake in the shared data
+    stops all of them.
     """
     if len({shared_pass(task.spec) for task in tasks}) > 1:
         raise ValueError("tasks side by side must share their data, order, batch and augmentation")
@@ -72,7 +72,7 @@ def train_tasks(
     with init_distributed() as group, ExitStack() as locks:
         context = RunContext(group, checkpoint_s, log if log is not None and group.is_main else lambda line: None)
 
-        # claim the folders; the main process decides what there is to train
+        # claim the folders; the main process decides which are to be trained
         claimed: list[TrainTask] = []
         for task in tasks:
             with collects(errors, task.folder):
@@ -84,7 +84,7 @@ def train_tasks(
         if claimed:
             errors |= _train(claimed, context)
 
-        # remove what only an unfinished run needs; of a failed one everything, if there is nothing to go on from
+        # remove what only an unfinished run needs; of a failed one everything, if there is no checkpoint to resume from
         for task in claimed if group.is_main else ():
             run = RunFolder(task.folder)
             if task.folder not in errors:
@@ -98,7 +98,7 @@ def train_tasks(
 
 @contextmanager
 def collects(errors: dict[Path, SegueError], folder: Path) -> Iterator[None]:
-    """Records what stops the run of `folder`, worded for the user; the other runs go on."""
+    """Records the error that stops the run of `folder`, worded for the user; the other runs continue."""
     try:
         yield
     except (SegueError, OSError, SafetensorError) as error:
@@ -125,12 +125,12 @@ def _claim(task: TrainTask, locks: ExitStack, log: Log) -> bool:
         if run.key != task.key:
             raise SegueError(
                 f"{run.path}: holds a finished run of another specification or other data; choose another folder, "
-                "or remove this one to train anew."
+                "or remove this one to train again."
             )
         shutil.rmtree(run.state, ignore_errors=True)
         return False
     if run.path.exists() or run.path.is_symlink():
-        raise SegueError(f"{run.path}: is in the way and is no finished run; move it or choose another folder.")
+        raise SegueError(f"{run.path}: exists and is not a finished run; move it or choose another folder.")
     working = run.working
     make_folder(working.path.parent)
     locks.enter_context(_lock(run, log))
@@ -145,9 +145,9 @@ def _claim(task: TrainTask, locks: ExitStack, log: Log) -> bool:
 
 @contextmanager
 def _lock(run: RunFolder, log: Log) -> Iterator[None]:
-    """Holds the run against other processes; the system releases it when this process ends, however it ends.
+    """Locks the run against other processes; the system releases it when this process ends, however it ends.
 
-    The lock lies beside the folder, since Windows renames no folder with an open file in it.
+    The lock is next to the folder, since Windows cannot rename a folder with an open file in it.
     """
     lock = FileLock(run.lock)
     try:
@@ -167,7 +167,7 @@ def _lock(run: RunFolder, log: Log) -> Iterator[None]:
 
 
 def _train(tasks: Sequence[TrainTask], context: RunContext) -> dict[Path, SegueError]:
-    """Trains the tasks and writes their runs; returns by folder what stopped those that did not finish."""
+    """Trains the tasks and writes their runs; returns by folder the errors of those that did not finish."""
     started = time.monotonic()
     spec, root, group = tasks[0].spec, tasks[0].folder, context.group
 
@@ -188,7 +188,7 @@ def _train(tasks: Sequence[TrainTask], context: RunContext) -> dict[Path, SegueE
     errors: dict[Path, SegueError] = {}
     states: dict[Path, TrainState] = {}
     with closing(data), ExitStack() as writers:
-        # network, target and state of each model; a model that cannot begin in one process begins in none
+        # network, target and state of each model; a model that cannot start in one process starts in none
         for task in tasks:
             with collects(errors, task.folder):
                 states[task.folder] = _prepare(task, data, device, context)
@@ -197,7 +197,7 @@ def _train(tasks: Sequence[TrainTask], context: RunContext) -> dict[Path, SegueE
         for task, is_ready in zip(tasks, ready, strict=True):
             if not is_ready:
                 states.pop(task.folder, None)
-                message = f"{task.folder}: another process cannot begin it and reports why."
+                message = f"{task.folder}: another process cannot start this training and reports why."
                 errors.setdefault(task.folder, SegueError(message))
 
         # train
@@ -241,7 +241,7 @@ def _train(tasks: Sequence[TrainTask], context: RunContext) -> dict[Path, SegueE
 
 
 def _set_up_hardware(spec: StageSpec, folder: Path) -> str:
-    """Sets threads, memory and TF32 as the stage asks for them; returns the device it trains on."""
+    """Sets threads, memory and TF32 as in the stage's settings; returns the device it trains on."""
     if spec.threads > devices.cpu_count():
         raise SegueError(
             f"{folder}: threads = {spec.threads}, but this machine has {devices.cpu_count()} cores; lower threads "
@@ -260,7 +260,7 @@ def _require_parts(spec: StageSpec) -> None:
         with torch.device("meta"):
             network = networks.build(spec.network, channels=1, classes=2)
     except (RuntimeError, SegueError):
-        return  # it computes with tensors while it is built; errors are found when it is built for these data
+        return  # it computes with tensors during construction; errors are found when it is built for these data
     freezing.leaf_parts(network, spec.freeze)
     freezing.frozen_at(network, spec.freeze, spec.unfreeze, spec.epochs)
 
@@ -269,7 +269,8 @@ def _require_parts(spec: StageSpec) -> None:
 
 
 def _prepare(task: TrainTask, data: StageData, device: str, context: RunContext) -> TrainState:
-    """Returns the model as it begins, or as its last checkpoint left it; writes its specification and its groups."""
+    """Returns the model in its initial state, or in that of its last checkpoint; writes its specification and
+    groups."""
     spec, error_context, group = task.spec, str(task.folder), context.group
     working = RunFolder(task.folder).working
     data = with_parent(data, task.inputs.parent, context=error_context)
@@ -282,7 +283,7 @@ def _prepare(task: TrainTask, data: StageData, device: str, context: RunContext)
         channels=len(data.channels),
     )
 
-    # first weights: random, then pretrained ones, then those of a parent
+    # initial weights: random, then pretrained ones, then those of a parent
     with rng.scope(spec.seed, "init", spec.init):
         network = networks.build(spec.network, channels=len(data.channels), classes=target.channels)
     freezing.freeze(network, freezing.frozen_at(network, spec.freeze, spec.unfreeze, 1))  # or reports unknown parts
@@ -326,7 +327,7 @@ def _load_parent(network: nn.Module, spec: StageSpec, parent: Path | None, log: 
 
 
 def _share_batch_norm(network: nn.Module, spec: StageSpec, group: ProcessGroup, device: str, context: str) -> nn.Module:
-    """Returns the network as several processes train it: batch normalization has to see the whole batch."""
+    """Returns the network prepared for several processes: batch normalization has to see the whole batch."""
     if group.world == 1:
         return network
     if spec.batch < group.world * spec.accumulate:
@@ -357,7 +358,7 @@ def _open_tensorboard(state: TrainState, writers: ExitStack, group: ProcessGroup
 
 
 def _write_run(task: TrainTask, state: TrainState, data: StageData, timing: Mapping[str, Any], device: str) -> None:
-    """Writes the results of a training into its working folder, and gives the folder its name."""
+    """Writes the results of a training into its working folder, and renames the folder."""
     spec, run, history = task.spec, state.folder, state.progress.history
     write_json(run.environment, devices.environment(device, state.precision, spec.threads))
     write_json(run.timing, timing)
@@ -389,7 +390,7 @@ def _write_run(task: TrainTask, state: TrainState, data: StageData, timing: Mapp
 def _tune_decoding(
     task: TrainTask, state: TrainState, data: StageData, weights: Mapping[str, Tensor], device: str
 ) -> dict[str, Any] | None:
-    """Returns the decode parameters as tuned on the validation images; None if there are none of either."""
+    """Returns the decode parameters as tuned on the validation images; None without parameters or images."""
     spec = task.spec
     if not state.target.decode_search_space or data.validation is None:
         return None

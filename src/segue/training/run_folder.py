@@ -12,7 +12,7 @@
     evaluations/          scores on domains, of a study
 
 While a training is unfinished, the folder is called `<name>.running` and has its checkpoints in `state/`; it is renamed
-when all is written. Beside it lies `<name>.lock`, held by the process that trains.
+when all is written. The lock `<name>.lock` next to it is held by the process that trains.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from segue.training.spec import StageSpec
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The paths in the folder of a run, finished or not; nothing is read before it is asked for."""
+    """The paths in the folder of a run, finished or not; files are read only on request."""
 
     path: Path
 
     @property
     def working(self) -> RunFolder:
-        """Where this run lies while it is unfinished."""
+        """The folder of this run while it is unfinished."""
         return RunFolder(self.path.with_name(f"{self.path.name}.running"))
 
     @property
@@ -125,7 +125,7 @@ class RunFolder:
 
     def require_finished(self) -> None:
         if not self.is_finished:
-            raise SegueError(f"{self.path}: is no finished run (no metrics.json); finish it, or give another run.")
+            raise SegueError(f"{self.path}: is not a finished run (no metrics.json); finish it, or give another run.")
 
     def weights_file(self, which: str) -> Path:
         """Returns the file with the selected ("best") or the last weights of a finished run."""

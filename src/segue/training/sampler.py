@@ -81,7 +81,7 @@ def augment_spec(spec: StageSpec) -> AugmentSpec:
 
 
 def repeats_per_sample(spec: StageSpec) -> int:
-    """Returns how often an epoch visits each sample: 8 times where all dihedral transforms are asked for, else once."""
+    """Returns how often an epoch visits each sample: 8 times with all dihedral transforms, else once."""
     return N_DIHEDRAL if augment_spec(spec).dihedral == "all" else 1
 
 
@@ -97,7 +97,7 @@ def sample_weights(spec: SamplingSpec, counts: np.ndarray) -> np.ndarray:
     """
     present = np.asarray(counts) > 0
     if not present.any():
-        raise SegueError("sampling: no training sample has a labeled pixel; remove sampling, or mend the labels.")
+        raise SegueError("sampling: no training sample has a labeled pixel; remove sampling, or correct the labels.")
     frequency = np.maximum(present.mean(0), 1 / len(present))  # a class in no sample is not used below
     weights = np.where(present, frequency**-spec.power, 0).max(1)
     return weights / weights.sum()

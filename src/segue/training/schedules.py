@@ -25,9 +25,9 @@ State = Mapping[str, float]
 
 
 class Schedule(SpecModel):
-    """What all schedules have; `summary` says in a line what the rate does.
+    """Interface of all schedules; `summary` describes the course of the rate in one line.
 
-    `state` is what `init_state` or the last `step` returned, and its clock counts the epochs since the warm-up.
+    `state` is the result of `init_state` or of the last `step`, and its clock counts the epochs since the warm-up.
     """
 
     summary: ClassVar[str]
@@ -51,7 +51,7 @@ class Schedule(SpecModel):
 
 
 class ConstantSpec(Schedule):
-    summary = "the rate as it is"
+    summary = "constant rate"
     name: Literal["constant"]
 
     def factor_at(self, state: State, clock: float, span: float) -> float:
@@ -70,7 +70,7 @@ class ExponentialSpec(Schedule):
 
 
 class CosineSpec(Schedule):
-    """Half a cosine over all epochs, a little at every step, down to the factor `floor`."""
+    """Half a cosine over all epochs, updated at every step, down to the factor `floor`."""
 
     summary = "half a cosine down to the floor, over all epochs"
     name: Literal["cosine"]
@@ -136,7 +136,7 @@ class PlateauSpec(Schedule):
 
 
 class PolynomialSpec(Schedule):
-    """From 1 to `floor` as (1 - share of the epochs passed) ** `power`, a little at every step."""
+    """From 1 to `floor` as (1 - fraction of the epochs passed) ** `power`, updated at every step."""
 
     summary = "down to the floor as a power of the epochs that are left"
     name: Literal["polynomial"]
@@ -226,7 +226,7 @@ else:
 class WarmupSpec(SpecModel):
     """Before any schedule: over `epochs`, linearly from `start` times the schedule's first factor up to it.
 
-    The schedule's own clock begins after it, and what the schedule spans is the epochs that are left.
+    The schedule's own clock begins after it, and the schedule spans the remaining epochs.
     """
 
     epochs: Positive
@@ -237,7 +237,7 @@ def require_fit(warmup: WarmupSpec | None, epochs: int) -> None:
     """Raises ValueError, worded for the user, when the warm-up leaves no epoch to the schedule."""
     if warmup is not None and warmup.epochs >= epochs:
         raise ValueError(
-            f"warmup.epochs: found {warmup.epochs:g} of {epochs} epochs in all, which leaves none to the schedule; "
+            f"warmup.epochs: found {warmup.epochs:g} of {epochs} epochs in all, which leaves none for the schedule; "
             f"allowed: less than {epochs}; give fewer, or more epochs"
         )
 
@@ -245,8 +245,8 @@ def require_fit(warmup: WarmupSpec | None, epochs: int) -> None:
 def factor(spec: Schedule, warmup: WarmupSpec | None, state: State, at: float, epochs: int) -> float:
     """Returns the factor on the rate, at least 0, at the position `at` of a training of `epochs` epochs.
 
-    `at` counts epochs passed, 0 <= at <= epochs: epoch (from 0) + step / steps of an epoch. `state` is what
-    `Schedule.init_state` or the last `step` returned. The warm-up must be shorter than the training (`require_fit`).
+    `at` counts epochs passed, 0 <= at <= epochs: epoch (from 0) + step / steps of an epoch. `state` is the result of
+    `Schedule.init_state` or of the last `step`. The warm-up must be shorter than the training (`require_fit`).
     """
     if warmup is None:
         return spec.factor_at(state, at, epochs)
@@ -285,7 +285,7 @@ def _half_cosine(first: float, last: float, fraction: float) -> float:
 
 
 def _cycle_fraction(clock: float, period: float, multiplier: float) -> float:
-    """Returns how much of the present cycle has passed, where each is `multiplier` times as long as the one before."""
+    """Returns the fraction of the current cycle that has passed; each is `multiplier` times as long as the previous."""
     if multiplier == 1:
         return _rounded(clock / period) % 1.0
     while clock >= period:
@@ -294,11 +294,11 @@ def _cycle_fraction(clock: float, period: float, multiplier: float) -> float:
     return clock / period
 
 
-# The best epoch so far, and stopping when none has been better for long
+# The best epoch so far, and early stopping
 
 
 def lower_is_better(monitor: str) -> bool:
-    """Returns whether less is better of a column of the history: of losses; of every other score more is."""
+    """Returns whether lower values of a column of the history are better: true for losses, false for other scores."""
     return "loss" in monitor
 
 

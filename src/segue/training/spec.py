@@ -23,10 +23,10 @@ TuningMetric = Literal[
     "ap_mean", "ap50", "ap75", "f1_50", "pq", "aji", "boundary_f1", "count_error_absolute",
     "ap_mean_image_mean", "ap50_image_mean", "ap75_image_mean", "f1_50_image_mean", "pq_image_mean",
 ]  # fmt: skip
-LOWER_IS_BETTER = frozenset({"count_error_absolute"})  # objects too many or too few, per image
-VERSION = 3  # of what a training produces from its specification; bump it by hand when that changes
+LOWER_IS_BETTER = frozenset({"count_error_absolute"})  # surplus or missing objects per image
+VERSION = 3  # of the result of a training for a given specification; increase by hand when that changes
 OUTSIDE_KEY = frozenset({"memory_gb", "power_w", "tensorboard", "cache_features"})  # change no result
-AUGMENT_PRESETS = {  # a table that equals one becomes the word, by which a stage is then identified
+AUGMENT_PRESETS = {  # a table that equals one is replaced by its name, by which a stage is then identified
     "none": AugmentSpec(dihedral="none"),
     "dihedral": AugmentSpec(dihedral="random"),
     "dihedral-all": AugmentSpec(dihedral="all"),
@@ -69,7 +69,7 @@ class DataSpec(SpecModel):
 
 
 class ParentSpec(SpecModel):
-    """Where a stage's first weights come from: the folder of a finished run, or a safetensors file."""
+    """The source of a stage's initial weights: the folder of a finished run, or a safetensors file."""
 
     run: str | None = None
     weights: str | None = None
@@ -182,7 +182,7 @@ class StageSpec(SpecModel):
     @field_validator("augment")
     @classmethod
     def _named_augment(cls, value: Any) -> Any:
-        """Returns the word where a table says the same, so that both are one training."""
+        """Returns the short form of an equivalent table, so that both are one training."""
         return next((word for word, preset in AUGMENT_PRESETS.items() if preset == value), value)
 
     @model_validator(mode="after")
@@ -193,7 +193,7 @@ class StageSpec(SpecModel):
         if set(self.freeze) >= {"encoder", "decoder", "head"} and not self.unfreeze:
             raise ValueError("freeze names every part, so nothing is left to train; leave one out")
         if self.unfreeze and not self.freeze:
-            raise ValueError("unfreeze names epochs at which parts are trained, but freeze names no part; add it")
+            raise ValueError("unfreeze names epochs from which parts are trained, but freeze names no part; add it")
         if self.load is not None and not self.load:
             raise ValueError("load names no part; remove it to load all of them")
         if self.accumulate > self.batch:
@@ -221,20 +221,20 @@ class StageSpec(SpecModel):
         return self
 
     def _require_kind(self) -> None:
-        """Raises ValueError where network, target and what is asked of them are not of the same kind."""
+        """Raises ValueError if network, target and the settings that depend on them are not of the same kind."""
         target = self.target.name
         if not is_dense(self.network) and target != "image-class":
             raise ValueError(
-                f"network '{self.network.name}' predicts one class of a whole image, and target '{target}' is of "
-                "pixels; use a network of pixels, such as resunet, or the target image-class"
+                f"network '{self.network.name}' predicts one class for a whole image, but target '{target}' is of "
+                "pixels; use a network that scores pixels, such as resunet, or the target image-class"
             )
         if self.film and target in ("image-class", "reconstruction"):
-            raise ValueError(f"film shows classes of pixels, and target '{target}' has none; remove film")
+            raise ValueError(f"film shows classes of pixels, but target '{target}' has none; remove film")
         if self.sampling is not None and target == "reconstruction":
-            raise ValueError("sampling favors rare classes, and target 'reconstruction' has none; remove sampling")
+            raise ValueError("sampling favors rare classes, but target 'reconstruction' has none; remove sampling")
 
     def _monitors(self) -> dict[str, str]:
-        """Returns the setting and the column of the history of every value that a decision of this stage depends on."""
+        """Returns setting -> column of the history, for every value that a decision of this stage depends on."""
         monitors: dict[str, str] = {}
         if (monitor := self.schedule.monitored) is not None:
             monitors["schedule.monitor"] = monitor
@@ -276,7 +276,7 @@ PASS_FIELDS = (
 
 
 def shared_pass(spec: StageSpec) -> str:
-    """Returns what stages must have in common to be trained side by side in one pass over the data."""
+    """Returns the settings that stages must share to be trained side by side in one pass over the data."""
     common = {name: spec.model_dump(mode="json", by_alias=True)[name] for name in PASS_FIELDS}
     common["layer"], common["divisor"] = spec.target.layer, divisor(spec.network)  # the data are checked against both
     common["order"] = spec.init if spec.order == "own" else "shared"
@@ -294,7 +294,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class TrainTask:
-    """A planned training: what is trained, into which run folder, under which key, from which inputs."""
+    """A planned training: its specification, run folder, key and inputs."""
 
     spec: StageSpec
     folder: Path

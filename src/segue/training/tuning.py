@@ -1,14 +1,13 @@
 """The search for decode parameters that maximize a score of objects on validation images, and on no others.
 
-A coordinate search: one parameter after another is tried over the target's search space, from the defaults, until
-nothing changes any more. Three things save work, and none of them depends on the time it takes, so that every machine
-finds the same:
+A coordinate search: one parameter after another is varied over the target's search space, from the defaults, until
+nothing changes any more. Three shortcuts save work; none depends on timing, so that every machine gets the same result:
 
 - Nothing is decoded twice, and only what the metric needs is counted.
-- A trial ends as soon as it cannot win: when finding every object of the images not yet decoded, exactly, would not
+- A trial ends as soon as it cannot win: when a perfect result on the images not yet decoded would not
   make it better than the best so far (branch and bound: the result is that of the whole search). Images with many
   objects for their size come first.
-- Where the defaults find next to nothing, the search runs on the first GLANCE_IMAGES images; only if it reaches
+- If the defaults find almost nothing, the search runs on the first GLANCE_IMAGES images; only if it reaches
   MIN_SCORE there, the scores are more than noise and the search is worth its time on all of them.
 """
 
@@ -171,7 +170,9 @@ class _Trials:
         return counts.bound()
 
     def _full_score(self, parameters: Mapping[str, float]) -> float:
-        counts = [object_metrics.count_matches(labels, self._decode(scores, parameters)) for scores, labels in self.images]
+        counts = [
+            object_metrics.count_matches(labels, self._decode(scores, parameters)) for scores, labels in self.images
+        ]
         value = object_metrics.scores(object_metrics.concatenate(counts))[self.metric]
         return UNDEFINED if np.isnan(value) else self.metric_value(value)
 
