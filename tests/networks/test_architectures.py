@@ -201,14 +201,14 @@ def test_stochastic_depth(name: str):
         ({"name": "resunet", "side_px": 64}, "side_px belongs to mlp, vit, sam, timm"),
         ({"name": "resunet", "norm": "none"}, 'norm = "none" belongs to unet'),
         ({"name": "mlp", "norm": "group"}, "'mlp' has no batch norm that norm could replace: remove norm"),
-        ({"name": "unet", "stochastic_depth": 0.1}, "'unet' takes none: remove stochastic_depth"),
+        ({"name": "unet", "stochastic_depth": 0.1}, "'unet' has none: remove stochastic_depth"),
         ({"name": "cellpose", "pretrained": True}, "'cellpose' has none: remove pretrained"),
-        ({"name": "unet-resnet18", "pretrained": "weights.h5"}, "pretrained: .*ends on .safetensors, .pth"),
+        ({"name": "unet-resnet18", "pretrained": "weights.h5"}, "pretrained: .*ends in .safetensors, .pth"),
         ({"name": "unet-resnet18", "pretrained_channels": "mean"}, "set pretrained or remove it"),
         ({"name": "vit-resnet18"}, "vit-<timm name> takes vit_… or deit_…"),
         ({"name": "vit-vit_tiny_r_s16_p8_224"}, "vit takes plain transformers of timm, which have patch<px>"),
         ({"name": "sam-vit_tiny_patch16_224"}, "sam-<timm name> takes samvit_… of timm"),
-        ({"name": "vit-vit_tiny_patch16_224", "side_px": 100}, "side_px = 100 is no multiple of the 16 px of a patch"),
+        ({"name": "vit-vit_tiny_patch16_224", "side_px": 100}, "side_px = 100 is not a multiple of the 16 px of a"),
         ({"name": "unet-"}, "unknown encoder ''"),
     ],
 )
@@ -230,7 +230,7 @@ def test_keys_of_earlier_specifications_stay():
 def test_classifiers_of_one_size_refuse_other_tiles():
     """A classifier of fixed size is refused tiles of another, before training and while it runs."""
     spec = NetworkSpec(name="timm-vit_tiny_patch16_224", side_px=32)
-    with pytest.raises(SegueError, match=r"tiles are 64x64 px, .*asked for images of 32x32 px"):
+    with pytest.raises(SegueError, match=r"tiles are 64x64 px, .*set to images of 32x32 px"):
         networks.require_fit(spec, (1, 64, 64), "data.h5")
     network = built({"name": "timm-vit_tiny_patch16_224", "side_px": 32})
     assert network(images(2, 1, 32, 32)).shape == (2, 2)
@@ -241,7 +241,7 @@ def test_classifiers_of_one_size_refuse_other_tiles():
 
 @pytest.mark.parametrize(("name", "message"), [
     ("timm-resnet1O", "timm has no model 'resnet1O'; did you mean resnet"),
-    ("timm-vgg11", "it takes no stochastic depth"),
+    ("timm-vgg11", "it does not support stochastic depth"),
 ])  # fmt: skip
 def test_models_that_timm_lacks_are_refused(name: str, message: str):
     """A model that timm does not have, or not with what is asked, is told in a sentence."""
