@@ -75,7 +75,7 @@ def test_what_cannot_be_drawn_is_refused(folder: Path):
     for arguments, message in (
         (("network", "unet", folder / "x.png"), "is an SVG; give a name that ends in .svg"),
         (("network", folder / "run", folder / "x.svg", "--set", "width=8"), "leave --set out"),
-        (("activations", folder / "run", folder / "image.png", folder / "x.jpg"), "give a name with one of these endings"),
+        (("activations", folder / "run", folder / "image.png", folder / "x.jpg"), "name with one of these endings"),
         (("embedding", folder / "run", folder / "discs.h5", folder / "x.png", "--by", "dose"), "unknown column 'dose'"),
     ):
         assert_refused(run_segue("draw", *arguments), message)

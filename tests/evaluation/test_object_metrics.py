@@ -414,7 +414,7 @@ HALF = np.array([[0, 1], [2, 2]])
 REFUSED = {
     "have shape": lambda: label_overlap(HALF, HALF[:1]),
     "float64": lambda: label_overlap(HALF, HALF.astype(float)),
-    "below what is allowed": lambda: label_overlap(HALF, HALF - 1),
+    "below the allowed minimum": lambda: label_overlap(HALF, HALF - 1),
     "labels are -1": lambda: label_overlap(HALF - 2, HALF),
     "up to 2147483647": lambda: label_overlap(HALF, HALF + 2**40),
     "threshold is 0": lambda: match(label_overlap(HALF, HALF), 0),

@@ -234,7 +234,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
         "specimen.diameter_nm",
         "wave: unknown key 'frozen_phonon'; did you mean 'frozen_phonons'",
         "imaging.dose_e_per_A2",
-        "imaging.defocus_nm: found [1.0, 1.0]; each value may stand there once",
+        "imaging.defocus_nm: found [1.0, 1.0]; each value may occur only once",
     ):
         assert words in message
 

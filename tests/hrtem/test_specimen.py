@@ -141,7 +141,7 @@ def test_orientations_are_rotations_without_a_preferred_axis() -> None:
         ({"crystal": "CdSi"}, "did you mean 'CdSe'"),
         ({"crystal": "Fe", "stacking_faults": [0, 2]}, "no stacking to fault; write stacking_faults = 0"),
         ({"diameter_nm": [5, 3]}, r"diameter_nm: found \[5, 3\]; a range is \[minimum, maximum\]"),
-        ({"particles": 0}, "nothing would be there to segment"),
+        ({"particles": 0}, "there would be nothing to segment"),
         ({"support_nm": "thick"}, "support_nm: found 'thick'; give one number or a range"),
         ({"particle": 3}, "unknown key 'particle'; did you mean 'particles'"),
     ],

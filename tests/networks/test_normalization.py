@@ -93,7 +93,7 @@ def test_networks_without_batch_norm_are_refused():
 @pytest.mark.parametrize("name", ["unet-tu-vgg11", "unet-tu-densenet121"])
 def test_encoders_without_residual_units_take_no_stochastic_depth(name: str):
     """An encoder of timm that cannot leave units out is refused, not left as it is."""
-    with pytest.raises(SegueError, match=r"its encoder takes no stochastic depth; set stochastic_depth = 0"):
+    with pytest.raises(SegueError, match=r"its encoder does not support stochastic depth; set stochastic_depth = 0"):
         built(name=name, stochastic_depth=0.1)
 
 

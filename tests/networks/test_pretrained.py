@@ -177,9 +177,9 @@ def test_files_that_are_none(tmp_path: Path):
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
     for name, message in (
         ("none.pth", "there is no such file"),
-        ("cut.safetensors", "is no complete file of weights"),
-        ("cut.pth", "is no complete file of weights|holds more than tensors"),
-        ("plain.pth", "is no complete file of weights|holds more than tensors|holds no tensors"),
+        ("cut.safetensors", "is not a complete file of weights"),
+        ("cut.pth", "is not a complete file of weights|holds more than tensors"),
+        ("plain.pth", "is not a complete file of weights|holds more than tensors|holds no tensors"),
         ("empty.pth", "holds no tensors by name"),
     ):
         with pytest.raises(SegueError, match=message):

@@ -79,7 +79,7 @@ def test_names_are_those_of_the_package():
         ({"name": "unet-resnet19"}, "unknown encoder 'resnet19'; did you mean 'resnet1"),
         ({"name": "unet-resnet18", "width": 8}, "width belongs to resunet"),
         ({"name": "resunet", "width": 10}, "multiple of 4"),
-        ({"name": "unet-resnet18", "stochastic_depth": 0.1}, "'unet-resnet18' takes none: remove stochastic_depth"),
+        ({"name": "unet-resnet18", "stochastic_depth": 0.1}, "'unet-resnet18' has none: remove stochastic_depth"),
         ({"dropout": 1.0}, "dropout: .*a number below 1"),
         ({"norm": "spectral"}, "norm: unknown value 'spectral'; allowed: batch, group, instance, layer"),
     ],

@@ -177,7 +177,7 @@ def test_unordered_pairs_of_mixtures():
     ("table", "message"),
     [
         ({"lr": {"each": []}}, "lr: found"),
-        ({"lr": {"each": [1, 1]}}, "repeat themselves"),
+        ({"lr": {"each": [1, 1]}}, "are not distinct"),
         ({"variants": {"a": 3}}, "variants: found no named tables"),
         ({"pairs": {"a": ["x"]}, "mix": []}, "pairs: write pairs"),
     ],
@@ -291,7 +291,7 @@ def test_disk_needed_is_counted(tmp_path: Path):
         ('[stages.a]\ndomain = "low"\nload = ["encoder"]', "no `from`"),
         ('[stages.a]\ndomain = "low"\n\n[domains.odd]\ndataset = ["discs"]', "domains.odd.dataset: unknown dataset"),
         ('[stages.a]\ndomain = "odd"\n\n[domains.odd]\ndataset = ["discs"]', "domains.odd.dataset: unknown dataset"),
-        ('[stages.a]\ndomain = "low"\nfrom = "a"', "a stage cannot descend from itself"),
+        ('[stages.a]\ndomain = "low"\nfrom = "a"', "a stage cannot be its own ancestor"),
         (
             '[stages.a]\ndomain = "low"\nimages = -1',
             r'images: found -1; give a number above 0, or "all"',

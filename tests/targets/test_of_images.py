@@ -158,7 +158,7 @@ def test_a_combination_with_the_image_itself():
     ("spec", "told"),
     [
         ({"main": {"name": "flows"}, "auxiliary": []}, "at least 1 item"),
-        ({"main": {"name": "flows"}, "auxiliary": [{"target": {"name": "flows"}, "weight": 0.5}]}, "asked for twice"),
+        ({"main": {"name": "flows"}, "auxiliary": [{"target": {"name": "flows"}, "weight": 0.5}]}, "occurs twice"),
         ({"main": {"name": "reconstruction"}, "auxiliary": [{"target": {"name": "flows"}}]}, "reconstruction"),
         ({"main": {"name": "flows"}, "auxiliary": [{"target": {"name": "reconstruction"}}]}, "would hide from main"),
         ({"main": {"name": "flows"}, "auxiliary": [{"target": {"name": "classes", "layer": "a"}}]}, "name it there"),

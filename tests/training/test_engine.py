@@ -300,7 +300,7 @@ MISTAKES: list[tuple[dict[str, object], str]] = [
     ({"from": {"run": "a", "weights": "b"}}, "give either `run`, the folder of a finished run, or `weights`"),
     ({"validation": 0, "select": "best"}, 'select = "best" needs validation images; use select = "last"'),
     ({"freeze": ["encoder", "decoder", "head"]}, "freeze names every part, so nothing is left to train"),
-    ({"unfreeze": [{"epoch": 2, "parts": "encoder"}]}, "unfreeze names epochs from which parts are trained, but freeze"),
+    ({"unfreeze": [{"epoch": 2, "parts": "encoder"}]}, "unfreeze names epochs from which parts are trained, but"),
     ({"freeze": "encoder", "unfreeze": [{"epoch": 11, "parts": "encoder"}]}, r"an epoch after the last \(10\)"),
     ({"load": []}, "load names no part; remove it to load all of them"),
     ({"accumulate": 17}, "accumulate = 17 parts of a batch of 16; `batch` is the whole batch"),

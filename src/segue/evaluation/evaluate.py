@@ -20,7 +20,7 @@ from segue.targets.target import Target
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`scores` by name; `probabilities` (n, K, H, W) uint8, 255 times those of the samples asked for, on the CPU."""
+    """`scores` by name; `probabilities` (n, K, H, W) uint8, 255 times those of the requested samples, on the CPU."""
 
     scores: dict[str, float]
     probabilities: Tensor
@@ -77,7 +77,7 @@ def class_scores(target: Target, counts: Tensor) -> dict[str, float]:
 
 
 class _RunningTotals:
-    """Sums over batches for one network; waits for the device only in `evaluation`, and for probabilities asked for."""
+    """Sums over batches for one network; waits for the device only in `evaluation`, and for requested probabilities."""
 
     def __init__(self, target: Target, device: torch.device | str, samples: Sequence[int]) -> None:
         count = len(target.names)

@@ -18,7 +18,7 @@ from segue.spec import SpecModel
 
 
 class WaveSpec(SpecModel):
-    """How electrons pass the specimen.
+    """The passage of electrons through the specimen.
 
     `sampling_A` is the coarsest spacing allowed; the grid is the next one whose Fourier transforms are fast.
     `phonon_sigma_A` is the standard deviation of each atom's displacement along each axis.

@@ -27,7 +27,7 @@ def _as_list(value: Any) -> Any:
 
 def _different(values: list[float]) -> list[float]:
     if len(set(values)) < len(values):
-        raise ValueError(f"found {values}; each value may stand there once; remove the repeated ones")
+        raise ValueError(f"found {values}; each value may occur only once; remove the repeated ones")
     return values
 
 
@@ -54,7 +54,7 @@ class ImagingSpec(SpecModel):
 
 @dataclass(frozen=True)
 class Optics:
-    """What of the microscope stays the same from image to image."""
+    """Parameters of the microscope that are the same for all images."""
 
     energy_keV: float
     pixel_size_A: float

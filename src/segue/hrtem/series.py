@@ -83,7 +83,7 @@ class SeriesSpec(SpecModel):
 
 
 def expected(spec: SeriesSpec) -> dict[str, int]:
-    """Returns what simulating takes and gives, without simulating: for planning.
+    """Returns the sizes of a simulation and of its dataset, without simulating: for planning.
 
     structures, tiles, field_px (image pixels across the field), grid_px (multislice points across it), bytes (at most,
     of the dataset: its last chunk of images may be half empty; labels are counted at a twentieth of their size, to
@@ -108,7 +108,7 @@ def group_of(spec: SeriesSpec, index: int) -> str:
     """Returns the group of structure `index`: the same wherever the same atoms stand in the same field.
 
     It names the crystal and digests the specimen, the seed and the field, but neither the series' name nor how it is
-    imaged, so that two series of the same structures share their groups and no split can tear them apart.
+    imaged, so that two series of the same structures share their groups and no split can separate them.
     """
     specimen = spec.specimen.model_dump(mode="json", exclude_defaults=True)
     atoms = {"seed": spec.seed, "field_nm": spec.wave.field_nm, "specimen": specimen}

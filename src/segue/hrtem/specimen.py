@@ -119,7 +119,7 @@ ThicknessRange = Annotated[
 class SpecimenSpec(SpecModel):
     """What a structure consists of; ranges are [minimum, maximum], drawn uniformly for each structure or particle.
 
-    `particles` is the number asked for. Particles are placed one after another, entirely inside the field and at least
+    `particles` is the requested number. Particles are placed one after another, entirely inside the field and at least
     `spacing_nm` apart (surface to surface, also across the periodic border). A particle for which there is no room is
     left out; the number of placed ones is recorded with every sample, and must reach the minimum.
     """
@@ -142,7 +142,7 @@ class SpecimenSpec(SpecModel):
                 f"stacking to fault; write stacking_faults = 0 or take one of {faulted}"
             )
         if self.particles[1] == 0:
-            errors.append("particles: found 0; nothing would be there to segment; allow at least one")
+            errors.append("particles: found 0; there would be nothing to segment; allow at least one")
         if errors:
             raise ValueError("; ".join(errors))
         return self
@@ -344,7 +344,7 @@ def hrtem_libraries() -> SimpleNamespace:
 def _numba_cache() -> Iterator[None]:
     """Makes the modules imported meanwhile keep what numba compiles on disk.
 
-    abTEM compiles without a cache, in every process anew: some at its import, the rest for the first structure.
+    abTEM compiles without a cache, again in every process: some at its import, the rest for the first structure.
     """
     import numba
 

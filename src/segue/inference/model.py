@@ -1,4 +1,4 @@
-"""A trained network with what is needed to apply it. Cheap to import: no torch."""
+"""A trained network with everything needed to apply it. Cheap to import: no torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """What `predict` applies to images.
+    """A trained model that `predict` applies to images.
 
     channels: names of the image channels that it takes. divisor: heights and widths of its inputs are multiples of it.
     decode_params: parameters of `target.decode`.

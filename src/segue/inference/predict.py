@@ -1,4 +1,4 @@
-"""Array in, labels out: what a trained model predicts for images of any size.
+"""Array in, labels out: predictions of a trained model for images of any size.
 
 An image that is small enough is scored and decoded whole. A larger one is taken a tile at a time and may be anything
 that can be sliced as (C, H, W): an array, a memory map, zarr or HDF5. The memory needed then depends on the size of
@@ -127,12 +127,14 @@ def _require_fit(out: Any, shape: tuple[int, ...], is_single: bool) -> None:
             "of integers of that shape."
         )
     if not is_single and not isinstance(out, np.ndarray):
-        raise SegueError("out: is no numpy array, into which only one image can be written; give images one by one.")
+        raise SegueError(
+            "out: is not a numpy array, so that only one image can be written to it; give images one by one."
+        )
 
 
 def _by_tiles(model: Model, shape: tuple[int, ...], tiling: Tiling | None) -> bool:
     if model.target.output == "image_class":
-        return False  # its one class is of the whole image
+        return False  # its only class is that of the whole image
     return tiling is not None or shape[-2] * shape[-1] > LARGE_PX
 
 
@@ -293,8 +295,8 @@ def _predict_by_tiles(model: Model, view: ImageView, out: Any, tiling: Tiling) -
     if result.uncertain:
         warnings.warn(
             f"{result.uncertain} of {result.objects} objects are longer than half a tile ({tiling.tile_px // 2} px), "
-            "or touch such, and were joined from parts where tiles overlap, which may differ from the whole image; "
-            "give a tiling of larger tile_px to see them whole.",
+            "or touch such objects, and were joined from parts where tiles overlap, which may differ from the whole "
+            "image; give a tiling of larger tile_px to predict them whole.",
             stacklevel=4,
         )
 

@@ -6,9 +6,9 @@ equals which of its own. Only labels are compared, never scores, and nothing but
 object are in memory.
 
 This is exact, pixel by pixel, where a tile holds every object that enters its core complete, and the objects that touch
-these too: a decoder may then do what it likes at the border of the tile. (A watershed is a minimum spanning forest
-rooted in the seeds. What is cut away takes no edge from it, so that the pixels of complete objects keep their seeds,
-and only pixels of objects that are cut can fall to others: their neighbors.) A halo of twice the largest object
+these too: the result of the decoder at the border of the tile does then not matter. (A watershed is a minimum spanning
+forest rooted in the seeds. What is cut away takes no edge from it, so that the pixels of complete objects keep their
+seeds, and only pixels of objects that are cut can fall to others: their neighbors.) A halo of twice the largest object
 suffices. Whether it did is seen in the labels: where an object may be truncated, the tile is decoded again with a
 larger halo. Objects longer than the largest halo are joined by their overlap alone, and counted.
 """
@@ -96,7 +96,7 @@ def truncated_objects(
     cut_sides: tuple[bool, bool, bool, bool],
     margin: int,
 ) -> np.ndarray:
-    """Returns for each object 1 … count, (count + 1,) bool, whether it enters the core and may go on beyond the tile.
+    """Returns for each object 1 … count, (count + 1,) bool, whether it enters the core and may extend beyond the tile.
 
     These are objects within `margin` px of a side at which the image was cut, and those that touch one of these (8
     neighbors). labels: (H, W) of the tile; core: top, left, bottom, right in it; cut_sides in the same order.

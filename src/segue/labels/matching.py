@@ -67,7 +67,7 @@ def label_overlap(true: np.ndarray, predicted: np.ndarray) -> Overlap:
     keys, counts, wrong = _pairs(_flat(true, "true"), _flat(predicted, "predicted"))
     if wrong:
         raise ValueError(
-            "label_overlap: a label is below what is allowed; true labels are -1 (ignored), 0 or objects 1 …, "
+            "label_overlap: a label is below the allowed minimum; true labels are -1 (ignored), 0 or objects 1 …, "
             "predicted ones 0 or objects 1 …"
         )
     order = np.argsort(keys)
@@ -221,12 +221,12 @@ def match(table: Overlap, threshold: float = 0.5) -> Matching:
 def assignment(table: Overlap, weights: np.ndarray) -> np.ndarray:
     """Returns the pairs, ascending indices into the table's M, of largest summed weight that use each object once.
 
-    weights (M,), none negative. Sparse: memory and time go with the pairs, not with T x P.
+    weights (M,), none negative. Sparse: memory and time are proportional to the number of pairs, not to T x P.
     """
     if weights.size == 0:
         return np.empty(0, np.int64)
     count, columns = table.true_ids.size, table.predicted_ids.size
-    # Each true object has a column of its own that means "none"; 1 is added everywhere, as a stored 0 would be no edge.
+    # Each true object has its own column for "none"; 1 is added everywhere, since a stored 0 would not be an edge.
     rows = np.concatenate([table.true_index, np.arange(count)])
     others = np.concatenate([table.predicted_index, columns + np.arange(count)])
     values = np.concatenate([1 + weights, np.ones(count)])

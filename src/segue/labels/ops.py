@@ -51,8 +51,8 @@ def remove_small(labels: np.ndarray, *, min_size_px: float) -> np.ndarray:
 def fill_holes(labels: np.ndarray, *, max_size_px: float = np.inf, connectivity: Literal[4, 8] = 8) -> np.ndarray:
     """Returns labels (H, W) int32 with holes of up to `max_size_px` filled: background enclosed by one object alone.
 
-    Background that touches the border of the image, or two objects, is no hole. `connectivity`, 4 or 8, says which
-    background pixels are of one hole.
+    Background that touches the border of the image, or two objects, is not a hole. `connectivity`, 4 or 8, is that of
+    the background pixels of a hole.
     """
     if max_size_px < 1:
         return labels

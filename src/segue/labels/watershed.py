@@ -1,4 +1,4 @@
-"""Watershed of one image: its seeds, the flooding, and what no seed reaches.
+"""Watershed of one image: its seeds, the flooding, and components that no seed reaches.
 
 Pixels are joined at their sides (4 neighbors). Time is nearly proportional to the number of pixels whatever the values
 are, and the result depends neither on the numbers of labels nor on chance. Rotating or mirroring the arrays does the

@@ -1,4 +1,4 @@
-"""What several architectures share: stacks of convolutions, pooled encoders, stochastic depth, and resampling.
+"""Building blocks of several architectures: stacks of convolutions, pooled encoders, stochastic depth, and resampling.
 
 Small grids are resampled as products of matrices: exact, and with gradients that are summed in a fixed order. The
 interpolations of torch add their gradients in no fixed order on GPUs, so that two runs would differ.
@@ -73,7 +73,7 @@ class LastFeature(nn.Module):
 class StochasticDepth(nn.Module):
     """Sets the whole of a sample to zero with `probability` while training, else divides it by the complement.
 
-    Its expectation is the input, so that nothing is to be scaled when the network is used.
+    Its expectation is the input, so that no scaling is needed at inference.
     """
 
     def __init__(self, probability: float) -> None:

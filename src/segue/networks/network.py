@@ -1,6 +1,6 @@
 """The structure of every network: head(decoder(encoder(images))), and the names of its smallest parts.
 
-Parts are what is frozen, loaded and given its own learning rate. The parts of an encoder are its stages: a parameter
+Parts can be frozen, loaded and given their own learning rates. The parts of an encoder are its stages: a parameter
 belongs to the first feature that depends on it. That is read off the graph that autograd records in one forward pass
 without data, so it holds for any encoder whose features are computed one after another.
 """

@@ -75,7 +75,7 @@ class LoadingReport:
 
 
 def load_pretrained(network: Network, spec: NetworkSpec, *, context: str) -> LoadingReport | None:
-    """Fills the encoder as `spec.pretrained` says and returns the report; None where it says nothing.
+    """Fills the encoder from `spec.pretrained` and returns the report; None if it is not set.
 
     `network` is what `networks.build(spec, …)` returned. Raises SegueError when the weights cannot be fetched or
     read, or do not fit; the network is then unchanged.
@@ -112,7 +112,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from None
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
         raise SegueError(
-            f"{path}: is no complete file of weights ({_first_line(error)}); give a .safetensors or .pth file in "
+            f"{path}: is not a complete file of weights ({_first_line(error)}); give a .safetensors or .pth file in "
             "timm's format."
         ) from None
     for container in CONTAINERS:
@@ -190,7 +190,7 @@ def _name_in_file(name: str, weights: Mapping[str, Tensor]) -> str | None:
 
 
 def _adapt_channels(value: Tensor, channels: int, by: str) -> tuple[Tensor, str]:
-    """Returns convolution weights (out, in, h, w) for another number of input channels, and how they were made."""
+    """Returns convolution weights (out, in, h, w) for another number of input channels, with a description."""
     before = value.shape[1]
     if before == channels:
         return value, ""
@@ -202,7 +202,7 @@ def _adapt_channels(value: Tensor, channels: int, by: str) -> tuple[Tensor, str]
 
 
 def _resample(name: str, value: Tensor, target: Tensor, encoder: nn.Module) -> tuple[Tensor, str]:
-    """Returns weights that go with another size of image or patch, and how they were made; else what was given."""
+    """Returns weights resampled for another size of image or patch, with a description; else the input unchanged."""
     leaf = name.rpartition(".")[2]
     before, after = value.shape, target.shape
     if name.endswith("patch_embed.proj.weight") and before[:2] == after[:2]:

@@ -1,4 +1,4 @@
-"""Networks by name: their specification, what is known of each, and how it is built.
+"""Networks by name: their specification, their properties, and their construction.
 
 Names are those of `NETWORKS`; `<decoder>-<encoder>` of segmentation-models-pytorch, e.g. `unet-resnet18`,
 `fpn-mobilenet_v2`, `unet-tu-convnext_tiny`; and `<family>-<timm name>` of `FAMILIES`, e.g. `vit-vit_tiny_patch16_224`.
@@ -31,7 +31,7 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
 class NetworkSpec(SpecModel):
-    """A network by name, and what is changed of it.
+    """A network by name, with its settings.
 
     width: channels of the first scale of `resunet` (64), `unet` (64), `cellpose` (32) and `alexnet-small` (32); units
     of each hidden layer of `mlp` (256).
@@ -49,8 +49,8 @@ class NetworkSpec(SpecModel):
     images (32).
     pretrained: true fetches the encoder's weights with timm; a path reads them from a file in timm's format
     (`pretrained.load_pretrained`).
-    pretrained_channels: what each of other than RGB channels gets of the RGB weights: their "sum", divided by the
-    number of channels, so that equal channels act as one gray image, or their "mean".
+    pretrained_channels: how RGB weights are adapted to other channels: each gets their "sum", divided by the number of
+    channels, so that equal channels act as one gray image, or their "mean".
     """
 
     name: str = "resunet"
@@ -108,7 +108,7 @@ class NetworkSpec(SpecModel):
             owners = [name for name, other in named.items() if other.has_residual_units]
             raise ValueError(
                 f"stochastic_depth belongs to {', '.join(owners)} and to encoders of timm (tu-…); '{self.name}' "
-                "takes none: remove stochastic_depth"
+                "has none: remove stochastic_depth"
             )
         if self.pretrained is not False and not kind.has_pretrained:
             raise ValueError(
@@ -116,9 +116,9 @@ class NetworkSpec(SpecModel):
                 "has none: remove pretrained, and start the stage from a run or a weights file with from = … instead"
             )
         if self.pretrained_channels != "sum" and self.pretrained is False:
-            raise ValueError("pretrained_channels says how pretrained weights are adapted: set pretrained or remove it")
+            raise ValueError("pretrained_channels adapts pretrained weights: set pretrained or remove it")
         if self.side_px is not None and self.family in ("vit", "sam") and self.side_px % divisor(self):
-            raise ValueError(f"side_px = {self.side_px} is no multiple of the {divisor(self)} px of a patch")
+            raise ValueError(f"side_px = {self.side_px} is not a multiple of the {divisor(self)} px of a patch")
         return self
 
     @property
@@ -173,7 +173,7 @@ def _misplaced(setting: str, owners: Iterable[str], name: str) -> str:
     return f"{setting} belongs to {', '.join(owners)}{widths or f'; {name!r} has none'}: remove {setting}"
 
 
-# What is known of each network
+# Properties of each network
 
 
 @dataclass(frozen=True)
@@ -500,7 +500,7 @@ SMP_ENCODERS = frozenset(
 )
 
 
-# What is done with a specification
+# Functions of a specification
 
 
 def divisor(spec: NetworkSpec) -> int:
@@ -525,8 +525,8 @@ def parameter_count(spec: NetworkSpec, *, channels: int, classes: int) -> int | 
 def build(spec: NetworkSpec, *, channels: int, classes: int) -> Network:
     """Returns the untrained network for images (N, channels, H, W), initialized from torch's global generator.
 
-    Pretrained weights are not in it yet: see `load_pretrained`. Raises SegueError when its encoder and decoder, or
-    what is asked of its norm or depth, do not go together, or timm has no such model.
+    Pretrained weights are not loaded yet: see `load_pretrained`. Raises SegueError if its encoder, decoder, norm and
+    depth settings are incompatible, or timm has no such model.
     """
     network = spec.kind.build(spec, channels, classes)
     if spec.norm not in (None, "none"):
@@ -537,9 +537,9 @@ def build(spec: NetworkSpec, *, channels: int, classes: int) -> Network:
 
 
 def load_pretrained(network: Network, spec: NetworkSpec, *, context: str) -> LoadingReport | None:
-    """Fills the encoder as `spec.pretrained` says and returns the report; None where it says nothing.
+    """Fills the encoder from `spec.pretrained` and returns the report; None if it is not set.
 
-    Raises SegueError when the weights cannot be fetched or read, or do not fit; the network is then as it was.
+    Raises SegueError when the weights cannot be fetched or read, or do not fit; the network is then unchanged.
     """
     if spec.pretrained is False:
         return None
@@ -581,12 +581,12 @@ def parts(network: nn.Module) -> dict[str, tuple[str, ...]]:
 
 
 def require_fit(spec: NetworkSpec, tile_shape: tuple[int, int, int], context: str) -> None:
-    """Raises SegueError when tiles (C, H, W) are of a size that the network cannot take."""
+    """Raises SegueError when tiles (C, H, W) have a size that the network does not support."""
     factor = divisor(spec)
     _, height, width = tile_shape
     if spec.family == "timm" and spec.side_px is not None and (height, width) != (spec.side_px, spec.side_px):
         raise SegueError(
-            f"{context}: its tiles are {height}x{width} px, but network '{spec.name}' is asked for images of "
+            f"{context}: its tiles are {height}x{width} px, but network '{spec.name}' is set to images of "
             f"{spec.side_px}x{spec.side_px} px; set its side_px to the side of the tiles."
         )
     if height % factor or width % factor:

@@ -1,4 +1,4 @@
-"""The datasets of a study: which specifications make them, their keys, and what a domain selects in them."""
+"""The datasets of a study: the specifications that make them, their keys, and the selection of a domain in them."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ Progress = Callable[[int, int], None]
 class Maker:
     """How one kind of specification makes a dataset; paths in a specification are relative to `root`.
 
-    tile_px(spec): the side of its tiles; inputs(spec, root): what is looked up once for the next two; identity(spec,
-    root, inputs, cache): what its key is made of, raw files by their content (`cache`: hashes of unchanged files);
+    tile_px(spec): the side of its tiles; inputs(spec, root): computed once for the next two; identity(spec, root,
+    inputs, cache): the content of its key, raw files by their content (`cache`: hashes of unchanged files);
     expected(spec, root, inputs): the `tiles` and `bytes` it will have; make(spec, out, root, workers, progress).
     """
 
@@ -108,7 +108,7 @@ class PlannedDataset:
     """One dataset of a study: made from a specification, or the user's own file.
 
     kind: a key of `MAKERS`, or "file"; root: the folder that paths of the specification are relative to, or the file
-    itself; values: those that `set` gave to what it varies.
+    itself; values: those of the settings that `set` varies.
     """
 
     name: str
@@ -133,7 +133,7 @@ class PlannedDataset:
         return f"data-{stage_hash(MAKERS[self.kind].identity(self.spec, self.root, self._inputs, cache))}"
 
     def expected(self) -> Mapping[str, int]:
-        """Returns the `tiles` and `bytes` the dataset will have, as far as is known before it is made."""
+        """Returns the `tiles` and `bytes` the dataset will have, as far as they are known before it is made."""
         if self.spec is None:
             return {"bytes": self.root.stat().st_size}
         return MAKERS[self.kind].expected(self.spec, self.root, self._inputs)
@@ -150,12 +150,12 @@ class PlannedDataset:
 
 @dataclass(frozen=True)
 class DatasetFamily:
-    """All the datasets that one entry of `datasets` makes: one, or one for each value of what `set` varies."""
+    """All the datasets that one entry of `datasets` makes: one, or one per combination of the values in `set`."""
 
     members: tuple[PlannedDataset, ...]
 
     def select(self, domain: Table) -> tuple[Table, str]:
-        """Returns the dataset's name and the conditions on its samples for a domain, or a sentence on what is wrong.
+        """Returns the dataset's name and the conditions on its samples for a domain, or a message on a mistake.
 
         Values that `set` varies choose the dataset; the other entries are conditions on samples.
         """

@@ -35,7 +35,7 @@ from segue.training.tuning import predict_scores
 def score_run(
     model: TrainedModel, dataset: Path, data: DataSpec, part: PartName, *, every_epoch: bool = False
 ) -> dict[str, Any]:
-    """Returns the scores of a run on the part of a domain, and how many samples and groups they are from.
+    """Returns the scores of a run on the part of a domain, with the number of samples and groups.
 
     Of objects also `images`: for each micrograph, in the order of `labelled_images`, its objects, matches at IoU 0.5,
     merges and splits. With `every_epoch` also `epochs`, the scores of each epoch's weights, where the run kept them.
@@ -47,7 +47,7 @@ def score_run(
 def _score_and_time(
     model: TrainedModel, path: Path, data: DataSpec, part: PartName, every_epoch: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the result of `score_run` and, apart from it since it differs from run to run, the time of decoding."""
+    """Returns the result of `score_run` and, separately since it differs from run to run, the time of decoding."""
     spec, run = model.spec, RunFolder(model.folder)
     torch.set_num_threads(spec.threads)
     devices.keep_freed_memory()
@@ -73,7 +73,7 @@ def _score_and_time(
         has_objects = layer.kind == "instances"
         micrographs = labelled_images(dataset, indices, layer=layer.name) if has_objects else []
 
-    # check that nothing of it was trained on
+    # check that none of it was trained on
     run_groups = run.read(run.groups)
     if part == "test":
         used = ("training", "ancestors", "validation", "ancestors_validation")
@@ -83,7 +83,7 @@ def _score_and_time(
         refuse_leaks(training_groups(run_groups), {split_id: groups}, str(path))
     if has_objects and part == "validation" and split_by == "chunk":
         raise SegueError(
-            f"{path}: objects are scored on whole micrographs, of which a split by chunks trains on other tiles; "
+            f"{path}: objects are scored on whole micrographs, but a split by chunks trains on some of their tiles; "
             "score the test part, or split by group."
         )
 

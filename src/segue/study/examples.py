@@ -1,4 +1,4 @@
-"""A held-out image of each domain, with what a typical run predicts for it before and after its last stage.
+"""A held-out image of each domain, with the predictions of a typical run before and after its last stage.
 
 Held-out micrographs on which runs fail differently, with the objects that each of the runs finds there."""
 
@@ -30,8 +30,8 @@ MAX_DOMAINS = 6
 def example_images(plan: Plan, table: pd.DataFrame) -> list[Example]:
     """Returns one example for each domain a last stage was trained on: the middle of its test images by labeled area.
 
-    The run shown is the one with the median loss, so the page does not show its best face. Domains whose runs kept
-    no weights are left out.
+    The run shown is the one with the median loss, so the page does not show the best case. Domains whose runs kept no
+    weights are left out.
     """
     if table.empty:
         return []
@@ -93,7 +93,7 @@ MAX_IMAGES = 3  # over all domains
 
 
 def object_examples(plan: Plan, runs: Mapping[str, Sequence[str]]) -> list[ObjectExample]:
-    """Returns micrographs with what each of `runs`, domain -> keys of runs, finds in them.
+    """Returns micrographs with the objects predicted by each of `runs` (domain -> keys of runs).
 
     Of a domain those whose merges and splits differ most between the runs; where that is equal, those whose missed and
     false objects do; then the first. Runs whose weights were not kept are left out, and runs that have other held-out
@@ -104,7 +104,7 @@ def object_examples(plan: Plan, runs: Mapping[str, Sequence[str]]) -> list[Objec
     for evaluation in domains:
         try:
             examples += _examples_of_domain(plan, evaluation, runs[evaluation.domain], MAX_IMAGES // len(domains))
-        except SegueError:  # its weights are gone or its dataset is: the page shows the others
+        except SegueError:  # its weights or dataset no longer exist: the page shows the others
             continue
     return examples
 
@@ -151,7 +151,7 @@ def _examples_of_domain(plan: Plan, evaluation: Evaluation, runs: Sequence[str],
 
 
 def _scored(plan: Plan, evaluation: Evaluation, dataset: Dataset, run: str) -> ScoredRun | None:
-    """Returns a run of which the weights and the counts on whole micrographs are there, else None."""
+    """Returns a run whose weights and counts on whole micrographs exist, else None."""
     result = read_json(plan.store.evaluation(run, plan.evaluation_key(evaluation)))
     if not result or "images" not in result or not RunFolder(plan.store.run(run)).weights.exists():
         return None

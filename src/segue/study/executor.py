@@ -1,12 +1,12 @@
 """Runs a plan: datasets first, then trainings as their parents finish, each with its evaluations.
 
-What is finished is left alone, what was interrupted goes on, what failed is recorded and tried again the next time;
-what does not depend on a failed stage runs all the same. Stages run in this process, in worker processes of this
+Finished stages are left unchanged, interrupted ones resume, failed ones are recorded and tried again the next time;
+stages that do not depend on a failed one run regardless. Stages run in this process, in worker processes of this
 machine, or on a Dask scheduler that runs elsewhere.
 
 Models that can share one pass over their data are trained side by side where reading and augmentation are a notable
 part of a step: where the data are streamed from disk, and where images are resampled or their intensities changed. Each
-becomes what it would have become alone, so that this is no part of a result.
+ends with the same weights as if trained alone, so that this does not affect results.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from segue.training.spec import Inputs, TrainTask, shared_pass
 MAX_SIDE_BY_SIDE = 4  # models in one process: more would leave other workers without any, and gain little
 CONNECT_S = 20
 
-# what needs packages that are not always installed: the extra that brings them, and the packages
+# optional packages of a stage: the extra that installs them, and the packages
 EXTRAS = {"simulate": ("hrtem", ("ase", "abtem")), "tensorboard": ("tensorboard", ("tensorboard",))}
 
 
 @dataclass(frozen=True)
 class Event:
-    """Progress: `done` of `total` of the thing that `text` names, which is the `share` (0 to 1) of its work."""
+    """Progress: `done` of `total` items of the task named by `text`, the fraction `share` (0 to 1) of its work."""
 
     text: str
     done: int
@@ -73,9 +73,9 @@ def run_study(
     side_by_side: int | None = None,
     progress: Progress | None = None,
 ) -> Summary:
-    """Runs all of a plan that is not finished; returns how many stages ran, failed or wait for a failed one.
+    """Runs all unfinished stages of a plan; returns how many stages ran, failed or wait for a failed one.
 
-    side_by_side: how many models at most share a pass over the data; by default as many as that is worthwhile for.
+    side_by_side: maximum number of models that share a pass over the data; by default as many as saves time.
     Raises SegueError, before any work, where a package is missing that a stage needs.
     """
     began = time.monotonic()
@@ -92,7 +92,7 @@ def run_study(
                 shutil.rmtree(plan.store.run(training.key), ignore_errors=True)
         plan.store.refresh()
 
-    # what is to be trained or scored
+    # tasks to be trained or scored
     tasks = {training.key: _study_task(plan, training, checkpoint_s) for training in plan.trainings}
     unfinished = _unfinished(plan, tasks)
     for key in tasks.keys() - unfinished.keys():
@@ -128,7 +128,7 @@ def require_extras(plan: Plan) -> None:
         missing = [package for package in packages if importlib.util.find_spec(package) is None]
         if missing:
             raise SegueError(
-                f"{plan.study.path}: {name} needs {' and '.join(missing)}, which this Python does not have; run "
+                f"{plan.study.path}: {name} needs {' and '.join(missing)}, not installed in this Python; run "
                 f"`pip install 'segue[{extra}]'`. Nothing was run."
             )
 
@@ -188,7 +188,7 @@ def _study_task(plan: Plan, training: PlannedTraining, checkpoint_s: float) -> S
 
 
 def _unfinished(plan: Plan, tasks: Mapping[str, StudyTask]) -> dict[str, StudyTask]:
-    """Returns the tasks not complete, and with them the finished parents whose weights they need but were not kept."""
+    """Returns the incomplete tasks, and finished parents whose weights they need but which were not kept."""
     keys = {key for key in tasks if not plan.is_complete(key)}
     for training in reversed(plan.trainings):  # children before parents
         parent = tasks.get(training.parent or "")
@@ -200,7 +200,7 @@ def _unfinished(plan: Plan, tasks: Mapping[str, StudyTask]) -> dict[str, StudyTa
 
 @dataclass
 class _Graph:
-    """The tasks to be run, and how those ended that did; `failures`: key -> why it failed or cannot run."""
+    """The tasks to be run, and the results of those that ended; `failures`: key -> why it failed or cannot run."""
 
     plan: Plan
     tasks: Mapping[str, StudyTask]
@@ -240,7 +240,8 @@ class _Graph:
             report(Event("trainings", self.finished + self.failed, len(self.tasks), spent / total))
 
     def _record(self, result: TaskResult) -> list[StudyTask]:
-        """Records how a task ended; returns the children that can run now: they need its weights, not its scores."""
+        """Records the result of a task; returns the children that can run now: they need its weights, not its
+        scores."""
         task = self.tasks[result.key]
         if result.error is None:
             self.finished += 1
@@ -257,10 +258,10 @@ class _Graph:
         return []
 
     def fail(self, task: StudyTask, reason: str) -> None:
-        """Records that a task cannot run, and with it what descends from it."""
+        """Records that a task and all its descendants cannot run."""
         self.failures[task.key] = reason
         write_json(self.plan.store.failure(task.key), {"label": task.label, "error": reason})
-        self._block(self.children.get(task.key, []), "a stage it descends from cannot run")
+        self._block(self.children.get(task.key, []), "one of its ancestors cannot run")
 
     def _block(self, tasks: Iterable[StudyTask], reason: str) -> None:
         waiting = deque(tasks)
@@ -321,13 +322,14 @@ class Executor(Protocol):
         ...
 
     def next(self) -> list[TaskResult]:
-        """Returns how the tasks of one submission ended, when they have."""
+        """Waits for the tasks of one submission and returns their results."""
         ...
 
 
 @contextmanager
 def open_executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
-    """Gives what runs tasks: this process, `workers` processes of a local Dask cluster, or a running scheduler."""
+    """Gives the executor of tasks: this process, `workers` processes of a local Dask cluster, or a running
+    scheduler."""
     if scheduler is None and workers == 1:
         yield LocalExecutor()
         return
@@ -385,7 +387,7 @@ class ClusterExecutor:
             return result
         # a worker that died leaves an exception: the stages resume from their checkpoints the next time
         error = result[1] if isinstance(result, tuple) else result
-        message = f"its worker was lost ({error}); run the study again to go on from its checkpoint"
+        message = f"its worker was lost ({error}); run the study again to resume from its checkpoint"
         return [TaskResult(task.key, False, message) for task in self._tasks[future.key]]
 
 
@@ -410,7 +412,7 @@ def _local_cluster(workers: int) -> Any:
 
 
 def _end_with_parent() -> Any:
-    """Returns a plugin that ends a worker when the process that started it is killed: it would train on unwatched."""
+    """Returns a plugin that ends a worker when the process that started it is killed; otherwise it would continue."""
     from distributed import WorkerPlugin
 
     class EndWithParent(WorkerPlugin):

@@ -26,8 +26,8 @@ class Configuration:
     """One point of a study's grid, without its seed.
 
     axes: "<stage>.<dotted key>" -> value as written in tables, of this stage and its ancestors; own: those of this
-    stage alone; table: the stage's table without axes; spec: the same as the training takes it, with names of datasets
-    in place of their keys; domain: what it trains on, in words.
+    stage alone; table: the stage's table without axes; spec: the specification of the training, with names of datasets
+    in place of their keys; domain: the training data, in words.
     """
 
     stage: str
@@ -100,7 +100,7 @@ def _order(stages: Mapping[str, Table]) -> tuple[list[str], list[str]]:
         if not ready:
             for name, table in waiting.items():
                 parent = str(_parent(table))
-                reason = "a stage cannot descend from itself" if parent in stages else unknown(parent, stages, "stage")
+                reason = "a stage cannot be its own ancestor" if parent in stages else unknown(parent, stages, "stage")
                 mistakes.append(f"stages.{name}.from: {reason}")
             break
     return order, mistakes
@@ -158,7 +158,7 @@ def _expand_stage(
             inherited = _inherited(point.table, parent, spec)
             if _needs_no_labels(inherited):
                 mistakes.append(
-                    f"{prefix}: starts from a stage that reconstructs images, and has no target of its own; give it "
+                    f"{prefix}: starts from a stage that reconstructs images, but has no target; give it "
                     'one, such as target = { name = "boundary" }, or write a [target] for the study'
                 )
             own_axes = {f"{name}.{axis}": grid.label(value) for axis, value in point.coordinates.items()}
@@ -175,7 +175,7 @@ def _expand_stage(
 def _inherited(table: Table, parent: Configuration | None, spec: StudySpec) -> dict[str, Any]:
     """Returns the settings that a stage has from its parent: those it does not set itself.
 
-    The study's [target] goes before a parent's reconstruction, which serves to start other trainings.
+    The study's [target] takes precedence over a parent's reconstruction, which serves to start other trainings.
     """
     if parent is None:
         return {}
@@ -238,11 +238,11 @@ def _stage_spec(
 
 
 def _network_mistakes(prefix: str, spec: StageSpec, tiles: Mapping[str, int | None]) -> list[str]:
-    """Returns what is wrong with the network: a file of weights, or tiles of a dataset that it cannot take."""
+    """Returns the mistakes of the network: a file of weights, or a dataset with tiles of unsuitable size."""
     mistakes = []
     if isinstance(spec.network.pretrained, Path):
         mistakes.append(
-            f"{prefix}: network.pretrained names a file, whose content a study does not follow; pretrained = true, or "
+            f"{prefix}: network.pretrained names a file, which a study does not support; set pretrained = true, or "
             "train the stage by itself with `segue train`"
         )
     for item in spec.data:
@@ -258,9 +258,9 @@ def _network_mistakes(prefix: str, spec: StageSpec, tiles: Mapping[str, int | No
 def _data(
     prefix: str, table: Table, spec: StudySpec, datasets: Mapping[str, DatasetFamily]
 ) -> tuple[list[Table], str, list[str]]:
-    """Returns what StageSpec.data takes, from `domain` or `mix`."""
+    """Returns StageSpec.data, from `domain` or `mix`."""
     if ("domain" in table) == ("mix" in table):
-        return [], "", [f"{prefix}: give either `domain` or `mix`, which say what the stage trains on"]
+        return [], "", [f"{prefix}: give either `domain` or `mix`, the training data of the stage"]
     if "domain" in table:
         counts = {key: table[key] for key in ("images", "groups") if key in table}
         items: Any = [{"domain": table["domain"], **counts}]
@@ -270,7 +270,7 @@ def _data(
         if not (isinstance(items, list) and items and all(isinstance(i, dict) and "domain" in i for i in items)):
             return [], "", [f'{prefix}.mix: found {items!r}; write mix = [{{ domain = "a", images = 128 }}, ...]']
         if "images" in table or "groups" in table:
-            return [], "", [f"{prefix}: with `mix` the numbers of images stand in its items; remove images and groups"]
+            return [], "", [f"{prefix}: with `mix`, numbers of images are given in its items; remove images and groups"]
         described = grid.mixture(items)
     data, mistakes = [], []
     for item in items:

@@ -1,4 +1,4 @@
-"""The grammar of a study file: what its tables hold, and how `each`, `variants` and `pairs` unfold into a grid.
+"""The grammar of a study file: its tables, and how `each`, `variants` and `pairs` expand into a grid.
 
 each      {each = [a, b]} anywhere in a stage is an axis; {each = [...], except = "pretrain.domain"} leaves out the
           combinations whose value an ancestor already has (a name or a list of names)
@@ -140,7 +140,7 @@ def _axis(table: Table, path: str) -> Axis:
     labels = [label(value) for value in values]
     if len(set(labels)) != len(labels):
         raise ValueError(
-            f"{path}: the values of `each` repeat themselves ({', '.join(map(str, labels))}); name each once"
+            f"{path}: the values of `each` are not distinct ({', '.join(map(str, labels))}); name each once"
         )
     return Axis(path, tuple(values), tuple(names))
 
@@ -158,7 +158,7 @@ def lookup(table: Any, path: str) -> Any:
 
 
 def label(value: Any) -> Label:
-    """Returns how a value is written in tables: a scalar as it is, a table by its name and other settings."""
+    """Returns the text of a value in tables: a scalar unchanged, a table by its name and other settings."""
     if isinstance(value, dict):
         rest = [f"{key}={label(inner)}" for key, inner in value.items() if key not in ("name", "domain")]
         return " ".join([str(value["name"])] * ("name" in value) + rest) or "default"

@@ -1,4 +1,4 @@
-"""Plans a study: every distinct stage with its key, what is done, what it needs on disk, and why it runs."""
+"""Plans a study: every distinct stage with its key, its progress, its disk space, and why it runs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from segue.training.identity import Fingerprint
 from segue.training.run_folder import RunFolder
 from segue.training.spec import DataSpec, StageSpec
 
-EVALUATION_VERSION = 4  # of what an evaluation measures; bump it by hand when that changes
+EVALUATION_VERSION = 4  # of the measurements of an evaluation; increase by hand when these change
 
 
 @dataclass(frozen=True)
 class Template:
-    """What the repetitions of a configuration share: its specification, the settings and inputs of its key."""
+    """Common to the repetitions of a configuration: its specification, and the settings and inputs of its key."""
 
     spec: StageSpec
     settings: Mapping[str, Any]
@@ -53,7 +53,7 @@ class PlannedTraining:
 
     @property
     def spec(self) -> StageSpec:
-        """What is trained; made when asked for, since a plan has thousands."""
+        """The specification of the training; made on request, since a plan has thousands."""
         return self.template.spec.model_copy(update=self.seeds)
 
 
@@ -85,7 +85,7 @@ class StageCount:
 class Plan:
     """datasets: key -> how it is made; trainings: the distinct trainings, parents first.
 
-    uses: each configuration with each training it needs; a training that two configurations share stands in both.
+    uses: each configuration with each training it needs; a training that two configurations share is in both.
     """
 
     study: Study
@@ -130,7 +130,7 @@ class Plan:
         return len(self.trainings) * len(self.evaluations)
 
     def dataset_file(self, key: str) -> Path:
-        """Returns where a dataset lies: in the store, or the user's own file."""
+        """Returns the path of a dataset: in the store, or the user's own file."""
         dataset = self.datasets[key]
         return (dataset.root if dataset.kind == "file" else self.store.dataset(key)).absolute()
 
@@ -138,9 +138,9 @@ class Plan:
         return evaluation.key(self.study.spec.evaluate.part, self.study.spec.evaluate.every_epoch)
 
     def disk(self) -> dict[str, int]:
-        """Returns the bytes needed for `datasets` and `weights` not there yet, and those `free` at the store.
+        """Returns the bytes needed for `datasets` and `weights` that do not exist yet, and those `free` at the store.
 
-        The weights of networks whose size only building them tells are not counted; `uncounted` is their number.
+        The weights of networks whose size is unknown until they are built are not counted; `uncounted` is their number.
         """
         existing = self.store.existing()
         missing = [member for key, member in self.datasets.items() if member.kind != "file" and key not in existing]
@@ -165,8 +165,8 @@ class Plan:
     def why(self, force: bool = False) -> list[tuple[str, str, str]]:
         """Returns for every dataset and training its key, its name, and why it runs, or that it is finished.
 
-        Of a training whose settings changed since the study was last run the reason names each setting that did, with
-        its value then and now.
+        If the settings of a training changed since the study was last run, the reason names each of them, with its
+        values before and now.
         """
         existing = self.store.existing()
         known = read_json(self.store.plan_record(self.study.spec.name)) or {}
@@ -200,7 +200,7 @@ class Plan:
         return unscored or train.key in wanting
 
     def record(self) -> dict[str, Any]:
-        """Returns what `why` compares the next plan with; settings that repetitions share are there once."""
+        """Returns the record that `why` compares the next plan with; settings shared by repetitions are stored once."""
         hashes = {id(t.template): stage_hash(t.template.settings) for t in self.trainings}
         trainings = {
             training.label: {
@@ -222,7 +222,7 @@ def _change(
     settings: Mapping[str, Any],
     compared: dict[tuple[str, int], str],
 ) -> str:
-    """Returns why a training that is not finished is to run; `then` and `settings` are from the last plan's record."""
+    """Returns why an unfinished training is to run; `then` and `settings` are from the last plan's record."""
     if then is None:
         return "new"
     if then["key"] == training.key:
@@ -250,13 +250,13 @@ _DEFAULT = "(default)"
 
 
 def _without_datasets(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Leaves out which datasets are trained on: a change of these is one of inputs."""
+    """Returns the settings without the datasets: a change of these is a change of inputs."""
     data = [{name: value for name, value in item.items() if name != "dataset"} for item in settings.get("data", ())]
     return {**settings, "data": data}
 
 
 def _flat(table: Any, path: str = "") -> dict[str, str]:
-    """Returns dotted name -> value as JSON of all that is in a table."""
+    """Returns dotted name -> value as JSON of all entries of a table."""
     if isinstance(table, dict) and table:
         return {
             name: v
@@ -270,7 +270,7 @@ def _flat(table: Any, path: str = "") -> dict[str, str]:
 
 
 def plan_study(path: Path, store: Path | None = None) -> Plan:
-    """Returns the plan of a study file; runs nothing. The store is `runs` beside the file unless given."""
+    """Returns the plan of a study file; runs nothing. The store is by default `runs` next to the file."""
     study = read_study(path)
     place = Store(store if store is not None else path.parent / "runs")
     used = _datasets_used(study)

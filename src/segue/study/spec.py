@@ -37,7 +37,7 @@ class DatasetSource(SpecModel):
 
 
 class Seeds(SpecModel):
-    """Numbers of repetitions; the two are crossed. init: first weights and order; draw: which images."""
+    """Numbers of repetitions; the two are crossed. init: initial weights and order; draw: choice of images."""
 
     init: Annotated[int, Field(gt=0)] = 1
     draw: Annotated[int, Field(gt=0)] = 1
@@ -48,7 +48,7 @@ class Seeds(SpecModel):
 
 
 class Evaluation(SpecModel):
-    """On which domains every run is scored, on which part of the split, and whether after every epoch."""
+    """The domains and the part of the split on which every run is scored, and whether after every epoch."""
 
     domains: Literal["all"] | list[str] = "all"
     part: Literal["test", "validation"] = "test"
@@ -78,7 +78,7 @@ class StudySpec(SpecModel):
     def _named_plainly(cls, stages: dict[str, Table]) -> dict[str, Table]:
         dotted = [name for name in stages if "." in name]
         if dotted:
-            raise ValueError(f"stage names may not hold dots, found {', '.join(dotted)}; rename them")
+            raise ValueError(f"stage names may not contain dots, found {', '.join(dotted)}; rename them")
         return stages
 
     @property

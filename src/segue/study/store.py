@@ -1,10 +1,10 @@
-"""Where a study's stages lie: a folder of runs and datasets, each named by its key.
+"""The store of a study: a folder of runs and datasets, each named by its key.
 
 <store>/train-<digest>/                    a finished run; `.running` while unfinished
 <store>/train-<digest>/evaluations/<key>.json and <key>.timing.json
 <store>/train-<digest>.failed.json         why the last attempt failed
 <store>/data-<digest>/dataset.h5
-<store>/plans/<study>.json                 the keys of the last time, by which `plan --why` tells what changed
+<store>/plans/<study>.json                 the keys of the last run, from which `plan --why` derives the changes
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class Store:
 
 
 def timing_file(evaluation: Path) -> Path:
-    """Returns the file beside an evaluation that says how long it took: results are the same each time, times not."""
+    """Returns the file next to an evaluation with its duration: results are reproducible, durations are not."""
     return evaluation.with_suffix(".timing.json")
 
 
 def copy_run(run: Path, out: Path) -> None:
-    """Copies a finished run; the copy appears when it is whole, and shares its files on disk where that is possible."""
+    """Copies a finished run; the copy appears when complete, and shares its files on disk (hard links) if possible."""
 
     def link(file: str, copy: str) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What a study yields for its report: a tidy table, histories, failures, costs and a few example images.
+"""The results of a study for its report: a tidy table, histories, failures, costs and a few example images.
 
 `study/table.py` fills these from finished runs; `report/` draws them. Nothing heavy is imported here.
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Example:
-    """One held-out image with its labels and what several runs predict for it."""
+    """One held-out image with its labels and the predictions of several runs."""
 
     image: np.ndarray  # (H, W) float, any range
     label: np.ndarray  # (H, W) int; 0 background, -1 ignored
@@ -41,7 +41,7 @@ class Example:
 
 @dataclass(frozen=True)
 class ObjectExample:
-    """One held-out micrograph with its objects and those that several runs find in it."""
+    """One held-out micrograph with its objects and the predictions of several runs."""
 
     image: np.ndarray  # (H, W) float, any range
     label: np.ndarray  # (H, W) int; 0 background, -1 ignored, objects 1 …
@@ -61,8 +61,8 @@ class StudyResults:
         floor), accuracy, iou_mean, dice_mean, for each foreground class iou_<class>, dice_<class>,
         precision_<class>, recall_<class>; where objects are scored, the scores of `evaluation.objects.scores`;
         selected_epoch, epochs, precision ("bf16", "fp32"), threads. Where stages differ in `split.by` also split_by
-        (words), split_tears (whether groups were torn), apart_from_split (equal for runs that differ in nothing else
-        but the seeds), training_groups, validation_groups, evaluated_groups, and of torn groups neighbouring_pairs,
+        (words), split_tears (whether groups were divided), apart_from_split (equal for runs that differ in nothing else
+        but the seeds), training_groups, validation_groups, evaluated_groups, and of divided groups neighbouring_pairs,
         validation_tiles and validation_tiles_near (`training.drawing.Leak`).
     histories: a row per (run, epoch from 1): run, stage, epoch, lr, train_loss, validation_loss (NaN where none),
         validation_<metric>, with the axes and seeds of the table.
@@ -163,7 +163,7 @@ def _variants(stage: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Writes a table as Parquet or CSV, as the file's ending says."""
+    """Writes a table as Parquet or CSV, by the file's suffix."""
     if path.suffix not in (".parquet", ".csv"):
         raise SegueError(f"{path}: tables are written as .parquet or .csv; give the file one of these endings.")
     with replacing(path) as partial:
@@ -176,7 +176,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 def _identity(
     plan: Plan, configuration: Configuration, train: PlannedTraining, metrics: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Returns the columns that say which run a row is of. Timings and dates are not among them."""
+    """Returns the columns that identify the run of a row. Timings and dates are not among them."""
     labels = metrics["labels"]
     return {
         "study": plan.study.spec.name,
@@ -202,7 +202,7 @@ def _identity(
 
 
 def _splits(plan: Plan) -> dict[str, SplitSpec]:
-    """Returns the split of each training; of one stored in a dataset that is there, the one it was made by."""
+    """Returns the split of each training; for one stored in an existing dataset, the split it was made by."""
     splits: dict[str, SplitSpec] = {}
     origins: dict[tuple[str, str], SplitSpec] = {}
     for train in plan.trainings:
@@ -218,8 +218,8 @@ def _splits(plan: Plan) -> dict[str, SplitSpec]:
 
 
 def _apart_from_split(plan: Plan, splits: Mapping[str, SplitSpec]) -> dict[str, str]:
-    """Returns for each training a digest of all that it is made of but the way of splitting, the repetition and what is
-    kept of its epochs, its ancestors included; the part for test is in it.
+    """Returns for each training a digest of its settings and those of its ancestors, except the kind of split, the
+    repetition and the files kept per epoch; the test part is included.
 
     Empty where the study divides all samples by the same."""
     if len({split.by for split in splits.values()}) < 2:
@@ -236,7 +236,7 @@ def _apart_from_split(plan: Plan, splits: Mapping[str, SplitSpec]) -> dict[str, 
 
 
 def _split_columns(run: RunFolder, split: SplitSpec, apart: str | None, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the columns that say how a run's samples were divided; none where no run was divided otherwise."""
+    """Returns the columns that describe how a run's samples were divided; none if all runs use the same split."""
     if apart is None:
         return {}
     leak = metrics.get("leak") or {}
@@ -343,7 +343,7 @@ SCORES = ("iou_", "dice_", "f1_", "precision_", "recall_", "accuracy_", "auprc_"
 
 
 def _ordered(table: pd.DataFrame) -> pd.DataFrame:
-    """Puts the columns that say what a row is before its scores."""
+    """Puts the columns that identify a row before its scores."""
     if table.empty:
         return pd.DataFrame(columns=["study", "stage", "run", "domain", "evaluated_domain", "split", "loss"])
     late = ("evaluated_domain", "split", "samples", "loss", "loss_floor", "loss_adjusted", "accuracy")

@@ -1,4 +1,4 @@
-"""What a worker does with a task of a study: it trains a stage and scores it, or several stages side by side."""
+"""The work of one task of a study: trains a stage and scores it, or several stages side by side."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class StudyTask:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """How a task ended. `trained` says whether its weights are there, also when an evaluation failed."""
+    """The result of a task. `trained`: whether its weights exist, also when an evaluation failed."""
 
     key: str
     trained: bool = False
@@ -58,7 +58,7 @@ class TaskResult:
 
 
 def run_tasks(tasks: Sequence[StudyTask]) -> list[TaskResult]:
-    """Trains and scores stages in this process, several side by side; never raises, so that a failure stays its own."""
+    """Trains and scores stages in this process, several side by side; never raises: a failure stops only its stage."""
     untrained = [task for task in tasks if not task.run.is_finished]
     failed: dict[str, TaskResult] = {}
     if len(untrained) > 1:
@@ -70,7 +70,7 @@ def run_tasks(tasks: Sequence[StudyTask]) -> list[TaskResult]:
 
 
 def _train_side_by_side(tasks: Sequence[StudyTask]) -> dict[str, TaskResult]:
-    """Trains stages in one pass over their data; returns by key how those that failed ended."""
+    """Trains stages in one pass over their data; returns the results of the failed ones by key."""
     from segue.training.run import train_tasks
 
     errors = train_tasks([task.train for task in tasks], checkpoint_s=tasks[0].checkpoint_s)
@@ -79,7 +79,7 @@ def _train_side_by_side(tasks: Sequence[StudyTask]) -> dict[str, TaskResult]:
 
 
 def _run_task(task: StudyTask, *, is_new: bool) -> TaskResult:
-    """Trains the stage if that is still to be done, and scores it; `is_new`: its run was not there before."""
+    """Trains the stage if it is not finished, and scores it; `is_new`: its run did not exist before."""
     from segue.study.evaluate import score_missing
     from segue.training.run import train_tasks
 
@@ -99,7 +99,7 @@ def _run_task(task: StudyTask, *, is_new: bool) -> TaskResult:
             (domain, reason), others = next(iter(failed.items())), len(failed) - 1
             and_more = f" (and {others} more domains)" if others else ""
             return TaskResult(task.key, trained, f"evaluation on {domain}{and_more}: {reason}")
-        if is_new and not task.keep_weights:  # what another study left there is not this one's to remove
+        if is_new and not task.keep_weights:  # files of another study must not be removed
             task.run.weights.unlink(missing_ok=True)
             task.run.last_weights.unlink(missing_ok=True)
             shutil.rmtree(task.run.epochs, ignore_errors=True)
@@ -109,23 +109,24 @@ def _run_task(task: StudyTask, *, is_new: bool) -> TaskResult:
 
 
 def _failure(task: StudyTask, error: Exception, *, trained: bool) -> TaskResult:
-    """Returns how a task ended that raised: with the trace of what is not the user's mistake."""
+    """Returns the result of a task that raised: with the traceback unless it is a mistake of the user."""
     if isinstance(error, SegueError):
         return TaskResult(task.key, trained, one_line(error))
     return TaskResult(task.key, trained, f"{type(error).__name__}: {one_line(error)}", traceback.format_exc())
 
 
 def has_weights(task: StudyTask) -> bool:
-    """Returns whether the weights that a finished run still has to give are there."""
+    """Returns whether the weights that are still needed of a finished run exist."""
     run = task.run
     files = [run.weights]
-    if task.every_epoch:  # fewer epochs than asked for where it stopped early
+    if task.every_epoch:  # fewer epochs than requested if it stopped early
         files += [run.epoch_weights(epoch) for epoch in range(1, run.read(run.metrics)["epochs"] + 1)]
     return all(file.exists() for file in files)
 
 
 def _restore_weights(task: StudyTask) -> None:
-    """Trains a finished run once more beside itself and takes the weights that were not kept: they are the same."""
+    """Trains a finished run once more in another folder and copies the weights that were not kept: they are the
+    same."""
     from segue.training.run import train_task
 
     again = RunFolder(task.folder.with_name(task.folder.name + ".again"))
@@ -145,16 +146,16 @@ def one_line(error: Exception) -> str:
 
 
 class TaskSizes:
-    """How large trainings are, about: what is counted in a dataset is counted once.
+    """Approximate sizes of trainings; each dataset is counted once.
 
-    What cannot be counted, because its dataset failed, stands as one image of no bytes.
+    A training that cannot be counted, because its dataset failed, counts as one image of no bytes.
     """
 
     def __init__(self) -> None:
         self._counts: dict[str, tuple[int, int]] = {}
 
     def visits(self, task: StudyTask) -> int:
-        """Returns how many images a training visits, to tell how far a study has come."""
+        """Returns how many images a training visits, for the progress of a study."""
         from segue.training.sampler import repeats_per_sample
 
         samples = sum(self._samples(task, item) for item in task.spec.data)

@@ -1,4 +1,4 @@
-"""Background, interior and boundary of objects; interiors are the seeds of a watershed that gives boundaries back.
+"""Background, interior and boundary of objects; interiors are the seeds of a watershed that restores the boundaries.
 
 The three-class representation of the Data Science Bowl 2018 (Caicedo et al., Nature Methods 16, 1247 (2019), who weigh
 the boundary more than the rest).

@@ -21,8 +21,8 @@ from segue.targets.target import LabelInfo, Output
 class Classes:
     """Scores are logits of K classes; encoded labels are class indices, (N, H, W) int64.
 
-    `names` holds a name per class, the background first; `instances` says that labels number objects, which then are
-    class 1, and that decoding numbers them.
+    `names` holds a name per class, the background first. If `instances`, labels number objects, which then are class 1,
+    and decoding numbers them.
     """
 
     names: tuple[str, ...]
@@ -102,7 +102,7 @@ class Classes:
 
 
 class ImageClass(Classes):
-    """Scores are (N, K), or (N, K, H, W) of a network of pixels, which are averaged over the image. Labels (N, H, W)
+    """Scores are (N, K), or (N, K, H, W) of a network that scores pixels, averaged over the image. Labels (N, H, W)
     hold an image's class in every pixel, −1 in padding; encoded they are (N, 1, 1) int64."""
 
     @property

@@ -1,4 +1,4 @@
-"""Several targets as outputs of one network: the main one, and auxiliary ones that help it to learn."""
+"""Several targets as outputs of one network: the main one, and auxiliary ones that support its training."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Distance(ObjectTarget):
 
     Encoded labels are two channels: the distance, −1 where it is unknown or ignored; and 1 object, 0 background, −1
     ignored. The distance is that between the centers of a pixel and of the nearest one outside its object, so that
-    outermost pixels have 1 px. Beyond the image's border the object is taken to go on. A distance is unknown where
+    outermost pixels have 1 px. Beyond the image's border the object is assumed to continue. A distance is unknown where
     nothing nearer than an ignored pixel, or nothing at all, is outside the object.
 
     Decoding smooths the distance by a Gaussian of `sigma_px` and floods the foreground from its maxima. Two of them are

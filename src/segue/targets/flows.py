@@ -110,7 +110,7 @@ class Flows(ObjectTarget):
         Pixels with a logit above `cellprob_threshold` follow the flows, and their end points are counted per pixel. A
         pixel with the most ends within 5 × 5, and with more than 10 (or than `min_size_px` − 1, if that is less), makes
         an object with those around it: all pixels that end there. Removed are objects smaller than `min_size_px` and
-        those whose flows, encoded anew, differ from the predicted ones by more than `flow_threshold` (mean over pixels
+        those whose flows, encoded again, differ from the predicted ones by more than `flow_threshold` (mean over pixels
         of the squared length of the difference; 100 removes none). Holes are filled where they hold background alone.
         Raises SegueError where scores are not finite.
         """
@@ -126,7 +126,7 @@ class Flows(ObjectTarget):
         flow_field = np.zeros((inside.shape[0] + 1, inside.shape[1] + 1, 2), np.float32)
         np.multiply(flows.transpose(1, 2, 0), inside[:, :, None], out=flow_field[:-1, :-1])
         ends = integrate_flows(flow_field, np.flatnonzero(inside), self.steps)
-        # objects are the pixels that end together
+        # objects are the pixels that end at the same place
         labels = _cluster(ends, inside, more_than=min(MAX_SEED_ENDS, math.ceil(min_size_px) - 1))
         sizes = np.bincount(labels.ravel(), minlength=2)
         valid = sizes >= max(min_size_px, 1)

@@ -260,7 +260,7 @@ def weights_from_counts(
     if rows.shape[1] != len(names):
         raise SegueError(
             f"{context}: pixels of {rows.shape[1]} classes were counted, but the layer has {len(names)} classes "
-            f"({', '.join(names)}); prepare the dataset anew."
+            f"({', '.join(names)}); prepare the dataset again."
         )
     pixels = rows.sum(0)
     missing = [name for name, count in zip(names, pixels, strict=True) if count <= 0]

@@ -44,8 +44,8 @@ class Rays(ObjectTarget):
     divided by the object's largest, 0 in the background and −1 where labels are ignored; and the distances, 0 outside
     of objects. Ray k of R points to (row, column) = (sin 2πk/R, cos 2πk/R); its distance is the number of steps of 1 px
     that stay in the object, and as much as lies between a pixel's center and its border in that direction.
-    Ignored pixels end an object as the background does. The border of the image ends rays, but it is no background for
-    the probability, unless one object fills the whole image.
+    Ignored pixels end an object as the background does. The border of the image ends rays, but does not count as
+    background for the probability, unless one object fills the whole image.
 
     Decoding: pixels above `prob_threshold` propose polygons; `nms_threshold` is the fraction of the smaller of two that
     both may have in common.

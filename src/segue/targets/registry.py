@@ -1,4 +1,4 @@
-"""Targets by name; their specifications stand in `targets.specs`, without torch."""
+"""Targets by name; their specifications are in `targets.specs`, without torch."""
 
 from __future__ import annotations
 

@@ -91,11 +91,11 @@ def loss_spec(loss: LossName | LossSpec) -> LossSpec:
     return TverskySpec(name=loss) if loss == "tversky" else PlainLossSpec(name=loss)
 
 
-# ------------------------------------------------------------------ what all targets have in common
+# ------------------------------------------------------------------ common to all targets
 
 
 class TargetModel(SpecModel):
-    """What each target's specification answers, so that no caller needs to ask for its class."""
+    """Properties of each target's specification, so that no caller needs to check its class."""
 
     name: Any  # a Literal in each target
 
@@ -374,8 +374,9 @@ class DescriptorsSpec(PixelLossModel):
 
 class MaskedSpec(SpecModel):
     """Squares of `patch_px` are covered with the image's mean until the fraction `share` of the image is covered, and
-    the loss is of what they cover: masked autoencoding (He et al. 2022, there 0.75 of squares of 16 px). Squares of one
-    pixel leave a network with only the neighbors to predict a pixel from, as Noise2Void does (Krull et al. 2019)."""
+    the loss is computed on the covered pixels: masked autoencoding (He et al. 2022, there 0.75 of squares of 16 px).
+    Squares of one pixel leave a network with only the neighbors to predict a pixel from, as Noise2Void does (Krull et
+    al. 2019)."""
 
     name: Literal["masked"]
     patch_px: Annotated[int, Field(ge=1)] = 16
@@ -400,9 +401,9 @@ Corruption = Annotated[MaskedSpec | NoiseSpec | NothingSpec, Field(discriminator
 
 
 class ReconstructionSpec(TargetModel):
-    """The image itself, after augmentation, from what `corruption` leaves of it.
+    """The image itself, after augmentation, from a corrupted version (`corruption`).
 
-    It needs no labels; what it learns can be the start of another stage (load = ["encoder", "decoder"]). The loss is
+    It needs no labels; its weights can be the start of another stage (load = ["encoder", "decoder"]). The loss is
     the mean squared error per channel and pixel, in squared units of the images as read; padding counts nowhere.
     """
 
@@ -469,11 +470,11 @@ class CombinedSpec(TargetModel):
         parts = [self.main.model_copy(update={"layer": None}), *self.parts[1:]]
         repeated = next((spec for i, spec in enumerate(parts) if spec in parts[:i]), None)
         if repeated is not None:
-            raise ValueError(f"target '{repeated.name}' is asked for twice with equal settings; leave one of them out")
+            raise ValueError(f"target '{repeated.name}' occurs twice with equal settings; leave one of them out")
         for part in self.parts[1:]:
             if part.layer is not None:
                 raise ValueError(
-                    f"auxiliary target '{part.name}' names a layer; all are of the layer of main: name it there"
+                    f"auxiliary target '{part.name}' names a layer, but all use the layer of main: name it there"
                 )
             if isinstance(part, ReconstructionSpec) and part.corruption.name != "nothing":
                 raise ValueError(

@@ -1,6 +1,6 @@
 """The Target interface: encodes labels into training targets, computes the loss, decodes predictions into labels.
 
-`ObjectTarget` holds what the targets of objects have in common.
+`ObjectTarget` is the common base of the targets of objects.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class Target(Protocol):
 
     @property
     def channels(self) -> int:
-        """How many scores the network gives for each pixel."""
+        """Number of scores of the network per pixel."""
         ...
 
     @property
     def target_channels(self) -> int:
-        """How many values per pixel `encode` gives."""
+        """Number of values per pixel of `encode`."""
         ...
 
     @property
@@ -207,7 +207,7 @@ class ObjectTarget:
 
 @dataclass(frozen=True)
 class LabelInfo:
-    """What a target is built for: the classes' names, whether the layer numbers objects, and the images' channels.
+    """The data a target is built for: class names, whether the layer numbers objects, and image channels.
 
     counts: the pixels of each class per training sample (n, K), or their totals (K,), where class weights follow from
     them. context: the beginning of error messages.

@@ -137,7 +137,7 @@ def drawing_of(
     return "\n".join(body) + "\n"
 
 
-# Layout: where each block stands, and the route of each line, in pixels
+# Layout: the position of each block, and the route of each line, in pixels
 
 
 class Place(NamedTuple):

@@ -104,7 +104,7 @@ def effective_field(
     mean = gradient.abs().double().sum(1).mean(0).cpu().numpy()
     if not np.isfinite(mean).all() or mean.sum() == 0:
         raise SegueError(
-            "receptive field: nothing at the images reaches the scores at their center (the gradient is zero or not "
+            "receptive field: the scores at the center do not depend on the images (the gradient is zero or not "
             "finite); give images with something at their center, standardized."
         )
     mean /= mean.sum()

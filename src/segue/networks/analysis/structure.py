@@ -79,7 +79,7 @@ def trace_blocks(network: Network, image: tuple[int, int, int]) -> tuple[Block, 
         except (RuntimeError, ValueError, TypeError, AssertionError, SegueError) as error:
             raise SegueError(
                 f"network: cannot take an image of {image[0]} channels and {image[1]}x{image[2]} px "
-                f"({str(error).splitlines()[0]}); give a size that it takes."
+                f"({str(error).splitlines()[0]}); give a size that it supports."
             ) from error
         encoder = _encoder_blocks(network, run, {id(p): name for name, p in tensors.items()})
         start = Block(IMAGE, "image", "", image)

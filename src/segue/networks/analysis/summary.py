@@ -1,4 +1,4 @@
-"""Human-readable summary of a network and of what a training step with it needs."""
+"""Human-readable summary of a network and of the memory of a training step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The encoders and decoders of segmentation-models-pytorch behind segue's three parts."""
+"""The encoders and decoders of segmentation-models-pytorch as networks of segue's three parts."""
 
 from __future__ import annotations
 
@@ -56,6 +56,6 @@ def _leaves_out(encoder: nn.Module) -> bool:
 
 def _without_units(decoder: str, encoder: str) -> SegueError:
     return SegueError(
-        f"network '{decoder}-{encoder}': its encoder takes no stochastic depth; set stochastic_depth = 0, or choose "
-        "an encoder of timm with residual units, e.g. tu-resnet18 or tu-convnext_tiny."
+        f"network '{decoder}-{encoder}': its encoder does not support stochastic depth; set stochastic_depth = 0, or "
+        "choose an encoder of timm with residual units, e.g. tu-resnet18 or tu-convnext_tiny."
     )

@@ -41,7 +41,9 @@ def timm_model(model: str, context: str, options: dict[str, Any]) -> nn.Module:
 
 
 def without_units(context: str) -> SegueError:
-    return SegueError(f"{context}: it takes no stochastic depth; set stochastic_depth = 0, or choose another model.")
+    return SegueError(
+        f"{context}: it does not support stochastic depth; set stochastic_depth = 0, or choose another model."
+    )
 
 
 def _unknown_model(model: str) -> str:
@@ -52,7 +54,7 @@ def _unknown_model(model: str) -> str:
 
 
 class TimmEncoder(nn.Module):
-    """Returns the features at several depths, where the model can tell them, and the pooled one (N, F) as the last."""
+    """Returns the features at several depths, if the model provides them, and the pooled one (N, F) as the last."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()

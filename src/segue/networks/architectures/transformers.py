@@ -2,7 +2,7 @@
 
 Each encoder gives the image, features at four depths, and takes any height and width that are multiples of its
 divisor. Learned absolute position embeddings belong to a grid of patches; at another grid they are resampled bicubic,
-and `position_note` says so. Features of an input (N, C, H, W):
+which `position_note` reports. Features of an input (N, C, H, W):
 
     ViT    four of (N, D, H/p, W/p), after each quarter of the blocks; the last is normalized
     SAM    three such, and the last after SAM's neck of convolutions: (N, 256, H/p, W/p)
@@ -39,7 +39,7 @@ MAX_WIDTH, MIN_WIDTH = 256, 32  # channels of the decoder: halved with each doub
 
 
 class Feature(NamedTuple):
-    """What an encoder gives: its channels, and how many pixels one step in it is."""
+    """A feature of an encoder: its channels, and its stride in pixels."""
 
     channels: int
     stride_px: int
@@ -231,7 +231,7 @@ def dense_transformer(
 
 
 def position_note(network: nn.Module, height_px: int, width_px: int) -> str | None:
-    """Returns what happens to learned position embeddings at this size of image, or None where there are none."""
+    """Returns a note on learned position embeddings at this image size, or None if there are none."""
     encoder: Any = network.get_submodule("encoder")
     if not isinstance(encoder, ViTEncoder | SAMEncoder) or encoder.model.pos_embed is None:
         return None

@@ -14,7 +14,7 @@ def boundary_classes(labels: np.ndarray, count: int, *, boundary_px: float, obje
     """Returns the class of each pixel, (H, W) int8, of labels (H, W) int32 with ids 1 … count.
 
     A pixel of an object is BOUNDARY where one outside the object is at most `boundary_px` away; where none is, but an
-    ignored pixel is, it is UNKNOWN which class it has. Beyond the image's border the object is taken to go on. An
+    ignored pixel is, it is UNKNOWN which class it has. Beyond the image's border the object is assumed to continue. An
     object that would have no interior gets its deepest pixels as one, so that each object has an interior.
     """
     classes, depth = _classify(labels, _offsets(boundary_px), objects_only)
