@@ -147,7 +147,7 @@ def test_reports_and_tables_lie_beside_it(made: Path):
     assert all(
         set(t["nuclei"]) == {"live", "dead"} for w in report["wells"].values() for t in w.values() if "nuclei" in t
     )
-    assert ["flat field of cy5 rests on 16 tiles" in note for note in report["notes"]].count(True) == 1
+    assert ["flat field of cy5 was estimated from 16 tiles" in note for note in report["notes"]].count(True) == 1
     assert len(list((folder / "overlays").glob("*.png"))) == 4
     assert not (folder / "wells").exists()
 
@@ -264,7 +264,7 @@ def test_splits_and_tiles_are_checked_before_any_work(tmp_path: Path):
     layout = preflight.plate_layout(spec, spec.files, tmp_path)  # type: ignore[arg-type]
     torn = changed(spec, splits={"t": {"by": "time", "blocks": 2, "test": 0}, "w": {"validation": 0.001, "test": 0.0}})
     told = " ".join(preflight.warnings(torn, layout))
-    assert "by blocks of time (2) it splits groups" in told and "split 'w': its validation part is empty" in told
+    assert "by blocks of time (2) it divides groups" in told and "split 'w': its validation part is empty" in told
 
 
 def test_a_well_without_its_stains_is_told_and_unstained(tmp_path: Path):
@@ -273,7 +273,7 @@ def test_a_well_without_its_stains_is_told_and_unstained(tmp_path: Path):
     (tmp_path / "wells.csv").write_text("well,stained\nA1,1\nA2,1\n", encoding="utf-8")
     layout = preflight.plate_layout(spec, spec.files, tmp_path)  # type: ignore[arg-type]
     assert [well.stained for well in layout.wells] == [True, False]
-    assert "P1/A2 is called stained, has no images of dapi, cy5: treated as unstained" in layout.notes
+    assert "P1/A2 is stained by the table but has no images of dapi, cy5: treated as unstained" in layout.notes
 
 
 def test_an_unstained_plate_gives_its_mosaics(tmp_path: Path):
@@ -296,7 +296,10 @@ def test_few_tiles_give_no_flat_field(tmp_path: Path):
     np.testing.assert_array_equal(image[0], tifffile.imread(tmp_path / "A1_t1_brightfield.tif"))
     notes = json.loads((tmp_path / "a.plate" / "report.json").read_text())["notes"]
     for channel in ("brightfield", "dapi", "cy5"):
-        assert f"P1: {channel} has 2 tiles, too few to estimate a flat field from: uneven light stays in it" in notes
+        assert (
+            f"P1: {channel} has 2 tiles, too few to estimate a flat field: uneven illumination is not corrected"
+            in notes
+        )
 
 
 def test_other_splits_and_tiles_need_no_stitching(tmp_path: Path):
@@ -327,7 +330,7 @@ def test_inspect_of_a_plate_that_would_be_refused_ends_with_2(tmp_path: Path):
 )
 def test_other_stains_need_rules_of_their_own(stains: list[str], words: str):
     """The default rules are of dapi and cy5: other stains are told how rules are written."""
-    with pytest.raises(SegueError, match="no rules are given, and the default ones are of the stains dapi") as caught:
+    with pytest.raises(SegueError, match="no rules are given, and the default ones are for the stains dapi") as caught:
         spec_of(labels={"stains": {stain: {} for stain in stains}})
     assert words in str(caught.value)
 

@@ -311,7 +311,7 @@ def test_what_is_missing_is_told(tmp_path: Path, model: TrainedModel, pictures: 
         assert dataset.micrograph_layers("P1/A10/t000") == ()
         with pytest.raises(SegueError, match="holds no micrograph 'P9/A1/t000'"):
             dataset.micrograph_attributes("P9/A1/t000")
-    with pytest.raises(SegueError, match="holds no folder truth"):
+    with pytest.raises(SegueError, match="contains no folder truth"):
         count_wells(model, path, truth=tmp_path)
     with pytest.raises(SegueError, match="'brightfeld'"):
         count_wells(replace(model, channels=("brightfeld",)), path)

@@ -136,15 +136,15 @@ def test_table_of_wells(screen: Path):
     (well,) = layout.wells
     assert (well.key, well.stained, well.experiment) == ("P/A1", True, "E1")
     assert well.conditions == {"dose": 0.5, "drug": "none"}
-    assert layout.missing == ("P/A3 is in plates.csv, and has no files",)
+    assert layout.missing == ("P/A3 is in plates.csv, but has no files",)
     assert layout.unmatched == ("P/A2: files of wells without a row in plates.csv, left out",)
     for text, words in (
         ("plate,well,stained\nP,A1,maybe\n", "line 2: stained is 'maybe'"),
-        ("plate,well\nP,A1\nP,A01\n", "line 3: the well 'P/A1' is there twice"),
+        ("plate,well\nP,A1\nP,A01\n", "line 3: the well 'P/A1' occurs twice"),
         ("plate,well,time_h\nP,A1,3\n", "the column 'time_h' cannot be a condition"),
         ("plate,well,dose\nP,A1,\n", "line 2: 'dose' is empty"),
         ("plate,stained\nP,1\n", "needs rows, and the columns well; found 1 rows and the columns plate, stained"),
-        ("plate,well\nQ,B2\n", "none of the wells found (P/A1, P/A2) is one of those asked for (Q/B2)"),
+        ("plate,well\nQ,B2\n", "none of the wells found (P/A1, P/A2) is one of those requested (Q/B2)"),
     ):
         table.write_text(text, encoding="utf-8")
         assert words in told(lambda: find_layout(SPEC.model_copy(update={"wells": "plates.csv"}), screen))
@@ -165,13 +165,13 @@ def test_what_is_missing_is_told_from_the_largest_gap(screen: Path):
     words = describe(layout)
     assert all(one in words for one in layout.missing)
     assert "plate P     2 wells, 2 stained (A1, A2); experiment P" in words
-    assert "6 × 8 px, uint16, pixel size not known" in words
+    assert "6 × 8 px, uint16, pixel size unknown" in words
 
 
 def test_doubled_files_are_refused(screen: Path):
     """A1 and A01 are one well: its second file is named with the first, and describe shows it without refusing."""
     write(screen / "P/A01/t0_r0_c0_bf.tif", tile(0, 0, 0, 0))
-    words = "P/A1 t0: field (0, 0) is there 2 times in brightfield: P/A01/t0_r0_c0_bf.tif, P/A1/t0_r0_c0_bf.tif"
+    words = "P/A1 t0: field (0, 0) occurs 2 times in brightfield: P/A01/t0_r0_c0_bf.tif, P/A1/t0_r0_c0_bf.tif"
     assert told(lambda: find_layout(SPEC, screen)) == f"{words}; keep one."
     assert f"duplicates  {words}" in describe(find_layout(SPEC, screen, strict=False))
 
@@ -181,9 +181,9 @@ def test_files_that_fit_no_pattern_are_told(screen: Path):
     write(screen / "P/A1/thumb.tif", tile(0))
     write(screen / "P/A1/.hidden.tif", tile(0))
     (screen / "P/notes.txt").write_text("x")
-    assert find_layout(SPEC, screen).unmatched == ("P/A1/thumb.tif does not fit the pattern",)
+    assert find_layout(SPEC, screen).unmatched == ("P/A1/thumb.tif does not match the pattern",)
     message = told(lambda: find_layout(FilesSpec(pattern="P/{well}_{channel}.tif"), screen))
-    assert "pattern = 'P/{well}_{channel}.tif' fits no file; there is e.g. P/A1/t0_r0_c0_bf.tif below" in message
+    assert "pattern = 'P/{well}_{channel}.tif' matches no file; there is e.g. P/A1/t0_r0_c0_bf.tif below" in message
     assert "no such folder" in told(lambda: find_layout(FilesSpec(pattern="raw/{well}.tif"), screen))
 
 
@@ -217,12 +217,12 @@ def test_empty_and_cut_files_are_refused(screen: Path):
 def test_channels_must_be_known(screen: Path):
     """Tokens without an entry, entries without a token and a lacking transmitted channel are told with what is."""
     only = SPEC.model_copy(update={"channels": {"brightfield": "bf"}})
-    assert "the channel 'w1' is in no entry of channels; found are bf, w1" in told(lambda: find_layout(only, screen))
+    assert "the channel 'w1' is in no entry of channels; found: bf, w1" in told(lambda: find_layout(only, screen))
     assert find_layout(only.model_copy(update={"ignore_channels": ("w1",)}), screen).channels == ("brightfield",)
     more = SPEC.model_copy(update={"channels": {**SPEC.channels, "cy5": "w2"}})
-    assert told(lambda: find_layout(more, screen)).startswith("files: there is no channel 'w2'; found are bf, w1")
+    assert told(lambda: find_layout(more, screen)).startswith("files: there is no channel 'w2'; found: bf, w1")
     none = SPEC.model_copy(update={"channels": {}})
-    assert "no transmitted-light channel 'brightfield'; found are bf, w1" in told(lambda: find_layout(none, screen))
+    assert "no transmitted-light channel 'brightfield'; found: bf, w1" in told(lambda: find_layout(none, screen))
     assert find_layout(none, screen, transmitted="bf").channels == ("bf", "w1")
 
 
@@ -247,7 +247,7 @@ def test_times_and_selections(screen: Path):
     assert part.wells[0].planes == {at: one for at, one in whole.wells[1].planes.items() if at[0] == 1}
     for update, words in (
         ({"only_wells": ("B7",)}, "only_wells: unknown well 'B7'"),
-        ({"only_times": (5,)}, "only_times has 5; found are the times 0, 1"),
+        ({"only_times": (5,)}, "only_times has 5; found: the times 0, 1"),
     ):
         assert words in told(lambda update=update: find_layout(SPEC.model_copy(update=update), screen))
 
@@ -340,8 +340,8 @@ def test_names_sort_as_people_count():
         ({"pattern": "a.tif"}, r"has no \{well\}"),
         ({"pattern": "{well}_{row}.tif"}, "give both"),
         ({"pattern": "{well}_{field}.tif"}, "there is no grid"),
-        ({"pattern": "{well:03d}.tif"}, "no number of digits"),
-        ({"pattern": "{well}.tif", "manifest": "a.csv"}, "manifest goes with"),
+        ({"pattern": "{well:03d}.tif"}, "is not a number of digits"),
+        ({"pattern": "{well}.tif", "manifest": "a.csv"}, "manifest requires"),
         ({"pattern": "{well}.tif", "interval_h": 1, "times": "t.csv"}, "either interval_h or times"),
         ({"pattern": "{well}.tif", "channels": {"a": "x", "b": "x"}}, "'x' is used twice"),
         ({"pattern": "{well}.zarr", "format": "ome-zarr"}, "metadata of a Zarr plate"),
@@ -367,7 +367,7 @@ def test_mistakes_of_the_table_are_told_at_once():
     [
         ("zero,0", "line 2: time is 'zero'; give a whole number"),
         ("0,noon", "line 2: time_h is 'noon'; give a number of hours"),
-        ("0,1\n0,2", "line 3: time 0 is there twice"),
+        ("0,1\n0,2", "line 3: time 0 occurs twice"),
     ],
 )
 def test_mistakes_of_the_table_of_times_are_told(tmp_path: Path, rows: str, words: str):

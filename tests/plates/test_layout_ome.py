@@ -121,7 +121,7 @@ def test_file_per_field_gives_what_names_give(tmp_path: Path):
 @pytest.mark.parametrize(
     ("told_of", "hours", "note"),
     [
-        ({"TimeIncrement": 900.0}, {0: 0, 1: 0.25}, "times are 0.25 h apart, say the metadata"),
+        ({"TimeIncrement": 900.0}, {0: 0, 1: 0.25}, "times are 0.25 h apart according to the metadata"),
         ({"TimeIncrement": 90.0, "TimeIncrementUnit": "min"}, {0: 0, 1: 1.5}, "times are 1.5 h apart"),
         ({"TimeIncrement": 0.0}, {}, ""),
         ({"Plane": {"DeltaT": [60.0, 62.0, 3660.0, 3662.0]}}, {0: 0, 1: 1}, "acquisition times of planes"),
@@ -139,7 +139,7 @@ def test_hours_of_the_metadata(tmp_path: Path, told_of: dict[str, object], hours
     own = find_layout(spec.model_copy(update={"interval_h": 4.0}), tmp_path)
     assert own.times_h == {0: 0, 1: 4}
     contradicted = bool(hours) and "TimeIncrement" in told_of
-    assert contradicted == any("interval_h = 4 counts" in one for one in own.notes)
+    assert contradicted == any("interval_h = 4 is used" in one for one in own.notes)
 
 
 def test_intervals_that_disagree_leave_hours_open(tmp_path: Path):
@@ -169,7 +169,7 @@ def test_what_a_file_cannot_be_is_told(tmp_path: Path):
     write_ome(tmp_path / "A1.ome.tif", 0)
     spec = FilesSpec(format="ome-tiff", pattern="{well}.ome.tif")
     sized = spec.model_copy(update={"pixel_size_um": 0.65})
-    assert "its metadata say 0.5 µm a pixel, pixel_size_um 0.65" in told(lambda: find_layout(sized, tmp_path))
+    assert "its metadata give 0.5 µm per pixel, pixel_size_um 0.65" in told(lambda: find_layout(sized, tmp_path))
     tifffile.imwrite(tmp_path / "A2.ome.tif", np.zeros(SHAPE, np.uint16), ome=False)
     assert [one.rpartition("/")[2] for one in find_layout(spec, tmp_path).unmatched] == [
         "A2.ome.tif has no OME metadata"
@@ -242,7 +242,7 @@ def test_zarr_plates(tmp_path: Path, version: int, positions: bool):
     if not positions:
         spec = spec.model_copy(update={"grid": (2, 2), "field_order": "snake-rows"})
     layout = find_layout(spec, tmp_path)
-    assert layout.missing == ("screen/C3 is named by the plate screen.zarr, and is not there",)
+    assert layout.missing == ("screen/C3 is named by the plate screen.zarr, but does not exist",)
     assert layout.times_h == {0: 0, 1: 0.5}
     check_without_gaps = Layout(**{**vars(layout), "missing": ()})
     check(check_without_gaps, ["screen/A1", "screen/B10"])
@@ -273,7 +273,7 @@ def test_what_is_no_zarr_plate_is_told(tmp_path: Path):
     (tmp_path / "a.zarr/.zattrs").write_text("{}")
     spec = FilesSpec(format="ome-zarr", pattern="{plate}.zarr")
     assert "a.zarr: has no plate metadata" in told(lambda: find_layout(spec, tmp_path))
-    assert "fits no folder" in told(lambda: find_layout(FilesSpec(format="ome-zarr", pattern="b.zarr"), tmp_path))
+    assert "matches no folder" in told(lambda: find_layout(FilesSpec(format="ome-zarr", pattern="b.zarr"), tmp_path))
 
 
 def test_pages_by_manifest(tmp_path: Path):

@@ -275,7 +275,7 @@ def test_turning_the_images_turns_the_labels():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"stains": {"hoechst": {}}}, "the default ones are of the stains dapi"),
+        ({"stains": {"hoechst": {}}}, "the default ones are for the stains dapi"),
         ({"bleed_through": {"cy5_on_dapi": 0.1}}, "<stain>_in_<stain>"),
         ({"stains": {"dapi": {"threshold": {"name": "triangle"}}, "cy5": {}}}, "threshold"),
         ({"rules": [{"name": "background", "has": ["dapi"]}]}, "occurs twice"),

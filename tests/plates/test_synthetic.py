@@ -156,14 +156,14 @@ def test_refuses_other_folders(plates: Path, tmp_path: Path):
     with pytest.raises(SegueError, match="other settings"):
         write_plates(SMALL.model_copy(update={"seed": 5}), plates)
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(SegueError, match="holds no synthetic plate"):
+    with pytest.raises(SegueError, match="does not contain a synthetic plate"):
         write_plates(SMALL, tmp_path)
 
 
 def test_places_that_cannot_hold_a_screen_are_told(tmp_path: Path):
     """A file in place of the folder, or of one above it, is one sentence, and nothing is written."""
     (tmp_path / "tiny.toml").write_text("plates = 1")
-    with pytest.raises(SegueError, match=r"tiny\.toml: is a file, and a synthetic plate needs a folder"):
+    with pytest.raises(SegueError, match=r"tiny\.toml: is a file, but a synthetic plate needs a folder"):
         write_plates(SMALL, tmp_path / "tiny.toml")
     with pytest.raises(SegueError, match=r"cannot be written \(Not a directory\); give a folder"):
         write_plates(SMALL, tmp_path / "tiny.toml" / "s")

@@ -1,4 +1,4 @@
-"""`segue plate`: raw tiles of wells become a dataset of mosaics, labels from the stains, and tiles.
+"""`segue plate`: makes a dataset of mosaics, labels from stains, and tiles from the raw tiles of wells.
 
     <out>                     the dataset: tiles of stained wells, mosaics of all
     <out stem>.plate/         exports for people and other programs, and the work in progress
@@ -46,7 +46,7 @@ MIN_FLAT_FIELD_TILES = 4  # with fewer the estimate is no better than none: meas
 
 @dataclass(frozen=True)
 class AssayResult:
-    """The dataset and the folder beside it, numbers of wells and tiles, and how many wells this call made."""
+    """The dataset and the folder next to it, numbers of wells and tiles, and how many wells this call made."""
 
     path: Path
     folder: Path
@@ -58,7 +58,7 @@ class AssayResult:
 
 @dataclass(frozen=True)
 class _WellTask:
-    """What a worker process needs to make the part of a well."""
+    """Everything a worker process needs to make the part of a well."""
 
     well: Well
     plate: PlateContext
@@ -76,7 +76,7 @@ def assay(spec: PlateSpec, out: Path, *, root: Path, workers: int = 1, progress:
     out, progress = Path(out), progress or (lambda what, done, total: None)
     folder = out.with_name(f"{out.stem}.plate")
 
-    # where the images are: simulated first if the plate is a synthetic one
+    # location of the images: simulated first if the plate is synthetic
     if spec.synthetic is None:
         assert spec.files is not None  # the specification has one of the two
         files = spec.files
@@ -85,7 +85,7 @@ def assay(spec: PlateSpec, out: Path, *, root: Path, workers: int = 1, progress:
         preflight.check(spec, layout, root, overlap=overlap)
         files, root = _simulate_plate(spec, folder / "made", workers=workers, progress=progress)
 
-    # what is there, and whether it has been made already
+    # layout of the plate; leave a finished dataset unchanged
     layout = preflight.plate_layout(spec, files, root)
     preflight.check(spec, layout, root, overlap=files.overlap)
     make_folder(folder)
@@ -219,7 +219,7 @@ def _read_reports(task: _WellTask) -> dict[str, Any] | None:
 
 
 def _flat_field_notes(spec: PlateSpec, layout: Layout, tasks: Sequence[_WellTask]) -> Iterator[str]:
-    """Yields notes on flat fields that rest on few tiles, or do not exist for lack of tiles."""
+    """Yields notes on flat fields estimated from few tiles, or missing for lack of tiles."""
     if spec.stitching.flat_field == "none":
         return
     for plate, flats in {task.well.plate: task.plate.flats for task in tasks}.items():
@@ -228,12 +228,12 @@ def _flat_field_notes(spec: PlateSpec, layout: Layout, tasks: Sequence[_WellTask
             if channel not in flats and count:
                 yield (
                     f"{plate}: {channel} has {count} {'tile' if count == 1 else 'tiles'}, too few to estimate a flat "
-                    "field from: uneven light stays in it"
+                    "field: uneven illumination is not corrected"
                 )
             elif channel in flats and flats[channel].tiles < RELIABLE_FLAT_FIELD_TILES:
                 yield (
-                    f"{plate}: the flat field of {channel} rests on {flats[channel].tiles} tiles, "
-                    f"{RELIABLE_FLAT_FIELD_TILES} or more are wanted; seams between fields may stay visible in it"
+                    f"{plate}: the flat field of {channel} was estimated from {flats[channel].tiles} tiles, "
+                    f"{RELIABLE_FLAT_FIELD_TILES} or more are recommended; seams between fields may remain visible"
                 )
 
 

@@ -1,4 +1,4 @@
-"""Exports beside a plate's dataset: labels over images (PNG), mosaics (OME-TIFF, OME-Zarr), CSV tables, a summary.
+"""Exports next to a plate's dataset: labels over images (PNG), mosaics (OME-TIFF, OME-Zarr), CSV tables, a summary.
 
 The NGFF metadata, four small dictionaries, are written without a library (decision 16).
 """

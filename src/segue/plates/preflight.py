@@ -48,7 +48,9 @@ def plate_layout(spec: PlateSpec, files: FilesSpec, root: Path, *, strict: bool 
         channels = {channel for _, channel, _ in well.planes}
         absent = [stain for stain in stains if stain not in channels]
         if well.stained and absent:
-            notes.append(f"{well.key} is called stained, has no images of {', '.join(absent)}: treated as unstained")
+            notes.append(
+                f"{well.key} is stained by the table but has no images of {', '.join(absent)}: treated as unstained"
+            )
             well = replace(well, stained=False)
         wells.append(well)
     return replace(layout, wells=tuple(wells), notes=(*layout.notes, *notes))
@@ -123,15 +125,15 @@ def errors(spec: PlateSpec, layout: Layout, *, overlap: float) -> list[str]:
     if stained and absent:
         problems.append(
             f"no image has the channel '{absent[0]}'; there are: {', '.join(layout.channels)}. Correct "
-            "[labels.stains], or the channels in [files]; if no well is stained, say so in the wells table."
+            "[labels.stains], or the channels in [files]; if no well is stained, set stained = 0 in the wells table."
         )
     if layout.pixel_size_um is None:
         problems.append("neither the images nor [files] give the pixel size; give files.pixel_size_um.")
     if not stained:
         if not spec.tiles.keep_micrographs:
             problems.append(
-                "no well is stained, so that there are no tiles, and tiles.keep_micrographs = false leaves the whole "
-                "images out too; set it to true."
+                "no well is stained, so there are no tiles, and tiles.keep_micrographs = false also leaves the whole "
+                "images out; set it to true."
             )
         return problems
     shape, samples = mosaic_shape(layout, overlap), _mosaic_samples(layout)
@@ -145,7 +147,7 @@ def errors(spec: PlateSpec, layout: Layout, *, overlap: float) -> list[str]:
                 problems.append(str(error))
         elif split.validation > 0 and 0 < tiles <= split.chunk:
             problems.append(
-                f"splits.{name}: there are at most {tiles:,} tiles, no more than one chunk of {split.chunk:,}, so "
+                f"splits.{name}: there are at most {tiles:,} tiles, not more than one chunk of {split.chunk:,}, so "
                 "that chunks cannot be divided; lower chunk, or split by group."
             )
     return problems
@@ -175,7 +177,7 @@ def _tiles_per_mosaic(spec: PlateSpec, mosaic: tuple[int, int]) -> int:
 
 
 def warnings(spec: PlateSpec, layout: Layout) -> list[str]:
-    """Returns what works but should be checked first: no stained well, splits with an empty part or that leak."""
+    """Returns warnings: no stained well, splits with an empty part, splits that leak."""
     if not any(well.stained for well in layout.wells):
         return ["no well is stained: the dataset will hold whole images, no tiles and no splits, for prediction only"]
     samples, sentences = _mosaic_samples(layout), []
@@ -189,8 +191,8 @@ def warnings(spec: PlateSpec, layout: Layout) -> list[str]:
         sentences.append(splits.empty_parts_message(name, by_group, samples, codes))
         if split.leaks_groups:
             sentences.append(
-                f"split '{name}': by {split.description} it splits groups, with neighboring tiles in training and in "
-                "validation; how many is reported when tiles are cut."
+                f"split '{name}': by {split.description} it divides groups, with neighboring tiles in training and in "
+                "validation; their number is reported when tiles are cut."
             )
     return [sentence for sentence in sentences if sentence]
 

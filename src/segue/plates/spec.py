@@ -33,8 +33,8 @@
     validation = 0.2
     test = 0.2
 
-The models stand in the order in which `segue plate` uses them. Lengths are in µm; if the pixel size is unknown, one
-pixel counts as 1 µm and a note says so.
+The models are in the order in which `segue plate` uses them. Lengths are in µm; if the pixel size is unknown, one
+pixel counts as 1 µm and a note is added.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from segue.data.tiling import Edge
 from segue.plates.synthetic.spec import SyntheticSpec
 from segue.spec import SpecModel, unknown
 
-VERSION = 3  # raised by hand when the same specification and files give another dataset
+VERSION = 3  # increase when the same specification and files give a different dataset
 NUMBERS = ("time", "row", "column", "field")
 PLACEHOLDERS = ("plate", "well", "channel", *NUMBERS)
 MAX_CHUNK_BYTES = 2**28  # of labels, 4 bytes a pixel; several chunks are in memory, and HDF5 allows 16 times as much
@@ -69,7 +69,7 @@ class FilesSpec(SpecModel):
     """The images of one or several plates. All paths start at the folder of the specification.
 
     format: what identifies an image: the "pattern" of its file name, the metadata of "ome-tiff" files or "ome-zarr"
-    plates (`pattern` then gives the file or plate names, with what only they say), or a "manifest".
+    plates (`pattern` then gives the file or plate names, with the fields that only they contain), or a "manifest".
     pattern: placeholders {plate}, {well}, {time}, {row} and {column} or {field}, {channel}; numbers have the digits of
     {time:03d}, or any number of digits; * and ? match any characters but "/". Defaults: one plate, named `plate`; one
     time point, 0; all images are transmitted light. A running number {field} needs `grid` and perhaps `field_order`.
@@ -115,13 +115,13 @@ class FilesSpec(SpecModel):
     @model_validator(mode="after")
     def _check(self) -> FilesSpec:
         if (self.format == "manifest") != (self.manifest is not None):
-            raise ValueError('manifest goes with format = "manifest", and with no other; give both or neither')
+            raise ValueError('manifest requires format = "manifest", and vice versa; give both or neither')
         if (self.format == "manifest") == (self.pattern is not None):
             raise ValueError(f'format = "{self.format}" {"takes no" if self.pattern else "needs a"} pattern')
         named = {name for _, name, _ in placeholders(self.pattern or "")}
         if "field" in named and self.grid is None and self.format == "pattern":
             raise ValueError(
-                f"pattern = '{self.pattern}' has {{field}}, and there is no grid; add grid = [rows, columns]"
+                f"pattern = '{self.pattern}' has {{field}}, but there is no grid; add grid = [rows, columns]"
             )
         if self.interval_h is not None and self.times is not None:
             raise ValueError("give either interval_h or times, a table")
@@ -150,7 +150,7 @@ def placeholders(pattern: str) -> list[tuple[str, str, int]]:
             raise ValueError(f"'{pattern}': {unknown(name, PLACEHOLDERS, 'placeholder')}")
         digits = (width or "0").removesuffix("d")
         if not digits.isdigit() or (width and name not in NUMBERS):
-            raise ValueError(f"'{pattern}': '{{{name}:{width}}}' is no number of digits; write e.g. {{time:03d}}")
+            raise ValueError(f"'{pattern}': '{{{name}:{width}}}' is not a number of digits; write e.g. {{time:03d}}")
         parsed.append((literal, name, int(digits)))
     return parsed
 
@@ -169,7 +169,7 @@ def _check_placeholders(pattern: str, format: str | None) -> None:
     other = sorted(set(names) - {"", "plate"})
     if format == "ome-zarr" and other:
         raise ValueError(
-            f"'{pattern}' has {{{other[0]}}}; the metadata of a Zarr plate give that: the name may have {{plate}} alone"
+            f"'{pattern}' has {{{other[0]}}}; this is in the metadata of a Zarr plate: the name may only have {{plate}}"
         )
 
 
@@ -423,7 +423,7 @@ class StainsSpec(SpecModel):
             self.bleed_through_pair(pair)
         twice = [name for name in self.class_names if self.class_names.count(name) > 1]
         if twice:
-            raise ValueError(f"the class name '{twice[0]}' occurs twice; give each class a name of its own")
+            raise ValueError(f"the class name '{twice[0]}' occurs twice; give each class its own name")
         if self.outline is not None and self.outline.of == "cells" and self.cells is None:
             raise ValueError('outline.of = "cells" needs the table [labels.cells]; give it, or outline nuclei')
         return self
@@ -447,7 +447,7 @@ class StainsSpec(SpecModel):
 
 
 def _missing_rules_message(stains: list[str]) -> str:
-    """Returns what to write if the default rules do not fit the stains."""
+    """Returns the message if the default rules do not fit the stains."""
     first, last = stains[0], stains[-1]
     one = f'[[labels.rules]] with name = "nucleus" and has = ["{first}"]'
     two = (
@@ -455,8 +455,8 @@ def _missing_rules_message(stains: list[str]) -> str:
         f'name = "dead" and has = ["{last}"]'
     )
     return (
-        "no rules are given, and the default ones are of the stains dapi (live) and cy5 (dead), but the stains here "
-        f"are {', '.join(stains)}; say what each stain means, such as {one if first == last else two}"
+        "no rules are given, and the default ones are for the stains dapi (live) and cy5 (dead), but the stains here "
+        f"are {', '.join(stains)}; define a class for each stain, such as {one if first == last else two}"
     )
 
 
@@ -524,7 +524,7 @@ class PlateSpec(SpecModel):
     @model_validator(mode="after")
     def _check(self) -> PlateSpec:
         if (self.files is None) == (self.synthetic is None):
-            raise ValueError("give either [files], where the images are, or [synthetic], a plate to be made")
+            raise ValueError("give either [files], the location of the images, or [synthetic], a plate to be simulated")
         if self.transmitted in self.labels.stains:
             raise ValueError(
                 f"'{self.transmitted}' is both the transmitted-light channel and a stain; name the stains' channels"
@@ -543,12 +543,12 @@ _NOT_IN_WELLS: dict[str, Any] = {
 
 
 def settings(spec: PlateSpec) -> str:
-    """Returns, as JSON, what the content of the dataset depends on."""
+    """Returns, as JSON, the settings that the content of the dataset depends on."""
     return _as_json(spec, _NOT_IN_CONTENT)
 
 
 def well_settings(spec: PlateSpec) -> str:
-    """Returns, as JSON, what a stitched and labeled well depends on beside its images and their geometry."""
+    """Returns, as JSON, the settings a stitched and labeled well depends on, apart from its images and geometry."""
     return _as_json(spec, _NOT_IN_WELLS)
 
 

@@ -68,7 +68,7 @@ def write_tiles(
     attributes: Mapping[str, Value],
     splits: Mapping[str, Split],
 ) -> WrittenTiles:
-    """Writes the datasets that `spec` asks for, `out` and perhaps `full_path(out)`, atomically.
+    """Writes the datasets of `spec`, `out` and perhaps `full_path(out)`, atomically.
 
     Tiles are in the order of the mosaics, and row by row in each. Labeled mosaics must have all layers, one image type
     and the same columns. If no mosaic has labels, the mosaics are stored alone, without tiles and splits. Raises

@@ -44,7 +44,7 @@ COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "sh
 
 @dataclass(frozen=True)
 class PlateContext:
-    """What all wells of a plate share: the specification, the geometry of the layout, a flat field per channel."""
+    """Shared by all wells of a plate: the specification, the geometry of the layout, a flat field per channel."""
 
     spec: PlateSpec
     layout: Layout
@@ -319,7 +319,7 @@ def _report(
 def _export(
     plate: PlateContext, frame: Frame, images: Mapping[str, Array], labels: StainLabels | None, folder: Path, name: str
 ) -> None:
-    """Writes the overlay and the mosaic of a time point, if the specification asks for them."""
+    """Writes the overlay and the mosaic of a time point, if the specification requests them."""
     spec, size_um = plate.spec, plate.layout.pixel_size_um
     if spec.overlays and labels is not None:
         hours = plate.time_h(frame.time)

@@ -1,4 +1,4 @@
-"""Counts nuclei per class, well and time point over whole plates, beside the true counts if they are known.
+"""Counts nuclei per class, well and time point over whole plates, next to the true counts if they are known.
 
 A dataset of a plate has a mosaic for each well and time (`segue plate`), of unstained wells too. A run predicts on each
 from the transmitted light, tile by tile; the prediction becomes nuclei (`segue.plates.counting.nuclei`), which are
@@ -81,7 +81,7 @@ class CountSpec(SpecModel):
 
 @dataclass(frozen=True)
 class CountOptions:
-    """What `segue count` takes beside a run, a dataset and a table.
+    """Options of `segue count`, besides a run, a dataset and a table.
 
     objects: a run of objects beside a run of classes. tune_on: a dataset with stained wells to tune counting on.
     truth: the folder of the synthetic plate that the dataset is of. figure, page: files to write, with a panel for each
@@ -158,7 +158,7 @@ def count_wells(
     main, second = open_run(run), None if objects is None else open_run(objects)
     require_targets(main, second)
     if truth is not None and not (truth / "truth").is_dir():
-        raise SegueError(f"{truth}: holds no folder truth/; give the folder of the synthetic plate.")
+        raise SegueError(f"{truth}: contains no folder truth/; give the folder of the synthetic plate.")
     names = _counted_classes(main, spec)
     counted = [main.target.names.index(name) for name in names]
     with Dataset(path) as opened:
@@ -244,8 +244,8 @@ def _choose_counting(
         area_px = DEFAULT_MIN_AREA_UM2 / pixel_um**2 if spec.min_area_px == "tuned" else spec.min_area_px
         return CountingChoice(Counting(area_px, DEFAULT_SPLIT_DEPTH if depth == "tuned" else depth), "default")
     raise SegueError(
-        f"{reader.dataset.path}: no {' or '.join(parts)} well of the run has nuclei from stains here, so that how "
-        "they are counted cannot be tuned; give another dataset with stained wells to tune on, or min_area_px and "
+        f"{reader.dataset.path}: no {' or '.join(parts)} well of the run has nuclei from stains here, so that "
+        "counting cannot be tuned; give another dataset with stained wells to tune on, or min_area_px and "
         "split_depth."
     )
 
@@ -311,7 +311,7 @@ def _known_counts(truth: Path, mosaic: Mosaic, names: tuple[str, ...], valid_px:
     if len(names) == len(SYNTHETIC_CLASSES):
         return dict(zip(names, known.values(), strict=True))
     raise SegueError(
-        f"{truth}: knows live and dead nuclei, but {', '.join(names)} are counted; name the classes that are these two."
+        f"{truth}: has live and dead nuclei, but {', '.join(names)} are counted; name the classes that are these two."
     )
 
 
@@ -337,7 +337,7 @@ def _notes(
     for plate, well, time in dict.fromkeys(zip(excluded["plate"], excluded["well"], excluded["time"], strict=True)):
         notes.append(f"{plate}/{well}: everything is excluded at time {time}, so that its count is 0")
     if not densities:
-        notes.append("the dataset has no pixel size: densities are not known")
+        notes.append("the dataset has no pixel size: densities are unknown")
     if with_truth:
         without = table[table["known_count"].isna()]
         for plate, well in dict.fromkeys(zip(without["plate"], without["well"], strict=True)):

@@ -70,12 +70,12 @@ def require_targets(main: TrainedModel, second: TrainedModel | None) -> None:
     for model in filter(None, (main, second)):
         if model.target.output in ("image", "image_class"):
             raise SegueError(
-                f"{model.folder}: its target '{model.spec.target.name}' finds no nuclei; give a run of classes or of "
-                "objects."
+                f"{model.folder}: its target '{model.spec.target.name}' does not find nuclei; give a run of classes or "
+                "of objects."
             )
     if second is not None and (not predicts_classes(main) or predicts_classes(second)):
         raise SegueError(
-            f"{second.folder}: `objects` is a run of objects (flows, rays …) beside a run of classes; give them so."
+            f"{second.folder}: `objects` is a run of objects (flows, rays …), next to a run of classes; correct them."
         )
 
 
@@ -132,7 +132,7 @@ def parts_of(dataset: Dataset, *models: TrainedModel | None) -> Callable[[str], 
             record = run.read(run.groups)
         except OSError:
             raise SegueError(
-                f"{model.folder}: has no groups.json, which says on which wells it was trained; train it again."
+                f"{model.folder}: has no groups.json, the record of the wells it was trained on; train it again."
             ) from None
         used["train"] |= {*record.get("training", ()), *record.get("ancestors", ())}
         used["validation"] |= {*record.get("validation", ()), *record.get("ancestors_validation", ())}

@@ -62,7 +62,9 @@ def known_counts(folder: Path, *, plate: str, well: str, time: int, valid_px: in
             states = file["tiles/state"].asstr()[()]
             nuclei = {name: file[f"objects/{name}"][()] for name in ("class", "y_px", "x_px")}
     except (OSError, KeyError) as error:
-        raise SegueError(f"{path}: is no truth of a synthetic plate ({error}); simulate the plate again.") from None
+        raise SegueError(
+            f"{path}: is not the truth of a synthetic plate ({error}); simulate the plate again."
+        ) from None
     tile_px = shape[0] - 2 * margin - int(tiles["row"].max()) * step
     areas = [_union(tiles, selected, tile_px, shape) for selected in (states != "missing", states == "ok")]
     area = min(areas, key=lambda mask: abs(int(mask.sum()) - valid_px))
@@ -149,8 +151,8 @@ def headline(errors: pd.DataFrame) -> str:
     held_out = errors[errors["part"] == "held out"]
     if held_out.empty:
         return (
-            "No held-out well has a truth beside it: how good these counts are is not known (those of wells used for "
-            "training or validation say little)."
+            "No held-out well has a known truth: the accuracy of these counts is not known (that of wells used for "
+            "training or validation says little)."
         )
     truth = next(source for source in SOURCES if (held_out["truth"] == source).any())
     held_out = held_out[held_out["truth"] == truth]

@@ -59,7 +59,7 @@ def label_stains(
     """
     shape = _check_shapes(stains, spec, transmitted, valid)
     valid = np.ones(shape, bool) if valid is None else valid
-    notes = [] if pixel_size_um else ["the pixel size is not known: lengths in µm were taken as pixels"]
+    notes = [] if pixel_size_um else ["the pixel size is unknown: lengths in µm were taken as pixels"]
     size_um = pixel_size_um or 1.0
     if not valid.any():
         nothing = np.full(shape, IGNORED, np.int32)
@@ -96,8 +96,8 @@ def label_stains(
         share = float(cells[valid].mean())
         if share > MAX_CELL_FRACTION:
             notes.append(
-                f"cells: {share:.0%} of the valid area is cell, which is more than plausible; look at the overlay, and "
-                "raise labels.cells.factor where empty places are taken for cell"
+                f"cells: {share:.0%} of the valid area is cell, more than plausible; check the overlay, and "
+                "raise labels.cells.factor if empty areas are labeled as cell"
             )
     if spec.outline is not None:
         around = nuclei if spec.outline.of == "nuclei" else (classes > 0)
@@ -196,7 +196,7 @@ def _merge_stain(
     number = np.arange(below + 1) + above
     number[0] = 0
     number[same] = covering[same]
-    # a piece cut off from its object is no nucleus: only the largest connected part of each object stays
+    # a piece cut off from its object is not a nucleus: only the largest connected part of each object is kept
     labels = np.where(upper > 0, upper, number[_keep_largest_parts(left, (covering > 0) & ~same)]).astype(np.int32)
     return _select_rows(labels, np.concatenate([upper_positive, positive[1:]]))
 

@@ -43,7 +43,7 @@ def half_sample_mode(values: np.ndarray) -> float:
     """
     sample = np.sort(np.asarray(values, np.float64).ravel())
     if sample.size == 0:
-        raise ValueError("half_sample_mode: mask are no values; give at least one")
+        raise ValueError("half_sample_mode: there are no values; give at least one")
     while sample.size > 3:
         half = (sample.size + 1) // 2
         spans = sample[half - 1 :] - sample[: sample.size - half + 1]
@@ -136,7 +136,7 @@ def _block_maxima_threshold(
     empty = float((maxima <= counts).mean())
     notes: list[str] = []
     if maxima.size < 100:
-        notes.append(f"the mode of block maxima rests on {maxima.size} blocks; 100 or more are wanted")
+        notes.append(f"the mode of block maxima was estimated from {maxima.size} blocks; 100 or more are recommended")
     if empty < spec.min_empty:
         notes.append(
             f"only {empty:.0%} of the blocks stay under the threshold: the mode of block maxima may be that of nuclei; "

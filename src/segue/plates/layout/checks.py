@@ -25,7 +25,7 @@ SIZE_TOLERANCE = 0.01  # relative, of pixel sizes
 
 @dataclass(frozen=True)
 class Geometry:
-    """What all images share, sentences on images that differ, and how much was read."""
+    """The common properties of all images, messages on images that differ, and how much was read."""
 
     shape: tuple[int, int]
     dtype: str
@@ -61,7 +61,7 @@ def common_geometry(images: Sequence[ImageEntry], pixel_size_um: float | None) -
         if header.shape != shape:
             errors.append(
                 f"{path}: is {header.shape[0]} × {header.shape[1]} px, others are {shape[0]} × {shape[1]}; the tiles "
-                "of all wells must have one shape: leave it out, or describe it as a plate of its own."
+                "of all wells must have one shape: leave it out, or describe it as a separate plate."
             )
         elif header.dtype not in (None, dtype):
             errors.append(f"{path}: holds {header.dtype}, others hold {dtype}; convert it, or leave it out.")
@@ -70,8 +70,8 @@ def common_geometry(images: Sequence[ImageEntry], pixel_size_um: float | None) -
     if size_um is not None:
         source = "other files" if pixel_size_um is None else "pixel_size_um"
         errors += [
-            f"{path}: its metadata say {size:g} µm a pixel, {source} {size_um:g}; correct pixel_size_um, or leave it "
-            "out."
+            f"{path}: its metadata give {size:g} µm per pixel, {source} {size_um:g}; correct pixel_size_um, or leave "
+            "it out."
             for path, size in sizes.items()
             if abs(size - size_um) > SIZE_TOLERANCE * size_um
         ]
@@ -129,8 +129,8 @@ def _read_header(path: Path, paged: bool, with_type: bool, errors: list[str]) ->
         header = read_header(path)
         if header.channels != 1 and not paged:
             raise SegueError(
-                f"{path}: holds {header.channels} pages or colors; a tile's file is one gray image: save it so, or "
-                "name its pages in a manifest's column index."
+                f"{path}: holds {header.channels} pages or colors; a tile is one gray image: save it as one, "
+                "or name its pages in a manifest's column index."
             )
         nbytes = header.height * header.width * header.channels * header.bits // 8
         dtype, size_um = None, None
@@ -160,7 +160,7 @@ def _tiff_type(path: Path) -> tuple[str, float | None]:
             raise SegueError(broken(path, complaints[0]))
     except SegueError:
         raise
-    except Exception as error:  # whatever the bytes make tifffile raise
+    except Exception as error:  # tifffile may raise anything for damaged bytes
         raise SegueError(f"{path}: cannot be read as TIFF ({error}); copy it again, or leave it out.") from error
     return pixel_dtype(page.dtype), None if size_nm is None else size_nm / 1000
 
@@ -179,7 +179,7 @@ def find_duplicates(
 ) -> list[str]:
     """Returns a sentence for each time, channel and field with more than one image; `planes` by well, below `root`."""
     return [
-        f"{key} t{time}: field {index} is there {len(images)} times in {channel}: "
+        f"{key} t{time}: field {index} occurs {len(images)} times in {channel}: "
         + abbreviate(_relative(plane, root) for plane in images)
         for key, by_place in planes.items()
         for (time, channel, index), images in sorted(by_place.items())
@@ -200,7 +200,7 @@ def find_missing(
     channels: Sequence[str],
     grid: tuple[int, int],
 ) -> list[str]:
-    """Returns what a well lacks of all `channels`, `times` and fields, from the largest gap to single tiles."""
+    """Returns the missing `channels`, `times` and fields of a well, from the largest gap to single tiles."""
     present = set(planes)
     if not present:
         return [f"{key} has no files at all"]

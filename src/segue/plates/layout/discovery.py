@@ -1,11 +1,11 @@
-"""The layout of a plate: wells × time points × channels × fields, found before any work, with everything inconsistent.
+"""The layout of a plate: wells × time points × channels × fields, found before any work, with all inconsistencies.
 
     layout = find_layout(spec, folder)
     print(describe(layout))
     tiles = WellTiles(layout, layout.wells[0], 0, "brightfield")      # mapping from (row, column) to (H, W) or None
 
-Missing images are reported and worked around. Two images for one field, and shapes, types or pixel sizes that disagree,
-are errors.
+Missing images are reported and tolerated. Two images for one field, and inconsistent shapes, types or pixel sizes, are
+errors.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Well:
 
 @dataclass(frozen=True)
 class Layout:
-    """All wells, sorted by plate and well (A2 before A10), what their images share, and sentences on what is wrong.
+    """All wells, sorted by plate and well (A2 before A10), their common properties, and messages on problems.
 
     channels: transmitted light first. grid: rows and columns of fields. tile_shape: (H, W) in px. times_h: hours by
     time index, if known. missing: images that should exist. duplicates, errors: what `find_layout` refuses.
@@ -122,7 +122,7 @@ def find_layout(spec: FilesSpec, root: Path, *, transmitted: str = "brightfield"
         expected = () if not channels_known else channels if well.stained else channels[:1]
         scan.missing += find_missing(key, planes[key], times=times, channels=expected, grid=grid)
         if not well.stained and rows is not None and any(channel != transmitted for _, channel, _ in planes[key]):
-            scan.notes.append(f"{key} is not stained, says the table of wells, and has files of stains")
+            scan.notes.append(f"{key} is not stained according to the table of wells, but has files of stains")
         wells.append(well)
     # what all share
     times_h = _hours(spec, root, times, scan)
@@ -165,16 +165,16 @@ def _name_channels(scan: ScanResult, spec: FilesSpec, transmitted: str) -> tuple
     if unnamed and absent:
         scan.errors.append(
             f"files: no image has the {_channel_list(absent)}, and {_channel_list(unnamed)} is in no entry of "
-            f"channels; found are {existing}: correct channels."
+            f"channels; found: {existing}; correct channels."
         )
     elif unnamed:
         scan.errors.append(
-            f"files: the {_channel_list(unnamed)} is in no entry of channels; found are {existing}: add it there, or "
+            f"files: the {_channel_list(unnamed)} is in no entry of channels; found: {existing}; add it there, or "
             "to ignore_channels."
         )
     elif absent:
         scan.errors.append(
-            f"files: there is no {_channel_list(absent)}; found are {existing}: correct it or leave it out."
+            f"files: there is no {_channel_list(absent)}; found: {existing}; correct it or leave it out."
         )
     ignored = tokens & set(spec.ignore_channels)
     scan.images = [
@@ -185,7 +185,7 @@ def _name_channels(scan: ScanResult, spec: FilesSpec, transmitted: str) -> tuple
     names = [name for name in (spec.channels or sorted(tokens - ignored)) if name != transmitted]
     if tokens and transmitted not in name_of.values() and not (unnamed and absent):
         scan.errors.append(
-            f"files: there is no transmitted-light channel '{transmitted}'; found are {existing}: name it in channels, "
+            f"files: there is no transmitted-light channel '{transmitted}'; found: {existing}; name it in channels, "
             f'e.g. channels = {{ {transmitted} = "{min(tokens)}", … }}, or in transmitted.'
         )
     return (transmitted, *names)
@@ -218,12 +218,12 @@ def _select_wells(
                 raise SegueError(f"only_wells: {unknown(name, requested, 'well')}; correct it.")
         requested = {key for key in requested if key in only or key.rpartition("/")[2] in only}
     scan.missing += [
-        f"{key} is in {spec.wells}, and has no files" for key in sorted(requested - set(keys), key=natural_key)
+        f"{key} is in {spec.wells}, but has no files" for key in sorted(requested - set(keys), key=natural_key)
     ]
     keys = [key for key in keys if key in requested]
     if not keys:
         raise SegueError(
-            f"files: none of the wells found ({abbreviate(names)}) is one of those asked for "
+            f"files: none of the wells found ({abbreviate(names)}) is one of those requested "
             f"({abbreviate(sorted(requested, key=natural_key))}); correct wells, only_wells, or the pattern."
         )
     return keys
@@ -233,7 +233,7 @@ def _select_times(spec: FilesSpec, times: Collection[int], root: Path) -> tuple[
     for time in spec.only_times:
         if time not in times:
             raise SegueError(
-                f"{root}: only_times has {time}; found are the times {abbreviate(sorted(times), 8)}: correct it."
+                f"{root}: only_times has {time}; found: the times {abbreviate(sorted(times), 8)}; correct it."
             )
     return tuple(sorted(set(spec.only_times) or times))
 
@@ -262,7 +262,7 @@ def _hours(spec: FilesSpec, root: Path, times: Sequence[int], scan: ScanResult) 
         intervals = {image.interval_h for image in scan.images if image.interval_h is not None and len(times) > 1}
         other = next((h for h in sorted(intervals) if not math.isclose(h, spec.interval_h, rel_tol=0.01)), None)
         if other is not None:
-            scan.notes.append(f"the metadata say {other:g} h between times; interval_h = {spec.interval_h:g} counts")
+            scan.notes.append(f"the metadata give {other:g} h between times; interval_h = {spec.interval_h:g} is used")
         hours = {time: time * spec.interval_h for time in times}
     else:
         hours = hours_from_metadata(scan) if len(times) > 1 else {}
@@ -280,11 +280,11 @@ def hours_from_metadata(scan: ScanResult) -> dict[int, float]:
     if intervals:
         if intervals[-1] > (1 + INTERVAL_TOLERANCE) * intervals[0]:
             scan.notes.append(
-                f"the metadata say intervals from {intervals[0]:g} to {intervals[-1]:g} h between times; hours are "
+                f"the metadata give intervals from {intervals[0]:g} to {intervals[-1]:g} h between times; hours are "
                 "unknown: give interval_h or times"
             )
             return {}
-        scan.notes.append(f"times are {intervals[0]:g} h apart, say the metadata")
+        scan.notes.append(f"times are {intervals[0]:g} h apart according to the metadata")
         return {time: time * intervals[0] for time in times}
     acquired: dict[int, list[float]] = defaultdict(list)
     for image in scan.images:
@@ -332,7 +332,7 @@ class WellTiles(Mapping[FieldIndex, "np.ndarray | None"]):
         if tile.shape != self._layout.tile_shape or str(tile.dtype) != self._layout.dtype:
             raise SegueError(
                 f"{plane.path}: is {tile.shape} {tile.dtype}, other tiles are {self._layout.tile_shape} "
-                f"{self._layout.dtype}; replace it, or delete it: then it counts as missing."
+                f"{self._layout.dtype}; replace it, or delete it so that it counts as missing."
             )
         return tile
 
@@ -352,12 +352,12 @@ def read_plane(plane: Plane) -> np.ndarray:
 
         channels = read_image(plane.path).image
         if len(channels) != 1:
-            raise SegueError(f"{plane.path}: holds {len(channels)} channels; a tile is one gray image: save it so.")
+            raise SegueError(f"{plane.path}: holds {len(channels)} channels; a tile is one gray image: save it as one.")
         return channels[0]
     if image.ndim != 2:
         raise SegueError(
-            f"{plane.path}: at {list(plane.index)} it holds an array of shape {image.shape}, a tile is (H, W); correct "
-            "the index."
+            f"{plane.path}: at {list(plane.index)} it holds an array of shape {image.shape}, but a tile is (H, W); "
+            "correct the index."
         )
     image = image.astype(pixel_dtype(image.dtype), copy=False)
     if image.dtype.kind == "f" and not np.isfinite(image).all():
@@ -371,7 +371,7 @@ def _read_page(plane: Plane) -> np.ndarray:
     from segue.data.image_io import tifffile_errors
 
     if len(plane.index) != 1:
-        raise SegueError(f"{plane.path}: index {list(plane.index)} is given, a TIFF has pages; give one number.")
+        raise SegueError(f"{plane.path}: index {list(plane.index)} is given, but a TIFF has pages; give one number.")
     try:
         with tifffile_errors() as complaints, tifffile.TiffFile(plane.path) as tiff:
             if plane.index[0] >= len(tiff.pages):
@@ -384,7 +384,7 @@ def _read_page(plane: Plane) -> np.ndarray:
         raise SegueError(f"{plane.path}: there is no such file; correct the path.") from None
     except (SegueError, MemoryError):
         raise
-    except Exception as error:  # whatever the bytes make the decoders raise
+    except Exception as error:  # decoders may raise anything for damaged bytes
         raise SegueError(broken(plane.path)) from error
 
 
@@ -396,7 +396,7 @@ def _read_zarr(plane: Plane) -> np.ndarray:
         return np.asarray(array[plane.index])
     except MemoryError:
         raise
-    except Exception as error:  # whatever the store and its codecs raise
+    except Exception as error:  # the store and its codecs may raise anything
         raise SegueError(f"{plane.path}: cannot be read at {list(plane.index)} ({error}); copy it again.") from error
 
 
@@ -415,8 +415,8 @@ def describe(layout: Layout) -> str:
         counts = Counter(str(well.conditions[name]) for well in layout.wells if name in well.conditions)
         rows.append((name, abbreviate((f"{value}: {count}" for value, count in sorted(counts.items())), 6)))
     hours = [layout.times_h[time] for time in layout.times if time in layout.times_h]
-    span = f", {hours[0]:g} to {hours[-1]:g} h" if hours else ", hours not known"
-    size = "pixel size not known" if layout.pixel_size_um is None else f"{layout.pixel_size_um:g} µm a pixel"
+    span = f", {hours[0]:g} to {hours[-1]:g} h" if hours else ", hours unknown"
+    size = "pixel size unknown" if layout.pixel_size_um is None else f"{layout.pixel_size_um:g} µm per pixel"
     planes = [plane for well in layout.wells for plane in well.planes.values()]
     rows += [
         ("times", f"{len(layout.times)}: {abbreviate(layout.times, 6)}{span}"),

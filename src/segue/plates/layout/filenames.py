@@ -73,10 +73,10 @@ def match_paths(
     if not matched:
         example = f"e.g. {others[0]}" if others else f"nothing that ends in {suffix}"
         raise SegueError(
-            f"{root}: pattern = '{pattern}' fits no {'folder' if folders else 'file'}; there is {example} below "
+            f"{root}: pattern = '{pattern}' matches no {'folder' if folders else 'file'}; there is {example} below "
             f"{start}: correct the pattern."
         )
-    return matched, [f"{path} does not fit the pattern" for path in others]
+    return matched, [f"{path} does not match the pattern" for path in others]
 
 
 def _regular_expression(pattern: str) -> re.Pattern[str]:
@@ -132,13 +132,14 @@ def scan_manifest(spec: FilesSpec, root: Path) -> ScanResult:
             scan.images.append(entry)
     if not scan.images and not scan.errors:
         raise SegueError(
-            f"{table.path}: none of the {len(table.rows)} files it lists is there; paths start at {root}: correct them."
+            f"{table.path}: none of the {len(table.rows)} files it lists exists; paths are relative to {root}: "
+            "correct them."
         )
     return scan
 
 
 def _manifest_entry(row: Mapping[str, str], columns: Sequence[str], spec: FilesSpec, root: Path) -> ImageEntry | str:
-    """Returns the image of a row, or what is wrong with the row."""
+    """Returns the image of a row, or the mistake in the row."""
     index = [part for part in re.split(r"[ ;,]+", row.get("index", "").strip("()[] ")) if part]
     numbers = {name: row[name] for name in NUMBERS if name in columns}
     for name, text in (*numbers.items(), *(("index", part) for part in index)):
@@ -165,10 +166,12 @@ def read_wells(path: Path, plates: Sequence[str]) -> dict[tuple[str, str], WellR
     table = read_rows(path, ("well",))
     columns = table.columns
     if "plate" not in columns and len(plates) > 1:
-        raise SegueError(f"{path}: has no column plate, and there are {len(plates)} plates; add it.")
+        raise SegueError(f"{path}: has no column plate, but there are {len(plates)} plates; add it.")
     reserved = sorted(set(columns) & set(RESERVED_COLUMNS))
     if reserved:
-        raise SegueError(f"{path}: the column '{reserved[0]}' cannot be a condition, the name is taken; rename it.")
+        raise SegueError(
+            f"{path}: the column '{reserved[0]}' cannot be a condition, since the name is reserved; rename it."
+        )
     names = [name for name in columns if name not in WELL_COLUMNS and name]
     values = {name: _condition(table, name) for name in names}
     wells: dict[tuple[str, str], WellRow] = {}
@@ -180,7 +183,7 @@ def read_wells(path: Path, plates: Sequence[str]) -> dict[tuple[str, str], WellR
         key = (row.get("plate") or plates[0], well_name(row["well"]))
         if key in wells or not key[1]:
             raise SegueError(
-                f"{context}: the well '{'/'.join(key)}' {'is there twice' if key[1] else 'has no name'}; correct it."
+                f"{context}: the well '{'/'.join(key)}' {'occurs twice' if key[1] else 'has no name'}; correct it."
             )
         conditions = {name: column[number] for name, column in values.items()}
         wells[key] = WellRow(BOOLEANS.get(stained), row.get("experiment") or None, conditions)
@@ -202,7 +205,7 @@ def read_times(path: Path) -> dict[int, float]:
         if not math.isfinite(hour):
             raise SegueError(f"{context}: time_h is '{row['time_h']}'; give a number of hours.")
         if int(row["time"]) in hours:
-            raise SegueError(f"{context}: time {row['time']} is there twice; keep one.")
+            raise SegueError(f"{context}: time {row['time']} occurs twice; keep one.")
         hours[int(row["time"])] = hour
     return hours
 

@@ -36,7 +36,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class ImageEntry:
-    """One image with what its name, metadata or a table says about it; None if they do not say."""
+    """One image with the information from its name, metadata or a table; None if unknown."""
 
     plate: str
     well: str
@@ -147,7 +147,7 @@ def _by_rows_and_columns(scan: ScanResult, spec: FilesSpec) -> tuple[list[FieldI
 def _by_number(scan: ScanResult, spec: FilesSpec) -> tuple[list[FieldIndex], tuple[int, int]]:
     if spec.grid is None:
         scan.errors.append(
-            "files: fields have a running number alone, and there is no grid; add grid = [rows, columns] and "
+            "files: fields have only a running number, but there is no grid; add grid = [rows, columns] and "
             "field_order."
         )
         return [UNPLACED] * len(scan.images), (1, 1)
@@ -175,7 +175,7 @@ def _check_inside(scan: ScanResult, fields: list[FieldIndex], grid: tuple[int, i
     if not all(inside):
         path = scan.images[inside.index(False)].plane.path
         scan.errors.append(
-            f"{path}: its field lies outside the grid of {grid[0]} × {grid[1]}, as do {inside.count(False) - 1} more; "
+            f"{path}: its field is outside the grid of {grid[0]} × {grid[1]}, as are {inside.count(False) - 1} more; "
             "correct grid, or count_from."
         )
     return [index if is_inside else UNPLACED for index, is_inside in zip(fields, inside, strict=True)]

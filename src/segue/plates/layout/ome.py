@@ -58,7 +58,7 @@ def _scan_file(scan: ScanResult, path: Path, names: Mapping[str, str], spec: Fil
 
     from segue.data.image_io import pixel_size_of, tifffile_errors
 
-    read_header(path)  # its message on a file that is no TIFF is better than tifffile's
+    read_header(path)  # its message on a file that is not a TIFF is better than tifffile's
     with tifffile_errors() as complaints, tifffile.TiffFile(path) as tiff:
         text = tiff.ome_metadata if tiff.is_ome else None
         if complaints:
@@ -76,7 +76,7 @@ def _scan_file(scan: ScanResult, path: Path, names: Mapping[str, str], spec: Fil
         elements, all_series = _elements(root, "Image"), tiff.series
         if len(elements) != len(all_series):
             raise SegueError(
-                f"{path}: its metadata name {len(elements)} images, it holds {len(all_series)}; export it again."
+                f"{path}: its metadata name {len(elements)} images, but it holds {len(all_series)}; export it again."
             )
         size_nm = pixel_size_of(path, tiff)
         wells = _wells_by_image(root)
@@ -86,7 +86,7 @@ def _scan_file(scan: ScanResult, path: Path, names: Mapping[str, str], spec: Fil
             problem = _unusable(image, series, place, transmitted)
             if problem is not None:
                 scan.errors.append(
-                    f"{path}: has {problem} (axes {series.axes}); a field is T × C × Y × X: export it so."
+                    f"{path}: has {problem} (axes {series.axes}); a field is T × C × Y × X: export it in this form."
                 )
             else:
                 _add_planes(scan, image, series, place, spec, transmitted)
@@ -127,18 +127,18 @@ def _image_metadata(
 
 
 def _unusable(image: _ImageMetadata, series: Any, names: Mapping[str, str], transmitted: str) -> str | None:
-    """Returns what an image has that no field may have, or None."""
+    """Returns the property of an image that makes it unusable as a field, or None."""
     lengths = dict(zip(series.axes, series.shape, strict=True))
     tokens, channels = image.channels or [transmitted], lengths.get("C", 1)
     for axis, length in lengths.items():
         if axis not in "TCYX" and length > 1:
             return f"{length} along {axis}"
     if "time" in names and lengths.get("T", 1) > 1:
-        return f"{lengths['T']} time points, and its name gives one"
+        return f"{lengths['T']} time points, but its name gives one"
     if "channel" in names and channels > 1:
-        return f"{channels} channels, and its name gives one"
+        return f"{channels} channels, but its name gives one"
     if image.number > 0 and ("row" in names or "field" in names):
-        return "several images, and its name gives one field"
+        return "several images, but its name gives one field"
     if series.axes[-2:] != "YX":
         return f"pixels along {series.axes}"
     if "well" not in names:
@@ -236,7 +236,7 @@ def scan_ome_zarr(spec: FilesSpec, root: Path) -> ScanResult:
             try:
                 images = _group_metadata(path)["well"]["images"]
             except (SegueError, KeyError):
-                scan.missing.append(f"{name}/{well} is named by the plate {folder.name}, and is not there")
+                scan.missing.append(f"{name}/{well} is named by the plate {folder.name}, but does not exist")
                 continue
             if len({image.get("acquisition", 0) for image in images}) > 1:
                 scan.errors.append(f"{path}: holds several acquisitions; name the images to use in a manifest.")
@@ -330,7 +330,7 @@ def _interval_h(multiscale: Mapping[str, Any], axes: list[str]) -> float | None:
 
 
 def array_header(folder: Path) -> tuple[tuple[int, ...], str]:
-    """Returns the shape of a Zarr array and the type in which it is read; raises SegueError if it is no array."""
+    """Returns the shape of a Zarr array and the type in which it is read; raises SegueError if it is not an array."""
     for name, key in (("zarr.json", "data_type"), (".zarray", "dtype")):
         if (folder / name).is_file():
             header = _read_json(folder / name)
@@ -338,9 +338,9 @@ def array_header(folder: Path) -> tuple[tuple[int, ...], str]:
                 return tuple(int(n) for n in header["shape"]), pixel_dtype(np.dtype(header[key]))
             except (KeyError, TypeError, ValueError) as error:
                 raise SegueError(
-                    f"{folder / name}: is no description of an array ({error}); write it again."
+                    f"{folder / name}: is not a description of an array ({error}); write it again."
                 ) from error
-    raise SegueError(f"{folder}: is no Zarr array; correct the path.")
+    raise SegueError(f"{folder}: is not a Zarr array; correct the path.")
 
 
 def _group_metadata(folder: Path) -> Mapping[str, Any]:
@@ -349,7 +349,7 @@ def _group_metadata(folder: Path) -> Mapping[str, Any]:
         return _read_json(folder / "zarr.json").get("attributes", {}).get("ome", {})
     if (folder / ".zattrs").is_file():
         return _read_json(folder / ".zattrs")
-    raise SegueError(f"{folder}: is no OME-Zarr group; correct the path.")
+    raise SegueError(f"{folder}: is not an OME-Zarr group; correct the path.")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

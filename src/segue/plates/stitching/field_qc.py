@@ -47,7 +47,7 @@ def measure_field(tile: np.ndarray, spec: QualitySpec) -> FieldMeasures:
     if full is None:
         if not np.issubdtype(tile.dtype, np.integer):
             raise ValueError(
-                f"quality: the tile is {tile.dtype}, which has no largest count; give quality.saturated.full_counts"
+                f"quality: the tile is {tile.dtype}, which has no maximum count; give quality.saturated.full_counts"
             )
         full = np.iinfo(tile.dtype).max
     median = float(np.median(tile))

@@ -37,7 +37,7 @@ class CellMaps:
 
 @dataclass(frozen=True)
 class Substrate:
-    """What a well contains besides cells: debris, dust, the grain of its bottom; and the textures of bodies."""
+    """Contents of a well besides cells: debris, dust, the grain of its bottom; and the textures of bodies."""
 
     grain_um: np.ndarray  # (H, W) optical path
     debris: np.ndarray  # (n, 4): y, x, radius in µm, height over the bottom

@@ -22,7 +22,7 @@ _BORDER_UM = 25.0  # margin beyond the scene, from which bodies reach into it
 
 @dataclass(frozen=True)
 class WellDynamics:
-    """How the cells of a well live, move and die, sampled from the ranges of CellsSpec."""
+    """Parameters of growth, motion and death of the cells of a well, sampled from the ranges of CellsSpec."""
 
     density_per_mm2: float
     patchiness: float
@@ -171,7 +171,7 @@ def _random_walk(
     times_h: np.ndarray, spec: CellsSpec, dynamics: WellDynamics, generator: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Returns positions (times, n, 2) and headings (times, n): an Ornstein-Uhlenbeck velocity (Selmeczi et al.,
-    Biophys. J. 89, 912, 2005) that ends with death; a daughter goes with its mother until born, then beside her.
+    Biophys. J. 89, 912, 2005) that ends with death; a daughter moves with its mother until born, then next to it.
     """
     n = len(start)
     place, persistence = start.copy(), np.exp(-_STEP_H / spec.persistence_h)

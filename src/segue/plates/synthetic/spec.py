@@ -21,7 +21,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from segue.spec import SpecModel
 
-VERSION = 1  # raised by hand when the same specification gives other files
+VERSION = 1  # increase when the same specification gives different files
 COLUMNS_OF_PLATE = 6  # wells are named row by row on a 24-well plate: A1 … A6, B1 … D6
 ROWS_OF_PLATE = 4
 TRANSMITTED = "brightfield"
@@ -31,7 +31,7 @@ STAINED_CHANNELS = (TRANSMITTED, *STAINS)
 
 def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
     if pair[0] > pair[1]:
-        raise ValueError(f"a range is [low, high], and {pair[0]:g} > {pair[1]:g}; exchange them")
+        raise ValueError(f"a range is [low, high], but {pair[0]:g} > {pair[1]:g}; exchange them")
     return pair
 
 
@@ -44,7 +44,7 @@ Fraction = Annotated[
 
 
 class CellsSpec(SpecModel):
-    """How many cells, how large, how they move, divide and die. Ranges per cell are marked so."""
+    """Number, size, motion, division and death of cells. Ranges per cell are marked as such."""
 
     density_per_mm2: Positive = (220.0, 800.0)  # cells at time 0
     patchiness: NotNegative = (
@@ -148,7 +148,7 @@ class FaultsSpec(SpecModel):
 
 
 class SyntheticSpec(SpecModel):
-    """Synthetic plates of 24-well format, each an experiment of its own, most wells unstained."""
+    """Synthetic plates of 24-well format, each a separate experiment, most wells unstained."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     plates: Annotated[int, Field(ge=1, le=26)] = 2
@@ -169,7 +169,7 @@ class SyntheticSpec(SpecModel):
         requested, tiles = self.faults.missing_tiles + self.faults.dead_fields, self.wells * self.times * self.fields
         if requested > tiles:
             raise ValueError(
-                f"faults: {requested} faulty tiles are requested, and a plate has {tiles} tiles; request fewer"
+                f"faults: {requested} faulty tiles are requested, but a plate has {tiles} tiles; request fewer"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""Writes synthetic plates with known truth: raw 16 bit tiles as from a microscope, and the truth beside them.
+"""Writes synthetic plates with known truth: raw 16 bit tiles as from a microscope, and the truth next to them.
 
 For each well and time one continuous scene is simulated (`population` → `cells` → `optics`) and cut into overlapping,
 misplaced, vignetted, noisy tiles. A well depends on the specification and its own number alone, so that any number of
@@ -305,7 +305,7 @@ def _claim(spec: SyntheticSpec, folder: Path) -> None:
     """Creates the folder with the specification in it, or checks that it holds the same one."""
     if folder.exists() and not folder.is_dir():
         raise SegueError(
-            f"{folder}: is a file, and a synthetic plate needs a folder; give a new folder, then the settings' file."
+            f"{folder}: is a file, but a synthetic plate needs a folder; give a new folder, then the file of settings."
         )
     record = folder / "synthetic.json"
     content = json.dumps({"version": VERSION, "spec": spec.model_dump(mode="json")}, indent=1)
@@ -323,7 +323,9 @@ def _claim(spec: SyntheticSpec, folder: Path) -> None:
             )
         return
     if others:
-        raise SegueError(f"{folder}: is not empty and holds no synthetic plate; give an empty or a new folder.")
+        raise SegueError(
+            f"{folder}: is not empty and does not contain a synthetic plate; give an empty or a new folder."
+        )
     _write_text(record, content)
 
 
