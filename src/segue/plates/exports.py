@@ -1,6 +1,6 @@
 """Exports next to a plate's dataset: labels over images (PNG), mosaics (OME-TIFF, OME-Zarr), CSV tables, a summary.
 
-The NGFF metadata, four small dictionaries, are written without a library (decision 16).
+The NGFF metadata, four small dictionaries, are written without a library (decision 14).
 """
 
 from __future__ import annotations

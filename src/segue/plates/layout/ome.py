@@ -1,6 +1,6 @@
 """Images identified by their metadata: OME-TIFF files, and OME-Zarr plates (NGFF 0.4 on Zarr 2, 0.5 on Zarr 3).
 
-OME-XML is read by ElementTree and NGFF metadata as JSON: typed models take ten times as long (decision 16).
+OME-XML is read by ElementTree and NGFF metadata as JSON: typed models take ten times as long (decision 14).
 """
 
 from __future__ import annotations
