@@ -197,21 +197,6 @@ def test_processor_that_does_not_tell_is_not_measured(
     assert ("root only" if kind == "refused" else "no energy counters") in found["energy_note"]
 
 
-def test_interrupted_training_adds_up(tmp_path: Path) -> None:
-    """Parts of one training add up; where a part was not measured, or by another counter, the whole is not."""
-    counter = package(tmp_path, "0", name="package-0", energy_uj=0)
-    before: energy.Energy = {"energy_J": 40.0, "energy_source": "RAPL", "energy_note": "…"}
-    with energy.measure("cpu", before=before, powercap=tmp_path) as meter:
-        assert meter.read()["energy_J"] == 40
-        counter.write_text("2000000")
-    assert meter.read()["energy_J"] == pytest.approx(42)
-    for other in ({**before, "energy_J": None, "energy_source": "not measured"}, {**before, "energy_source": "NVML"}):
-        with energy.measure("cpu", before=other, powercap=tmp_path) as meter:  # type: ignore[arg-type]
-            pass
-        assert meter.read()["energy_source"] == "not measured"
-        assert f"{other['energy_source']} before" in meter.read()["energy_note"]
-
-
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt, ValueError], ids=str)
 def test_cap_is_restored(nvml: FakeNVML, tmp_path: Path, error: type[BaseException] | None) -> None:
     """The limit is the cap within the block and afterwards what it was, whichever way the block ends."""

@@ -34,11 +34,11 @@ class Energy(TypedDict):
 
 
 class Meter:
-    """Reads a counter: `read()` returns the energy since the beginning, including `before`, that of earlier parts."""
+    """Reads a counter: `read()` returns the energy since the beginning."""
 
-    def __init__(self, source: Source, note: str, joules: Callable[[], float] | None, before: Energy | None) -> None:
+    def __init__(self, source: Source, note: str, joules: Callable[[], float] | None) -> None:
         self._now: Energy = {"energy_J": None, "energy_source": source, "energy_note": note}
-        self._joules, self._before = joules, before
+        self._joules = joules
         self._lock = threading.Lock()
 
     def read(self) -> Energy:
@@ -49,13 +49,7 @@ class Meter:
                 except OSError as error:
                     self._joules = None
                     self._now = _not_measured(f"the counters can no longer be read ({error})")
-            now, before = self._now, self._before
-        if before is None or now["energy_J"] is None:
-            return now
-        if before["energy_J"] is None or before["energy_source"] != now["energy_source"]:
-            sources = f"{before['energy_source']} before an interruption, {now['energy_source']} after it"
-            return _not_measured(f"not of all its parts: {sources}")
-        return {**now, "energy_J": before["energy_J"] + now["energy_J"]}
+            return self._now
 
     def close(self) -> None:
         """Reads a last time; what was read remains."""
@@ -68,19 +62,18 @@ def _not_measured(reason: str) -> Energy:
 
 
 @contextmanager
-def measure(device: str, *, before: Energy | None = None, powercap: Path = POWERCAP) -> Iterator[Meter]:
+def measure(device: str, *, powercap: Path = POWERCAP) -> Iterator[Meter]:
     """Gives a meter of the energy from now on: the GPU's if the device is one, otherwise the processor's.
 
-    `before` is the result of `read` when an interrupted training was last saved; it is added. Energy spent between
-    that and the interruption is in neither. The meter may be read at any time, also after the block.
+    The meter may be read at any time, also after the block.
     """
     with ExitStack() as stack:
         source: Source = "NVML" if device.startswith("cuda") else "RAPL"
         try:
             joules = _gpu_joules(device, stack) if source == "NVML" else _cpu_joules(device, powercap)
-            meter = Meter(source, NOTES[source], joules, before)
+            meter = Meter(source, NOTES[source], joules)
         except SegueError as error:
-            meter = Meter("not measured", str(error), None, before)
+            meter = Meter("not measured", str(error), None)
         else:
             meter.read()
             if source == "RAPL":
