@@ -337,7 +337,7 @@ def test_command(trained: Path, tmp_path: Path) -> None:
         ("P1/A1/t000", "--crop", "0,0,65,10"): "does not lie in its 64 × 64 px",
         ("P1/A1/t000", "--crop", "0,0,5"): "is not y,x,height,width",
         ("P1/A1/t000", "--crop", "0,0,5,64"): "no labeled pixel",
-        ("P1/A9/t000",): "kept are P1/A1/t000",
+        ("P1/A9/t000",): "stored: P1/A1/t000",
         ("P1/A1/t000", "-o", "film.avi"): "written as .mp4, .gif or .png",
         ("P1/A1/t000", "-o", "film.gif", "--fps", "0"): "frames per second",
     }.items():
@@ -352,13 +352,15 @@ def test_fields_with_labels_are_named(trained: Path, tmp_path: Path) -> None:
     with h5py.File(dataset, "r+") as file:
         of_well = {micrograph_name(key): group for key, group in file["micrographs"].items()}
         del of_well["P1/A1/t000"]["labels"]
-    expected = "'P1/A1/t000' has no labels 'classes'.*name one of the 5 that have: P1/A2/t000, P1/A3/t000, .*A6/t000[.]"
+    expected = (
+        "'P1/A1/t000' has no labels 'classes'.*name one of the 5 that have them: P1/A2/t000, P1/A3/t000, .*A6/t000[.]"
+    )
     with pytest.raises(SegueError, match=expected):
         film.film_of_field(trained / "run", dataset, "P1/A1/t000")
     with h5py.File(dataset, "r+") as file:
         for group in file["micrographs"].values():
             group.pop("labels", None)
-    with pytest.raises(SegueError, match="none of those kept has; take the dataset"):
+    with pytest.raises(SegueError, match="no other stored one has them; use the dataset"):
         film.film_of_field(trained / "run", dataset, "P1/A1/t000")
 
 

@@ -130,7 +130,7 @@ def test_caption_names_what_failed() -> None:
     drawing = learning_curves_figure(compare(made_courses(failed=5)), "train")
     assert drawing is not None
     assert "(13 runs)" in drawing.caption
-    assert "as they failed (5 runs): train (train.variant = Adam restarts, " in drawing.caption
+    assert "Missing because they failed (5 runs): train (train.variant = Adam restarts, " in drawing.caption
     assert "init 2, draw 2; 2 more." in drawing.caption
 
 

@@ -73,7 +73,7 @@ def test_page_tells_the_study(written: Path, results: StudyResults) -> None:
     head, body = text.split("</nav>")
     for part, order in (
         (head, [results.question, "Transfer improves the median", "after pretraining only", "Hardest domains", "0nm"]),
-        (body, ["distinct trainings", "time each, median", "Figure 1.", "What labels buy", "Effect of each factor"]),
+        (body, ["distinct trainings", "time each, median", "Figure 1.", "Label efficiency", "Effect of each factor"]),
         (body, ["Learning curves", "Examples", "The whole table", "segue study run", "Methods"]),
     ):
         places = [part.index(words) for words in order]
@@ -185,7 +185,7 @@ def _mixed(r: StudyResults) -> StudyResults:
         (_mixtures, "-10nm:64+0nm:64"),
         (_bare, "Trained on × tested on"),
         (_some_nan, "no finite"),
-        (_all_nan, "No run has finished with a value"),
+        (_all_nan, "No finished run has a value"),
         (_mixed, "mix different precisions (bf16 and fp32)"),
         (lambda r: r, "has a single seed, so there is no interval"),
     ],
@@ -262,7 +262,7 @@ def test_figures_of_an_earlier_page_are_removed(make: Callable[..., StudyResults
 def test_page_that_cannot_be_written_is_named(results: StudyResults, tmp_path: Path) -> None:
     """A folder that is a file is one clear sentence, and no half page."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(SegueError, match=r"the page cannot be written .* give another place with -o"):
+    with pytest.raises(SegueError, match=r"the page cannot be written .* give another path with -o"):
         write_page(results, tmp_path / "file" / "page.html")
 
 

@@ -102,8 +102,8 @@ def test_long_table_is_renamed(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ('values = "pretrain_loss_at_{domain}"', "names no column per domain; write {domain} once"),
-        ('domain = "pretrain_defocus_nm"', "'defocus' is no column"),
-        ('parent = "pretrain"', "parent 'before' is no stage; allowed: pretrain, transfer"),
+        ('domain = "pretrain_defocus_nm"', "'defocus' is not a column"),
+        ('parent = "pretrain"', "parent 'before' is not a stage; allowed: pretrain, transfer"),
     ],
 )
 def test_mapping_mistakes_are_named(wide: Path, tmp_path: Path, change: str, message: str) -> None:

@@ -101,7 +101,7 @@ class Table:
     """A table of the page. A cell is a text, or a text with a second one in small type beneath it.
 
     A row of a single cell is the heading of the rows that follow. `numeric` are the columns set flush right; `summary`
-    is the line that unfolds the table, "" where it is always shown; `css` is its class in the style sheet.
+    is the line that expands the table, "" if it is always shown; `css` is its class in the style sheet.
     """
 
     columns: Sequence[str]
@@ -112,7 +112,7 @@ class Table:
 
 
 def stage_label(stage: str) -> str:
-    """Returns what a stage is called in text: "pretraining" for "pretrain"."""
+    """Returns the name of a stage in text: "pretraining" for "pretrain"."""
     return STAGES.get(stage, stage)
 
 
@@ -186,7 +186,7 @@ def format_cell(value: float) -> str:
 
 
 def format_percent(share: float) -> str:
-    """Returns "97 %" for 0.97; "more than 99 %" rather than 100 % where not all."""
+    """Returns "97 %" for 0.97; "more than 99 %" rather than 100 % if not all."""
     if 0.995 <= share < 1:
         return "more than 99 %"
     return "less than 1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"

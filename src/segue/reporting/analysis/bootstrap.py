@@ -1,4 +1,4 @@
-"""Medians with bootstrap intervals that respect what runs share: where other seeds would have put the median.
+"""Medians with bootstrap intervals that account for dependent runs: the range of the median under other seeds.
 
 The configurations of a study are chosen, not drawn, so only what was repeated is resampled, and always whole: a seed
 with all runs that it made, parents and children alike, as these are not independent. Where initializations and draws
@@ -67,7 +67,7 @@ class Estimate:
 
     @property
     def interval_kind(self) -> str:
-        """What the interval is: "95 % bootstrap interval of the median, resampling 5 seeds"."""
+        """The kind of the interval: "95 % bootstrap interval of the median, resampling 5 seeds"."""
         repeats = join_names([f"{count:,} {name}" for name, count in self.units.items()])
         if list(self.units) in ([name] for name in SEEDS.values()):  # the other seed does not vary, or varies alike
             repeats = f"{sum(self.units.values())} seeds"
@@ -107,12 +107,12 @@ def estimate(values: np.ndarray, levels: Mapping[str, ClusterLevel], *, resample
 
 
 def interval_caption(lines: str, estimates: Sequence[Estimate]) -> str:
-    """Returns what the lines are, by the estimate of the most runs, as others of the figure may lack a seed."""
+    """Returns the meaning of the lines, from the estimate with the most runs, since others may lack a seed."""
     repeated = [estimate for estimate in estimates if estimate.interval]
     if not repeated:
-        return "No interval is drawn, as nothing was repeated with another seed."
+        return "No interval is drawn, since nothing was repeated with another seed."
     kind = max(repeated, key=lambda estimate: estimate.runs).interval_kind
-    return f"{lines}: {kind}; where none shows, it is narrower than the circle."
+    return f"{lines}: {kind}; if none is visible, it is narrower than the circle."
 
 
 def weighted_median(ordered: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the page compares, from the tidy table: one metric, one split, runs in their own domain, matrices.
+"""The comparison on the page, from the tidy table: one metric, one split, runs in their own domain, matrices.
 
 Every value of a run is read on held-out images (`split` is "test" where the table has it) of the domain that the run
 itself was trained on, unless a matrix says otherwise.
@@ -29,7 +29,7 @@ SCORES = rf"loss|iou_|dice_|accuracy|precision_|recall_|f1_|auprc_|auroc_|{OBJEC
 
 
 def numeric(frame: pd.DataFrame, column: str) -> pd.Series:
-    """Returns a column as floats; what is no number, or a column that is missing, becomes NaN."""
+    """Returns a column as floats; NaN for values that are not numbers and for a missing column."""
     if column not in frame.columns:
         return pd.Series(np.nan, index=frame.index)
     return pd.to_numeric(frame[column], errors="coerce").astype(float)
@@ -42,7 +42,7 @@ class Comparison:
     `runs` also holds `configuration`, a number, `root`, the run it descends from or itself, and `repeat`, which numbers
     the runs of a configuration where the table has no seeds.
     `repeated` says whether anything was repeated with another seed, without which no interval can be given.
-    `reason` says why the metric is one of objects, where nobody asked for it; else it is empty.
+    `reason` explains why the metric is one of objects if none was requested; else it is empty.
     """
 
     results: StudyResults
@@ -77,7 +77,7 @@ class Comparison:
 
     @property
     def outcome_stages(self) -> list[str]:
-        """The stages whose outcome the study asks for: those from which no other starts."""
+        """The stages whose outcome is the result of the study: those from which no other starts."""
         parents = set(self.results.parents.values())
         return [stage for stage in self.stages if stage not in parents] or self.stages
 
@@ -89,7 +89,7 @@ class Comparison:
         return [stage for stage in alone if domains & set(self.stage_runs(stage)["domain"])]
 
     def cluster_levels(self, frame: pd.DataFrame) -> dict[str, ClusterLevel]:
-        """Returns for `estimate` what the runs of `frame` share; empty where nothing was repeated.
+        """Returns for `estimate` the clusters of dependent runs of `frame`; empty if nothing was repeated.
 
         With seeds, those are the seeds: child k starts from parent k, so that runs of one parent are in one cluster.
         Without, runs are grouped by their root, and clusters repeat each other when their first configuration is one.
@@ -109,12 +109,12 @@ class Comparison:
 
     @property
     def label_unit(self) -> str:
-        """What labels are counted in: "images", or what all runs say."""
+        """The unit of labels: "images", or the unit of all runs."""
         units = list(self.runs["label_unit"].dropna().unique()) if "label_unit" in self.runs.columns else []
         return str(units[0]) if len(units) == 1 else "images"
 
     def spends_validation(self, stages: Sequence[str]) -> bool:
-        """Returns whether any run of `stages` spent labels on validation, as far as the table says."""
+        """Returns whether any run of `stages` spent labels on validation, according to the table."""
         runs = self.runs[self.runs["stage"].isin(stages)]
         return bool((numeric(runs, "labels_validation") > 0).any())
 
@@ -141,8 +141,8 @@ class Matrix:
 def compare(results: StudyResults, metric: str | None = None) -> Comparison:
     """Returns the comparison by `metric`, a column of the table, or by the loss (less its floor, where it has one).
 
-    Where runs differ in their target (class weights, kind of loss), their losses are not one quantity: then by Dice.
-    Where any target but `classes` takes part and every run that no other starts from is scored on objects, by their
+    If runs differ in their target (class weights, kind of loss), their losses are different quantities: then by Dice.
+    If any target other than `classes` occurs and every run that no other starts from is scored on objects: by their
     mean AP.
     """
     table = results.table
@@ -170,7 +170,7 @@ def compare(results: StudyResults, metric: str | None = None) -> Comparison:
         evaluated_domain=table["evaluated_domain"].astype(str),
         parent=table["parent"].fillna("").astype(str) if "parent" in table.columns else "",
     )
-    # a row per run, with what it descends from and what repeats it
+    # a row per run, with its ancestor and its repeats
     runs = _with_lineage(_in_own_domain(rows, results.domains), rows)
     axes = [axis for stage_axes in results.stages.values() for axis in stage_axes if axis in runs.columns]
     configurations = runs.groupby(["stage", "domain", *axes], dropna=False, sort=False)
@@ -226,7 +226,7 @@ def sorted_levels(values: pd.Series, domains: Sequence[str] = ()) -> list[Any]:
         return [name for name in domains if name in present] + [name for name in present if name not in domains]
     if pd.api.types.is_numeric_dtype(values):
         return sorted(present)
-    return sorted(present, key=lambda value: value != "none")  # "none" is what one compares with
+    return sorted(present, key=lambda value: value != "none")  # "none" is the reference
 
 
 def _target_varies(results: StudyResults) -> bool:
@@ -237,24 +237,24 @@ def _target_varies(results: StudyResults) -> bool:
 
 
 def _target_names(results: StudyResults) -> set[str]:
-    """Returns the targets that take part, as far as the table or the study say."""
+    """Returns the targets of the runs, from the table or the study."""
     columns = [column for column in map(str, results.table.columns) if column.endswith(".target.name")]
     names = {str(name) for column in columns for name in results.table[column].dropna().unique()}
     return names | {str(target["name"]) for of_stage in results.targets.values() for target in of_stage}
 
 
 def _reason_for_objects(results: StudyResults, table: pd.DataFrame) -> str:
-    """Returns why runs are compared by their objects, or an empty text where they are not."""
+    """Returns why runs are compared by their objects, or an empty text if they are not."""
     targets = _target_names(results)
     outcomes = table[~table["stage"].isin(set(results.parents.values()))]
     scored = "ap_mean" in outcomes.columns and not outcomes.empty and bool(outcomes["ap_mean"].notna().all())
     if not scored or not targets - {"classes"}:
         return ""
-    cause = f"its target, {min(targets)}, is of objects"
+    cause = f"the target {min(targets)} predicts objects"
     if len(targets) > 1:
         cause = (
-            "the targets differ, so that their losses are not one quantity, and overlap of pixels does not show whether"
-            " objects are merged or split"
+            "the targets differ, so that their losses are different quantities, and overlap of pixels does not show"
+            " whether objects are merged or split"
         )
     return f"Runs are compared by {metric_for('ap_mean').label}, because {cause}."
 

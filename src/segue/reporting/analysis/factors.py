@@ -1,4 +1,4 @@
-"""What each factor does: the spread within its levels, and paired differences where the design is crossed."""
+"""The effect of each factor: the spread within its levels, and paired differences where the design is crossed."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Factor:
 class LabelGroup:
     """Runs of one stage in one domain with one number of labels.
 
-    `label_split` holds the ways in which this number divides into (training, validation), where the table says so.
+    `label_split` has the ways in which this number divides into (training, validation), if the table has them.
     """
 
     stage: str
@@ -171,7 +171,7 @@ def _levels(comparison: Comparison, frame: pd.DataFrame, axis: str, others: list
 def _pairs(part: pd.DataFrame, cells: np.ndarray, reference: pd.Series) -> pd.DataFrame:
     """Returns, for the cells that both have, a run of this level with its `difference` to `reference`.
 
-    Runs of a cell enter by their median. What pairs share is read from this level's runs: those of the reference
+    Runs of a cell enter by their median. Common values of pairs are read from this level's runs: those of the reference
     differ by the level alone, so their seeds and parents correspond one to one.
     """
     runs = part.assign(cell=cells, median=part.groupby(cells)["value"].transform("median").to_numpy())

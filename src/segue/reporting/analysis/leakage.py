@@ -1,4 +1,4 @@
-"""What a split lets through: validation scores beside those of untouched test groups, for each way of splitting."""
+"""The leakage of a split: validation scores next to those of untouched test groups, for each kind of split."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Leakage:
     is_paired: bool
 
     def excess_optimism(self, metric: Metric, split: str) -> Estimate | None:
-        """Returns by how much a torn split is more optimistic than the first whole one; None for whole splits.
+        """Returns the excess optimism of a split that divides groups over the first whole one; None for whole splits.
 
         It is the median over pairs of runs with equal seeds, or the difference of medians, without interval, where the
         runs differ in more than the split.
@@ -66,7 +66,7 @@ class Leakage:
 
     @property
     def finding(self) -> str:
-        """What the first metric says of each torn split, a sentence each."""
+        """The result by the first metric for each split that divides groups, one sentence each."""
         sentences = []
         for split in self.torn:
             excess = self.excess_optimism(self.metrics[0], split)
@@ -92,7 +92,7 @@ class Leakage:
         return Table(columns, rows, range(1, len(columns)), summary)
 
     def neighbors_table(self) -> Table:
-        """Returns, by split, how many neighboring tiles lie across its border, and of how many groups the scores are.
+        """Returns, by split, the number of neighboring tiles across its border and the number of groups scored.
 
         Neighboring tiles overlap at the same or an adjacent time.
         """

@@ -1,4 +1,4 @@
-"""Which configuration of a stage does best on held-out images, and whether the next one is clearly behind."""
+"""The best configuration of a stage on held-out images, and whether the next one is clearly behind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from segue.reporting.analysis.bootstrap import Estimate
 from segue.reporting.analysis.comparison import Comparison, numeric, repeat_columns
 from segue.reporting.formatting import Metric, configuration_label, metric_for
 
-DATA_KEYS = {"domain", "images", "groups", "mix", "pair"}  # what is trained on, not how
+DATA_KEYS = {"domain", "images", "groups", "mix", "pair"}  # the training data, not the method
 SECONDARY = ("precision_", "recall_", "auprc_")
 MAX_SECONDARY = 6
 

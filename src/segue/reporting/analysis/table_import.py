@@ -35,7 +35,7 @@ class ImportedDomains(SpecModel):
 
 
 class ImportedStage(SpecModel):
-    """Where a stage stands in a wide table: columns by name; `values` holds one "{domain}"."""
+    """The columns of a stage in a wide table, by name; `values` contains one "{domain}"."""
 
     domain: str
     values: str
@@ -47,7 +47,7 @@ class ImportedStage(SpecModel):
 
 
 class ColumnMapping(SpecModel):
-    """What the columns of a table made elsewhere mean. `floor` is taken off a raw loss to give loss_adjusted."""
+    """The meaning of the columns of a table made elsewhere. `floor` is subtracted from a raw loss for loss_adjusted."""
 
     title: str = ""
     question: str = ""
@@ -90,7 +90,7 @@ def _require_column(table: pd.DataFrame, column: str, context: str, path: Path) 
         names = list(map(str, table.columns))
         more = ", …" if len(names) > MAX_COLUMNS_NAMED else ""
         listed = ", ".join(names[:MAX_COLUMNS_NAMED]) + more
-        raise SegueError(f"{context}: '{column}' is no column of {path}; it has {listed}.")
+        raise SegueError(f"{context}: '{column}' is not a column of {path}; it has {listed}.")
 
 
 def _from_tidy(table: pd.DataFrame, mapping: ColumnMapping, path: Path) -> StudyResults:
@@ -123,7 +123,7 @@ def _parents(table: pd.DataFrame) -> dict[str, str | None]:
     while len(ordered) < len(stages):
         ready = [s for s in stages if s not in ordered and (parents[s] is None or parents[s] in ordered)]
         if not ready:
-            raise SegueError(f"table: the stages {', '.join(stages)} are each other's parents; the table is damaged.")
+            raise SegueError(f"table: the stages {', '.join(stages)} are parents of one another; the table is damaged.")
         ordered.update({stage: parents[stage] for stage in ready})
     return ordered
 
@@ -132,7 +132,9 @@ def _from_wide(table: pd.DataFrame, mapping: ColumnMapping, path: Path, source: 
     """Returns the results of a table with a row per model; errors name `source`, the file with the mapping."""
     unknown_parents = [s.parent for s in mapping.stages.values() if s.parent and s.parent not in mapping.stages]
     if unknown_parents:
-        raise SegueError(f"{source}: parent '{unknown_parents[0]}' is no stage; allowed: {', '.join(mapping.stages)}.")
+        raise SegueError(
+            f"{source}: parent '{unknown_parents[0]}' is not a stage; allowed: {', '.join(mapping.stages)}."
+        )
     parts: list[pd.DataFrame] = []
     for name, stage in mapping.stages.items():
         for column in [stage.domain, *stage.axes.values(), *filter(None, (stage.labels, stage.seed_init))]:

@@ -1,4 +1,4 @@
-"""What each factor does to the outcome: the runs of each level, and paired differences to the first level."""
+"""The effect of each factor on the outcome: the runs of each level, and paired differences to the first level."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from segue.reporting.figures.style import (
 from segue.reporting.formatting import Metric, Table, format_number, join_names, plural, stage_label
 from segue.rng import numpy_generator
 
-MAX_DOTS = 120  # above this a strip of dots says less than its quantiles
+MAX_DOTS = 120  # above this a strip of dots is less informative than its quantiles
 
 
 def effects_figure(comparison: Comparison, stage: str) -> tuple[ReportFigure, Table] | None:
@@ -53,14 +53,14 @@ def effects_figure(comparison: Comparison, stage: str) -> tuple[ReportFigure, Ta
         caption += " Where pairs do not cover every target (see the numbers), the left side mixes more of them."
     if comparison.spends_validation([stage]) and any(f.axis.endswith((".images", ".groups")) for f in varied):
         caption += " Labeled images or groups as a factor are those to train on, without those for validation."
-    title = f"What each factor does to {stage_label(stage)}."
+    title = f"Effect of each factor on {stage_label(stage)}."
     alt = f"Effect of {join_names([factor.label for factor in varied])} on {comparison.metric.label}"
     report_figure = ReportFigure(f"effects-{stage}", figure, title, caption, alt, tooltips)
     return report_figure, _table(comparison, varied)
 
 
 def spread_caption(estimates: Sequence[Estimate]) -> str:
-    """Returns how the runs of a level are drawn."""
+    """Returns the caption on how the runs of a level are drawn."""
     if max(estimate.runs for estimate in estimates) <= MAX_DOTS:
         return "Dots: single runs."
     return "Wide bars: the middle half of the runs; thin bars: the middle nine tenths; dots where runs are few."
@@ -157,7 +157,7 @@ def _draw_estimate(
 def _difference_limits(varied: Sequence[Factor]) -> tuple[float, float]:
     """Returns the ends of the axis of differences.
 
-    Where domains differ so much that all else would shrink to dots, those that reach beyond are left out.
+    If domains differ so much that all others would shrink to dots, the largest ones are cut off.
     """
     ends: dict[bool, list[float]] = {True: [], False: []}
     for factor in varied:

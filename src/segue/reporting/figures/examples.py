@@ -1,4 +1,4 @@
-"""Example images with their labels, and what each prediction hit, missed and invented."""
+"""Example images with their labels, and the hits, misses and false alarms of each prediction."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def examples_figure(examples: Sequence[Example]) -> ReportFigure | None:
     total = f" of {len(examples)}" if count < len(examples) else ""
     caption = (
         f"{plural(count, 'held-out image')}{total} with labels (outlined) and predictions. A pixel given a wrong class"
-        " counts as missed. They illustrate; the figures above count."
+        " counts as missed. They are illustrations; conclusions rest on the figures above."
     )
     return ReportFigure("examples", figure, "Examples.", caption, "Example images with labels and predictions")
 
@@ -80,7 +80,7 @@ def _draw(examples: Sequence[Example]) -> Figure:
             _outline(line[1], example.label == value, color)
     names = {"hit": HIT, "miss": MISS, "false alarm": FALSE_ALARM}
     if any((example.label < 0).any() for example in examples):
-        names["not judged"] = IGNORED
+        names["ignored"] = IGNORED
     handles = [Patch(facecolor=color, label=name) for name, color in names.items()]
     figure.legend(handles=handles, loc="outside upper right", ncols=4, handlelength=1, handleheight=1)
     return figure

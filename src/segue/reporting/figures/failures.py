@@ -1,4 +1,4 @@
-"""Where objects were merged, split, missed or invented: crops of the same micrographs, one for each representation."""
+"""Merged, split, missed and false objects: crops of the same micrographs, one for each representation."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ KINDS: Mapping[str, tuple[str, str]] = {
 FILL = 0.3
 CROP_DIAMETERS = 8  # how many objects of median size fit side by side in a crop
 MIN_CROP_PX, MAX_CROP_PX = 80, 320
-MAX_COLUMNS = 5  # panels; more stand in two lines
+MAX_COLUMNS = 5  # panels; more are in two rows
 TOLERANCE_PX = 0.25  # by how much outlines are simplified, which makes them a fifth as long
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What became of objects: ids of the predicted ones by kind, in the order of `KINDS`, and of labeled ones missed.
+    """The outcome of objects: ids of the predicted ones by kind, in the order of `KINDS`, and of missed labeled ones.
 
     `false` have no match at IoU 0.5, nor are `missed` matched; an object of poor outline can be both. What takes part
     in a merge or a split is not counted again.
@@ -56,9 +56,9 @@ class Outcomes:
 
 
 def outcomes(label: np.ndarray, predicted: np.ndarray) -> Outcomes:
-    """Returns what became of the objects of a label map (H, W), -1 ignored, and of a predicted one.
+    """Returns the outcome of the objects of a label map (H, W), -1 ignored, and of a predicted one.
 
-    Merges and splits are those of `evaluation.overlap`. Predicted objects on ignored pixels are of no kind.
+    Merges and splits are those of `labels.matching`. Predicted objects on ignored pixels are of no kind.
     """
     table = matching.label_overlap(label, predicted)
     matched = matching.match(table, 0.5)
@@ -104,7 +104,7 @@ def _spread(labels: np.ndarray, ids: Sequence[int]) -> np.ndarray:
 
 
 def failures_figure(examples: Sequence[ObjectExample], labels: Mapping[str, str]) -> ReportFigure | None:
-    """Returns the crops with their legend; `labels` says what each run stands for. None without examples."""
+    """Returns the crops with their legend; `labels` has the name of each run. None without examples."""
     examples = [example for example in examples if example.predictions]
     if not examples:
         return None
@@ -114,11 +114,11 @@ def failures_figure(examples: Sequence[ObjectExample], labels: Mapping[str, str]
         f"The held-out micrographs on which the {plural(len(examples[0].predictions), 'run')} of median value differ"
         " most in merges and splits: the square with most wrong objects; the counts are of the whole micrograph. Gray"
         " levels are square roots, so that dim objects show. Found means an overlap (IoU) of at least 0.5; where an"
-        " outline is poorer, its object is missed and false at once. They illustrate; the figure above counts."
+        " outline is poorer, its object is both missed and false. They are illustrations; see the figure above."
     )
     runs = join_names([labels[run] for run in examples[0].predictions])
     alt = f"Objects found, merged, split, missed and false by {runs}"
-    return ReportFigure("failures", figure, "Where each fails.", caption, alt)
+    return ReportFigure("failures", figure, "Failures of each representation.", caption, alt)
 
 
 def _draw(examples: Sequence[ObjectExample], labels: Mapping[str, str]) -> Figure:
@@ -138,7 +138,7 @@ def _draw(examples: Sequence[ObjectExample], labels: Mapping[str, str]) -> Figur
         for axes, run in zip(grid[first : first + count].ravel(), panel, strict=False):
             axes.imshow(image, cmap="gray", vmin=0, vmax=1)
             title = labels[run] if run else f"Micrograph {example.number}"
-            text = f"{plural(len(_ids(example.label)), 'labelled object')}\nin {example.domain}"
+            text = f"{plural(len(_ids(example.label)), 'labeled object')}\nin {example.domain}"
             if run:
                 text = outcomes_by_run[run].summary
                 _draw_outcomes(axes, label, example.predictions[run][window], outcomes_by_run[run])

@@ -57,11 +57,11 @@ def label_efficiency_figure(comparison: Comparison) -> ReportFigure | None:
         f" {interval_caption('Upright lines', estimates)}"
     )
     if any(validation for group in groups for _, validation in group.label_split):
-        caption += " Below the axes, the sum stands first and in brackets the labels for training + for validation."
+        caption += " Below the axes: the sum, and in brackets the labels for training + for validation."
     if before:
-        caption += " Dashed: the same networks after pretraining only, which has seen no label of this domain."
+        caption += " Dashed: the same networks after pretraining only, without any label of this domain."
     alt = f"{metric.label} against number of labels"
-    return ReportFigure("efficiency", figure, "What labels buy.", caption, alt, tooltips)
+    return ReportFigure("efficiency", figure, "Label efficiency.", caption, alt, tooltips)
 
 
 def labels_tick(labels: float, groups: Sequence[LabelGroup]) -> str:

@@ -1,4 +1,4 @@
-"""Validation beside test scores for each way of splitting, runs joined by lines."""
+"""Validation next to test scores for each kind of split, runs joined by lines."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OFFSETS = {"validation": -0.17, "test": 0.17}  # from the middle of their split
 
 
 def leakage_figure(leakage: Leakage) -> ReportFigure:
-    """Returns a panel per metric: for each split, validation beside test."""
+    """Returns a panel per metric: for each split, validation next to test."""
     with style():
         figure, tooltips = _draw(leakage)
     by_split = leakage.scores[leakage.metrics[0].column]
@@ -41,15 +41,15 @@ def leakage_figure(leakage: Leakage) -> ReportFigure:
     lines = "Thin lines: single runs." if most <= MAX_SINGLE_RUNS else "Bars: the middle half of the runs."
     estimates = [scores.estimates["test"] for by_name in leakage.scores.values() for scores in by_name.values()]
     caption = (
-        "Scores at the selected epoch on validation images, and of the same runs on test groups, which no split touches"
+        "Scores at the selected epoch on validation images, and of the same runs on test groups, which all splits share"
         f" ({plural(len(leakage.frame), 'run')}). {lines} Circles: medians."
-        f" {interval_caption('Dark lines', estimates)} Seeds do not change which groups are in a part: a part of each"
-        " gap is that some groups are harder than others, and no interval covers it."
+        f" {interval_caption('Dark lines', estimates)} Seeds do not change which groups are in a part: some of each"
+        " gap is due to some groups being harder than others, which no interval includes."
     )
     if not leakage.is_paired:
-        caption += " The runs differ in more than the split, so that the splits do not compare in pairs."
+        caption += " The runs differ in more than the split, so that splits are not compared in pairs."
     alt = f"Validation and test scores of runs split by {join_names(leakage.splits)}"
-    return ReportFigure("leak", figure, "What the split lets through.", caption, alt, tooltips)
+    return ReportFigure("leak", figure, "Leakage of the split.", caption, alt, tooltips)
 
 
 def _draw(leakage: Leakage) -> tuple[Figure, Tooltips]:

@@ -67,7 +67,7 @@ def loss_curves_figure(comparison: Comparison) -> ReportFigure | None:
         " training dashed."
     )
     if floor:
-        caption += f" The loss cannot fall below {floor:.4f}, which is taken off."
+        caption += f" The loss cannot fall below {floor:.4f}, which is subtracted."
     if comparison.target_varies:
         caption += f" {OWN_LOSS}"
     return ReportFigure("loss-curves", figure, "Learning curves.", caption, "Training and validation loss by epoch")
@@ -89,7 +89,7 @@ def _curve_factors(comparison: Comparison, stage: str) -> list[str]:
 
 
 def draw_loss_curves(comparison: Comparison, floor: float) -> Figure:
-    """Returns the panels; `floor` is taken off the losses."""
+    """Returns the panels; `floor` is subtracted from the losses."""
     histories = comparison.results.histories
     stages = [stage for stage in comparison.results.stages if (histories["stage"] == stage).any()]
     frames = {stage: histories[histories["stage"] == stage] for stage in stages}
@@ -275,7 +275,7 @@ def _learning_curves_caption(comparison: Comparison, curves: LearningCurves) -> 
     if len(failed):
         names = list(failed["configuration"].astype(str)[:MAX_FAILED_NAMED]) if "configuration" in failed else []
         names += [f"{len(failed) - len(names):,} more"] if names and len(failed) > len(names) else []
-        parts.append(f"Missing, as they failed ({plural(len(failed), 'run')}): {'; '.join(names) or '–'}.")
+        parts.append(f"Missing because they failed ({plural(len(failed), 'run')}): {'; '.join(names) or '–'}.")
     return " ".join(parts)
 
 
@@ -319,7 +319,7 @@ def _rates_differ(frame: pd.DataFrame, across: list[str]) -> bool:
 
 
 def _colors(comparison: Comparison, frame: pd.DataFrame, axes: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Returns the axes told by color and the ink of each level: those of the target, else the first with few levels.
+    """Returns the axes shown by color and the color of each level: those of the target, else the first with few levels.
 
     Without any, the only level is "".
     """

@@ -1,8 +1,7 @@
-"""Views into a network: its receptive field, the activations of its blocks, and a dataset as its encoder sees it.
+"""Views of a network: its receptive field, the activations of its blocks, and a dataset in its encoder's features.
 
 The embedding's axes are the two principal components of the encoder's deepest features, averaged over each image, so
-that distances in the figure are those of the features as far as two axes hold them; how much of the variance they hold
-stands at the axes.
+that distances in the figure approximate those of the features; the axes state the fraction of the variance.
 """
 
 from __future__ import annotations
@@ -192,7 +191,7 @@ def distinct_channels(values: np.ndarray, count: int) -> list[int]:
 def activations_figure(
     model: TrainedModel | Network, image: np.ndarray, *, channels: int = CHANNELS, divisor: int | None = None
 ) -> Figure:
-    """Returns the figure of what every block gives for an image (H, W) or (C, H, W).
+    """Returns the figure of the output of every block for an image (H, W) or (C, H, W).
 
     A run's model takes the image in acquired units and normalizes it as in training; a network alone takes it as it
     is, and needs its `divisor`. The image is cropped about its center to the largest size that the network takes. A
@@ -227,7 +226,7 @@ def _cropped(model: TrainedModel | Network, image: np.ndarray, divisor: int | No
     if isinstance(model, TrainedModel):
         network, factor, count = cast(Network, model.network), model.divisor, len(model.channels)
     elif divisor is None:
-        raise SegueError("activations: a network alone does not say which sizes it takes; give its divisor.")
+        raise SegueError("activations: a network alone does not state the sizes it supports; give its divisor.")
     else:
         network, factor, count = model, divisor, None
     if image.ndim != 3 or (count is not None and len(image) != count):
@@ -367,7 +366,9 @@ def embed(
             f"{', '.join(model.channels)}; give data of the same kind."
         )
     if min(dataset.count, images) < 3:
-        raise SegueError(f"{dataset.path}: {min(dataset.count, images)} images make no embedding; give at least 3.")
+        raise SegueError(
+            f"{dataset.path}: {min(dataset.count, images)} images are too few for an embedding; give at least 3."
+        )
     samples = np.sort(rng.numpy_generator(seed, "embedding").permutation(dataset.count)[:images])
     network = cast(Network, model.network)
     network.to(device)
@@ -420,7 +421,7 @@ def principal_components(features: np.ndarray) -> tuple[np.ndarray, tuple[float,
     The sign is such that the largest weight of each component is positive.
     """
     if not np.isfinite(features).all():
-        raise SegueError("embedding: the encoder gives NaN or infinite features; train the network anew.")
+        raise SegueError("embedding: the encoder gives NaN or infinite features; train the network again.")
     centered = features.astype(np.float64) - features.mean(0, dtype=np.float64)
     left, singular, axes = np.linalg.svd(centered, full_matrices=False)
     total = float((singular**2).sum())

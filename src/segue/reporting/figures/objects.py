@@ -1,4 +1,4 @@
-"""Scores of objects side by side: a line for each output representation, or for each way of training otherwise."""
+"""Scores of objects side by side: a line per output representation, or else per configuration of the training."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class ObjectScores:
 
 
 def object_scores(comparison: Comparison) -> list[ObjectScores]:
-    """Returns the runs of the stages that the study asks for by what sets them apart, the highest mean AP first.
+    """Returns the runs of the study's final stages by the settings that differ, the highest mean AP first.
 
     That is the target where targets differ, else all settings of the stage that vary. Empty where no run is scored on
     objects.
@@ -152,7 +152,7 @@ def _with_derived(comparison: Comparison, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _grouping_label(comparison: Comparison) -> str:
-    """Returns what sets the lines apart: "output representation"."""
+    """Returns the name of what distinguishes the lines: "output representation"."""
     axes = [axis for stage in comparison.outcome_stages for axis in grouping_axes(comparison, stage)]
     return join_names(list(dict.fromkeys(map(key_label, axes))))
 
@@ -187,8 +187,8 @@ def objects_figure(comparison: Comparison, lines: Sequence[ObjectScores]) -> Rep
         figure, tooltips = _draw(selected, line_colors(comparison, selected))
     runs = [len(scores.frame) for scores in selected]
     caption = (
-        "Left: average precision, the objects found among all that are labeled or predicted, against the overlap asked"
-        f" of a match ({comparison.split} split, {plural(sum(runs), 'run')}); the legend is ordered by mean AP."
+        "Left: average precision, the objects found among all that are labeled or predicted, by the overlap"
+        f" required of a match ({comparison.split} split, {plural(sum(runs), 'run')}); legend ordered by mean AP."
     )
     if max(runs) > MAX_SINGLE_RUNS:
         caption += " Lines are medians, bands the middle half of the runs."
@@ -236,7 +236,7 @@ def _draw(lines: Sequence[ObjectScores], inks: Mapping[str, str]) -> tuple[Figur
         if scores.has_errors:
             _draw_errors(panels[1], scores, ink, marker, tooltips)
         handles.append(Line2D([], [], color=ink, linewidth=1.6, marker=marker, markersize=5, label=scores.label))
-    panels[0].set(xlabel="intersection over union asked of a match", ylabel="average precision")
+    panels[0].set(xlabel="intersection over union required for a match", ylabel="average precision")
     panels[0].set_ylim(bottom=0)
     panels[0].xaxis.set_major_locator(MultipleLocator(0.1))
     for axes in panels[1:]:

@@ -177,7 +177,7 @@ def svg_text(figure: Figure) -> str:
 
 
 def _embed_images_once(svg: str) -> str:
-    """Returns `svg` with equal images, which matplotlib embeds anew each time, defined once and referred to."""
+    """Returns `svg` with equal images, which matplotlib embeds each time, defined once and referred to."""
     defined: dict[str, str] = {}
 
     def refer(match: re.Match[str]) -> str:
@@ -228,7 +228,7 @@ def theme() -> tuple[str, str]:
 
 
 def write_figure(figure: Figure, out: Path | str) -> Path:
-    """Returns `out`, the figure written by its extension: PNG, SVG or PDF; it appears only when whole."""
+    """Returns `out`, the figure written by its extension: PNG, SVG or PDF; it appears only when complete."""
     path = Path(out)
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise SegueError(f"{path}: a figure is written as .png, .svg or .pdf; give one of these extensions.")

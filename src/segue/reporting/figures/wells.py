@@ -1,6 +1,6 @@
-"""Curves of counts over time, per well or per treatment, with the truth beside them.
+"""Curves of counts over time, per well or per treatment, next to the truth.
 
-Blue is live and vermilion dead, which readers with any kind of color vision tell apart; lines and markers differ too.
+Blue is live and vermilion dead, which are distinguishable for any kind of color vision; lines and markers differ too.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _by_well(table: pd.DataFrame, conditions: Sequence[str], value: str) -> Repo
     )
     caption += f"; markers: the truth, {' and '.join(TRUTHS[truth] for truth in truths)}." if truths else "."
     if value in BANDS:
-        caption += f" Bands: {BANDS[value]}; they leave out the network's own errors, so the truth may lie outside."
+        caption += f" Bands: {BANDS[value]}; they do not include the network's errors, so the truth may be outside."
     if is_used:
         caption += " Wells on gray were used in training or validation and are no evidence."
     alt = f"Curves of {UNITS[value]} over time in each well."
@@ -196,7 +196,7 @@ def _panels(count: int, *, columns: int = COLUMNS, panel_in: float = PANEL_IN) -
 
 
 def _draw_well(axes: Axes, rows: pd.DataFrame, place: int, ink: str, value: str) -> Line2D:
-    """Draws one class of a well: line and band of what is predicted, markers of what is true."""
+    """Draws one class of a well: line and band of the prediction, markers of the truth."""
     x, y = rows["time_h"].to_numpy(float), rows[value].to_numpy(float)
     look = {"color": ink, "linestyle": DASHES[place % 4], "linewidth": 1.6, "marker": "." if len(x) == 1 else None}
     (line,) = axes.plot(x, y, **look)

@@ -1,4 +1,4 @@
-"""The answer of the page: a sentence per conclusion, a table of the numbers, and what weakens them.
+"""The answer of the page: a sentence per conclusion, a table of the numbers, and their limitations.
 
 No sentence claims more than its interval.
 """
@@ -48,9 +48,9 @@ class Conclusions:
 
 
 def conclusions(comparison: Comparison) -> Conclusions:
-    """Returns what the runs say, computed from them."""
+    """Returns the conclusions from the runs."""
     if not np.isfinite(comparison.runs["value"]).any():
-        sentence = "No run has finished with a value to compare by, so there is no answer yet."
+        sentence = "No finished run has a value to compare by, so there is no answer yet."
         return Conclusions([sentence], None, limitations(comparison))
     parts = [part for stage in comparison.transfer_stages for part in _of_transfer(comparison, stage)]
     if not any(part.rows for part in parts):
@@ -113,7 +113,7 @@ def _gain(comparison: Comparison, stage: str) -> Conclusion:
 
 
 def _freezing(comparison: Comparison, stage: str) -> Conclusion:
-    """Returns what each frozen part changes against freezing nothing, in pairs; by an axis, else by variants."""
+    """Returns the effect of each frozen part against freezing nothing, in pairs; by an axis, else by variants."""
     varied = {factor.axis: factor for factor in factors(comparison, stage)}
     if factor := varied.get(f"{stage}.freeze"):
         frozen = {level.name: level.name.split(",") if level.name != "none" else [] for level in factor.levels}
@@ -147,7 +147,7 @@ def _frozen_parts(freeze: object) -> list[str]:
 
 
 def _against_scratch(comparison: Comparison, stage: str, scratch: str) -> Conclusion:
-    """Returns how transfer compares with training from scratch, by number of labels."""
+    """Returns the comparison of transfer with training from scratch, by number of labels."""
     spent = " (training and validation)" if comparison.spends_validation([stage, scratch]) else ""
     name = stage_label(scratch) if scratch == "scratch" else f"{stage_label(scratch)}, from scratch"
     rows = [
@@ -169,7 +169,7 @@ def _ranked_stages(comparison: Comparison) -> dict[str, Ranking]:
 
 
 def _rankings(comparison: Comparison) -> list[Conclusion]:
-    """Returns, for each stage that others do not start from, which configuration is best and whether clearly so."""
+    """Returns, for each stage that others do not start from, the best configuration and whether it is clearly ahead."""
     result = []
     metric = comparison.metric.label
     for stage, ranked in _ranked_stages(comparison).items():
@@ -236,7 +236,7 @@ def _hardest_domains(comparison: Comparison, stage: str) -> Conclusion:
 
 
 def limitations(comparison: Comparison) -> list[str]:
-    """Returns what weakens the conclusions, a sentence each."""
+    """Returns the limitations of the conclusions, one sentence each."""
     notes = []
     counts, runs, metric = comparison.results.counts, comparison.runs, comparison.metric
     pending, failed = counts.get("pending", 0), counts.get("failed", 0)
@@ -250,11 +250,11 @@ def limitations(comparison: Comparison) -> list[str]:
         freedom = comparison.estimate(runs).degrees_of_freedom
         if freedom < MIN_DEGREES_OF_FREEDOM:
             notes.append(
-                f"With {freedom + 1} seeds an interval is the range over the seeds: that it leaves out zero means that"
+                f"With {freedom + 1} seeds an interval is the range over the seeds: if it excludes zero,"
                 " the seeds agree, which may be chance."
             )
         notes += [
-            f"All runs of {stage_label(stage)} start from one parent per source, whose own chance no interval covers."
+            f"All runs of {stage_label(stage)} start from one parent per source, whose chance is in no interval."
             for stage in comparison.transfer_stages
             if not _has_repeated_roots(comparison, stage)
         ]
@@ -270,12 +270,10 @@ def limitations(comparison: Comparison) -> list[str]:
     # selection by the values stated
     most = max((len(ranked.configurations) for ranked in _ranked_stages(comparison).values()), default=0)
     if comparison.split == "test" and most > 2:
-        notes.append(
-            f"The best of {most} configurations was chosen by the values stated of it, which makes them optimistic."
-        )
+        notes.append(f"The best of {most} configurations was chosen by the stated values, which makes them optimistic.")
     if comparison.split != "test":
         notes.append(
-            f"Values are of the {comparison.split} split, by which runs may have been selected: they are optimistic."
+            f"Values are of the {comparison.split} split, which may have been used to select runs: they are optimistic."
         )
     return notes
 

@@ -1,4 +1,4 @@
-"""The page of a study: its question and answer, the figures, the failures and how to run it again.
+"""The page of a study: its question and answer, figures, failures, and the command to run it again.
 
 One self-contained file that needs no network and no script. Its figures are also written as SVG and PNG into
 `<page>-figures/`.
@@ -67,7 +67,7 @@ MAX_FAILURES = 200  # listed one by one
 
 @dataclass(frozen=True)
 class Entry:
-    """A figure in its place: under which heading, with what above and below; `summary` unfolds it, where folded."""
+    """A figure on the page, with its heading and the content above and below; `summary` expands it if collapsed."""
 
     figure: ReportFigure
     heading: str = ""
@@ -78,7 +78,7 @@ class Entry:
 
 
 def write_page(results: StudyResults, out: Path, *, metric: str | None = None) -> None:
-    """Writes the page `out` and its figures beside it, each file whole or not at all.
+    """Writes the page `out` and its figures next to it, each file atomically.
 
     `metric` is a column of the table; by default the loss, less its floor where it has one. Raises SegueError when
     the table lacks it, or the page cannot be written.
@@ -109,7 +109,7 @@ def write_page(results: StudyResults, out: Path, *, metric: str | None = None) -
             methods=_methods(comparison),
         )
     except OSError as error:
-        raise SegueError(f"{out}: the page cannot be written ({error}); give another place with -o.") from None
+        raise SegueError(f"{out}: the page cannot be written ({error}); give another path with -o.") from None
 
 
 def figure_list(comparison: Comparison) -> list[Entry]:
@@ -121,7 +121,7 @@ def figure_list(comparison: Comparison) -> list[Entry]:
         if (figure := matrices_figure(comparison, second=True)) and comparison.second_metric:
             entries.append(Entry(figure, summary=f"The same by {comparison.second_metric.label}"))
     if figure := label_efficiency_figure(comparison):
-        entries.append(Entry(figure, "What labels buy", "labels"))
+        entries.append(Entry(figure, "Label efficiency", "labels"))
     heading = ("Effect of each factor", "factors")
     for stage in comparison.outcome_stages:
         if effects := effects_figure(comparison, stage):
@@ -132,7 +132,7 @@ def figure_list(comparison: Comparison) -> list[Entry]:
         first, others = leaks.metrics[:1], leaks.metrics[1:]
         tables = [leaks.scores_table(first), leaks.neighbors_table()]
         tables += [leaks.scores_table(others, summary="The numbers of the other metrics")] if others else []
-        heading = ("What the split lets through", "leak")
+        heading = ("Leakage of the split", "leak")
         entries.append(Entry(leakage_figure(leaks), *heading, intro=leaks.finding, tables=tuple(tables)))
     heading = ("Learning rate and metrics by epoch", "learning-curves")
     for stage in comparison.results.stages:
@@ -165,7 +165,7 @@ def _objects(comparison: Comparison) -> list[Entry]:
     entries = [Entry(figure, "Objects", "objects", intro=comparison.reason, tables=(table,))]
     labels = {str(run): scores.label for scores in lines for run in scores.frame["run"]}
     if figure := failures_figure(comparison.results.object_examples, labels):
-        entries.append(Entry(figure, "Where each fails", "fails"))
+        entries.append(Entry(figure, "Failures of each representation", "fails"))
     return entries
 
 
@@ -199,7 +199,7 @@ COST_COLUMNS: dict[str, tuple[str, Any]] = {  # column -> its head and its forma
 
 
 def _cost_table(cost: pd.DataFrame) -> Table | None:
-    """Returns what each stage took, and all together."""
+    """Returns the cost of each stage, and the total."""
     if "seconds_total" not in cost.columns or cost.empty:
         return None
     columns = [column for column in COST_COLUMNS if column in cost.columns]
@@ -221,7 +221,7 @@ def _cost_table(cost: pd.DataFrame) -> Table | None:
 
 
 def _mixtures(results: StudyResults) -> list[str]:
-    """Returns which precisions or thread counts are mixed, as bit-identity and speed then differ."""
+    """Returns the mixed precisions or thread counts, since bit-identity and speed then differ."""
     notes = []
     for column, name in (("precision", "precisions"), ("threads", "thread counts")):
         frame = results.table if column in results.table.columns else results.cost
@@ -232,7 +232,7 @@ def _mixtures(results: StudyResults) -> list[str]:
 
 
 def _failures(results: StudyResults) -> dict[str, Any] | None:
-    """Returns what failed and why, equal errors counted together; None where nothing failed."""
+    """Returns the failures and their errors, equal errors counted together; None if nothing failed."""
     failures = results.failures
     if failures.empty:
         return None
@@ -251,7 +251,7 @@ def _failures(results: StudyResults) -> dict[str, Any] | None:
 
 
 def _download(results: StudyResults, folder: Path) -> dict[str, str]:
-    """Returns the whole table: as data for the page where it is small, else as a file beside it."""
+    """Returns the whole table: as data for the page if it is small, else as a file next to it."""
     table = results.table
     link = {"rows": plural(len(table), "row"), "name": f"{results.name}.csv", "data": "", "size": "", "path": ""}
     if table.empty:
@@ -268,7 +268,7 @@ def _download(results: StudyResults, folder: Path) -> dict[str, str]:
 
 
 def _methods(comparison: Comparison) -> list[str]:
-    """Returns how to read the numbers: median and interval, the split, which labels count."""
+    """Returns an explanation of the numbers: median and interval, the split, the labels that count."""
     texts = []
     split = f"Values are {comparison.metric.label} on the {comparison.split} split"
     if comparison.split == "test":
@@ -282,17 +282,17 @@ def _methods(comparison: Comparison) -> list[str]:
     )
     if comparison.repeated:
         texts.append(
-            "An interval says where the median would fall if the same study were run with other seeds: the middle 95 %"
-            f" of the medians of {RESAMPLES:,} resamples. The configurations stay; the seeds are drawn anew, n − 1 of n"
-            " with replacement, each with all its runs, since runs of one seed share parents and draws of images. Where"
-            " initializations and draws are crossed, both are drawn (pigeonhole bootstrap). With two or three seeds"
+            "An interval is the range of the median if the same study were run with other seeds: the middle 95 %"
+            f" of the medians of {RESAMPLES:,} resamples. The configurations are fixed; the seeds are resampled, n − 1"
+            " of n with replacement, each with all its runs, since runs of one seed share parents and draws of images."
+            " Where initializations and draws are crossed, both are drawn (pigeonhole bootstrap). With 2 or 3 seeds"
             " this is the range over the seeds, which holds the true median in about 50 and 75 % of studies, not 95 %."
         )
     else:
         cause = "nothing has finished yet" if comparison.runs.empty else "no configuration was run with a second seed"
         texts.append(f"There are no intervals, as {cause}.")
     texts.append(
-        "Differences are within pairs of runs that have every other setting and seed in common, where the study crosses"
+        "Differences are within pairs of runs that share every other setting and seed, where the study crosses"
         " them; repeats of one configuration enter by their median."
     )
     if "labels" in comparison.runs.columns:
@@ -304,6 +304,6 @@ def _methods(comparison: Comparison) -> list[str]:
         )
     if comparison.metric.column == "loss_adjusted":
         texts.append(
-            "The adjusted loss is the loss less its floor, the least that this loss can be: a perfect network has 0."
+            "The adjusted loss is the loss minus its floor, the minimum of this loss: a perfect network has 0."
         )
     return texts

@@ -1,4 +1,4 @@
-"""From templates to self-contained pages, with figures in them and beside them."""
+"""Renders templates to self-contained pages, with figures embedded and as files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RenderedFigure:
 
 
 def render_figure(figure: ReportFigure, folder: Path | None = None) -> RenderedFigure:
-    """Returns the figure for the page, after writing it as SVG and PNG into `folder`, where one is given."""
+    """Returns the figure for the page, after writing it as SVG and PNG into `folder`, if given."""
     svg = svg_text(figure.figure)
     files = {}
     if folder is not None:
@@ -38,7 +38,7 @@ def render_figure(figure: ReportFigure, folder: Path | None = None) -> RenderedF
 
 
 def render_page(out: Path, template: str, **values: Any) -> None:
-    """Writes a page, whole or not at all; texts among `values` are escaped."""
+    """Writes a page atomically; texts among `values` are escaped."""
     light, dark = theme()
     text = _environment().get_template(template).render(light=light, dark=dark, **values)
     write(out, text.encode())
@@ -50,7 +50,7 @@ def write(path: Path, data: bytes) -> None:
 
 
 def remove_stale(folder: Path, prefixes: tuple[str, ...], names: Collection[str]) -> None:
-    """Deletes figures of an earlier page in this place that the present one does not have."""
+    """Deletes figures of an earlier page in this folder that the current one does not have."""
     for path in folder.glob("*.*"):
         if path.suffix in (".svg", ".png") and path.stem not in names and path.stem.startswith(prefixes):
             path.unlink()

@@ -1,7 +1,7 @@
 """The film of a training: how the classes of a field of view, and the curves of precision by recall, change by epoch.
 
-It is of what the run predicted for some validation images while it trained (`film` in its stage), or of any micrograph
-of a dataset, which is then predicted with the weights of every epoch (`keep_epochs`). Epochs are predicted one by one
+It shows the predictions for some validation images during the training (`film` in its stage), or any micrograph of a
+dataset, which is then predicted with the weights of every epoch (`keep_epochs`). Epochs are predicted one by one
 while the film is written, so that memory does not depend on their number.
 """
 
@@ -55,7 +55,7 @@ GIF_COLORS = 192
 
 @dataclass(frozen=True)
 class Film:
-    """A film that is yet to be drawn: `frames` yields the predictions of each of some of the context's epochs."""
+    """A film to be drawn: `frames` yields the predictions for a selection of the context's epochs."""
 
     context: VideoContext
     frames: Callable[[Sequence[int]], Iterator[VideoFrame]]
@@ -95,7 +95,7 @@ def film_of_field(run: Path, dataset: Path, field: str, crop: tuple[int, int, in
     weights = RunFolder(run).epoch_files()
     model = load_run(run)
     if model.target.output in ("image", "image_class"):
-        raise SegueError(f"{run}: target '{model.spec.target.name}' has no classes of pixels, which a film shows.")
+        raise SegueError(f"{run}: target '{model.spec.target.name}' has no classes of pixels to show in a film.")
     image, truth, use = _read_field(model, dataset, field)
     region = _region(crop, image.shape[1:], f"{dataset}: micrograph '{field}'")
     truth = region.read(truth)
@@ -135,16 +135,15 @@ def _read_field(model: TrainedModel, path: Path, field: str) -> tuple[np.ndarray
         fields = dataset.micrograph_ids()
         if field not in fields:
             remedy = ": name one of them." if fields else ", or make the dataset with keep_micrographs = true."
-            raise SegueError(f"{path}: holds no micrograph '{field}'; kept are {_name_some(fields) or 'none'}{remedy}")
+            raise SegueError(f"{path}: holds no micrograph '{field}'; stored: {_name_some(fields) or 'none'}{remedy}")
         micrograph = dataset.micrograph(field)
         if layer.name not in micrograph.labels:
             labelled = [source for source in fields if layer.name in dataset.micrograph_layers(source)]
-            remedy = "none of those kept has; take the dataset that the run was trained on."
+            remedy = "no other stored one has them; use the dataset that the run was trained on."
             if labelled:
-                remedy = f"name one of the {len(labelled)} that have: {_name_some(labelled)}."
+                remedy = f"name one of the {len(labelled)} that have them: {_name_some(labelled)}."
             raise SegueError(
-                f"{path}: micrograph '{field}' has no labels '{layer.name}', and a film shows what is right and wrong;"
-                f" {remedy}"
+                f"{path}: micrograph '{field}' has no labels '{layer.name}' to compare predictions with; {remedy}"
             )
         labels = torch.from_numpy(micrograph.labels[layer.name].astype(np.int64))[None]
         samples = dataset.samples()
@@ -163,7 +162,7 @@ def _name_some(fields: Sequence[str]) -> str:
 
 
 def _use_of(run: RunFolder, groups: set[str]) -> str:
-    """Returns what the run used these groups for, in brackets; nothing where they are not known."""
+    """Returns the use of these groups by the run, in brackets; nothing if it is unknown."""
     used = run.read(run.groups)
     for name, use in (("training", "trained on"), ("ancestors", "trained on"), ("validation", "validation")):
         if groups & set(used.get(name, ())):
@@ -186,7 +185,7 @@ def _region(crop: tuple[int, int, int, int] | None, shape: tuple[int, ...], cont
 def _predict(
     model: TrainedModel, predictor: TiledPredictor, region: Region, truth: np.ndarray, epoch: int
 ) -> VideoFrame:
-    """Returns what the network predicts for a region, tile by tile; truth (H, W) is of the region."""
+    """Returns the prediction of the network for a region, tile by tile; truth (H, W) is of the region."""
     classes = np.empty((1, *region.shape), np.uint8)
     counts = torch.zeros((len(model.target.names), 2, pixel_metrics.BINS), dtype=torch.int64)
     side = max(region.shape) if truth.size <= LARGE_PX else Tiling().tile_px
@@ -228,7 +227,7 @@ def runs_with_film(plan: Plan, table: pd.DataFrame) -> dict[str, Path]:
 
 
 def film_sheet(stage: str, run: Path) -> ReportFigure:
-    """Returns the sheet of a run's film for the page, with what its colors and curves mean."""
+    """Returns the sheet of a run's film for the page, with the meaning of its colors and curves."""
     film = film_of_run(run)
     epochs = _spread(film.context.epochs, SHEET_FRAMES)
     figure = sheet_figure(film.context, list(film.frames(epochs)))
@@ -237,7 +236,7 @@ def film_sheet(stage: str, run: Path) -> ReportFigure:
         f"The run {run.name}, of median loss, on {film.context.subtitle}: true positives are green; a pixel that was"
         " missed, or invented, has the color of that class (of one that was given another foreground class: of the"
         f" labeled one). Below, precision by recall of {foreground} over these pixels. The film: segue film {run.name}"
-        " -o film.mp4; of any labeled field, too, where the stage has keep_epochs = true."
+        " -o film.mp4; also of any labeled field if the stage has keep_epochs = true."
     )
     alt = f"Classification of {foreground} at epochs {join_names(list(map(str, epochs)))}"
     return ReportFigure(f"film-{stage}", figure, f"Classification by epoch, {stage_label(stage)}.", caption, alt)
@@ -246,7 +245,7 @@ def film_sheet(stage: str, run: Path) -> ReportFigure:
 def write_film(
     film: Film, outs: Sequence[Path], *, frames_per_s: float | None = None, progress: Progress | None = None
 ) -> None:
-    """Writes the film into each file, as its ending says: .mp4 (H.264), .gif, or .png, a sheet of up to eight epochs.
+    """Writes the film into each file, by its suffix: .mp4 (H.264), .gif, or .png, a sheet of up to eight epochs.
 
     Every epoch is predicted once. frames_per_s: by default as many, from 2 to 12, as make twelve seconds. Raises
     SegueError for other endings.
@@ -293,7 +292,7 @@ def _spread(epochs: Sequence[int], count: int) -> tuple[int, ...]:
 
 @contextmanager
 def _mp4_writer(out: Path, renderer: FrameRenderer, rate: float) -> Iterator[AddFrame]:
-    """Gives what adds a frame (H, W, 3) uint8 to an H.264 film that browsers play: yuv420p, its index in front."""
+    """Gives a function that adds a frame (H, W, 3) uint8 to an H.264 film for browsers: yuv420p, its index in front."""
     try:
         import av
         from av.video.reformatter import ColorRange, Colorspace
@@ -331,7 +330,7 @@ def _mp4_writer(out: Path, renderer: FrameRenderer, rate: float) -> Iterator[Add
 
 @contextmanager
 def _gif_writer(out: Path, renderer: FrameRenderer, rate: float) -> Iterator[AddFrame]:
-    """Gives what adds a frame (H, W, 3) uint8 to a GIF, whose colors are chosen at the first frame."""
+    """Gives a function that adds a frame (H, W, 3) uint8 to a GIF, whose colors are chosen at the first frame."""
     frames: list[Image.Image] = []
     palette: list[Image.Image] = []
 

@@ -1,4 +1,4 @@
-"""How the video of a training is drawn: the overlay on the image, the curves beside it, and the sheet of frames.
+"""Drawing of the video of a training: the overlay on the image, the curves next to it, and the sheet of frames.
 
 True positives of any class are green; a false negative and a false positive have the color of the class that was
 missed or invented. A pixel of one foreground class that was given another is a false negative of its own and a false
@@ -39,7 +39,7 @@ RATE = "learning rate"
 
 @dataclass(frozen=True)
 class VideoContext:
-    """What stays the same through a video.
+    """The constant content of a video.
 
     images (n, H, W) uint8 gray levels; truth (n, H, W) classes, −1 ignored; names of the classes, the background
     first; epochs shown, rising; curves: column of the history -> (epochs, values).
@@ -74,7 +74,7 @@ class VideoFrame:
 
 
 def class_colors(names: Sequence[str]) -> dict[int, str]:
-    """Returns the color of each class by its number, from 1 on: live blue and dead red wherever they stand."""
+    """Returns the color of each class by its number, from 1 on: live blue and dead red at any position."""
     return {k: CLASS_COLORS[place % len(CLASS_COLORS)] for k, place in enumerate(palette_indices(names), start=1)}
 
 
@@ -165,7 +165,7 @@ class Overlay:
         handles = [Patch(facecolor=HIT, label="true positive")]
         handles += [Patch(facecolor=color, label=f"{names[k]}: missed or invented") for k, color in colors.items()]
         if (self.context.truth < 0).any():
-            handles.append(Patch(facecolor=IGNORED_COLOR, label="not judged"))
+            handles.append(Patch(facecolor=IGNORED_COLOR, label="ignored"))
         if self.has_outlines:
             handles.append(Patch(facecolor="none", edgecolor=INK, label="outline: label"))
         return handles
@@ -300,7 +300,7 @@ class FrameRenderer:
         return pixels
 
     def _draw_texts(self, figure: Figure, canvas: FigureCanvasAgg, frame: VideoFrame) -> None:
-        """Draws what stands above and below the image, and above the curves."""
+        """Draws the texts above and below the image, and above the curves."""
         context = self.context
 
         def text(x: float, y: float, words: str, **look: Any) -> Text:
