@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from samples.discs import write_discs
+from samples.study import STAGES, write_study
 
 # Many tests start processes that import torch: without compiled modules each would take ten seconds for that.
 sys.dont_write_bytecode = False
@@ -25,41 +26,6 @@ def study_file(tmp_path: Path, discs: Path) -> Callable[[str], Path]:
     """Returns a function that writes a study file over the discs, `more` in place of its stages."""
 
     def write(more: str = STAGES, name: str = "study.toml") -> Path:
-        path = tmp_path / name
-        path.write_text(HEAD.replace("DISCS", str(discs)) + more, encoding="utf-8")
-        return path
+        return write_study(tmp_path / name, discs, more)
 
     return write
-
-
-HEAD = """
-name = "discs"
-seeds = 2
-network = { name = "resunet", width = 8 }
-split = { validation = 0.2, test = 0.2 }
-
-[datasets.discs]
-file = "DISCS"
-
-[domains]
-low = { dataset = "discs", contrast = "low" }
-high = { dataset = "discs", contrast = "high" }
-"""
-
-STAGES = """
-[stages.pretrain]
-domain = "high"
-images = 12
-epochs = 2
-augment = "dihedral-all"
-precision = "fp32"
-
-[stages.transfer]
-from = "pretrain"
-domain = { each = ["low", "high"], except = "pretrain.domain" }
-images = { each = [2, 4] }
-epochs = 2
-freeze = { each = ["none", "encoder"] }
-augment = "dihedral-all"
-precision = "fp32"
-"""

@@ -58,7 +58,7 @@ calls = {
     "probabilities": ("no", [[0.0]]), "report": ("no.toml", "no.html"), "run_study": ("no.toml",),
     "simulate": ("no.toml", "no.h5"), "table": ("no.toml",), "train": ("no.toml", "no"),
 }
-for first in ("plan", "report", "simulate"):
+for first in ("plan", "simulate"):
     for module in [module for module in sys.modules if module.split(".")[0] == "segue"]:
         del sys.modules[module]
     import segue

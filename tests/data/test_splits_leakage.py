@@ -61,6 +61,7 @@ def test_a_hidden_crop_would_be_found(fields: list[Field]) -> None:
     assert max(found[:5] + found[6:]) < 0.9
 
 
+@pytest.mark.slow
 def test_the_two_sets_share_no_image(fields: list[Field]) -> None:
     """The highest correlation of any image of one set with any place of any field of the other is below .9."""
     images = [read_image(path).image[0] for path in sorted((EXAMPLES / "dsb2018/images").glob("*.png"))]

@@ -128,11 +128,15 @@ def test_interrupted_and_resumed_it_is_the_same_dataset(raw: Path, made: Path, t
     assert assay(spec_of(), out, root=raw).made_now == 0
 
 
-def test_a_made_plate_is_made_on_the_way(made: Path, tmp_path: Path):
+def test_a_made_plate_is_made_on_the_way(tmp_path: Path):
     """A specification with a made plate instead of files gives the dataset of that plate's files, but for its name."""
-    found = assay(spec_of(files=None, synthetic=MADE), tmp_path / "made.h5", root=tmp_path)
-    with Dataset(found.path) as one, Dataset(made) as other:
-        assert one.count == other.count == found.tiles
+    small = {**MADE, "wells": 1, "stained_wells": 1, "times": 1}
+    raw = write_plates(validate(SyntheticSpec, small, context="small"), tmp_path / "raw").folder
+    files = synthetic_files(validate(SyntheticSpec, small, context="small")).model_dump(exclude_defaults=True)
+    of_files = assay(spec_of(files=files), tmp_path / "files.h5", root=raw)
+    result = assay(spec_of(files=None, synthetic=small), tmp_path / "made.h5", root=tmp_path)
+    with Dataset(result.path) as one, Dataset(of_files.path) as other:
+        assert one.count == other.count == result.tiles
         np.testing.assert_array_equal(one.read(np.arange(9), layer=None)[0], other.read(np.arange(9), layer=None)[0])
 
 

@@ -9,7 +9,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from segue.reporting.page import rendering
 from segue.study.table import Example, StudyResults
+
+
+@pytest.fixture
+def real_png() -> None:
+    """For tests of PNG files: they are drawn."""
+
+
+@pytest.fixture(autouse=True)
+def _undrawn_png(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the drawing of PNG files beside a page, which takes half of its time, where a test is of its text."""
+    if "real_png" not in request.fixturenames:
+        monkeypatch.setattr(rendering, "png_bytes", lambda figure: b"\x89PNG")
+
 
 DOMAINS = ["-10nm", "0nm", "+10nm"]
 FOCUS = {"-10nm": 0.015, "0nm": 0.055, "+10nm": 0.017}

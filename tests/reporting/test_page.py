@@ -122,7 +122,7 @@ def test_cells_have_tooltips(written: Path) -> None:
     )
 
 
-def test_equal_results_give_equal_bytes(make: Callable[..., StudyResults], tmp_path: Path) -> None:
+def test_equal_results_give_equal_bytes(make: Callable[..., StudyResults], tmp_path: Path, real_png: None) -> None:
     """Page and figures hold no date, path or random id."""
     small = dataclasses.replace(make(2, scratch=False), histories=pd.DataFrame(), examples=[])
     for name in ("a", "b"):

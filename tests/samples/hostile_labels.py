@@ -73,7 +73,7 @@ def border_cut() -> np.ndarray:
     y, x = np.mgrid[:SIZE, :SIZE]
     labels = np.zeros((SIZE, SIZE), dtype=np.int64)
     middle, last = SIZE // 2, SIZE - 1
-    centres = [
+    centers = [
         (0, 0),
         (0, middle),
         (-3, last),
@@ -83,9 +83,9 @@ def border_cut() -> np.ndarray:
         (last - 1, middle),
         (39, 39),
     ]
-    for index, (cy, cx) in enumerate(centres):
+    for index, (cy, cx) in enumerate(centers):
         labels[(y - cy) ** 2 + (x - cx) ** 2 <= 6**2] = index + 1
-    labels[last, 8:13] = len(centres) + 1
+    labels[last, 8:13] = len(centers) + 1
     return labels
 
 

@@ -120,8 +120,8 @@ def check_loss_parts(target: Target) -> None:
     loss_of(target, scores, encoded).backward()
     assert scores.grad is not None and scores.grad.isfinite().all() and scores.grad.any()
     assert not scores.grad.movedim(1, -1)[labels < 0].any()
-    unlabelled = target.encode(torch.full_like(labels[:1], -1))
-    assert loss_of(target, scores[:1], unlabelled) == 0
+    unlabeled = target.encode(torch.full_like(labels[:1], -1))
+    assert loss_of(target, scores[:1], unlabeled) == 0
 
 
 def check_perfect_scores(target: Target, *, near: float) -> None:
@@ -130,9 +130,9 @@ def check_perfect_scores(target: Target, *, near: float) -> None:
     scores = torch.from_numpy(perfect_scores(target, encoded))
     assert 0 <= float(loss_of(target, scores, encoded)) - target.min_loss < near
     true, probabilities = target.target_classes(encoded), target.probabilities(scores)
-    labelled = true >= 0
-    assert torch.equal(target.classes(scores)[labelled], true[labelled])
-    assert torch.equal(probabilities.argmax(1)[labelled], true[labelled])
+    labeled = true >= 0
+    assert torch.equal(target.classes(scores)[labeled], true[labeled])
+    assert torch.equal(probabilities.argmax(1)[labeled], true[labeled])
     for given in (probabilities, target.probabilities(random_scores(target, true))):
         assert given.shape == (len(true), len(target.names), *true.shape[-2:]) and given.min() >= 0
         torch.testing.assert_close(given.sum(1), torch.ones(given[:, 0].shape))

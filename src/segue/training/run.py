@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from segue import device as devices
 from segue import networks, rng
 from segue.data.dataset import Dataset
-from segue.data.sources import LabelledImage, labelled_images, labelled_tiles
+from segue.data.sources import LabeledImage, labeled_images, labeled_tiles
 from segue.errors import SegueError
 from segue.storage import make_folder, refusal, write_json
 from segue.targets.registry import build_target
@@ -256,6 +256,8 @@ def _set_up_hardware(spec: StageSpec, folder: Path) -> str:
 
 def _require_parts(spec: StageSpec) -> None:
     """Raises SegueError if freeze or unfreeze name parts that the network does not have: before data are read."""
+    if not spec.freeze and not spec.unfreeze:
+        return
     try:
         with torch.device("meta"):
             network = networks.build(spec.network, channels=1, classes=2)
@@ -394,14 +396,14 @@ def _tune_decoding(
     spec = task.spec
     if not state.target.decode_search_space or data.validation is None:
         return None
-    labeled: list[LabelledImage] = []
+    labeled: list[LabeledImage] = []
     for item in spec.data:
         path, identity = task.inputs.datasets[item.dataset]
         with Dataset(path) as dataset:
             indices = draw_validation_subset(dataset, item, spec, identity).indices
             # no label is spent that was not drawn, and no pixel used that was trained on
             whole = spec.validation == "all" and dataset.resolve_split(spec.split).by != "chunk"
-            labeled += (labelled_images if whole else labelled_tiles)(dataset, indices, layer=data.layer.name)
+            labeled += (labeled_images if whole else labeled_tiles)(dataset, indices, layer=data.layer.name)
     images, labels = zip(*tuning.select_images(labeled), strict=True)
     state.network.load_state_dict(weights)
     scores = tuning.predict_scores(
