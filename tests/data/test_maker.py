@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,18 +17,25 @@ from segue.fingerprint import hash_dataset
 from segue.spec import load
 
 RUN = """
-import resource, signal, sys
+import os, resource, signal, sys
 from pathlib import Path
 from segue.data.prepare import PrepareSpec, prepare
 from segue.errors import SegueError
 from segue.spec import load
 if __name__ == "__main__":
     spec, out, limit, workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    killed_after = int(sys.argv[5]) if len(sys.argv) > 5 else None  # parts, and from there some calls of functions
     if limit:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    def strike(done, total):
+        if done == killed_after:
+            calls = iter(range(100))
+            sys.setprofile(lambda *_: None if next(calls, None) is not None else os.kill(os.getpid(), signal.SIGKILL))
+
     try:
-        prepare(load(PrepareSpec, spec), out, root=spec.parent, workers=workers)
+        prepare(load(PrepareSpec, spec), out, root=spec.parent, workers=workers, progress=strike)
     except SegueError as error:
         print(error)
         sys.exit(2)
@@ -54,12 +60,8 @@ def test_killed_and_called_again_it_continues(tmp_path: Path, command: list[str]
     """After SIGKILL in the midst, the same call uses the parts that are there and ends with the same content."""
     prepare(load(PrepareSpec, tmp_path / "spec.toml"), tmp_path / "whole.h5", root=tmp_path)
     out = tmp_path / "a.h5"
-    process = subprocess.Popen([*command, str(out), "0", str(workers)])
     parts = tmp_path / "a.h5.parts"
-    while len(list(parts.glob("*.h5"))) < 5 and process.poll() is None:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert subprocess.run([*command, str(out), "0", str(workers), "5"]).returncode == -signal.SIGKILL
     assert not out.exists()
     assert 5 <= len(list(parts.glob("*.h5"))) <= 40
     done = prepare(load(PrepareSpec, tmp_path / "spec.toml"), out, root=tmp_path)

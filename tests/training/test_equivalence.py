@@ -112,7 +112,7 @@ def start_two(work: Callable[..., None], *arguments: Any) -> list[BaseProcess]:
 def train_in_two(spec: StageSpec, folder: Path) -> Path:
     processes = start_two(train_asking_often, spec, folder)
     for process in processes:
-        process.join(120)
+        process.join(300)
     assert [process.exitcode for process in processes] == [0, 0], "their words are on stderr"
     return folder
 
@@ -168,7 +168,7 @@ def test_a_process_that_fails_alone_ends_the_others(tiles: Path, tmp_path: Path)
     spec = spec_of(tiles, network=GROUP_NORM, images=8, epochs=1)
     processes = start_two(fail_alone, spec, tmp_path / "run")
     for process in processes:
-        process.join(60)
+        process.join(300)
     assert processes[0].exitcode == 2
     assert processes[1].exitcode not in (None, 0)
 
@@ -197,7 +197,7 @@ def test_live_batch_norm_over_cpu_processes_is_refused(tiles: Path, tmp_path: Pa
     spec.write_text(SPEC.format(dataset=tiles, norm=""))
     processes = start_two(run_command, tmp_path / "told", "train", str(spec), str(tmp_path / "run"))
     for rank, process in enumerate(processes):
-        process.join(60)
+        process.join(300)
         told = (tmp_path / f"told-{rank}").read_text()
         assert process.exitcode == 2, told
         assert "batch normalization that is trained, whose statistics several CPU processes cannot share" in told
