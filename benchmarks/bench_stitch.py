@@ -90,11 +90,11 @@ def averaged(tiles: dict, nominal: dict, reach: float) -> Positions:
     found: Positions = {}
     for row, column in sorted(nominal):
         said = []
-        for neighbour in ((row, column - 1), (row - 1, column)):
-            if neighbour in found:
-                a, b, expected = strips(tiles, nominal, neighbour, (row, column))
+        for neighbor in ((row, column - 1), (row - 1, column)):
+            if neighbor in found:
+                a, b, expected = strips(tiles, nominal, neighbor, (row, column))
                 shift = phase_cross_correlation(a, b, upsample_factor=10)[0]
-                said.append(np.array(found[neighbour]) + expected + shift)
+                said.append(np.array(found[neighbor]) + expected + shift)
         found[row, column] = tuple(np.mean(said, 0)) if said else nominal[row, column]
     return found
 

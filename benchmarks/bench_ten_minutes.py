@@ -47,7 +47,7 @@ Pairs = tuple[list[np.ndarray], list[np.ndarray]]
 def make_images(out: Path) -> None:
     """Writes the images and labels (H, W) of the three parts to `images.npz`, and the dataset that segue trains on."""
     import segue
-    from segue.data.sources import labelled_images
+    from segue.data.sources import labeled_images
     from segue.data.spec import SplitSpec
 
     out.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def make_images(out: Path) -> None:
     with segue.Dataset(out / DATASET) as dataset:
         codes = dataset.split(SplitSpec(**SPLIT))
         for code, name in enumerate(("train", "validation", "test")):
-            pairs = labelled_images(dataset, np.flatnonzero(codes == code), layer="nuclei")
+            pairs = labeled_images(dataset, np.flatnonzero(codes == code), layer="nuclei")
             for index, (image, labels) in enumerate(pairs):
                 arrays[f"{name}_{index:03}_image"], arrays[f"{name}_{index:03}_labels"] = image[0], labels
             print(f"{name}: {len(pairs)} images, {sum(len(np.unique(labels)) - 1 for _, labels in pairs)} nuclei")

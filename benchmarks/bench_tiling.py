@@ -49,10 +49,10 @@ INTENSITY = np.array([[9000.0, 900.0]])
 def make_labels(generator: np.random.Generator) -> np.ndarray:
     """Returns classes (H, W) int32: elliptic nuclei, clustered, a third of them dead, over a tenth of the pixels."""
     labels = np.zeros(SHAPE, dtype=np.int32)
-    centres = generator.uniform(0, 1, (100, 2)) * SHAPE
+    centers = generator.uniform(0, 1, (100, 2)) * SHAPE
     covered = 0
     while covered < 0.1 * labels.size:
-        y, x = centres[generator.integers(len(centres))] + generator.normal(0, 120, 2)
+        y, x = centers[generator.integers(len(centers))] + generator.normal(0, 120, 2)
         height, width = generator.uniform(9, 15, 2)
         rows, columns = ellipse(y, x, height, width, shape=SHAPE, rotation=generator.uniform(0, np.pi))
         covered += int((labels[rows, columns] == 0).sum())

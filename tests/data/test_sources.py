@@ -20,7 +20,7 @@ def data(tmp_path: Path):
         yield opened
 
 
-def test_images_are_standardised_by_their_micrograph(data: Dataset) -> None:
+def test_images_are_standardized_by_their_micrograph(data: Dataset) -> None:
     """Reading gives (x - mean) / deviation of the stored intensity, channels-last, and int64 labels."""
     indices = np.array([7, 2, 2, 0])
     source = ResidentSource.from_dataset(data, indices, layer="cells")

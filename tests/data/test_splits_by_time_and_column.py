@@ -109,7 +109,7 @@ def test_larger_validation_holds_smaller(split: SplitSpec) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("timed", [True, False])
-def test_neighbours_against_every_pair(seed: int, timed: bool) -> None:
+def test_neighbors_against_every_pair(seed: int, timed: bool) -> None:
     """On ragged plates, tiles dropped, times missing, sides unequal and edges shifted, the count is the brute one."""
     generator = np.random.default_rng(seed)
     samples = plate(3, 4, side=4, stride=5)
@@ -120,31 +120,31 @@ def test_neighbours_against_every_pair(seed: int, timed: bool) -> None:
     codes = generator.integers(0, 3, len(samples["group"]))
     training, validation = np.flatnonzero(codes == TRAIN), np.flatnonzero(codes == VALIDATION)
     shape = (7 + seed, 10 - seed)
-    found = splits.neighbours(samples, shape, training=training, validation=validation)
+    found = splits.neighbors(samples, shape, training=training, validation=validation)
     assert (found.pairs, found.near) == brute(samples, shape, training, validation)
     assert found.validation == len(validation) and found.pairs > 0
 
 
-def test_neighbours_of_a_known_plate() -> None:
+def test_neighbors_of_a_known_plate() -> None:
     """Tiles that only touch are none; half overlap makes 9 places at 3 times around an inner tile, itself aside."""
     samples = plate(2, 3, side=3, stride=8)
     middle = np.flatnonzero((samples["group"] == "P1/00") & (samples["time"] == 3))[4:5]
     others = np.setdiff1d(np.arange(len(samples["group"])), middle)
-    assert splits.neighbours(samples, (16, 16), training=others, validation=middle).pairs == 26
-    assert splits.neighbours(samples, (8, 8), training=others, validation=middle).pairs == 2  # the same place
-    assert splits.neighbours(samples, (9, 8), training=others, validation=middle).pairs == 8
-    assert splits.neighbours(samples, (16, 16), training=others[:0], validation=middle).pairs == 0
+    assert splits.neighbors(samples, (16, 16), training=others, validation=middle).pairs == 26
+    assert splits.neighbors(samples, (8, 8), training=others, validation=middle).pairs == 2  # the same place
+    assert splits.neighbors(samples, (9, 8), training=others, validation=middle).pairs == 8
+    assert splits.neighbors(samples, (16, 16), training=others[:0], validation=middle).pairs == 0
 
 
 def test_micrographs_of_one_time_are_not_one_plane() -> None:
     """Where a group has several micrographs of one time, only tiles of the same micrograph are neighbours."""
     samples = plate(1, 2, side=2, stride=8)
     samples["time"] = np.zeros_like(samples["time"])
-    found = splits.neighbours(samples, (16, 16), training=np.arange(4), validation=np.arange(4, 8))
+    found = splits.neighbors(samples, (16, 16), training=np.arange(4), validation=np.arange(4, 8))
     assert (found.pairs, found.near) == (0, 0)
 
 
-def test_only_torn_groups_have_neighbours_across() -> None:
+def test_only_torn_groups_have_neighbors_across() -> None:
     """Split by well or experiment nothing lies across; by time, of each well the (4 + 2 x 3)^2 pairs of two adjacent
     frames at each border of the block; by chunk something."""
     samples = plate()
@@ -152,7 +152,7 @@ def test_only_torn_groups_have_neighbours_across() -> None:
     for split in ALL:
         codes = splits.split_codes(split, samples, context="")
         training, validation = (np.flatnonzero(codes == part) for part in (TRAIN, VALIDATION))
-        found[split.by] = splits.neighbours(samples, (16, 16), training=training, validation=validation).pairs
+        found[split.by] = splits.neighbors(samples, (16, 16), training=training, validation=validation).pairs
         assert split.leaks_groups == (found[split.by] > 0)
         if split is BY_TIME:
             validated = np.isin(np.unique(samples["time"]), samples["time"][validation])

@@ -86,7 +86,7 @@ def test_an_epoch_is_the_resident_one(data: Dataset, stream, window: int | None,
 
 @pytest.mark.parametrize("normalization", ["image", "none", "tile", PercentileSpec(name="percentile")])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32"])
-def test_every_normalisation(tmp_path: Path, stream, normalization: NormalizeSpec, dtype: str):
+def test_every_normalization(tmp_path: Path, stream, normalization: NormalizeSpec, dtype: str):
     """Values are normalised to the same bits, from every acquired type, with several channels."""
     parts = {name: make_part(name, 20, channels=3, dtype=dtype) for name in "ab"}
     with Dataset(make_dataset(tmp_path, parts, chunk=8)) as data:

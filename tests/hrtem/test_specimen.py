@@ -35,7 +35,7 @@ NEAREST_A = {
     "Co3O4": 1.916,
     "Fe": 2.482,
 }
-NEIGHBOURS = {"ZnS": 4, "CdSe": 4, "Cu": 12, "Ag": 12, "C": 4, "Si": 4}
+NEIGHBORS = {"ZnS": 4, "CdSe": 4, "Cu": 12, "Ag": 12, "C": 4, "Si": 4}
 
 
 def sphere(name: str, diameter_A: float, *, faults: int = 0, seed: int = 0):
@@ -62,8 +62,8 @@ def test_a_fault_keeps_every_bond_and_changes_the_stacking(name: str, seed: int)
     bond = 1.1 * NEAREST_A[name]
     tree = KDTree(faulted.positions_A)
     inner = np.linalg.norm(faulted.positions_A, axis=1) < 18.0 - bond
-    neighbours = np.array(tree.query_ball_point(faulted.positions_A[inner], bond, return_length=True)) - 1
-    assert set(neighbours) == {NEIGHBOURS[name]}
+    neighbors = np.array(tree.query_ball_point(faulted.positions_A[inner], bond, return_length=True)) - 1
+    assert set(neighbors) == {NEIGHBORS[name]}
     assert tree.query(faulted.positions_A, k=2)[0][:, 1].min() == pytest.approx(NEAREST_A[name], abs=2e-3)
 
     def shells(atoms) -> set[float]:

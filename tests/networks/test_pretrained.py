@@ -75,12 +75,12 @@ def test_channels_and_sizes_are_adapted_and_told(vit_file: Path, by: str, factor
     network, report = loaded(table, channels=channels)
     weights = read_weights(vit_file)
     convolution = network.encoder.get_submodule("model.patch_embed.proj")
-    grey = images(1, 1, 16, 16)
+    gray = images(1, 1, 16, 16)
     with torch.no_grad():
         bias = weights["patch_embed.proj.bias"]
-        response = nn.functional.conv2d(grey.expand(-1, 3, -1, -1), weights["patch_embed.proj.weight"]).flatten()
+        response = nn.functional.conv2d(gray.expand(-1, 3, -1, -1), weights["patch_embed.proj.weight"]).flatten()
         share = factor if by == "sum" else factor * channels
-        found = convolution(grey.expand(-1, channels, -1, -1)).flatten()
+        found = convolution(gray.expand(-1, channels, -1, -1)).flatten()
         torch.testing.assert_close(found, response * share + bias, atol=1e-5, rtol=1e-4)
     positions = network.encoder.get_parameter("model.pos_embed")
     torch.testing.assert_close(positions, resample_abs_pos_embed(weights["pos_embed"], [4, 4]))

@@ -35,7 +35,7 @@ def drawn(discs: Sequence[tuple[int, int, float, float]], *, seed: int = 0, back
     return image + 15 * rng.numpy_generator(seed, "noise").standard_normal(image.shape)
 
 
-def labelled(dapi: np.ndarray, cy5: np.ndarray, valid: np.ndarray | None = None, **settings: object):
+def labeled(dapi: np.ndarray, cy5: np.ndarray, valid: np.ndarray | None = None, **settings: object):
     spec = validate(StainsSpec, settings, context="labels")
     return label_stains({"dapi": dapi, "cy5": cy5}, spec, pixel_size_um=1.0, valid=valid)
 
@@ -100,14 +100,14 @@ def test_slow_background_goes_and_nuclei_stay(name):
 def test_classes_by_every_threshold(rule):
     """Nuclei of the first stain alone are live, those with the second dead, whichever threshold: places and areas."""
     dead = [FOUR[2], (200, 60, 5, 1500)]  # one carries both, one the second alone
-    found = labelled(drawn(FOUR), drawn(dead, seed=1), bleed_through={},
+    found = labeled(drawn(FOUR), drawn(dead, seed=1), bleed_through={},
                      stains={"dapi": {"threshold": rule}, "cy5": {"threshold": rule}})  # fmt: skip
-    centres = np.stack([found.objects["y_px"], found.objects["x_px"]], 1)
+    centers = np.stack([found.objects["y_px"], found.objects["x_px"]], 1)
     true = {(40, 40): 1, (40, 120): 1, (120, 40): 2, (160, 160): 1, (200, 60): 2}
-    assert len(centres) == len(true)
+    assert len(centers) == len(true)
     for (y, x), number in true.items():
-        nearest = int(np.argmin(np.hypot(*(centres - (y, x)).T)))
-        assert np.hypot(*(centres[nearest] - (y, x))) < 0.7
+        nearest = int(np.argmin(np.hypot(*(centers - (y, x)).T)))
+        assert np.hypot(*(centers[nearest] - (y, x))) < 0.7
         assert found.objects["class"][nearest] == number == found.classes[y, x]
         assert found.nuclei[y, x] == found.objects["id"][nearest]
         assert found.objects["area_px"][nearest] == (found.nuclei == found.nuclei[y, x]).sum()
@@ -119,8 +119,8 @@ def test_touching_nuclei_are_parted():
     """Two discs that touch are two nuclei with splitting, one without; a large bright one is not cut to pieces."""
     touching = drawn([(100, 100, 8, 1500), (100, 115, 8, 1500), (180, 60, 14, 1500)])
     empty = drawn([], seed=1)
-    assert len(labelled(touching, empty).objects["id"]) == 3
-    whole = labelled(touching, empty, stains={"dapi": {"split": "none"}, "cy5": {}})
+    assert len(labeled(touching, empty).objects["id"]) == 3
+    whole = labeled(touching, empty, stains={"dapi": {"split": "none"}, "cy5": {}})
     assert len(whole.objects["id"]) == 2
 
 
@@ -148,10 +148,10 @@ def test_bleed_through_is_estimated_and_taken_off():
     dead = [(y, x, r, float(g.uniform(300, 1500))) for y, x, r, _ in places[::3]]
     dapi = drawn(places)
     cy5 = drawn(dead, seed=1) + 0.06 * (dapi - 300)
-    found = labelled(dapi, cy5)
+    found = labeled(dapi, cy5)
     assert found.bleed_through["dapi_in_cy5"] == pytest.approx(0.06, abs=0.005)
     assert (found.objects["class"] == 2).sum() == len(dead) and len(found.objects["id"]) == len(places)
-    assert (labelled(dapi, cy5, bleed_through={}).objects["class"] == 2).sum() > len(dead)
+    assert (labeled(dapi, cy5, bleed_through={}).objects["class"] == 2).sum() > len(dead)
     own = {"a": g.random((4, 4), np.float32), "b": g.random((4, 4), np.float32)}
     mixed = {"a": own["a"] + np.float32(0.02) * own["b"], "b": own["b"] + np.float32(0.1) * own["a"]}
     assert unmix(mixed, {("a", "b"): 0.1, ("b", "a"): 0.02}) == ["a", "b"]
@@ -161,7 +161,7 @@ def test_bleed_through_is_estimated_and_taken_off():
 def test_bleed_through_needs_nuclei():
     """From a handful of nuclei no share is estimated, and a note says so."""
     assert estimate_bleed_through(np.ones((9, 9)), np.ones((9, 9)), np.eye(9, dtype=np.int32)) is None
-    found = labelled(drawn(FOUR), drawn([], seed=1))
+    found = labeled(drawn(FOUR), drawn([], seed=1))
     assert found.bleed_through == {"dapi_in_cy5": 0.0} and any("bleed-through" in note for note in found.notes)
 
 
@@ -171,11 +171,11 @@ def test_what_is_not_valid_changes_nothing():
     valid = np.ones(dapi.shape, bool)
     valid[:, 190:] = False
     other = np.where(valid, dapi, 60000.0)
-    one, two = labelled(dapi, cy5, valid), labelled(other, cy5, valid)
+    one, two = labeled(dapi, cy5, valid), labeled(other, cy5, valid)
     assert np.array_equal(one.classes, two.classes) and np.array_equal(one.nuclei, two.nuclei)
     assert (one.classes[~valid] == -1).all() and (one.nuclei[~valid] == -1).all()
     assert (one.classes[valid] >= 0).all() and one.thresholds == two.thresholds
-    nothing = labelled(dapi, cy5, np.zeros_like(valid))
+    nothing = labeled(dapi, cy5, np.zeros_like(valid))
     assert (nothing.classes == -1).all() and nothing.objects["id"].size == 0
 
 
@@ -192,7 +192,7 @@ def test_a_background_that_slopes_to_the_border_is_no_nucleus(margin_px):
     dapi, cy5 = drawn(nuclei) + slope, drawn([nuclei[2]], seed=1) + slope
     for stain in (dapi, cy5):
         stain[~valid] = np.median(stain[valid])
-    found = labelled(dapi, cy5, valid, bleed_through={})
+    found = labeled(dapi, cy5, valid, bleed_through={})
     assert found.objects["class"].tolist() == [1, 2, 1]
     assert [found.nuclei[y, x] for y, x, *_ in (nuclei[0], nuclei[2], nuclei[1])] == [1, 2, 3]
 
@@ -268,7 +268,7 @@ def test_labels_of_a_made_well_are_its_nuclei():
 def test_turning_the_images_turns_the_labels():
     """A quarter turn of the stains turns the classes, but for a few pixels where values tie."""
     dapi, cy5 = drawn(FOUR), drawn([FOUR[2]], seed=1)
-    straight, turned = labelled(dapi, cy5), labelled(np.rot90(dapi), np.rot90(cy5))
+    straight, turned = labeled(dapi, cy5), labeled(np.rot90(dapi), np.rot90(cy5))
     assert (np.rot90(straight.classes) != turned.classes).mean() < 0.002
 
 
@@ -302,9 +302,9 @@ def test_unfit_images_are_refused():
     assert "pixel size" in told.notes[0]
 
 
-def test_overlay_draws_each_class_in_its_colour(tmp_path):
+def test_overlay_draws_each_class_in_its_color(tmp_path):
     """Edges have the class's colour, inner pixels the image's grey, ignored ones are dark; the file is as asked."""
-    found = labelled(drawn(FOUR), drawn([FOUR[2]], seed=1))
+    found = labeled(drawn(FOUR), drawn([FOUR[2]], seed=1))
     classes, nuclei = found.classes.copy(), found.nuclei.copy()
     classes[:, 220:] = nuclei[:, 220:] = -1
     image = np.full((SIDE, SIDE), 5.0)
@@ -324,12 +324,12 @@ def test_overlay_draws_each_class_in_its_colour(tmp_path):
     small = draw_overlay(image, classes, nuclei, names=names, max_side_px=100)
     np.testing.assert_array_equal(written[HEADER_PX:, : small.shape[1]], small)
     head = written[:HEADER_PX].reshape(-1, 3)
-    assert all((head == colour).all(1).sum() > 100 for colour in ON_IMAGES[:2])  # the key
+    assert all((head == color).all(1).sum() > 100 for color in ON_IMAGES[:2])  # the key
     with pytest.raises(ValueError, match="must be one"):
         draw_overlay(image, classes[1:], nuclei, names=names)
 
 
-def test_overlay_colours_follow_names():
+def test_overlay_colors_follow_names():
     """With cells and an outline live is blue and dead vermilion as without; cells have a colour of their own."""
     classes, nuclei = np.zeros((2, 40, 40), np.int32)
     image = np.tile(np.arange(40.0), (40, 1))

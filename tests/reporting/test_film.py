@@ -115,10 +115,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def scene(truth: np.ndarray, names: tuple[str, ...] = NAMES, epochs: int = 3) -> VideoContext:
-    grey = np.full(truth.shape, 128, np.uint8)
+    gray = np.full(truth.shape, 128, np.uint8)
     at = np.arange(1, epochs + 1, dtype=float)
     courses = {"lr": (at, 1e-3 / at), "train_loss": (at, 0.5 / at), "validation_loss": (at, 0.6 / at)}
-    return VideoContext(grey, truth, names, "run", "field", tuple(range(1, epochs + 1)), courses)
+    return VideoContext(gray, truth, names, "run", "field", tuple(range(1, epochs + 1)), courses)
 
 
 def shot_of(truth: np.ndarray, classes: np.ndarray, epoch: int = 1, names: tuple[str, ...] = NAMES) -> VideoFrame:
@@ -141,7 +141,7 @@ def test_outcomes_follow_from_their_definition() -> None:
                 assert code == 1 + (truth or predicted)  # missed: the labelled class; invented: the predicted one
 
 
-def test_colours_of_classes() -> None:
+def test_colors_of_classes() -> None:
     """Hits are green, errors blue of class 1 and red of class 2, background stays grey, and all show the image."""
     table = frames.outcome_colors(class_colors(NAMES))
     np.testing.assert_array_equal(table[0], np.repeat(np.arange(256)[:, None], 3, axis=1))
@@ -150,14 +150,14 @@ def test_colours_of_classes() -> None:
     assert (np.diff(table[:4].astype(int), axis=1) >= 0).all()  # brighter where the image is
 
 
-def test_colours_can_be_told_apart() -> None:
+def test_colors_can_be_told_apart() -> None:
     """Lines on paper have a contrast of 3 to 1; on the image, hits and errors differ for the colour-blind, too."""
     for ink in frames.CLASS_COLORS:
-        light, dark = (_linear(to_rgb(colour)) @ [0.2126, 0.7152, 0.0722] + 0.05 for colour in (PAPER, ink))
+        light, dark = (_linear(to_rgb(color)) @ [0.2126, 0.7152, 0.0722] + 0.05 for color in (PAPER, ink))
         assert light / dark > 3
     for sight in SIGHTS.values():
-        for grey in (60, 128, 190):
-            table = frames.outcome_colors(class_colors(NAMES))[:, grey] / 255
+        for gray in (60, 128, 190):
+            table = frames.outcome_colors(class_colors(NAMES))[:, gray] / 255
             of_hit, *of_errors = (_lab(table[code], sight) for code in (1, 2, 3))
             assert min(deltaE_ciede2000(of_hit, of_error) for of_error in of_errors) > 12
             assert deltaE_ciede2000(of_errors[0], of_errors[1]) > 12
@@ -247,7 +247,7 @@ def test_subtitle_tells_what_the_run_used_the_field_for(trained: Path) -> None:
         assert result.context.subtitle == f"{name}/t000 ({words})"
 
 
-def test_picture_is_enlarged_and_coloured_by_pixel() -> None:
+def test_picture_is_enlarged_and_colored_by_pixel() -> None:
     """A small field grows by a whole number; inside of rims every pixel has the colour of its outcome."""
     truth = np.zeros((1, 40, 60), np.int16)
     truth[0, 5:20, 5:20], truth[0, 5:20, 30:50], truth[0, 35:] = 1, 2, -1
@@ -364,7 +364,7 @@ def test_fields_with_labels_are_named(trained: Path, tmp_path: Path) -> None:
         film.film_of_field(trained / "run", dataset, "P1/A1/t000")
 
 
-def test_classes_are_coloured_by_name() -> None:
+def test_classes_are_colored_by_name() -> None:
     """Live is blue and dead red in any order and among other classes; the words on the sheet tell field and curves."""
     names = ("background", "cell", "dead", "live")
     assert class_colors(names)[3] == class_colors(NAMES)[1] and class_colors(names)[2] == class_colors(NAMES)[2]

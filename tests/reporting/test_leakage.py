@@ -217,7 +217,7 @@ def test_a_torn_split_warns_and_is_recorded(plate: Path, tmp_path: Path) -> None
     output = train(spec_of(plate, CHUNK), tmp_path / "chunks")
     with Dataset(plate) as dataset:
         codes = dataset.split(SplitSpec(**CHUNK))
-        expected = dataset.neighbours(np.flatnonzero(codes == 0), np.flatnonzero(codes == 1))
+        expected = dataset.neighbors(np.flatnonzero(codes == 0), np.flatnonzero(codes == 1))
         wells = {part: set(dataset.samples()["group"][codes == part]) for part in range(3)}
     assert wells[0] & wells[1] and not (wells[0] | wells[1]) & wells[2]
     (warning,) = [line for line in output if "WARNING" in line]

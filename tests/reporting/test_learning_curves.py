@@ -49,7 +49,7 @@ def drawn(result: LearningCurves) -> Any:
     return figure, tips
 
 
-def test_columns_are_courses_and_colours_are_weights(study: StudyResults) -> None:
+def test_columns_are_courses_and_colors_are_weights(study: StudyResults) -> None:
     """Variants become columns in the order of the study, class weights colours with none first, metrics rows."""
     result = found_in(study)
     assert result.columns == ["Adam restarts", "SGD plateau", "SGD kicks"]

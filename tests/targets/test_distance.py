@@ -87,9 +87,9 @@ def test_loss_is_squared_error_and_cross_entropy():
     labels = contract.hostile_batch()
     asked = target(foreground_weight=0.3)
     scores, encoded = contract.random_scores(asked, labels), asked.encode(labels)
-    known, labelled = encoded[:, 0] >= 0, labels >= 0
+    known, labeled = encoded[:, 0] >= 0, labels >= 0
     expected = F.mse_loss(scores[:, 0][known], encoded[:, 0][known])
-    entropy = F.binary_cross_entropy_with_logits(scores[:, 1][labelled], (labels[labelled] > 0).float())
+    entropy = F.binary_cross_entropy_with_logits(scores[:, 1][labeled], (labels[labeled] > 0).float())
     torch.testing.assert_close(contract.loss_of(asked, scores, encoded), expected + 0.3 * entropy)
     alone = target(foreground=False)
     torch.testing.assert_close(contract.loss_of(alone, scores[:, :1], encoded), expected)

@@ -68,10 +68,10 @@ def heat_reference(inside: np.ndarray) -> np.ndarray:
     inside = np.pad(inside, 1)
     y, x = np.nonzero(inside)
     far = (y - y.mean()) ** 2 + (x - x.mean()) ** 2
-    centres = np.flatnonzero(far < far.min() + 1e-9)
+    centers = np.flatnonzero(far < far.min() + 1e-9)
     heat = np.zeros(inside.shape)
     for _ in range(2 * (np.ptp(y) + 1 + np.ptp(x) + 1)):
-        heat[y[centres], x[centres]] += 1 / len(centres)
+        heat[y[centers], x[centers]] += 1 / len(centers)
         heat = np.where(inside, ndimage.uniform_filter(heat, 3, mode="constant"), 0)
     gradient = np.zeros((2, *inside.shape))
     logarithm = np.log1p(np.maximum(heat, 0))

@@ -162,7 +162,7 @@ def test_label_smoothing_equals_torch(weights: tuple[float, ...] | None):
     ("loss", "weights"),
     [("cross_entropy", None), ("cross_entropy", WEIGHTS), ("cross_entropy_of_probabilities", None)],
 )
-def test_floor_is_what_a_minimiser_finds(loss: str, weights: tuple[float, ...] | None, smoothing: float):
+def test_floor_is_what_a_minimizer_finds(loss: str, weights: tuple[float, ...] | None, smoothing: float):
     """The least value over scores, minimised for each label, equals the formula."""
     asked = target(loss, class_weights=weights, label_smoothing=smoothing)
     least = []

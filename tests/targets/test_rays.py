@@ -89,9 +89,9 @@ def walked(labels: np.ndarray, y: int, x: int, angle: float) -> float:
 def stars(count: int, rays_: int, name: str, *, spread: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
     """Returns centres (count, 2) and radii (count, R) of irregular star-convex polygons."""
     generator = rng.numpy_generator("stars", name)
-    centres = generator.integers(8, 40, (count, 2))
+    centers = generator.integers(8, 40, (count, 2))
     size = generator.uniform(3, 9, (count, 1))
-    return centres, (size * generator.uniform(1 - spread, 1 + spread, (count, rays_))).astype(np.float32)
+    return centers, (size * generator.uniform(1 - spread, 1 + spread, (count, rays_))).astype(np.float32)
 
 
 def test_pixels_are_taught_as_by_stardist():
@@ -284,9 +284,9 @@ def test_common_area_of_squares_is_in_closed_form():
 
 def test_common_area_of_stars_is_that_of_their_pixels():
     """Irregular stars share the area counted on a fine grid, either way round, and a star shares all with itself."""
-    centres, radii = stars(24, 16, "area")
+    centers, radii = stars(24, 16, "area")
     unit, scale = rays.directions(16), 40
-    polygons = np.ascontiguousarray((centres[:, None] + radii[..., None] * unit).swapaxes(1, 2))
+    polygons = np.ascontiguousarray((centers[:, None] + radii[..., None] * unit).swapaxes(1, 2))
     polygons += 1e-7 * np.arange(24)[:, None, None]
     masks = np.zeros((24, 60 * scale, 60 * scale), bool)
     for mask, (ys, xs) in zip(masks, polygons, strict=True):
@@ -303,9 +303,9 @@ def test_common_area_of_stars_is_that_of_their_pixels():
 
 def test_polygons_are_drawn_as_by_skimage():
     """Irregular stars cover the same pixels as skimage's polygon."""
-    centres, radii = stars(40, 16, "draw")
-    for centre, own in zip(centres, radii, strict=True):
-        ys, xs = np.ascontiguousarray(centre[:, None] + own * rays.directions(16).T) + 1e-3
+    centers, radii = stars(40, 16, "draw")
+    for center, own in zip(centers, radii, strict=True):
+        ys, xs = np.ascontiguousarray(center[:, None] + own * rays.directions(16).T) + 1e-3
         found, wanted = np.zeros((48, 48), np.int32), np.zeros((48, 48), np.int32)
         kernels.fill_polygon(found, 1, ys, xs)
         wanted[polygon(ys, xs, wanted.shape)] = 1
@@ -316,8 +316,8 @@ def test_polygons_are_drawn_as_by_skimage():
 @pytest.mark.parametrize("spread", [0.1, 0.6])
 def test_suppression_is_that_of_all_pairs(threshold: float, spread: float):
     """Cells, discs and boxes leave the same polygons as exact overlaps of each candidate with all kept before."""
-    centres, radii = stars(150, 16, "pairs", spread=spread)
-    places = np.unique(centres[:, 0] * 48 + centres[:, 1])
+    centers, radii = stars(150, 16, "pairs", spread=spread)
+    places = np.unique(centers[:, 0] * 48 + centers[:, 1])
     radii, order = radii[: len(places)], rng.numpy_generator("order").permutation(len(places))
     radii[::9] *= 3
     unit = rays.directions(16)

@@ -68,8 +68,11 @@ def moved(run: Path, spec: StageSpec) -> float:
     return max((last[name] - value).abs().max().item() for name, value in network.named_parameters())
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("kind", [{"network": GROUP_NORM}, HEAD_ONLY], ids=["group norm", "frozen statistics"])
+@pytest.mark.parametrize(
+    ("kind", "loss"),
+    [*(({"network": GROUP_NORM}, loss) for loss in LOSSES), (HEAD_ONLY, "weighted")],
+    ids=[*(f"group norm, {loss}" for loss in LOSSES), "frozen statistics"],
+)
 def test_a_batch_in_parts_is_the_whole_batch(tiles: Path, tmp_path: Path, kind: dict[str, object], loss: str):
     """Batches of 8 (the last of 4) at once, in 4 and in 8 parts give the same weights, although tiles ignore between
     none and all of their pixels: a part counts by its labels, not by its tiles."""

@@ -197,7 +197,7 @@ def test_truncated_state_falls_back_to_the_one_before(tmp_path: Path):
     assert (network.head.bias == 2).all()
 
 
-def test_optimiser_state_keeps_its_memory_format(discs: Path, tmp_path: Path):
+def test_optimizer_state_keeps_its_memory_format(discs: Path, tmp_path: Path):
     """A channels-last parameter gets its averages back in channels-last, else the fused step would mix elements."""
     with rng.scope("test"):
         network = networks.build(NetworkSpec(width=8), channels=1, classes=2).to(memory_format=torch.channels_last)

@@ -16,7 +16,7 @@ from scipy.ndimage import uniform_filter
 import segue
 from segue import device
 from segue.data.dataset import Dataset
-from segue.data.sources import UNLABELLED, DatasetSubset, ResidentSource, column_layer
+from segue.data.sources import UNLABELED, DatasetSubset, ResidentSource, column_layer
 from segue.data.streaming import StreamedSource
 from segue.data.writer import merge_parts, write_part
 from segue.errors import SegueError
@@ -27,7 +27,7 @@ MASKED = {"name": "reconstruction", "corruption": {"name": "masked", "patch_px":
 
 
 @pytest.fixture(scope="module")
-def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unlabeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns a dataset of discs without labels; some tiles end early, and every second one is smooth."""
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("unlabelled") / "discs.h5"
@@ -52,11 +52,11 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("column", [None, "texture"])
-def test_derived_labels_are_the_same_held_and_streamed(unlabelled: Path, column: str | None):
+def test_derived_labels_are_the_same_held_and_streamed(unlabeled: Path, column: str | None):
     """Samples without stored labels give the same bits from memory and from the file: −1 in padding, elsewhere 0 or
     the class of the image."""
-    with Dataset(unlabelled) as dataset:
-        layer = UNLABELLED if column is None else column_layer(dataset, column)
+    with Dataset(unlabeled) as dataset:
+        layer = UNLABELED if column is None else column_layer(dataset, column)
         taken = [DatasetSubset(dataset, np.arange(5, 40), layer)]
         held = ResidentSource.from_parts(taken, normalization="image")
         streamed = StreamedSource(taken, normalization="image", budget_bytes=2**20)
@@ -72,16 +72,16 @@ def test_derived_labels_are_the_same_held_and_streamed(unlabelled: Path, column:
         assert (values[:end] == value).all() and (values[end:] == -1).all()
 
 
-def test_reconstruction_of_unlabelled_images_starts_another_stage(unlabelled: Path, objects: Path, tmp_path: Path):
+def test_reconstruction_of_unlabeled_images_starts_another_stage(unlabeled: Path, objects: Path, tmp_path: Path):
     """A network learns to fill in what is covered without any label, trains again to the same bytes, and its encoder
     and decoder begin a stage that has labels."""
-    spec = spec_of(unlabelled, images="all", target=MASKED, epochs=4, augment="dihedral", optimizer={"lr": 5e-3})
+    spec = spec_of(unlabeled, images="all", target=MASKED, epochs=4, augment="dihedral", optimizer={"lr": 5e-3})
     run = train(spec, tmp_path / "run")
     losses = history(run)
     assert losses["validation_loss"].iloc[-1] < losses["validation_loss"].iloc[0]
     assert not [name for name in losses.columns if "dice" in name or "accuracy" in name]
     require_same_bytes(train(spec, tmp_path / "again"), run)
-    assert score_run(load_run(run), unlabelled, spec.data[0], "test")["scores"]["loss"] < losses["validation_loss"][0]
+    assert score_run(load_run(run), unlabeled, spec.data[0], "test")["scores"]["loss"] < losses["validation_loss"][0]
 
     child = spec_of(objects, target={"name": "foreground"}, load=["encoder", "decoder"], **{"from": {"run": str(run)}})
     begun = train(child, tmp_path / "child", run)
@@ -90,12 +90,12 @@ def test_reconstruction_of_unlabelled_images_starts_another_stage(unlabelled: Pa
     assert weights(begun).keys() == weights(run).keys()
 
 
-def test_a_reconstruction_gives_images_in_their_own_units(unlabelled: Path, tmp_path: Path):
+def test_a_reconstruction_gives_images_in_their_own_units(unlabeled: Path, tmp_path: Path):
     """What a network that copies images predicts is near them, in the values in which they were acquired."""
     target = {"name": "reconstruction", "corruption": {"name": "nothing"}}
-    spec = spec_of(unlabelled, images="all", target=target, network=GROUP_NORM, epochs=30, optimizer={"lr": 5e-3})
+    spec = spec_of(unlabeled, images="all", target=target, network=GROUP_NORM, epochs=30, optimizer={"lr": 5e-3})
     run = train(spec, tmp_path / "run")
-    with Dataset(unlabelled) as dataset:
+    with Dataset(unlabeled) as dataset:
         images = 100 * dataset.read(np.arange(3), layer=None)[0] + 500
     given = segue.predict(run, images)
     assert given.shape == images.shape and given.dtype == np.float32
@@ -104,17 +104,17 @@ def test_a_reconstruction_gives_images_in_their_own_units(unlabelled: Path, tmp_
 
 
 @pytest.mark.parametrize(("network", "lr"), [("alexnet-small", 1e-3), ("resunet", 1e-2)])
-def test_classes_of_whole_images(unlabelled: Path, tmp_path: Path, network: str, lr: float):
+def test_classes_of_whole_images(unlabeled: Path, tmp_path: Path, network: str, lr: float):
     """Which texture an image has is learnt from a column, by a classifier and by a network of pixels, with weights
     that follow from how many images there are of each."""
     target = {"name": "image-class", "column": "texture", "class_weights": "inverse_frequency"}
     asked = {"network": {"name": network, "width": 8}, "optimizer": {"lr": lr}, "epochs": 16}
-    spec = spec_of(unlabelled, images="all", target=target, **asked)
+    spec = spec_of(unlabeled, images="all", target=target, **asked)
     run = train(spec, tmp_path / "run")
-    scores = score_run(load_run(run), unlabelled, spec.data[0], "test")["scores"]
+    scores = score_run(load_run(run), unlabeled, spec.data[0], "test")["scores"]
     assert scores["accuracy"] > 0.8 and scores["auprc_smooth"] > 0.8 and "dice_mean" not in scores
     assert json.loads((run / "metrics.json").read_text())["class_weights"] == pytest.approx([1, 1], abs=0.1)
-    with Dataset(unlabelled) as dataset:
+    with Dataset(unlabeled) as dataset:
         images = dataset.read(np.arange(12), layer=None)[0]
         known = dataset.samples()["texture"][:12]
     shares = segue.probabilities(run, images)
@@ -125,17 +125,17 @@ def test_classes_of_whole_images(unlabelled: Path, tmp_path: Path, network: str,
     assert np.mean([names[value] == name for value, name in zip(found, known, strict=True)]) > 0.8
 
 
-def test_columns_that_are_no_classes_are_refused(unlabelled: Path, tmp_path: Path):
+def test_columns_that_are_no_classes_are_refused(unlabeled: Path, tmp_path: Path):
     """An unknown column and one of a single value are told, and so are targets that do not go with a network."""
     for column, told in (("dose", "unknown sample column 'dose'"), ("pixel", "texture")):
         with pytest.raises(SegueError, match=told):
-            train(spec_of(unlabelled, target={"name": "image-class", "column": column}), tmp_path / "run")
+            train(spec_of(unlabeled, target={"name": "image-class", "column": column}), tmp_path / "run")
     with pytest.raises(ValidationError, match="predicts one class of a whole image"):
-        spec_of(unlabelled, network={"name": "mlp"}, target={"name": "foreground"})
+        spec_of(unlabeled, network={"name": "mlp"}, target={"name": "foreground"})
     with pytest.raises(ValidationError, match="film shows classes of pixels"):
-        spec_of(unlabelled, target=MASKED, film=2)
+        spec_of(unlabeled, target=MASKED, film=2)
     with pytest.raises(SegueError, match=r"target\.layer is not given, the dataset has the label layers none"):
-        train(spec_of(unlabelled, target={"name": "foreground"}), tmp_path / "run")
+        train(spec_of(unlabeled, target={"name": "foreground"}), tmp_path / "run")
 
 
 def test_several_targets_of_one_network(objects: Path, tmp_path: Path):

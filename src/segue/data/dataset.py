@@ -27,7 +27,7 @@ import numpy as np
 
 from segue.data import splits
 from segue.data.spec import Layer, SplitSpec
-from segue.data.splits import Neighbours
+from segue.data.splits import Neighbors
 from segue.data.writer import (
     FORMAT,
     FORMAT_VERSION,
@@ -79,8 +79,8 @@ class Dataset:
             )
         check_arrays(self.path, self._file)
         self._images = _uncached(self._file, "tiles/images")
-        labelled = self._file.get("tiles/labels", ())
-        self._labels = {name: _cached(self._file, f"tiles/labels/{name}") for name in labelled}
+        labeled = self._file.get("tiles/labels", ())
+        self._labels = {name: _cached(self._file, f"tiles/labels/{name}") for name in labeled}
         self.count: int = self._images.shape[0]
         self.tile_shape: tuple[int, int, int] = self._images.shape[1:]
         self.dtype: np.dtype = self._images.dtype
@@ -149,10 +149,10 @@ class Dataset:
         settings = {key: value for key, value in attributes.items() if key in SplitSpec.model_fields}
         return SplitSpec.model_validate(settings) if settings else split
 
-    def neighbours(self, training: np.ndarray, validation: np.ndarray) -> Neighbours:
-        """Returns the number of neighboring tiles across the border of two sets of samples: `splits.neighbours`."""
+    def neighbors(self, training: np.ndarray, validation: np.ndarray) -> Neighbors:
+        """Returns the number of neighboring tiles across the border of two sets of samples: `splits.neighbors`."""
         shape = (self.tile_shape[1], self.tile_shape[2])
-        return splits.neighbours(self.samples(), shape, training=training, validation=validation)
+        return splits.neighbors(self.samples(), shape, training=training, validation=validation)
 
     def split_codes(self, name: str) -> np.ndarray:
         """Returns the (N,) uint8 codes of the stored split `name`."""

@@ -146,7 +146,7 @@ def _from_table(spec: PrepareSpec, root: Path) -> tuple[list[ImageLabelPair], li
     """Returns the pairs of the table `spec.manifest`, and a problem for each cell that is wrong."""
     assert spec.manifest is not None
     table = read_table(root / spec.manifest)
-    _check_columns(table, labelled=spec.labels is not None)
+    _check_columns(table, labeled=spec.labels is not None)
     folder = shared_folder([root / row["image"] for row in table.rows])
     columns, problems = _condition_columns(table, spec.conditions)
     pairs = []
@@ -173,14 +173,14 @@ def _from_table(spec: PrepareSpec, root: Path) -> tuple[list[ImageLabelPair], li
     return pairs, problems
 
 
-def _check_columns(table: Table, *, labelled: bool) -> None:
-    required = ("image", "label") if labelled else ("image",)
+def _check_columns(table: Table, *, labeled: bool) -> None:
+    required = ("image", "label") if labeled else ("image",)
     if not set(required) <= set(table.columns) or not table.rows:
         raise SegueError(
-            f"{table.path}: needs a row per image and the column{'s' if labelled else ''} {' and '.join(required)}; "
+            f"{table.path}: needs a row per image and the column{'s' if labeled else ''} {' and '.join(required)}; "
             f"found {', '.join(table.columns) or 'nothing'}: correct it."
         )
-    if not labelled and "label" in table.columns:
+    if not labeled and "label" in table.columns:
         raise SegueError(
             f"{table.path}: has a column label, but the specification does not define labels; add [labels], or "
             "remove the column."

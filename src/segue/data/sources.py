@@ -28,9 +28,9 @@ from segue.spec import unknown
 
 MAX_CLASSES = 1000
 LOCATION_COLUMNS = ("source", "y_px", "x_px")  # they say where a sample lies, not what it is
-UNLABELLED = Layer("", "images", ())
+UNLABELED = Layer("", "images", ())
 READ_BYTES = 64 * 2**20
-LabelledImage = tuple[np.ndarray, np.ndarray]
+LabeledImage = tuple[np.ndarray, np.ndarray]
 
 
 class Source(Protocol):
@@ -242,7 +242,7 @@ def virtual_labels(dataset: Dataset, indices: np.ndarray, layer: Layer) -> np.nd
     return np.where(inside, values[:, None, None], np.int16(IGNORED))
 
 
-def labelled_images(dataset: Dataset, indices: np.ndarray, *, layer: str) -> list[LabelledImage]:
+def labeled_images(dataset: Dataset, indices: np.ndarray, *, layer: str) -> list[LabeledImage]:
     """Returns images (C, H, W), as acquired, and labels (H, W) int32 of the micrographs that the samples were cut from.
 
     Each once, in the order of its first sample; the tiles if the dataset stores no whole images.
@@ -250,7 +250,7 @@ def labelled_images(dataset: Dataset, indices: np.ndarray, *, layer: str) -> lis
     stored = set(dataset.micrograph_ids())
     sources = dataset.samples()["source"][indices]
     if not set(sources) <= stored:
-        return labelled_tiles(dataset, indices, layer=layer)
+        return labeled_tiles(dataset, indices, layer=layer)
     images = []
     for source in dict.fromkeys(sources):
         micrograph = dataset.micrograph(source)
@@ -258,7 +258,7 @@ def labelled_images(dataset: Dataset, indices: np.ndarray, *, layer: str) -> lis
     return images
 
 
-def labelled_tiles(dataset: Dataset, indices: np.ndarray, *, layer: str) -> list[LabelledImage]:
+def labeled_tiles(dataset: Dataset, indices: np.ndarray, *, layer: str) -> list[LabeledImage]:
     """Returns images (C, H, W) and labels (H, W) of the tiles themselves."""
     images, labels = dataset.read(indices, layer=layer)
     assert labels is not None

@@ -78,7 +78,7 @@ Samples = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class Neighbors:
     """Counts of neighboring tiles on both sides of the border between training and validation.
 
     pairs: pairs of tiles, one on each side, that share pixels of a group at the same or at an adjacent time.
@@ -193,7 +193,7 @@ def find_nonempty_seed(split: SplitSpec, samples: Samples) -> int | None:
     return None
 
 
-def leak_message(split: str, neighbors: Neighbours) -> str:
+def leak_message(split: str, neighbors: Neighbors) -> str:
     """Returns the warning about a split that divides groups; `split` is its `SplitSpec.description`."""
     return (
         f"split by {split} divides groups: {neighbors.pairs:,} pairs of neighboring tiles (they overlap, at the same "
@@ -219,9 +219,9 @@ def split_id(split: SplitSpec, samples: Samples) -> str:
     return f"{split.description}, {digest.hexdigest()}"
 
 
-def neighbours(
+def neighbors(
     samples: Samples, tile_shape: tuple[int, int], *, training: np.ndarray, validation: np.ndarray
-) -> Neighbours:
+) -> Neighbors:
     """Returns how many neighbors lie across the border between two sets of samples, given by their indices.
 
     Neighbors are of one group, share pixels (|Δy| < height and |Δx| < width of a tile), and are of the same time or of
@@ -231,7 +231,7 @@ def neighbours(
     from scipy.spatial import KDTree
 
     if not len(training) or not len(validation):
-        return Neighbours(0, len(validation), 0)
+        return Neighbors(0, len(validation), 0)
     height, width = tile_shape
     place = np.unique(samples["group"].astype(str), return_inverse=True)[1]
     time = np.zeros(len(place), dtype=np.int64)
@@ -250,4 +250,4 @@ def neighbours(
     )
     nearest, _ = train_tree.query(points[validation], p=np.inf, distance_upper_bound=reach)
     pairs = int(train_tree.count_neighbors(validation_tree, reach, p=np.inf))
-    return Neighbours(pairs, len(validation), int(np.isfinite(nearest).sum()))
+    return Neighbors(pairs, len(validation), int(np.isfinite(nearest).sum()))

@@ -73,7 +73,7 @@ def dataset_warnings(data: Dataset) -> list[str]:
         warnings.append(splits.empty_parts_message(name, made, data.samples(), codes))
         if made.leaks_groups:
             training, validation = (np.flatnonzero(codes == PARTS.index(part)) for part in ("train", "validation"))
-            warnings.append(f"'{name}': {splits.leak_message(made.description, data.neighbours(training, validation))}")
+            warnings.append(f"'{name}': {splits.leak_message(made.description, data.neighbors(training, validation))}")
     return [warning for warning in warnings if warning]
 
 
@@ -315,7 +315,7 @@ def _outline(labels: np.ndarray) -> np.ndarray:
     """Returns the inner border pixels of every label: those with a neighbor of another value."""
     padded = np.pad(labels, 1, mode="edge")
     shifted = (padded[2:, 1:-1], padded[:-2, 1:-1], padded[1:-1, 2:], padded[1:-1, :-2])
-    return (labels > 0) & np.any([neighbour != labels for neighbour in shifted], axis=0)
+    return (labels > 0) & np.any([neighbor != labels for neighbor in shifted], axis=0)
 
 
 def _colors(layer: Layer, labels: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import torch
 from segue import device as devices
 from segue import networks
 from segue.data.dataset import Dataset
-from segue.data.sources import DatasetSubset, ResidentSource, labelled_images
+from segue.data.sources import DatasetSubset, ResidentSource, labeled_images
 from segue.data.spec import Layer
 from segue.data.splits import PartName
 from segue.errors import SegueError
@@ -37,7 +37,7 @@ def score_run(
 ) -> dict[str, Any]:
     """Returns the scores of a run on the part of a domain, with the number of samples and groups.
 
-    Of objects also `images`: for each micrograph, in the order of `labelled_images`, its objects, matches at IoU 0.5,
+    Of objects also `images`: for each micrograph, in the order of `labeled_images`, its objects, matches at IoU 0.5,
     merges and splits. With `every_epoch` also `epochs`, the scores of each epoch's weights, where the run kept them.
     Raises SegueError when the data do not fit the run, the part is empty, or any of its groups was trained on.
     """
@@ -71,7 +71,7 @@ def _score_and_time(
         split_by = dataset.resolve_split(spec.split).by
         source = ResidentSource.from_parts([DatasetSubset(dataset, indices, layer)], normalization=spec.normalize)
         has_objects = layer.kind == "instances"
-        micrographs = labelled_images(dataset, indices, layer=layer.name) if has_objects else []
+        micrographs = labeled_images(dataset, indices, layer=layer.name) if has_objects else []
 
     # check that none of it was trained on
     run_groups = run.read(run.groups)

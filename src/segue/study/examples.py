@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from segue.data.dataset import Dataset
-from segue.data.sources import ResidentSource, labelled_images
+from segue.data.sources import ResidentSource, labeled_images
 from segue.errors import SegueError
 from segue.inference.predict import forward
 from segue.storage import read_json
@@ -141,7 +141,7 @@ def _examples_of_domain(plan: Plan, evaluation: Evaluation, runs: Sequence[str],
             return []
         first = scored[0]
         scored = [one for one in scored if one.layer == first.layer and np.array_equal(one.indices, first.indices)]
-        wholes = labelled_images(dataset, first.indices, layer=first.layer)
+        wholes = labeled_images(dataset, first.indices, layer=first.layer)
     examples = []
     for index in most_different([one.counts for one in scored], most):
         image, label = wholes[index]

@@ -24,7 +24,7 @@ from segue import networks, rng
 from segue.data import splits, streaming
 from segue.data.dataset import Dataset
 from segue.data.sources import (
-    UNLABELLED,
+    UNLABELED,
     DatasetSubset,
     ResidentSource,
     Source,
@@ -34,7 +34,7 @@ from segue.data.sources import (
     virtual_labels,
 )
 from segue.data.spec import Layer, SplitSpec
-from segue.data.splits import Neighbours, PartName
+from segue.data.splits import Neighbors, PartName
 from segue.data.streaming import StreamedSource
 from segue.device import free_memory
 from segue.errors import SegueError
@@ -207,7 +207,7 @@ def choose_layer(dataset: Dataset, target: Spec) -> Layer:
     Without a name it is the only layer, or the only one of the target's kind: classes, or for other targets instances.
     """
     if target.label_kind == "none":
-        return UNLABELLED
+        return UNLABELED
     if target.label_column is not None:
         return column_layer(dataset, target.label_column)
     if target.layer in dataset.layers:
@@ -373,22 +373,22 @@ def measure_leak(items: Sequence[tuple[Dataset, Subset, Subset | None]], spec: S
             by_file.setdefault(dataset.path.resolve(), []).append((dataset, training, validation))
     if not by_file:
         return None
-    neighbours = []
+    neighbors = []
     for subsets in by_file.values():
         training_indices = np.unique(np.concatenate([training.indices for _, training, _ in subsets]))
         validation_indices = np.unique(np.concatenate([validation.indices for _, _, validation in subsets]))
-        neighbours.append(subsets[0][0].neighbours(training_indices, validation_indices))
+        neighbors.append(subsets[0][0].neighbors(training_indices, validation_indices))
     return {
         "split": next(iter(by_file.values()))[0][0].resolve_split(spec.split).description,
-        "neighbouring_pairs": sum(one.pairs for one in neighbours),
-        "validation_tiles": sum(one.validation for one in neighbours),
-        "validation_tiles_near": sum(one.near for one in neighbours),
+        "neighbouring_pairs": sum(one.pairs for one in neighbors),
+        "validation_tiles": sum(one.validation for one in neighbors),
+        "validation_tiles_near": sum(one.near for one in neighbors),
     }
 
 
 def leak_message(leak: Leak) -> str:
     """Returns the warning about a split that leaks groups."""
-    across = Neighbours(leak["neighbouring_pairs"], leak["validation_tiles"], leak["validation_tiles_near"])
+    across = Neighbors(leak["neighbouring_pairs"], leak["validation_tiles"], leak["validation_tiles_near"])
     return f"WARNING: {splits.leak_message(leak['split'], across)}"
 
 

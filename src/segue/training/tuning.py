@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from segue.data.normalization import intensity_stats, normalize
-from segue.data.sources import LabelledImage
+from segue.data.sources import LabeledImage
 from segue.data.spec import NormalizeSpec
 from segue.device import Precision
 from segue.evaluation import object_metrics
@@ -46,7 +46,7 @@ MATCH_METRICS = {  # metrics that need only matches -> kind, and indices into th
 }
 
 
-def select_images(images: Sequence[LabelledImage]) -> list[LabelledImage]:
+def select_images(images: Sequence[LabeledImage]) -> list[LabeledImage]:
     """Returns at most `MAX_IMAGES` of the images, evenly spaced, and at most `MAX_PX` pixels in all."""
     count = min(MAX_IMAGES, len(images))
     while True:

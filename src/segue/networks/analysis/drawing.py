@@ -454,10 +454,10 @@ def _line(line: Line) -> str:
     dx, dy = (back[0] - x) / 7, (back[1] - y) / 7
     tip = f"M{x:g} {y:g}L{back[0] - 4 * dy:g} {back[1] + 4 * dx:g}L{back[0] + 4 * dy:g} {back[1] - 4 * dx:g}Z"
     kind = "" if line.kind == "main" else f" {line.kind}"
-    grey = "" if line.kind == "main" else " grey"
+    gray = "" if line.kind == "main" else " grey"
     words = {"main": "", "skip": " (skip)", "averaged": " (averaged over the image)"}[line.kind]
     title = f"<title>{escape(f'{line.source} → {line.goal}{words}')}</title>"
-    return f'<g>{title}<path class="line{kind}" d="{path}"/><path class="tip{grey}" d="{tip}"/></g>'
+    return f'<g>{title}<path class="line{kind}" d="{path}"/><path class="tip{gray}" d="{tip}"/></g>'
 
 
 def _towards(start: tuple[float, float], end: tuple[float, float], distance: float) -> tuple[float, float]:

@@ -78,9 +78,9 @@ def flat_field(tile_px: int, loss: float, generator: np.random.Generator) -> np.
     of at most 3 %; r is 1 in the corners.
     """
     axis = np.linspace(-1, 1, tile_px)
-    centre = generator.uniform(-0.15, 0.15, 2)
+    center = generator.uniform(-0.15, 0.15, 2)
     tilt = generator.uniform(-0.03, 0.03, 2)
-    r2 = ((axis[:, None] - centre[0]) ** 2 + (axis[None] - centre[1]) ** 2) / 2
+    r2 = ((axis[:, None] - center[0]) ** 2 + (axis[None] - center[1]) ** 2) / 2
     flat = (1 - loss * (0.7 * r2 + 0.3 * r2**2)) * (1 + tilt[0] * axis[:, None] + tilt[1] * axis[None])
     return (flat / flat.mean()).astype(np.float32)
 

@@ -188,13 +188,13 @@ def _objects(nuclei: np.ndarray, dead: np.ndarray, margin_px: int) -> dict[str, 
     ids = np.unique(nuclei)
     ids = ids[ids > 0]
     area = np.bincount(nuclei.ravel())[ids] if len(ids) else np.zeros(0, np.int64)
-    centre = np.asarray(scipy.ndimage.center_of_mass(nuclei > 0, nuclei, ids)).reshape(-1, 2)
-    inside = np.all((centre >= margin_px) & (centre < np.asarray(nuclei.shape) - margin_px), axis=1)
+    center = np.asarray(scipy.ndimage.center_of_mass(nuclei > 0, nuclei, ids)).reshape(-1, 2)
+    inside = np.all((center >= margin_px) & (center < np.asarray(nuclei.shape) - margin_px), axis=1)
     return {
         "id": ids.astype(np.int32),
         "class": np.where(dead[ids - 1], DEAD, LIVE).astype(np.int8),
-        "y_px": centre[:, 0],
-        "x_px": centre[:, 1],
+        "y_px": center[:, 0],
+        "x_px": center[:, 1],
         "area_px": area.astype(np.int64),
         "in_field": inside,
     }

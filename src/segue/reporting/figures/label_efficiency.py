@@ -17,7 +17,7 @@ from segue.reporting.figures.effects import MAX_DOTS, spread_caption
 from segue.reporting.figures.style import (
     BLUE,
     CATEGORIES,
-    GREY,
+    GRAY,
     PAPER,
     VERMILION,
     ReportFigure,
@@ -92,7 +92,7 @@ def _draw(
     for axes, domain in zip(grid.ravel(), domains, strict=False):
         axes.set_title(domain)
         if domain in before:
-            axes.axhline(before[domain], color=GREY, linewidth=1.3, linestyle=(0, (4, 3)), label="pretraining only")
+            axes.axhline(before[domain], color=GRAY, linewidth=1.3, linestyle=(0, (4, 3)), label="pretraining only")
         for position, (stage, color) in enumerate(colors.items()):
             shift = (position - (len(colors) - 1) / 2) * 0.3  # so that stages stand apart
             of_stage = [group for group in groups if group.domain == domain and group.stage == stage]

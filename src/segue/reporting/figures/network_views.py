@@ -32,7 +32,7 @@ from segue.networks.network import Network, evaluating
 from segue.reporting.figures.style import (
     BLUE,
     CATEGORIES,
-    GREY,
+    GRAY,
     INK,
     MUTED,
     SCALE,
@@ -449,7 +449,7 @@ def draw_embedding(embedding: Embedding, values: Sequence[Any] | np.ndarray, *, 
         axes = figure.subplots()
         if is_number and len(set(values[~np.isnan(values)])) > MAX_NAMED:
             known = ~np.isnan(values)
-            axes.scatter(*embedding.components[~known].T, s=14, color=GREY, alpha=0.5, linewidths=0)
+            axes.scatter(*embedding.components[~known].T, s=14, color=GRAY, alpha=0.5, linewidths=0)
             dots = axes.scatter(*embedding.components[known].T, c=values[known], cmap=SCALE, s=22, linewidths=0)
             figure.colorbar(dots, ax=axes, label=title, shrink=0.8)
         else:
@@ -477,7 +477,7 @@ def _draw_groups(axes: Axes, components: np.ndarray, values: np.ndarray, *, is_n
     rest = ~np.isin(labels, names)
     if rest.any():
         label = f"{OTHERS}{len(counts) - len(names)} more ({rest.sum()} images)"
-        axes.scatter(*components[rest].T, s=14, color=GREY, alpha=0.5, linewidths=0, label=label)
+        axes.scatter(*components[rest].T, s=14, color=GRAY, alpha=0.5, linewidths=0, label=label)
     for index, name in enumerate(names):
         color = colors.get(name, CATEGORIES[index % len(CATEGORIES)])
         look = {"s": 24, "color": color, "alpha": 0.8, "linewidths": 0, "marker": MARKERS[index % len(MARKERS)]}

@@ -42,7 +42,7 @@ INKS = {
     "#70543e": ("brown", "#c8a68a"),
     "#7c838c": ("grey", "#99a0aa"),
 }
-INK, MUTED, GRID, FAINT, PAPER, BLUE, VERMILION, GREEN, PURPLE, AMBER, TEAL, BROWN, GREY = INKS
+INK, MUTED, GRID, FAINT, PAPER, BLUE, VERMILION, GREEN, PURPLE, AMBER, TEAL, BROWN, GRAY = INKS
 CATEGORIES = (BLUE, VERMILION, GREEN, PURPLE, AMBER, TEAL, BROWN)
 FONT = "DejaVu Sans"  # ships with matplotlib, so that layout is the same everywhere
 WIDTH_IN = 10.0

@@ -138,10 +138,10 @@ def _read_field(model: TrainedModel, path: Path, field: str) -> tuple[np.ndarray
             raise SegueError(f"{path}: holds no micrograph '{field}'; stored: {_name_some(fields) or 'none'}{remedy}")
         micrograph = dataset.micrograph(field)
         if layer.name not in micrograph.labels:
-            labelled = [source for source in fields if layer.name in dataset.micrograph_layers(source)]
+            labeled = [source for source in fields if layer.name in dataset.micrograph_layers(source)]
             remedy = "no other stored one has them; use the dataset that the run was trained on."
-            if labelled:
-                remedy = f"name one of the {len(labelled)} that have them: {_name_some(labelled)}."
+            if labeled:
+                remedy = f"name one of the {len(labeled)} that have them: {_name_some(labeled)}."
             raise SegueError(
                 f"{path}: micrograph '{field}' has no labels '{layer.name}' to compare predictions with; {remedy}"
             )
