@@ -1,4 +1,4 @@
-"""A dataset of discs and a study over it, for tests of training, studies and the command line."""
+"""The order of the tests, and a dataset of discs with studies over it for training, studies and the command line."""
 
 from __future__ import annotations
 
@@ -14,6 +14,14 @@ from samples.study import STAGES, write_study
 # Many tests start processes that import torch: without compiled modules each would take ten seconds for that.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Folders whose files take longest, which are begun first: else one worker ends long after the other.
+SLOWEST_FIRST = ("training", "study", "reporting", "plates", "cli", "hrtem", "targets")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {folder: index for index, folder in enumerate(SLOWEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.parent.name, len(rank)))
 
 
 @pytest.fixture(scope="session")

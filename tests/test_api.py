@@ -62,7 +62,7 @@ for first in ("plan", "simulate"):
     for module in [module for module in sys.modules if module.split(".")[0] == "segue"]:
         del sys.modules[module]
     import segue
-    assert set(segue.__all__) == {*calls, "CountOptions", "Dataset", "SegueError"}
+    assert set(segue.__all__) == {*calls, "CountOptions", "Dataset", "SegueError", "SegueWarning"}
     getattr(segue, first)
     for name in [first, first, *calls, *reversed(calls)]:
         try:

@@ -14,6 +14,7 @@ from .api import table as table
 from .api import train as train
 from .data.dataset import Dataset as Dataset
 from .errors import SegueError as SegueError
+from .errors import SegueWarning as SegueWarning
 from .plates.counting.count import CountOptions as CountOptions
 
 __version__: str

@@ -127,6 +127,7 @@ def train(
     """
     from segue.study.store import Store, copy_run
     from segue.training import identity
+    from segue.training.data import leak_message
     from segue.training.run import train_tasks
     from segue.training.run_folder import RunFolder
     from segue.training.spec import Inputs, StageSpec, TrainTask
@@ -169,6 +170,9 @@ def train(
             copy_run(stored.path, out.path)
             if log is not None:
                 log(f"{out.path}: the same training is finished in {runs.folder}; copied from there")
+            leak = stored.read(stored.metrics).get("leak")
+            if leak is not None:
+                (log or _warn_of_leaks)(leak_message(leak))
         return out.path
     parent_path = None if stage_spec.parent is None else identity.parent_path(stage_spec.parent, folder)
     task = TrainTask(stage_spec, out.path, key, Inputs(datasets, parent_path))

@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -211,7 +211,11 @@ def _message(model: type[BaseModel], error: Any, prefix: str) -> tuple[str, str]
         return top, str(bounds["error"])
     if kind in ("model_type", "model_attributes_type"):
         named = isinstance(value, str) and owner is not None and "name" in owner.model_fields
-        return place, f"{finding}give a table" + (f', such as {{ name = "{value}" }}' if named else "")
+        if not named:
+            return place, f"{finding}give a table"
+        setting = getattr(owner, "RENAMED", {}).get(f'name = "{value}"', f'name = "{value}"')
+        names = [f'name = "{name}"' for name in get_args(owner.model_fields["name"].annotation)]
+        return place, f"{finding}give a table, such as {{ {setting if setting in names or not names else names[0]} }}"
     if kind in REMEDIES:
         words = {name: f"{bound:g}" if isinstance(bound, float) else bound for name, bound in bounds.items()}
         if kind == "string_pattern_mismatch":

@@ -124,7 +124,7 @@ def test_why_tells_what_changed(study_file: StudyFile, copied_study: Path):
     assert reasons_by_stage(path) == {
         "dataset": {"finished"},
         "pretrain": {"settings changed: data.images 12 -> 11"},
-        "transfer": {"parent changed"},
+        "transfer": {"settings changed: data.images 12 -> 11"},
     }
     path.write_text(path.read_text().replace("[2, 4]", "[2, 4, 6]"))
     assert "new" in {reason for *_, reason in plan_study(path).why()}

@@ -52,8 +52,9 @@ def whole_search(target: Target, scores: list[np.ndarray], labels: list[np.ndarr
 
     def reached(parameters: dict[str, float]) -> float:
         tallies = [
-            object_metrics.count_matches(one, target.decode(shown, parameters)) for shown, one in zip(scores, labels)
-        ]  # noqa: B905
+            object_metrics.count_matches(one, target.decode(shown, parameters))
+            for shown, one in zip(scores, labels, strict=False)
+        ]
         value = object_metrics.scores(object_metrics.concatenate(tallies))[metric]
         value = -value if metric.startswith("count") else value
         return -1.0 if np.isnan(value) else value

@@ -19,7 +19,7 @@ from segue.errors import SegueError
 from segue.fingerprint import hash_json
 from segue.hrtem.exit_wave import LabelsSpec, WaveSpec, grid_px
 from segue.hrtem.imaging import ImagingSpec, Optics
-from segue.hrtem.specimen import A_PER_NM, SpecimenSpec
+from segue.hrtem.specimen import A_PER_NM, SpecimenSpec, require_hrtem_libraries
 from segue.spec import SpecModel
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ def simulate(
     provenance = _provenance(spec)
     if is_made(out, "provenance", provenance):
         return
+    require_hrtem_libraries()
     folder = out.with_name(out.name + ".parts")
     parts = make_folder(folder / hash_json(_part_settings(spec), digest_size=16)[:16])
     paths = [parts / f"{index:05d}.h5" for index in range(spec.structures)]

@@ -9,6 +9,7 @@ the particles last, so that the exit plane lies just behind the particles.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, partial
@@ -338,6 +339,16 @@ def hrtem_libraries() -> SimpleNamespace:
             "`pip install 'segue[hrtem]'`."
         ) from None
     return SimpleNamespace(abtem=abtem, Atoms=AseAtoms, crystal=crystal)
+
+
+def require_hrtem_libraries() -> None:
+    """Raises SegueError, before any work and without importing them, if abTEM or ASE is not installed."""
+    missing = [name for name in ("abtem", "ase") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SegueError(
+            f"simulation needs abTEM and ASE, but {' and '.join(missing)} cannot be found; install them with "
+            "`pip install 'segue[hrtem]'`."
+        )
 
 
 @contextlib.contextmanager

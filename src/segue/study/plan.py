@@ -179,6 +179,7 @@ class Plan:
             )
             rows.append((key, f"dataset {dataset.name}", reason))
         parents_needed = frozenset(training.parent for training in self.trainings if training.key not in existing)
+        reasons: dict[str, str] = {}
         compared: dict[tuple[str, int], str] = {}  # repetitions share their settings: compared once
         for training in self.trainings:
             then = known.get("trainings", {}).get(training.label)
@@ -186,8 +187,12 @@ class Plan:
                 reason = "forced"
             elif training.key not in existing:
                 reason = _change(training, then, known.get("settings", {}), compared)
+                if reason == "parent changed":  # because of what changed there, if that is still to be trained
+                    cause = reasons.get(training.parent or "", "")
+                    reason = cause if " changed" in cause or "bumped" in cause else reason
             else:
                 reason = "weights not kept" if self._lacks(training, parents_needed) else "finished"
+            reasons[training.key] = reason
             rows.append((training.key, training.label, reason))
         return rows
 

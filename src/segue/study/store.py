@@ -78,4 +78,5 @@ def copy_run(run: Path, out: Path) -> None:
         partial.rename(out)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise SegueError(refusal(out, error)) from error
+        if not RunFolder(out).is_finished:  # another process may have put the same run there meanwhile
+            raise SegueError(refusal(out, error)) from error

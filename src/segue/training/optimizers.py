@@ -182,9 +182,6 @@ def copy_weights(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in network.state_dict().items()}
 
 
-init_ema = copy_weights  # the average before the first step
-
-
 def update_ema(spec: EmaSpec, average: dict[str, Tensor], network: nn.Module, steps: int) -> None:
     """Moves the average towards the network's weights after its step number `steps` (from 1), in place."""
     import torch
