@@ -130,7 +130,7 @@ def test_columns_that_are_no_classes_are_refused(unlabeled: Path, tmp_path: Path
     for column, told in (("dose", "unknown sample column 'dose'"), ("pixel", "texture")):
         with pytest.raises(SegueError, match=told):
             train(spec_of(unlabeled, target={"name": "image-class", "column": column}), tmp_path / "run")
-    with pytest.raises(ValidationError, match="predicts one class of a whole image"):
+    with pytest.raises(ValidationError, match="predicts one class for a whole image"):
         spec_of(unlabeled, network={"name": "mlp"}, target={"name": "foreground"})
     with pytest.raises(ValidationError, match="film shows classes of pixels"):
         spec_of(unlabeled, target=MASKED, film=2)

@@ -47,7 +47,9 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_target_from_training_to_objects(tiles: Path, tmp_path: Path, name: str):
     """A target of objects is learnt, its decode parameters are tuned on validation images and used by scores and
     predictions, and a training that was interrupted has the same results."""
-    spec = spec_of(tiles, target={"name": name}, epochs=3, optimizer={"name": "adam", "lr": 5e-3}, augment="dihedral")
+    spec = spec_of(
+        tiles, images=12, target={"name": name}, epochs=3, optimizer={"name": "adam", "lr": 5e-3}, augment="dihedral"
+    )
     run = train(spec, tmp_path / "run")
     losses = history(run)["train_loss"]
     assert losses.iloc[-1] < losses.iloc[0]
