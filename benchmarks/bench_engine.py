@@ -294,7 +294,7 @@ def main() -> None:
     parser.add_argument("--fleet-images", type=int, default=96, help="samples of an epoch")
     parser.add_argument("--fleet-widths", type=int, nargs="+", default=[16, 8])
     parser.add_argument("--fleet-models", type=int, nargs="+", default=[2, 4])
-    small = {"rounds": 1, "size": 32, "widths": [8], "images": 32, "epochs": 2}
+    small = {"rounds": 1, "threads": 1, "size": 32, "widths": [8], "images": 32, "epochs": 2}
     small |= {"fleet_images": 16, "fleet_widths": [8], "fleet_models": [2]}
     options = parse(parser, **small)
     for name in options.what:

@@ -185,7 +185,7 @@ def main() -> None:
     for name, value in (("width", 16), ("size", 128), ("batch", 16), ("threads", device.cpu_count()), ("rounds", 5)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--images", type=int, help="before turning; without it the multiple from 16 that fill batches")
-    options = parse(parser, network="resunet", width=8, size=32, batch=8, rounds=1)
+    options = parse(parser, network="resunet", width=8, size=32, batch=8, threads=1, rounds=1)
     multiple = options.batch // math.gcd(options.batch, COPIES)
     images = options.images or -(-16 // multiple) * multiple
     contest = Contest(options.network, options.width, options.size, options.batch, images)
