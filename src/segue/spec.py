@@ -211,7 +211,7 @@ def _message(model: type[BaseModel], error: Any, prefix: str) -> tuple[str, str]
         return top, str(bounds["error"])
     if kind in ("model_type", "model_attributes_type"):
         named = isinstance(value, str) and owner is not None and "name" in owner.model_fields
-        if not named:
+        if not named or owner is None:
             return place, f"{finding}give a table"
         setting = getattr(owner, "RENAMED", {}).get(f'name = "{value}"', f'name = "{value}"')
         names = [f'name = "{name}"' for name in get_args(owner.model_fields["name"].annotation)]
