@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -18,9 +19,13 @@ StudyFile = Callable[..., Path]
 
 
 def segue_on_a_full_disk(*words: object, limit_kB: int) -> subprocess.CompletedProcess[str]:
-    """Runs the command in a process of its own, which can write no file larger than the limit."""
+    """Runs the command in a process of its own, which can write no file larger than the limit.
+
+    It writes no bytecode: Python would leave what it imports first cut off at the limit, for every process after it.
+    """
     limited = ["sh", "-c", f'trap "" XFSZ; ulimit -f {2 * limit_kB}; exec "$@"', "sh", *COMMAND, *map(str, words)]
-    return subprocess.run(limited, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(limited, capture_output=True, text=True, check=False, env=environment)
 
 
 STAGE = """

@@ -193,6 +193,7 @@ LIMITED = """
 import resource, signal, sys, json
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
+sys.dont_write_bytecode = True  # it would be cut off at the limit
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 from samples.datasets import make_part, make_dataset
 from segue.data.writer import merge_parts, write_part

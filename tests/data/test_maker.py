@@ -26,6 +26,8 @@ if __name__ == "__main__":
     spec, out, limit, workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     killed_after = int(sys.argv[5]) if len(sys.argv) > 5 else None  # parts, and from there some calls of functions
     if limit:
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # of the workers too: bytecode would be cut off at the limit
+        sys.dont_write_bytecode = True
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
