@@ -20,21 +20,6 @@ from segue.targets.losses import LossSettings
 from segue.targets.specs import BoundarySpec
 from segue.targets.target import LabelInfo, ObjectTarget, object_names, with_background
 
-DECODE_PARAMS = {
-    "seed_threshold": 0.5,
-    "foreground_threshold": 0.5,
-    "seed_min_px": 0.0,
-    "min_size_px": 15.0,
-    "keep_unseeded": 1.0,
-}
-DECODE_SEARCH_SPACE = {
-    "seed_threshold": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
-    "foreground_threshold": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
-    "seed_min_px": (0.0, 3.0, 8.0, 20.0),
-    "min_size_px": (0.0, 5.0, 15.0, 30.0, 60.0),
-    "keep_unseeded": (0.0, 1.0),
-}
-
 
 @dataclass(frozen=True)
 class Boundary(ObjectTarget):
@@ -50,6 +35,21 @@ class Boundary(ObjectTarget):
     where `keep_unseeded` is 1, and background where it is 0. Objects of less than `min_size_px` pixels are removed.
     """
 
+    DECODE_PARAMS = {
+        "seed_threshold": 0.5,
+        "foreground_threshold": 0.5,
+        "seed_min_px": 0.0,
+        "min_size_px": 15.0,
+        "keep_unseeded": 1.0,
+    }
+    DECODE_SEARCH_SPACE = {
+        "seed_threshold": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+        "foreground_threshold": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
+        "seed_min_px": (0.0, 3.0, 8.0, 20.0),
+        "min_size_px": (0.0, 5.0, 15.0, 30.0, 60.0),
+        "keep_unseeded": (0.0, 1.0),
+    }
+
     boundary_px: float = field(default=2.0, kw_only=True)
     objects_only: bool = field(default=False, kw_only=True)
 
@@ -60,14 +60,6 @@ class Boundary(ObjectTarget):
     @property
     def target_channels(self) -> int:
         return 1
-
-    @property
-    def decode_params(self) -> Mapping[str, float]:
-        return DECODE_PARAMS
-
-    @property
-    def decode_search_space(self) -> Mapping[str, tuple[float, ...]]:
-        return DECODE_SEARCH_SPACE
 
     @property
     def min_loss(self) -> float:

@@ -66,10 +66,6 @@ class Descriptors(ObjectTarget):
         return DESCRIPTORS + 1 + 2 * self.affinities
 
     @property
-    def target_channels(self) -> int:
-        return self.channels
-
-    @property
     def foreground(self) -> int:
         return FOREGROUND
 

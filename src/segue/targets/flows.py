@@ -32,12 +32,6 @@ FLOW_SCALE = 5.0  # the network is trained to give flows times this
 FLOW_WEIGHT = 0.5
 MAX_SEED_ENDS = 10  # a seed has more ends than this, or as many as the smallest object has pixels
 NO_FLOW_FILTER = 100.0  # a flow_threshold so high that nothing is removed: unit vectors differ by at most 4
-DECODE_PARAMS = {"cellprob_threshold": 0.0, "flow_threshold": 0.4, "min_size_px": 15.0}  # as published
-DECODE_SEARCH_SPACE = {
-    "cellprob_threshold": (-4.0, -3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0, 4.0),
-    "flow_threshold": (0.2, 0.3, 0.4, 0.6, 0.8, 1.0, NO_FLOW_FILTER),
-    "min_size_px": (5.0, 15.0, 30.0, 60.0),
-}
 
 
 @dataclass(frozen=True)
@@ -49,6 +43,13 @@ class Flows(ObjectTarget):
     and at a center.
     """
 
+    DECODE_PARAMS = {"cellprob_threshold": 0.0, "flow_threshold": 0.4, "min_size_px": 15.0}  # as published
+    DECODE_SEARCH_SPACE = {
+        "cellprob_threshold": (-4.0, -3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0, 4.0),
+        "flow_threshold": (0.2, 0.3, 0.4, 0.6, 0.8, 1.0, NO_FLOW_FILTER),
+        "min_size_px": (5.0, 15.0, 30.0, 60.0),
+    }
+
     steps: int = field(default=200, kw_only=True)
     flow_loss: RegressionName = field(default="squared_error", kw_only=True)
 
@@ -57,24 +58,12 @@ class Flows(ObjectTarget):
         return 3
 
     @property
-    def target_channels(self) -> int:
-        return 3
-
-    @property
     def foreground(self) -> int:
         return 2
 
-    @property
-    def decode_params(self) -> Mapping[str, float]:
-        return DECODE_PARAMS
-
-    @property
-    def decode_search_space(self) -> Mapping[str, tuple[float, ...]]:
-        return DECODE_SEARCH_SPACE
-
     def encode_image(self, labels: np.ndarray, out: np.ndarray) -> None:
         out[:2] = object_flows(labels)
-        out[2] = np.clip(labels, -1, 1)
+        super().encode_image(labels, out)
 
     def normalizers(self, encoded: Tensor) -> Tensor:
         """Returns the number of labeled pixels for the flows, and the normalizers of the probability's loss, (T,)."""

@@ -13,13 +13,6 @@ from segue.targets.losses import LossSettings
 from segue.targets.specs import ForegroundSpec
 from segue.targets.target import LabelInfo, ObjectTarget, logit, object_names
 
-DECODE_PARAMS = {"threshold": 0.5, "min_size_px": 15.0, "fill_holes_px": 0.0}
-DECODE_SEARCH_SPACE = {
-    "threshold": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
-    "min_size_px": (0.0, 5.0, 15.0, 30.0, 60.0),
-    "fill_holes_px": (0.0, 20.0, 100.0),
-}
-
 
 @dataclass(frozen=True)
 class Foreground(ObjectTarget):
@@ -29,31 +22,20 @@ class Foreground(ObjectTarget):
     at their sides to objects, and removes those of less than `min_size_px` pixels.
     """
 
+    DECODE_PARAMS = {"threshold": 0.5, "min_size_px": 15.0, "fill_holes_px": 0.0}
+    DECODE_SEARCH_SPACE = {
+        "threshold": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
+        "min_size_px": (0.0, 5.0, 15.0, 30.0, 60.0),
+        "fill_holes_px": (0.0, 20.0, 100.0),
+    }
+
     @property
     def channels(self) -> int:
         return 1
 
-    @property
-    def target_channels(self) -> int:
-        return 1
-
-    @property
-    def decode_params(self) -> Mapping[str, float]:
-        return DECODE_PARAMS
-
-    @property
-    def decode_search_space(self) -> Mapping[str, tuple[float, ...]]:
-        return DECODE_SEARCH_SPACE
-
     def encode(self, labels: Tensor) -> Tensor:
         """Returns (N, 1, H, W) float32 of labels (N, H, W) int64."""
         return labels.clamp(-1, 1)[:, None].float()
-
-    def normalizers(self, encoded: Tensor) -> Tensor:
-        return self.foreground_normalizers(encoded)
-
-    def loss_sums(self, scores: Tensor, encoded: Tensor) -> Tensor:
-        return self.foreground_sums(scores, encoded)
 
     def decode(self, scores: np.ndarray, params: Mapping[str, float]) -> np.ndarray:
         """Returns labels (H, W) int32 of one image's scores (1, H, W)."""

@@ -151,10 +151,11 @@ def _min_of_smoothed(settings: LossSettings, classes: int) -> float:
     share = settings.label_smoothing / classes
     if share == 0:
         return 0.0
-    own = 1 - settings.label_smoothing + share
+    label_share = 1 - settings.label_smoothing + share
     weights = settings.weights or (1.0,) * classes
     smoothed = [
-        [weight * (own if c == label else share) for c, weight in enumerate(weights)] for label in range(classes)
+        [weight * (label_share if c == label else share) for c, weight in enumerate(weights)]
+        for label in range(classes)
     ]
     return min(_entropy(values) / weight for values, weight in zip(smoothed, weights, strict=True))
 
@@ -166,10 +167,10 @@ def _min_of_probabilities(settings: LossSettings, classes: int) -> float:
     label's own share q = 1 - smoothing (1 - 1/K): ln(1 + (K - 1)/e) without smoothing.
     """
     share = settings.label_smoothing / classes
-    own = 1 - settings.label_smoothing + share
-    if own >= math.e / (math.e + classes - 1):
-        return math.log1p((classes - 1) * math.exp(-1)) + 1 - own
-    return _entropy([own] + [share] * (classes - 1))
+    label_share = 1 - settings.label_smoothing + share
+    if label_share >= math.e / (math.e + classes - 1):
+        return math.log1p((classes - 1) * math.exp(-1)) + 1 - label_share
+    return _entropy([label_share] + [share] * (classes - 1))
 
 
 def _entropy(values: list[float]) -> float:

@@ -28,11 +28,6 @@ from segue.targets.target import LabelInfo, ObjectTarget, count_known, object_na
 
 MIN_PIXEL_PROBABILITY = 0.05  # of a pixel of an object: see `Rays.probabilities`
 MAX_CANDIDATES = 2**20  # of more, only the best of each cell of 2 × 2, 4 × 4 … px is taken; 128 MiB at 32 rays
-DECODE_PARAMS = {"prob_threshold": 0.5, "nms_threshold": 0.4}  # as published
-DECODE_SEARCH_SPACE = {
-    "prob_threshold": (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8),
-    "nms_threshold": (0.2, 0.3, 0.4, 0.5, 0.6),
-}
 
 
 @dataclass(frozen=True)
@@ -51,6 +46,12 @@ class Rays(ObjectTarget):
     both may have in common.
     """
 
+    DECODE_PARAMS = {"prob_threshold": 0.5, "nms_threshold": 0.4}  # as published
+    DECODE_SEARCH_SPACE = {
+        "prob_threshold": (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8),
+        "nms_threshold": (0.2, 0.3, 0.4, 0.5, 0.6),
+    }
+
     rays: int = 32
     distance_weight: float = field(default=0.2, kw_only=True)
     background_weight: float = field(default=1e-4, kw_only=True)
@@ -61,21 +62,9 @@ class Rays(ObjectTarget):
         return 1 + self.rays
 
     @property
-    def target_channels(self) -> int:
-        return 1 + self.rays
-
-    @property
     def min_loss(self) -> float:
         """0, which is not reached: the cross entropy of a probability between 0 and 1 is at least its entropy."""
         return 0.0
-
-    @property
-    def decode_params(self) -> Mapping[str, float]:
-        return DECODE_PARAMS
-
-    @property
-    def decode_search_space(self) -> Mapping[str, tuple[float, ...]]:
-        return DECODE_SEARCH_SPACE
 
     def encode_image(self, labels: np.ndarray, out: np.ndarray) -> None:
         numbers, ids = ops.relabel_sequential(labels)

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -126,12 +127,15 @@ class Target(Protocol):
 
 
 @dataclass(frozen=True)
-class ObjectTarget:
+class ObjectTarget(ABC):
     """A target of objects of one kind; `names` holds the background's and the object's name.
 
     It has a logit of the foreground as channel `foreground` of the scores, and its label (1, 0 or −1 ignored) as the
     same channel of the encoding, unless methods are overridden. `loss` is that of background and object.
     """
+
+    DECODE_PARAMS: ClassVar[Mapping[str, float]] = {}
+    DECODE_SEARCH_SPACE: ClassVar[Mapping[str, tuple[float, ...]]] = {}
 
     names: tuple[str, ...]
     loss: LossSettings = field(default=DEFAULT_LOSS, kw_only=True)
@@ -149,8 +153,21 @@ class ObjectTarget:
         return False
 
     @property
+    @abstractmethod
+    def channels(self) -> int:
+        """The number of scores per pixel."""
+
+    @property
     def target_channels(self) -> int:
-        raise NotImplementedError
+        return self.channels
+
+    @property
+    def decode_params(self) -> Mapping[str, float]:
+        return self.DECODE_PARAMS
+
+    @property
+    def decode_search_space(self) -> Mapping[str, tuple[float, ...]]:
+        return self.DECODE_SEARCH_SPACE
 
     @property
     def foreground(self) -> int:
@@ -177,8 +194,9 @@ class ObjectTarget:
         return torch.from_numpy(encoded).to(labels.device)
 
     def encode_image(self, labels: np.ndarray, out: np.ndarray) -> None:
-        """Writes the encoding of one image's labels (H, W) into zeros (target_channels, H, W) float32."""
-        raise NotImplementedError
+        """Writes the encoding of one image's labels (H, W) into zeros (target_channels, H, W) float32: the foreground,
+        unless there is more to encode."""
+        out[self.foreground] = labels.clip(-1, 1)
 
     def encode_batch(self, images: Tensor, labels: Tensor, seeds: np.ndarray) -> tuple[Tensor, Tensor]:
         return images, self.encode(labels)
@@ -196,6 +214,12 @@ class ObjectTarget:
 
     def transform(self, encoded: Tensor, codes: Tensor) -> Tensor:
         return transform_channels(encoded, codes)
+
+    def normalizers(self, encoded: Tensor) -> Tensor:
+        return self.foreground_normalizers(encoded)
+
+    def loss_sums(self, scores: Tensor, encoded: Tensor) -> Tensor:
+        return self.foreground_sums(scores, encoded)
 
     def foreground_sums(self, scores: Tensor, encoded: Tensor) -> Tensor:
         """Returns the sums (T,) of the loss of background and object."""

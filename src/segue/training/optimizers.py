@@ -5,6 +5,7 @@ An optimizer is a specification with a `build` method and an entry in `OPTIMIZER
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
@@ -24,7 +25,7 @@ ParameterGroups = list[dict[str, Any]]
 FUSED_DEVICES = ("cpu", "cuda")  # on which all parameters step in one kernel, for each of the optimizers
 
 
-class Optimizer(SpecModel):
+class Optimizer(SpecModel, ABC):
     """Settings of all optimizers. `lr` is the rate before any schedule and `part_lr` that of single parts of the
     network; a schedule multiplies all of them. Where `decay_norms_and_biases` is false, weights and biases of
     normalization layers and other biases, i.e. parameters of one dimension, do not decay."""
@@ -35,8 +36,9 @@ class Optimizer(SpecModel):
     part_lr: dict[Literal["encoder", "decoder", "head"], Rate] = {}
     decay_norms_and_biases: bool = True
 
+    @abstractmethod
     def build(self, groups: ParameterGroups, *, fused: bool) -> torch.optim.Optimizer:
-        raise NotImplementedError
+        """Returns torch's optimizer over the groups; fused: whether all parameters step in one kernel."""
 
 
 class SgdSpec(Optimizer):

@@ -9,6 +9,7 @@ a `factor` method and an entry in `SCHEDULES`. Cheap to import: no torch.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
@@ -24,7 +25,7 @@ Monitor = Annotated[str, Field(min_length=1)]
 State = Mapping[str, float]
 
 
-class Schedule(SpecModel):
+class Schedule(SpecModel, ABC):
     """Interface of all schedules; `summary` describes the course of the rate in one line.
 
     `state` is the result of `init_state` or of the last `step`, and its clock counts the epochs since the warm-up.
@@ -33,9 +34,9 @@ class Schedule(SpecModel):
     summary: ClassVar[str]
     name: Any
 
+    @abstractmethod
     def factor_at(self, state: State, clock: float, span: float) -> float:
         """Returns the factor on the rate, at least 0, when `clock` of the schedule's own `span` epochs have passed."""
-        raise NotImplementedError
 
     @property
     def monitored(self) -> str | None:

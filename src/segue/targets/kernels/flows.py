@@ -168,15 +168,15 @@ def _step(field: np.ndarray, points: np.ndarray, count: int) -> None:
     for i in range(count):
         y, x = points[0, i], points[1, i]
         top, left = np.uint32(y), np.uint32(x)  # unsigned, so that no index is tested for being negative
-        below, beside = top + np.uint32(1), left + np.uint32(1)
+        bottom, right = top + np.uint32(1), left + np.uint32(1)
         part_y, part_x = y - np.float32(top), x - np.float32(left)
         c, d = part_y * (one - part_x), part_y * part_x
         a, b = one - part_x - c, part_x - d
-        dy = (a * field[top, left, 0] + b * field[top, beside, 0]) + (
-            c * field[below, left, 0] + d * field[below, beside, 0]
+        dy = (a * field[top, left, 0] + b * field[top, right, 0]) + (
+            c * field[bottom, left, 0] + d * field[bottom, right, 0]
         )
-        dx = (a * field[top, left, 1] + b * field[top, beside, 1]) + (
-            c * field[below, left, 1] + d * field[below, beside, 1]
+        dx = (a * field[top, left, 1] + b * field[top, right, 1]) + (
+            c * field[bottom, left, 1] + d * field[bottom, right, 1]
         )
         points[0, i] = min(max(y + dy, zero), lowest)
         points[1, i] = min(max(x + dx, zero), rightmost)
