@@ -82,7 +82,7 @@ def per_sample(names: list[str], images: np.ndarray, labels: np.ndarray, batch: 
     workers = 0 if threads == 1 else threads
     samples = Samples(images, labels, transform)
     loader = DataLoader(samples, batch_size=batch, num_workers=workers, persistent_workers=workers > 0)
-    return lambda: sum(len(found) for found, _ in loader)
+    return lambda: sum(len(actual) for actual, _ in loader)
 
 
 def batched(names: list[str], images: np.ndarray, labels: np.ndarray, batch: int) -> Callable[[], int]:
@@ -98,8 +98,8 @@ def batched(names: list[str], images: np.ndarray, labels: np.ndarray, batch: int
         count = 0
         for start in range(0, len(images), batch):
             some = slice(start, start + batch)
-            found, _ = augment(spec, pixels[some], marks[some].long(), drawn[some])
-            count += len(found)
+            actual, _ = augment(spec, pixels[some], marks[some].long(), drawn[some])
+            count += len(actual)
         return count
 
     return epoch

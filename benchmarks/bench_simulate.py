@@ -111,9 +111,9 @@ def main() -> None:
         specimen = build(spec.specimen, field_A=10 * spec.wave.field_nm, seed=0, index=index)
         for way, images in ways.items():
             start = time.perf_counter()
-            found = images(spec, specimen, arguments.size)
+            actual = images(spec, specimen, arguments.size)
             elapsed = time.perf_counter() - start
-            assert abs(found.mean() / (DOSE_E_PER_A2 * PIXEL_SIZE_A**2) - 1) < 0.05
+            assert abs(actual.mean() / (DOSE_E_PER_A2 * PIXEL_SIZE_A**2) - 1) < 0.05
             if index:
                 seconds[way].append(elapsed)
     rates = {way: len(DEFOCI_NM) / statistics.median(times) for way, times in seconds.items()}

@@ -83,9 +83,9 @@ def screen(seed: int, small: bool = False) -> PlateSpec:
         table |= {"plates": 1, "wells": 1, "stained_wells": 1, "times": 1, "stage": stage, "faults": faults}
     made = SyntheticSpec.model_validate(table)
     stage = made.stage
-    told = {"reach_px": 2 * stage.jitter_px + 2, "register_px": 2 * stage.drift_px + 2}
+    output = {"reach_px": 2 * stage.jitter_px + 2, "register_px": 2 * stage.drift_px + 2}
     return PlateSpec.model_validate(
-        {"name": "screen", "synthetic": made, "stitching": told, "labels": {"cells": {}}, "overlays": False}
+        {"name": "screen", "synthetic": made, "stitching": output, "labels": {"cells": {}}, "overlays": False}
     )
 
 
@@ -109,8 +109,8 @@ def stitched(spec: PlateSpec, folder: Path) -> Iterator[tuple[str, dict[str, Mat
                         *(tiles[k][()] for k in ("row", "column", "y_px", "x_px")), strict=True
                     )
                 }
-                found = report["wells"][well][time_name]["positions"]
-                off = np.rint(np.median([np.subtract(places[tile], at) for tile, at in found.items()], axis=0))
+                actual = report["wells"][well][time_name]["positions"]
+                off = np.rint(np.median([np.subtract(places[tile], at) for tile, at in actual.items()], axis=0))
                 true, bodies = (
                     np.where(classes < 0, 0, _moved(truth[name][()], off.astype(int), nuclei.shape))
                     for name in ("nuclei", "bodies")
@@ -146,22 +146,22 @@ def score_screens(screens: int, small: bool = False) -> None:
         total = [scores(concatenate([row[1][key] for row in rows]))["f1_50"] for key in ("live", "dead")]
         worst = [min(scores(row[1][key])["f1_50"] for row in rows) for key in ("live", "dead")]
         ious = [row[2] for row in rows]
-        found = f"{total[0]:.3f}    {total[1]:.3f}    {worst[0]:.3f} / {worst[1]:.3f}              "
+        actual = f"{total[0]:.3f}    {total[1]:.3f}    {worst[0]:.3f} / {worst[1]:.3f}              "
         cells = f"{np.mean(ious):.3f}, {min(ious):.3f}          {max(row[3] for row in rows):.2f}"
-        print(f"{seed:6}  {len(rows):7}  {found}{cells}", flush=True)
+        print(f"{seed:6}  {len(rows):7}  {actual}{cells}", flush=True)
 
 
 def tallies(
     nuclei: np.ndarray, classes: np.ndarray, true: np.ndarray, true_classes: np.ndarray
 ) -> dict[str, MatchCounts]:
     """Returns the counts of one well by class; `classes` and `true_classes` are by id."""
-    found = {"any class": count_matches(true, nuclei)}
+    actual = {"any class": count_matches(true, nuclei)}
     for number, name in enumerate(LABELS.class_names):
         if number:
-            found[name] = count_matches(
+            actual[name] = count_matches(
                 np.where(true_classes[true] == number, true, 0), np.where(classes[nuclei] == number, nuclei, 0)
             )
-    return found
+    return actual
 
 
 def score_wells(options: argparse.Namespace) -> None:

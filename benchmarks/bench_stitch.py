@@ -87,16 +87,16 @@ def strips(tiles: dict, nominal: dict, first: tuple, second: tuple) -> tuple[np.
 
 
 def averaged(tiles: dict, nominal: dict, reach: float) -> Positions:
-    found: Positions = {}
+    actual: Positions = {}
     for row, column in sorted(nominal):
         said = []
         for neighbor in ((row, column - 1), (row - 1, column)):
-            if neighbor in found:
+            if neighbor in actual:
                 a, b, expected = strips(tiles, nominal, neighbor, (row, column))
                 shift = phase_cross_correlation(a, b, upsample_factor=10)[0]
-                said.append(np.array(found[neighbor]) + expected + shift)
-        found[row, column] = tuple(np.mean(said, 0)) if said else nominal[row, column]
-    return found
+                said.append(np.array(actual[neighbor]) + expected + shift)
+        actual[row, column] = tuple(np.mean(said, 0)) if said else nominal[row, column]
+    return actual
 
 
 def ashlar(tiles: dict, nominal: dict, reach: float) -> Positions:
@@ -109,19 +109,19 @@ def ashlar(tiles: dict, nominal: dict, reach: float) -> Positions:
                 shift, error = ashlar_utils.register(a, b, 1.0, 10)  # type: ignore[union-attr]
                 if np.abs(shift).max() <= reach:
                     edges.append((float(error), (row, column), other, expected + shift))
-    found: Positions = {min(nominal): nominal[min(nominal)]}
-    while len(found) < len(nominal):
-        leaving = [edge for edge in edges if (edge[1] in found) != (edge[2] in found)]
+    actual: Positions = {min(nominal): nominal[min(nominal)]}
+    while len(actual) < len(nominal):
+        leaving = [edge for edge in edges if (edge[1] in actual) != (edge[2] in actual)]
         if not leaving:
-            rest = next(cell for cell in sorted(nominal) if cell not in found)
-            found[rest] = nominal[rest]
+            rest = next(cell for cell in sorted(nominal) if cell not in actual)
+            actual[rest] = nominal[rest]
             continue
         _, first, second, shift = min(leaving, key=lambda edge: edge[0])
-        if first in found:
-            found[second] = tuple(np.array(found[first]) + shift)
+        if first in actual:
+            actual[second] = tuple(np.array(actual[first]) + shift)
         else:
-            found[first] = tuple(np.array(found[second]) - shift)
-    return found
+            actual[first] = tuple(np.array(actual[second]) - shift)
+    return actual
 
 
 def main() -> None:
@@ -155,10 +155,10 @@ def main() -> None:
             )
             for method, action in contestants.items():
                 began = time.perf_counter()
-                found = action(tiles, nominal, 2 * options.jitter + 2)
+                actual = action(tiles, nominal, 2 * options.jitter + 2)
                 seconds[method].append(time.perf_counter() - began)
                 cells = [cell for cell in true if cell != (options.grid - 1, options.grid - 1)]
-                off = np.array([np.subtract(found[cell], true[cell]) for cell in cells])
+                off = np.array([np.subtract(actual[cell], true[cell]) for cell in cells])
                 errors[method] += np.hypot(*(off - np.median(off, axis=0)).T).tolist()
         for method in contestants:
             ratio = statistics.median(b / a for a, b in zip(seconds["segue"], seconds[method], strict=True))

@@ -115,7 +115,7 @@ def run_stardist(out: Path, seed: int, minutes: float) -> None:
                 raise StopIteration
 
     images, labels = images_of(out, "train")
-    held, held_labels = images_of(out, "validation")
+    stored, held_labels = images_of(out, "validation")
     with tempfile.TemporaryDirectory() as folder:
         model = StarDist2D(
             Config2D(n_rays=32, grid=(2, 2), use_gpu=False, n_channel_in=1, train_tensorboard=False),
@@ -128,13 +128,13 @@ def run_stardist(out: Path, seed: int, minutes: float) -> None:
         start = time.perf_counter()
         with contextlib.suppress(StopIteration):
             model.train(
-                scaled(images), labels, validation_data=(scaled(held), held_labels), augmenter=augmenter, seed=seed
+                scaled(images), labels, validation_data=(scaled(stored), held_labels), augmenter=augmenter, seed=seed
             )
         seconds = time.perf_counter() - start
         best = Path(folder) / "model" / model.config.train_checkpoint
         if best.exists():  # what its own training does at its end
             model.keras_model.load_weights(str(best))
-        model.optimize_thresholds(scaled(held), held_labels)
+        model.optimize_thresholds(scaled(stored), held_labels)
         facts = {
             "tool": "StarDist", "seed": seed, "train_s": seconds, "steps": stop.steps, "batch": 4,
             "prob_thresh": float(model.thresholds.prob), "nms_thresh": float(model.thresholds.nms),

@@ -94,11 +94,11 @@ def loop(out: Path, mosaics: list[Mosaic], datasets: str) -> None:
             for y in range(0, SHAPE[0] - TILE + 1, TILE // 2):
                 for x in range(0, SHAPE[1] - TILE + 1, TILE // 2):
                     label = mosaic.labels["classes"][y : y + TILE, x : x + TILE]
-                    found = np.bincount(label.ravel(), minlength=3)
-                    if datasets == "kept" and (found > 0).sum() < 2:
+                    actual = np.bincount(label.ravel(), minlength=3)
+                    if datasets == "kept" and (actual > 0).sum() < 2:
                         continue
                     image = mosaic.image[:, y : y + TILE, x : x + TILE]
-                    for array, value in zip(arrays, (image, label, found), strict=True):
+                    for array, value in zip(arrays, (image, label, actual), strict=True):
                         array.resize(count + 1, axis=0)
                         array[count] = value
                     count += 1
@@ -133,9 +133,9 @@ def timed(work: Callable[[], None], out: Path) -> float:
     os.sync()
     began = time.perf_counter()
     work()
-    taken = time.perf_counter() - began
+    selected = time.perf_counter() - began
     out.unlink()
-    return taken
+    return selected
 
 
 def compare(folder: Path, number: int, rounds: int) -> None:
@@ -154,8 +154,8 @@ def compare(folder: Path, number: int, rounds: int) -> None:
     for datasets in ("full", "kept"):
         total = len(places) * number
         if datasets == "kept":
-            found = [count_classes(mosaic, LAYERS, spec_of("kept"))[1]["classes"] for mosaic in mosaics]
-            total = sum(int(select_tiles(values, spec_of("kept").keep, area_px=TILE**2).sum()) for values in found)
+            actual = [count_classes(mosaic, LAYERS, spec_of("kept"))[1]["classes"] for mosaic in mosaics]
+            total = sum(int(select_tiles(values, spec_of("kept").keep, area_px=TILE**2).sum()) for values in actual)
         ways: dict[str, Callable[[], None]] = {
             "segue": partial(segue, out, mosaics, datasets),
             "plain": partial(plain, out, images, wide, total),
@@ -163,17 +163,17 @@ def compare(folder: Path, number: int, rounds: int) -> None:
             "plain, bytes": partial(plain, out, images, narrow, total),
             "loop": partial(loop, out, mosaics, datasets),
         }
-        taken: dict[str, list[float]] = {name: [] for name in ways}
+        selected: dict[str, list[float]] = {name: [] for name in ways}
         for turn in range(rounds):
             for name in list(ways) if turn % 2 == 0 else list(ways)[::-1]:
-                taken[name].append(timed(ways[name], out))
+                selected[name].append(timed(ways[name], out))
         megabytes = TILE**2 * 6 * total / 1e6
         print(
             f"{datasets}: {total} of {len(places) * number} tiles, {megabytes:.0f} MB as uint16 and int32", flush=True
         )
-        for name, seconds in taken.items():
+        for name, seconds in selected.items():
             middle = statistics.median(seconds)
-            ratio = statistics.median(other / own for own, other in zip(taken["segue"], seconds, strict=True))
+            ratio = statistics.median(other / own for own, other in zip(selected["segue"], seconds, strict=True))
             rates = f"{total / middle:8.0f} tiles/s  {megabytes / middle:6.0f} MB/s"
             spread = f"{min(seconds):.2f} to {max(seconds):.2f} s"
             print(f"  {name:14s}{rates}  ({spread})  segue / it: {ratio:.2f}", flush=True)

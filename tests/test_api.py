@@ -115,10 +115,10 @@ def test_prediction_refuses_what_it_cannot_use(run: Path):
 
 def test_evaluation_keeps_to_the_held_out_part(run: Path, discs: Path):
     """A run is scored on the test part of its own split, or on the condition asked for."""
-    found = segue.evaluate(run, discs)
-    assert found["part"] == "test" and found["samples"] > 0
+    actual = segue.evaluate(run, discs)
+    assert actual["part"] == "test" and actual["samples"] > 0
     high = segue.evaluate(run, discs, conditions={"contrast": "high"})
-    assert high["samples"] == found["samples"] / 2
+    assert high["samples"] == actual["samples"] / 2
     assert high["scores"]["dice_disc"] > 0.5
     with pytest.raises(segue.SegueError, match="allowed are test and validation"):
         segue.evaluate(run, discs, part="train")

@@ -69,7 +69,7 @@ def test_fp16_trains_on_the_processor() -> None:
     """fp16 is taken as given, and with loss scaling its gradients on the CPU are fp32's within half precision."""
     assert devices.resolve_precision("fp16", "cpu") == "fp16"
     torch.set_num_threads(1)
-    found = {}
+    actual = {}
     for dtype in (torch.float32, torch.float16):
         generator = torch.Generator().manual_seed(0)
         weight = torch.randn(8, 3, 3, 3, generator=generator).requires_grad_()
@@ -81,5 +81,5 @@ def test_fp16_trains_on_the_processor() -> None:
         scaler.scale(1e-6 * scores.float().square().mean()).backward()  # below what fp16 could hold unscaled
         scaler.unscale_(optimizer)
         assert weight.grad is not None
-        found[dtype] = weight.grad
-    torch.testing.assert_close(found[torch.float16], found[torch.float32], rtol=1e-2, atol=1e-9)
+        actual[dtype] = weight.grad
+    torch.testing.assert_close(actual[torch.float16], actual[torch.float32], rtol=1e-2, atol=1e-9)

@@ -68,14 +68,14 @@ def test_formats_of_plates_name_every_key_and_default(model: type[SpecModel]):
     text = (ROOT / "docs/plate-formats.md").read_text(encoding="utf-8")
     fields = {name: field for name, field in model.model_fields.items() if name != "name"}
     tables = [dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", part, re.MULTILINE)) for part in text.split("|---|---|---|")]
-    found = [table for table in tables if set(table) == set(fields)]
+    actual = [table for table in tables if set(table) == set(fields)]
     plain = {
         name: told_default(field)
         for name, field in fields.items()
         if isinstance(field.default, SIMPLE)
         or (isinstance(field.default, tuple) and all(isinstance(one, SIMPLE) for one in field.default))
     }
-    assert any(plain.items() <= table.items() for table in found)
+    assert any(plain.items() <= table.items() for table in actual)
 
 
 def test_examples_of_formats_are_valid():

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from segue import device as devices
+from segue import energy
 from segue.errors import SegueError
-from segue.training import energy
 
 UUID = "11111111-2222-3333-4444-555555555555"
 
@@ -121,9 +121,9 @@ def test_gpu_that_does_not_tell_is_not_measured(nvml: FakeNVML, fails: dict[str,
     nvml.fails = fails
     with energy.measure("cuda:0") as meter:
         pass
-    found = meter.read()
-    assert (found["energy_J"], found["energy_source"], nvml.open) == (None, "not measured", 0)
-    assert word in found["energy_note"]
+    actual = meter.read()
+    assert (actual["energy_J"], actual["energy_source"], nvml.open) == (None, "not measured", 0)
+    assert word in actual["energy_note"]
 
 
 def test_counter_lost_on_the_way_leaves_nothing_measured(nvml: FakeNVML) -> None:
@@ -192,9 +192,9 @@ def test_processor_that_does_not_tell_is_not_measured(
 
         monkeypatch.setattr(Path, "read_text", refuse)
     with energy.measure("cpu", powercap=tmp_path / "none" if kind == "no folder" else tmp_path) as meter:
-        found = meter.read()
-    assert (found["energy_J"], found["energy_source"]) == (None, "not measured")
-    assert ("root only" if kind == "refused" else "no energy counters") in found["energy_note"]
+        actual = meter.read()
+    assert (actual["energy_J"], actual["energy_source"]) == (None, "not measured")
+    assert ("root only" if kind == "refused" else "no energy counters") in actual["energy_note"]
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt, ValueError], ids=str)
@@ -307,5 +307,5 @@ def test_power_limit_is_told_where_known(nvml: FakeNVML) -> None:
 
 def test_energy_imports_no_torch() -> None:
     """The module can be imported where torch must not be: what a specification needs to say stays quick."""
-    code = "import sys, segue.training.energy; sys.exit('torch' in sys.modules or 'pynvml' in sys.modules)"
+    code = "import sys, segue.energy; sys.exit('torch' in sys.modules or 'pynvml' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

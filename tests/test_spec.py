@@ -92,7 +92,7 @@ def test_what_is_allowed_is_told_in_words(wrong: dict[str, object], words: str):
 def test_every_pattern_of_a_name_has_its_words():
     """No regular expression is shown: each one that a specification uses stands in words in `segue.spec`."""
     sources = [path.read_text(encoding="utf-8") for path in (Path(__file__).parents[1] / "src").rglob("*.py")]
-    used = {found for text in sources for found in re.findall(r'Field\([^\n]*pattern=r"([^"]+)"', text)}
+    used = {actual for text in sources for actual in re.findall(r'Field\([^\n]*pattern=r"([^"]+)"', text)}
     assert used and used <= set(PATTERNS)
 
 
@@ -130,12 +130,12 @@ def models() -> list[type[SpecModel]]:
     """Returns every specification of the package."""
     for module in pkgutil.walk_packages(segue.__path__, "segue."):
         importlib.import_module(module.name)
-    waiting, found = [SpecModel], []
+    waiting, actual = [SpecModel], []
     while waiting:
         below = waiting.pop().__subclasses__()
         waiting += below
-        found += [model for model in below if model.__module__.startswith("segue.")]
-    return found
+        actual += [model for model in below if model.__module__.startswith("segue.")]
+    return actual
 
 
 def test_every_old_name_leads_to_a_setting():

@@ -143,10 +143,10 @@ def test_images_and_labels_move_together(table: dict) -> None:
     labels = (images[:, 0] > 0.5).long()
     spec = spec_of(geometry)
     new_images, new_labels = augment(spec, images, labels, drawn_of(spec, 12))
-    known, found = new_labels >= 0, new_images[:, 0] > 0.5
-    union = (known & (found | (new_labels == 1))).sum()
-    assert (known & found & (new_labels == 1)).sum() / union > 0.95
-    assert (labels & found).sum() / (labels | found).sum() < 0.6  # and they did move
+    known, actual = new_labels >= 0, new_images[:, 0] > 0.5
+    union = (known & (actual | (new_labels == 1))).sum()
+    assert (known & actual & (new_labels == 1)).sum() / union > 0.95
+    assert (labels & actual).sum() / (labels | actual).sum() < 0.6  # and they did move
 
 
 def test_instances_keep_their_ids() -> None:
@@ -201,8 +201,8 @@ def test_blur_is_a_gaussian() -> None:
     images = torch.randn(3, 2, 40, 30)
     for widest_px in (1.5, 20.0):
         sigma_px = widest_px * np.array([0.3, 0.7, 1.0])
-        found = gaussian_blur(images, sigma_px, max_sigma_px=widest_px)
-        for image, sigma, result in zip(images, sigma_px, found, strict=True):
+        actual = gaussian_blur(images, sigma_px, max_sigma_px=widest_px)
+        for image, sigma, result in zip(images, sigma_px, actual, strict=True):
             radius = int(np.ceil(3 * widest_px))
             expected = ndimage.gaussian_filter(image.numpy(), sigma, axes=(1, 2), mode="mirror", radius=radius)
             np.testing.assert_allclose(result.numpy(), expected, atol=1e-5)
@@ -212,20 +212,20 @@ def test_noise_has_its_deviation() -> None:
     """Mean 0 and the standard deviation drawn, different in every view and channel, the same for the same seed."""
     images = torch.zeros(4, 2, 128, 128)
     spec = spec_of({"noise": [0.1, 0.5]})
-    drawn, found = drawn_of(spec, 4), only(spec, images)
-    np.testing.assert_allclose(found.std((1, 2, 3)).numpy(), drawn.noise, rtol=0.02)
-    assert (found.mean((1, 2, 3)).abs().numpy() < 4 * drawn.noise / 181).all()
-    assert np.abs(np.corrcoef(found.flatten(2).flatten(0, 1).numpy()) - np.eye(8)).max() < 0.04
-    assert torch.equal(found, only(spec, images))
+    drawn, actual = drawn_of(spec, 4), only(spec, images)
+    np.testing.assert_allclose(actual.std((1, 2, 3)).numpy(), drawn.noise, rtol=0.02)
+    assert (actual.mean((1, 2, 3)).abs().numpy() < 4 * drawn.noise / 181).all()
+    assert np.abs(np.corrcoef(actual.flatten(2).flatten(0, 1).numpy()) - np.eye(8)).max() < 0.04
+    assert torch.equal(actual, only(spec, images))
 
 
 def test_poisson_noise_has_its_variance() -> None:
     """On steps between the range's ends the mean stays and the variance, counted, is the mean."""
     steps = torch.tensor([-1.0, 0.0, 1.0, 3.0]).repeat_interleave(64).expand(2, 1, 256, -1)
     spec = spec_of({"poisson": [50, 50]})
-    found = only(spec, steps)
+    actual = only(spec, steps)
     for step, start in ((-1.0, 0), (0.0, 64), (1.0, 128), (3.0, 192)):
-        values = found[..., start : start + 64]
+        values = actual[..., start : start + 64]
         counts = 50 * (step + 1) / 4
         assert abs(values.mean().item() - step) < 4 * 4 / 50 * np.sqrt(counts / values.numel()) + 1e-6
         np.testing.assert_allclose(values.var().item(), counts * (4 / 50) ** 2, rtol=0.05, atol=1e-9)
@@ -256,10 +256,10 @@ def test_gamma_contrast_and_brightness_are_their_formulas() -> None:
 def test_standardized_views() -> None:
     """After all other changes every channel has mean 0 and standard deviation 1; a constant image becomes 0."""
     images = torch.cat([3 + 5 * smooth(3, 64, channels=2), torch.full((1, 2, 64, 64), 7.0)])
-    found = only(spec_of({"contrast": [0.5, 2], "noise": [0, 0], "standardize": True}), images).double()
-    torch.testing.assert_close(found.mean((2, 3)), torch.zeros(4, 2).double(), atol=1e-5, rtol=0)
+    actual = only(spec_of({"contrast": [0.5, 2], "noise": [0, 0], "standardize": True}), images).double()
+    torch.testing.assert_close(actual.mean((2, 3)), torch.zeros(4, 2).double(), atol=1e-5, rtol=0)
     deviations = torch.tensor([[1.0, 1.0]] * 3 + [[0.0, 0.0]]).double()
-    torch.testing.assert_close(found.std((2, 3), correction=0), deviations, atol=1e-4, rtol=0)
+    torch.testing.assert_close(actual.std((2, 3), correction=0), deviations, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("table", [EVERYTHING | {"standardize": True}])

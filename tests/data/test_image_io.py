@@ -32,9 +32,9 @@ def test_tiff_planes_come_back_as_acquired(tmp_path: Path, dtype: str, options: 
     """A plane is read with its values and type, and its header tells the same size without decoding."""
     image = values((40, 50), dtype)
     tifffile.imwrite(tmp_path / "a.tif", image, **options)
-    found = read_image(tmp_path / "a.tif").image
-    assert found.dtype == image.dtype
-    np.testing.assert_array_equal(found, image[None])
+    actual = read_image(tmp_path / "a.tif").image
+    assert actual.dtype == image.dtype
+    np.testing.assert_array_equal(actual, image[None])
     header = read_header(tmp_path / "a.tif")
     assert (header.height, header.width, header.channels, header.bits) == (40, 50, 1, image.dtype.itemsize * 8)
 
@@ -102,9 +102,9 @@ def test_png_comes_back_as_acquired(tmp_path: Path, shape: tuple[int, ...], dtyp
     """Grey and colour PNGs of 8 and 16 bits keep every bit."""
     image = values(shape, dtype) * (1 if dtype == "uint8" else 500)
     (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(image))
-    found = read_image(tmp_path / "a.png").image
-    assert found.dtype == image.dtype
-    np.testing.assert_array_equal(found, image[None] if image.ndim == 2 else np.moveaxis(image, -1, 0))
+    actual = read_image(tmp_path / "a.png").image
+    assert actual.dtype == image.dtype
+    np.testing.assert_array_equal(actual, image[None] if image.ndim == 2 else np.moveaxis(image, -1, 0))
     header = read_header(tmp_path / "a.png")
     assert (header.height, header.width, header.channels) == (40, 50, 1 if image.ndim == 2 else 3)
 
@@ -192,9 +192,9 @@ def save(path: Path, labels: np.ndarray) -> Path:
 def test_labels_come_back_as_int32(tmp_path: Path, name: str) -> None:
     """Labels above 255 and, in a TIFF, ignored pixels and whole floats come back as int32."""
     labels = np.arange(600, dtype=np.uint16).reshape(20, 30)
-    found = read_labels(save(tmp_path / name, labels), NUCLEI, shape=(20, 30))
-    assert found.dtype == np.int32
-    np.testing.assert_array_equal(found, labels)
+    actual = read_labels(save(tmp_path / name, labels), NUCLEI, shape=(20, 30))
+    assert actual.dtype == np.int32
+    np.testing.assert_array_equal(actual, labels)
     if name == "a.tif":
         signed = labels.astype(np.float32) - 1
         np.testing.assert_array_equal(read_labels(save(tmp_path / name, signed), NUCLEI, shape=(20, 30)), signed)
@@ -215,8 +215,8 @@ def test_palette_and_one_bit_pngs_keep_their_indices(tmp_path: Path) -> None:
 def test_values_map_masks_to_classes(tmp_path: Path) -> None:
     """Masks of 0, 128 and 255 become background, a class and ignored."""
     mask = np.array([[0, 128, 255, 0]] * 3, dtype=np.uint8)
-    found = read_labels(save(tmp_path / "a.png", mask), CLASSES, shape=(3, 4), values={128: 2, 255: -1})
-    assert found.tolist() == [[0, 2, -1, 0]] * 3
+    actual = read_labels(save(tmp_path / "a.png", mask), CLASSES, shape=(3, 4), values={128: 2, 255: -1})
+    assert actual.tolist() == [[0, 2, -1, 0]] * 3
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,8 @@ def test_by_percentiles():
 def test_acquired_values_stay():
     """ "none" changes no bit, also of negative zero."""
     values = np.array([[[[-0.0, 1e-30, 3.0, -7.5]]]], np.float32)
-    found = normalize(values, intensity_stats("none", values))
-    np.testing.assert_array_equal(found.view(np.uint32), values.view(np.uint32))
+    actual = normalize(values, intensity_stats("none", values))
+    np.testing.assert_array_equal(actual.view(np.uint32), values.view(np.uint32))
 
 
 @pytest.mark.parametrize("normalization", ["image", "tile", PercentileSpec(name="percentile")])

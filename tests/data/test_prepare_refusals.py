@@ -47,10 +47,10 @@ def test_a_tile_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     make_folder(tmp_path, 2)
     with pytest.raises(SpecError, match="tile_px: found 100000; give a number of 8192 or less"):
         make_spec(tile_px=100000)
-    wanted = "tile_px is 241, but the largest image measures 30 px; allowed are up to 8 times that"
+    desired = "tile_px is 241, but the largest image measures 30 px; allowed are up to 8 times that"
     message = refused(make_spec(tile_px=241), tmp_path)
-    assert message.startswith(f"{tmp_path}/images/*.png: {wanted}")
-    with pytest.raises(SegueError, match=wanted):
+    assert message.startswith(f"{tmp_path}/images/*.png: {desired}")
+    with pytest.raises(SegueError, match=desired):
         expected(make_spec(tile_px=241), pair_files(make_spec(), tmp_path))
 
     def full(*_: object, **__: object) -> None:

@@ -26,14 +26,14 @@ def test_images_are_standardized_by_their_micrograph(data: Dataset) -> None:
     source = ResidentSource.from_dataset(data, indices, layer="cells")
     images, labels = data.read(indices, layer="cells")
     order = torch.tensor([3, 1, 0])
-    found, found_labels = source.read(order, "cpu")
+    actual, found_labels = source.read(order, "cpu")
     expected = (images.astype(np.float64) - 100.0) / 20.0
-    np.testing.assert_allclose(found, expected[order], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(actual, expected[order], rtol=1e-5, atol=1e-6)
     assert labels is not None
     np.testing.assert_array_equal(found_labels, labels[order])
-    assert found.dtype == torch.float32
+    assert actual.dtype == torch.float32
     assert found_labels.dtype == torch.int64
-    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert actual.is_contiguous(memory_format=torch.channels_last)
     assert len(source) == 4
     assert source.names([0, 3]) == ["b/1 tile 0,64", "a tile 0,0"]
 
@@ -80,9 +80,9 @@ def test_batches_are_reads(data: Dataset) -> None:
     source = ResidentSource.from_dataset(data, np.arange(13), layer="cells")
     samples = np.array([4, 4, 12, 0, 7, 1, 2])
     bounds = [(0, 3), (3, 3), (5, 7)]
-    found = list(source.batches(samples, bounds, "cpu"))
-    assert len(found) == len(bounds)
-    for (images, labels), (start, end) in zip(found, bounds, strict=True):
+    actual = list(source.batches(samples, bounds, "cpu"))
+    assert len(actual) == len(bounds)
+    for (images, labels), (start, end) in zip(actual, bounds, strict=True):
         expected = source.read(torch.from_numpy(samples[start:end]), "cpu")
         assert torch.equal(images, expected[0])
         assert torch.equal(labels, expected[1])

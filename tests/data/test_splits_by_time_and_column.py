@@ -86,10 +86,10 @@ def test_units_are_never_divided(split: SplitSpec) -> None:
     samples = plate()
     codes = splits.split_codes(split, samples, context="")
     units = units_of(split, samples)
-    held = codes != TEST
-    parts = {unit: set(codes[held & (units == unit)]) for unit in set(units[held])}
-    assert all(len(found) == 1 for found in parts.values())
-    validated = sum(found == {VALIDATION} for found in parts.values())
+    stored = codes != TEST
+    parts = {unit: set(codes[stored & (units == unit)]) for unit in set(units[stored])}
+    assert all(len(actual) == 1 for actual in parts.values())
+    validated = sum(actual == {VALIDATION} for actual in parts.values())
     assert validated == max(1, int(0.25 * len(parts) + 0.5))
 
 
@@ -101,8 +101,8 @@ def test_larger_validation_holds_smaller(split: SplitSpec) -> None:
         splits.split_codes(split.model_copy(update=more), samples, context="")
         for more in ({}, {"validation": 0.5}, {"seed": 5})
     )
-    kept = smaller == VALIDATION
-    assert set(larger[kept]) == {VALIDATION} and (larger == VALIDATION).sum() > kept.sum()
+    selection = smaller == VALIDATION
+    assert set(larger[selection]) == {VALIDATION} and (larger == VALIDATION).sum() > selection.sum()
     assert not np.array_equal(smaller, other)
     assert np.array_equal(smaller, splits.split_codes(split, samples, context=""))
 
@@ -120,9 +120,9 @@ def test_neighbors_against_every_pair(seed: int, timed: bool) -> None:
     codes = generator.integers(0, 3, len(samples["group"]))
     training, validation = np.flatnonzero(codes == TRAIN), np.flatnonzero(codes == VALIDATION)
     shape = (7 + seed, 10 - seed)
-    found = splits.neighbors(samples, shape, training=training, validation=validation)
-    assert (found.pairs, found.near) == brute(samples, shape, training, validation)
-    assert found.validation == len(validation) and found.pairs > 0
+    actual = splits.neighbors(samples, shape, training=training, validation=validation)
+    assert (actual.pairs, actual.near) == brute(samples, shape, training, validation)
+    assert actual.validation == len(validation) and actual.pairs > 0
 
 
 def test_neighbors_of_a_known_plate() -> None:
@@ -140,24 +140,24 @@ def test_micrographs_of_one_time_are_not_one_plane() -> None:
     """Where a group has several micrographs of one time, only tiles of the same micrograph are neighbours."""
     samples = plate(1, 2, side=2, stride=8)
     samples["time"] = np.zeros_like(samples["time"])
-    found = splits.neighbors(samples, (16, 16), training=np.arange(4), validation=np.arange(4, 8))
-    assert (found.pairs, found.near) == (0, 0)
+    actual = splits.neighbors(samples, (16, 16), training=np.arange(4), validation=np.arange(4, 8))
+    assert (actual.pairs, actual.near) == (0, 0)
 
 
 def test_only_torn_groups_have_neighbors_across() -> None:
     """Split by well or experiment nothing lies across; by time, of each well the (4 + 2 x 3)^2 pairs of two adjacent
     frames at each border of the block; by chunk something."""
     samples = plate()
-    found = {}
+    actual = {}
     for split in ALL:
         codes = splits.split_codes(split, samples, context="")
         training, validation = (np.flatnonzero(codes == part) for part in (TRAIN, VALIDATION))
-        found[split.by] = splits.neighbors(samples, (16, 16), training=training, validation=validation).pairs
-        assert split.leaks_groups == (found[split.by] > 0)
+        actual[split.by] = splits.neighbors(samples, (16, 16), training=training, validation=validation).pairs
+        assert split.leaks_groups == (actual[split.by] > 0)
         if split is BY_TIME:
             validated = np.isin(np.unique(samples["time"]), samples["time"][validation])
             borders, wells = np.count_nonzero(np.diff(validated)), len(set(samples["group"][validation]))
-            assert found["time"] == borders * wells * 10**2
+            assert actual["time"] == borders * wells * 10**2
 
 
 def test_divisions_tell_ways_of_tearing_apart() -> None:
@@ -166,8 +166,8 @@ def test_divisions_tell_ways_of_tearing_apart() -> None:
     assert {splits.split_id(split, samples) for split in (BY_WELL, BY_EXPERIMENT)} == {""}
     seeded = BY_CHUNK.model_copy(update={"seed": 1})
     ways = [splits.split_id(split, samples) for split in (BY_CHUNK, seeded, BY_TIME)]
-    turned = np.arange(len(samples["group"]))[::-1]
-    ways += [splits.split_id(BY_CHUNK, taken(samples, rows)) for rows in (turned, turned[::-1][1:])]
+    rotated = np.arange(len(samples["group"]))[::-1]
+    ways += [splits.split_id(BY_CHUNK, taken(samples, rows)) for rows in (rotated, rotated[::-1][1:])]
     assert len(set(ways)) == 5 and ways[0] == splits.split_id(BY_CHUNK, plate(4, 2))
 
 
@@ -240,9 +240,9 @@ def test_an_empty_part_is_told_with_a_seed_that_fills_it() -> None:
             splits.split_codes(one := SplitSpec(seed=seed, validation=0.3, test=0.3), samples, context="a") == 1
         ).any()
     )
-    told = splits.empty_parts_message("wells", split, samples, splits.split_codes(split, samples, context="a"))
-    assert "validation" in told.partition(" empty ")[0] and "3 groups" in told
-    named = int(told.partition("such as ")[2].partition(",")[0])
+    output = splits.empty_parts_message("wells", split, samples, splits.split_codes(split, samples, context="a"))
+    assert "validation" in output.partition(" empty ")[0] and "3 groups" in output
+    named = int(output.partition("such as ")[2].partition(",")[0])
     filled = split.model_copy(update={"seed": named})
     assert not splits.empty_parts(filled, splits.split_codes(filled, samples, context="a"))
     assert not splits.empty_parts_message("wells", filled, samples, splits.split_codes(filled, samples, context="a"))

@@ -56,9 +56,9 @@ def test_a_hidden_crop_would_be_found(fields: list[Field]) -> None:
     """An 8-bit crop of a field, at the worst offset for the coarse grid, correlates above .9 with that field alone."""
     path = sorted((EXAMPLES / "bbbc039/images").glob("*.tif"))[5]
     crop = read_image(path).image[0, 102:358, 202:458]
-    found = [field.highest_correlation((crop // 16).astype(np.uint8)) for field in fields]
-    assert found[5] > 0.9
-    assert max(found[:5] + found[6:]) < 0.9
+    actual = [field.highest_correlation((crop // 16).astype(np.uint8)) for field in fields]
+    assert actual[5] > 0.9
+    assert max(actual[:5] + actual[6:]) < 0.9
 
 
 @pytest.mark.slow

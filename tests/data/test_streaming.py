@@ -57,10 +57,10 @@ def bounds_of(count: int, batch: int) -> list[tuple[int, int]]:
 
 def require_same(streamed: StreamedSource, resident: ResidentSource, samples: np.ndarray, batch: int = 16) -> None:
     bounds = bounds_of(len(samples), batch)
-    found = list(streamed.batches(samples, bounds, "cpu"))
+    actual = list(streamed.batches(samples, bounds, "cpu"))
     expected = list(resident.batches(samples, bounds, "cpu"))
-    assert len(found) == len(expected)
-    for (images, labels), (known_images, known_labels) in zip(found, expected, strict=True):
+    assert len(actual) == len(expected)
+    for (images, labels), (known_images, known_labels) in zip(actual, expected, strict=True):
         assert torch.equal(images, known_images)
         assert torch.equal(labels, known_labels)
         assert (images.stride(), labels.dtype) == (known_images.stride(), known_labels.dtype)
@@ -211,9 +211,9 @@ def test_pixels_of_objects_are_counted_while_streaming(data: Dataset, stream):
 def test_bytes_become_numbers(highest: int):
     """Byte planes give the numbers back, in the smallest type at the limits of the types."""
     numbers = np.array([-1, 0, 1, highest], dtype="<i4")
-    found = unshuffled(np.ascontiguousarray(numbers.view(np.int8).reshape(4, 4).T))
-    np.testing.assert_array_equal(found, numbers)
-    assert found.dtype.itemsize == (1 if highest < 2**7 else 2 if highest < 2**15 else 4)
+    actual = unshuffled(np.ascontiguousarray(numbers.view(np.int8).reshape(4, 4).T))
+    np.testing.assert_array_equal(actual, numbers)
+    assert actual.dtype.itemsize == (1 if highest < 2**7 else 2 if highest < 2**15 else 4)
 
 
 def test_labels_written_otherwise_are_read(tmp_path: Path, data: Dataset, stream):

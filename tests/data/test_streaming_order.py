@@ -24,8 +24,8 @@ def test_every_view_comes_once(copies: int, window: int | None):
 
 def test_without_a_window_it_is_one_permutation():
     """The order of data that are shuffled at once is a permutation of the views and of nothing else."""
-    found = epoch_order(np.zeros(50, np.int64), 8, None, np.random.default_rng(3))
-    np.testing.assert_array_equal(found, np.random.default_rng(3).permutation(400))
+    actual = epoch_order(np.zeros(50, np.int64), 8, None, np.random.default_rng(3))
+    np.testing.assert_array_equal(actual, np.random.default_rng(3).permutation(400))
 
 
 def test_a_window_holds_few_blocks():
@@ -51,8 +51,8 @@ def test_blocks_are_the_chunks_of_labels(tmp_path: Path):
     rows = np.array([0, 153, 154, 9999])
     shape = (10_000, 160, 160)
     other = tmp_path / "other.h5"
-    found = chunk_ids([(path, rows, shape), (other, rows, shape), (path, rows[:1], shape)])
-    np.testing.assert_array_equal(found, [0, 0, 1, 64, 65, 65, 66, 129, 0])
+    actual = chunk_ids([(path, rows, shape), (other, rows, shape), (path, rows[:1], shape)])
+    np.testing.assert_array_equal(actual, [0, 0, 1, 64, 65, 65, 66, 129, 0])
 
 
 def test_the_window_follows_from_the_size_alone():

@@ -28,8 +28,8 @@ def test_everything_is_told(path: Path) -> None:
         counts = data.class_counts("cells").sum(axis=0)
         share = f"live {counts[1] / counts.sum():.2%}"
         test = int((data.split_codes("default") == 2).sum())
-    told = ["13 of 16 × 16 px, 1 × uint16", share, "instances of nucleus", "-10 (6), 0 (4), 10 (3)", "cy5", "0.02 nm"]
-    for expected in [*told, "origin            made", f"test {test} tiles", "seed 3", hash_dataset(path)]:
+    output = ["13 of 16 × 16 px, 1 × uint16", share, "instances of nucleus", "-10 (6), 0 (4), 10 (3)", "cy5", "0.02 nm"]
+    for expected in [*output, "origin            made", f"test {test} tiles", "seed 3", hash_dataset(path)]:
         assert expected in text
 
 
@@ -42,11 +42,11 @@ def test_times_that_are_not_known(path: Path) -> None:
         columns["focus_drawn"] = np.full(count, np.nan)
         file.copy(file["micrographs/a"], file["micrographs"], "unlabelled")
     with Dataset(path) as data:
-        cut, kept = set(data.samples()["source"]), set(data.micrograph_ids())
+        cut, selection = set(data.samples()["source"]), set(data.micrograph_ids())
     words = {line.split()[0]: line.split(maxsplit=1)[1] for line in describe(path).splitlines()[1:]}
     assert words["time_h"] == words["focus_drawn"] == "unknown"
     assert words["dose"] == f"2 ({count - 3}), unknown (3)"
-    assert words["micrographs"] == f"{len(cut | kept)}: {len(cut)} cut into tiles, {len(kept)} kept whole"
+    assert words["micrographs"] == f"{len(cut | selection)}: {len(cut)} cut into tiles, {len(selection)} kept whole"
 
 
 def test_the_sheet_is_a_picture(path: Path, tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ from segue.data.tiling import corners, cut, starts
 @pytest.mark.parametrize(("tile", "stride"), [(16, 16), (16, 8), (16, 5), (16, 1)])
 def test_every_pixel_is_covered(length: int, tile: int, stride: int) -> None:
     """Tiles of one axis cover it, stay inside where they fit, never repeat, and are as many as by division."""
-    found = starts(length, tile, stride)
-    assert set().union(*(range(start, start + tile) for start in found)) >= set(range(length))
-    assert max(found) == max(0, length - tile)
-    assert len(set(found)) == len(found) == max(0, -(-(length - tile) // stride)) + 1
-    assert np.diff(found).max(initial=0) <= stride
+    actual = starts(length, tile, stride)
+    assert set().union(*(range(start, start + tile) for start in actual)) >= set(range(length))
+    assert max(actual) == max(0, length - tile)
+    assert len(set(actual)) == len(actual) == max(0, -(-(length - tile) // stride)) + 1
+    assert np.diff(actual).max(initial=0) <= stride
 
 
 def test_overlapping_tiles_put_the_image_together() -> None:

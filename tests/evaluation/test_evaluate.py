@@ -48,23 +48,23 @@ def scored(source: ResidentSource, count: int = 1, **settings: object) -> list[E
 def test_loss_over_batches_is_the_loss_of_all(source: ResidentSource, loss: str):
     """Totals and masses summed over batches give the loss of all samples at once, for every loss."""
     network, asked = made(), target(loss)
-    found = score(network, asked, source, batch=4, device="cpu", precision="fp32")
+    actual = score(network, asked, source, batch=4, device="cpu", precision="fp32")
     images, labels = source.read(torch.arange(COUNT), "cpu")
     with torch.inference_mode():
         expected = loss_of(asked, network(images), asked.encode(labels)).item()
-    assert found["loss"] == pytest.approx(expected, rel=1e-5)
-    assert found["loss_adjusted"] == pytest.approx(expected - asked.min_loss, rel=1e-5)
+    assert actual["loss"] == pytest.approx(expected, rel=1e-5)
+    assert actual["loss_adjusted"] == pytest.approx(expected - asked.min_loss, rel=1e-5)
 
 
 def test_areas_over_batches_are_those_of_all(source: ResidentSource):
     """Curves are of probabilities, over all samples."""
     network, asked = made(), target()
-    found = score(network, asked, source, batch=4, device="cpu", precision="fp32")
+    actual = score(network, asked, source, batch=4, device="cpu", precision="fp32")
     images, labels = source.read(torch.arange(COUNT), "cpu")
     with torch.inference_mode():
         counts = pixel_metrics.histogram(network(images).softmax(1), labels)
     for name, value in pixel_metrics.curve_scores(counts, asked.names).items():
-        assert found[name] == pytest.approx(value, abs=1e-3)
+        assert actual[name] == pytest.approx(value, abs=1e-3)
 
 
 def test_several_networks_score_as_alone(source: ResidentSource):
@@ -79,14 +79,14 @@ def test_several_networks_score_as_alone(source: ResidentSource):
 def test_probabilities_of_samples(source: ResidentSource):
     """The samples asked for come back in that order, as 255 times their probabilities; by default none."""
     samples = [9, 0, 4, 9]
-    found = scored(source, samples=samples)[0]
+    actual = scored(source, samples=samples)[0]
     network = made().eval()
     images, _ = source.read(torch.tensor(samples), "cpu")
     with torch.inference_mode():
         expected = network(images).softmax(1) * 255
-    assert found.probabilities.dtype == torch.uint8 and found.probabilities.shape == expected.shape
-    assert (found.probabilities.float() - expected).abs().max() <= 0.5 + 1e-2
-    assert found.probabilities.float().sum(1).sub(255).abs().max() <= 1
+    assert actual.probabilities.dtype == torch.uint8 and actual.probabilities.shape == expected.shape
+    assert (actual.probabilities.float() - expected).abs().max() <= 0.5 + 1e-2
+    assert actual.probabilities.float().sum(1).sub(255).abs().max() <= 1
     assert not scored(source)[0].probabilities.numel()
     with pytest.raises(IndexError, match="samples: the source has samples 0 to 10, not 11, -1"):
         scored(source, samples=[11, 3, -1])

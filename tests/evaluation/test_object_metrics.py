@@ -125,21 +125,21 @@ def test_matching_equals_stardist():
     for (true, predicted), stored in zip(pairs(), REFERENCE["images"], strict=True):
         table = label_overlap(true, predicted)
         for threshold, tp, fp, fn, mean_true_score in stored:
-            found = match(table, threshold)
-            assert (found.iou.size, found.spurious_ids.size, found.missed_ids.size) == (tp, fp, fn)
-            assert found.iou.sum() / table.true_ids.size == pytest.approx(mean_true_score, abs=2e-6)
+            actual = match(table, threshold)
+            assert (actual.iou.size, actual.spurious_ids.size, actual.missed_ids.size) == (tp, fp, fn)
+            assert actual.iou.sum() / table.true_ids.size == pytest.approx(mean_true_score, abs=2e-6)
 
 
 @pytest.mark.parametrize("way", ["pooled", "image_mean"])
 def test_dataset_scores_equal_stardist(way: str):
     """Both ways of averaging over images equal matching_dataset, with by_image off and on, at all ten thresholds."""
-    found = rows()
+    actual = rows()
     if way == "pooled":
-        ours = {name: values[0] for name, values in object_metrics.per_threshold(pool(found)).items()}
-        panoptic = scores(found)["pq_50"]
+        ours = {name: values[0] for name, values in object_metrics.per_threshold(pool(actual)).items()}
+        panoptic = scores(actual)["pq_50"]
     else:
-        ours = {name: np.nan_to_num(values).mean(0) for name, values in object_metrics.per_threshold(found).items()}
-        panoptic = object_metrics.per_image(found)["pq_50"].mean()
+        ours = {name: np.nan_to_num(values).mean(0) for name, values in object_metrics.per_threshold(actual).items()}
+        panoptic = object_metrics.per_image(actual)["pq_50"].mean()
     stored = REFERENCE[way]
     for name, theirs in STARDIST_NAMES.items():
         assert ours[name] == pytest.approx(stored[theirs], abs=2e-6), name
@@ -148,12 +148,12 @@ def test_dataset_scores_equal_stardist(way: str):
 
 def test_named_scores_are_those_of_the_thresholds():
     """ap50 … ap95, their mean and the image means are what per_threshold and per_image hold."""
-    found, at = scores(rows()), REFERENCE["pooled"]["accuracy"]
-    assert [found[f"ap{p}"] for p in range(50, 100, 5)] == pytest.approx(at, abs=2e-6)
-    assert found["ap_mean"] == pytest.approx(np.mean(at), abs=2e-6)
-    assert found["ap50_image_mean"] == pytest.approx(REFERENCE["image_mean"]["accuracy"][0], abs=2e-6)
-    assert found["ap_mean_image_mean"] == pytest.approx(np.mean(REFERENCE["image_mean"]["accuracy"]), abs=2e-6)
-    assert found["objects_true"] == sum(np.unique(true[true > 0]).size for true, _ in pairs())
+    actual, at = scores(rows()), REFERENCE["pooled"]["accuracy"]
+    assert [actual[f"ap{p}"] for p in range(50, 100, 5)] == pytest.approx(at, abs=2e-6)
+    assert actual["ap_mean"] == pytest.approx(np.mean(at), abs=2e-6)
+    assert actual["ap50_image_mean"] == pytest.approx(REFERENCE["image_mean"]["accuracy"][0], abs=2e-6)
+    assert actual["ap_mean_image_mean"] == pytest.approx(np.mean(REFERENCE["image_mean"]["accuracy"]), abs=2e-6)
+    assert actual["objects_true"] == sum(np.unique(true[true > 0]).size for true, _ in pairs())
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.25, 0.4, 0.5, 0.7])
@@ -164,10 +164,10 @@ def test_matches_are_an_optimal_assignment(threshold: float):
         iou = dense_iou(true, predicted)
         one, other = linear_sum_assignment(-(iou >= threshold).astype(float) - iou / (2 * min(iou.shape)))
         best = iou[one, other][iou[one, other] >= threshold]
-        found = match(label_overlap(true, predicted), threshold)
-        assert found.iou.size == best.size
-        assert found.iou.sum() == pytest.approx(best.sum())
-        assert np.unique(found.true_ids).size == np.unique(found.predicted_ids).size == best.size
+        actual = match(label_overlap(true, predicted), threshold)
+        assert actual.iou.size == best.size
+        assert actual.iou.sum() == pytest.approx(best.sum())
+        assert np.unique(actual.true_ids).size == np.unique(actual.predicted_ids).size == best.size
 
 
 def naive_aji(true: np.ndarray, predicted: np.ndarray) -> float:
@@ -221,34 +221,34 @@ def test_panoptic_quality_equals_its_definition():
         iou = dense_iou(true, predicted)
         tp, total = (iou > 0.5).sum(), iou[iou > 0.5].sum()
         false_positives, false_negatives = iou.shape[1] - tp, iou.shape[0] - tp
-        found = scores(count_matches(true, predicted))
-        assert found["pq"] == pytest.approx(total / (tp + false_positives / 2 + false_negatives / 2))
-        assert found["sq"] == pytest.approx(total / tp)
-        assert found["rq"] == pytest.approx(tp / (tp + false_positives / 2 + false_negatives / 2))
-        assert found["pq"] == pytest.approx(found["sq"] * found["rq"])
+        actual = scores(count_matches(true, predicted))
+        assert actual["pq"] == pytest.approx(total / (tp + false_positives / 2 + false_negatives / 2))
+        assert actual["sq"] == pytest.approx(total / tp)
+        assert actual["rq"] == pytest.approx(tp / (tp + false_positives / 2 + false_negatives / 2))
+        assert actual["pq"] == pytest.approx(actual["sq"] * actual["rq"])
 
 
 def test_halves_match_at_exactly_half():
     """An object cut into equal halves has one match at IoU >= 0.5, as in stardist, and none above, as in Kirillov."""
     true, predicted = np.full((4, 8), 5), np.repeat([[2, 3]], 4, axis=1).reshape(1, 8).repeat(4, 0)
     for one, other in ((true, predicted), (predicted, true)):
-        found = scores(count_matches(one, other))
-        assert found["pq_50"] == pytest.approx(0.5 / 1.5)
-        assert found["pq"] == 0.0
-        assert math.isnan(found["sq"])
+        actual = scores(count_matches(one, other))
+        assert actual["pq_50"] == pytest.approx(0.5 / 1.5)
+        assert actual["pq"] == 0.0
+        assert math.isnan(actual["sq"])
     assert match(label_overlap(true, predicted)).predicted_ids.tolist() == [2]
     assert split_objects(label_overlap(true, predicted)) == {5: (2, 3)}
 
 
 def naive_boundary(labels: np.ndarray, ignored: np.ndarray) -> np.ndarray:
-    found = np.zeros(labels.shape, bool)
+    actual = np.zeros(labels.shape, bool)
     for axis in (0, 1):
         for step in (-1, 1):
             moved, hidden = np.roll(labels, step, axis), np.roll(ignored, step, axis)
             edge = np.zeros(labels.shape, bool)
             np.moveaxis(edge, axis, 0)[0 if step == 1 else -1] = True  # outside the image
-            found |= (moved != labels) & ~hidden & ~edge
-    return found & (labels > 0) & ~ignored
+            actual |= (moved != labels) & ~hidden & ~edge
+    return actual & (labels > 0) & ~ignored
 
 
 @pytest.mark.parametrize("tolerance_px", [0, 1, 1.5, 2, 4.3])
@@ -261,8 +261,8 @@ def test_boundary_counts_equal_a_distance_transform(tolerance_px: float):
         edges = [naive_boundary(labels, true == -1) for labels in (true, predicted)]
         distances = [np.asarray(distance_transform_edt(~edge)) for edge in edges]
         near = [int((edges[i] & (distances[1 - i] <= tolerance_px)).sum()) for i in (0, 1)]
-        wanted = (int(edges[0].sum()), near[0], int(edges[1].sum()), near[1])
-        assert boundary_counts(true, predicted, tolerance_px=tolerance_px) == wanted
+        expected = (int(edges[0].sum()), near[0], int(edges[1].sum()), near[1])
+        assert boundary_counts(true, predicted, tolerance_px=tolerance_px) == expected
 
 
 def test_ignored_pixels_count_nowhere():
@@ -272,8 +272,8 @@ def test_ignored_pixels_count_nowhere():
     true[:, 100:150] = -1
     filled = np.where(true == -1, 0, whole)
     assert scores(count_matches(true, whole))["ap95"] == scores(count_matches(true, whole))["boundary_f1"] == 1.0
-    found, wanted = scores(count_matches(true, filled)), scores(count_matches(true, whole))
-    assert found == pytest.approx(wanted, nan_ok=True)
+    actual, expected = scores(count_matches(true, filled)), scores(count_matches(true, whole))
+    assert actual == pytest.approx(expected, nan_ok=True)
 
 
 def test_objects_mostly_on_ignored_pixels_are_not_judged():
@@ -292,7 +292,7 @@ def test_objects_mostly_on_ignored_pixels_are_not_judged():
 def test_scores_do_not_depend_on_ids_or_orientation():
     """Renumbering objects, turning and mirroring both maps, or storing them as another integer type changes nothing."""
     true, predicted = pairs()[1]
-    wanted = scores(count_matches(true, predicted))
+    expected = scores(count_matches(true, predicted))
     renumbered = rng.numpy_generator("ids").permutation(np.arange(1, 20_000))
     lookup = np.concatenate([[0], renumbered])
     for one, other in (
@@ -301,15 +301,15 @@ def test_scores_do_not_depend_on_ids_or_orientation():
         (true.T[::-1], predicted.T[::-1]),
         (true.astype(np.int64), predicted.astype(np.uint16)),
     ):
-        assert scores(count_matches(one, other)) == pytest.approx(wanted, nan_ok=True)
+        assert scores(count_matches(one, other)) == pytest.approx(expected, nan_ok=True)
 
 
 def test_perfect_prediction_scores_one():
     """Labels against themselves give 1 everywhere, no splits, merges or miscounts."""
-    found = scores(concatenate([count_matches(true, true) for true, _ in pairs()]))
+    actual = scores(concatenate([count_matches(true, true) for true, _ in pairs()]))
     ones = ("ap_mean", "f1_50", "pq", "sq", "rq", "aji", "aji_plus", "boundary_f1", "ap_mean_image_mean")
-    assert {name: found[name] for name in ones} == dict.fromkeys(ones, 1.0)
-    assert found["splits"] == found["merges"] == found["count_error"] == found["count_error_absolute"] == 0
+    assert {name: actual[name] for name in ones} == dict.fromkeys(ones, 1.0)
+    assert actual["splits"] == actual["merges"] == actual["count_error"] == actual["count_error_absolute"] == 0
 
 
 def test_images_without_objects():
@@ -331,9 +331,9 @@ def test_images_without_objects():
     ):
         assert math.isnan(undefined[name]), name
     assert undefined["objects_true"] == undefined["count_error"] == 0
-    for found in (scores(missed), scores(spurious)):
+    for actual in (scores(missed), scores(spurious)):
         for name in ("ap50", "f1_50", "pq", "aji", "aji_plus", "boundary_f1"):
-            assert found[name] == 0.0
+            assert actual[name] == 0.0
     assert math.isnan(scores(missed)["precision_50"])
     assert math.isnan(scores(spurious)["recall_50"])
     good = count_matches(one, one)
@@ -345,9 +345,9 @@ def test_count_errors():
     """The signed error is a mean per image in which errors cancel; the absolute and relative ones do not."""
     strip = np.arange(12)[None]
     two, five = np.where(strip < 3, strip, 0), np.where(strip < 6, strip, 0)
-    found = scores(concatenate([count_matches(two, five), count_matches(five, two)]))
-    assert (found["count_error"], found["count_error_absolute"]) == (0.0, 3.0)
-    assert found["count_error_relative"] == pytest.approx(6 / 7)
+    actual = scores(concatenate([count_matches(two, five), count_matches(five, two)]))
+    assert (actual["count_error"], actual["count_error_absolute"]) == (0.0, 3.0)
+    assert actual["count_error_relative"] == pytest.approx(6 / 7)
     assert scores(count_matches(two, five))["count_error"] == 3.0
 
 
@@ -367,8 +367,8 @@ def test_splits_and_merges_are_named():
     assert merged_objects(table) == {9: (20, 21), 11: (30, 31)}
     swapped = label_overlap(predicted, true)
     assert (split_objects(swapped), merged_objects(swapped)) == (merged_objects(table), split_objects(table))
-    found = scores(count_matches(true, predicted))
-    assert (found["splits"], found["merges"]) == (1, 2)
+    actual = scores(count_matches(true, predicted))
+    assert (actual["splits"], actual["merges"]) == (1, 2)
 
 
 def test_many_parts_are_one_split():
@@ -381,20 +381,20 @@ def test_many_parts_are_one_split():
 @pytest.mark.parametrize("threshold", [0.5, 0.7])
 def test_precision_recall_equals_leaving_objects_out(threshold: float):
     """Each point equals matching anew with only the predictions that are at least as probable."""
-    tallies, kept = [], []
+    tallies, selection = [], []
     for index, (true, predicted) in enumerate(pairs()[:3]):
         drawn = rng.numpy_generator("probability", index).integers(0, 12, predicted.max()) / 12
         tallies.append(count_matches(true, predicted, probabilities=drawn))
-        kept.append((true, predicted, np.concatenate([[-1], drawn])))
+        selection.append((true, predicted, np.concatenate([[-1], drawn])))
     curve = precision_recall(concatenate(tallies), threshold)
     assert curve.probability.tolist() == sorted({float(p) for p in concatenate(tallies).probability}, reverse=True)
     area, before = 0.0, 0.0
     for point, probability in enumerate(curve.probability):
-        maps = [(true, np.where(drawn[predicted] >= probability, predicted, 0)) for true, predicted, drawn in kept]
-        found = concatenate([count_matches(*each) for each in maps])
-        true_positives = found.true_positives[:, THRESHOLDS.index(threshold)].sum()
-        assert curve.precision[point] == true_positives / found.predicted_objects.sum()
-        assert curve.recall[point] == true_positives / found.true_objects.sum()
+        maps = [(true, np.where(drawn[predicted] >= probability, predicted, 0)) for true, predicted, drawn in selection]
+        actual = concatenate([count_matches(*each) for each in maps])
+        true_positives = actual.true_positives[:, THRESHOLDS.index(threshold)].sum()
+        assert curve.precision[point] == true_positives / actual.predicted_objects.sum()
+        assert curve.recall[point] == true_positives / actual.true_objects.sum()
         area, before = area + curve.precision[point] * (curve.recall[point] - before), curve.recall[point]
     assert curve.area == pytest.approx(area)
     if threshold == 0.5:

@@ -17,21 +17,21 @@ def test_scores_equal_definitions():
     generator = rng.numpy_generator("pixels")
     labels, predicted = generator.integers(-1, 3, (4, 16, 16)), generator.integers(0, 3, (4, 16, 16))
     counts = pixel_metrics.confusion(torch.from_numpy(predicted), torch.from_numpy(labels), 3)
-    found = pixel_metrics.scores(counts, ("background", "a", "b"))
+    actual = pixel_metrics.scores(counts, ("background", "a", "b"))
     known = labels >= 0
     assert counts.sum().item() == known.sum()
-    assert found["accuracy"] == pytest.approx(np.mean((labels == predicted)[known]))
+    assert actual["accuracy"] == pytest.approx(np.mean((labels == predicted)[known]))
     for value, name in enumerate(("background", "a", "b")):
         truth, guess = (labels == value)[known], (predicted == value)[known]
         both = (truth & guess).sum()
-        assert found[f"iou_{name}"] == pytest.approx(both / (truth | guess).sum())
-        assert found[f"dice_{name}"] == pytest.approx(2 * both / (truth.sum() + guess.sum()))
-        precision, recall = found[f"precision_{name}"], found[f"recall_{name}"]
-        assert found[f"f1_{name}"] == pytest.approx(2 * precision * recall / (precision + recall))
-        assert found[f"accuracy_{name}"] == pytest.approx(np.mean(truth == guess))
-        assert found[f"precision_{name}"] == pytest.approx(both / guess.sum())
-        assert found[f"recall_{name}"] == pytest.approx(both / truth.sum())
-    assert found["dice_mean"] == pytest.approx((found["dice_a"] + found["dice_b"]) / 2)
+        assert actual[f"iou_{name}"] == pytest.approx(both / (truth | guess).sum())
+        assert actual[f"dice_{name}"] == pytest.approx(2 * both / (truth.sum() + guess.sum()))
+        precision, recall = actual[f"precision_{name}"], actual[f"recall_{name}"]
+        assert actual[f"f1_{name}"] == pytest.approx(2 * precision * recall / (precision + recall))
+        assert actual[f"accuracy_{name}"] == pytest.approx(np.mean(truth == guess))
+        assert actual[f"precision_{name}"] == pytest.approx(both / guess.sum())
+        assert actual[f"recall_{name}"] == pytest.approx(both / truth.sum())
+    assert actual["dice_mean"] == pytest.approx((actual["dice_a"] + actual["dice_b"]) / 2)
 
 
 def test_confusion_adds_up_over_batches():
@@ -46,9 +46,9 @@ def test_confusion_adds_up_over_batches():
 def test_absent_class_is_undefined():
     """A class in neither labels nor predictions has no score and does not spoil the mean."""
     counts = torch.tensor([[5, 0, 0], [0, 5, 0], [0, 0, 0]])
-    found = pixel_metrics.scores(counts, ("background", "a", "b"))
-    assert math.isnan(found["iou_b"])
-    assert found["iou_mean"] == 1.0
+    actual = pixel_metrics.scores(counts, ("background", "a", "b"))
+    assert math.isnan(actual["iou_b"])
+    assert actual["iou_mean"] == 1.0
 
 
 def made(classes: int = 3, *, levels: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,13 +63,13 @@ def made(classes: int = 3, *, levels: int | None = None) -> tuple[torch.Tensor, 
 
 def average_precision(truth: np.ndarray, values: np.ndarray) -> float:
     """Returns the sum of precision times the step in recall over all distinct thresholds, without bins."""
-    found, recall = 0.0, 0.0
+    actual, recall = 0.0, 0.0
     for threshold in np.unique(values)[::-1]:
         chosen = values >= threshold
         now = truth[chosen].sum() / truth.sum()
-        found += (now - recall) * truth[chosen].mean()
+        actual += (now - recall) * truth[chosen].mean()
         recall = now
-    return found
+    return actual
 
 
 def roc_auc(truth: np.ndarray, values: np.ndarray) -> float:
@@ -114,10 +114,10 @@ def test_histogram_equals_numpy(classes: int):
 def test_layout_in_memory_does_not_matter():
     """Channels-last probabilities, as networks give them, are counted alike, and neither argument is changed."""
     probabilities, labels = made()
-    kept = probabilities.clone(), labels.clone()
+    selection = probabilities.clone(), labels.clone()
     last = probabilities.contiguous(memory_format=torch.channels_last)
     assert torch.equal(pixel_metrics.histogram(last, labels), pixel_metrics.histogram(probabilities, labels))
-    assert torch.equal(probabilities, kept[0]) and torch.equal(labels, kept[1])
+    assert torch.equal(probabilities, selection[0]) and torch.equal(labels, selection[1])
 
 
 def test_histograms_add_up():
@@ -151,9 +151,9 @@ def test_order_alone_matters():
 def test_class_without_pixels_has_no_curve():
     """No pixel of a class: NaN for both. Every pixel of a class: precision is 1, and there is no ROC curve."""
     counts = pixel_metrics.histogram(torch.tensor([[[[0.9, 0.8]], [[0.1, 0.2]]]]), torch.tensor([[[0, 0]]]))
-    found = pixel_metrics.curve_scores(counts, ("background", "a"))
-    assert found["auprc_background"] == 1.0
-    assert all(math.isnan(found[name]) for name in ("auroc_background", "auprc_a", "auroc_a"))
+    actual = pixel_metrics.curve_scores(counts, ("background", "a"))
+    assert actual["auprc_background"] == 1.0
+    assert all(math.isnan(actual[name]) for name in ("auroc_background", "auprc_a", "auroc_a"))
 
 
 @pytest.mark.gpu

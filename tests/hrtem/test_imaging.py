@@ -41,10 +41,10 @@ def test_intensities_are_abtems(defocus_A: float, focal_spread_A: float, cs_mm: 
     with abtem.config.set({"diagnostics.progress_bar": False, "fft": "numpy"}):
         ctf = abtem.CTF(defocus=defocus_A, focal_spread=focal_spread_A, Cs=1e7 * cs_mm, energy=300e3)
         waves = abtem.Waves(wave, energy=300e3, sampling=0.4)
-        wanted = np.asarray(waves.apply_ctf(ctf).intensity().array)
+        expected = np.asarray(waves.apply_ctf(ctf).intensity().array)
     optics = Optics(300, 0.4, focal_spread_A, cs_mm)
-    found = render(torch.from_numpy(wave[None]), torch.tensor([defocus_A]), optics)[0].numpy()
-    np.testing.assert_allclose(found, wanted, atol=3e-4 * wanted.max())
+    actual = render(torch.from_numpy(wave[None]), torch.tensor([defocus_A]), optics)[0].numpy()
+    np.testing.assert_allclose(actual, expected, atol=3e-4 * expected.max())
 
 
 def test_positive_defocus_shows_a_plane_before_the_exit() -> None:

@@ -49,8 +49,8 @@ def test_spheres_have_the_crystals_density_and_bonds(name: str) -> None:
     distances = KDTree(atoms.positions_A).query(atoms.positions_A, k=2)[0][:, 1]
     assert distances.min() == pytest.approx(NEAREST_A[name], abs=2e-3)
     numbers, _, cell = _unit_cell(name)
-    wanted = len(numbers) / abs(np.linalg.det(cell)) * 4 / 3 * np.pi * 20.0**3
-    assert len(atoms.numbers) == pytest.approx(wanted, rel=0.03)
+    expected = len(numbers) / abs(np.linalg.det(cell)) * 4 / 3 * np.pi * 20.0**3
+    assert len(atoms.numbers) == pytest.approx(expected, rel=0.03)
     assert np.linalg.norm(atoms.positions_A, axis=1).max() <= 20.0
 
 

@@ -82,11 +82,11 @@ def noisy_scores(name: str, labels: np.ndarray, amount: float) -> np.ndarray:
 def by_tiles(name: str, scores: np.ndarray, tiling: Tiling) -> tuple[np.ndarray, StitchResult]:
     out = np.full(scores.shape[1:], 77, np.int32)  # what stood there before must not matter
     target = TARGETS[name]
-    found = write_objects(
+    actual = write_objects(
         lambda region: np.ascontiguousarray(region.read(scores)), target, out, params=target.decode_params,
         tiling=tiling,
     )  # fmt: skip
-    return out, found
+    return out, actual
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -96,8 +96,8 @@ def test_objects_by_tiles_are_those_of_the_whole_image(crowd: np.ndarray, name: 
     scores = noisy_scores(name, crowd, amount)
     whole = relabel_sequential(TARGETS[name].decode(scores, TARGETS[name].decode_params))[0]
     for tiling in (Tiling(96, 24), Tiling(160, 64)):
-        found, joined = by_tiles(name, scores, tiling)
-        assert np.array_equal(found, whole), tiling
+        actual, joined = by_tiles(name, scores, tiling)
+        assert np.array_equal(actual, whole), tiling
         assert joined.objects == whole.max() > 30
 
 
@@ -136,21 +136,21 @@ def test_objects_longer_than_the_halo(name: str):
     scores = noisy_scores(name, labels, 0.01)
     whole = relabel_sequential(target.decode(scores, target.decode_params))[0]
     assert whole.max() >= 5
-    found, joined = by_tiles(name, scores, Tiling(64, 16))
+    actual, joined = by_tiles(name, scores, Tiling(64, 16))
     assert joined.objects == whole.max() and joined.uncertain >= 2
     if name != "distance":  # whose long objects are of one distance all along, where noise alone says what is a maximum
-        assert np.array_equal(found, whole)
-    found, joined = by_tiles(name, scores, Tiling(250, 60))
-    assert joined.uncertain == 0 and np.array_equal(found, whole)
+        assert np.array_equal(actual, whole)
+    actual, joined = by_tiles(name, scores, Tiling(250, 60))
+    assert joined.uncertain == 0 and np.array_equal(actual, whole)
 
 
 def test_what_touches_only_diagonally_over_four_tiles_is_joined():
     """Pixels that meet at a corner where four tiles meet are one object where corners connect (classes)."""
     labels = np.zeros((128, 128), np.int64)
     labels[50:64, 50:64] = labels[64:80, 64:80] = 1
-    found, joined = by_tiles("classes", noisy_scores("classes", labels, 0.0), Tiling(64, 32))
+    actual, joined = by_tiles("classes", noisy_scores("classes", labels, 0.0), Tiling(64, 32))
     assert joined == StitchResult(1, 0)
-    assert np.array_equal(found, labels)
+    assert np.array_equal(actual, labels)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 90), (90, 90), (97, 200)])

@@ -24,16 +24,16 @@ def test_holes_are_filled_only_where_one_object_surrounds_them():
 def test_numbers_follow_first_pixels():
     """Any ids, beyond 32 bits too, become 1 … n in scan order; −1 and 0 stay; small objects go where asked."""
     for labels in hostile_labels().values():
-        found, former = ops.relabel_sequential(labels)
+        actual, former = ops.relabel_sequential(labels)
         ids, first = np.unique(labels, return_index=True)
         expected = np.zeros(labels.shape, dtype=np.int32)
         for number, label in enumerate(ids[ids > 0][np.argsort(first[ids > 0])]):
             expected[labels == label] = number + 1
-        assert np.array_equal(former, ids[ids > 0][np.argsort(first[ids > 0])]) and found.dtype == np.int32
-        assert np.array_equal(found, np.where(labels < 0, -1, expected))
+        assert np.array_equal(former, ids[ids > 0][np.argsort(first[ids > 0])]) and actual.dtype == np.int32
+        assert np.array_equal(actual, np.where(labels < 0, -1, expected))
         sized = ops.remove_small(labels.clip(min=0), min_size_px=5)
-        kept, areas = np.unique(labels[labels > 0], return_counts=True)
-        assert np.array_equal(sized > 0, np.isin(labels, kept[areas >= 5]))
+        selection, areas = np.unique(labels[labels > 0], return_counts=True)
+        assert np.array_equal(sized > 0, np.isin(labels, selection[areas >= 5]))
         assert len(np.unique(sized[sized > 0])) == (areas >= 5).sum() == sized.max()
 
 

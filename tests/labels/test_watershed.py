@@ -34,9 +34,9 @@ def test_flood_shares_a_plateau():
     """Two seeds in a plateau of one value meet halfway, whichever comes first and however the array is turned."""
     seeds = np.zeros((9, 21), dtype=np.int32)
     seeds[4, 2], seeds[4, 18] = 7, 3
-    for turned in (seeds, seeds[::-1, ::-1], seeds.T):
-        found = watershed.flood(np.ones(turned.shape, np.float32), turned, np.ones(turned.shape, bool))
-        assert abs(int((found == 7).sum()) - int((found == 3).sum())) <= 9 and (found > 0).all()
+    for rotated in (seeds, seeds[::-1, ::-1], seeds.T):
+        actual = watershed.flood(np.ones(rotated.shape, np.float32), rotated, np.ones(rotated.shape, bool))
+        assert abs(int((actual == 7).sum()) - int((actual == 3).sum())) <= 9 and (actual > 0).all()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -45,21 +45,21 @@ def test_maxima_equal_h_maxima(seed: int):
     values = hills(seed) * 0.3
     everywhere = np.ones(values.shape, bool)
     for depth in (0.002, 0.01, 0.03):
-        found = watershed.seeds_by_dynamics(
+        actual = watershed.seeds_by_dynamics(
             values + 1000, everywhere, min_depth=depth / 1000, join_above=1e9, min_height=0
         )
         expected = np.asarray(measure.label(h_maxima(values.astype(np.float64), depth))).max()
-        assert abs(len(np.unique(found)) - 1 - expected) <= 1  # 1000 is not quite each maximum's height
+        assert abs(len(np.unique(actual)) - 1 - expected) <= 1  # 1000 is not quite each maximum's height
 
 
 def test_one_peak_is_one_object():
     """A mask of one value has one object for each part; a part that joins at a corner belongs to it."""
     mask = hostile_labels()["touching"] > 0
     mask[37, 37] = True  # at the corner of all the rest
-    found = watershed.seeds_by_dynamics(
+    actual = watershed.seeds_by_dynamics(
         np.ones(mask.shape, np.float32), mask, min_depth=0.1, join_above=9, min_height=0
     )
-    flooded = watershed.flood(np.ones(mask.shape, np.float32), found, mask)
+    flooded = watershed.flood(np.ones(mask.shape, np.float32), actual, mask)
     assert len(np.unique(flooded[mask])) == 1 and not flooded[~mask].any()
 
 

@@ -56,7 +56,7 @@ def arranged(name: str) -> Arrangement:
 @cache
 def text_boxes(svg: str) -> list[tuple[str, Box]]:
     """Returns each text with the box it fills in DejaVu Sans, which is wider than most."""
-    found = []
+    actual = []
 
     def visit(element: ElementTree.Element, x: float, y: float) -> None:
         moved = element.get("transform", "")
@@ -71,12 +71,12 @@ def text_boxes(svg: str) -> list[tuple[str, Box]]:
             width, _, _ = RENDERER.get_text_width_height_descent(element.text, font, False)
             left = x + float(element.get("x", 0)) - (width if element.get("text-anchor") == "end" else 0)
             base = y + float(element.get("y", 0))
-            found.append((element.text, (left, base - 0.75 * size, left + width, base + 0.22 * size)))
+            actual.append((element.text, (left, base - 0.75 * size, left + width, base + 0.22 * size)))
         for child in element:
             visit(child, x, y)
 
     visit(ElementTree.fromstring(svg), 0.0, 0.0)
-    return found
+    return actual
 
 
 def overlap(a: Box, b: Box) -> bool:

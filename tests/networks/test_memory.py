@@ -20,19 +20,19 @@ def built(table: dict[str, Any]) -> nn.Module:
 def saved_bytes(network: nn.Module, x: Tensor) -> int:
     """Returns what autograd keeps in a real forward pass: distinct storages that are no weights or statistics."""
     own = {value.untyped_storage().data_ptr() for value in (*network.parameters(), *network.buffers())}
-    found: dict[int, int] = {}
-    kept: list[Tensor] = []
+    actual: dict[int, int] = {}
+    selection: list[Tensor] = []
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            found[storage.data_ptr()] = storage.nbytes()
-            kept.append(tensor)
+            actual[storage.data_ptr()] = storage.nbytes()
+            selection.append(tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         network(x)
-    return sum(found.values())
+    return sum(actual.values())
 
 
 @pytest.mark.parametrize("table", [
@@ -43,13 +43,13 @@ def test_the_estimate_is_what_a_step_keeps(table: dict[str, Any], frozen: tuple[
     """Activations told without memory are, to 2 %, those that autograd keeps, with and without a frozen part."""
     network = built(table)
     freeze(network, frozen)
-    told = memory.estimate(network, (2, 1, 64, 96))
+    output = memory.estimate(network, (2, 1, 64, 96))
     with rng.scope(0, "images"):
         real = saved_bytes(network, torch.randn(2, 1, 64, 96))
-    assert told.activations == pytest.approx(real, rel=0.02)
+    assert output.activations == pytest.approx(real, rel=0.02)
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    assert (told.gradients, told.moments) == (4 * trained, 8 * trained)
-    assert told.total == told.weights + told.gradients + told.moments + told.activations
+    assert (output.gradients, output.moments) == (4 * trained, 8 * trained)
+    assert output.total == output.weights + output.gradients + output.moments + output.activations
 
 
 def test_estimating_changes_nothing():
@@ -67,12 +67,12 @@ def test_estimating_changes_nothing():
 def test_the_largest_is_described():
     """ViT-H's parameters and the memory of a step are told without occupying it."""
     spec = NetworkSpec(name="vit-vit_huge_patch14_224", patch_px=16, side_px=224)
-    told = dict(networks.describe(spec, channels=1, classes=3, batch=2, side_px=256))
-    assert told["encoder parameters"] == f"{631_322_880 - (32 * 32 - 14 * 14) * 1280:,}"
-    assert told["position embeddings"].endswith("resampled (bicubic) to 16x16 for images of 256x256 px")
-    assert told["moments of Adam"] == "4.73 GiB"
-    assert "bf16) for 2 images of 256x256 px" in told["activations"]
-    assert told["memory of a step"].startswith("about 1")
+    output = dict(networks.describe(spec, channels=1, classes=3, batch=2, side_px=256))
+    assert output["encoder parameters"] == f"{631_322_880 - (32 * 32 - 14 * 14) * 1280:,}"
+    assert output["position embeddings"].endswith("resampled (bicubic) to 16x16 for images of 256x256 px")
+    assert output["moments of Adam"] == "4.73 GiB"
+    assert "bf16) for 2 images of 256x256 px" in output["activations"]
+    assert output["memory of a step"].startswith("about 1")
 
 
 @pytest.mark.parametrize("table", [
@@ -82,10 +82,10 @@ def test_the_largest_is_described():
 def test_every_kind_is_described(table: dict[str, Any]):
     """The description counts every parameter by part, for networks that score pixels and that score images."""
     spec = NetworkSpec.model_validate(table)
-    told = dict(networks.describe(spec, channels=1, classes=3, side_px=64))
-    counted = {name: int(text.replace(",", "")) for name, text in told.items() if name.endswith(" parameters")}
+    output = dict(networks.describe(spec, channels=1, classes=3, side_px=64))
+    counted = {name: int(text.replace(",", "")) for name, text in output.items() if name.endswith(" parameters")}
     assert counted["network parameters"] == sum(
         counted[f"{part} parameters"] for part in ("encoder", "decoder", "head")
     )
-    assert ("(N, 3) scores of images" in told["gives"]) == (not networks.is_dense(spec))
-    assert "about" in told["memory of a step"] and "of 64x64 px" in told["activations"]
+    assert ("(N, 3) scores of images" in output["gives"]) == (not networks.is_dense(spec))
+    assert "about" in output["memory of a step"] and "of 64x64 px" in output["activations"]

@@ -62,13 +62,13 @@ def test_a_stage_makes_its_feature_and_no_finer_one(name: str):
         features = [f for f in network.encoder(images) if f is not images]
         for index, part in enumerate(RESNET):
             owned = [p for n, p in network.named_parameters() if below(n, network.parts[part])]
-            kept = [p.clone() for p in owned]
+            selection = [p.clone() for p in owned]
             for parameter in owned:
                 parameter.add_(torch.rand_like(parameter) * 0.1)
             changed = [f for f in network.encoder(images) if f is not images]
             same = [torch.equal(a, b) for a, b in zip(features, changed, strict=True)]
             assert same[:index] == [True] * index and not same[index]
-            for parameter, value in zip(owned, kept, strict=True):
+            for parameter, value in zip(owned, selection, strict=True):
                 parameter.copy_(value)
 
 

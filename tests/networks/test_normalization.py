@@ -110,9 +110,9 @@ def test_a_unit_is_left_out_whole_or_scaled_up():
         x = torch.randn(400, 4, 4, 4)
         residual = (unit(x) - x).detach()
         unit.drop.train()
-        found = (unit(x) - x).detach()
-    dropped = (found == 0).flatten(1).all(1)
-    torch.testing.assert_close(found[~dropped], residual[~dropped] / 0.75)
+        actual = (unit(x) - x).detach()
+    dropped = (actual == 0).flatten(1).all(1)
+    torch.testing.assert_close(actual[~dropped], residual[~dropped] / 0.75)
     assert 0.15 < dropped.float().mean() < 0.35
 
 

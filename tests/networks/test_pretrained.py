@@ -80,8 +80,8 @@ def test_channels_and_sizes_are_adapted_and_told(vit_file: Path, by: str, factor
         bias = weights["patch_embed.proj.bias"]
         response = nn.functional.conv2d(gray.expand(-1, 3, -1, -1), weights["patch_embed.proj.weight"]).flatten()
         share = factor if by == "sum" else factor * channels
-        found = convolution(gray.expand(-1, channels, -1, -1)).flatten()
-        torch.testing.assert_close(found, response * share + bias, atol=1e-5, rtol=1e-4)
+        actual = convolution(gray.expand(-1, channels, -1, -1)).flatten()
+        torch.testing.assert_close(actual, response * share + bias, atol=1e-5, rtol=1e-4)
     positions = network.encoder.get_parameter("model.pos_embed")
     torch.testing.assert_close(positions, resample_abs_pos_embed(weights["pos_embed"], [4, 4]))
     divided = " / 2" if by == "sum" and channels == 2 else ""
@@ -97,9 +97,9 @@ def test_patches_of_another_size(vit_file: Path):
     weights, small = read_weights(vit_file), images(2, 3, 16, 16)
     large = nn.functional.interpolate(small, (32, 32), mode="bicubic", antialias=True)
     with torch.no_grad():
-        found = network.encoder.get_submodule("model.patch_embed.proj")(large)
+        actual = network.encoder.get_submodule("model.patch_embed.proj")(large)
         expected = nn.functional.conv2d(small, weights["patch_embed.proj.weight"], weights["patch_embed.proj.bias"])
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(actual, expected, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize(

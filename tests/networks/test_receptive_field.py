@@ -65,23 +65,23 @@ def test_a_chain_has_the_field_of_the_closed_form():
         field += (side - 1) * dilation * stride
         stride *= step
         expected.append((field, field, float(stride)))
-    found = receptive_fields(network, channels=1, divisor=4)
-    assert [(r.height_px, r.width_px, r.stride_px) for r in found[:-1]] == expected
-    assert not any(r.unbounded for r in found)
+    actual = receptive_fields(network, channels=1, divisor=4)
+    assert [(r.height_px, r.width_px, r.stride_px) for r in actual[:-1]] == expected
+    assert not any(r.unbounded for r in actual)
 
 
 def test_unequal_kernels_have_unequal_fields():
     """A kernel of 1 x 7 widens one axis only."""
     network = chain(nn.Conv2d(1, 4, (1, 7), padding=(0, 3)), nn.Conv2d(4, 4, 3, padding=1))
-    found = receptive_field(network, channels=1, divisor=1)
-    assert (found.height_px, found.width_px) == (3, 9)
+    actual = receptive_field(network, channels=1, divisor=1)
+    assert (actual.height_px, actual.width_px) == (3, 9)
 
 
 def test_the_classical_unet_has_its_known_fields():
     """The encoder of depth 4 sees 5, 14, 32, 68 and 140 px, as the closed form has it with 2 x 2 pooling."""
-    found = {r.block: r.height_px for r in receptive_fields(built("unet", width=8), channels=1, divisor=16)}
-    assert [found[name] for name in ("encoder.stem", *(f"encoder.{n}" for n in range(4)))] == [5, 14, 32, 68, 140]
-    assert found["head"] == 188
+    actual = {r.block: r.height_px for r in receptive_fields(built("unet", width=8), channels=1, divisor=16)}
+    assert [actual[name] for name in ("encoder.stem", *(f"encoder.{n}" for n in range(4)))] == [5, 14, 32, 68, 140]
+    assert actual["head"] == 188
 
 
 def test_outside_of_the_field_nothing_matters():
@@ -117,14 +117,14 @@ def test_the_measured_field_of_a_linear_network_is_a_power_of_its_kernel():
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.fill_(1 / 9)
-    found = effective_field(network, noise(2, 1, 31))
+    actual = effective_field(network, noise(2, 1, 31))
     line = np.array([1.0])
     for _ in range(4):
         line = np.convolve(line, np.ones(3) / 3)
     expected = np.pad(np.outer(line, line), 11)
-    np.testing.assert_allclose(found.map, expected, atol=1e-6)
-    assert found.extent_px == (9, 9)
-    assert found.sides_px == {share: side_holding(expected, (15, 15), share) for share in (0.5, 0.95)}
+    np.testing.assert_allclose(actual.map, expected, atol=1e-6)
+    assert actual.extent_px == (9, 9)
+    assert actual.sides_px == {share: side_holding(expected, (15, 15), share) for share in (0.5, 0.95)}
 
 
 def test_a_side_holds_the_share_asked_for():

@@ -61,9 +61,9 @@ def test_a_style_vector_is_told_from_a_skip():
 def test_a_transformer_feeds_its_decoder_from_all_quarters():
     """The dense decoder of a ViT takes each quarter of the blocks, and the image itself at the finest scale."""
     blocks = trace_blocks(built(VIT, side_px=32), (1, 32, 32))
-    found = sources(blocks)
-    assert found["decoder.0"] == {"encoder.3"}
-    assert [found[f"decoder.{n}"] - {f"decoder.{n - 1}"} for n in (1, 2, 3, 4)] == [
+    actual = sources(blocks)
+    assert actual["decoder.0"] == {"encoder.3"}
+    assert [actual[f"decoder.{n}"] - {f"decoder.{n - 1}"} for n in (1, 2, 3, 4)] == [
         {"encoder.2"}, {"encoder.1"}, {"encoder.0"}, {"image"},
     ]  # fmt: skip
     assert "3 attention" in blocks[1].layers
@@ -71,9 +71,9 @@ def test_a_transformer_feeds_its_decoder_from_all_quarters():
 
 def test_decoders_without_a_list_of_blocks_are_told_by_their_children():
     """A feature pyramid network shows its pyramid, top down, and its head takes what is merged."""
-    found = sources(trace_blocks(built("fpn-mobilenet_v2"), (1, 64, 64)))
-    assert found["decoder.p4"] == {"decoder.p5", "encoder.2"}
-    assert found["head"] == {f"decoder.seg_blocks.{n}" for n in range(4)}
+    actual = sources(trace_blocks(built("fpn-mobilenet_v2"), (1, 64, 64)))
+    assert actual["decoder.p4"] == {"decoder.p5", "encoder.2"}
+    assert actual["head"] == {f"decoder.seg_blocks.{n}" for n in range(4)}
 
 
 def test_tokens_count_as_maps():
@@ -90,12 +90,12 @@ def test_looking_changes_nothing_and_gives_what_the_network_gives():
     blocks = trace_blocks(network, (1, 32, 32))
     with rng.scope(1, "test"), torch.inference_mode():
         images = torch.randn(2, 1, 32, 32)
-        found = block_outputs(network, blocks, images)
+        actual = block_outputs(network, blocks, images)
         assert network.encoder.training and not network.decoder.training
-        assert torch.equal(found["head"], network.eval()(images))
+        assert torch.equal(actual["head"], network.eval()(images))
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     for block in blocks:
-        assert tuple(found[block.name].shape[1:]) == block.shape
+        assert tuple(actual[block.name].shape[1:]) == block.shape
 
 
 def test_a_size_that_does_not_fit_is_refused():

@@ -166,14 +166,14 @@ def test_targets_find_the_layer_of_their_kind(made: Path, target: str, layer: st
 
 def test_a_plate_and_a_stage_on_it_are_told_before_any_work(raw: Path, made: Path, tmp_path: Path):
     """`segue inspect` tells what a plate lacks, and of a stage which network it trains on what."""
-    told = describe.describe(str(write_specification(validate(SyntheticSpec, MADE, context="made"), raw)))
-    assert "3 wells, 2 stained" in told and "is missing in brightfield" in told
+    output = describe.describe(str(write_specification(validate(SyntheticSpec, MADE, context="made"), raw)))
+    assert "3 wells, 2 stained" in output and "is missing in brightfield" in output
     stage = tmp_path / "stage.toml"
     stage.write_text(
         f'network = {{ name = "unet", width = 8, depth = 3 }}\n[[data]]\ndataset = "{made}"\n[target]\nname = "rays"\n'
     )
-    told = describe.describe(str(stage))
-    assert "rays, of the layer nuclei" in told and "gives                    (N, 33, H, W)" in told
+    output = describe.describe(str(stage))
+    assert "rays, of the layer nuclei" in output and "gives                    (N, 33, H, W)" in output
 
 
 def test_the_split_of_a_made_plate_leaves_no_part_empty(tmp_path: Path):
@@ -195,10 +195,10 @@ def test_the_split_of_a_made_plate_leaves_no_part_empty(tmp_path: Path):
 
 def test_the_expected_size_bounds_what_is_made(made: Path):
     """Planning foresees at least the tiles and bytes that the dataset then has."""
-    found = preflight.estimate_size(spec_of(files=None, synthetic=MADE), made.parent)
+    actual = preflight.estimate_size(spec_of(files=None, synthetic=MADE), made.parent)
     with Dataset(made) as dataset:
-        assert found["tiles"] >= dataset.count
-    assert found["bytes"] >= made.stat().st_size
+        assert actual["tiles"] >= dataset.count
+    assert actual["bytes"] >= made.stat().st_size
 
 
 @pytest.mark.parametrize(
@@ -267,8 +267,8 @@ def test_splits_and_tiles_are_checked_before_any_work(tmp_path: Path):
     assert not (tmp_path / "out").exists()
     layout = preflight.plate_layout(spec, spec.files, tmp_path)  # type: ignore[arg-type]
     torn = changed(spec, splits={"t": {"by": "time", "blocks": 2, "test": 0}, "w": {"validation": 0.001, "test": 0.0}})
-    told = " ".join(preflight.warnings(torn, layout))
-    assert "by blocks of time (2) it divides groups" in told and "split 'w': its validation part is empty" in told
+    output = " ".join(preflight.warnings(torn, layout))
+    assert "by blocks of time (2) it divides groups" in output and "split 'w': its validation part is empty" in output
 
 
 def test_a_well_without_its_stains_is_told_and_unstained(tmp_path: Path):
@@ -283,19 +283,19 @@ def test_a_well_without_its_stains_is_told_and_unstained(tmp_path: Path):
 def test_an_unstained_plate_gives_its_mosaics(tmp_path: Path):
     """Without any stained well the dataset holds whole images and no tiles, and report and summary say why."""
     spec = changed(small_plate(tmp_path, {"A1": 0, "A2": 0}), splits={"wells": {}})
-    found = assay(spec, tmp_path / "a.h5", root=tmp_path)
-    assert (found.tiles, found.stained, found.wells) == (0, 0, 2)
-    with Dataset(found.path) as dataset:
+    actual = assay(spec, tmp_path / "a.h5", root=tmp_path)
+    assert (actual.tiles, actual.stained, actual.wells) == (0, 0, 2)
+    with Dataset(actual.path) as dataset:
         assert dataset.count == 0 and len(dataset.micrograph_ids()) == 4 and not dataset.split_names()
-    assert any("no well is stained" in line for line in plate_summary(found.path))
+    assert any("no well is stained" in line for line in plate_summary(actual.path))
     assert assay(spec, tmp_path / "a.h5", root=tmp_path).made_now == 0
 
 
 def test_few_tiles_give_no_flat_field(tmp_path: Path):
     """Of a single field at two times nothing is estimated, mosaics hold the counts as acquired, and a note says so."""
     spec = small_plate(tmp_path, {"A1": 1})
-    found = assay(changed(spec, tiles={**SMALL_TILES, "datasets": "full"}), tmp_path / "a.h5", root=tmp_path)
-    with Dataset(found.path) as dataset:
+    actual = assay(changed(spec, tiles={**SMALL_TILES, "datasets": "full"}), tmp_path / "a.h5", root=tmp_path)
+    with Dataset(actual.path) as dataset:
         image = dataset.micrograph("P1/A1/t001").image
     np.testing.assert_array_equal(image[0], tifffile.imread(tmp_path / "A1_t1_brightfield.tif"))
     notes = json.loads((tmp_path / "a.plate" / "report.json").read_text())["notes"]
@@ -312,9 +312,9 @@ def test_other_splits_and_tiles_need_no_stitching(tmp_path: Path):
     with pytest.raises(SegueError, match=r"meets tiles\.keep"):
         assay(changed(spec, tiles={**SMALL_TILES, "keep": {"foreground": 1.0}}), tmp_path / "a.h5", root=tmp_path)
     other = changed(spec, name="other", title="x", tiles={**SMALL_TILES, "datasets": "full"}, splits={"w": {"seed": 3}})
-    found = assay(other, tmp_path / "a.h5", root=tmp_path)
-    assert found.made_now == 0 and found.tiles == 12
-    assert hash_dataset(assay(other, tmp_path / "b.h5", root=tmp_path).path) == hash_dataset(found.path)
+    actual = assay(other, tmp_path / "a.h5", root=tmp_path)
+    assert actual.made_now == 0 and actual.tiles == 12
+    assert hash_dataset(assay(other, tmp_path / "b.h5", root=tmp_path).path) == hash_dataset(actual.path)
 
 
 def test_inspect_of_a_plate_that_would_be_refused_ends_with_2(tmp_path: Path):
@@ -322,9 +322,9 @@ def test_inspect_of_a_plate_that_would_be_refused_ends_with_2(tmp_path: Path):
     small_plate(tmp_path, {"A1": 1, "A2": 1})
     table = "".join(f"{name} = {json.dumps(value)}\n" for name, value in SMALL.items())
     (tmp_path / "plate.toml").write_text(f'name = "s"\n[files]\n{table}[splits.x]\nby = "tim"\n', encoding="utf-8")
-    found = describe.describe_plate(tmp_path / "plate.toml")
-    assert found is not None and found.errors == 2
-    assert "2 wells, 2 stained" in found.text and "refused: splits.x: split.by: unknown column 'tim'" in found.text
+    actual = describe.describe_plate(tmp_path / "plate.toml")
+    assert actual is not None and actual.errors == 2
+    assert "2 wells, 2 stained" in actual.text and "refused: splits.x: split.by: unknown column 'tim'" in actual.text
     result = CliRunner().invoke(main.app, ["inspect", str(tmp_path / "plate.toml")])
     assert isinstance(result.exception, SegueError) and "2 of the above problems" in str(result.exception)
 
@@ -344,10 +344,10 @@ def test_what_was_done_is_told_in_few_lines(made: Path):
     with (made.with_name("plate.plate") / "seams.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 6 and sum(int(row["fields"]) - int(row["tiles"]) for row in rows) == 1
-    told = " ".join(plate_summary(made))
-    assert "of 24 fields: 0 left out, 1 missing" in told
+    output = " ".join(plate_summary(made))
+    assert "of 24 fields: 0 left out, 1 missing" in output
     worst = max(float(row["largest_residual_px"]) for row in rows)
-    assert f"of {sum(int(row['pairs']) for row in rows)} pairs" in told and f"worst residual {worst:.2f} px" in told
+    assert f"of {sum(int(row['pairs']) for row in rows)} pairs" in output and f"worst residual {worst:.2f} px" in output
 
 
 def test_another_dataset_is_not_overwritten(raw: Path, made: Path):

@@ -88,8 +88,8 @@ def model_of(folder: Path, *, names: tuple[str, ...] = ("background", "live", "d
     """Returns a perfect model that was trained on well A1 and validated with A2."""
     folder.mkdir(parents=True, exist_ok=True)
     groups = {part: [well for well, own in PARTS.items() if own == part] for part in ("train", "validation")}
-    told = {"training": groups["train"], "validation": groups["validation"], "ancestors": []}
-    (folder / "groups.json").write_text(json.dumps(told), encoding="utf-8")
+    output = {"training": groups["train"], "validation": groups["validation"], "ancestors": []}
+    (folder / "groups.json").write_text(json.dumps(output), encoding="utf-8")
     stage = {"data": [{"dataset": "none.h5"}], "normalize": "none", "split": {"stored": "wells"}}
     spec = StageSpec.model_validate(stage)
     built = build_target(spec.target, names=names, instances=False, context="test")
@@ -176,33 +176,33 @@ def test_a_perfect_network_counts_every_well(wells: Path, model: TrainedModel, p
     """Counts equal what was drawn, in unstained wells too, though nuclei touch and specks look like them; how they are
     counted was found on the validation well, and tiles change nothing."""
     seen: list[tuple[int, int]] = []
-    found = count_wells(model, wells, progress=lambda done, total: seen.append((done, total)))
+    actual = count_wells(model, wells, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(place, 8) for place in range(1, 9)]
-    table = found.table
-    assert list(table["well"].unique()) == ["A1", "A2", "A3", "A10"] and found.conditions == ("treatment",)
+    table = actual.table
+    assert list(table["well"].unique()) == ["A1", "A2", "A3", "A10"] and actual.conditions == ("treatment",)
     for (well, time), picture in pictures.items():
         rows = table[(table["plate"] + "/" + table["well"] == well) & (table["time"] == time)]
         assert tuple(rows["count"]) == picture.counts
         assert tuple(rows["fraction"]) == pytest.approx(np.divide(picture.counts, sum(picture.counts)))
         assert set(rows["part"]) == {PARTS.get(well, "unseen")} and set(rows["time_h"]) == {4.0 * time}
         assert rows["stain_count"].isna().all() if well not in PARTS else (rows["stain_count"] == rows["count"]).all()
-    assert set(table["counting_from"]) == {"validation"} and found.choice.error == 0
+    assert set(table["counting_from"]) == {"validation"} and actual.choice.error == 0
     area_mm2 = SIZE[0] * SIZE[1] * 0.25e-6
     assert table["density_per_mm2"].to_numpy() == pytest.approx(table["count"].to_numpy() / area_mm2)
     small = count_wells(model, wells, CountSpec(tile_px=64))
     pd.testing.assert_frame_equal(small.table, table)
-    held = found.errors[found.errors["part"] == "held out"]
-    assert (held["count_mae"] == 0).all() and (held["wells"] == 1).all()
-    assert "1 held-out well (2 images)" in found.headline
+    stored = actual.errors[actual.errors["part"] == "held out"]
+    assert (stored["count_mae"] == 0).all() and (stored["wells"] == 1).all()
+    assert "1 held-out well (2 images)" in actual.headline
 
 
 def test_settings_that_are_given(wells: Path, model: TrainedModel, pictures: dict[tuple[str, int], Drawn]):
     """Given settings are used as they are and told in the table: without division touching pairs count once, and
     without a least area specks count too; one class alone can be counted."""
-    found = count_wells(model, wells, CountSpec(min_area_px=0, split_depth=1)).table
-    totals = found.groupby(["plate", "well", "time"])["count"].sum()
+    actual = count_wells(model, wells, CountSpec(min_area_px=0, split_depth=1)).table
+    totals = actual.groupby(["plate", "well", "time"])["count"].sum()
     assert set(totals - [sum(pictures[f"{p}/{w}", t].counts) for p, w, t in totals.index]) == {5 - 4}
-    assert set(found["counting_from"]) == {"given"} and set(found["split_depth"]) == {1.0}
+    assert set(actual["counting_from"]) == {"given"} and set(actual["split_depth"]) == {1.0}
     dead = count_wells(model, wells, CountSpec(min_area_px=20, split_depth=0.25, classes=("dead",))).table
     assert [pictures[f"{r.plate}/{r.well}", r.time].counts[1] for r in dead.itertuples()] == list(dead["count"])
     with pytest.raises(SegueError, match="'ded'"):
@@ -227,10 +227,10 @@ def test_wells_without_stains_are_counted_as_another_dataset_tells(
     other = replace(other, spec=other.spec.model_copy(update={"split": SplitSpec(test=0)}))
     expected = [pictures[f"P1/{well}", time].counts for well in ("A1", "A2", "A3", "A10") for time in TIMES]
     for run, source in ((model, "validation"), (other, "unseen")):
-        found = count_wells(run, path, tune_on=wells)
-        assert found.choice.source == source and found.choice.error == 0
-        assert found.table["count"].tolist() == [number for counts in expected for number in counts]
-        assert any(f"tuned on {source} wells" in note for note in found.notes)
+        actual = count_wells(run, path, tune_on=wells)
+        assert actual.choice.source == source and actual.choice.error == 0
+        assert actual.table["count"].tolist() == [number for counts in expected for number in counts]
+        assert any(f"tuned on {source} wells" in note for note in actual.notes)
     with pytest.raises(SegueError, match="no validation or unseen or train well of the run has nuclei"):
         count_wells(model, path, tune_on=path)
 
@@ -303,9 +303,9 @@ def test_what_is_missing_is_told(tmp_path: Path, model: TrainedModel, pictures: 
     """A time without a mosaic and a missing pixel size are noted; no mosaics, or none of plates, is an error."""
     some = {key: picture for key, picture in pictures.items() if key != ("P1/A10", 1)}
     path = write_wells(tmp_path, some, attributes={"provenance": "made"})
-    found = count_wells(model, path)
-    assert any("P1/A10: the dataset has no mosaic of time 1" in note for note in found.notes)
-    assert any("no pixel size" in note for note in found.notes) and found.table["density_per_mm2"].isna().all()
+    actual = count_wells(model, path)
+    assert any("P1/A10: the dataset has no mosaic of time 1" in note for note in actual.notes)
+    assert any("no pixel size" in note for note in actual.notes) and actual.table["density_per_mm2"].isna().all()
     with Dataset(path) as dataset:
         assert dataset.micrograph_layers("P1/A1/t000") == ("classes", "nuclei")
         assert dataset.micrograph_layers("P1/A10/t000") == ()
@@ -388,13 +388,13 @@ def test_only_held_out_wells_are_evidence():
         for true in (10, 20)
         for name in ("live", "dead")
     ]  # fmt: skip
-    found = agreement(pd.DataFrame(rows))
-    live = found[found["class"] == "live"].set_index("part")
+    actual = agreement(pd.DataFrame(rows))
+    live = actual[actual["class"] == "live"].set_index("part")
     assert dict(live["count_mae"]) == {"train": 0, "test": 3, "unseen": 5, "held out": 4}
     assert live["count_bias"]["held out"] == -1 and live["wells"]["held out"] == 2
     assert live["count_mae_low"]["held out"] == 3 and live["count_mae_high"]["held out"] == 5
-    assert "2 held-out wells (4 images)" in headline(found) and "known truth" in headline(found)
-    assert "is not known" in headline(found[found["part"] == "train"])
+    assert "2 held-out wells (4 images)" in headline(actual) and "known truth" in headline(actual)
+    assert "is not known" in headline(actual[actual["part"] == "train"])
 
 
 def test_tables_are_written_by_extension(tmp_path: Path):

@@ -21,12 +21,12 @@ def frames(*, moving: float = 0.0) -> list[np.ndarray | None]:
     """Returns noisy frames of nuclei and texture whose origin lies at DRIFT; a part of the scene changes each time."""
     still = textured((260, 280), 1) / 5 + nuclei((260, 280), 1)
     noise = rng.numpy_generator("frames")
-    found: list[np.ndarray | None] = []
+    actual: list[np.ndarray | None] = []
     for t, (dy, dx) in enumerate(DRIFT.tolist()):
         scene = (1 - moving) * still + moving * nuclei((260, 280), 10 + t)
         seen = spline_values(spline_coefficients(scene), (20 + dy, 20 + dx), SIDE)
-        found.append(noise.poisson(np.maximum(seen, 0)).astype(np.uint16))
-    return found
+        actual.append(noise.poisson(np.maximum(seen, 0)).astype(np.uint16))
+    return actual
 
 
 @pytest.mark.parametrize("moving", [0.0, 0.4])

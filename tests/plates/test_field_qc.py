@@ -35,9 +35,9 @@ def good() -> dict[tuple[int, int], np.ndarray | None]:
 def test_good_fields_are_left_alone(good):
     """Fields of twofold different contrast raise no flag, alone or together, and a missing one is passed over."""
     weak = {**good, (1, 1): counts(scene(11, strength=0.04), 11), (2, 2): None}
-    found = judge_fields(weak, SPEC)
-    assert set(found) == set(weak) - {(2, 2)}
-    assert all(quality.flags == () and not quality.excluded for quality in found.values())
+    actual = judge_fields(weak, SPEC)
+    assert set(actual) == set(weak) - {(2, 2)}
+    assert all(quality.flags == () and not quality.excluded for quality in actual.values())
     assert judge_fields({0: good[0, 0]}, SPEC)[0].flags == ()
 
 
@@ -52,10 +52,10 @@ def test_good_fields_are_left_alone(good):
 )
 def test_one_bad_field_is_found(good, kind, bad):
     """A bad field among eight good ones has its flag and its action, and none of the good ones has any."""
-    found = judge_fields({**good, (0, 1): bad}, SPEC)
-    assert found[0, 1].flags == (kind,)
-    assert found[0, 1].excluded is (getattr(SPEC, kind).action == "exclude")
-    assert [cell for cell, quality in found.items() if quality.flags] == [(0, 1)]
+    actual = judge_fields({**good, (0, 1): bad}, SPEC)
+    assert actual[0, 1].flags == (kind,)
+    assert actual[0, 1].excluded is (getattr(SPEC, kind).action == "exclude")
+    assert [cell for cell, quality in actual.items() if quality.flags] == [(0, 1)]
 
 
 def test_the_action_is_the_specification_s(good):

@@ -100,19 +100,19 @@ def test_slow_background_goes_and_nuclei_stay(name):
 def test_classes_by_every_threshold(rule):
     """Nuclei of the first stain alone are live, those with the second dead, whichever threshold: places and areas."""
     dead = [FOUR[2], (200, 60, 5, 1500)]  # one carries both, one the second alone
-    found = labeled(drawn(FOUR), drawn(dead, seed=1), bleed_through={},
+    actual = labeled(drawn(FOUR), drawn(dead, seed=1), bleed_through={},
                      stains={"dapi": {"threshold": rule}, "cy5": {"threshold": rule}})  # fmt: skip
-    centers = np.stack([found.objects["y_px"], found.objects["x_px"]], 1)
+    centers = np.stack([actual.objects["y_px"], actual.objects["x_px"]], 1)
     true = {(40, 40): 1, (40, 120): 1, (120, 40): 2, (160, 160): 1, (200, 60): 2}
     assert len(centers) == len(true)
     for (y, x), number in true.items():
         nearest = int(np.argmin(np.hypot(*(centers - (y, x)).T)))
         assert np.hypot(*(centers[nearest] - (y, x))) < 0.7
-        assert found.objects["class"][nearest] == number == found.classes[y, x]
-        assert found.nuclei[y, x] == found.objects["id"][nearest]
-        assert found.objects["area_px"][nearest] == (found.nuclei == found.nuclei[y, x]).sum()
-    assert found.objects["mean_cy5"][found.nuclei[40, 40] - 1] < 60 < found.objects["mean_dapi"].min() + 60
-    assert set(found.thresholds) == {"dapi", "cy5"}
+        assert actual.objects["class"][nearest] == number == actual.classes[y, x]
+        assert actual.nuclei[y, x] == actual.objects["id"][nearest]
+        assert actual.objects["area_px"][nearest] == (actual.nuclei == actual.nuclei[y, x]).sum()
+    assert actual.objects["mean_cy5"][actual.nuclei[40, 40] - 1] < 60 < actual.objects["mean_dapi"].min() + 60
+    assert set(actual.thresholds) == {"dapi", "cy5"}
 
 
 def test_touching_nuclei_are_parted():
@@ -148,9 +148,9 @@ def test_bleed_through_is_estimated_and_taken_off():
     dead = [(y, x, r, float(g.uniform(300, 1500))) for y, x, r, _ in places[::3]]
     dapi = drawn(places)
     cy5 = drawn(dead, seed=1) + 0.06 * (dapi - 300)
-    found = labeled(dapi, cy5)
-    assert found.bleed_through["dapi_in_cy5"] == pytest.approx(0.06, abs=0.005)
-    assert (found.objects["class"] == 2).sum() == len(dead) and len(found.objects["id"]) == len(places)
+    actual = labeled(dapi, cy5)
+    assert actual.bleed_through["dapi_in_cy5"] == pytest.approx(0.06, abs=0.005)
+    assert (actual.objects["class"] == 2).sum() == len(dead) and len(actual.objects["id"]) == len(places)
     assert (labeled(dapi, cy5, bleed_through={}).objects["class"] == 2).sum() > len(dead)
     own = {"a": g.random((4, 4), np.float32), "b": g.random((4, 4), np.float32)}
     mixed = {"a": own["a"] + np.float32(0.02) * own["b"], "b": own["b"] + np.float32(0.1) * own["a"]}
@@ -161,8 +161,8 @@ def test_bleed_through_is_estimated_and_taken_off():
 def test_bleed_through_needs_nuclei():
     """From a handful of nuclei no share is estimated, and a note says so."""
     assert estimate_bleed_through(np.ones((9, 9)), np.ones((9, 9)), np.eye(9, dtype=np.int32)) is None
-    found = labeled(drawn(FOUR), drawn([], seed=1))
-    assert found.bleed_through == {"dapi_in_cy5": 0.0} and any("bleed-through" in note for note in found.notes)
+    actual = labeled(drawn(FOUR), drawn([], seed=1))
+    assert actual.bleed_through == {"dapi_in_cy5": 0.0} and any("bleed-through" in note for note in actual.notes)
 
 
 def test_what_is_not_valid_changes_nothing():
@@ -192,9 +192,9 @@ def test_a_background_that_slopes_to_the_border_is_no_nucleus(margin_px):
     dapi, cy5 = drawn(nuclei) + slope, drawn([nuclei[2]], seed=1) + slope
     for stain in (dapi, cy5):
         stain[~valid] = np.median(stain[valid])
-    found = labeled(dapi, cy5, valid, bleed_through={})
-    assert found.objects["class"].tolist() == [1, 2, 1]
-    assert [found.nuclei[y, x] for y, x, *_ in (nuclei[0], nuclei[2], nuclei[1])] == [1, 2, 3]
+    actual = labeled(dapi, cy5, valid, bleed_through={})
+    assert actual.objects["class"].tolist() == [1, 2, 1]
+    assert [actual.nuclei[y, x] for y, x, *_ in (nuclei[0], nuclei[2], nuclei[1])] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("name", ["opening", "gaussian"])
@@ -222,8 +222,8 @@ def test_cell_area_rests_on_what_is_valid():
     assert not area[~valid].any() and (area != whole)[valid].mean() < 0.02
     spec = validate(StainsSpec, {"cells": {"factor": 0.1}}, context="labels")
     stains = {"dapi": drawn(FOUR), "cy5": drawn([], seed=1)}
-    found = label_stains(stains, spec, pixel_size_um=1, transmitted=light, valid=valid)
-    assert any("more than plausible" in note for note in found.notes)
+    actual = label_stains(stains, spec, pixel_size_um=1, transmitted=light, valid=valid)
+    assert any("more than plausible" in note for note in actual.notes)
 
 
 def test_five_classes_in_order():
@@ -237,13 +237,13 @@ def test_five_classes_in_order():
         cells |= np.hypot(y - row, x - column) <= 18
     light = 8000 + 300 * ndimage.gaussian_filter(cells.astype(float), 1.5)
     light += 40 * rng.numpy_generator(9, "light").standard_normal(light.shape)
-    found = label_stains({"dapi": drawn(FOUR), "cy5": drawn([FOUR[2]], seed=1)}, spec, pixel_size_um=1,
+    actual = label_stains({"dapi": drawn(FOUR), "cy5": drawn([FOUR[2]], seed=1)}, spec, pixel_size_um=1,
                          transmitted=light, valid=None)  # fmt: skip
-    seen = found.classes > 0
+    seen = actual.classes > 0
     assert (seen & cells).sum() / (seen | cells).sum() > 0.7
-    assert found.classes[40, 40] == 2 and found.classes[120, 40] == 3 and found.classes[40, 52] == 1
-    assert found.classes[40, 46] == 4 and found.nuclei[40, 46] == found.nuclei[40, 40]
-    assert ((found.classes == 4) <= (found.nuclei > 0)).all()
+    assert actual.classes[40, 40] == 2 and actual.classes[120, 40] == 3 and actual.classes[40, 52] == 1
+    assert actual.classes[40, 46] == 4 and actual.nuclei[40, 46] == actual.nuclei[40, 40]
+    assert ((actual.classes == 4) <= (actual.nuclei > 0)).all()
     area = cell_area(light, CellAreaSpec(hole_um2=2000), pixel_size_um=1, nuclei=np.zeros((SIDE, SIDE), np.int32))
     assert (area & cells).sum() / (area | cells).sum() > 0.7
 
@@ -253,14 +253,14 @@ def test_labels_of_a_made_well_are_its_nuclei():
     stage = {"rows": 1, "columns": 1, "tile_px": 384, "overlap": 0.0}
     spec = SyntheticSpec.model_validate({"seed": 77, "plates": 1, "wells": 8, "stained_wells": 8, "stage": stage})
     scene = render_scene(spec, plate=0, well=4, time=1)
-    found = label_stains(scene.channels, StainsSpec(), pixel_size_um=spec.stage.pixel_size_um)
+    actual = label_stains(scene.channels, StainsSpec(), pixel_size_um=spec.stage.pixel_size_um)
     true = np.zeros(int(scene.nuclei.max()) + 1, int)
     true[scene.objects["id"]] = scene.objects["class"]
-    by_id = np.concatenate([[0], found.objects["class"]])
+    by_id = np.concatenate([[0], actual.objects["class"]])
     for number, least in ((1, 0.9), (2, 0.85)):
         counted = count_matches(
             np.where(true[scene.nuclei] == number, scene.nuclei, 0),
-            np.where(by_id[found.nuclei] == number, found.nuclei, 0),
+            np.where(by_id[actual.nuclei] == number, actual.nuclei, 0),
         )
         assert scores(counted)["f1_50"] >= least
 
@@ -268,8 +268,8 @@ def test_labels_of_a_made_well_are_its_nuclei():
 def test_turning_the_images_turns_the_labels():
     """A quarter turn of the stains turns the classes, but for a few pixels where values tie."""
     dapi, cy5 = drawn(FOUR), drawn([FOUR[2]], seed=1)
-    straight, turned = labeled(dapi, cy5), labeled(np.rot90(dapi), np.rot90(cy5))
-    assert (np.rot90(straight.classes) != turned.classes).mean() < 0.002
+    straight, rotated = labeled(dapi, cy5), labeled(np.rot90(dapi), np.rot90(cy5))
+    assert (np.rot90(straight.classes) != rotated.classes).mean() < 0.002
 
 
 @pytest.mark.parametrize(
@@ -298,14 +298,14 @@ def test_unfit_images_are_refused():
         label_stains({"dapi": dapi, "cy5": dapi[1:]}, StainsSpec(), pixel_size_um=1)
     with pytest.raises(ValueError, match="transmitted"):
         label_stains({"dapi": dapi, "cy5": dapi}, StainsSpec(cells=CellAreaSpec()), pixel_size_um=1)
-    told = label_stains({"dapi": dapi, "cy5": dapi}, StainsSpec(bleed_through={}), pixel_size_um=None)
-    assert "pixel size" in told.notes[0]
+    output = label_stains({"dapi": dapi, "cy5": dapi}, StainsSpec(bleed_through={}), pixel_size_um=None)
+    assert "pixel size" in output.notes[0]
 
 
 def test_overlay_draws_each_class_in_its_color(tmp_path):
     """Edges have the class's colour, inner pixels the image's grey, ignored ones are dark; the file is as asked."""
-    found = labeled(drawn(FOUR), drawn([FOUR[2]], seed=1))
-    classes, nuclei = found.classes.copy(), found.nuclei.copy()
+    actual = labeled(drawn(FOUR), drawn([FOUR[2]], seed=1))
+    classes, nuclei = actual.classes.copy(), actual.nuclei.copy()
     classes[:, 220:] = nuclei[:, 220:] = -1
     image = np.full((SIDE, SIDE), 5.0)
     image[:, ::2] = 9.0
@@ -344,8 +344,8 @@ def test_overlay_colors_follow_names():
 @pytest.mark.parametrize(("width_px", "size_um"), [(160, 0.65), (1075, 0.65), (2048, 1.3), (900, 0.001), (50, None)])
 def test_scale_bar_has_a_round_length(width_px: int, size_um: float | None):
     """The bar is as long as it says, to a pixel, 1, 2 or 5 of a decade, and between 7 and 20 % of the width."""
-    length_px, told = scale_bar(width_px, size_um)
-    number, unit = told.split()
+    length_px, output = scale_bar(width_px, size_um)
+    number, unit = output.split()
     assert unit == ("px" if size_um is None else "µm") and float(f"{float(number):e}"[0]) in (1, 2, 5)
     assert length_px == pytest.approx(float(number) / (size_um or 1), abs=0.51)
     assert 0.07 * width_px <= length_px <= 0.2 * width_px + 0.5

@@ -65,10 +65,10 @@ def contents(folder: Path) -> dict[str, str]:
 
 def arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, object]]:
     """Returns all arrays of an HDF5 file by their path, and its attributes."""
-    found: dict[str, np.ndarray] = {}
+    actual: dict[str, np.ndarray] = {}
     with h5py.File(path) as file:
-        file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
-        return found, dict(file.attrs)
+        file.visititems(lambda name, item: actual.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+        return actual, dict(file.attrs)
 
 
 def raw(folder: Path, plate: int, well: int, time: int, field: int, channel: str) -> Path:
@@ -84,11 +84,11 @@ def test_transport_of_intensity():
     bump = height * np.exp(-(y**2 + x**2) / (2 * width**2))
     laplacian = bump * ((y**2 + x**2) / width**4 - 2 / width**2)
     for sign in (1, -1):
-        found = defocused_intensity(
+        actual = defocused_intensity(
             bump, np.zeros_like(bump), defocus_um=sign * defocus, pixel_size_um=0.5, wavelength_um=0.55,
             condenser_aperture=0,
         )  # fmt: skip
-        assert np.abs(found - (1 - sign * defocus * laplacian)).max() < 0.02 * defocus * np.abs(laplacian).max()
+        assert np.abs(actual - (1 - sign * defocus * laplacian)).max() < 0.02 * defocus * np.abs(laplacian).max()
 
 
 def test_absorption_in_focus_and_energy():
@@ -144,9 +144,9 @@ def test_interrupted_and_continued(plates: Path, tmp_path: Path):
         write_plates(SMALL, tmp_path / "s", progress=stop)
     (first,) = [path for path in (tmp_path / "s" / "raw").glob("*/*") if not path.name.endswith(".writing")]
     before = {path: path.stat().st_mtime_ns for path in first.iterdir()}
-    told: list[tuple[int, int]] = []
-    write_plates(SMALL, tmp_path / "s", progress=lambda done, total: told.append((done, total)))
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    output: list[tuple[int, int]] = []
+    write_plates(SMALL, tmp_path / "s", progress=lambda done, total: output.append((done, total)))
+    assert output == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert before == {path: path.stat().st_mtime_ns for path in first.iterdir()}
     assert contents(tmp_path / "s") == contents(plates)
 
@@ -227,10 +227,10 @@ def test_tiles_are_cut_where_the_truth_says(plates: Path):
     for field in np.flatnonzero(states == "ok"):
         for channel, counts in scene.channels.items():
             expected = expected_tile(counts, flats[channel], places[field])
-            found = tifffile.imread(raw(plates, plate, well, 1, int(field), channel))
+            actual = tifffile.imread(raw(plates, plate, well, 1, int(field), channel))
             sd = np.sqrt(expected / optics.electrons_per_count + (4 / optics.electrons_per_count) ** 2)
-            noise = (found - optics.offset_counts - expected) / sd
-            assert found.dtype == np.uint16
+            noise = (actual - optics.offset_counts - expected) / sd
+            assert actual.dtype == np.uint16
             assert abs(noise.mean()) < 0.06
             assert abs(noise.std() - 1) < 0.06
 

@@ -109,15 +109,15 @@ def test_published_geometry(tmp_path: Path) -> None:
     chosen = np.array([0, 43, 44, 999, 1000, 1407])
     with Dataset(tmp_path / "a.h5") as data:
         places = np.stack([data.samples()[name][chosen] for name in ("y_px", "x_px")], axis=1)
-        images, found = read(data, chosen, "classes")
+        images, actual = read(data, chosen, "classes")
     assert np.array_equal(images, slices(image, places, 160))
-    assert np.array_equal(found, slices(labels, places, 160))
+    assert np.array_equal(actual, slices(labels, places, 160))
 
 
 def test_keep_rules() -> None:
     """Each rule leaves out what it says; the default one keeps tiles with more than one class, ignored being none."""
     counts = np.array([[100, 0, 0], [0, 0, 100], [99, 1, 0], [50, 25, 25], [10, 5, 0], [0, 0, 0]])
-    kept = [
+    selection = [
         (KeepSpec(), [2, 3, 4]),
         (KeepSpec(classes=3), [3]),
         (KeepSpec(classes=0), [0, 1, 2, 3, 4, 5]),
@@ -125,7 +125,7 @@ def test_keep_rules() -> None:
         (KeepSpec(labeled=0.5), [2, 3]),
         (KeepSpec(classes=1, foreground=0.5, labeled=1), [1, 3]),
     ]
-    for rule, expected in kept:
+    for rule, expected in selection:
         assert np.flatnonzero(select_tiles(counts, rule, area_px=100)).tolist() == expected
 
 
@@ -142,9 +142,9 @@ def test_equals_assembled_parts(tmp_path: Path) -> None:
         samples = {name: np.array([value] * count) for name, value in columns.items()}
         samples |= {"y_px": places[:, 0], "x_px": places[:, 1]}
         intensity = np.tile(mosaic.intensity, (count, 1, 1))
-        kept = {mosaic.source: Micrograph(mosaic.image, mosaic.labels)}
+        selection = {mosaic.source: Micrograph(mosaic.image, mosaic.labels)}
         paths.append(tmp_path / f"{len(paths)}.part")
-        write_part(paths[-1], GroupTiles(tiles.images, tiles.labels, tiles.valid, intensity, samples, kept))
+        write_part(paths[-1], GroupTiles(tiles.images, tiles.labels, tiles.valid, intensity, samples, selection))
     attributes = {"pixel_size_nm": 650.0, "tiles": "full"}
     layers = (CLASSES, NUCLEI)
     merge_parts(
@@ -160,22 +160,22 @@ def test_kept_is_a_part_of_full(tmp_path: Path) -> None:
     """With "both", the kept dataset holds the tiles of the full one that the rules allow, in the same order."""
     mosaics = [make_mosaic(index) for index in range(5)]
     done = write(tmp_path / "a.h5", mosaics, SMALL.model_copy(update={"datasets": "both"}))
-    with Dataset(tmp_path / "a.h5") as kept, Dataset(full_path(tmp_path / "a.h5")) as full:
+    with Dataset(tmp_path / "a.h5") as selection, Dataset(full_path(tmp_path / "a.h5")) as full:
         assert full_path(tmp_path / "a.h5").name == "a.full.h5"
-        assert (full.count, kept.count) == (done.tiles, done.selected)
+        assert (full.count, selection.count) == (done.tiles, done.selected)
         chosen = np.flatnonzero(select_tiles(full.class_counts("classes"), KeepSpec(), area_px=256))
-        assert 0 < kept.count == len(chosen) < full.count
+        assert 0 < selection.count == len(chosen) < full.count
         for layer in ("classes", "nuclei"):
-            images, labels = read(kept, np.arange(kept.count), layer)
+            images, labels = read(selection, np.arange(selection.count), layer)
             expected_images, expected_labels = read(full, chosen, layer)
             assert np.array_equal(images, expected_images)
             assert np.array_equal(labels, expected_labels)
-        for name, values in kept.samples().items():
+        for name, values in selection.samples().items():
             assert np.array_equal(values, full.samples()[name][chosen])
-        assert (len(kept.micrograph_ids()), len(full.micrograph_ids())) == (5, 0)
-        assert np.array_equal(kept.split_codes("wells"), kept.split(SPLITS["wells"]))
-        assert np.array_equal(kept.split_codes("chunks"), kept.split(SPLITS["chunks"]))
-        assert kept.split_attributes("chunks") == {
+        assert (len(selection.micrograph_ids()), len(full.micrograph_ids())) == (5, 0)
+        assert np.array_equal(selection.split_codes("wells"), selection.split(SPLITS["wells"]))
+        assert np.array_equal(selection.split_codes("chunks"), selection.split(SPLITS["chunks"]))
+        assert selection.split_attributes("chunks") == {
             "seed": 0, "validation": 0.15, "test": 0.3, "by": "chunk", "chunk": 20,
         }  # fmt: skip
     write(tmp_path / "b.h5", mosaics)
@@ -285,9 +285,9 @@ def test_packed_labels_are_what_hdf5_reads(tmp_path: Path, dtype: str, lowest: i
     with h5py.File(tmp_path / "a.h5", "w") as file:
         write_labels(create_labels(file, "a", labels.shape, chunk=7), labels)
     with h5py.File(tmp_path / "a.h5") as opened:
-        found: Node = opened["a"]
-        assert found.dtype == np.int32
-        assert np.array_equal(found[()], labels)
+        actual: Node = opened["a"]
+        assert actual.dtype == np.int32
+        assert np.array_equal(actual[()], labels)
 
 
 def test_the_stream_decodes_its_chunks(tmp_path: Path) -> None:
@@ -297,10 +297,10 @@ def test_the_stream_decodes_its_chunks(tmp_path: Path) -> None:
         for layer in (CLASSES, NUCLEI):
             chunks = LabelChunks(data, layer)
             expected = read(data, np.arange(data.count), layer.name)[1]
-            found = np.concatenate([chunks.read(number) for number in range(-(-data.count // chunks.rows))])
+            actual = np.concatenate([chunks.read(number) for number in range(-(-data.count // chunks.rows))])
             chunks.close()
             assert chunks.rows == 40
-            assert np.array_equal(found, expected)
+            assert np.array_equal(actual, expected)
 
 
 def test_refusals(tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_refusals(tmp_path: Path) -> None:
     empty.labels["classes"][:] = 0
     longer = make_mosaic(1)
     longer = Mosaic(**{**vars(longer), "samples": {**longer.samples, "dose": 1.0}})
-    told = {
+    output = {
         "P1/A1/t000: layer 'classes' holds the value 7, but only the values 0 to 2": ([odd], SMALL),
         "smaller than a tile of 160 px; lower tiles.tile_px": ([make_mosaic(0)], TilesSpec()),
         "unknown class layer 'cells'; did you mean 'classes'": ([], TilesSpec(layer="cells")),
@@ -325,7 +325,7 @@ def test_refusals(tmp_path: Path) -> None:
         r"P1/A1/t001: the column\(s\) dose are not in every mosaic": ([make_mosaic(0), longer], SMALL),
         "the image is uint8, but uint16 in P1/A1/t000": ([make_mosaic(0), make_mosaic(1, dtype="uint8")], SMALL),
     }
-    for message, (mosaics, spec) in told.items():
+    for message, (mosaics, spec) in output.items():
         with pytest.raises(SegueError, match=message):
             write(out, mosaics, spec)
     with pytest.raises(ValidationError, match="tile_px = 9000 is too large for a chunk of the file; lower it"):

@@ -187,9 +187,9 @@ def test_steps_hold_the_average_precision() -> None:
         assert np.trapezoid(corners[:, 1], corners[:, 0]) == pytest.approx(area)
         given, is_k = probabilities[0, k].numpy().ravel()[known], (truth.numpy().ravel() == k)[known]
         for place in (60, 128, 200):
-            taken = given >= (255 - place) / 255 - 1e-9
-            assert precision[k, place].item() == pytest.approx(is_k[taken].mean())
-            assert recall[k, place].item() == pytest.approx(is_k[taken].sum() / is_k.sum())
+            selected = given >= (255 - place) / 255 - 1e-9
+            assert precision[k, place].item() == pytest.approx(is_k[selected].mean())
+            assert recall[k, place].item() == pytest.approx(is_k[selected].sum() / is_k.sum())
 
 
 def test_dots_are_scores_of_the_classes_shown() -> None:

@@ -95,7 +95,7 @@ def test_validation_is_that_of_the_selected_epoch() -> None:
     """Medians, gaps and pairs are those of the made runs by hand, at the second of three epochs."""
     results = made()
     result = leakage(compare(results, "dice_mean"))
-    assert result is not None and result.is_paired and result.splits == ["group", CHUNKS] and result.torn == [CHUNKS]
+    assert result is not None and result.is_paired and result.splits == ["group", CHUNKS] and result.leaking == [CHUNKS]
     assert [metric.column for metric in result.metrics] == [
         "dice_mean", "auprc_live", "f1_live", "auprc_dead", "f1_dead",
     ]  # fmt: skip
@@ -277,9 +277,9 @@ def test_torn_groups_leak_by_division() -> None:
     one, other, whole = {"a": ["A1", "A2"]}, {"b": ["A2"]}, {"": ["A2"]}
     drawing.refuse_leaks(one, {"a": ["A1"]}, "run")
     drawing.refuse_leaks(one, {"": ["A3"]}, "run")
-    for trained, held in [(one, other), (one, whole), (whole, one), (whole, whole)]:
+    for trained, stored in [(one, other), (one, whole), (whole, one), (whole, whole)]:
         with pytest.raises(SegueError, match="1 of its validation groups"):
-            drawing.refuse_leaks(trained, held, "run")
+            drawing.refuse_leaks(trained, stored, "run")
     assert drawing.merge_groups([one, other, {"a": ["A3"]}]) == {"a": ["A1", "A2", "A3"], "b": ["A2"]}
 
 

@@ -49,10 +49,12 @@ def test_medians_of_a_treatment_are_of_held_out_wells():
     """Medians and truths equal those computed by hand, intervals hold them, and wells trained on are left out."""
     table = made_table(12)
     result = by_condition(table, "treatment", value="fraction")
-    held = table[table["part"] != "train"]
+    stored = table[table["part"] != "train"]
     assert list(result["class"].unique()) == ["live", "dead"]
     for row in result.itertuples():
-        part_rows = held[(held["treatment"] == row.treatment) & (held["time"] == row.time) & (held["class"] == row._4)]
+        part_rows = stored[
+            (stored["treatment"] == row.treatment) & (stored["time"] == row.time) & (stored["class"] == row._4)
+        ]
         assert row.wells == len(part_rows) and row.median == part_rows["fraction"].median()
         assert row.true_median == part_rows["known_fraction"].median() and row.low <= row.median <= row.high
     with pytest.raises(SegueError, match="'dose'"):

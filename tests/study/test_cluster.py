@@ -59,15 +59,15 @@ def test_a_killed_worker_costs_nothing_but_time(study_file: StudyFile, tmp_path:
     for pid in struck:
         os.kill(pid, signal.SIGKILL)
     assert struck
-    _, told = process.communicate(timeout=240)
-    assert process.returncode == 0, told.decode()
+    _, output = process.communicate(timeout=240)
+    assert process.returncode == 0, output.decode()
     calm, after = (collect(plan_study(path, folder), command="").table for folder in (tmp_path / "calm", store))
     assert calm.equals(after)
 
 
 def children(pid: int) -> list[int]:
-    found = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-    return [child for child in found if parent_of(child) == pid]
+    actual = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    return [child for child in actual if parent_of(child) == pid]
 
 
 def parent_of(pid: int) -> int | None:

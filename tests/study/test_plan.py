@@ -234,8 +234,8 @@ def test_children_take_their_parents_network(study_file: StudyFile):
         '\n[stages.a]\ndomain = "high"\nnetwork = { name = "resunet", width = { each = [8, 16] } }\n'
         '\n[stages.b]\nfrom = "a"\ndomain = "low"\n'
     )
-    found = plan_study(path).study.configurations["b"]
-    assert [(c.axes, c.spec.network.width) for c in found] == [
+    actual = plan_study(path).study.configurations["b"]
+    assert [(c.axes, c.spec.network.width) for c in actual] == [
         ({"a.network.width": 8}, 8),
         ({"a.network.width": 16}, 16),
     ]

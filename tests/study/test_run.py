@@ -148,8 +148,8 @@ def test_why_names_the_setting_that_changed(copied_study: Path):
     path.write_text(unchanged.replace("width = 8", "width = 16"))
     width = "settings changed: network.width 8 -> 16"
     assert reasons_by_stage(path) == {"dataset": {"finished"}, "pretrain": {width}, "transfer": {width}}
-    told = run_segue("study", "plan", path, "--why").stdout
-    assert told.count(width) == 1 and "(10 stages)" in told
+    output = run_segue("study", "plan", path, "--why").stdout
+    assert output.count(width) == 1 and "(10 stages)" in output
     path.write_text(unchanged)
     assert set.union(*reasons_by_stage(path).values()) == {"finished"}
 
@@ -205,8 +205,10 @@ def test_leaves_may_keep_metrics_alone(study_file: StudyFile):
     path.write_text(path.read_text().replace("seeds = 2", 'seeds = 1\nkeep = "metrics"'))
     plan = plan_study(path)
     run_study(plan)
-    kept = {t.configuration.stage: (plan.store.run(t.key) / "weights.safetensors").exists() for t in plan.trainings}
-    assert kept == {"pretrain": True, "transfer": False}
+    selection = {
+        t.configuration.stage: (plan.store.run(t.key) / "weights.safetensors").exists() for t in plan.trainings
+    }
+    assert selection == {"pretrain": True, "transfer": False}
 
 
 def test_every_epoch_is_scored_on_request(study_file: StudyFile):

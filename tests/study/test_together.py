@@ -66,14 +66,14 @@ def test_a_failure_is_its_own_member_s(study_file: StudyFile, tmp_path: Path):
 def test_only_what_pays_shares_a_pass():
     """Costly augmentation pays; other data, orders and batches cannot share; no worker is left without work."""
     plain = [planned(f"plain{k}", optimizer={"lr": 10.0**-k}) for k in range(4)]
-    turned = {"augment": {"rotation_deg": 90}}
-    costly = [planned(f"costly{k}", optimizer={"lr": 10.0**-k}, **turned) for k in range(8)]
-    other = [planned("batch", batch=4, **turned), planned("seed", init=1, **turned)]
+    rotated = {"augment": {"rotation_deg": 90}}
+    costly = [planned(f"costly{k}", optimizer={"lr": 10.0**-k}, **rotated) for k in range(8)]
+    other = [planned("batch", batch=4, **rotated), planned("seed", init=1, **rotated)]
     groups = group_tasks([*plain, *costly, *other], workers=1, max_size=None)
     assert [len(group) for group in groups] == [1, 1, 1, 1, 4, 4, 1, 1]
     assert [task.key for group in groups for task in group] == [task.key for task in [*plain, *costly, *other]]
     assert [len(group) for group in group_tasks(costly[:4], workers=4, max_size=None)] == [1, 1, 1, 1]
     assert [len(group) for group in group_tasks(costly[:4], workers=2, max_size=None)] == [2, 2]
     assert [len(group) for group in group_tasks(plain, workers=1, max_size=2)] == [2, 2]
-    seeds = [planned(f"seed{k}", init=k, order="shared", **turned) for k in range(3)]
+    seeds = [planned(f"seed{k}", init=k, order="shared", **rotated) for k in range(3)]
     assert [len(group) for group in group_tasks(seeds, workers=1, max_size=None)] == [3]

@@ -59,22 +59,22 @@ def test_classes_follow_from_distances(boundary_px: float):
     labels = hostile_labels()["touching"]
     labels[20:, :] = 0
     labels[:, 30:] = np.where(labels[:, 30:] > 0, 99, 0)
-    found = target(boundary_px=boundary_px).encode(torch.from_numpy(labels)[None])[0, 0].numpy()
+    actual = target(boundary_px=boundary_px).encode(torch.from_numpy(labels)[None])[0, 0].numpy()
     for label in np.unique(labels[labels > 0]):
         inside = labels == label
         distance = np.asarray(ndimage.distance_transform_edt(np.pad(inside, 9, mode="edge")))[9:-9, 9:-9]
         if (distance > boundary_px).any():
-            assert np.array_equal(found[inside] == BOUNDARY, distance[inside] <= boundary_px)
-            assert np.array_equal(found[inside] == INTERIOR, distance[inside] > boundary_px)
+            assert np.array_equal(actual[inside] == BOUNDARY, distance[inside] <= boundary_px)
+            assert np.array_equal(actual[inside] == INTERIOR, distance[inside] > boundary_px)
 
 
 def test_towards_objects_only_contacts_are_boundary():
     """A lone object has none; of two that touch, the two columns on each side of the contact are."""
     labels = np.zeros((12, 20), dtype=np.int64)
     labels[2:10, 2:10], labels[2:10, 10:18] = 1, 2
-    found = target(towards="objects").encode(torch.from_numpy(labels)[None])[0, 0].numpy()
-    assert (found[2:10, 8:12] == BOUNDARY).all() and (found == BOUNDARY).sum() == 8 * 4
-    assert (found[labels > 0] >= INTERIOR).all() and not found[labels == 0].any()
+    actual = target(towards="objects").encode(torch.from_numpy(labels)[None])[0, 0].numpy()
+    assert (actual[2:10, 8:12] == BOUNDARY).all() and (actual == BOUNDARY).sum() == 8 * 4
+    assert (actual[labels > 0] >= INTERIOR).all() and not actual[labels == 0].any()
 
 
 def test_next_to_ignored_pixels_the_class_is_unknown():
@@ -82,10 +82,10 @@ def test_next_to_ignored_pixels_the_class_is_unknown():
     labels = np.ones((12, 12), dtype=np.int64)
     labels[:, :3], labels[0] = -1, 0
     encoded = target().encode(torch.from_numpy(labels)[None])
-    found = encoded[0, 0].numpy()
-    assert (found[3:, 3:5] == UNKNOWN).all() and (found[1:3, 3:] == BOUNDARY).all() and (found[3:, 5:] == 1).all()
+    actual = encoded[0, 0].numpy()
+    assert (actual[3:, 3:5] == UNKNOWN).all() and (actual[1:3, 3:] == BOUNDARY).all() and (actual[3:, 5:] == 1).all()
     assert torch.equal(target().target_classes(encoded)[0], torch.from_numpy(labels))
-    assert target().normalizers(encoded).item() == (found == 0).sum() + ((found == 1) | (found == 2)).sum()
+    assert target().normalizers(encoded).item() == (actual == 0).sum() + ((actual == 1) | (actual == 2)).sum()
 
 
 def test_loss_is_weighted_cross_entropy():
@@ -114,8 +114,8 @@ def test_shipped_labels_come_back(settings: dict, expected: dict[str, float]):
         pairs = []
         for labels in shipped_labels(name, count=29 if name == "bbbc039" else None):
             encoded = asked.encode(torch.from_numpy(labels.astype(np.int64))[None])
-            found = asked.decode(contract.perfect_prediction(asked, encoded[0].numpy()), every_object(asked))
-            pairs.append((large_objects(labels, above_px=30), large_objects(found, above_px=30)))
+            actual = asked.decode(contract.perfect_prediction(asked, encoded[0].numpy()), every_object(asked))
+            pairs.append((large_objects(labels, above_px=30), large_objects(actual, above_px=30)))
         assert average_precision(pairs, iou=0.9) >= least
 
 
@@ -132,8 +132,8 @@ def test_decode_parameters():
     scores = np.log(np.stack([1 - interior - boundary_, interior + 1e-9, boundary_ + 1e-9])).astype(np.float32)
 
     def sizes(**changed: float) -> list[int]:
-        found = target().decode(scores, {**every_object(target()), **changed})
-        return sorted(np.bincount(found.ravel())[1:].tolist())
+        actual = target().decode(scores, {**every_object(target()), **changed})
+        return sorted(np.bincount(actual.ravel())[1:].tolist())
 
     assert sizes() == [9, 21, 60, 60]
     assert sizes(keep_unseeded=0) == [9, 60, 60]

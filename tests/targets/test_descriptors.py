@@ -83,11 +83,11 @@ def test_descriptors_equal_their_definition(sigma_px: float):
     """Equal to Gaussian filters of whole masks, also for hollow objects, pieces, single pixels and at the border."""
     for name in ("touching", "tiny", "hollow", "border_cut", "single_pixels", "lines", "pieces", "blobs", "one_object"):
         labels = hostile_labels()[name]
-        found = target(sigma_px=sigma_px).encode(torch.from_numpy(labels)[None])[0].numpy()
+        actual = target(sigma_px=sigma_px).encode(torch.from_numpy(labels)[None])[0].numpy()
         expected = by_definition(labels, sigma_px)
-        np.testing.assert_allclose(found[[0, 1, 2, 3, 5]], expected[[0, 1, 2, 3, 5]], atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(actual[[0, 1, 2, 3, 5]], expected[[0, 1, 2, 3, 5]], atol=2e-5, err_msg=name)
         wide = expected[2:4].min(0) * sigma_px**2 > 0.01  # where variances are next to none, so is their quotient
-        np.testing.assert_allclose(found[4][wide], expected[4][wide], atol=1e-3, err_msg=name)
+        np.testing.assert_allclose(actual[4][wide], expected[4][wide], atol=1e-3, err_msg=name)
 
 
 def test_affinities_tell_who_is_of_one_object():
@@ -127,8 +127,8 @@ def test_shipped_labels_come_back():
             pairs = []
             for labels in shipped_labels(name, count=None if asked.affinities else 5):
                 encoded = asked.encode(torch.from_numpy(labels.astype(np.int64))[None])
-                found = asked.decode(contract.perfect_prediction(asked, encoded[0].numpy()), every_object(asked))
-                pairs.append((large_objects(labels, above_px=30), large_objects(found, above_px=30)))
+                actual = asked.decode(contract.perfect_prediction(asked, encoded[0].numpy()), every_object(asked))
+                pairs.append((large_objects(labels, above_px=30), large_objects(actual, above_px=30)))
             assert average_precision(pairs, iou=0.9) >= expected
 
 
@@ -139,8 +139,8 @@ def test_one_weak_affinity_joins_nothing():
     asked = target()
     scores = contract.perfect_prediction(asked, asked.encode(torch.from_numpy(labels)[None])[0].numpy())
     scores[8, 7, 10] = 8
-    found = asked.decode(scores, asked.decode_params)
-    assert found.max() == 2 and np.array_equal(found, labels)
+    actual = asked.decode(scores, asked.decode_params)
+    assert actual.max() == 2 and np.array_equal(actual, labels)
 
 
 def test_refusals():

@@ -56,14 +56,14 @@ def test_distances_equal_scipy(normalized: bool):
     """Object by object, the distance to what is outside it, the object going on beyond the border; by its maximum."""
     for name in ("touching", "tiny", "hollow", "border_cut", "single_pixels", "lines", "pieces", "blobs"):
         labels = hostile_labels()[name]
-        found = target(normalized=normalized).encode(torch.from_numpy(labels)[None])[0].numpy()
+        actual = target(normalized=normalized).encode(torch.from_numpy(labels)[None])[0].numpy()
         expected = np.zeros(labels.shape)
         for label in np.unique(labels[labels > 0]):
             far = np.asarray(ndimage.distance_transform_edt(np.pad(labels == label, 40, mode="edge")))[40:-40, 40:-40]
             far = np.where(labels == label, far, 0)
             expected += far / far.max() if normalized else far
-        np.testing.assert_allclose(found[0], expected, atol=1e-5)
-        assert np.array_equal(found[1], labels > 0)
+        np.testing.assert_allclose(actual[0], expected, atol=1e-5)
+        assert np.array_equal(actual[1], labels > 0)
 
 
 def test_distances_that_ignored_pixels_hide_are_unknown():
@@ -73,11 +73,11 @@ def test_distances_that_ignored_pixels_hide_are_unknown():
     hidden = labels.copy()
     hidden[:, 15:] = -1
     asked = target(normalized=False)
-    whole, found = (asked.encode(torch.from_numpy(one)[None])[0].numpy() for one in (labels, hidden))
+    whole, actual = (asked.encode(torch.from_numpy(one)[None])[0].numpy() for one in (labels, hidden))
     x = np.arange(30)
     known = np.broadcast_to((x < 15) & (whole[0] < 15 - x), labels.shape)
-    assert np.array_equal(found[0][known], whole[0][known]) and known[:, :15].mean() > 0.7
-    assert (found[0][~known] == -1).all() and np.array_equal(found[1], hidden.clip(max=1))
+    assert np.array_equal(actual[0][known], whole[0][known]) and known[:, :15].mean() > 0.7
+    assert (actual[0][~known] == -1).all() and np.array_equal(actual[1], hidden.clip(max=1))
     nowhere = asked.encode(torch.ones(1, 8, 8, dtype=torch.long))
     assert (nowhere[:, 0] == -1).all() and (nowhere[:, 1] == 1).all()
 
@@ -102,8 +102,8 @@ def test_shipped_labels_come_back(settings: dict):
     pairs = []
     for labels in shipped_labels("dsb2018") + shipped_labels("bbbc039"):
         encoded = asked.encode(torch.from_numpy(labels.astype(np.int64))[None])
-        found = asked.decode(contract.perfect_prediction(asked, encoded[0].numpy()), asked.decode_params)
-        pairs.append((large_objects(labels, above_px=30), large_objects(found, above_px=30)))
+        actual = asked.decode(contract.perfect_prediction(asked, encoded[0].numpy()), asked.decode_params)
+        pairs.append((large_objects(labels, above_px=30), large_objects(actual, above_px=30)))
     assert average_precision(pairs, iou=0.9) >= (0.987 if asked.normalized else 0.99)
 
 

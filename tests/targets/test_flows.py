@@ -58,9 +58,9 @@ def assert_numbered(labels: np.ndarray) -> None:
 
 def regions(mask: np.ndarray, *, corners: bool) -> np.ndarray:
     """Returns connected regions (H, W) int32 of a mask, 1 … n, by 8 neighbours or by 4."""
-    found = np.zeros(mask.shape, np.int32)
-    ndimage.label(mask, ndimage.generate_binary_structure(2, 1 + corners), output=found)
-    return found
+    actual = np.zeros(mask.shape, np.int32)
+    ndimage.label(mask, ndimage.generate_binary_structure(2, 1 + corners), output=actual)
+    return actual
 
 
 def heat_reference(inside: np.ndarray) -> np.ndarray:
@@ -114,9 +114,9 @@ def test_hostile_labels_lose_no_object(name: str):
     assert np.array_equal(planes[2], np.sign(labels))
     length = np.sqrt((planes[:2].astype(np.float64) ** 2).sum(0))
     assert np.all((np.abs(length - 1) < 1e-6) | (length == 0)) and not length[labels <= 0].any()
-    found = round_trip(labels, EVERYTHING)
-    assert_numbered(found)
-    assert set(np.unique(labels[labels > 0])) == set(np.unique(labels[(labels > 0) & (found > 0)]))
+    actual = round_trip(labels, EVERYTHING)
+    assert_numbered(actual)
+    assert set(np.unique(labels[labels > 0])) == set(np.unique(labels[(labels > 0) & (actual > 0)]))
     assert_numbered(round_trip(labels))
 
 
@@ -186,8 +186,8 @@ def test_points_follow_flows_by_eulers_method(steps: int):
         above = (one - y) * ((one - x) * field[v, u] + x * field[v, u + 1])
         points = np.clip(points + above + y * ((one - x) * field[v + 1, u] + x * field[v + 1, u + 1]), 0, size - 1)
     pixels = (points + np.float32(0.5)).astype(int)
-    found = flow_kernels.integrate_flows(field, starts, steps)
-    assert np.mean(found == pixels[:, 0] * size + pixels[:, 1]) > 0.998  # sums in another order may round otherwise
+    actual = flow_kernels.integrate_flows(field, starts, steps)
+    assert np.mean(actual == pixels[:, 0] * size + pixels[:, 1]) > 0.998  # sums in another order may round otherwise
 
 
 def test_flow_filter_removes_what_its_flows_do_not_fit():
@@ -241,9 +241,9 @@ def test_garbage_is_decoded_to_something(seed: str):
     """Scores of no meaning, rough or smooth, small or huge, give numbered labels, the same each time."""
     noise = rng.numpy_generator("flows", "garbage", seed).standard_normal((3, 64, 50)).astype(np.float32)
     for scores in (noise, 100 * noise, smooth_scores(64, seed), np.ones((3, 33, 20), np.float32), noise[:, :1, :1]):
-        found = TARGET.decode(scores, EVERYTHING)
-        assert_numbered(found)
-        assert found.shape == scores.shape[1:] and np.array_equal(found, TARGET.decode(scores, EVERYTHING))
+        actual = TARGET.decode(scores, EVERYTHING)
+        assert_numbered(actual)
+        assert actual.shape == scores.shape[1:] and np.array_equal(actual, TARGET.decode(scores, EVERYTHING))
     with pytest.raises(SegueError, match="NaN or infinite"):
         TARGET.decode(np.full((3, 8, 8), np.nan, np.float32), EVERYTHING)
 

@@ -61,9 +61,9 @@ def test_shipped_labels_merge_as_their_connected_parts():
         pairs = []
         for labels in shipped_labels(name):
             encoded = target().encode(torch.from_numpy(labels.astype(np.int64))[None])
-            found = contract.decoded(target(), contract.perfect_prediction(target(), encoded[0].numpy()), EVERYTHING)
-            assert np.array_equal(found, np.asarray(measure.label(labels > 0, connectivity=1)))
-            pairs.append((large_objects(labels, above_px=30), large_objects(found, above_px=30)))
+            actual = contract.decoded(target(), contract.perfect_prediction(target(), encoded[0].numpy()), EVERYTHING)
+            assert np.array_equal(actual, np.asarray(measure.label(labels > 0, connectivity=1)))
+            pairs.append((large_objects(labels, above_px=30), large_objects(actual, above_px=30)))
         assert average_precision(pairs, iou=0.9) == pytest.approx(expected, abs=0.001)
 
 

@@ -57,10 +57,10 @@ def test_ignored_pixels_count_nowhere(loss: str):
     scores, labels = batch()
     asked, ignored = target(loss), (labels < 0)[:, None]
     changed = torch.where(ignored, 5 * torch.ones_like(scores), scores).requires_grad_()
-    found = loss_of(asked, changed, labels)
-    found.backward()
+    actual = loss_of(asked, changed, labels)
+    actual.backward()
     assert changed.grad is not None and not changed.grad.where(ignored, torch.zeros(())).any()
-    assert found.item() == pytest.approx(loss_of(asked, scores, labels).item(), rel=1e-6)
+    assert actual.item() == pytest.approx(loss_of(asked, scores, labels).item(), rel=1e-6)
     assert loss_of(asked, scores, torch.full_like(labels, -1)).item() == 0
 
 
@@ -73,9 +73,9 @@ def test_perfect_predictions_reach_the_floor(loss: object):
     labels[0], labels[1] = 0, 1
     perfect = (200.0 * F.one_hot(labels.clamp(min=0), 3).movedim(-1, 1)).requires_grad_()
     asked = target(loss)
-    found = loss_of(asked, perfect, labels)
-    found.backward()
-    assert found.item() == pytest.approx(asked.min_loss, abs=1e-4)
+    actual = loss_of(asked, perfect, labels)
+    actual.backward()
+    assert actual.item() == pytest.approx(asked.min_loss, abs=1e-4)
     assert perfect.grad is not None and perfect.grad.isfinite().all()
     assert loss_of(asked, batch()[0], labels).item() > asked.min_loss + 0.1
 
@@ -153,8 +153,8 @@ def test_label_smoothing_equals_torch(weights: tuple[float, ...] | None):
     scores, labels = batch()
     factors = None if weights is None else torch.tensor(weights)
     expected = F.cross_entropy(scores, labels, factors, ignore_index=-1, label_smoothing=0.2)
-    found = loss_of(target("cross_entropy", class_weights=weights, label_smoothing=0.2), scores, labels)
-    assert torch.allclose(found, expected)
+    actual = loss_of(target("cross_entropy", class_weights=weights, label_smoothing=0.2), scores, labels)
+    assert torch.allclose(actual, expected)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5, 0.9])
@@ -188,8 +188,8 @@ def test_floor_of_smoothed_labels_is_their_entropy():
     entropy = -0.9 * math.log(0.9) - 0.1 * math.log(0.1)
     assert build_target(spec, names=NAMES[:2], instances=False, context="").min_loss == pytest.approx(entropy)
     spec = ClassesSpec.model_validate({"loss": "cross_entropy_of_probabilities", "label_smoothing": 0.2})
-    found = build_target(spec, names=NAMES[:2], instances=False, context="").min_loss
-    assert found == pytest.approx(math.log(math.e + 1) - 0.9)
+    actual = build_target(spec, names=NAMES[:2], instances=False, context="").min_loss
+    assert actual == pytest.approx(math.log(math.e + 1) - 0.9)
 
 
 def test_weights_made_while_scoring_serve_in_training():

@@ -28,9 +28,9 @@ def built(channels: int = 2, names: tuple[str, ...] = NAMES, **spec: object) -> 
 
 
 def reconstruction(**corruption: object) -> Reconstruction:
-    found = built(name="reconstruction", corruption=corruption)
-    assert isinstance(found, Reconstruction)
-    return found
+    actual = built(name="reconstruction", corruption=corruption)
+    assert isinstance(actual, Reconstruction)
+    return actual
 
 
 def images_and_labels() -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,9 +50,9 @@ def test_masked_images_are_judged_by_what_was_covered(patch_px: int):
     """The share asked for is covered with the mean, and only there, and not in padding, an error counts."""
     target = reconstruction(name="masked", patch_px=patch_px, share=0.4)
     images, labels = images_and_labels()
-    shown, encoded = target.encode_batch(images, labels, SEEDS)
-    covered = (shown == 0).all(1)
-    assert torch.equal(shown, torch.where(covered[:, None], 0, images))
+    visible, encoded = target.encode_batch(images, labels, SEEDS)
+    covered = (visible == 0).all(1)
+    assert torch.equal(visible, torch.where(covered[:, None], 0, images))
     assert covered.float().mean().item() == pytest.approx(0.4, abs=0.12)
     wrong = images + torch.where(covered & (labels >= 0), 0.0, 5.0)[:, None]
     assert loss(target, wrong, encoded) == 0
@@ -67,10 +67,10 @@ def test_what_is_random_in_a_view_is_its_own(name: str):
     target = reconstruction(name=name)
     images, labels = images_and_labels()
     before = images.clone()
-    shown, encoded = target.encode_batch(images, labels, SEEDS)
+    visible, encoded = target.encode_batch(images, labels, SEEDS)
     alone, taught = target.encode_batch(images[2:3], labels[2:3], SEEDS[2:3])
-    assert torch.equal(shown[2:3], alone) and torch.equal(encoded[2:3], taught)
-    assert torch.equal(images, before) and torch.equal(shown, images) == (name == "nothing")
+    assert torch.equal(visible[2:3], alone) and torch.equal(encoded[2:3], taught)
+    assert torch.equal(images, before) and torch.equal(visible, images) == (name == "nothing")
 
 
 def test_noise_has_the_deviation_asked_for():
@@ -78,11 +78,11 @@ def test_noise_has_the_deviation_asked_for():
     but in padding."""
     target = reconstruction(name="noise", sigma=[0.5, 2.0])
     images, labels = images_and_labels()
-    shown, encoded = target.encode_batch(images, labels, SEEDS)
-    deviations = (shown - images).std((1, 2, 3))
+    visible, encoded = target.encode_batch(images, labels, SEEDS)
+    deviations = (visible - images).std((1, 2, 3))
     assert ((deviations > 0.45) & (deviations < 2.1)).all() and deviations[0] != deviations[1]
-    error = ((shown - images) ** 2)[..., :40].mean().item()
-    assert loss(target, shown, encoded) == pytest.approx(error, rel=1e-5)
+    error = ((visible - images) ** 2)[..., :40].mean().item()
+    assert loss(target, visible, encoded) == pytest.approx(error, rel=1e-5)
 
 
 def test_a_reconstruction_turns_with_its_image():
@@ -92,8 +92,8 @@ def test_a_reconstruction_turns_with_its_image():
     _, encoded = target.encode_batch(images, labels, SEEDS)
     scores = random_scores(target, labels)  # type: ignore[arg-type]
     codes = torch.tensor([0, 3, 5, 6])
-    turned = target.transform(encoded, codes)
-    assert loss(target, dihedral(scores, labels, codes)[0], turned) == pytest.approx(loss(target, scores, encoded))
+    rotated = target.transform(encoded, codes)
+    assert loss(target, dihedral(scores, labels, codes)[0], rotated) == pytest.approx(loss(target, scores, encoded))
 
 
 def test_the_class_of_an_image_is_that_of_its_one_pixel():
@@ -117,9 +117,9 @@ def combined() -> Combined:
         {"target": {"name": "boundary"}, "weight": 0.5},
         {"target": {"name": "classes"}, "weight": 2.0},
     ]
-    found = built(name="combined", main={"name": "flows"}, auxiliary=auxiliary)
-    assert isinstance(found, Combined)
-    return found
+    actual = built(name="combined", main={"name": "flows"}, auxiliary=auxiliary)
+    assert isinstance(actual, Combined)
+    return actual
 
 
 def test_a_combination_loses_the_weighted_sum_of_its_parts():
@@ -148,8 +148,8 @@ def test_a_combination_with_the_image_itself():
     target = built(name="combined", main={"name": "foreground"}, auxiliary=auxiliary)
     assert isinstance(target, Combined)
     images, labels = images_and_labels()
-    shown, encoded = target.encode_batch(images, labels, SEEDS)
-    assert torch.equal(shown, images)
+    visible, encoded = target.encode_batch(images, labels, SEEDS)
+    assert torch.equal(visible, images)
     certain = torch.where(labels == 0, -50.0, 0.0)[:, None]
     assert loss(target, torch.cat([certain, images], 1), encoded) == pytest.approx(0, abs=1e-6)
 

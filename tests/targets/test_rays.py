@@ -98,9 +98,9 @@ def test_pixels_are_taught_as_by_stardist():
     """Probabilities and distances equal those of the stardist package at pixels of a real label image."""
     known = STARDIST["pixels"]
     rows, columns = np.array(known["places"]).T
-    found = encoded(read(known["file"]))[:, rows, columns]
-    np.testing.assert_allclose(found[0], known["probabilities"], atol=2e-6)
-    np.testing.assert_allclose(found[1:].T, known["distances"], atol=2e-4)
+    actual = encoded(read(known["file"]))[:, rows, columns]
+    np.testing.assert_allclose(actual[0], known["probabilities"], atol=2e-6)
+    np.testing.assert_allclose(actual[1:].T, known["distances"], atol=2e-4)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -108,44 +108,44 @@ def test_pixels_are_taught_as_by_stardist():
 def test_distances_are_those_of_walking_each_ray(name: str, count: int):
     """The displaced masks give, at every pixel of hostile maps, what walking the ray step by step gives."""
     labels = HOSTILE[name]
-    found = encoded(labels, Rays(("background", "object"), count))
-    assert not found[1:, labels <= 0].any()
+    actual = encoded(labels, Rays(("background", "object"), count))
+    assert not actual[1:, labels <= 0].any()
     for y, x in np.argwhere(labels > 0)[::17]:
-        wanted = [walked(labels, y, x, 2 * math.pi * k / count) for k in range(count)]
-        np.testing.assert_allclose(found[1:, y, x], wanted, rtol=1e-6)
+        expected = [walked(labels, y, x, 2 * math.pi * k / count) for k in range(count)]
+        np.testing.assert_allclose(actual[1:, y, x], expected, rtol=1e-6)
 
 
 def test_long_distances_are_counted_beyond_a_byte():
     """Objects longer than 255 steps have their whole distances."""
     labels = np.ones((3, 700), np.int64)
     labels[2] = 0
-    found = encoded(labels, Rays(("background", "object"), 8))
-    assert found[1, 0].tolist() == [699.5 - x for x in range(700)]
-    assert found[5, 1].tolist() == [x + 0.5 for x in range(700)]
+    actual = encoded(labels, Rays(("background", "object"), 8))
+    assert actual[1, 0].tolist() == [699.5 - x for x in range(700)]
+    assert actual[5, 1].tolist() == [x + 0.5 for x in range(700)]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_maps_are_taught_whole(name: str):
     """Every object pixel has a probability in (0, 1], each object reaches 1, and ignored pixels are recognisable."""
     labels = HOSTILE[name]
-    found = encoded(labels)
-    assert np.isfinite(found).all() and found.shape == (33, *labels.shape) and found.dtype == np.float32
-    truth = TARGET.target_classes(torch.from_numpy(found)[None])[0].numpy()
+    actual = encoded(labels)
+    assert np.isfinite(actual).all() and actual.shape == (33, *labels.shape) and actual.dtype == np.float32
+    truth = TARGET.target_classes(torch.from_numpy(actual)[None])[0].numpy()
     assert np.array_equal(truth, np.sign(labels))
-    assert all(found[0][labels == label].max() == 1 for label in np.unique(labels[labels > 0]))
-    assert (found[1:, labels > 0] >= 0.5).all()
+    assert all(actual[0][labels == label].max() == 1 for label in np.unique(labels[labels > 0]))
+    assert (actual[1:, labels > 0] >= 0.5).all()
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_maps_lose_no_object(name: str):
     """Of every object some pixels come back, as an object of their own where it is neither hollow nor in parts."""
     labels = HOSTILE[name]
-    found = round_trip(labels)
+    actual = round_trip(labels)
     ids = np.unique(labels[labels > 0])
-    assert found.dtype == np.int32 and all(found[labels == label].any() for label in ids)
+    assert actual.dtype == np.int32 and all(actual[labels == label].any() for label in ids)
     if name in TOLD:
-        assert found.max() == len(ids)
-        firsts = [np.flatnonzero(found == label)[0] for label in range(1, found.max() + 1)]
+        assert actual.max() == len(ids)
+        firsts = [np.flatnonzero(actual == label)[0] for label in range(1, actual.max() + 1)]
         assert firsts == sorted(firsts)
 
 
@@ -212,11 +212,11 @@ def test_loss_turns_with_the_batch():
     """Scores and labels turned together have the same loss."""
     taught = TARGET.encode(torch.from_numpy(np.stack(list(HOSTILE.values()))))
     scores = 3 * torch.randn(taught.shape, generator=rng.torch_generator("rays"))
-    wanted = loss(scores, taught)
+    expected = loss(scores, taught)
     for code in range(augmentation.N_DIHEDRAL):
         codes = torch.full((len(taught),), code)
         assert loss(TARGET.transform(scores, codes), TARGET.transform(taught, codes)).item() == pytest.approx(
-            wanted.item(), rel=1e-5
+            expected.item(), rel=1e-5
         )
 
 
@@ -238,9 +238,9 @@ def test_ignored_pixels_count_nowhere():
     ignored = taught[:, :1] < 0
     scores = torch.randn(taught.shape, generator=rng.torch_generator("rays"))
     changed = scores.where(~ignored, 50.0).requires_grad_()
-    found = loss(changed, taught)
-    found.backward()
-    assert found.item() == pytest.approx(loss(scores, taught).item(), rel=1e-6)
+    actual = loss(changed, taught)
+    actual.backward()
+    assert actual.item() == pytest.approx(loss(scores, taught).item(), rel=1e-6)
     assert changed.grad is not None and changed.grad.isfinite().all()
     assert not changed.grad.where(ignored, 0.0).any() and changed.grad.where(~ignored, 0.0).any()
     assert loss(scores, torch.zeros_like(taught).index_fill(1, torch.tensor([0]), -1)).item() == 0
@@ -277,8 +277,8 @@ def test_common_area_of_squares_is_in_closed_form():
     radii = 3 * 2 * rays.border_px(32)
     square = np.ascontiguousarray((radii[:, None] * rays.directions(32)).T)
     for dy, dx in ((0.3, 0.2), (1.5, -2.25), (5.9, 0.1), (6.1, 0.0), (-3.01, 4.7)):
-        wanted = max(0.0, 6 - abs(dy)) * max(0.0, 6 - abs(dx))
-        assert kernels.intersection_area(square[0] + dy, square[1] + dx, *square) == pytest.approx(wanted, abs=1e-9)
+        expected = max(0.0, 6 - abs(dy)) * max(0.0, 6 - abs(dx))
+        assert kernels.intersection_area(square[0] + dy, square[1] + dx, *square) == pytest.approx(expected, abs=1e-9)
     assert kernels.intersection_area(*(0.25 * square + 0.1), *square) == pytest.approx(36 / 16)
 
 
@@ -293,9 +293,9 @@ def test_common_area_of_stars_is_that_of_their_pixels():
         mask[polygon(ys * scale, xs * scale, mask.shape)] = True
     for i in range(0, 24, 2):
         a, b = polygons[i], polygons[i + 1]
-        found = kernels.intersection_area(a[0], a[1], b[0], b[1])
-        assert found == pytest.approx((masks[i] & masks[i + 1]).sum() / scale**2, abs=0.15)
-        assert found == pytest.approx(kernels.intersection_area(b[0], b[1], a[0], a[1]), abs=1e-6)
+        actual = kernels.intersection_area(a[0], a[1], b[0], b[1])
+        assert actual == pytest.approx((masks[i] & masks[i + 1]).sum() / scale**2, abs=0.15)
+        assert actual == pytest.approx(kernels.intersection_area(b[0], b[1], a[0], a[1]), abs=1e-6)
         assert kernels.intersection_area(a[0] + 1e-7, a[1] - 3e-8, a[0], a[1]) == pytest.approx(
             masks[i].sum() / scale**2, abs=0.4
         )
@@ -306,10 +306,10 @@ def test_polygons_are_drawn_as_by_skimage():
     centers, radii = stars(40, 16, "draw")
     for center, own in zip(centers, radii, strict=True):
         ys, xs = np.ascontiguousarray(center[:, None] + own * rays.directions(16).T) + 1e-3
-        found, wanted = np.zeros((48, 48), np.int32), np.zeros((48, 48), np.int32)
-        kernels.fill_polygon(found, 1, ys, xs)
-        wanted[polygon(ys, xs, wanted.shape)] = 1
-        assert np.array_equal(found, wanted)
+        actual, expected = np.zeros((48, 48), np.int32), np.zeros((48, 48), np.int32)
+        kernels.fill_polygon(actual, 1, ys, xs)
+        expected[polygon(ys, xs, expected.shape)] = 1
+        assert np.array_equal(actual, expected)
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.2, 0.4, 0.6])
@@ -325,18 +325,18 @@ def test_suppression_is_that_of_all_pairs(threshold: float, spread: float):
     polygons = np.ascontiguousarray(vertices.swapaxes(1, 2))
     following = np.roll(radii, -1, 1)
     areas = (radii.astype(float) * following).sum(1) * math.sin(math.pi / 8) / 2
-    wanted: list[int] = []
+    expected: list[int] = []
     for i in order:
         near = [
-            kernels.intersection_area(*(polygons[j] + 1e-7), *polygons[i]) / min(areas[i], areas[j]) for j in wanted
+            kernels.intersection_area(*(polygons[j] + 1e-7), *polygons[i]) / min(areas[i], areas[j]) for j in expected
         ]
         if all(share <= threshold for share in near):
-            wanted.append(i)
+            expected.append(i)
     labels = np.zeros((48, 48), np.int32)
-    found = kernels.non_maximum_suppression(places, radii, order, unit, threshold, labels)
-    assert found.tolist() == wanted and 3 < len(wanted) < len(places)
+    actual = kernels.non_maximum_suppression(places, radii, order, unit, threshold, labels)
+    assert actual.tolist() == expected and 3 < len(expected) < len(places)
     drawn = np.zeros_like(labels)
-    for number, i in enumerate(wanted, 1):
+    for number, i in enumerate(expected, 1):
         kernels.fill_polygon(drawn, number, *polygons[i])
     assert np.array_equal(labels, drawn)
 
@@ -377,11 +377,11 @@ def test_thresholds_do_what_they_say():
 def test_many_candidates_are_thinned_by_cells(monkeypatch: pytest.MonkeyPatch):
     """With few candidates allowed, the best of each cell still finds every object of a real image of large ones."""
     labels = read("bbbc039/labels/" + sorted((DATA / "bbbc039" / "labels").glob("*.png"))[0].name)[:300, :300]
-    scores, wanted = perfect_prediction(TARGET, encoded(labels)), round_trip(labels)
+    scores, expected = perfect_prediction(TARGET, encoded(labels)), round_trip(labels)
     monkeypatch.setattr(rays, "MAX_CANDIDATES", np.count_nonzero(scores[0] > 0) // 3)
-    found = TARGET.decode(scores, TARGET.decode_params)
+    actual = TARGET.decode(scores, TARGET.decode_params)
     assert len(rays._candidates(scores[0], 0.0)) <= rays.MAX_CANDIDATES
-    assert abs(int(found.max()) - int(wanted.max())) <= 1 and ((found > 0) != (wanted > 0)).mean() < 0.01
+    assert abs(int(actual.max()) - int(expected.max())) <= 1 and ((actual > 0) != (expected > 0)).mean() < 0.01
 
 
 @pytest.mark.parametrize("scale", [0, 3, 1000])
@@ -390,9 +390,9 @@ def test_noise_is_decoded(scale: float):
     scores = rng.numpy_generator("noise").normal(size=(33, 64, 48)).astype(np.float32)
     scores[1:] *= scale
     scores[1, :4, :4], scores[2, :4, :4] = np.nan, np.inf
-    found = TARGET.decode(scores, TARGET.decode_params)
-    assert found.shape == (64, 48) and np.array_equal(np.unique(found[found > 0]), np.arange(1, found.max() + 1))
-    assert np.array_equal(found, TARGET.decode(scores.copy(), TARGET.decode_params))
+    actual = TARGET.decode(scores, TARGET.decode_params)
+    assert actual.shape == (64, 48) and np.array_equal(np.unique(actual[actual > 0]), np.arange(1, actual.max() + 1))
+    assert np.array_equal(actual, TARGET.decode(scores.copy(), TARGET.decode_params))
 
 
 def test_settings_that_do_not_fit_are_refused():

@@ -24,8 +24,8 @@ def test_inverse_frequency_by_hand():
 def test_median_frequency_by_hand():
     """Frequencies count only the samples that hold the class: 15/20, 4/20 and 1/10; the median 1/5 has weight 1."""
     raw = np.array([0.2 / 0.75, 1.0, 2.0])
-    found = weights("median_frequency", [[9, 1, 0], [6, 3, 1]])
-    assert found == pytest.approx(tuple(raw * 20 / (raw * [15, 4, 1]).sum()))
+    actual = weights("median_frequency", [[9, 1, 0], [6, 3, 1]])
+    assert actual == pytest.approx(tuple(raw * 20 / (raw * [15, 4, 1]).sum()))
 
 
 def test_median_frequency_of_totals():
@@ -36,8 +36,8 @@ def test_median_frequency_of_totals():
 def test_effective_number_by_hand():
     """beta = 0.5 and 1, 2, 3 pixels: effective numbers 1, 1.5 and 1.75; towards beta = 1 it is inverse frequency."""
     raw = np.array([1, 1 / 1.5, 1 / 1.75])
-    found = weights(EffectiveNumberSpec(name="effective_number", beta=0.5), [1, 2, 3])
-    assert found == pytest.approx(tuple(raw * 6 / (raw * [1, 2, 3]).sum()))
+    actual = weights(EffectiveNumberSpec(name="effective_number", beta=0.5), [1, 2, 3])
+    assert actual == pytest.approx(tuple(raw * 6 / (raw * [1, 2, 3]).sum()))
     near = weights(EffectiveNumberSpec(name="effective_number", beta=1 - 1e-13), [100, 20, 5])
     assert near == pytest.approx(weights("inverse_frequency", [100, 20, 5]), rel=1e-6)
 
@@ -48,9 +48,9 @@ def test_effective_number_by_hand():
 def test_mean_weight_of_a_pixel_is_one(spec: object):
     """Over all counted pixels the weights average 1, and a rarer class never weighs less."""
     counts = np.array([[900, 90, 10], [500, 500, 0], [10**6, 0, 7]])
-    found = np.array(weights(spec, counts))
-    assert (found * counts.sum(0)).sum() / counts.sum() == pytest.approx(1)
-    assert (np.diff(found) >= 0).all()
+    actual = np.array(weights(spec, counts))
+    assert (actual * counts.sum(0)).sum() / counts.sum() == pytest.approx(1)
+    assert (np.diff(actual) >= 0).all()
 
 
 def test_class_without_pixels_is_named():

@@ -78,10 +78,10 @@ def test_what_does_not_fit_is_streamed(tiles: Path):
     for source, known in ((data.training, resident.training), (data.validation, resident.validation)):
         assert source is not None
         assert known is not None
-        for found, expected in zip(
+        for actual, expected in zip(
             source.read(torch.arange(8), "cpu"), known.read(torch.arange(8), "cpu"), strict=True
         ):
-            assert torch.equal(found, expected)
+            assert torch.equal(actual, expected)
     data.close()
     data.close()
 
@@ -115,12 +115,12 @@ def test_classes_are_counted(tmp_path: Path, limit: float | None, kind: Kind):
     path = write_tiles(tmp_path, kind)
     lines: list[str] = []
     data = load(path, lines, memory_gb=limit, shuffle_window=16)
-    found = data.sample_counts()
+    actual = data.sample_counts()
     expected = np.concatenate([
         (values.clip(max=1).numpy()[:, None] == np.arange(2)[:, None, None]).sum((2, 3))
         for _, values in data.training.batches(np.arange(len(data.training)), [(0, len(data.training))], "cpu")
     ])  # fmt: skip
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(actual, expected)
     assert data.class_counts() == tuple(expected.sum(0).tolist())
     assert sum("counting the pixels" in line for line in lines) == (limit is not None and kind == "instances")
     data.close()

@@ -73,9 +73,9 @@ def test_what_is_frozen_keeps_every_bit(tiles: Path, tmp_path: Path, parent: Pat
         tiles, epochs=3, freeze=part, ema={"decay": 0.5}, schedule=DROPPING, restore_best=True, keep_epochs=True,
         optimizer={"name": "adamw", "lr": 1e-3, "weight_decay": 0.1},
     )  # fmt: skip
-    run, before, kept = train(spec, tmp_path / "run", parent), weights(parent), names(part)
+    run, before, selection = train(spec, tmp_path / "run", parent), weights(parent), names(part)
     for after in (weights(run), of_epoch(run, 1), of_epoch(run, 3)):
-        assert changed(before, after) == before.keys() - kept
+        assert changed(before, after) == before.keys() - selection
 
 
 def test_unfreezing_moves_only_afterwards(tiles: Path, tmp_path: Path, parent: Path):
@@ -107,8 +107,8 @@ def test_average_is_that_of_the_weights_after_each_step(tiles: Path, tmp_path: P
             if value.is_floating_point():
                 torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-6)
     model = load_run(averaged)
-    found = score_run(model, tiles, model.spec.data[0], "validation")["scores"]["loss"]
-    assert found == metrics(averaged)["scores"]["validation_loss"] != metrics(plain)["scores"]["validation_loss"]
+    actual = score_run(model, tiles, model.spec.data[0], "validation")["scores"]["loss"]
+    assert actual == metrics(averaged)["scores"]["validation_loss"] != metrics(plain)["scores"]["validation_loss"]
 
 
 def test_early_stopping(tiles: Path, tmp_path: Path):
@@ -249,28 +249,28 @@ def test_history_has_every_score(tiles: Path, tmp_path: Path):
     expected = {"epoch", "lr", "lr_max", "validation_loss_floor"}
     expected |= {f"{part}_{name}" for part in ("train", "validation") for name in shared}
     expected |= {f"validation_{name}" for name in areas}
-    found = history(run)
-    assert expected <= set(found.columns)
-    assert found["epoch"].tolist() == [1, 2]
+    actual = history(run)
+    assert expected <= set(actual.columns)
+    assert actual["epoch"].tolist() == [1, 2]
     for name in (*per_class, *areas):
-        assert found[f"validation_{name}"].dropna().between(0, 1).all()
+        assert actual[f"validation_{name}"].dropna().between(0, 1).all()
 
 
 def test_rates_are_those_of_the_steps(tiles: Path, tmp_path: Path):
     """`lr` is the rate of an epoch's last step and `lr_max` its highest, for a schedule that moves at every step."""
     spec = spec_of(tiles, epochs=3, images=20, schedule={"name": "one_cycle", "peak_at": 0.5}, optimizer=SGD)
-    found = history(train(spec, tmp_path / "run"))
+    actual = history(train(spec, tmp_path / "run"))
     rates = np.array([[0.05 * schedules.factor(spec.schedule, None, {}, epoch + step / 3, 3) for step in range(3)]
                       for epoch in range(3)])  # fmt: skip
-    np.testing.assert_allclose(found["lr"], rates[:, -1], rtol=1e-12)
-    np.testing.assert_allclose(found["lr_max"], rates.max(1), rtol=1e-12)
+    np.testing.assert_allclose(actual["lr"], rates[:, -1], rtol=1e-12)
+    np.testing.assert_allclose(actual["lr_max"], rates.max(1), rtol=1e-12)
 
 
 def test_the_published_rate(tiles: Path, tmp_path: Path):
     """`exponential` multiplies the rate by gamma after every epoch and keeps it within one."""
     spec = spec_of(tiles, images=8, epochs=4, schedule={"name": "exponential", "gamma": 0.5}, validation=0)
-    found = history(train(spec, tmp_path / "run"))
-    assert found["lr"].tolist() == found["lr_max"].tolist() == [1e-3, 5e-4, 2.5e-4, 1.25e-4]
+    actual = history(train(spec, tmp_path / "run"))
+    assert actual["lr"].tolist() == actual["lr_max"].tolist() == [1e-3, 5e-4, 2.5e-4, 1.25e-4]
 
 
 def test_ten_times_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

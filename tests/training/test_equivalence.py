@@ -91,9 +91,9 @@ def test_live_batch_norm_sees_the_parts(tiles: Path, tmp_path: Path):
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as actual:
+        actual.bind(("127.0.0.1", 0))
+        return actual.getsockname()[1]
 
 
 def train_asking_often(spec: StageSpec, folder: Path, checkpoint_s: float = 60.0) -> None:
@@ -201,11 +201,11 @@ def test_live_batch_norm_over_cpu_processes_is_refused(tiles: Path, tmp_path: Pa
     processes = start_two(run_command, tmp_path / "told", "train", str(spec), str(tmp_path / "run"))
     for rank, process in enumerate(processes):
         process.join(300)
-        told = (tmp_path / f"told-{rank}").read_text()
-        assert process.exitcode == 2, told
-        assert "batch normalization that is trained, whose statistics several CPU processes cannot share" in told
-        assert 'set network.norm = "group", freeze the parts that have it, or train in one process.' in told
-        assert "Traceback" not in told
+        output = (tmp_path / f"told-{rank}").read_text()
+        assert process.exitcode == 2, output
+        assert "batch normalization that is trained, whose statistics several CPU processes cannot share" in output
+        assert 'set network.norm = "group", freeze the parts that have it, or train in one process.' in output
+        assert "Traceback" not in output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["spec.toml", "told-0", "told-1"]
 
 
@@ -272,10 +272,10 @@ def test_cached_features_are_the_uncached(tiles: Path, tmp_path: Path, parent: P
 
 def test_kept_features_stay_channels_last():
     """Features taken from the cache lie in memory as the encoder gives them, else every step would turn them."""
-    kept = torch.randn(6, 3, 8, 8).to(memory_format=torch.channels_last)
-    (found,) = FeatureCache((kept,)).get(torch.tensor([4, 1]))
-    assert torch.equal(found, torch.stack([kept[4], kept[1]]))
-    assert found.is_contiguous(memory_format=torch.channels_last)
+    selection = torch.randn(6, 3, 8, 8).to(memory_format=torch.channels_last)
+    (actual,) = FeatureCache((selection,)).get(torch.tensor([4, 1]))
+    assert torch.equal(actual, torch.stack([selection[4], selection[1]]))
+    assert actual.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_cache_ends_with_unfreezing(tiles: Path, tmp_path: Path, parent: Path, encoded: list[int]):
@@ -311,19 +311,19 @@ def fleet_of(tiles: Path) -> dict[str, StageSpec]:
 @pytest.fixture(scope="module")
 def alone(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """Returns where the members of the fleet lie that were trained alone, and what stopped the others."""
-    folder, told = tmp_path_factory.mktemp("alone"), {}
+    folder, output = tmp_path_factory.mktemp("alone"), {}
     for name, spec in fleet_of(tiles).items():
         error = train_together({name: spec}, folder)[name]
         if error is not None:
-            told[name] = str(error)
-    assert sorted(told) == ["deeper", "diverges", "mistaken"]
-    return folder, told
+            output[name] = str(error)
+    assert sorted(output) == ["deeper", "diverges", "mistaken"]
+    return folder, output
 
 
 def require_fleet(folder: Path, errors: dict[str, Any], alone: tuple[Path, dict[str, str]], tiles: Path) -> None:
-    known, told = alone
-    assert {name: str(error) for name, error in errors.items() if error is not None} == told
-    for name in fleet_of(tiles).keys() - told.keys():
+    known, output = alone
+    assert {name: str(error) for name, error in errors.items() if error is not None} == output
+    for name in fleet_of(tiles).keys() - output.keys():
         require_same_bytes(folder / name, known / name)
     assert len(history(folder / "stops")) < 5
 

@@ -61,9 +61,9 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train_streamed(spec: StageSpec, folder: Path, checkpoint_s: float = 0.0) -> None:
     """Trains with a checkpoint after every step; fails where the samples are not streamed from several blocks."""
     streaming.BLOCK_BYTES = 16 * 4 * 64 * 64  # the 144 tiles of the file are nine blocks
-    told: list[str] = []
-    train_task(TrainTask(spec, folder, "k", inputs_of(spec)), checkpoint_s=checkpoint_s, log=told.append)
-    assert any("streamed in windows of 20 samples" in line for line in told), told
+    output: list[str] = []
+    train_task(TrainTask(spec, folder, "k", inputs_of(spec)), checkpoint_s=checkpoint_s, log=output.append)
+    assert any("streamed in windows of 20 samples" in line for line in output), output
 
 
 def run_alone(work: Any, *arguments: Any) -> None:
@@ -113,8 +113,8 @@ def killed(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Stage
 def found_at(state: Path) -> int:
     """Returns how many steps had been taken in the state that a training would go on from, 0 without one."""
     network = networks.build(networks.NetworkSpec(width=8), channels=1, classes=2)
-    found = checkpoint.restore(state, network, torch.optim.Adam(network.parameters()))
-    return 0 if found is None else found[0].updates
+    actual = checkpoint.restore(state, network, torch.optim.Adam(network.parameters()))
+    return 0 if actual is None else actual[0].updates
 
 
 @pytest.mark.parametrize("damaged", [0, 1, 2])
@@ -131,8 +131,8 @@ def test_a_truncated_state_is_passed_over(
     known = [json.loads((state / "progress.json").read_text())["updates"] for state in states]
     for state in states[2 - damaged :]:
         (state / file).write_bytes((state / file).read_bytes()[:-40])
-    taken = found_at(tmp_path / "run.running" / "state")
-    assert taken == [*known, 0][(1, 0, 2)[damaged]]
+    selected = found_at(tmp_path / "run.running" / "state")
+    assert selected == [*known, 0][(1, 0, 2)[damaged]]
     run = train(spec, tmp_path / "run")
     require_same_bytes(run, undisturbed)
     timing = json.loads((run / "timing.json").read_text())

@@ -126,8 +126,8 @@ class FakeWriter:
     shown: dict[str, dict[tuple[str, int], list[float]]] = {}
 
     def __init__(self, log_dir: str, purge_step: int) -> None:
-        kept = self.shown.get(log_dir, {})
-        self.here = self.shown[log_dir] = {key: values for key, values in kept.items() if key[1] < purge_step}
+        selection = self.shown.get(log_dir, {})
+        self.here = self.shown[log_dir] = {key: values for key, values in selection.items() if key[1] < purge_step}
         self.closed = False
 
     def add_scalar(self, tag: str, value: float, step: int) -> None:

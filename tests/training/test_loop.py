@@ -100,10 +100,10 @@ def test_loading_parts(discs: Path, tmp_path: Path):
     """`load` takes the parts it names from the parent and initialises the rest, and the run says which."""
     parent = train(spec_of(discs), tmp_path / "parent")
     child = train(spec_of(discs, load=["encoder"], epochs=1), tmp_path / "child", parent)
-    told = json.loads((child / "metrics.json").read_text())["transfer"]
-    assert told["loaded"] and all(name.startswith("encoder") for name in told["loaded"])
-    assert sorted(told["initialised"]) == sorted(told["left_out"]) and not any(
-        n.startswith("encoder") for n in told["left_out"]
+    output = json.loads((child / "metrics.json").read_text())["transfer"]
+    assert output["loaded"] and all(name.startswith("encoder") for name in output["loaded"])
+    assert sorted(output["initialised"]) == sorted(output["left_out"]) and not any(
+        n.startswith("encoder") for n in output["left_out"]
     )
 
 
@@ -144,9 +144,9 @@ def test_loading_a_run_gives_its_scores(discs: Path, tmp_path: Path):
 
     run = train(spec_of(discs), tmp_path / "run")
     model = load_run(run)
-    found = score_run(model, discs, model.spec.data[0], "validation")
+    actual = score_run(model, discs, model.spec.data[0], "validation")
     recorded = json.loads((run / "metrics.json").read_text())["scores"]
-    assert found["scores"]["loss"] == recorded["validation_loss"]
+    assert actual["scores"]["loss"] == recorded["validation_loss"]
 
 
 def test_non_finite_loss_names_the_samples(discs: Path, tmp_path: Path):

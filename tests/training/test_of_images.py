@@ -57,14 +57,14 @@ def test_derived_labels_are_the_same_held_and_streamed(unlabeled: Path, column: 
     the class of the image."""
     with Dataset(unlabeled) as dataset:
         layer = UNLABELED if column is None else column_layer(dataset, column)
-        taken = [DatasetSubset(dataset, np.arange(5, 40), layer)]
-        held = ResidentSource.from_parts(taken, normalization="image")
-        streamed = StreamedSource(taken, normalization="image", budget_bytes=2**20)
+        selected = [DatasetSubset(dataset, np.arange(5, 40), layer)]
+        stored = ResidentSource.from_parts(selected, normalization="image")
+        streamed = StreamedSource(selected, normalization="image", budget_bytes=2**20)
         bounds = [(0, 16), (16, 35)]
-        pairs = zip(*(source.batches(np.arange(35), bounds, "cpu") for source in (held, streamed)), strict=True)
+        pairs = zip(*(source.batches(np.arange(35), bounds, "cpu") for source in (stored, streamed)), strict=True)
         for (images, labels), (others, marks) in pairs:
             assert torch.equal(images, others) and torch.equal(labels, marks)
-        _, labels = held.read(torch.arange(35), "cpu")
+        _, labels = stored.read(torch.arange(35), "cpu")
         bottom = dataset.valid(np.arange(5, 40))[:, 2]
         streamed.close()
         expected = np.zeros(35) if column is None else np.searchsorted(layer.names, dataset.samples()[column][5:40])
@@ -85,8 +85,8 @@ def test_reconstruction_of_unlabeled_images_starts_another_stage(unlabeled: Path
 
     child = spec_of(objects, target={"name": "foreground"}, load=["encoder", "decoder"], **{"from": {"run": str(run)}})
     begun = train(child, tmp_path / "child", run)
-    told = json.loads((begun / "metrics.json").read_text())["transfer"]
-    assert told["loaded"] and all(name.startswith("head") for name in told["initialised"])
+    output = json.loads((begun / "metrics.json").read_text())["transfer"]
+    assert output["loaded"] and all(name.startswith("head") for name in output["initialised"])
     assert weights(begun).keys() == weights(run).keys()
 
 
@@ -119,16 +119,16 @@ def test_classes_of_whole_images(unlabeled: Path, tmp_path: Path, network: str, 
         known = dataset.samples()["texture"][:12]
     shares = segue.probabilities(run, images)
     assert shares.shape == (12, 2) and shares.sum(1) == pytest.approx(1)
-    found = segue.predict(run, images)
-    assert found.shape == (12,) and np.array_equal(found, shares.argmax(1))
+    actual = segue.predict(run, images)
+    assert actual.shape == (12,) and np.array_equal(actual, shares.argmax(1))
     names = load_run(run).target.names
-    assert np.mean([names[value] == name for value, name in zip(found, known, strict=True)]) > 0.8
+    assert np.mean([names[value] == name for value, name in zip(actual, known, strict=True)]) > 0.8
 
 
 def test_columns_that_are_no_classes_are_refused(unlabeled: Path, tmp_path: Path):
     """An unknown column and one of a single value are told, and so are targets that do not go with a network."""
-    for column, told in (("dose", "unknown sample column 'dose'"), ("pixel", "texture")):
-        with pytest.raises(SegueError, match=told):
+    for column, output in (("dose", "unknown sample column 'dose'"), ("pixel", "texture")):
+        with pytest.raises(SegueError, match=output):
             train(spec_of(unlabeled, target={"name": "image-class", "column": column}), tmp_path / "run")
     with pytest.raises(ValidationError, match="predicts one class for a whole image"):
         spec_of(unlabeled, network={"name": "mlp"}, target={"name": "foreground"})

@@ -40,8 +40,8 @@ def curve(spec: Schedule, epochs: int, values: Sequence[float] | None = None, wa
     for epoch in range(epochs):
         rates.append([LR * schedules.factor(spec, warmup, state, epoch + s / STEPS, epochs) for s in range(STEPS)])
         row = {spec.monitored or "validation_loss": 1.0 if values is None else values[epoch]}
-        state, turned = schedules.step(spec, warmup, state, row, epoch)
-        turns += [epoch + 1] if turned else []
+        state, rotated = schedules.step(spec, warmup, state, row, epoch)
+        turns += [epoch + 1] if rotated else []
     return np.array(rates), turns
 
 
@@ -67,22 +67,22 @@ def test_every_schedule(name: str, warm_epochs: float):
     assert all(isinstance(value, float) and math.isfinite(value) for value in state.values())
     alone, skipped = spec.init_state(), math.ceil(warm_epochs)
     for epoch in range(epochs):
-        kept = dict(state)
+        selection = dict(state)
         for at in (epoch, epoch + 0.3, epoch + 0.75):
-            found = schedules.factor(spec, warmup, state, at, epochs)
-            assert 0 <= found <= 1
-            assert found == schedules.factor(spec, warmup, json.loads(json.dumps(state)), at, epochs)
+            actual = schedules.factor(spec, warmup, state, at, epochs)
+            assert 0 <= actual <= 1
+            assert actual == schedules.factor(spec, warmup, json.loads(json.dumps(state)), at, epochs)
             if at < warm_epochs:
-                assert found == pytest.approx(first * (0.2 + 0.8 * at / warm_epochs))
+                assert actual == pytest.approx(first * (0.2 + 0.8 * at / warm_epochs))
             elif warm_epochs.is_integer():
                 left = epochs - skipped
-                assert found == pytest.approx(schedules.factor(spec, None, alone, at - skipped, left), abs=1e-15)
+                assert actual == pytest.approx(schedules.factor(spec, None, alone, at - skipped, left), abs=1e-15)
         row = {"validation_loss": 1.0, "lr": 0.1, "epoch": epoch + 1.0}
-        following, turned = schedules.step(spec, warmup, state, row, epoch)
-        assert state == kept and isinstance(turned, bool)
+        following, rotated = schedules.step(spec, warmup, state, row, epoch)
+        assert state == selection and isinstance(rotated, bool)
         if epoch >= skipped:
             alone, alike = schedules.step(spec, None, alone, row, epoch - skipped)
-            assert alike == turned or not warm_epochs.is_integer()
+            assert alike == rotated or not warm_epochs.is_integer()
         state = following
     assert (spec.monitored is not None) == bool(spec.init_state())
 
@@ -128,8 +128,8 @@ def test_cosine_restarts(period: int, multiplier: int, floor: float):
 def test_restarts_fall_on_their_step_behind_a_fractional_warmup():
     """Where 10.1 - 0.1 is rounded below 10, the step at 10.1 still has the full rate of the restart."""
     spec, warmup = spec_of("cosine_restarts", period=1), WarmupSpec(epochs=0.1)
-    found = [schedules.factor(spec, warmup, {}, epoch + 0.1, 30) for epoch in range(1, 30)]
-    assert found == [1.0] * 29
+    actual = [schedules.factor(spec, warmup, {}, epoch + 0.1, 30) for epoch in range(1, 30)]
+    assert actual == [1.0] * 29
     short, grown = (spec_of("cosine_restarts", period=0.1, multiplier=m) for m in (1, 2))
     assert [schedules.factor(short, None, {}, 0.1 * k, 30) for k in range(30)] == [1.0] * 30
     assert [schedules.factor(grown, None, {}, 0.1 * (2**k - 1), 30) for k in range(8)] == [1.0] * 8
@@ -155,8 +155,8 @@ def test_one_cycle(peak_at: float):
         reference.step()
         expected.append(float(reference.get_last_lr()[0]))
     spec = spec_of("one_cycle", peak_at=peak_at)
-    found = [LR * schedules.factor(spec, None, {}, epochs * s / (total - 1), epochs) for s in range(total)]
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    actual = [LR * schedules.factor(spec, None, {}, epochs * s / (total - 1), epochs) for s in range(total)]
+    np.testing.assert_allclose(actual, expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize(("patience", "cooldown", "threshold", "floor"), [(0, 0, 0.0, 0.0), (2, 3, 1e-2, 0.1)])

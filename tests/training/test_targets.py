@@ -54,12 +54,12 @@ def test_each_target_from_training_to_objects(tiles: Path, tmp_path: Path, name:
     losses = history(run)["train_loss"]
     assert losses.iloc[-1] < losses.iloc[0]
     model = load_run(run)
-    told = json.loads((run / "metrics.json").read_text())["decoding"]
+    output = json.loads((run / "metrics.json").read_text())["decoding"]
     if name == "classes":
-        assert told is None and model.decode_params == {}
+        assert output is None and model.decode_params == {}
     else:
-        assert told["value"] >= told["value_of_defaults"]
-        assert model.decode_params == told["parameters"]
+        assert output["value"] >= output["value_of_defaults"]
+        assert model.decode_params == output["parameters"]
     for parameter, value in model.decode_params.items():
         assert value == model.target.decode_params[parameter] or value in model.target.decode_search_space[parameter]
     scores = score_run(model, tiles, spec.data[0], "test")["scores"]
@@ -93,25 +93,25 @@ def test_tuning_finds_the_best_of_the_ranges():
         ((one > 0)[None] * 2.0 - 3.0 + generator.normal(0, 0.4, (1, 64, 64))).astype(np.float32) for one in labels
     ]
     target = Foreground(("background", "disc"))
-    found = tuning.tune_decoding(target, scores, labels)
+    actual = tuning.tune_decoding(target, scores, labels)
 
     def reached(threshold: float) -> float:
-        parameters = {**found["parameters"], "threshold": threshold}
+        parameters = {**actual["parameters"], "threshold": threshold}
         tallies = [
-            object_metrics.count_matches(one, target.decode(shown, parameters))
-            for one, shown in zip(labels, scores, strict=True)
+            object_metrics.count_matches(one, target.decode(visible, parameters))
+            for one, visible in zip(labels, scores, strict=True)
         ]
         value = object_metrics.scores(object_metrics.concatenate(tallies))["ap_mean"]
         return -1.0 if np.isnan(value) else value
 
-    assert found["value"] == max(reached(threshold) for threshold in target.decode_search_space["threshold"])
-    assert found["value"] > found["value_of_defaults"] + 0.5
-    assert found["parameters"]["threshold"] < target.decode_params["threshold"]
+    assert actual["value"] == max(reached(threshold) for threshold in target.decode_search_space["threshold"])
+    assert actual["value"] > actual["value_of_defaults"] + 0.5
+    assert actual["parameters"]["threshold"] < target.decode_params["threshold"]
 
 
 def test_images_to_tune_on_are_bounded():
     """At most 64 images are decoded again and again, evenly spaced."""
     images = [(np.zeros((1, 2, 2)), np.full((2, 2), k)) for k in range(200)]
-    kept = [int(labels[0, 0]) for _, labels in tuning.select_images(images)]
-    assert len(kept) == 64 and kept == sorted(set(kept)) and kept[0] < 4 and kept[-1] > 195
+    selection = [int(labels[0, 0]) for _, labels in tuning.select_images(images)]
+    assert len(selection) == 64 and selection == sorted(set(selection)) and selection[0] < 4 and selection[-1] > 195
     assert len(tuning.select_images(images[:5])) == 5

@@ -33,19 +33,19 @@ def test_named_parts_come_from_the_parent(parts: tuple[str, ...] | None, owners:
     """What is named becomes the parent's bit by bit, statistics included, the rest stays, and the report says so."""
     child, weights = network(1), network(0).state_dict()
     before = {name: value.clone() for name, value in child.state_dict().items()}
-    told = load_parts(child, weights, parts, context="parent")
-    assert set(told["loaded"]) == {name for name in before if is_under(name, owners)}
-    assert set(told["initialised"]) == set(told["left_out"]) == set(before) - set(told["loaded"])
+    output = load_parts(child, weights, parts, context="parent")
+    assert set(output["loaded"]) == {name for name in before if is_under(name, owners)}
+    assert set(output["initialised"]) == set(output["left_out"]) == set(before) - set(output["loaded"])
     for name, value in child.state_dict().items():
-        assert torch.equal(value, (weights if name in told["loaded"] else before)[name])
+        assert torch.equal(value, (weights if name in output["loaded"] else before)[name])
 
 
 def test_stages_of_another_encoder():
     """Stages of an encoder of segmentation-models-pytorch are loaded by the same names."""
     child, weights = network(1, name="unet-resnet18"), network(0, name="unet-resnet18").state_dict()
-    told = load_parts(child, weights, ("encoder.stem", "encoder.0"), context="parent")
+    output = load_parts(child, weights, ("encoder.stem", "encoder.0"), context="parent")
     owners = ("encoder.conv1", "encoder.bn1", "encoder.layer1")
-    assert set(told["loaded"]) == {name for name in weights if is_under(name, owners)}
+    assert set(output["loaded"]) == {name for name in weights if is_under(name, owners)}
 
 
 @pytest.mark.parametrize(
@@ -68,10 +68,10 @@ def test_parts_that_do_not_fit_are_refused(parent: dict, parts: tuple[str, ...] 
 
 def test_parts_that_fit_are_taken_from_an_unlike_parent():
     """A parent of other channels and classes gives all but the stem and the head."""
-    told = load_parts(
+    output = load_parts(
         network(1), network(0, channels=3, classes=5).state_dict(), ("encoder.0-3", "decoder"), context="parent"
     )
-    assert len(told["loaded"]) + len(told["initialised"]) == len(network(1).state_dict())
+    assert len(output["loaded"]) + len(output["initialised"]) == len(network(1).state_dict())
 
 
 def test_a_part_that_the_network_lacks_is_refused():

@@ -82,10 +82,10 @@ def receptive_field(run: Run, image: Image, out: Figure) -> None:
     cut = pixels[None, :, : sides[0], : sides[1]]
     if not cut.size:
         raise SegueError(f"{image}: is smaller than {model.divisor} px, the minimum size of the network.")
-    given = torch.from_numpy(normalize(cut, intensity_stats(model.spec.normalize, pixels[None])))
+    inputs = torch.from_numpy(normalize(cut, intensity_stats(model.spec.normalize, pixels[None])))
     network: Any = model.network
     reach = receptive_field(network, channels=len(model.channels), divisor=model.divisor)
-    _save(receptive_field_figure(effective_field(network, given), reach), out)
+    _save(receptive_field_figure(effective_field(network, inputs), reach), out)
 
 
 @app.command()

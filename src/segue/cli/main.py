@@ -101,10 +101,10 @@ def plate(
         if out is not None:
             raise SegueError("plate: --synthetic FOLDER makes raw images only; leave OUT.h5 out.")
         with open_progress() as report:
-            made = api.synthetic_plate(
+            plate_spec = api.synthetic_plate(
                 synthetic, spec, workers=workers, progress=lambda done, total: report("wells", done, total)
             )
-        print(f"raw images, truth and a specification: {synthetic}\nnext: segue plate {made} OUT.h5")
+        print(f"raw images, truth and a specification: {synthetic}\nnext: segue plate {plate_spec} OUT.h5")
         return
     if spec is None or out is None:
         raise SegueError("plate: give SPEC.toml and OUT.h5, or --synthetic FOLDER for a synthetic plate.")
@@ -162,8 +162,8 @@ def inspect(
         contact_sheet(Path(what), sheet)
         print(f"contact sheet: {sheet}")
         return
-    given = {"channels": channels, "classes": classes, "batch": batch, "side_px": side}
-    sizes = {name: value for name, value in given.items() if value is not None}
+    options = {"channels": channels, "classes": classes, "batch": batch, "side_px": side}
+    sizes = {name: value for name, value in options.items() if value is not None}
     plate = None if sizes or settings else describe.describe_plate(Path(what))
     if plate is not None:
         print(plate.text)

@@ -75,15 +75,15 @@ def rate_curve(spec: Schedule, warmup: WarmupSpec | None, *, lr: float, epochs: 
     """Returns the rate over a training in which the monitored value is constant."""
     state = spec.init_state()
     row = {name: CONSTANT_VALUE for name in (spec.monitored,) if name}
-    positions, rates, turns = [], [], []
+    positions, rates, changed_after = [], [], []
     for epoch in range(epochs):
         for step in range(STEPS):
             positions.append(epoch + step / STEPS)
             rates.append(lr * schedules.factor(spec, warmup, state, positions[-1], epochs))
-        state, turned = schedules.step(spec, warmup, state, row, epoch)
-        if turned and epoch + 1 < epochs:
-            turns.append(epoch + 1)
-    return RateCurve(tuple(positions), tuple(rates), tuple(turns))
+        state, changes = schedules.step(spec, warmup, state, row, epoch)
+        if changes and epoch + 1 < epochs:
+            changed_after.append(epoch + 1)
+    return RateCurve(tuple(positions), tuple(rates), tuple(changed_after))
 
 
 def schedule_by_name(name: str, settings: Iterable[str], *, lr: float | None, epochs: int | None) -> PlottedSchedule:

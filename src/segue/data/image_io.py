@@ -25,9 +25,9 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from segue.data.spec import Layer
-from segue.data.units import NM_PER_UNIT
 from segue.errors import SegueError
 from segue.labels import IGNORED
+from segue.units import NM_PER_UNIT
 
 MAX_PLANES = 16  # pages without metadata that count as channels; more are a stack or a film
 MAX_PAGES = 4096  # pages of a TIFF that its header counts

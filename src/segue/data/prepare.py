@@ -242,12 +242,12 @@ def _given_parts(pairs: Sequence[ImageLabelPair]) -> Mapping[str, PartName]:
 
 
 def _splits(spec: PrepareSpec, pairs: Sequence[ImageLabelPair]) -> dict[str, Split]:
-    given = _given_parts(pairs)
-    return {**spec.splits, **({"given": GivenSplit(given)} if given else {})}
+    parts = _given_parts(pairs)
+    return {**spec.splits, **({"given": GivenSplit(parts)} if parts else {})}
 
 
 def _inputs_hash(spec: PrepareSpec, pairs: Sequence[ImageLabelPair], keys: Sequence[str]) -> str:
     """Returns the hash of all that the dataset depends on: its parts, and the settings that merging adds."""
-    given = _given_parts(pairs)
+    parts = _given_parts(pairs)
     settings = spec.model_dump(mode="json", include={"name", "channels", "splits", "provenance"}, by_alias=True)
-    return hash_json([settings, list(keys), *([given] if given else [])])
+    return hash_json([settings, list(keys), *([parts] if parts else [])])

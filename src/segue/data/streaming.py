@@ -337,11 +337,11 @@ class StreamedSource:
         try:
             prefetch(0)
             for batch in range(len(uses)):
-                made = pending.popleft().result()
+                batch_data = pending.popleft().result()
                 # evict samples after their last use, and fill their slots
                 free.extend(slot_of[plan.finished[batch]].tolist())
                 prefetch(batch + 1)
-                yield self._to_device(made, device)
+                yield self._to_device(batch_data, device)
         finally:
             loaders.shutdown(cancel_futures=True)
             gatherer.shutdown(cancel_futures=True)

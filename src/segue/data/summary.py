@@ -66,14 +66,14 @@ def dataset_warnings(data: Dataset) -> list[str]:
         return ["no tiles: all wells are unstained, and their whole images are for prediction only (`segue count`)"]
     warnings = []
     for name in data.split_names():
-        made = data.resolve_split(SplitSpec(stored=name))
-        if made.stored is not None:
+        split = data.resolve_split(SplitSpec(stored=name))
+        if split.stored is not None:
             continue  # it came with the data
         codes = data.split_codes(name)
-        warnings.append(splits.empty_parts_message(name, made, data.samples(), codes))
-        if made.leaks_groups:
+        warnings.append(splits.empty_parts_message(name, split, data.samples(), codes))
+        if split.leaks_groups:
             training, validation = (np.flatnonzero(codes == PARTS.index(part)) for part in ("train", "validation"))
-            warnings.append(f"'{name}': {splits.leak_message(made.description, data.neighbors(training, validation))}")
+            warnings.append(f"'{name}': {splits.leak_message(split.description, data.neighbors(training, validation))}")
     return [warning for warning in warnings if warning]
 
 
@@ -195,8 +195,12 @@ def _conditions(samples: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
 
 def _split(data: Dataset, name: str, groups: np.ndarray) -> str:
     codes = data.split_codes(name)
-    made = data.split_attributes(name)
-    how = "given" if made.get("given") else ", ".join(f"{key} {_format(value)}" for key, value in sorted(made.items()))
+    attributes = data.split_attributes(name)
+    how = (
+        "given"
+        if attributes.get("given")
+        else ", ".join(f"{key} {_format(value)}" for key, value in sorted(attributes.items()))
+    )
     parts = [
         f"{part} {int((codes == code).sum())} tiles of {len(set(groups[codes == code]))} groups"
         for code, part in enumerate(PARTS)

@@ -298,5 +298,5 @@ def _part_settings(spec: SeriesSpec) -> dict[str, object]:
 
 
 def _provenance(spec: SeriesSpec) -> str:
-    made = {"made_by": "segue simulate", "version": VERSION, "spec": spec.model_dump(mode="json")}
-    return json.dumps(made, sort_keys=True)
+    record = {"made_by": "segue simulate", "version": VERSION, "spec": spec.model_dump(mode="json")}
+    return json.dumps(record, sort_keys=True)

@@ -25,7 +25,7 @@ INHERITED = ("network", "target", "split")
 class Configuration:
     """One point of a study's grid, without its seed.
 
-    axes: "<stage>.<dotted key>" -> value as written in tables, of this stage and its ancestors; own: those of this
+    axes: "<stage>.<dotted key>" -> value as written in tables, of this stage and its ancestors; own_axes: those of this
     stage alone; table: the stage's table without axes; spec: the specification of the training, with names of datasets
     in place of their keys; domain: the training data, in words.
     """
@@ -33,7 +33,7 @@ class Configuration:
     stage: str
     parent: Configuration | None
     axes: Mapping[str, Label]
-    own: tuple[str, ...]
+    own_axes: tuple[str, ...]
     table: Table
     spec: StageSpec
     domain: str

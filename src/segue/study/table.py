@@ -259,7 +259,7 @@ def _trained_on(configuration: Configuration) -> dict[str, str]:
 
 
 def _stage_axes(configurations: tuple[Any, ...]) -> list[str]:
-    return list(dict.fromkeys(axis for configuration in configurations for axis in configuration.own))
+    return list(dict.fromkeys(axis for configuration in configurations for axis in configuration.own_axes))
 
 
 def _history(run: RunFolder, identity: Mapping[str, Any], evaluations: Mapping[str, Any]) -> pd.DataFrame:

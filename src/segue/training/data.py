@@ -274,13 +274,13 @@ def _draw(
     order = sorted(
         range(len(names)), key=lambda i: rng.derive(spec.seed, "draw", spec.draw, identity, domain, part, names[i])
     )
-    drawn = order[: int(count)]
+    selected = order[: int(count)]
     if unit == "groups":
-        drawn_groups = {names[i] for i in drawn}
-        indices = available[[group in drawn_groups for group in groups]]
+        selected_groups = {names[i] for i in selected}
+        indices = available[[group in selected_groups for group in groups]]
     else:
-        indices = np.sort(available[drawn])
-    return Subset(indices, frozenset(dataset.samples()["group"][indices]), len(drawn))
+        indices = np.sort(available[selected])
+    return Subset(indices, frozenset(dataset.samples()["group"][indices]), len(selected))
 
 
 def _sample_names(groups: Iterable[str]) -> list[str]:
@@ -300,10 +300,12 @@ def _domain_name(item: DataSpec) -> str:
 
 def _split_remedy(dataset: Dataset, split: SplitSpec) -> str:
     """Returns the remedy for a part that is too small, with the settings of the split."""
-    made = dataset.resolve_split(split)
-    if made.stored is not None:
-        return f"use another split: {made.description} was given with the data"
-    settings = f"validation {made.validation:g}, test {made.test:g}, seed {made.seed}, by {made.description}"
+    resolved = dataset.resolve_split(split)
+    if resolved.stored is not None:
+        return f"use another split: {resolved.description} was given with the data"
+    settings = (
+        f"validation {resolved.validation:g}, test {resolved.test:g}, seed {resolved.seed}, by {resolved.description}"
+    )
     if split.stored is None:
         return f"change the split's seed or fractions ({settings})"
     return (
@@ -328,9 +330,9 @@ def _require_alike(selections: Sequence[_Selection]) -> None:
 
 def _require_disjoint(selections: Sequence[_Selection]) -> None:
     """Raises SegueError when two items of the same dataset draw the same samples: labels would count twice."""
-    drawn: dict[Path, set[int]] = {}
+    used: dict[Path, set[int]] = {}
     for selection in selections:
-        earlier = drawn.setdefault(selection.dataset.path.resolve(), set())
+        earlier = used.setdefault(selection.dataset.path.resolve(), set())
         indices = set(selection.training.indices.tolist())
         if earlier & indices:
             raise SegueError(

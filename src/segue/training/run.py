@@ -20,13 +20,13 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from segue import device as devices
-from segue import networks, rng
+from segue import energy, networks, rng
 from segue.data.dataset import Dataset
 from segue.data.sources import LabeledImage, labeled_images, labeled_tiles
 from segue.errors import SegueError
 from segue.storage import make_folder, refusal, write_json
 from segue.targets.registry import build_target
-from segue.training import checkpoint, energy, freezing, logging, loop, tuning
+from segue.training import checkpoint, freezing, logging, loop, tuning
 from segue.training.data import StageData, draw_validation_subset, load_data, with_parent
 from segue.training.distributed import ProcessGroup, init_distributed
 from segue.training.loop import PassSettings, TrainState

@@ -141,8 +141,8 @@ def _bootstrap_interval(values: np.ndarray, wells: np.ndarray) -> tuple[float, f
     if len(names) < 2:
         return np.nan, np.nan
     sums, sizes = np.bincount(index, values), np.bincount(index)
-    drawn = numpy_generator("wells", "bootstrap").integers(len(names), size=(RESAMPLES, len(names)))
-    low, high = np.quantile(sums[drawn].sum(1) / sizes[drawn].sum(1), [0.025, 0.975])
+    resampled = numpy_generator("wells", "bootstrap").integers(len(names), size=(RESAMPLES, len(names)))
+    low, high = np.quantile(sums[resampled].sum(1) / sizes[resampled].sum(1), [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -337,8 +337,8 @@ def _check_shapes(
         raise ValueError(f"label_stains: no image of the stain '{missing[0]}', only {', '.join(stains) or 'none'}")
     if spec.cells is not None and transmitted is None:
         raise ValueError("label_stains: the cell area needs the transmitted light; give it, or leave out labels.cells")
-    given = {**{name: stains[name] for name in spec.stains}, "transmitted": transmitted, "valid": valid}
-    shapes = {name: image.shape for name, image in given.items() if image is not None}
+    images = {**{name: stains[name] for name in spec.stains}, "transmitted": transmitted, "valid": valid}
+    shapes = {name: image.shape for name, image in images.items() if image is not None}
     first = next(iter(shapes.values()))
     for name, shape in shapes.items():
         if len(shape) != 2 or shape != first:

@@ -17,18 +17,11 @@ from xml.etree import ElementTree
 import numpy as np
 
 from segue.data.image_io import broken, read_header
-from segue.data.units import UM_PER_UNIT
 from segue.errors import SegueError
 from segue.plates.layout.filenames import match_paths
 from segue.plates.layout.grid import ImageEntry, Plane, ScanResult, pixel_dtype, well_name
 from segue.plates.spec import FilesSpec
-
-H_PER_UNIT = {
-    "ns": 1e-9 / 3600, "µs": 1e-6 / 3600, "μs": 1e-6 / 3600, "ms": 1e-3 / 3600, "s": 1 / 3600, "min": 1 / 60, "h": 1.0,
-    "d": 24.0, "nanosecond": 1e-9 / 3600, "microsecond": 1e-6 / 3600, "millisecond": 1e-3 / 3600, "second": 1 / 3600,
-    "minute": 1 / 60, "hour": 1.0, "day": 24.0,
-}  # fmt: skip
-
+from segue.units import H_PER_UNIT, UM_PER_UNIT
 
 # ---- OME-TIFF
 

@@ -317,9 +317,9 @@ def _sample_texture(noise: np.ndarray, patch: _Patch, rng: np.random.Generator) 
         _split_integer(axis / patch.pixel_size_um + int(rng.integers(0, TEXTURE_PX)))
         for axis in (patch.across, patch.along)
     )
-    below, beside = (row + 1) % TEXTURE_PX, (column + 1) % TEXTURE_PX
-    upper = noise[row, column] * (1 - right) + noise[row, beside] * right
-    lower = noise[below, column] * (1 - right) + noise[below, beside] * right
+    next_row, next_column = (row + 1) % TEXTURE_PX, (column + 1) % TEXTURE_PX
+    upper = noise[row, column] * (1 - right) + noise[row, next_column] * right
+    lower = noise[next_row, column] * (1 - right) + noise[next_row, next_column] * right
     return upper * (1 - down) + lower * down
 
 

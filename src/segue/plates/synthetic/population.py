@@ -178,8 +178,8 @@ def _random_walk(
     sd = dynamics.speed_um_per_h / np.sqrt(2)
     velocity = sd * generator.standard_normal((n, 2))
     angle = generator.uniform(0, np.pi, n)
-    beside = generator.uniform(0, 2 * np.pi, n)
-    beside = 6.0 * np.stack([np.sin(beside), np.cos(beside)], axis=1)
+    offset = generator.uniform(0, 2 * np.pi, n)
+    offset = 6.0 * np.stack([np.sin(offset), np.cos(offset)], axis=1)
     positions, angles, now = [], [], 0.0
     unborn = born_h > now
     for time in times_h:
@@ -192,7 +192,7 @@ def _random_walk(
             now += step
             born = unborn & (born_h <= now)
             place[unborn] = place[family[unborn]]
-            place[born] += beside[born]
+            place[born] += offset[born]
             unborn &= ~born
             visible = ~unborn
             place[visible] = _push_apart(place[visible], 1.7 * spec.nucleus_radius_um[1], outer, strength=0.4)

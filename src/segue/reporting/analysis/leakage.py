@@ -37,12 +37,12 @@ class SplitScores:
 class Leakage:
     """The runs to compare by split, those of whole groups first. scores: metric -> split -> its scores.
 
-    `torn` are the splits that divide groups; `is_paired` says whether runs differ in nothing but the split and seeds.
+    `leaking` are the splits that divide groups; `is_paired`: whether runs differ in nothing but the split and seeds.
     """
 
     frame: pd.DataFrame
     splits: list[str]
-    torn: list[str]
+    leaking: list[str]
     metrics: list[Metric]
     scores: dict[str, dict[str, SplitScores]]
     is_paired: bool
@@ -53,22 +53,22 @@ class Leakage:
         It is the median over pairs of runs with equal seeds, or the difference of medians, without interval, where the
         runs differ in more than the split.
         """
-        if split not in self.torn or len(self.torn) == len(self.splits):
+        if split not in self.leaking or len(self.leaking) == len(self.splits):
             return None
-        torn, whole = (self.scores[metric.column][name] for name in (split, self.splits[0]))
+        leaking, whole = (self.scores[metric.column][name] for name in (split, self.splits[0]))
         places = {key: place for place, key in enumerate(whole.pair_keys)}
-        pairs = [(place, places[key]) for place, key in enumerate(torn.pair_keys) if key in places]
+        pairs = [(place, places[key]) for place, key in enumerate(leaking.pair_keys) if key in places]
         if not self.is_paired or not pairs:
-            return estimate(np.array([np.nanmedian(torn.optimism) - np.nanmedian(whole.optimism)]), {})
+            return estimate(np.array([np.nanmedian(leaking.optimism) - np.nanmedian(whole.optimism)]), {})
         ours, theirs = map(list, zip(*pairs, strict=True))
-        levels = {name: ClusterLevel(level.groups[ours], level.strata[ours]) for name, level in torn.levels.items()}
-        return estimate(torn.optimism[ours] - whole.optimism[theirs], levels)
+        levels = {name: ClusterLevel(level.groups[ours], level.strata[ours]) for name, level in leaking.levels.items()}
+        return estimate(leaking.optimism[ours] - whole.optimism[theirs], levels)
 
     @property
     def finding(self) -> str:
         """The result by the first metric for each split that divides groups, one sentence each."""
         sentences = []
-        for split in self.torn:
+        for split in self.leaking:
             excess = self.excess_optimism(self.metrics[0], split)
             if excess is None:
                 continue
@@ -104,9 +104,9 @@ class Leakage:
         for split in self.splits:
             frame = self.frame[self.frame["split_by"] == split]
             share = float((numeric(frame, "validation_tiles_near") / numeric(frame, "validation_tiles")).median())
-            is_torn = split in self.torn
-            pairs = f"{numeric(frame, 'neighbouring_pairs').median():,.0f}" if is_torn else "none"
-            row = [split, pairs, format_percent(share) if is_torn and np.isfinite(share) else "–"]
+            leaks = split in self.leaking
+            pairs = f"{numeric(frame, 'neighbouring_pairs').median():,.0f}" if leaks else "none"
+            row = [split, pairs, format_percent(share) if leaks and np.isfinite(share) else "–"]
             rows.append(row + [f"{int(frame[name].median())}" for name in names if has_groups])
         return Table(columns, rows, numeric=range(1, len(columns)))
 
@@ -130,13 +130,13 @@ def leakage(comparison: Comparison) -> Leakage | None:
     metrics = _metrics(comparison, frame)
     if not metrics:
         return None
-    torn = frame.groupby("split_by", sort=False)["split_tears"].first().astype(bool).to_dict()
-    order = sorted(map(str, torn), key=lambda name: (torn[name], name != "group"))
+    leaks = frame.groupby("split_by", sort=False)["split_tears"].first().astype(bool).to_dict()
+    order = sorted(map(str, leaks), key=lambda name: (leaks[name], name != "group"))
     scores = {
         metric.column: {name: _scores(comparison, frame[frame["split_by"] == name], metric) for name in order}
         for metric in metrics
     }
-    return Leakage(frame, order, [name for name in order if torn[name]], metrics, scores, is_paired)
+    return Leakage(frame, order, [name for name in order if leaks[name]], metrics, scores, is_paired)
 
 
 def _with_validation(runs: pd.DataFrame, histories: pd.DataFrame) -> pd.DataFrame:
