@@ -291,10 +291,11 @@ def count(
 
     `options`: truth, a second run, and a figure and a page to write (`segue.plates.counting.count.CountOptions`).
     """
-    from segue.plates.counting.count import CountOptions, count_wells, write_counts
+    from segue.plates.counting.count import CountOptions, count_wells
     from segue.reporting.figures.style import write_figure
     from segue.reporting.figures.wells import counts_figure
     from segue.reporting.page.counts import write_counts_page
+    from segue.storage import write_table
 
     options = options or CountOptions()
     if options.value not in COUNT_VALUES:
@@ -307,7 +308,7 @@ def count(
         truth=options.truth,
         progress=progress,
     )
-    write_counts(counts.table, Path(out))
+    write_table(counts.table, Path(out))
     lines = [counts.headline, *counts.notes, f"table: {out}"]
     if options.figure is not None or options.page is not None:
         drawing = counts_figure(counts.table, conditions=counts.conditions, by=options.by, value=options.value)

@@ -11,9 +11,12 @@ import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segue.errors import SegueError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextlib.contextmanager
@@ -51,6 +54,17 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Writes a table as CSV or Parquet, by the file's extension; the file appears only when it is whole."""
+    if path.suffix not in (".csv", ".parquet"):
+        raise SegueError(f"{path}: a table is written as .csv or .parquet; give one of these extensions.")
+    with replacing(path) as partial:
+        if path.suffix == ".csv":
+            table.to_csv(partial, index=False)
+        else:
+            table.to_parquet(partial, index=False)
 
 
 def make_folder(folder: Path) -> Path:

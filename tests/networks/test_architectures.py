@@ -29,12 +29,7 @@ SMALL: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def built(table: dict[str, Any], *, channels: int = 1, classes: int = 2, init: int = 0) -> Network:

@@ -20,12 +20,7 @@ from segue.networks.registry import NetworkSpec
 VIT = "vit_tiny_patch16_224"
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def model(name: str, **more: Any) -> nn.Module:

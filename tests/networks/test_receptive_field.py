@@ -14,6 +14,7 @@ from segue.networks.analysis.receptive_field import (
     receptive_fields,
     side_holding,
 )
+from segue.networks.architectures.classifiers import Stages
 from segue.networks.network import Network
 from segue.networks.registry import NetworkSpec
 
@@ -25,21 +26,6 @@ def built(name: str, **more: int) -> Network:
         return networks.build(NetworkSpec.model_validate({"name": name, **more}), channels=1, classes=2).eval()
 
 
-class Chain(nn.Module):
-    """Returns what each of the layers gives."""
-
-    def __init__(self, *layers: nn.Module) -> None:
-        super().__init__()
-        self.stages = nn.ModuleList(layers)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        features: list[Tensor] = []
-        for stage in self.stages:
-            x = stage(x)
-            features.append(x)
-        return features
-
-
 class Deepest(nn.Module):
     """Returns the last feature."""
 
@@ -48,7 +34,7 @@ class Deepest(nn.Module):
 
 
 def chain(*layers: nn.Module) -> Network:
-    return Network(Chain(*layers), Deepest(), nn.Conv2d(4, 1, 1), channels=1)
+    return Network(Stages([*layers]), Deepest(), nn.Conv2d(4, 1, 1), channels=1)
 
 
 def convolution(before: int, side: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:

@@ -29,12 +29,7 @@ from segue.training.checkpoint import load_weights, save_weights
 VIT = "vit-vit_tiny_patch16_224"
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def images(*shape: int) -> Tensor:

@@ -24,7 +24,7 @@ from segue.data.spec import Layer, SplitSpec
 from segue.data.splits import GivenSplit
 from segue.data.writer import GroupTiles, Micrograph, merge_parts, micrograph_key, write_part
 from segue.errors import SegueError
-from segue.plates.counting.count import CountSpec, count_wells, write_counts
+from segue.plates.counting.count import CountSpec, count_wells
 from segue.plates.counting.nuclei import measure_nuclei, poisson_interval, split_nuclei, wilson_interval
 from segue.plates.counting.truth import agreement, headline, known_counts
 from segue.plates.synthetic.spec import SyntheticSpec
@@ -395,13 +395,3 @@ def test_only_held_out_wells_are_evidence():
     assert live["count_mae_low"]["held out"] == 3 and live["count_mae_high"]["held out"] == 5
     assert "2 held-out wells (4 images)" in headline(actual) and "known truth" in headline(actual)
     assert "is not known" in headline(actual[actual["part"] == "train"])
-
-
-def test_tables_are_written_by_extension(tmp_path: Path):
-    """CSV and Parquet give the same table back; another extension is refused."""
-    table = pd.DataFrame({"well": ["A1", "A2"], "count": [3, 4], "fraction": [0.5, np.nan]})
-    pd.testing.assert_frame_equal(pd.read_csv(write_counts(table, tmp_path / "counts.csv")), table)
-    again = pd.read_parquet(write_counts(table, tmp_path / "counts.parquet"))
-    assert again["count"].tolist() == [3, 4] and again["well"].tolist() == ["A1", "A2"]
-    with pytest.raises(SegueError, match="give one of these extensions"):
-        write_counts(table, tmp_path / "counts.xlsx")

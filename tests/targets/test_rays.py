@@ -29,12 +29,7 @@ STARDIST = json.loads((Path(__file__).parents[1] / "data" / "rays" / "stardist.j
 TARGET = Rays(("background", "nucleus"))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def read(name: str) -> np.ndarray:

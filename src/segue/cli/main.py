@@ -321,7 +321,7 @@ def study_table(
     if out is None:
         print(table.to_csv(index=False), end="")
         return
-    from segue.study.table import write_table
+    from segue.storage import write_table
 
     write_table(table, out)
     print(f"{len(table)} rows: {out}")

@@ -17,9 +17,8 @@ import pandas as pd
 
 from segue.data.dataset import Dataset
 from segue.data.spec import SplitSpec
-from segue.errors import SegueError
 from segue.fingerprint import stage_hash
-from segue.storage import read_json, replacing
+from segue.storage import read_json
 from segue.study.expand import Configuration
 from segue.study.plan import Evaluation, Plan, PlannedTraining
 from segue.study.store import timing_file
@@ -160,17 +159,6 @@ def _variants(stage: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         name: {"freeze": stage.get("freeze", "none"), **settings}
         for name, settings in stage.get("variants", {}).items()
     }
-
-
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Writes a table as Parquet or CSV, by the file's suffix."""
-    if path.suffix not in (".parquet", ".csv"):
-        raise SegueError(f"{path}: tables are written as .parquet or .csv; give the file one of these endings.")
-    with replacing(path) as partial:
-        if path.suffix == ".csv":
-            table.to_csv(partial, index=False)
-        else:
-            table.to_parquet(partial, index=False)
 
 
 def _identity(

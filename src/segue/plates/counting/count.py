@@ -45,7 +45,6 @@ from segue.plates.counting.nuclei import (
 )
 from segue.plates.counting.truth import SYNTHETIC_CLASSES, agreement, headline, known_counts
 from segue.spec import SpecModel, unknown
-from segue.storage import replacing
 from segue.training.run_folder import TrainedModel
 
 NOT_COUNTED = ("background", "cell", "outline")  # of the five classes, unless requested
@@ -193,19 +192,6 @@ def count_wells(
     table["split_depth"] = table["split_depth"].astype(float)
     notes = _notes(mosaics, table, choice, densities=pixel_um is not None, with_truth=truth is not None)
     return WellCounts(table, conditions, agreement(table), choice, notes)
-
-
-def write_counts(table: pd.DataFrame, out: Path | str) -> Path:
-    """Writes the table as CSV or Parquet by the extension of `out`, atomically, and returns that path."""
-    path = Path(out)
-    if path.suffix not in (".csv", ".parquet"):
-        raise SegueError(f"{path}: a table is written as .csv or .parquet; give one of these extensions.")
-    with replacing(path) as partial:
-        if path.suffix == ".csv":
-            table.to_csv(partial, index=False)
-        else:
-            table.to_parquet(partial, index=False)
-    return path
 
 
 def _counted_classes(model: TrainedModel, spec: CountSpec) -> tuple[str, ...]:
