@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,9 @@ from samples.study import STAGES, write_study
 # Many tests start processes that import torch: without compiled modules each would take ten seconds for that.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# The networks of tests are small, and each core has a worker: one thread of torch, here and in what tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # Folders whose files take longest, which are begun first: else one worker ends long after the other.
 SLOWEST_FIRST = ("training", "study", "reporting", "plates", "cli", "hrtem", "targets")
@@ -27,17 +30,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_discs(tmp_path_factory.mktemp("discs") / "discs.h5", groups=40)
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Small networks are fastest on one thread of torch."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

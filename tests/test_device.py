@@ -68,7 +68,6 @@ def test_tf32_is_set_and_told(on: bool, word: str) -> None:
 def test_fp16_trains_on_the_processor() -> None:
     """fp16 is taken as given, and with loss scaling its gradients on the CPU are fp32's within half precision."""
     assert devices.resolve_precision("fp16", "cpu") == "fp16"
-    torch.set_num_threads(1)
     actual = {}
     for dtype in (torch.float32, torch.float16):
         generator = torch.Generator().manual_seed(0)

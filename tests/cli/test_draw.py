@@ -7,7 +7,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from samples.cli import assert_refused, run_segue
 from samples.discs import write_discs
@@ -34,7 +33,6 @@ def draw(*arguments: object) -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns a folder with a dataset, a run with a frozen encoder, and an image."""
-    torch.set_num_threads(1)
     path = tmp_path_factory.mktemp("draw")
     write_discs(path / "discs.h5")
     (path / "stage.toml").write_text(STAGE)

@@ -141,7 +141,7 @@ def test_from_study_to_page(study_file: StudyFile, tmp_path: Path):
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "pretrain only" in page and "after transfer" in page
     assert run_segue("report", tmp_path / "t.csv", "-o", tmp_path / "again.html").returncode == 0
-    assert_refused(run_segue("study", "table", path, "-o", tmp_path / "t.xlsx"), "t.xlsx", ".parquet or .csv")
+    assert_refused(run_segue("study", "table", path, "-o", tmp_path / "t.xlsx"), "t.xlsx", ".csv or .parquet")
 
 
 def test_inspecting_a_network():

@@ -24,7 +24,6 @@ TILING = Tiling(128, 32)
 
 def model_of(name: str, *, slope: float = 1.0, height: float = -1.6) -> Model:
     """Returns a model whose scores of objects are slope · (mean over 3 × 3 px) + height, of normalised values."""
-    torch.set_num_threads(1)
     spec = TARGETS[name][0].model_validate({"name": name})
     target = build_target(spec, names=("background", "object"), instances=True, context="test")
     network = torch.nn.Conv2d(1, target.channels, 3, padding=1, padding_mode="replicate")

@@ -45,11 +45,6 @@ TARGETS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def crowd() -> np.ndarray:
     """Returns 400 × 400 labels: 220 ellipses of up to 26 px, many touching, in any place."""

@@ -29,9 +29,6 @@ SMALL: list[dict[str, Any]] = [
 ]
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def built(table: dict[str, Any], *, channels: int = 1, classes: int = 2, init: int = 0) -> Network:
     with rng.scope(0, "test", init):
         return networks.build(NetworkSpec.model_validate(table), channels=channels, classes=classes)

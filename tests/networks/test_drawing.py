@@ -6,7 +6,6 @@ from itertools import combinations
 from xml.etree import ElementTree
 
 import pytest
-import torch
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.font_manager import FontProperties
 
@@ -18,7 +17,6 @@ from segue.networks.analysis.summary import build_on_meta_device
 from segue.networks.network import Network
 from segue.networks.registry import NetworkSpec
 
-torch.set_num_threads(1)
 SVG = "{http://www.w3.org/2000/svg}"
 RENDERER = RendererAgg(1, 1, 72)  # a point is a pixel
 SIZES_PX = {"title": 17, "name": 13, "plain": 12, "small": 11}

@@ -20,9 +20,6 @@ from segue.networks.registry import NetworkSpec
 VIT = "vit_tiny_patch16_224"
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def model(name: str, **more: Any) -> nn.Module:
     with rng.scope(0, "pretrained"):
         return timm.create_model(name, **more)

@@ -18,8 +18,6 @@ from segue.networks.architectures.classifiers import Stages
 from segue.networks.network import Network
 from segue.networks.registry import NetworkSpec
 
-torch.set_num_threads(1)
-
 
 def built(name: str, **more: int) -> Network:
     with rng.scope(0, "test"):

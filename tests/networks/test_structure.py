@@ -11,7 +11,6 @@ from segue.networks.analysis.structure import Block, Link, block_outputs, trace_
 from segue.networks.network import Network
 from segue.networks.registry import NetworkSpec
 
-torch.set_num_threads(1)
 VIT = "vit-vit_tiny_patch16_224"
 
 

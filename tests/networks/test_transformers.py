@@ -29,9 +29,6 @@ from segue.training.checkpoint import load_weights, save_weights
 VIT = "vit-vit_tiny_patch16_224"
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def images(*shape: int) -> Tensor:
     return torch.randn(shape, generator=rng.torch_generator(0, "images"))
 

@@ -168,7 +168,6 @@ def wells(tmp_path_factory: pytest.TempPathFactory, pictures: dict[tuple[str, in
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
-    torch.set_num_threads(1)
     return model_of(tmp_path_factory.mktemp("run"))
 
 

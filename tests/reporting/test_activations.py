@@ -23,8 +23,6 @@ from segue.reporting.figures.network_views import (
 )
 from segue.training.run_folder import TrainedModel
 
-torch.set_num_threads(1)
-
 
 def built(**spec: Any) -> Network:
     with rng.scope(0, "test"):

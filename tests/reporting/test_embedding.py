@@ -25,8 +25,6 @@ from segue.reporting.figures.network_views import (
 )
 from segue.training.run_folder import TrainedModel
 
-torch.set_num_threads(1)
-
 
 @pytest.fixture(scope="module")
 def model(discs: Path) -> TrainedModel:

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 import segue
 from segue import rng
@@ -213,7 +212,6 @@ def train(spec: StageSpec, folder: Path, parent: Path | None = None) -> list[str
 def test_a_torn_split_warns_and_is_recorded(plate: Path, tmp_path: Path) -> None:
     """Training by chunks warns with the exact count, which metrics.json keeps; its own validation part can be scored,
     and the test part shares no well with either. Its child trains by the same division; by wells it is refused."""
-    torch.set_num_threads(1)
     output = train(spec_of(plate, CHUNK), tmp_path / "chunks")
     with Dataset(plate) as dataset:
         codes = dataset.split(SplitSpec(**CHUNK))
@@ -257,7 +255,6 @@ def test_whole_groups_are_recorded_as_ever(plate: Path, tmp_path: Path) -> None:
 
 def test_training_from_python_warns(plate: Path, tmp_path: Path) -> None:
     """Without a log, a leaking split gives a warning at the caller's line, and one that does not leak gives none."""
-    torch.set_num_threads(1)
     stage = '[[data]]\ndataset = "{}"\nimages = 8\n[network]\nname = "resunet"\nwidth = 8\n[split]\n{}'
     for name, split in (("chunks", CHUNK), ("wells", SPLIT)):
         settings = "\n".join(f"{key} = {json.dumps(value)}" for key, value in split.items())
@@ -306,7 +303,6 @@ split = { stored = "published" }
 def test_from_a_study_to_the_section(plate: Path, tmp_path: Path) -> None:
     """Two stages that differ in the split alone, trained: they are found to be alike and tested on the same wells, and
     the page shows both with the count of neighbours."""
-    torch.set_num_threads(1)
     (tmp_path / "splits.toml").write_text(STUDY.replace("PLATE", str(plate)))
     plan = plan_study(tmp_path / "splits.toml")
     assert run_study(plan).failed == 0

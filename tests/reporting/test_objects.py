@@ -11,7 +11,6 @@ import cc3d
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from samples.discs import disc_part
 
 from segue.data.spec import Layer
@@ -307,7 +306,6 @@ target = { name = { each = ["foreground", "boundary"] } }
 def test_from_runs_to_pictures(tmp_path: Path) -> None:
     """Two targets, trained: counts by micrograph sum to the scores, times are kept apart so that scoring anew gives the
     same bytes, and what is pictured is what was counted, the same micrographs for both runs."""
-    torch.set_num_threads(1)
     parts = []
     for group in range(16):
         part = disc_part(group, size=32)

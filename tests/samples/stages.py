@@ -125,7 +125,6 @@ def quietly(work: Any, *arguments: Any) -> None:
     """Does the work in a child; a failure is told on stderr and by the exit code 1, 2 for the user's mistakes."""
     code = 0
     try:
-        torch.set_num_threads(1)
         work(*arguments)
     except SystemExit as error:
         code = int(error.code or 0)

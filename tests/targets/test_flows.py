@@ -22,14 +22,6 @@ HOSTILE = hostile_labels()
 EVERYTHING = {"cellprob_threshold": 0.0, "flow_threshold": flows.NO_FLOW_FILTER, "min_size_px": 1.0}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def encoded(labels: np.ndarray) -> np.ndarray:
     return TARGET.encode(torch.from_numpy(labels.astype(np.int64))[None])[0].numpy()
 

@@ -29,9 +29,6 @@ STARDIST = json.loads((Path(__file__).parents[1] / "data" / "rays" / "stardist.j
 TARGET = Rays(("background", "nucleus"))
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def read(name: str) -> np.ndarray:
     return np.array(Image.open(DATA / name)).astype(np.int64)
 

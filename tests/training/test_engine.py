@@ -31,7 +31,6 @@ ONE_STEP = {"batch": 12, "images": 12, "optimizer": PLAIN_SGD, "keep_epochs": Tr
 
 @pytest.fixture(scope="module")
 def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
     return write_tiles(tmp_path_factory.mktemp("tiles") / "tiles.h5")
 
 

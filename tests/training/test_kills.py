@@ -54,7 +54,6 @@ FOLLOWING: dict[str, dict[str, object]] = {
 
 @pytest.fixture(scope="module")
 def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
     return write_tiles(tmp_path_factory.mktemp("tiles") / "tiles.h5", groups=72)
 
 

@@ -29,7 +29,6 @@ MASKED = {"name": "reconstruction", "corruption": {"name": "masked", "patch_px":
 @pytest.fixture(scope="module")
 def unlabeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns a dataset of discs without labels; some tiles end early, and every second one is smooth."""
-    torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("unlabelled") / "discs.h5"
     parts = []
     for group in range(24):
@@ -47,7 +46,6 @@ def unlabeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
     return write_discs(tmp_path_factory.mktemp("objects") / "discs.h5", kind="instances")
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import cc3d
 import numpy as np
 import pytest
-import torch
 from samples.discs import disc_part
 from samples.stages import history, require_same_bytes, spec_of, train
 
@@ -30,7 +29,6 @@ TARGETS = ("classes", "foreground", "boundary", "distance", "rays", "flows", "de
 @pytest.fixture(scope="module")
 def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns a dataset of discs of which every one is an object."""
-    torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("objects") / "discs.h5"
     parts = []
     for group in range(30):

@@ -7,7 +7,7 @@ without data, so it holds for any encoder whose features are computed one after 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+
+from segue.networks.registry import is_under
 
 SIDES_PX = (224, 256, 384)  # tried in turn: some transformers take one size of image only
 STEM_STRIDE = 2  # a first feature at least this fine is the stem's
@@ -77,11 +79,6 @@ class Network(nn.Module):
     def count_parameters(self, owners: Collection[str]) -> int:
         """Returns the number of parameters of these modules and parameters, by dotted names."""
         return sum(p.numel() for name, p in self.named_parameters() if is_under(name, owners))
-
-
-def is_under(name: str, owners: Iterable[str]) -> bool:
-    """Returns whether a parameter is one of the owners or lies below one of them, by dotted names."""
-    return any(name == owner or name.startswith(f"{owner}.") for owner in owners)
 
 
 @contextmanager

@@ -580,6 +580,11 @@ def parts(network: nn.Module) -> dict[str, tuple[str, ...]]:
     return {name: (name,) for name, _ in network.named_children()}
 
 
+def is_under(name: str, owners: Iterable[str]) -> bool:
+    """Returns whether a parameter is one of the owners or lies below one of them, by dotted names."""
+    return any(name == owner or name.startswith(f"{owner}.") for owner in owners)
+
+
 def require_fit(spec: NetworkSpec, tile_shape: tuple[int, int, int], context: str) -> None:
     """Raises SegueError when tiles (C, H, W) have a size that the network does not support."""
     factor = divisor(spec)

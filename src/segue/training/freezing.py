@@ -88,16 +88,11 @@ def parameter_names(network: nn.Module, parts: Iterable[str]) -> tuple[str, ...]
     return tuple(names)
 
 
-def is_under(name: str, owners: Iterable[str]) -> bool:
-    """Returns whether a dotted name is one of the owners or belongs to one."""
-    return any(name == owner or name.startswith(f"{owner}.") for owner in owners)
-
-
 def freeze(network: nn.Module, parts: Iterable[str]) -> None:
     """Sets `requires_grad` to False in the named parts and to True elsewhere; fewer parts in a second call unfreeze."""
     frozen = parameter_names(network, parts)
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(not is_under(name, frozen))
+        parameter.requires_grad_(not networks.is_under(name, frozen))
         if not parameter.requires_grad:
             parameter.grad = None
 
@@ -163,7 +158,8 @@ def parameter_counts(network: nn.Module) -> dict[str, dict[str, int]]:
         whole = leaf.partition(".")[0]
         names |= {whole: (whole,), leaf: owners}
     parameters = {
-        part: [p for name, p in network.named_parameters() if is_under(name, owners)] for part, owners in names.items()
+        part: [p for name, p in network.named_parameters() if networks.is_under(name, owners)]
+        for part, owners in names.items()
     }
     parameters["network"] = list(network.parameters())
     return {
@@ -187,7 +183,9 @@ def live_batch_norms(network: nn.Module, frozen: Iterable[str]) -> list[str]:
     return [
         name
         for name, module in network.named_modules()
-        if isinstance(module, _BatchNorm) and not isinstance(module, SyncBatchNorm) and not is_under(name, names)
+        if isinstance(module, _BatchNorm)
+        and not isinstance(module, SyncBatchNorm)
+        and not networks.is_under(name, names)
     ]
 
 
@@ -212,10 +210,10 @@ def load_parts(
     """
     owners = parameter_names(network, PARTS if parts is None else parts)
     state = network.state_dict()
-    names = [name for name in state if is_under(name, owners)]
+    names = [name for name in state if networks.is_under(name, owners)]
     missing = [name for name in names if name not in weights]
     reshaped = [name for name in names if name in weights and weights[name].shape != state[name].shape]
-    foreign = [name for name in weights if is_under(name, owners) and name not in state]
+    foreign = [name for name in weights if networks.is_under(name, owners) and name not in state]
     if missing or reshaped or foreign:
         first = (missing or reshaped or foreign)[0]
         shapes = (
@@ -244,8 +242,8 @@ def _fitting_parts(network: nn.Module, state: Mapping[str, Tensor], weights: Map
     """Returns the parts of the network, as large as possible, that the weights fill exactly."""
     leaves = []
     for leaf, owners in networks.parts(network).items():
-        here = {name: value.shape for name, value in state.items() if is_under(name, owners)}
-        there = {name: value.shape for name, value in weights.items() if is_under(name, owners)}
+        here = {name: value.shape for name, value in state.items() if networks.is_under(name, owners)}
+        there = {name: value.shape for name, value in weights.items() if networks.is_under(name, owners)}
         if here == there:
             leaves.append(leaf)
     return collapse_parts(network, leaves)

@@ -17,7 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
 from segue.errors import SegueError
-from segue.networks.network import Network, evaluating, is_under
+from segue.networks.network import Network, evaluating
+from segue.networks.registry import is_under
 
 IMAGE, HEAD = "image", "head"
 CONTAINERS = (nn.ModuleList, nn.ModuleDict)
