@@ -196,7 +196,7 @@ def multiply_adds(case: Case) -> float:
 
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
-            is_cached = case.cache and freezing.is_under(name, case.freeze)
+            is_cached = case.cache and networks.is_under(name, case.freeze)
             module.register_forward_hook(partial(count, epochs=case.epochs if is_cached else 1))
     network(torch.zeros(2, 1, case.size, case.size))
     return counted

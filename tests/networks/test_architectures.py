@@ -10,13 +10,14 @@ from torch.nn import functional as F
 
 from segue import networks, rng
 from segue.errors import SegueError, SpecError
+from segue.networks import is_under
 from segue.networks.architectures.cellpose import style_of
 from segue.networks.blocks import average
 from segue.networks.network import Network
 from segue.networks.registry import NetworkSpec
 from segue.spec import validate
 from segue.training.checkpoint import load_weights, save_weights
-from segue.training.freezing import freeze, is_under, set_training
+from segue.training.freezing import freeze, set_training
 
 SMALL: list[dict[str, Any]] = [
     {"name": "unet", "width": 8, "depth": 3, "convolutions": 1},

@@ -57,7 +57,7 @@ def names(part: str) -> set[str]:
     with rng.scope("unused"):
         network = networks.build(networks.NetworkSpec(width=8), channels=1, classes=2)
     owners = freezing.parameter_names(network, (part,))
-    return {name for name in network.state_dict() if freezing.is_under(name, owners)}
+    return {name for name in network.state_dict() if networks.is_under(name, owners)}
 
 
 def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:

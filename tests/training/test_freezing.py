@@ -46,7 +46,7 @@ def test_frozen_leaves_keep_every_bit(frozen: tuple[str, ...]):
     before = {name: value.clone() for name, value in network.state_dict().items()}
     train(network, optimizer, frozen)
     names = freezing.parameter_names(network, frozen)
-    assert changed(network, before) == {name for name in before if not freezing.is_under(name, names)}
+    assert changed(network, before) == {name for name in before if not networks.is_under(name, names)}
 
 
 def test_staged_unfreezing_sets_free_what_it_names():
@@ -58,7 +58,7 @@ def test_staged_unfreezing_sets_free_what_it_names():
         before = {name: value.clone() for name, value in network.state_dict().items()}
         train(network, optimizer, freezing.frozen_at(network, ("encoder",), unfreeze, epoch), steps=1)
         names = freezing.parameter_names(network, (*free, "decoder", "head"))
-        assert changed(network, before) == {name for name in before if freezing.is_under(name, names)}
+        assert changed(network, before) == {name for name in before if networks.is_under(name, names)}
 
 
 @pytest.mark.parametrize(

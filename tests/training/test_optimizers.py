@@ -107,9 +107,9 @@ def test_frozen_parameters_are_left_alone_and_begin_afresh(table: dict[str, Any]
         optimizer.step()
     names = freezing.parameter_names(network, frozen)
     now = dict(network.named_parameters())
-    assert all(torch.equal(now[name], before[name]) == freezing.is_under(name, names) for name in now)
+    assert all(torch.equal(now[name], before[name]) == networks.is_under(name, names) for name in now)
     freezing.freeze(network, ())
-    gradients: dict[str, list[Tensor]] = {name: [] for name in now if freezing.is_under(name, names)}
+    gradients: dict[str, list[Tensor]] = {name: [] for name in now if networks.is_under(name, names)}
     for step in range(2, 4):
         give_gradients(network, step)
         for name in gradients:

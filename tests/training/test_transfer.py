@@ -6,8 +6,9 @@ from torch import nn
 
 from segue import networks, rng
 from segue.errors import SegueError
+from segue.networks import is_under
 from segue.networks.registry import NetworkSpec
-from segue.training.freezing import is_under, load_parts
+from segue.training.freezing import load_parts
 
 
 def network(init: int, *, channels: int = 1, classes: int = 2, name: str = "resunet") -> nn.Module:

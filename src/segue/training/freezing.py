@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, field_validator
 
 from segue import networks
 from segue.errors import SegueError
+from segue.networks import is_under
 from segue.spec import SpecModel, unknown
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def freeze(network: nn.Module, parts: Iterable[str]) -> None:
     """Sets `requires_grad` to False in the named parts and to True elsewhere; fewer parts in a second call unfreeze."""
     frozen = parameter_names(network, parts)
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(not networks.is_under(name, frozen))
+        parameter.requires_grad_(not is_under(name, frozen))
         if not parameter.requires_grad:
             parameter.grad = None
 
@@ -158,8 +159,7 @@ def parameter_counts(network: nn.Module) -> dict[str, dict[str, int]]:
         whole = leaf.partition(".")[0]
         names |= {whole: (whole,), leaf: owners}
     parameters = {
-        part: [p for name, p in network.named_parameters() if networks.is_under(name, owners)]
-        for part, owners in names.items()
+        part: [p for name, p in network.named_parameters() if is_under(name, owners)] for part, owners in names.items()
     }
     parameters["network"] = list(network.parameters())
     return {
@@ -183,9 +183,7 @@ def live_batch_norms(network: nn.Module, frozen: Iterable[str]) -> list[str]:
     return [
         name
         for name, module in network.named_modules()
-        if isinstance(module, _BatchNorm)
-        and not isinstance(module, SyncBatchNorm)
-        and not networks.is_under(name, names)
+        if isinstance(module, _BatchNorm) and not isinstance(module, SyncBatchNorm) and not is_under(name, names)
     ]
 
 
@@ -210,10 +208,10 @@ def load_parts(
     """
     owners = parameter_names(network, PARTS if parts is None else parts)
     state = network.state_dict()
-    names = [name for name in state if networks.is_under(name, owners)]
+    names = [name for name in state if is_under(name, owners)]
     missing = [name for name in names if name not in weights]
     reshaped = [name for name in names if name in weights and weights[name].shape != state[name].shape]
-    foreign = [name for name in weights if networks.is_under(name, owners) and name not in state]
+    foreign = [name for name in weights if is_under(name, owners) and name not in state]
     if missing or reshaped or foreign:
         first = (missing or reshaped or foreign)[0]
         shapes = (
@@ -242,8 +240,8 @@ def _fitting_parts(network: nn.Module, state: Mapping[str, Tensor], weights: Map
     """Returns the parts of the network, as large as possible, that the weights fill exactly."""
     leaves = []
     for leaf, owners in networks.parts(network).items():
-        here = {name: value.shape for name, value in state.items() if networks.is_under(name, owners)}
-        there = {name: value.shape for name, value in weights.items() if networks.is_under(name, owners)}
+        here = {name: value.shape for name, value in state.items() if is_under(name, owners)}
+        there = {name: value.shape for name, value in weights.items() if is_under(name, owners)}
         if here == there:
             leaves.append(leaf)
     return collapse_parts(network, leaves)
