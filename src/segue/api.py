@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from segue.study.plan import Plan
     from segue.training.run_folder import TrainedModel
 
-Place = Path | str
+PathLike = Path | str
 COUNT_VALUES = ("count", "fraction", "density_per_mm2")  # of the cells of a class in a well, over time
 Progress = Callable[[int, int], None]
 
 
-def simulate(spec: Place, out: Place, *, workers: int = 1, progress: Progress | None = None) -> Path:
+def simulate(spec: PathLike, out: PathLike, *, workers: int = 1, progress: Progress | None = None) -> Path:
     """Simulates the HRTEM series of a TOML specification into a dataset, and returns its path."""
     from segue.hrtem import series
 
@@ -38,7 +38,7 @@ def simulate(spec: Place, out: Place, *, workers: int = 1, progress: Progress | 
     return Path(out)
 
 
-def prepare(spec: Place, out: Place, *, workers: int = 1, progress: Progress | None = None) -> Path:
+def prepare(spec: PathLike, out: PathLike, *, workers: int = 1, progress: Progress | None = None) -> Path:
     """Makes a dataset from folders of images and annotations, as a TOML specification says, and returns its path."""
     from segue.data import prepare as preparing
 
@@ -48,7 +48,7 @@ def prepare(spec: Place, out: Place, *, workers: int = 1, progress: Progress | N
 
 
 def plate(
-    spec: Place, out: Place, *, workers: int = 1, progress: Callable[[str, int, int], None] | None = None
+    spec: PathLike, out: PathLike, *, workers: int = 1, progress: Callable[[str, int, int], None] | None = None
 ) -> Path:
     """Makes a dataset from a plate: stitched, labeled from its stains, cut into tiles; returns its path.
 
@@ -61,7 +61,7 @@ def plate(
     return assay(settings, Path(out), root=Path(spec).parent, workers=workers, progress=progress).path
 
 
-def plate_summary(out: Place) -> list[str]:
+def plate_summary(out: PathLike) -> list[str]:
     """Returns a few lines on what was left out and repaired in a plate's dataset; [] without a report."""
     import json
 
@@ -72,7 +72,7 @@ def plate_summary(out: Place) -> list[str]:
 
 
 def synthetic_plate(
-    folder: Place, spec: Place | None = None, *, workers: int = 1, progress: Progress | None = None
+    folder: PathLike, spec: PathLike | None = None, *, workers: int = 1, progress: Progress | None = None
 ) -> Path:
     """Simulates a plate with its truth into a folder, and returns the specification that `plate` takes.
 
@@ -107,10 +107,10 @@ def _synthetic_spec(path: Path) -> SyntheticSpec:
 
 
 def train(
-    spec: Place,
-    run: Place | None = None,
+    spec: PathLike,
+    run: PathLike | None = None,
     *,
-    store: Place | None = None,
+    store: PathLike | None = None,
     checkpoint_s: float = 60.0,
     log: Callable[[str], None] | None = None,
 ) -> Path:
@@ -196,7 +196,7 @@ def _as_typed(path: Path) -> str:
     return str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute)
 
 
-def predict(run: Model | Place, images: Any, *, out: Any = None, tiling: Tiling | None = None) -> Any:
+def predict(run: Model | PathLike, images: Any, *, out: Any = None, tiling: Tiling | None = None) -> Any:
     """Returns the class of every pixel, int64, of images (H, W), (C, H, W) or (N, C, H, W) in acquired units.
 
     If the target of the run is of objects (flows, rays …): the objects of each image, numbered 1 … n, 0 background.
@@ -220,28 +220,28 @@ def predict(run: Model | Place, images: Any, *, out: Any = None, tiling: Tiling 
     return inference.predict(_model(run), images, out=out, tiling=tiling)
 
 
-def probabilities(run: Model | Place, images: Any, *, tiling: Tiling | None = None) -> np.ndarray:
+def probabilities(run: Model | PathLike, images: Any, *, tiling: Tiling | None = None) -> np.ndarray:
     """Returns the probability of each class, float32 (K, H, W) or (N, K, H, W), of images as `predict` takes them."""
     from segue.inference import predict as inference
 
     return inference.probabilities(_model(run), images, tiling=tiling)
 
 
-def load(run: Place) -> TrainedModel:
+def load(run: PathLike) -> TrainedModel:
     """Returns the model of a finished run folder; `predict` and `probabilities` accept it in place of the folder."""
     from segue.training.run_folder import load_run
 
     return load_run(run)
 
 
-def _model(run: Model | Place) -> Model:
+def _model(run: Model | PathLike) -> Model:
     from segue.inference.model import Model
 
     return run if isinstance(run, Model) else load(run)
 
 
 def evaluate(
-    run: Place, dataset: Place, *, part: str = "test", conditions: dict[str, Any] | None = None
+    run: PathLike, dataset: PathLike, *, part: str = "test", conditions: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Returns the scores of a run on a part (test, validation) of a dataset, under the run's own split."""
     from segue.study.evaluate import score_run
@@ -255,9 +255,9 @@ def evaluate(
 
 
 def film(
-    run: Place,
-    *outs: Place,
-    dataset: Place | None = None,
+    run: PathLike,
+    *outs: PathLike,
+    dataset: PathLike | None = None,
     field: str | None = None,
     crop: tuple[int, int, int, int] | None = None,
     frames_per_s: float | None = None,
@@ -285,7 +285,12 @@ def film(
 
 
 def count(
-    run: Place, dataset: Place, out: Place, options: CountOptions | None = None, *, progress: Progress | None = None
+    run: PathLike,
+    dataset: PathLike,
+    out: PathLike,
+    options: CountOptions | None = None,
+    *,
+    progress: Progress | None = None,
 ) -> list[str]:
     """Counts the cells of each class per well and time point into a table; returns a headline and notes, in lines.
 
@@ -303,6 +308,7 @@ def count(
     counts = count_wells(
         Path(run),
         Path(dataset),
+        spec=options.counting,
         objects=options.objects,
         tune_on=options.tune_on,
         truth=options.truth,
@@ -322,7 +328,7 @@ def count(
     return lines
 
 
-def plan(study: Place, *, store: Place | None = None) -> Plan:
+def plan(study: PathLike, *, store: PathLike | None = None) -> Plan:
     """Returns the plan of a study file: its distinct stages, which are finished, what it needs. Runs nothing."""
     from segue.study.plan import plan_study
 
@@ -330,9 +336,9 @@ def plan(study: Place, *, store: Place | None = None) -> Plan:
 
 
 def run_study(
-    study: Place,
+    study: PathLike,
     *,
-    store: Place | None = None,
+    store: PathLike | None = None,
     workers: int = 1,
     scheduler: str | None = None,
     force: bool = False,
@@ -352,7 +358,7 @@ def run_study(
     )
 
 
-def table(study: Place, *, store: Place | None = None) -> pd.DataFrame:
+def table(study: PathLike, *, store: PathLike | None = None) -> pd.DataFrame:
     """Returns the tidy table of a study: one row per run and domain it was scored on."""
     from segue.study.table import collect
 
@@ -360,7 +366,12 @@ def table(study: Place, *, store: Place | None = None) -> pd.DataFrame:
 
 
 def report(
-    what: Place, out: Place, *, store: Place | None = None, metric: str | None = None, columns: Place | None = None
+    what: PathLike,
+    out: PathLike,
+    *,
+    store: PathLike | None = None,
+    metric: str | None = None,
+    columns: PathLike | None = None,
 ) -> Path:
     """Writes the page of a study file, or of a table (Parquet, CSV) made anywhere, and returns its path.
 

@@ -41,8 +41,9 @@ def map_unordered(
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
             raise SegueError(
-                f"{context}: a worker process was killed, most likely because memory ran out; run the same command "
-                f"again with fewer than {workers} workers: it resumes from the finished parts."
+                f"{context}: a worker process ended early, most likely because memory ran out; run the same again with "
+                f"fewer than {workers} workers: it resumes from the finished parts. A script of your own must start "
+                'its work under `if __name__ == "__main__":`.'
             ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)

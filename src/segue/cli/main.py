@@ -39,7 +39,7 @@ app.add_typer(draw.app, name="draw")
 Spec = Annotated[Path, typer.Argument(metavar="SPEC.toml", help="The TOML specification.")]
 Study = Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study file.")]
 OutFile = Annotated[Path, typer.Argument(metavar="OUT.h5", help="The dataset to write.")]
-Workers = Annotated[int, typer.Option("--workers", "-w", min=1, help="Worker processes; default: one per core.")]
+Workers = Annotated[int, typer.Option("--workers", "-w", min=1, help="Worker processes.")]
 StorePath = Annotated[
     Path | None, typer.Option("--store", help="Folder of runs; default: runs/ next to the specification.")
 ]

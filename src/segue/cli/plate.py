@@ -74,7 +74,7 @@ def count(
     from segue import api
     from segue.plates.counting.count import CountOptions
 
-    options = CountOptions(objects, tune_on, truth, figure, page, by, value)
+    options = CountOptions(objects=objects, tune_on=tune_on, truth=truth, figure=figure, page=page, by=by, value=value)
     with open_progress() as report:
         lines = api.count(run, dataset, out, options, progress=lambda done, total: report("images", done, total))
     print("\n".join(lines))

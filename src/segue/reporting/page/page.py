@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.filesize import decimal
 
 from segue.errors import SegueError
+from segue.formatting import format_bytes
 from segue.reporting.analysis.bootstrap import RESAMPLES
 from segue.reporting.analysis.comparison import Comparison, compare, numeric
 from segue.reporting.analysis.leakage import leakage
@@ -259,7 +259,7 @@ def _download(results: StudyResults, folder: Path) -> dict[str, str]:
     sample = table.head(200).to_csv(index=False)
     if len(sample) / min(len(table), 200) * len(table) < MAX_EMBEDDED_BYTES:
         data = table.to_csv(index=False).encode()
-        return link | {"data": base64.b64encode(data).decode(), "size": decimal(len(data))}
+        return link | {"data": base64.b64encode(data).decode(), "size": format_bytes(len(data))}
     folder.mkdir(exist_ok=True)
     # columns of mixed types are written as texts
     texts = {c: table[c].map(str, na_action="ignore") for c in map(str, table.columns) if table[c].dtype == object}
