@@ -83,8 +83,9 @@ class CountOptions:
     """Options of `segue count`, besides a run, a dataset and a table.
 
     counting: how nuclei are counted. objects: a run of objects beside a run of classes. tune_on: a dataset with stained
-    wells to tune counting on. truth: the folder of the synthetic plate that the dataset is of. figure, page: files to write, with a panel for each
-    value of the condition `by`; value: "count", "fraction" or "density_per_mm2".
+    wells to tune counting on. truth: the folder of the synthetic plate that the dataset is of. figure,
+    page: files to write, with a panel for each value of the condition `by`; value: "count", "fraction" or
+    "density_per_mm2".
     """
 
     counting: CountSpec | None = None
