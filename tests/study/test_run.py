@@ -56,7 +56,7 @@ def test_a_study_from_plan_to_table(copied_study: Path):
     assert results.counts["finished"] == 10 and results.failures.empty
     assert set(results.histories["epoch"]) == {1, 2}
     again = run_study(plan_study(path))
-    assert again.ran == 0
+    assert again.finished == 0
 
 
 def test_scratch_and_transfer_see_the_same_images(study_file: StudyFile):
@@ -275,22 +275,40 @@ def finished(store: Path) -> int:
     return len(list(store.glob("train-*/metrics.json")))
 
 
-def test_dataset_stages_are_part_of_the_graph(study_file: StudyFile, tmp_path: Path):
-    """A dataset that cannot be made fails by itself; stages on other datasets run."""
+def write_dataset_stage(study_file: Callable[[str], Path], tmp_path: Path) -> Path:
+    """Returns a study of a stage over the discs and one over a folder of images without any image yet."""
     (tmp_path / "images").mkdir()
     (tmp_path / "prepare.toml").write_text(
         'name = "none"\nimages = "images/*.png"\ntile_px = 32\n'
         '[labels]\nfiles = "labels/{stem}.png"\nkind = "classes"\nnames = ["background", "disc"]\n'
     )
-    path = study_file('\n[stages.good]\ndomain = "high"\nimages = 4\nepochs = 1\n')
-    text = path.read_text().replace("[domains]", '[datasets.empty]\nprepare = "prepare.toml"\n\n[domains]')
-    path.write_text(
-        text.replace("[stages.good]", '[stages.bad]\ndomain = "none"\nepochs = 1\n\n[stages.good]').replace(
-            "[domains]", '[domains]\nnone = { dataset = "empty" }'
-        )
+    stage = "images = 4\nepochs = 1\n"
+    path = study_file(f'\n[stages.bad]\ndomain = "none"\n{stage}\n[stages.good]\ndomain = "high"\n{stage}')
+    text = path.read_text().replace(
+        "[domains]", '[datasets.empty]\nprepare = "prepare.toml"\n\n[domains]\nnone = { dataset = "empty" }'
     )
-    done = run_segue("study", "run", path, "--workers", 1)
-    assert done.returncode == 2 and "images" in done.stderr and "Traceback" not in done.stderr
+    path.write_text(text.replace("seeds = 2", "seeds = 1"))
+    return path
+
+
+def test_a_folder_without_images_is_refused_before_any_work(study_file: Callable[[str], Path], tmp_path: Path):
+    path = write_dataset_stage(study_file, tmp_path)
+    with pytest.raises(SegueError, match="images"):
+        plan_study(path)
+
+
+def test_a_dataset_that_fails_stops_its_stages_alone(study_file: Callable[[str], Path], tmp_path: Path):
+    """An image that cannot be read: the summary names the dataset and why, and the stage on the other dataset is
+    trained, though it cannot be evaluated on the one that failed."""
+    path = write_dataset_stage(study_file, tmp_path)
+    (tmp_path / "labels").mkdir()
+    for folder in ("images", "labels"):
+        (tmp_path / folder / "a.png").write_bytes(b"no image")
+    plan = plan_study(path)
+    summary = run_study(plan)
+    assert (summary.finished, summary.failed, summary.blocked, summary.complete) == (0, 1, 1, False)
+    assert finished(plan.store.folder) == 1
+    assert set(summary.failed_datasets) == {"empty"} and "a.png" in summary.failed_datasets["empty"]
 
 
 def test_stages_that_coincide_share_a_run_and_keep_their_rows(study_file: StudyFile):
@@ -335,7 +353,7 @@ def test_a_failure_that_no_longer_holds_is_forgotten(study_file: StudyFile):
     assert "absent" in collect(plan_study(path), command="").failures["error"].iloc[0]
     path.write_text(text)
     assert collect(plan_study(path), command="").failures.empty  # before anything runs again, too
-    assert run_study(plan_study(path)).ran == 0
+    assert run_study(plan_study(path)).finished == 0
     plan = plan_study(path)
     assert plan.counts[0].failed == 0 and plan.counts[0].finished == 2
     assert collect(plan, command="").failures.empty

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,9 @@ from segue.cli.plate import count, film
 from segue.cli.progress import open_progress
 from segue.errors import SegueError
 from segue.formatting import format_duration
+
+if TYPE_CHECKING:
+    from segue.study.executor import Summary
 
 CORES = device.cpu_count()
 INTERRUPTED = 130  # the exit code of a command ended by Ctrl-C
@@ -264,17 +267,18 @@ def study_run(
     ] = None,
 ) -> None:
     """Run every stage of a study that is not finished; resume interrupted ones."""
-    sys.exit(_run(study, store, workers, scheduler, force, side_by_side))
+    summary = _run(study, store, workers, scheduler, force, side_by_side)
+    sys.exit(0 if summary.complete else 1)
 
 
 def _run(
     study: Path,
     store: Path | None,
     workers: int,
-    scheduler: str | None,
-    force: bool,
+    scheduler: str | None = None,
+    force: bool = False,
     side_by_side: int | None = None,
-) -> int:
+) -> Summary:
     from segue import api
 
     with open_progress() as report:
@@ -287,14 +291,16 @@ def _run(
             side_by_side=side_by_side,
             progress=lambda event: report(event.text, event.done, event.total, event.share),
         )
-    if summary.ran + summary.blocked == 0:
+    if summary.complete and not summary.finished:
         print("nothing to do: every stage is finished")
     else:
         print(f"{summary.finished} trainings finished in {format_duration(summary.seconds)}")
-    if summary.failed or summary.blocked:
-        where = f" --store {store}" if store is not None else ""
-        print(f"{summary.failed} failed and {summary.blocked} were not run; see: segue study status {study}{where}")
-    return 1 if summary.failed or summary.blocked else 0
+    for name, reason in summary.failed_datasets.items():
+        print(f"dataset {name} failed: {reason}")
+    if not summary.complete:
+        option = f" --store {store}" if store is not None else ""
+        print(f"{summary.failed} failed and {summary.blocked} were not run; see: segue study status {study}{option}")
+    return summary
 
 
 @study_app.command("status")
@@ -355,10 +361,11 @@ def demo(
     study = demo_study()
     print(f"{study.name}: {api.plan(study, store=out / 'runs').study.spec.question}")
     print(describe.describe_plan(api.plan(study, store=out / "runs")))
-    code = _run(study, out / "runs", workers, None, False)
-    page = api.report(study, out / "report.html", store=out / "runs")
-    print(f"report: {page.absolute()}")
-    sys.exit(code)
+    summary = _run(study, out / "runs", workers)
+    if not summary.failed_datasets:
+        page = api.report(study, out / "report.html", store=out / "runs")
+        print(f"report: {page.absolute()}")
+    sys.exit(0 if summary.complete else 1)
 
 
 def demo_study() -> Path:

@@ -56,11 +56,17 @@ Progress = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Summary:
-    ran: int
+    """How many trainings ended how; `blocked` ones wait for what failed. `failed_datasets`: name -> why."""
+
     finished: int
     failed: int
     blocked: int
+    failed_datasets: dict[str, str]
     seconds: float
+
+    @property
+    def complete(self) -> bool:
+        return not (self.failed or self.blocked or self.failed_datasets)
 
 
 def run_study(
@@ -108,8 +114,13 @@ def run_study(
         with open_executor(workers, scheduler) as executor:
             graph.run(executor, workers, side_by_side, report)
     plan.store.refresh()
-    ran = graph.finished + graph.failed
-    return Summary(ran, graph.finished, graph.failed, len(unfinished) - ran, time.monotonic() - began)
+    return Summary(
+        finished=graph.finished,
+        failed=graph.failed,
+        blocked=len(unfinished) - graph.finished - graph.failed,
+        failed_datasets={plan.datasets[key].name: reason for key, reason in failed_datasets.items()},
+        seconds=time.monotonic() - began,
+    )
 
 
 def require_extras(plan: Plan) -> None:
