@@ -13,12 +13,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -89,6 +92,9 @@ class Tooltips(dict[str, str]):
         gid = f"tip-{len(self)}"
         artist.set_gid(gid)
         self[gid] = text
+
+
+Canvas = TypeVar("Canvas", bound=FigureCanvasBase)
 
 
 @dataclass(frozen=True)
@@ -171,8 +177,8 @@ def graded_colors(names: Sequence[str]) -> dict[str, str]:
 def svg_text(figure: Figure) -> str:
     """Returns the SVG of `figure` for a file: light, the same bytes each time, no date, every image in it once."""
     buffer = io.StringIO()
-    with style():
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    with style(), _canvas(FigureCanvasSVG, figure, figure.dpi) as canvas:
+        canvas.print_svg(buffer, metadata={"Date": None})
     return _embed_images_once(buffer.getvalue().replace(f"'{FONT}'", f"'{FONT}', Arial, sans-serif"))
 
 
@@ -197,9 +203,24 @@ def _embed_images_once(svg: str) -> str:
 
 def png_bytes(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    with style():
-        figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
+    with style(), _canvas(FigureCanvasAgg, figure, 200) as canvas:
+        canvas.print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
+
+
+@contextmanager
+def _canvas(kind: type[Canvas], figure: Figure, dpi: float) -> Iterator[Canvas]:
+    """Yields a canvas that lays out and draws the figure once, where `Figure.savefig` would draw it for the layout too.
+
+    On leaving, the figure has the canvas and resolution of before.
+    """
+    first_canvas, first_dpi = figure.canvas, figure.dpi
+    try:
+        figure.dpi = dpi
+        yield kind(figure)
+    finally:
+        figure.set_canvas(first_canvas)
+        figure.dpi = first_dpi
 
 
 def inline_svg(figure: ReportFigure, svg: str) -> str:
