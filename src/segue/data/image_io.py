@@ -14,7 +14,7 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -48,10 +48,16 @@ class Header:
 
 @dataclass(frozen=True)
 class Acquisition:
-    """What an image file holds: image (C, H, W) in the acquired type, and the pixel size if the file states it."""
+    """What an image file holds.
+
+    image: (C, H, W) in the acquired type. pixel_size_nm: None if the file does not state it. channels: C names as the
+    file states them, None if it does not. notes: sentences about what its metadata contradict or leave open.
+    """
 
     image: np.ndarray
     pixel_size_nm: float | None
+    channels: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ def read_image(path: Path) -> Acquisition:
                 f"{path}: {bad} of {image.size} pixels are NaN or infinite; replace them by measured values, "
                 "or leave the image out."
             )
-    return Acquisition(image, acquisition.pixel_size_nm)
+    return replace(acquisition, image=image)
 
 
 def broken(path: Path, reason: str = "") -> str:

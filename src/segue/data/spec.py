@@ -137,6 +137,8 @@ class PrepareSpec(SpecModel):
     tile_px: int = Field(ge=8, le=MAX_TILE_PX)
     stride_px: int | None = Field(default=None, ge=1)  # None: tile_px
     channels: tuple[str, ...] | None = None
+    pages: Literal["channels", "time", "z"] | None = None  # what the pages of a file are; time and z: an image each
+    color: Literal["rgb", "gray"] | None = None  # color images: as red, green, blue, or as their luma
     pixel_size_nm: float | None = Field(default=None, gt=0)  # if neither table nor file states it
     group: Literal["stem", "file"] = "stem"  # one group per file name, or per path below the shared folder
     group_pattern: str | None = None  # regular expression with one capture group, searched in that path
