@@ -8,41 +8,17 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from samples.local_model import model_of
 from scipy import ndimage
 
 from segue import networks, rng
 from segue.data.tiling import Tiling
 from segue.errors import SegueError
 from segue.inference import predict as inference
-from segue.inference.model import Model
 from segue.inference.predict import forward, predict, probabilities
 from segue.networks.registry import NetworkSpec
-from segue.targets.registry import TARGETS, build_target
 
 TILING = Tiling(128, 32)
-
-
-def model_of(name: str, *, slope: float = 1.0, height: float = -1.6) -> Model:
-    """Returns a model whose scores of objects are slope · (mean over 3 × 3 px) + height, of normalised values."""
-    spec = TARGETS[name][0].model_validate({"name": name})
-    target = build_target(spec, names=("background", "object"), instances=True, context="test")
-    network = torch.nn.Conv2d(1, target.channels, 3, padding=1, padding_mode="replicate")
-    assert network.bias is not None
-    with torch.no_grad():
-        network.weight.fill_(slope / 9)
-        network.bias.fill_(height)
-        if name == "classes":
-            network.weight[0].zero_()
-        if name == "distance":
-            network.weight[0] *= 3
-    return Model(
-        network=network,
-        target=target,
-        normalization="image",
-        channels=("intensity",),
-        divisor=32,
-        decode_params=target.decode_params,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ from segue.data.tiling import Region, Tiling
 from segue.device import Precision
 from segue.errors import SegueError
 from segue.inference.model import Model
+from segue.inference.score_blocks import ScoreBlocks, block_side_px, largest_activation_bytes
 from segue.inference.stitch_objects import StitchResult, stitch_objects
 from segue.targets.target import Target
 
@@ -73,7 +74,7 @@ def probabilities(model: Model, images: Any, *, tiling: Tiling | None = None) ->
         tiling = tiling or Tiling()
         values = np.empty((len(views), len(model.target.names), *size), np.float32)
         for view, out in zip(views, values, strict=True):
-            write_probabilities(_tiled(model, view, tiling).scores, model.target, out, tiling=tiling)
+            write_probabilities(scores_of(model, view, tiling), model.target, out, tiling=tiling)
     else:
         values = model.target.probabilities(_score_whole(model, images)).numpy()
         values = values[:, :, 0, 0] if model.target.output == "image_class" else values
@@ -211,6 +212,7 @@ class TiledPredictor:
     """Scores any region of one image (C, H, W) in acquired units; made by `tiled_predictor`.
 
     stats (1, C, 2): shift and scale of the whole image. context_px: what the network is given around a region.
+    is_exact: whether that is all that the scores depend on.
     """
 
     network: nn.Module
@@ -219,6 +221,7 @@ class TiledPredictor:
     divisor: int
     context_px: int
     precision: Precision
+    is_exact: bool = False
 
     def scores(self, region: Region) -> np.ndarray:
         """Returns the scores (K, height, width) float32 of a region; raises SegueError for NaN or infinite values."""
@@ -245,10 +248,12 @@ def tiled_predictor(
 
     context_px: what the network is given around a region; None is the radius of its receptive field.
     """
+    radius = None
     if context_px is None:
         radius = receptive_radius_px(network, channels=image.shape[0], divisor=divisor)
         context_px = CONTEXT_PX if radius is None else radius
-    return TiledPredictor(network, image, streaming_stats(normalization, image), divisor, context_px, precision)
+    stats = streaming_stats(normalization, image)
+    return TiledPredictor(network, image, stats, divisor, context_px, precision, is_exact=radius is not None)
 
 
 @torch.inference_mode()
@@ -276,18 +281,30 @@ def receptive_radius_px(network: nn.Module, *, channels: int, divisor: int) -> i
         cells = 2 * cells - 1
 
 
-def _tiled(model: Model, view: ImageView, tiling: Tiling) -> TiledPredictor:
-    return tiled_predictor(
+def scores_of(model: Model, image: Any, tiling: Tiling) -> Callable[[Region], np.ndarray]:
+    """Returns the function that scores regions of an image (C, H, W); what it computed last stays in memory."""
+    predictor = tiled_predictor(
         model.network,
-        view,
+        image,
         normalization=model.normalization,
         divisor=model.divisor,
         context_px=tiling.context_px,
     )
+    if not predictor.is_exact:
+        return predictor.scores
+    channels, height, width = image.shape
+    side_px = block_side_px(
+        width_px=width,
+        tile_px=tiling.tile_px,
+        context_px=predictor.context_px,
+        channels=model.target.channels,
+        bytes_per_px=largest_activation_bytes(model.network, channels=channels, divisor=model.divisor),
+    )
+    return predictor.scores if side_px is None else ScoreBlocks(predictor.scores, (height, width), side_px=side_px)
 
 
 def _predict_by_tiles(model: Model, view: ImageView, out: Any, tiling: Tiling) -> None:
-    scores = _tiled(model, view, tiling).scores
+    scores = scores_of(model, view, tiling)
     if model.target.output == "classes":
         write_classes(scores, model.target, out, tiling=tiling)
         return

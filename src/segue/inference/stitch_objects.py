@@ -16,7 +16,7 @@ larger halo. Objects longer than the largest halo are joined by their overlap al
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,17 +31,31 @@ HALF_NEIGHBORS = ((0, 1), (1, -1), (1, 0), (1, 1))  # of the eight neighbors: ea
 
 @dataclass(frozen=True)
 class StitchResult:
-    """The number of objects, and how many of them may differ from those of the image decoded whole."""
+    """The number of objects, and how many of them may differ from those of the image decoded whole.
+
+    is_uncertain (objects + 1,) bool: which these are. values (objects + 1, …): what `measure` gave for each object, in
+    the first tile that it enters; None without it.
+    """
 
     objects: int
     uncertain: int
+    is_uncertain: np.ndarray = field(default_factory=lambda: np.zeros(1, np.bool_), compare=False)
+    values: np.ndarray | None = field(default=None, compare=False)
 
 
-def stitch_objects(decode: Callable[[Region], np.ndarray], out: Any, *, tiling: Tiling) -> StitchResult:
+def stitch_objects(
+    decode: Callable[[Region], np.ndarray],
+    out: Any,
+    *,
+    tiling: Tiling,
+    measure: Callable[[np.ndarray, Region], np.ndarray] | None = None,
+) -> StitchResult:
     """Writes objects 1 … n, in the order of their first pixels, 0 elsewhere, into `out` (H, W).
 
     decode: returns the objects of a region of the image, a label map of that region's shape, numbered 1 … in any order.
     out: an integer array that can be sliced and written to, whatever it holds; it need not be in memory.
+    measure: given the labels of a tile and its region, right after they are decoded, returns a row of numbers for each
+    label 0 … n.
     """
     height, width = out.shape
     union = _ObjectUnion()
@@ -52,16 +66,16 @@ def stitch_objects(decode: Callable[[Region], np.ndarray], out: Any, *, tiling: 
         inner = labels[core.within(tile).slices]
         # number the objects of the core, and join them to those of earlier cores
         first = first_pixels(inner, len(truncated) - 1, core.top, core.left, width)
-        numbers = union.add(first, truncated)
+        numbers = union.add(first, truncated, None if measure is None else measure(labels, tile))
         for earlier, label in _same_objects(labels, tile, core, out):
             if numbers[label]:
                 union.join(earlier, int(numbers[label]))
         out[core.slices] = numbers[inner]
     # renumber by first pixels
-    table, uncertain = union.final_numbers()
+    table = union.final_numbers()
     for core in cores:
         out[core.slices] = table[core.read(out)]
-    return StitchResult(int(table.max()), uncertain)
+    return union.result(table)
 
 
 def _decode_complete(
@@ -175,14 +189,17 @@ class _ObjectUnion:
         self.parents = [0]
         self.first = [np.zeros(1, np.int64)]
         self.truncated = [np.zeros(1, np.bool_)]
+        self.values: list[np.ndarray] = []
 
-    def add(self, first: np.ndarray, truncated: np.ndarray) -> np.ndarray:
+    def add(self, first: np.ndarray, truncated: np.ndarray, values: np.ndarray | None) -> np.ndarray:
         """Returns the number of each object of a tile, 0 where its first pixel in the core is −1, (count + 1,)."""
         present = first >= 0
         numbers = np.where(present, np.cumsum(present) + len(self.parents) - 1, 0)
         self.parents += numbers[present].tolist()
         self.first.append(first[present])
         self.truncated.append(truncated[present])
+        if values is not None:
+            self.values.append(values[present])
         return numbers
 
     def join(self, one: int, other: int) -> None:
@@ -195,14 +212,31 @@ class _ObjectUnion:
             number = self.parents[number]
         return number
 
-    def final_numbers(self) -> tuple[np.ndarray, int]:
-        """Returns for every number that of its whole object, by first pixels, and how many objects may be truncated."""
-        roots = np.array(self.parents)
-        while not np.array_equal(roots, roots[roots]):
-            roots = roots[roots]
-        first, truncated = np.concatenate(self.first), np.concatenate(self.truncated)
+    def final_numbers(self) -> np.ndarray:
+        """Returns for every number that of its whole object, by first pixels."""
+        roots = self._roots()
+        first = np.concatenate(self.first)
         np.minimum.at(first, roots, first.copy())
         objects = np.flatnonzero(roots == np.arange(len(roots)))[1:]
         numbers = np.zeros(len(roots), np.int64)
         numbers[objects[np.argsort(first[objects])]] = np.arange(1, len(objects) + 1)
-        return numbers[roots], len(np.unique(roots[truncated]))
+        return numbers[roots]
+
+    def result(self, table: np.ndarray) -> StitchResult:
+        """Returns what is known of the whole objects; table: their final numbers."""
+        count = int(table.max())
+        is_uncertain = np.zeros(count + 1, np.bool_)
+        is_uncertain[table[np.concatenate(self.truncated)]] = True
+        values = None
+        if self.values:
+            parts, roots = np.concatenate(self.values), self._roots()
+            objects = np.flatnonzero(roots == np.arange(len(roots)))[1:]
+            values = np.zeros((count + 1, *parts.shape[1:]), parts.dtype)
+            values[table[objects]] = parts[objects - 1]  # numbers begin at 1
+        return StitchResult(count, int(is_uncertain.sum()), is_uncertain, values)
+
+    def _roots(self) -> np.ndarray:
+        roots = np.array(self.parents)
+        while not np.array_equal(roots, roots[roots]):
+            roots = roots[roots]
+        return roots

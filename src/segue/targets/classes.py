@@ -9,7 +9,7 @@ import cc3d
 import numpy as np
 from torch import Tensor
 
-from segue.data.augmentation import dihedral
+from segue.data.augmentation import apply_dihedral, dihedral
 from segue.errors import SegueError
 from segue.targets import losses
 from segue.targets.losses import DEFAULT_LOSS, LOSSES, LossSettings, weights_from_counts
@@ -94,6 +94,9 @@ class Classes:
     def transform(self, encoded: Tensor, codes: Tensor) -> Tensor:
         return dihedral(encoded[:, None], encoded, codes)[1]
 
+    def transform_scores(self, scores: Tensor, code: int) -> Tensor:
+        return apply_dihedral(scores, code)
+
     def decode(self, scores: np.ndarray, params: Mapping[str, float]) -> np.ndarray:
         """Returns the most probable class (H, W) int32 of scores (K, H, W); of instances the connected parts of the
         foreground (8 neighbors), numbered."""
@@ -127,6 +130,9 @@ class ImageClass(Classes):
     def transform(self, encoded: Tensor, codes: Tensor) -> Tensor:
         """Returns the same: rotations and reflections do not change an image's class."""
         return encoded
+
+    def transform_scores(self, scores: Tensor, code: int) -> Tensor:
+        return scores if scores.dim() == 2 else super().transform_scores(scores, code)
 
     def decode(self, scores: np.ndarray, params: Mapping[str, float]) -> np.ndarray:
         """Returns the class of the image, (1, 1) int32, of its scores (K,) or (K, H, W)."""

@@ -104,6 +104,11 @@ class Combined:
     def transform(self, encoded: Tensor, codes: Tensor) -> Tensor:
         return _stack([part.transform(channels, codes) for part, channels in self._split(encoded)])
 
+    def transform_scores(self, scores: Tensor, code: int) -> Tensor:
+        split = scores.split([part.channels for part in self.parts], dim=1)
+        parts = zip(self.parts, split, strict=True)
+        return torch.cat([part.transform_scores(part_scores, code) for part, part_scores in parts], 1)
+
     def decode(self, scores: np.ndarray, params: Mapping[str, float]) -> np.ndarray:
         return self.main.decode(scores[: self.main.channels], params)
 

@@ -134,6 +134,22 @@ class Descriptors(ObjectTarget):
             if self.affinities:  # a pair is written at its second pixel, which was its first
                 image[FOREGROUND + 1 + channel] = image[FOREGROUND + 1 + channel].roll(1, axis)
 
+    def transform_scores(self, scores: Tensor, code: int) -> Tensor:
+        """Returns the logits of transformed images: 1 − p has the logit of p with the other sign."""
+        scores = super().transform_scores(scores, code).clone()
+        if code & TRANSPOSE:
+            scores[:, :4] = scores[:, [1, 0, 3, 2]]
+            if self.affinities:
+                scores[:, FOREGROUND + 1 :] = scores[:, [FOREGROUND + 2, FOREGROUND + 1]]
+        for flip, channel in ((FLIP_Y, 0), (FLIP_X, 1)):
+            if not code & flip:
+                continue
+            scores[:, [channel, 4]] *= -1
+            if self.affinities:  # a pair is written at its second pixel, which was its first
+                affinity = FOREGROUND + 1 + channel
+                scores[:, affinity] = scores[:, affinity].roll(1, 1 + channel)
+        return scores
+
     def decode(self, scores: np.ndarray, params: Mapping[str, float]) -> np.ndarray:
         """Returns labels (H, W) int32 of one image's scores (channels, H, W)."""
         mask = scores[FOREGROUND] > logit(params["foreground_threshold"])

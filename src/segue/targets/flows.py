@@ -93,6 +93,11 @@ class Flows(ObjectTarget):
         mirrored = torch.stack([codes & FLIP_Y, codes & FLIP_X], 1).bool()[:, :, None, None]
         return torch.cat([torch.where(mirrored, -flows, flows), moved[:, 2:]], 1)
 
+    def transform_scores(self, scores: Tensor, code: int) -> Tensor:
+        dy, dx, foreground = super().transform_scores(scores, code).unbind(1)
+        dy, dx = (dx, dy) if code & TRANSPOSE else (dy, dx)
+        return torch.stack([-dy if code & FLIP_Y else dy, -dx if code & FLIP_X else dx, foreground], 1)
+
     def decode(self, scores: np.ndarray, params: Mapping[str, float]) -> np.ndarray:
         """Returns objects (H, W) int32, 1 … n in scan order, of one image's scores (3, H, W).
 

@@ -138,6 +138,10 @@ class Rays(ObjectTarget):
         images = torch.arange(len(kinds))[:, None]
         return moved[images.to(moved.device), sources.to(moved.device)]
 
+    def transform_scores(self, scores: Tensor, code: int) -> Tensor:
+        sources = [0, *(1 + ray for ray in _source_rays(self.rays, code))]
+        return super().transform_scores(scores, code)[:, sources]
+
     def decode(self, scores: np.ndarray, params: Mapping[str, float]) -> np.ndarray:
         """Returns labels (H, W) int32 of one image's scores (1 + rays, H, W): polygons, the most probable on top.
 

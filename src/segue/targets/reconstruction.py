@@ -104,6 +104,9 @@ class Reconstruction:
     def transform(self, encoded: Tensor, codes: Tensor) -> Tensor:
         return transform_channels(encoded, codes)
 
+    def transform_scores(self, scores: Tensor, code: int) -> Tensor:
+        return augmentation.apply_dihedral(scores, code)
+
     def decode(self, scores: np.ndarray, params: Mapping[str, float]) -> np.ndarray:
         raise SegueError("a reconstruction has no labels to decode; it gives images.")
 

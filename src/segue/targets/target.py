@@ -118,6 +118,11 @@ class Target(Protocol):
         """Returns what `encode` would give for labels transformed by `augmentation.dihedral` with the codes (N,)."""
         ...
 
+    def transform_scores(self, scores: Tensor, code: int) -> Tensor:
+        """Returns the scores (N, channels, H, W) of images that are transformed by one dihedral code; W, H for codes
+        4 … 7. A perfect network gives these for the transformed images: vectors rotate with their pixels."""
+        ...
+
     def decode(self, scores: np.ndarray, params: Mapping[str, float]) -> np.ndarray:
         """Returns labels (H, W) int32 of one image's scores (channels, H, W) float32.
 
@@ -214,6 +219,9 @@ class ObjectTarget(ABC):
 
     def transform(self, encoded: Tensor, codes: Tensor) -> Tensor:
         return transform_channels(encoded, codes)
+
+    def transform_scores(self, scores: Tensor, code: int) -> Tensor:
+        return augmentation.apply_dihedral(scores, code)
 
     def normalizers(self, encoded: Tensor) -> Tensor:
         return self.foreground_normalizers(encoded)
