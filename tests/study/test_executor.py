@@ -1,4 +1,4 @@
-"""Trainings of a study side by side in one pass over their data: which are, and that it changes nothing."""
+"""Which trainings of a study the executor runs side by side in one pass over their data; it changes nothing."""
 
 from __future__ import annotations
 
