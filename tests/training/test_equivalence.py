@@ -1,4 +1,4 @@
-"""The same training done in another way gives the same weights: in parts, by processes, from a cache, side by side."""
+"""The same training done in another way gives the same weights: in parts, by processes, side by side."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from samples.stages import (
     GROUP_NORM,
     SGD,
@@ -38,10 +37,8 @@ from samples.stages import (
 
 from segue import networks, rng
 from segue.cli.main import main
-from segue.networks.architectures.resunet import Encoder
 from segue.training import loop
 from segue.training import run as fleet
-from segue.training.cache import FeatureCache
 from segue.training.distributed import ProcessGroup
 from segue.training.run import train_tasks
 from segue.training.spec import StageSpec, TrainTask
@@ -243,70 +240,6 @@ def test_a_share_of_nothing():
         shares = [ProcessGroup(rank, 3).shard(5, 5 + count) for rank in range(3)]
         assert [n for a, b in shares for n in range(a, b)] == list(range(5, 5 + count))
         assert max(b - a for a, b in shares) - min(b - a for a, b in shares) <= 1
-
-
-@pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Returns the list of the sizes of all batches that an encoder is asked for from here on."""
-    sizes: list[int] = []
-    forward = Encoder.forward
-
-    def counted(self: Encoder, x: torch.Tensor) -> list[torch.Tensor]:
-        if x.shape[-1] == 64:  # not what its stages are found with
-            sizes.append(len(x))
-        return forward(self, x)
-
-    monkeypatch.setattr(Encoder, "forward", counted)
-    return sizes
-
-
-@pytest.fixture(scope="module")
-def parent(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(spec_of(tiles, images=12), tmp_path_factory.mktemp("parent") / "run")
-
-
-@pytest.mark.parametrize(("augment", "images"), [("none", 13), ("dihedral-all", 4)])
-def test_cached_features_are_the_uncached(
-    tiles: Path, tmp_path: Path, parent: Path, encoded: list[int], augment: str, images: int
-):
-    """With a frozen encoder every view goes through it once, not once per epoch, and weights and history are the same
-    bytes; the last batch of an epoch and that of the cache are of other sizes than the rest."""
-    spec = spec_of(
-        tiles, images=images, epochs=3, batch=5, freeze="encoder", augment=augment, validation=4,
-        network={"name": "resunet", "width": 8, "dropout": 0.2, "stochastic_depth": 0.2},
-    )  # fmt: skip
-    views = images * (8 if augment == "dihedral-all" else 1)
-    seen = {}
-    for cached in (True, False):
-        encoded.clear()
-        train(spec.model_copy(update={"cache_features": cached}), tmp_path / str(cached), parent)
-        seen[cached] = sum(encoded)
-    assert seen[False] - seen[True] == 2 * views
-    for name in ("weights.safetensors", "history.parquet", "metrics.json"):
-        assert (tmp_path / "True" / name).read_bytes() == (tmp_path / "False" / name).read_bytes()
-
-
-def test_kept_features_stay_channels_last():
-    """Features taken from the cache lie in memory as the encoder gives them, else every step would turn them."""
-    selection = torch.randn(6, 3, 8, 8).to(memory_format=torch.channels_last)
-    (actual,) = FeatureCache((selection,)).get(torch.tensor([4, 1]))
-    assert torch.equal(actual, torch.stack([selection[4], selection[1]]))
-    assert actual.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_the_cache_ends_with_unfreezing(tiles: Path, tmp_path: Path, parent: Path, encoded: list[int]):
-    """From the epoch on in which a stage of the encoder is trained, views go through it again; the bytes are those of
-    a training without a cache."""
-    spec = spec_of(
-        tiles, images=8, epochs=4, freeze="encoder", unfreeze=[{"epoch": 3, "parts": "encoder.3"}], validation=0
-    )
-    encoded.clear()
-    cached = train(spec, tmp_path / "cached", parent)
-    assert encoded == [8, 8, 8]  # once for two epochs, then in each
-    encoded.clear()
-    uncached = train(spec.model_copy(update={"cache_features": False}), tmp_path / "uncached", parent)
-    assert encoded == [8] * 4
-    assert (cached / "weights.safetensors").read_bytes() == (uncached / "weights.safetensors").read_bytes()
 
 
 def fleet_of(tiles: Path) -> dict[str, StageSpec]:
