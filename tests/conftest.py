@@ -8,15 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from samples.discs import write_discs
-from samples.study import STAGES, write_study
 
 # Many tests start processes that import torch: without compiled modules each would take ten seconds for that.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# The networks of tests are small, and each core has a worker: one thread of torch, here and in what tests start.
+# The networks of tests are small, and each core has a worker: one thread of torch, here and in what tests start;
+# said before anything imports NumPy.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+from samples.discs import write_discs  # noqa: E402
+from samples.study import STAGES, write_study  # noqa: E402
 
 # Folders whose files take longest, which are begun first: else one worker ends long after the other.
 SLOWEST_FIRST = ("training", "study", "reporting", "plates", "cli", "hrtem", "targets")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
-import subprocess
+import importlib
+import pkgutil
 import sys
+import warnings
 from pathlib import Path, PureWindowsPath
 
 import pytest
+from samples.modules import imported_anew
 
 from segue.data.writer import micrograph_key, micrograph_name
 from segue.storage import file_name
@@ -26,37 +29,28 @@ POSIX_ATTRIBUTES = {
 }  # fmt: skip
 GUARDED = {("device.py", "sched_getaffinity"), ("parallel.py", "SIGKILL")}  # used where the system has them
 
-# The libraries that segue needs are imported first, with everything in place: how they do without is their matter.
-IMPORT_WITHOUT_POSIX = """
-import importlib, os, pkgutil, signal, sys
-import segue
 
-def import_all():
-    names = [module.name for module in pkgutil.walk_packages(segue.__path__, "segue.")]
+def import_every_module() -> int:
+    """Imports all modules of segue; returns their number."""
+    package = importlib.import_module("segue")
+    names = [module.name for module in pkgutil.walk_packages(package.__path__, "segue.")]
     for name in names:
         importlib.import_module(name)
     return len(names)
 
-import_all()
-for name in [name for name in sys.modules if name.split(".")[0] == "segue"]:
-    del sys.modules[name]
-for name in {modules}:
-    sys.modules[name] = None
-for module, attributes in {attributes}.items():
-    for attribute in attributes:
-        if hasattr(sys.modules[module], attribute):
-            delattr(sys.modules[module], attribute)
-import segue
-print(import_all())
-"""
 
-
-def test_every_module_is_imported_without_posix():
+def test_every_module_is_imported_without_posix(monkeypatch: pytest.MonkeyPatch):
     """No module of segue needs at import what only POSIX systems have."""
-    code = IMPORT_WITHOUT_POSIX.format(modules=POSIX_MODULES, attributes=POSIX_ATTRIBUTES)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 100
+    with warnings.catch_warnings():  # how the libraries that segue needs do without is their matter
+        warnings.simplefilter("ignore")
+        import_every_module()
+    with imported_anew(), monkeypatch.context() as change:
+        for name in POSIX_MODULES:
+            change.setitem(sys.modules, name, None)
+        for module, attributes in POSIX_ATTRIBUTES.items():
+            for attribute in attributes:
+                change.delattr(f"{module}.{attribute}", raising=False)
+        assert import_every_module() > 100
 
 
 def test_what_only_posix_has_is_used_nowhere_unguarded():

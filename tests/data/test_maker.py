@@ -82,5 +82,5 @@ def test_a_full_disk_is_told_in_one_sentence(tmp_path: Path, command: list[str],
     assert "cannot be written (File too large); free disk space" in result.stdout
     assert not out.exists()
     assert not list(tmp_path.rglob("*.partial-*"))
-    assert subprocess.run([*command, str(out), "0", "1"]).returncode == 0
+    prepare(load(PrepareSpec, tmp_path / "spec.toml"), out, root=tmp_path)
     assert out.exists()

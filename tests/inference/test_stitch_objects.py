@@ -16,6 +16,7 @@ from segue.data.normalization import intensity_stats, streaming_stats
 from segue.data.spec import NormalizeSpec, PercentileSpec
 from segue.data.tiling import Region, Tiling
 from segue.errors import SegueError
+from segue.inference import predict
 from segue.inference.predict import (
     forward,
     receptive_radius_px,
@@ -85,7 +86,7 @@ def by_tiles(name: str, scores: np.ndarray, tiling: Tiling) -> tuple[np.ndarray,
 
 
 @pytest.mark.parametrize("name", TARGETS)
-@pytest.mark.parametrize("amount", [0.0, 0.03, 0.5])
+@pytest.mark.parametrize("amount", [0.0, 0.5])
 def test_objects_by_tiles_are_those_of_the_whole_image(crowd: np.ndarray, name: str, amount: float):
     """Every target decodes noisy scores of touching objects to the same pixels and numbers, whatever the tiles are."""
     scores = noisy_scores(name, crowd, amount)
@@ -204,7 +205,7 @@ def test_scores_of_a_region_are_those_of_the_whole_image(picture: np.ndarray):
     assert np.abs(short - Region(416, 480, 512, 608).read(whole)).max() > 1e-3 * np.abs(whole).max()
 
 
-def test_the_receptive_radius_is_what_gradients_say():
+def test_the_receptive_radius_is_what_gradients_say(monkeypatch: pytest.MonkeyPatch):
     """How far a network looks is what the gradient of a row of scores shows; one that looks at all has no reach."""
     network = torch.nn.Sequential(
         torch.nn.Conv2d(2, 3, 7, padding=3),
@@ -219,6 +220,7 @@ def test_the_receptive_radius_is_what_gradients_say():
         network(image)[..., row, :].sum().backward()
         assert image.grad is not None
         assert bool(image.grad[..., 40:44, :].any()) == depends
+    monkeypatch.setattr(predict, "MAX_RADIUS_PX", 500)  # more than the same network has without averages, see above
     assert receptive_radius_px(made("group"), channels=1, divisor=32) is None
     assert receptive_radius_px(made("instance"), channels=1, divisor=32) is None
 

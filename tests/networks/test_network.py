@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from segue import networks, rng
+from segue.networks.analysis.summary import build_on_meta_device
 from segue.networks.network import Network
 from segue.networks.registry import NetworkSpec
 
@@ -35,7 +36,7 @@ def below(name: str, owners: tuple[str, ...]) -> bool:
 @pytest.mark.parametrize("name", EXPECTED)
 def test_every_parameter_is_in_one_part(name: str):
     """The parts are those expected, and each tensor of the network belongs to exactly one of them."""
-    network = built(name)
+    network = build_on_meta_device(lambda: built(name))
     parts = networks.parts(network)
     assert tuple(parts) == EXPECTED[name]
     for tensor in network.state_dict():

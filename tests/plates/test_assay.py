@@ -35,7 +35,7 @@ MADE = {
     "wells": 3,
     "stained_wells": 2,
     "times": 2,
-    "stage": {"rows": 2, "columns": 2, "tile_px": 288, "overlap": 0.15, "jitter_px": 8.0, "drift_px": 4.0},
+    "stage": {"rows": 2, "columns": 2, "tile_px": 224, "overlap": 0.15, "jitter_px": 8.0, "drift_px": 4.0},
     "faults": {"missing_tiles": 1, "dead_fields": 0},
 }
 TABLES: dict[str, Any] = {
@@ -112,31 +112,48 @@ def test_tiles_are_placed_as_they_truly_lie(raw: Path, made: Path):
     assert np.median(off) < 0.5 and max(off) < 2
 
 
-def test_interrupted_and_resumed_it_is_the_same_dataset(raw: Path, made: Path, tmp_path: Path):
+FEW = {
+    **MADE,
+    "wells": 2,
+    "stained_wells": 1,
+    "times": 1,
+    "stage": {**MADE["stage"], "rows": 1},
+    "faults": {"missing_tiles": 0, "dead_fields": 0},
+}
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlateSpec, Path, Path]:
+    """A made plate of two wells at one time, one of them stained: its specification, its folder and its dataset."""
+    folder = tmp_path_factory.mktemp("few")
+    spec = validate(SyntheticSpec, FEW, context="few")
+    raw = write_plates(spec, folder / "raw").folder
+    of_files = spec_of(files=synthetic_files(spec).model_dump(exclude_defaults=True))
+    return of_files, raw, assay(of_files, folder / "files.h5", root=raw).path
+
+
+def test_interrupted_and_resumed_it_is_the_same_dataset(few: tuple[PlateSpec, Path, Path], tmp_path: Path):
     """After an interruption only the wells that are not done are done, and the content is the same to the bit."""
+    spec, raw, dataset = few
     out = tmp_path / "again.h5"
 
     def interrupt(what: str, done: int, total: int) -> None:
-        if what == "wells" and done == 2:
+        if what == "wells" and done == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        assay(spec_of(), out, root=raw, progress=interrupt)
+        assay(spec, out, root=raw, progress=interrupt)
     assert not out.exists()
-    assert assay(spec_of(), out, root=raw).made_now == 1
-    assert hash_dataset(out) == hash_dataset(made)
-    assert assay(spec_of(), out, root=raw).made_now == 0
+    assert assay(spec, out, root=raw).made_now == 1
+    assert hash_dataset(out) == hash_dataset(dataset)
+    assert assay(spec, out, root=raw).made_now == 0
 
 
-def test_a_made_plate_is_made_on_the_way(tmp_path: Path):
+def test_a_made_plate_is_made_on_the_way(few: tuple[PlateSpec, Path, Path], tmp_path: Path):
     """A specification with a made plate instead of files gives the dataset of that plate's files, but for its name."""
-    small = {**MADE, "wells": 1, "stained_wells": 1, "times": 1}
-    raw = write_plates(validate(SyntheticSpec, small, context="small"), tmp_path / "raw").folder
-    files = synthetic_files(validate(SyntheticSpec, small, context="small")).model_dump(exclude_defaults=True)
-    of_files = assay(spec_of(files=files), tmp_path / "files.h5", root=raw)
-    result = assay(spec_of(files=None, synthetic=small), tmp_path / "made.h5", root=tmp_path)
-    with Dataset(result.path) as one, Dataset(of_files.path) as other:
-        assert one.count == other.count == result.tiles
+    result = assay(spec_of(files=None, synthetic=FEW), tmp_path / "made.h5", root=tmp_path)
+    with Dataset(result.path) as one, Dataset(few[2]) as other:
+        assert one.count == other.count == result.tiles > 9
         np.testing.assert_array_equal(one.read(np.arange(9), layer=None)[0], other.read(np.arange(9), layer=None)[0])
 
 

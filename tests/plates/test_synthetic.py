@@ -127,14 +127,9 @@ def test_camera_statistics():
     assert abs(tile.var() / (500 / 0.4 + (3 / 0.4) ** 2) - 1) < 0.05
 
 
-def test_same_whatever_the_workers(plates: Path, tmp_path: Path):
-    """Two processes write the same bytes as one, in every file."""
-    write_plates(SMALL, tmp_path / "again", workers=2)
-    assert contents(tmp_path / "again") == contents(plates)
-
-
-def test_interrupted_and_continued(plates: Path, tmp_path: Path):
-    """A run broken off keeps its finished wells, and the same call finishes with the same bytes."""
+def test_broken_off_and_continued(plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A run that is interrupted, then ends on a full disk, keeps the wells that are whole and nothing else; two
+    processes make the others, and every file has the bytes that one process writes in one run."""
 
     def stop(done: int, total: int) -> None:
         if done:
@@ -144,8 +139,25 @@ def test_interrupted_and_continued(plates: Path, tmp_path: Path):
         write_plates(SMALL, tmp_path / "s", progress=stop)
     (first,) = [path for path in (tmp_path / "s" / "raw").glob("*/*") if not path.name.endswith(".writing")]
     before = {path: path.stat().st_mtime_ns for path in first.iterdir()}
+
+    written = tifffile.imwrite
+
+    def fill_up(path: Path, *given: object, **settings: object) -> None:
+        if path.name.startswith("t001"):
+            raise OSError("10368 requested and 4096 written")  # as NumPy tells of it
+        written(path, *given, **settings)
+
+    monkeypatch.setattr(tifffile, "imwrite", fill_up)
+    with pytest.raises(SegueError, match=r"raw/P1/A2: cannot be written \(No space left on device\); free disk space"):
+        write_plates(SMALL, tmp_path / "s")
+    monkeypatch.undo()
+    left = {path.relative_to(tmp_path / "s").as_posix() for path in (tmp_path / "s").rglob("*") if path.is_file()}
+    assert first == tmp_path / "s" / "raw" / "P1" / "A1"
+    whole = ("raw/P1/A1/", "truth/P1/A1/")
+    assert not [n for n in left if (n.startswith(("raw/", "truth/P1/A")) and not n.startswith(whole)) or "partial" in n]
+
     output: list[tuple[int, int]] = []
-    write_plates(SMALL, tmp_path / "s", progress=lambda done, total: output.append((done, total)))
+    write_plates(SMALL, tmp_path / "s", workers=2, progress=lambda done, total: output.append((done, total)))
     assert output == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert before == {path: path.stat().st_mtime_ns for path in first.iterdir()}
     assert contents(tmp_path / "s") == contents(plates)
@@ -168,25 +180,6 @@ def test_places_that_cannot_hold_a_screen_are_told(tmp_path: Path):
     with pytest.raises(SegueError, match=r"cannot be written \(Not a directory\); give a folder"):
         write_plates(SMALL, tmp_path / "tiny.toml" / "s")
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.toml"]
-
-
-def test_a_full_disk_leaves_nothing_half_done(plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A disk that fills up within a well is one sentence; the next call makes that well."""
-    written = tifffile.imwrite
-
-    def fill_up(path: Path, *given: object, **settings: object) -> None:
-        if path.name.startswith("t001"):
-            raise OSError("10368 requested and 4096 written")  # as NumPy tells of it
-        written(path, *given, **settings)
-
-    monkeypatch.setattr(tifffile, "imwrite", fill_up)
-    with pytest.raises(SegueError, match=r"raw/P1/A1: cannot be written \(No space left on device\); free disk space"):
-        write_plates(SMALL, tmp_path / "s")
-    left = {path.relative_to(tmp_path / "s").as_posix() for path in (tmp_path / "s").rglob("*") if path.is_file()}
-    assert not [name for name in left if name.startswith(("raw/", "truth/P1/A")) or "partial" in name]
-    monkeypatch.undo()
-    write_plates(SMALL, tmp_path / "s")
-    assert contents(tmp_path / "s") == contents(plates)
 
 
 def test_settings_stand_alone_or_in_a_specification(tmp_path: Path):
@@ -344,8 +337,8 @@ def test_halo_changes_sign_with_focus():
         spec = SMALL.model_copy(
             update={"optics": OpticsSpec(defocus_um=(focus, focus), focus_sd_um=0, gradient=(0, 0))}
         )
-        image = render_scene(spec, plate=0, well=0, time=0).channels["brightfield"]
-        bodies = render_scene(spec, plate=0, well=0, time=0).bodies
+        scene = render_scene(spec, plate=0, well=0, time=0)
+        image, bodies = scene.channels["brightfield"], scene.bodies
         rim = (bodies > 0) & (np.roll(bodies, 2, axis=0) == 0)
         contrast.append((image - np.median(image))[rim] / np.median(image))
     assert np.corrcoef(contrast)[0, 1] < -0.3

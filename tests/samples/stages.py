@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -124,6 +125,7 @@ def as_rank(rank: int, world: int, port: int, work: Any, arguments: Sequence[Any
 def quietly(work: Any, *arguments: Any) -> None:
     """Does the work in a child; a failure is told on stderr and by the exit code 1, 2 for the user's mistakes."""
     code = 0
+    gc.freeze()  # else the collector would look through, and so copy, all that the server has imported
     try:
         work(*arguments)
     except SystemExit as error:
@@ -174,8 +176,11 @@ def die_in(calls: int) -> None:
     sys.setprofile(count)
 
 
-def kill_often(work: Any, arguments: Sequence[Any], *, kills: int, random_kills: int) -> None:
-    """Starts the work again and again, each time killed (SIGKILL), and at last does it to its end.
+def kill_often(
+    work: Any, arguments: Sequence[Any], at_last: Sequence[Any] = (), *, kills: int, random_kills: int
+) -> None:
+    """Starts the work again and again, each time killed (SIGKILL), and at last, with the arguments that are then given
+    besides, does it to its end.
 
     `kills` attempts kill themselves after one to three checkpoints and up to some steps more; then `random_kills` are
     killed from here at any moment from their start on, where they are not at their end already.
@@ -192,6 +197,6 @@ def kill_often(work: Any, arguments: Sequence[Any], *, kills: int, random_kills:
         process.kill()
         process.join(300)
         assert process.exitcode in (0, -signal.SIGKILL), "the child failed; its words are on stderr"
-    process = start(work, *arguments)
+    process = start(work, *arguments, *at_last)
     process.join(300)
     assert process.exitcode == 0, "the child failed; its words are on stderr"

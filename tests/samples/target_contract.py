@@ -49,7 +49,7 @@ def perfect_prediction(target: Target, encoded: np.ndarray) -> np.ndarray:
         scores = np.log(probabilities / (1 - probabilities))
     else:
         scores = np.where(encoded > 0, CERTAIN, -CERTAIN)
-    return scores.astype(np.float32)
+    return scores.astype(np.float32, copy=False)
 
 
 def hostile_batch() -> Tensor:

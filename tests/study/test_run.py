@@ -19,7 +19,7 @@ from samples.study import write_study
 from segue import api
 from segue.errors import SegueError
 from segue.study.executor import run_study
-from segue.study.plan import plan_study
+from segue.study.plan import Plan, plan_study
 from segue.study.table import collect
 from segue.training.run_folder import RunFolder
 
@@ -28,10 +28,11 @@ StudyFile = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def finished_study(discs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns the file of a study of ten trainings, all of them finished in the folder `runs` beside it."""
+    """Returns the file of a study of five trainings, all of them finished in the folder `runs` beside it."""
     path = write_study(tmp_path_factory.mktemp("finished") / "study.toml", discs)
+    path.write_text(path.read_text().replace("seeds = 2", "seeds = 1"))
     summary = run_study(plan_study(path))
-    assert (summary.finished, summary.failed, summary.blocked) == (2 + 8, 0, 0)
+    assert (summary.finished, summary.failed, summary.blocked) == (1 + 4, 0, 0)
     return path
 
 
@@ -47,20 +48,21 @@ def test_a_study_from_plan_to_table(copied_study: Path):
     path = copied_study
     results = collect(plan_study(path), command="segue study run")
     table = results.table
-    assert len(table) == 10 * 2
+    assert len(table) == 5 * 2
     assert set(table["evaluated_domain"]) == {"low", "high"} and set(table["split"]) == {"test"}
     assert not [name for name in table.columns if "second" in name or "time" in name]
     transfer = table[table["stage"] == "transfer"]
     assert set(transfer["labels_train"]) == {2, 4} and set(transfer["transfer.freeze"]) == {"none", "encoder"}
     assert set(transfer["parent"]) == set(table.loc[table["stage"] == "pretrain", "run"])
-    assert results.counts["finished"] == 10 and results.failures.empty
+    assert results.counts["finished"] == 5 and results.failures.empty
     assert set(results.histories["epoch"]) == {1, 2}
     again = run_study(plan_study(path))
     assert again.finished == 0
 
 
 def test_scratch_and_transfer_see_the_same_images(study_file: StudyFile):
-    """The draw depends on the study, the domain and the draw index only, and small draws lie in large ones."""
+    """The draw depends on the study, the domain and the draw index only, and small draws lie in large ones; what is
+    transferred starts from the parent of its own seed."""
     path = study_file(
         '\n[stages.pretrain]\ndomain = "high"\nepochs = 1\n'
         '\n[stages.transfer]\nfrom = "pretrain"\ndomain = "low"\nimages = { each = [2, 6] }\nepochs = 1\n'
@@ -77,6 +79,11 @@ def test_scratch_and_transfer_see_the_same_images(study_file: StudyFile):
             assert drawn["transfer", images, draw] == drawn["scratch", images, draw]
         assert drawn["transfer", 2, draw] < drawn["transfer", 6, draw]
     assert drawn["transfer", 6, 0] != drawn["transfer", 6, 1]
+    table = collect(plan, command="").table.set_index("run")
+    transfer = table[table["stage"] == "transfer"]
+    parents = table[~table.index.duplicated()].loc[transfer["parent"]]
+    assert set(parents.index) == set(table.index[table["stage"] == "pretrain"]) and len(set(parents.index)) == 2
+    assert parents["seed_init"].tolist() == transfer["seed_init"].tolist()
 
 
 def test_adding_a_domain_retrains_nothing(copied_study: Path):
@@ -86,7 +93,7 @@ def test_adding_a_domain_retrains_nothing(copied_study: Path):
     before = {t.key: (plan.store.run(t.key) / "timing.json").read_bytes() for t in plan.trainings}
     path.write_text(path.read_text().replace("[domains]", '[domains]\nboth = { dataset = "discs" }'))
     summary = run_study(plan_study(path))
-    assert summary.finished == 10
+    assert summary.finished == 5
     plan = plan_study(path)
     assert {t.key: (plan.store.run(t.key) / "timing.json").read_bytes() for t in plan.trainings} == before
     assert set(collect(plan, command="").table["evaluated_domain"]) == {"low", "high", "both"}
@@ -99,13 +106,14 @@ def test_a_failed_stage_stops_only_its_children(study_file: StudyFile):
         '\n[stages.bad]\ndomain = "high"\nimages = 4000\nepochs = 1\n'
         '\n[stages.child]\nfrom = "bad"\ndomain = "low"\nimages = 2\nepochs = 1\n'
     )
+    path.write_text(path.read_text().replace("seeds = 2", "seeds = 1"))
     summary = run_study(plan_study(path))
-    assert (summary.finished, summary.failed, summary.blocked) == (2, 2, 2)
+    assert (summary.finished, summary.failed, summary.blocked) == (1, 1, 1)
     results = collect(plan_study(path), command="")
     assert set(results.table["stage"]) == {"good"}
     errors = dict(zip(results.failures["stage"], results.failures["error"], strict=True))
     assert "asks for 4000" in errors["bad"] and errors["child"].startswith("not run: bad")
-    assert results.counts["failed"] == 4
+    assert results.counts["failed"] == 2
     status = run_segue("study", "status", path)
     assert status.returncode == 0 and "asks for 4000" in status.stdout
     mended = path.read_text().replace("images = 4000", "images = 5")
@@ -149,7 +157,7 @@ def test_why_names_the_setting_that_changed(copied_study: Path):
     width = "settings changed: network.width 8 -> 16"
     assert reasons_by_stage(path) == {"dataset": {"finished"}, "pretrain": {width}, "transfer": {width}}
     output = run_segue("study", "plan", path, "--why").stdout
-    assert output.count(width) == 1 and "(10 stages)" in output
+    assert output.count(width) == 1 and "(5 stages)" in output
     path.write_text(unchanged)
     assert set.union(*reasons_by_stage(path).values()) == {"finished"}
 
@@ -167,11 +175,9 @@ def test_a_missing_extra_is_told_before_any_work(
     assert not (tmp_path / "store").exists()
 
 
-def test_train_and_studies_find_what_the_other_trained(study_file: StudyFile, discs: Path, tmp_path: Path):
+def test_train_and_studies_find_what_the_other_trained(copied_study: Path, discs: Path):
     """A stage that a study trained is taken from its store by `train`, and the other way round; parents too."""
-    path = study_file()
-    path.write_text(path.read_text().replace("seeds = 2", "seeds = 1"))
-    run_study(plan_study(path))
+    path, folder = copied_study, copied_study.parent
     stage = """
 network = { name = "resunet", width = 8 }
 split = { validation = 0.2, test = 0.2 }
@@ -180,40 +186,29 @@ epochs = 2
 augment = "dihedral-all"
 """
     data = f'[[data]]\ndataset = "{discs}"\n'
-    (tmp_path / "pretrain.toml").write_text(f'{stage}{data}images = 12\nconditions = {{ contrast = "high" }}\n')
-    (tmp_path / "transfer.toml").write_text(
+    (folder / "pretrain.toml").write_text(f'{stage}{data}images = 12\nconditions = {{ contrast = "high" }}\n')
+    (folder / "transfer.toml").write_text(
         f'{stage}freeze = ["encoder"]\nfrom = {{ run = "pretrained" }}\n'
         f'{data}images = 4\nconditions = {{ contrast = "low" }}\n'
     )
-    (tmp_path / "other.toml").write_text(f'{stage}{data}images = 10\nconditions = {{ contrast = "high" }}\n')
+    (folder / "other.toml").write_text(f'{stage}{data}images = 10\nconditions = {{ contrast = "high" }}\n')
     plan = plan_study(path)
     stored = [(plan.store.run(training.key) / "weights.safetensors").read_bytes() for training in plan.trainings]
     for name, out in (("pretrain", "pretrained"), ("transfer", "transferred")):
         lines: list[str] = []
-        run = api.train(tmp_path / f"{name}.toml", tmp_path / out, log=lines.append)
+        run = api.train(folder / f"{name}.toml", folder / out, log=lines.append)
         assert "copied from there" in lines[0] and len(lines) == 1
         assert (run / "weights.safetensors").read_bytes() in stored
-    api.train(tmp_path / "other.toml", tmp_path / "other", log=lambda line: None)  # not in the study yet
+    api.train(folder / "other.toml", folder / "other", log=lambda line: None)  # not in the study yet
     path.write_text(path.read_text().replace("images = 12", "images = 10"))
     reasons = reasons_by_stage(path)
     assert reasons["pretrain"] == {"finished"} and reasons["transfer"] == {"parent changed"}
 
 
-def test_leaves_may_keep_metrics_alone(study_file: StudyFile):
-    """With keep = "metrics" a leaf's weights are gone after scoring, its parent's are kept."""
-    path = study_file()
-    path.write_text(path.read_text().replace("seeds = 2", 'seeds = 1\nkeep = "metrics"'))
-    plan = plan_study(path)
-    run_study(plan)
-    selection = {
-        t.configuration.stage: (plan.store.run(t.key) / "weights.safetensors").exists() for t in plan.trainings
-    }
-    assert selection == {"pretrain": True, "transfer": False}
-
-
 def test_every_epoch_is_scored_on_request(study_file: StudyFile):
     """every_epoch = true scores the weights of each epoch on every domain, the selected one as without it."""
     path = study_file('\n[stages.only]\ndomain = "high"\nimages = 6\nepochs = 3\n\n[evaluate]\nevery_epoch = true\n')
+    path.write_text(path.read_text().replace("seeds = 2", "seeds = 1"))
     plan = plan_study(path)
     run_study(plan)
     results = collect(plan_study(path), command="")
@@ -324,7 +319,8 @@ def test_stages_that_coincide_share_a_run_and_keep_their_rows(study_file: StudyF
 
 
 def test_weights_not_kept_are_trained_again_when_needed(study_file: StudyFile):
-    """With keep = "metrics", a domain or a child added later brings the same weights back; nothing else changes."""
+    """With keep = "metrics" a leaf's weights are gone after scoring, a parent's are kept; a domain or a child added
+    later brings the same weights back, and nothing else changes."""
     path = study_file('\n[stages.only]\ndomain = "high"\nimages = 6\nepochs = 2\n')
     path.write_text(path.read_text().replace("seeds = 2", 'seeds = 1\nkeep = "metrics"'))
     plan = plan_study(path)
@@ -342,45 +338,59 @@ def test_weights_not_kept_are_trained_again_when_needed(study_file: StudyFile):
     summary = run_study(plan_study(path))
     assert (summary.finished, summary.failed) == (2, 0)
     assert {reason for *_, reason in plan_study(path).why()} == {"finished"}
+    stored = {
+        t.configuration.stage: (plan.store.run(t.key) / "weights.safetensors").exists()
+        for t in plan_study(path).trainings
+    }
+    assert stored == {"only": True, "child": False}
 
 
 def test_a_failure_that_no_longer_holds_is_forgotten(study_file: StudyFile):
     """A domain that cannot be scored is recorded; taken out again, nothing failed."""
     path = study_file('\n[stages.only]\ndomain = "high"\nimages = 6\nepochs = 1\n')
-    text = path.read_text()
+    text = path.read_text().replace("seeds = 2", "seeds = 1")
     path.write_text(text.replace("[domains]", '[domains]\nnone = { dataset = "discs", contrast = "absent" }'))
-    assert run_study(plan_study(path)).failed == 2
+    assert run_study(plan_study(path)).failed == 1
     assert "absent" in collect(plan_study(path), command="").failures["error"].iloc[0]
     path.write_text(text)
     assert collect(plan_study(path), command="").failures.empty  # before anything runs again, too
     assert run_study(plan_study(path)).finished == 0
     plan = plan_study(path)
-    assert plan.counts[0].failed == 0 and plan.counts[0].finished == 2
+    assert plan.counts[0].failed == 0 and plan.counts[0].finished == 1
     assert collect(plan, command="").failures.empty
 
 
 def test_leaks_through_a_weights_file_are_refused(study_file: StudyFile, tmp_path: Path):
     """A run's weights given as a file are still the run's; a bare file's ancestry is called unknown in the table."""
-    parent = plan_study(study_file('\n[stages.whole]\ndomain = "high"\nepochs = 1\n'))
+
+    def planned(stages: str, name: str) -> Plan:
+        path = study_file(stages, name=name)
+        path.write_text(path.read_text().replace("seeds = 2", "seeds = 1"))
+        return plan_study(path)
+
+    parent = planned('\n[stages.whole]\ndomain = "high"\nepochs = 1\n', "study.toml")
     run_study(parent)
     weights = parent.store.run(parent.trainings[0].key) / "weights.safetensors"
     tune = '\n[stages.tune]\nfrom = { weights = "WEIGHTS" }\ndomain = "low"\nimages = 2\nepochs = 1\n'
     other = tune + "split = { seed = 9, validation = 0.2, test = 0.2 }\n"
-    leaking = plan_study(study_file(other.replace("WEIGHTS", str(weights)), name="leaking.toml"))
-    assert run_study(leaking).failed == 2
+    leaking = planned(other.replace("WEIGHTS", str(weights)), "leaking.toml")
+    assert run_study(leaking).failed == 1
     assert "were trained on" in collect(leaking, command="").failures["error"].iloc[0]
     shutil.copy(weights, tmp_path / "bare.safetensors")
-    bare = plan_study(study_file(other.replace("WEIGHTS", "bare.safetensors"), name="bare.toml"))
+    bare = planned(other.replace("WEIGHTS", "bare.safetensors"), "bare.toml")
     assert run_study(bare).failed == 0
     assert set(collect(bare, command="").table["ancestry"]) == {"unknown"}
 
 
 def test_children_need_weights_not_scores(study_file: StudyFile):
     """A domain that cannot be scored fails every evaluation on it, but children of the trained parent run."""
-    path = study_file()
+    path = study_file(
+        '\n[stages.pretrain]\ndomain = "high"\nimages = 6\nepochs = 1\n'
+        '\n[stages.transfer]\nfrom = "pretrain"\ndomain = "low"\nimages = 2\nepochs = 1\n'
+    )
     text = path.read_text().replace("seeds = 2", "seeds = 1")
     path.write_text(text.replace("[domains]", '[domains]\nnone = { dataset = "discs", contrast = "absent" }'))
     summary = run_study(plan_study(path))
-    assert (summary.failed, summary.blocked) == (5, 0)
+    assert (summary.failed, summary.blocked) == (2, 0)
     table = collect(plan_study(path), command="").table
     assert set(table["stage"]) == {"pretrain", "transfer"} and set(table["evaluated_domain"]) == {"low", "high"}

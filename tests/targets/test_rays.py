@@ -141,23 +141,24 @@ def test_hostile_maps_lose_no_object(name: str):
         assert firsts == sorted(firsts)
 
 
-def test_round_trip_is_as_good_as_that_of_stardist():
+@pytest.mark.parametrize("name", ["dsb2018", pytest.param("bbbc039", marks=pytest.mark.slow)])
+def test_round_trip_is_as_good_as_that_of_stardist(name: str):
     """AP of decode(encode(labels)) at IoU 0.5 … 0.95 is within .002 of the stardist package's on all shipped labels.
 
     Compared with its suppression without border; by default it leaves out candidates within 2 px of the image's border
     and then loses the objects there.
     """
-    for name, known in STARDIST["sets"].items():
-        files = sorted((DATA / name / "labels").glob("*.png"))
-        assert len(files) == known["images"]
-        counts = np.zeros((len(STARDIST["iou"]), 3), np.int64)
-        for file in files:
-            labels = read(f"{name}/labels/{file.name}")
-            counts += matched(labels, round_trip(labels))
-        ap = counts[:, 0] / counts.sum(1)
-        assert ap.mean() == pytest.approx(np.mean(known["ap"]), abs=0.002)
-        assert ap[:-1] == pytest.approx(known["ap"][:-1], abs=0.0025)
-        assert (ap > known["ap_without_candidates_within_2_px_of_the_border"]).all()
+    known = STARDIST["sets"][name]
+    files = sorted((DATA / name / "labels").glob("*.png"))
+    assert len(files) == known["images"]
+    counts = np.zeros((len(STARDIST["iou"]), 3), np.int64)
+    for file in files:
+        labels = read(f"{name}/labels/{file.name}")
+        counts += matched(labels, round_trip(labels))
+    ap = counts[:, 0] / counts.sum(1)
+    assert ap.mean() == pytest.approx(np.mean(known["ap"]), abs=0.002)
+    assert ap[:-1] == pytest.approx(known["ap"][:-1], abs=0.0025)
+    assert (ap > known["ap_without_candidates_within_2_px_of_the_border"]).all()
 
 
 def matched(labels: np.ndarray, found: np.ndarray) -> np.ndarray:
@@ -276,14 +277,14 @@ def test_common_area_of_squares_is_in_closed_form():
 
 def test_common_area_of_stars_is_that_of_their_pixels():
     """Irregular stars share the area counted on a fine grid, either way round, and a star shares all with itself."""
-    centers, radii = stars(24, 16, "area")
+    centers, radii = stars(12, 16, "area")
     unit, scale = rays.directions(16), 40
     polygons = np.ascontiguousarray((centers[:, None] + radii[..., None] * unit).swapaxes(1, 2))
-    polygons += 1e-7 * np.arange(24)[:, None, None]
-    masks = np.zeros((24, 60 * scale, 60 * scale), bool)
+    polygons += 1e-7 * np.arange(12)[:, None, None]
+    masks = np.zeros((12, 60 * scale, 60 * scale), bool)
     for mask, (ys, xs) in zip(masks, polygons, strict=True):
         mask[polygon(ys * scale, xs * scale, mask.shape)] = True
-    for i in range(0, 24, 2):
+    for i in range(0, 12, 2):
         a, b = polygons[i], polygons[i + 1]
         actual = kernels.intersection_area(a[0], a[1], b[0], b[1])
         assert actual == pytest.approx((masks[i] & masks[i + 1]).sum() / scale**2, abs=0.15)

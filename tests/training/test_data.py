@@ -39,6 +39,11 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiles(tmp_path_factory.mktemp("tiles"))
 
 
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiles(tmp_path_factory.mktemp("objects"), "instances")
+
+
 def load(path: Path, lines: list[str] | None = None, **more: object) -> StageData:
     fields = {"data": [{"dataset": "tiles"}], "split": {"validation": 0.125, "test": 0.125}, "batch": 2, **more}
     log = [].append if lines is None else lines.append
@@ -110,11 +115,10 @@ def test_free_memory_is_the_limit(tiles: Path, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("limit", [None, 0.0045])
 @pytest.mark.parametrize("kind", ["classes", "instances"])
-def test_classes_are_counted(tmp_path: Path, limit: float | None, kind: Kind):
+def test_classes_are_counted(tiles: Path, objects: Path, limit: float | None, kind: Kind):
     """Pixels per class and sample are those of the training labels, stored or counted, resident or streamed."""
-    path = write_tiles(tmp_path, kind)
     lines: list[str] = []
-    data = load(path, lines, memory_gb=limit, shuffle_window=16)
+    data = load(tiles if kind == "classes" else objects, lines, memory_gb=limit, shuffle_window=16)
     actual = data.sample_counts()
     expected = np.concatenate([
         (values.clip(max=1).numpy()[:, None] == np.arange(2)[:, None, None]).sum((2, 3))

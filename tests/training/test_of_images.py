@@ -73,7 +73,7 @@ def test_derived_labels_are_the_same_held_and_streamed(unlabeled: Path, column: 
 def test_reconstruction_of_unlabeled_images_starts_another_stage(unlabeled: Path, objects: Path, tmp_path: Path):
     """A network learns to fill in what is covered without any label, trains again to the same bytes, and its encoder
     and decoder begin a stage that has labels."""
-    spec = spec_of(unlabeled, images="all", target=MASKED, epochs=4, augment="dihedral", optimizer={"lr": 5e-3})
+    spec = spec_of(unlabeled, images="all", target=MASKED, epochs=3, augment="dihedral", optimizer={"lr": 5e-3})
     run = train(spec, tmp_path / "run")
     losses = history(run)
     assert losses["validation_loss"].iloc[-1] < losses["validation_loss"].iloc[0]
@@ -81,7 +81,9 @@ def test_reconstruction_of_unlabeled_images_starts_another_stage(unlabeled: Path
     require_same_bytes(train(spec, tmp_path / "again"), run)
     assert score_run(load_run(run), unlabeled, spec.data[0], "test")["scores"]["loss"] < losses["validation_loss"][0]
 
-    child = spec_of(objects, target={"name": "foreground"}, load=["encoder", "decoder"], **{"from": {"run": str(run)}})
+    child = spec_of(
+        objects, target={"name": "foreground"}, load=["encoder", "decoder"], epochs=1, **{"from": {"run": str(run)}}
+    )
     begun = train(child, tmp_path / "child", run)
     output = json.loads((begun / "metrics.json").read_text())["transfer"]
     assert output["loaded"] and all(name.startswith("head") for name in output["initialised"])
@@ -91,7 +93,7 @@ def test_reconstruction_of_unlabeled_images_starts_another_stage(unlabeled: Path
 def test_a_reconstruction_gives_images_in_their_own_units(unlabeled: Path, tmp_path: Path):
     """What a network that copies images predicts is near them, in the values in which they were acquired."""
     target = {"name": "reconstruction", "corruption": {"name": "nothing"}}
-    spec = spec_of(unlabeled, images="all", target=target, network=GROUP_NORM, epochs=30, optimizer={"lr": 5e-3})
+    spec = spec_of(unlabeled, images="all", target=target, network=GROUP_NORM, epochs=15, optimizer={"lr": 1e-2})
     run = train(spec, tmp_path / "run")
     with Dataset(unlabeled) as dataset:
         images = 100 * dataset.read(np.arange(3), layer=None)[0] + 500
@@ -101,12 +103,12 @@ def test_a_reconstruction_gives_images_in_their_own_units(unlabeled: Path, tmp_p
     np.testing.assert_allclose(segue.predict(run, images[1]), given[1], rtol=1e-4)
 
 
-@pytest.mark.parametrize(("network", "lr"), [("alexnet-small", 1e-3), ("resunet", 1e-2)])
-def test_classes_of_whole_images(unlabeled: Path, tmp_path: Path, network: str, lr: float):
+@pytest.mark.parametrize(("network", "lr", "epochs"), [("alexnet-small", 1e-3, 16), ("resunet", 1e-2, 8)])
+def test_classes_of_whole_images(unlabeled: Path, tmp_path: Path, network: str, lr: float, epochs: int):
     """Which texture an image has is learnt from a column, by a classifier and by a network of pixels, with weights
     that follow from how many images there are of each."""
     target = {"name": "image-class", "column": "texture", "class_weights": "inverse_frequency"}
-    asked = {"network": {"name": network, "width": 8}, "optimizer": {"lr": lr}, "epochs": 16}
+    asked = {"network": {"name": network, "width": 8}, "optimizer": {"lr": lr}, "epochs": epochs}
     spec = spec_of(unlabeled, images="all", target=target, **asked)
     run = train(spec, tmp_path / "run")
     scores = score_run(load_run(run), unlabeled, spec.data[0], "test")["scores"]
@@ -151,10 +153,12 @@ def test_several_targets_of_one_network(objects: Path, tmp_path: Path):
     assert 0 <= score_run(model, objects, spec.data[0], "test")["scores"]["ap50"] <= 1
 
 
-@pytest.mark.parametrize("augment", ["none", "dihedral", "dihedral-all"])
-def test_cached_targets_change_no_bit(objects: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, augment: str):
+@pytest.mark.parametrize(("augment", "images"), [("none", 12), ("dihedral", 12), ("dihedral-all", 4)])
+def test_cached_targets_change_no_bit(
+    objects: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, augment: str, images: int
+):
     """Targets encoded once and transformed, and those encoded anew without memory for them, train the same network."""
-    spec = spec_of(objects, target={"name": "rays"}, epochs=2, augment=augment)
+    spec = spec_of(objects, images=images, validation=4, target={"name": "rays"}, epochs=2, augment=augment)
     cached = train(spec, tmp_path / "cached")
     monkeypatch.setattr(device, "CACHE_FRACTION", 0.0)
     require_same_bytes(train(spec, tmp_path / "anew"), cached)

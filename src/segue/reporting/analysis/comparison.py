@@ -71,6 +71,11 @@ class Comparison:
         finished = set(self.runs["stage"])
         return [stage for stage in self.results.stages if stage in finished]
 
+    @cached_property
+    def factors_by_stage(self) -> dict[str, list[Any]]:
+        """What `factors` has computed so far."""
+        return {}
+
     @property
     def transfer_stages(self) -> list[str]:
         return [stage for stage in self.stages if self.results.parents.get(stage)]

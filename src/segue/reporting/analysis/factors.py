@@ -86,7 +86,16 @@ class LabelGroup:
 
 
 def factors(comparison: Comparison, stage: str) -> list[Factor]:
-    """Returns the axes of `stage` and of its ancestors along which its runs differ, in the order of the study."""
+    """Returns the axes of `stage` and of its ancestors along which its runs differ, in the order of the study.
+
+    They are computed once per comparison: the answer of a page and its figures need the same.
+    """
+    if stage not in comparison.factors_by_stage:
+        comparison.factors_by_stage[stage] = _factors(comparison, stage)
+    return comparison.factors_by_stage[stage]
+
+
+def _factors(comparison: Comparison, stage: str) -> list[Factor]:
     frame = comparison.stage_runs(stage)
     frame = frame[np.isfinite(frame["value"])]
     axes = [axis for axis in comparison.axes(stage) if frame[axis].nunique(dropna=True) > 1]

@@ -429,7 +429,7 @@ def _draw_curve(axes: Axes, part: pd.DataFrame, row: Row, ink: str, label: str, 
 def _draw_runs(axes: Axes, by_run: pd.DataFrame, ink: str) -> None:
     epochs = by_run.index.to_numpy(dtype=float)
     if by_run.shape[1] > MAX_SINGLE_RUNS:
-        low, high = (by_run.quantile(q, axis=1).to_numpy() for q in (0.25, 0.75))
+        low, high = np.nanquantile(by_run.to_numpy(), (0.25, 0.75), axis=1)
         axes.fill_between(epochs, low, high, color=ink, alpha=0.16, linewidth=0)
     elif by_run.shape[1] > 1:
         axes.plot(epochs, by_run.to_numpy(), color=ink, linewidth=0.6, alpha=0.45, zorder=2)
