@@ -1,97 +1,79 @@
 """Reads image files: headers for planning, micrographs in the type they were acquired in, and label images.
 
-`READERS` maps a file suffix to its format. To add a format, write its two functions and one entry.
+`READERS` maps a file suffix to its format. To add a format, write its reader in `formats` and one entry.
 
-Axes of a TIFF follow its metadata (OME, ImageJ, tifffile) if these name them: channels and color samples become C,
-other axes (depth, time) must have length one. Without metadata a plane is (H, W); three axes are (C, H, W) with at most
-16 planes, or (H, W, C) if the last has at most four entries.
+Readers give pixels as a viewer shows them: whatever a file says of them is taken into account or refused by its name
+(`formats/tiff_tags.py`, `formats/png.py`, `formats/jpeg.py`). Label images keep the numbers that the file stores.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
-import imagecodecs
 import numpy as np
-from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from segue.data.formats.jpeg import JPEG
+from segue.data.formats.png import PNG
+from segue.data.formats.stack import (
+    Acquisition,
+    Color,
+    Header,
+    Pages,
+    Reader,
+    Stack,
+    UnsupportedError,
+    arrange,
+    page_axis,
+)
+from segue.data.formats.tiff import TIFF, read_tiff_page
 from segue.data.spec import Layer
 from segue.errors import SegueError
 from segue.labels import IGNORED
-from segue.units import NM_PER_UNIT
 
-MAX_PLANES = 16  # pages without metadata that count as channels; more are a stack or a film
-MAX_PAGES = 4096  # pages of a TIFF that its header counts
 MAX_LABEL = 2**31 - 1
-AXIS_NAMES = {"Z": "planes in depth", "T": "time points", "R": "tiles", "P": "positions", "A": "angles"}
-WIDTH, HEIGHT, BITS, SAMPLES = 256, 257, 258, 277  # tags of a TIFF
 
+READERS: dict[str, Reader] = {
+    ".png": PNG,
+    ".tif": TIFF,
+    ".tiff": TIFF,
+    ".jpg": JPEG,
+    ".jpeg": JPEG,
+}
+TIFF_SUFFIXES = tuple(suffix for suffix, reader in READERS.items() if reader is TIFF)
 
-@dataclass(frozen=True)
-class Header:
-    """Height and width in pixels, values per pixel (pages of a TIFF counted as such), bits per value."""
-
-    height: int
-    width: int
-    channels: int
-    bits: int
-
-
-@dataclass(frozen=True)
-class Acquisition:
-    """What an image file holds.
-
-    image: (C, H, W) in the acquired type. pixel_size_nm: None if the file does not state it. channels: C names as the
-    file states them, None if it does not. notes: sentences about what its metadata contradict or leave open.
-    """
-
-    image: np.ndarray
-    pixel_size_nm: float | None
-    channels: tuple[str, ...] | None = None
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Reader:
-    """A file format. header(path) decodes nothing; read(path) returns (C, H, W) as the file holds it, with the pixel
-    size if the file states it. Any exception but SegueError and MemoryError means that the file is corrupt. package:
-    what to install if the format needs more than segue itself does."""
-
-    format: str
-    header: Callable[[Path], Header]
-    read: Callable[[Path], Acquisition]
-    package: str = ""
+# the first bytes of a file, by its format: a file of another format is not called damaged
+SIGNATURES: Mapping[str, tuple[bytes, ...]] = {
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "JPEG": (b"\xff\xd8\xff",),
+}
 
 
 def read_header(path: Path) -> Header:
     """Returns the header of an image file (of a TIFF, of its first page); raises SegueError naming the file."""
     reader = _reader_of(path)
-    return _call(reader, reader.header, path)
+    return _call(reader, path, lambda: reader.header(path))
 
 
-def read_pixels(path: Path) -> Acquisition:
-    """Returns the values (C, H, W) as the file holds them; raises SegueError naming the file."""
-    reader = _reader_of(path)
-    return _call(reader, reader.read, path)
+def read_image(
+    path: Path, *, pages: Pages | None = None, page: int | None = None, color: Color | None = "rgb"
+) -> Acquisition:
+    """Returns an image of a file, with pixel size and channel names as far as the file states them.
 
+    pages: what the pages of the file are: channels of one image, or an image each along "time" or "z", of which `page`
+    is read. color: whether red, green and blue become three channels ("rgb") or their luma ("gray"); None raises the question.
 
-def read_image(path: Path) -> Acquisition:
-    """Returns the image of a file and its pixel size (of ImageJ and OME metadata only).
-
-    Types: integers up to 32 bits and float32 as they are; one-bit images as uint8; float64 and float16 as float32. An
-    alpha channel is dropped if it is opaque everywhere. Raises SegueError, one sentence naming the file, if it is
-    missing, corrupt, or has axes that do not form an image, a transparent alpha channel, NaN or infinity.
+    Types: integers up to 32 bits and float32 as they are; one-bit images as uint8; float64 and float16 as float32.
+    Raises SegueError, one sentence naming the file, if it is missing or damaged, holds what is not read or not an image
+    (`formats`), has several pages or colors and is not told what they are, and for NaN or infinity.
     """
-    acquisition = read_pixels(path)
+    reader = _reader_of(path)
+    read = lambda: arrange(path, reader.read(path, False), pages=pages, page=page, color=color)  # noqa: E731
+    acquisition = _call(reader, path, read)
     image = _acquired_type(path, acquisition.image)
     if image.dtype.kind == "f":
         bad = int(image.size - np.count_nonzero(np.isfinite(image)))
@@ -101,6 +83,27 @@ def read_image(path: Path) -> Acquisition:
                 "or leave the image out."
             )
     return replace(acquisition, image=image)
+
+
+def read_stack(path: Path, *, labels: bool = False) -> Stack:
+    """Returns the pixels of a file before its axes are arranged, without decoding them if the format allows it."""
+    reader = _reader_of(path)
+    return _call(reader, path, lambda: reader.read(path, labels))
+
+
+def read_page(path: Path, index: int) -> np.ndarray:
+    """Returns page `index` of a TIFF as a viewer shows it: (H, W), or (H, W, C) and (C, H, W) of several samples."""
+    reader = _reader_of(path)
+    if reader is not TIFF:
+        raise SegueError(f"{path}: page {index} is asked for, but {reader.format} files have no pages; leave it out.")
+    return _call(reader, path, lambda: read_tiff_page(path, index))
+
+
+def count_pages(path: Path, pages: Pages | None) -> int | None:
+    """Returns the number of images that a file holds along `pages` "time" or "z", None if it is a single image."""
+    stack = read_stack(path)
+    axis = page_axis(path, stack, pages)
+    return None if axis is None else int(stack.pixels.shape[axis])
 
 
 def broken(path: Path, reason: str = "") -> str:
@@ -113,6 +116,33 @@ def broken(path: Path, reason: str = "") -> str:
     )
 
 
+def not_decoded(path: Path, reader_format: str, error: Exception) -> str:
+    """Returns the sentence for an error of a decoder, with the decoder's words."""
+    words = re.sub(r"<[^<>]*/[^<>]*>|\s+", " ", str(error)).strip()[:200] or type(error).__name__
+    if isinstance(error, (UnsupportedError, NotImplementedError)) or UNSUPPORTED.search(str(error)):
+        return (
+            f"{path}: this way of storing pixels in a {reader_format} file is not read ({words}); save it another way."
+        )
+    signatures = SIGNATURES.get(reader_format, ())
+    start = _start(path)
+    if start and signatures and not any(start[: len(one)] == one[: len(start)] for one in signatures):
+        other = next((name for name, ones in SIGNATURES.items() if start.startswith(ones)), None)
+        content = f"is a {other} file" if other else "is no image of a known format"
+        return f"{path}: {content}, in spite of its suffix '{path.suffix}'; rename it, or leave it out."
+    return broken(path, words)
+
+
+UNSUPPORTED = re.compile(r"not supported|unsupported|not implemented|cannot handle|requires the|unknown compression")
+
+
+def _start(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(8)
+    except OSError:
+        return b""
+
+
 def _reader_of(path: Path) -> Reader:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
@@ -123,8 +153,8 @@ def _reader_of(path: Path) -> Reader:
     return reader
 
 
-def _call(reader: Reader, function: Callable[[Path], Any], path: Path) -> Any:
-    """Returns function(path); every error becomes a SegueError that names the file."""
+def _call(reader: Reader, path: Path, function: Callable[[], Any]) -> Any:
+    """Returns function(); every error becomes a SegueError that names the file."""
     try:
         with path.open("rb"):
             pass
@@ -133,16 +163,17 @@ def _call(reader: Reader, function: Callable[[Path], Any], path: Path) -> Any:
     except OSError as error:
         raise SegueError(f"{path}: cannot be read ({error.strerror}); check the file's permissions.") from error
     try:
-        return function(path)
+        return function()
     except (SegueError, MemoryError):
         raise
     except ImportError as error:
+        package = reader.package or "imagecodecs"
         raise SegueError(
-            f"{path}: reading {reader.format} files needs the package {reader.package}, which cannot be imported "
-            f"({error}); install it: pip install {reader.package}."
+            f"{path}: reading this {reader.format} file needs the package {package}, which cannot be imported "
+            f"({error}); install it: pip install {package}."
         ) from error
     except Exception as error:  # decoders may raise anything for damaged bytes
-        raise SegueError(broken(path)) from error
+        raise SegueError(not_decoded(path, reader.format, error)) from error
 
 
 def _acquired_type(path: Path, pixels: np.ndarray) -> np.ndarray:
@@ -158,200 +189,53 @@ def _acquired_type(path: Path, pixels: np.ndarray) -> np.ndarray:
     )
 
 
-# PNG
-
-
-def _png_header(path: Path) -> Header:
-    with PngImageFile(path) as image:  # opened without `Image.open`, which refuses large images
-        return _header_of_png(image)
-
-
-def _header_of_png(image: PngImageFile) -> Header:
-    bands, _, depth = str(image.tile[0][3]).partition(";")  # Pillow's raw mode, e.g. "L;4", "RGB;16B", "1"
-    bits = 1 if bands == "1" else int(depth.removesuffix("B") or 8)
-    return Header(image.height, image.width, 1 if bands in ("1", "I", "P") else len(bands), bits)
-
-
-def _read_png(path: Path) -> Acquisition:
-    """Reads a PNG; values of fewer than eight bits and palette indices stay as they are."""
-    with PngImageFile(path) as image:
-        bits = _header_of_png(image).bits
-        if image.mode == "P" or bits < 8:  # imagecodecs would turn indices into colors and 1 into 255
-            pixels = np.asarray(image)
-            scale = {2: 85, 4: 17}.get(bits, 1) if image.mode != "P" else 1
-            return Acquisition((pixels // scale if scale > 1 else pixels)[None], None)
-    return Acquisition(_without_alpha(path, imagecodecs.png_decode(path.read_bytes())), None)
-
-
-def _without_alpha(path: Path, pixels: np.ndarray) -> np.ndarray:
-    """Returns (C, H, W) of (H, W) or (H, W, C)."""
-    if pixels.ndim == 2:
-        return pixels[None]
-    if pixels.shape[2] in (2, 4):
-        if (pixels[..., -1] != np.iinfo(pixels.dtype).max).any():
-            raise SegueError(f"{path}: has an alpha channel that is not opaque; save the image without transparency.")
-        pixels = pixels[..., :-1]
-    return np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
-
-
-# TIFF
-
-
-def _tiff_header(path: Path) -> Header:
-    """Reads the directories with Pillow, which takes a third of tifffile's time: a plate has ten thousands of files."""
-    with path.open("rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("error")  # Pillow only warns of directories that are cut off
-        start = file.read(8)
-        if start[2:4] in (b"\x2b\0", b"\0\x2b"):  # BigTIFF
-            start += file.read(8)
-        directory = ImageFileDirectory_v2(start)
-        pages = 0
-        tags: dict[int, Any] = {}
-        while directory.next and pages < MAX_PAGES:
-            file.seek(directory.next)
-            directory.load(file)
-            if not pages:
-                tags = {tag: directory.get(tag) for tag in (WIDTH, HEIGHT, BITS, SAMPLES)}
-            pages += 1
-    bits = tags[BITS] or (1,)
-    return Header(int(tags[HEIGHT]), int(tags[WIDTH]), int(tags[SAMPLES] or 1) * pages, int(bits[0]))
-
-
-def _read_tiff(path: Path) -> Acquisition:
-    import tifffile  # not needed for headers, by which studies are planned
-
-    with tifffile_errors() as errors, tifffile.TiffFile(path) as tiff:
-        series = tiff.series
-        if len(series) != 1:
-            shapes = ", ".join("×".join(map(str, one.shape)) for one in series[:4])
-            raise SegueError(
-                f"{path}: holds {len(series)} images of different shapes ({shapes}); save one in a separate file."
-            )
-        shape, axes = series[0].shape, series[0].axes
-        _check_axes(path, shape, axes)
-        pixels = series[0].asarray()
-        pixel_size_nm = pixel_size_of(path, tiff)
-    if errors:
-        raise SegueError(broken(path, errors[0]))
-    return Acquisition(_channels_first(path, pixels, axes), pixel_size_nm)
-
-
-def _check_axes(path: Path, shape: tuple[int, ...], axes: str) -> None:
-    for letter, length in zip(axes, shape, strict=True):
-        if letter not in "YXCSQI" and length > 1:
-            entries = AXIS_NAMES.get(letter, f"entries along axis {letter}")
-            raise SegueError(f"{path}: holds {length} {entries}; save each as a separate image.")
-
-
-def _channels_first(path: Path, pixels: np.ndarray, axes: str) -> np.ndarray:
-    """Returns (C, H, W): axes of length one, other than Y and X, are dropped."""
-    is_kept = tuple(letter in "YX" or length > 1 for letter, length in zip(axes, pixels.shape, strict=True))
-    index: Any = tuple(slice(None) if keep else 0 for keep in is_kept)
-    pixels = pixels[index]
-    axes = "".join(letter for letter, keep in zip(axes, is_kept, strict=True) if keep)
-    if axes == "YX":
-        return pixels[None]
-    if axes in ("CYX", "SYX"):
-        return pixels
-    if axes in ("YXS", "YXC"):
-        return np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
-    if axes in ("QYX", "IYX"):
-        if pixels.shape[-1] <= 4 < pixels.shape[0]:
-            return np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
-        if len(pixels) <= MAX_PLANES:
-            return pixels
-    shape = "×".join(map(str, pixels.shape))
-    raise SegueError(
-        f"{path}: has shape {shape} (axes {axes}), and the file does not state the meaning of the axes; "
-        f"save (H, W), (C, H, W) of at most {MAX_PLANES} channels, or (H, W, C) of at most 4."
-    )
-
-
-def pixel_size_of(path: Path, tiff: Any) -> float | None:
-    """Returns the pixel size in nm that the metadata of an open `tifffile.TiffFile` give (ImageJ and OME), or None."""
-    if tiff.is_imagej:
-        unit = str((tiff.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ").lower()
-        tags = tiff.pages[0].tags
-        if unit not in NM_PER_UNIT or "XResolution" not in tags or "YResolution" not in tags:
-            return None
-        sizes = [tags[name].value[1] / tags[name].value[0] for name in ("XResolution", "YResolution")]
-        return _square(path, *(size * NM_PER_UNIT[unit] for size in sizes))
-    if tiff.is_ome:
-        elements = ElementTree.fromstring(tiff.ome_metadata).iter()
-        pixels = next((element.attrib for element in elements if element.tag.endswith("}Pixels")), {})
-        sizes = [_ome_nm(pixels, axis) for axis in "XY"]
-        return None if sizes[0] is None or sizes[1] is None else _square(path, sizes[0], sizes[1])
-    return None
-
-
-def _ome_nm(pixels: Mapping[str, str], axis: str) -> float | None:
-    unit = pixels.get(f"PhysicalSize{axis}Unit", "µm").lower()
-    size = pixels.get(f"PhysicalSize{axis}")
-    return None if size is None or unit not in NM_PER_UNIT else float(size) * NM_PER_UNIT[unit]
-
-
-def _square(path: Path, width_nm: float, height_nm: float) -> float:
-    if abs(width_nm - height_nm) > 0.01 * width_nm:
-        size = f"{width_nm:g} × {height_nm:g} nm"
-        raise SegueError(f"{path}: its metadata give pixels of {size}; segue needs square pixels: resample it.")
-    return width_nm
-
-
-@contextlib.contextmanager
-def tifffile_errors() -> Iterator[list[str]]:
-    """Collects the errors that tifffile only logs, such as a page lost by truncation, instead of printing them."""
-    messages: list[str] = []
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if record.levelno >= logging.ERROR:
-                text = re.sub(r"<[^>]*>", "", record.getMessage())
-                messages.append(re.sub(r"\s+", " ", text).strip()[:100])
-
-    logger, handler = logging.getLogger("tifffile"), Collector()
-    propagate = logger.propagate
-    logger.addHandler(handler)
-    logger.propagate = False
-    try:
-        yield messages
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = propagate
-
-
-READERS: dict[str, Reader] = {
-    ".png": Reader("PNG", _png_header, _read_png),
-    ".tif": Reader("TIFF", _tiff_header, _read_tiff),
-    ".tiff": Reader("TIFF", _tiff_header, _read_tiff),
-}
-TIFF_SUFFIXES = tuple(suffix for suffix, reader in READERS.items() if reader.format == "TIFF")
-
-
 # label images
 
 
 def read_labels(
-    path: Path, layer: Layer, *, shape: tuple[int, int], values: Mapping[int, int] | None = None
+    path: Path,
+    layer: Layer,
+    *,
+    shape: tuple[int, int],
+    values: Mapping[int, int] | None = None,
+    page: int | None = None,
+    count: int = 1,
 ) -> np.ndarray:
     """Returns (H, W) int32 labels of an image file; `shape` (H, W) is that of its image.
+
+    page: the page to read where the image is one of `count` pages of its file; the label file must have as many.
 
     `values` replaces values of the file by labels, e.g. {255: 1} for masks of 0 and 255, or {255: -1} where 255 means
     ignored. Raises SegueError, one sentence naming the file, for another shape, colors, fractions, values below -1 and
     classes that the layer does not name.
     """
-    pixels = read_pixels(path).image
-    if len(pixels) != 1:
-        raise SegueError(
-            f"{path}: is an image of {len(pixels)} channels, a picture of labels; "
-            "save the labels themselves: one channel, whose values are classes or objects."
-        )
-    labels = pixels[0]
+    reader = _reader_of(path)
+    labels = _call(reader, path, lambda: _label_plane(path, reader.read(path, True), page, count))
     if labels.shape != shape:
         raise SegueError(
             f"{path}: the label image is {labels.shape[0]} × {labels.shape[1]} px, but its image is "
             f"{shape[0]} × {shape[1]} px; they must have the same size: check the pair."
         )
     return _checked(path, _to_int32(path, labels), layer, values or {})
+
+
+def _label_plane(path: Path, stack: Stack, page: int | None, count: int) -> np.ndarray:
+    """Returns (H, W) of a stack: its only plane, or `page` of `count`."""
+    lengths = {letter: n for letter, n in zip(stack.axes, stack.pixels.shape, strict=True) if letter not in "YX"}
+    planes = [letter for letter, n in lengths.items() if n > 1]
+    if any(letter in "SC" for letter in planes):
+        raise SegueError(
+            f"{path}: is an image of {max(lengths[letter] for letter in planes)} channels, a picture of labels; "
+            "save the labels themselves: one channel, whose values are classes or objects."
+        )
+    pages = int(np.prod([lengths[letter] for letter in planes], initial=1))
+    if pages != count or len(planes) > 1:
+        raise SegueError(
+            f"{path}: holds {pages} page(s) of labels, but its image has {count}; labels need a page for each image."
+        )
+    index = tuple(slice(None) if letter in "YX" else page if letter in planes else 0 for letter in stack.axes)
+    plane = np.asarray(stack.pixels[index])
+    return plane if stack.axes.index("Y") < stack.axes.index("X") else plane.T
 
 
 def _to_int32(path: Path, labels: np.ndarray) -> np.ndarray:

@@ -12,7 +12,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segue.data.image_io import TIFF_SUFFIXES, broken, read_header
+import numpy as np
+
+from segue.data.image_io import TIFF_SUFFIXES, broken, not_decoded, read_header
 from segue.errors import SegueError
 from segue.plates.layout.grid import ImageEntry, Plane, abbreviate, pixel_dtype
 from segue.plates.layout.ome import array_header
@@ -31,7 +33,7 @@ class Geometry:
     dtype: str
     pixel_size_um: float | None
     errors: list[str]
-    note: str
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class _Header:
     dtype: str | None  # None: not read
     pixel_size_um: float | None
     nbytes: int  # of the decoded image
+    notes: tuple[str, ...] = ()
 
 
 def common_geometry(images: Sequence[ImageEntry], pixel_size_um: float | None) -> Geometry:
@@ -55,7 +58,7 @@ def common_geometry(images: Sequence[ImageEntry], pixel_size_um: float | None) -
     shapes = Counter(header.shape for header in headers.values())
     dtypes = Counter(header.dtype for header in headers.values() if header.dtype)
     if not shapes or not dtypes:
-        return Geometry((0, 0), "", pixel_size_um, [*errors, "files: no image can be read; correct the pattern."], "")
+        return Geometry((0, 0), "", pixel_size_um, [*errors, "files: no image can be read; correct the pattern."], [])
     shape, dtype = shapes.most_common(1)[0][0], dtypes.most_common(1)[0][0] or ""
     for path, header in headers.items():
         if header.shape != shape:
@@ -76,7 +79,9 @@ def common_geometry(images: Sequence[ImageEntry], pixel_size_um: float | None) -
             if abs(size - size_um) > SIZE_TOLERANCE * size_um
         ]
     read = f"headers of {len(headers)} of {max(files, len(headers))} files were read, the sizes of all compared"
-    return Geometry(shape, dtype, size_um, errors, read if files else "")
+    notes = Counter(note for header in headers.values() for note in header.notes)
+    counted = [f"{count} of the files read: {note}" for note, count in notes.items()]
+    return Geometry(shape, dtype, size_um, errors, [*([read] if files else []), *counted])
 
 
 def _read_headers(images: Sequence[ImageEntry], headers: dict[Path, _Header], errors: list[str]) -> int:
@@ -133,26 +138,29 @@ def _read_header(path: Path, paged: bool, with_type: bool, errors: list[str]) ->
                 "or name its pages in a manifest's column index."
             )
         nbytes = header.height * header.width * header.channels * header.bits // 8
-        dtype, size_um = None, None
+        dtype, size_um, notes = None, None, ()
         if path.suffix.lower() not in TIFF_SUFFIXES:
             dtype = "uint16" if header.bits > 8 else "uint8"
         elif with_type:
-            dtype, size_um = _tiff_type(path)
-        return _Header((header.height, header.width), dtype, size_um, nbytes)
+            dtype, size_um, notes = _tiff_type(path)
+        return _Header((header.height, header.width), dtype, size_um, nbytes, notes)
     except SegueError as error:
         errors.append(str(error))
         return None
 
 
-def _tiff_type(path: Path) -> tuple[str, float | None]:
-    """Returns the pixel type of a TIFF and its pixel size in µm."""
+def _tiff_type(path: Path) -> tuple[str, float | None, tuple[str, ...]]:
+    """Returns the pixel type of a TIFF, its pixel size in µm, and notes on its metadata."""
     import tifffile
 
-    from segue.data.image_io import pixel_size_of, tifffile_errors
+    from segue.data.formats.tiff import samples_of, tifffile_errors
+    from segue.data.formats.tiff_metadata import read_metadata
 
     try:
         with tifffile_errors() as complaints, tifffile.TiffFile(path) as tiff:
-            page, size_nm = tiff.pages.first, pixel_size_of(path, tiff)
+            page = tiff.pages.first
+            samples, _ = samples_of(path, page, labels=False)
+            metadata = read_metadata(tiff, tiff.series[0])
             end = max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=True)))
             if end > path.stat().st_size:
                 raise SegueError(f"{path}: is cut off, {path.stat().st_size} of {end} bytes; copy it again.")
@@ -161,8 +169,9 @@ def _tiff_type(path: Path) -> tuple[str, float | None]:
     except SegueError:
         raise
     except Exception as error:  # tifffile may raise anything for damaged bytes
-        raise SegueError(f"{path}: cannot be read as TIFF ({error}); copy it again, or leave it out.") from error
-    return pixel_dtype(page.dtype), None if size_nm is None else size_nm / 1000
+        raise SegueError(not_decoded(path, "TIFF", error)) from error
+    size_nm = metadata.pixel_size_nm
+    return pixel_dtype(samples.dtype(np.dtype(page.dtype))), None if size_nm is None else size_nm / 1000, metadata.notes
 
 
 def _is_compressed(path: Path) -> bool:

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from segue.data.image_io import broken
 from segue.data.pairing import raise_problems
 from segue.errors import SegueError
 from segue.fingerprint import hash_each_file, hash_json
@@ -140,7 +139,7 @@ def find_layout(spec: FilesSpec, root: Path, *, transmitted: str = "brightfield"
         times_h=times_h,
         errors=(*scan.errors, *geometry.errors),
         unmatched=tuple(scan.unmatched),
-        notes=(*scan.notes, *([geometry.note] if geometry.note else [])),
+        notes=(*scan.notes, *geometry.notes),
     )
     if strict:
         raise_problems(root, [*layout.errors, *(f"{duplicate}; keep one." for duplicate in layout.duplicates)])
@@ -350,7 +349,7 @@ def read_plane(plane: Plane) -> np.ndarray:
     else:
         from segue.data.image_io import read_image
 
-        channels = read_image(plane.path).image
+        channels = read_image(plane.path, pages="channels", color="rgb").image
         if len(channels) != 1:
             raise SegueError(f"{plane.path}: holds {len(channels)} channels; a tile is one gray image: save it as one.")
         return channels[0]
@@ -366,26 +365,11 @@ def read_plane(plane: Plane) -> np.ndarray:
 
 
 def _read_page(plane: Plane) -> np.ndarray:
-    import tifffile
-
-    from segue.data.image_io import tifffile_errors
+    from segue.data.image_io import read_page
 
     if len(plane.index) != 1:
         raise SegueError(f"{plane.path}: index {list(plane.index)} is given, but a TIFF has pages; give one number.")
-    try:
-        with tifffile_errors() as complaints, tifffile.TiffFile(plane.path) as tiff:
-            if plane.index[0] >= len(tiff.pages):
-                raise SegueError(f"{plane.path}: has {len(tiff.pages)} pages, and none of index {plane.index[0]}.")
-            image = np.asarray(tiff.pages[plane.index[0]].asarray())
-        if complaints:
-            raise SegueError(broken(plane.path, complaints[0]))
-        return image
-    except FileNotFoundError:
-        raise SegueError(f"{plane.path}: there is no such file; correct the path.") from None
-    except (SegueError, MemoryError):
-        raise
-    except Exception as error:  # decoders may raise anything for damaged bytes
-        raise SegueError(broken(plane.path)) from error
+    return read_page(plane.path, plane.index[0])
 
 
 def _read_zarr(plane: Plane) -> np.ndarray:

@@ -21,7 +21,7 @@ from segue.errors import SegueError
 from segue.plates.layout.filenames import match_paths
 from segue.plates.layout.grid import ImageEntry, Plane, ScanResult, pixel_dtype, well_name
 from segue.plates.spec import FilesSpec
-from segue.units import H_PER_UNIT, UM_PER_UNIT
+from segue.units import length_nm, pixel_size_nm, square_pixel_nm, time_h
 
 # ---- OME-TIFF
 
@@ -49,7 +49,7 @@ def _scan_file(scan: ScanResult, path: Path, names: Mapping[str, str], spec: Fil
     """Adds the images of a file to the scan; `names` are the values of the pattern's placeholders."""
     import tifffile
 
-    from segue.data.image_io import pixel_size_of, tifffile_errors
+    from segue.data.formats.tiff import samples_of, tifffile_errors
 
     read_header(path)  # its message on a file that is not a TIFF is better than tifffile's
     with tifffile_errors() as complaints, tifffile.TiffFile(path) as tiff:
@@ -71,10 +71,11 @@ def _scan_file(scan: ScanResult, path: Path, names: Mapping[str, str], spec: Fil
             raise SegueError(
                 f"{path}: its metadata name {len(elements)} images, but it holds {len(all_series)}; export it again."
             )
-        size_nm = pixel_size_of(path, tiff)
         wells = _wells_by_image(root)
         for number, (element, series) in enumerate(zip(elements, all_series, strict=True)):
-            image = _image_metadata(path, number, element, None if size_nm is None else size_nm / 1000)
+            samples, _ = samples_of(path, series.keyframe, labels=False)
+            image = _image_metadata(path, number, element, samples.dtype(series.dtype))
+            scan.notes += [f"{path}: {note}" for note in image.notes]
             place = {**wells.get(element.attrib.get("ID", ""), {}), **names}
             problem = _unusable(image, series, place, transmitted)
             if problem is not None:
@@ -89,7 +90,7 @@ def _scan_file(scan: ScanResult, path: Path, names: Mapping[str, str], spec: Fil
 class _ImageMetadata:
     """The OME metadata of one image of a file: channel names, stage position (y, x) in µm, pixel size, times.
 
-    acquired_h: hours since the start of the acquisition by (T, C) of the planes that have one.
+    acquired_h: hours since the start of the acquisition by (T, C) of the planes that have one. dtype: of its pixels.
     """
 
     path: Path
@@ -99,11 +100,15 @@ class _ImageMetadata:
     pixel_size_um: float | None
     interval_h: float | None
     acquired_h: Mapping[tuple[int, int], float]
+    dtype: np.dtype
+    notes: tuple[str, ...]
 
 
-def _image_metadata(
-    path: Path, number: int, element: ElementTree.Element, pixel_size_um: float | None
-) -> _ImageMetadata:
+def _image_metadata(path: Path, number: int, element: ElementTree.Element, dtype: np.dtype) -> _ImageMetadata:
+    from segue.data.formats.tiff_metadata import ome_pixels
+
+    metadata = ome_pixels(_elements(element, "Pixels")[0])
+    size_nm = metadata.pixel_size_nm
     planes = [plane.attrib for plane in _elements(element, "Plane")]
     placed = next((plane for plane in planes if "PositionX" in plane and "PositionY" in plane), None)
     intervals = [_hours(pixels.attrib, "TimeIncrement") for pixels in _elements(element, "Pixels")]
@@ -113,9 +118,11 @@ def _image_metadata(
         number,
         channels=[channel.attrib.get("Name", str(i)) for i, channel in enumerate(_elements(element, "Channel"))],
         stage=None if placed is None else (_position_um(placed, "Y"), _position_um(placed, "X")),
-        pixel_size_um=pixel_size_um,
+        pixel_size_um=None if size_nm is None else size_nm / 1000,
         interval_h=next((hours for hours in intervals if hours), None),
         acquired_h={place: hours for place, hours in acquired.items() if hours is not None},
+        dtype=dtype,
+        notes=metadata.notes,
     )
 
 
@@ -166,7 +173,7 @@ def _add_planes(
                 field_number=int(names["field"]) if "field" in names else image.number,
                 stage=image.stage,
                 shape=(int(series.shape[-2]), int(series.shape[-1])),
-                dtype=pixel_dtype(series.dtype),
+                dtype=pixel_dtype(image.dtype),
                 pixel_size_um=image.pixel_size_um,
                 interval_h=image.interval_h,
                 time_h=None if "time" in names else image.acquired_h.get((time, channel)),
@@ -192,17 +199,16 @@ def _elements(element: ElementTree.Element, name: str) -> list[ElementTree.Eleme
 
 
 def _position_um(plane: Mapping[str, str], axis: str) -> float:
-    return float(plane[f"Position{axis}"]) * UM_PER_UNIT.get(plane.get(f"Position{axis}Unit", "µm").lower(), 1.0)
+    """Returns a stage position in µm; one in a reference frame is taken as it is."""
+    position = plane[f"Position{axis}"]
+    position_nm = length_nm(position, plane.get(f"Position{axis}Unit", "µm"))
+    return float(position) if position_nm is None else position_nm / 1000
 
 
 def _hours(attributes: Mapping[str, str], name: str) -> float | None:
     """Returns a time in h; OME's default unit is the second. None if it is no time."""
-    unit = H_PER_UNIT.get(attributes.get(f"{name}Unit", "s"))
-    try:
-        hours = float(attributes[name]) * (unit or math.nan)
-    except (KeyError, ValueError):
-        return None
-    return hours if math.isfinite(hours) and hours >= 0 else None
+    hours = time_h(attributes.get(name), attributes.get(f"{name}Unit", "s"))
+    return hours if hours is not None and hours >= 0 else None
 
 
 # ---- OME-Zarr
@@ -236,14 +242,16 @@ def scan_ome_zarr(spec: FilesSpec, root: Path) -> ScanResult:
                 continue
             for number, image in enumerate(images):
                 try:
-                    scan.images += _zarr_images(path / image["path"], name, well, number)
+                    images_of_field, notes = _zarr_images(path / image["path"], name, well, number)
+                    scan.images += images_of_field
+                    scan.notes += [f"{path / image['path']}: {note}" for note in notes]
                 except SegueError as error:
                     scan.errors.append(str(error))
     return scan
 
 
-def _zarr_images(folder: Path, plate: str, well: str, number: int) -> list[ImageEntry]:
-    """Returns the planes of one field; raises SegueError if its metadata are incomplete or not a field's."""
+def _zarr_images(folder: Path, plate: str, well: str, number: int) -> tuple[list[ImageEntry], tuple[str, ...]]:
+    """Returns the planes of one field, and notes; raises SegueError if its metadata are incomplete or not a field's."""
     try:
         attributes = _group_metadata(folder)
         multiscale = attributes["multiscales"][0]
@@ -257,7 +265,7 @@ def _zarr_images(folder: Path, plate: str, well: str, number: int) -> list[Image
         deep = next((axis for axis, n in zip(axes, shape, strict=True) if axis not in "tcyx" and n > 1), None)
         if deep:
             raise SegueError(f"{array}: has several planes along {deep}; allowed is t, c, y, x: project it.")
-        size_um, stage = _pixel_size_and_stage(array, multiscale)
+        size_um, stage, notes = _pixel_size_and_stage(multiscale)
         interval_h = _interval_h(multiscale, axes)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise SegueError(f"{folder}: its multiscales metadata lack {error}; write it again as OME-Zarr.") from error
@@ -284,7 +292,7 @@ def _zarr_images(folder: Path, plate: str, well: str, number: int) -> list[Image
                 interval_h=interval_h,
             )
         )
-    return entries
+    return entries, notes
 
 
 def _transforms(multiscale: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -294,9 +302,9 @@ def _transforms(multiscale: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _pixel_size_and_stage(
-    array: Path, multiscale: Mapping[str, Any]
-) -> tuple[float | None, tuple[float, float] | None]:
-    """Returns the pixel size in µm if it has a unit, and the translation (y, x) if there is one."""
+    multiscale: Mapping[str, Any],
+) -> tuple[float | None, tuple[float, float] | None, tuple[str, ...]]:
+    """Returns the pixel size in µm if it is known, the translation (y, x) if there is one, and notes."""
     scale, shift = [1.0, 1.0], None
     for transform in _transforms(multiscale):
         if transform["type"] == "scale":
@@ -305,21 +313,26 @@ def _pixel_size_and_stage(
             shift = None if shift is None else [a * b for a, b in zip(shift, factors, strict=True)]
         elif transform["type"] == "translation":
             shift = [a + b for a, b in zip(shift or [0.0, 0.0], transform["translation"][-2:], strict=True)]
-    axis = multiscale["axes"][-1]
-    unit = UM_PER_UNIT.get(str(axis.get("unit", "")).lower()) if isinstance(axis, dict) else None
-    if unit is not None and not math.isclose(scale[0], scale[1], rel_tol=0.01):
-        raise SegueError(f"{array}: its pixels are {scale[0]:g} × {scale[1]:g}; segue needs square ones: resample it.")
-    stage = None if shift is None else (shift[0] * (unit or 1.0), shift[1] * (unit or 1.0))
-    return None if unit is None else scale[1] * unit, stage
+    units = [axis.get("unit") if isinstance(axis, dict) else None for axis in multiscale["axes"][-2:]]
+    sizes_nm = [pixel_size_nm(factor, unit) for factor, unit in zip(scale, units, strict=True)]
+    size_nm, notes = square_pixel_nm(sizes_nm[1], sizes_nm[0])
+    stage = None if shift is None else (_um(shift[0], units[0]), _um(shift[1], units[1]))
+    return None if size_nm is None else size_nm / 1000, stage, notes
+
+
+def _um(length: float, unit: object) -> float:
+    """Returns a length in µm, that of an unknown unit as it is."""
+    nm = length_nm(length, unit)
+    return length if nm is None else nm / 1000
 
 
 def _interval_h(multiscale: Mapping[str, Any], axes: list[str]) -> float | None:
     """Returns the hours between time indices, if the axis t has a unit."""
     if "t" not in axes or not isinstance(multiscale["axes"][axes.index("t")], dict):
         return None
-    unit = H_PER_UNIT.get(str(multiscale["axes"][axes.index("t")].get("unit", "")).lower())
+    unit = multiscale["axes"][axes.index("t")].get("unit")
     steps = [float(one["scale"][axes.index("t")]) for one in _transforms(multiscale) if one["type"] == "scale"]
-    return None if unit is None or not steps or math.prod(steps) <= 0 else math.prod(steps) * unit
+    return time_h(math.prod(steps), unit) if steps and math.prod(steps) > 0 else None
 
 
 def array_header(folder: Path) -> tuple[tuple[int, ...], str]:
