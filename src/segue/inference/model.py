@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from segue.data.spec import NormalizeSpec
+from segue.inference.domain import TrainingSet
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,7 +20,8 @@ class Model:
     """A trained model that `predict` applies to images.
 
     channels: names of the image channels that it takes. divisor: heights and widths of its inputs are multiples of it.
-    decode_params: parameters of `target.decode`.
+    decode_params: parameters of `target.decode`. training_set: what the images were that it was trained on, None where
+    that was not recorded.
     """
 
     network: nn.Module
@@ -28,3 +30,9 @@ class Model:
     channels: tuple[str, ...]
     divisor: int
     decode_params: Mapping[str, float]
+    training_set: TrainingSet | None = None
+
+    @property
+    def pixel_size_nm(self) -> float | None:
+        """The pixel size of the images that it was trained on; None where that is not known, or not one size."""
+        return None if self.training_set is None else self.training_set.pixel_size_nm
