@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from segue.data.tiling import Tiling
     from segue.inference.model import Model
+    from segue.inference.predict_files import Prediction
     from segue.plates.counting.count import CountOptions
     from segue.plates.synthetic.spec import SyntheticSpec
     from segue.study.executor import Progress as StudyProgress
@@ -38,12 +39,23 @@ def simulate(spec: PathLike, out: PathLike, *, workers: int = 1, progress: Progr
     return Path(out)
 
 
-def prepare(spec: PathLike, out: PathLike, *, workers: int = 1, progress: Progress | None = None) -> Path:
-    """Makes a dataset from folders of images and annotations, as a TOML specification says, and returns its path."""
+def prepare(
+    spec: PathLike,
+    out: PathLike,
+    *,
+    workers: int = 1,
+    progress: Progress | None = None,
+    log: Callable[[str], None] | None = None,
+) -> Path:
+    """Makes a dataset from folders of images and annotations, as a TOML specification says, and returns its path.
+
+    log receives the notes that the command prints, such as on files that were left out. Without it they are Python's
+    warnings.
+    """
     from segue.data import prepare as preparing
 
-    settings = load_spec(PrepareSpec, Path(spec))
-    preparing.prepare(settings, Path(out), root=Path(spec).parent, workers=workers, progress=progress)
+    settings, folder = load_spec(PrepareSpec, Path(spec)), Path(spec).parent
+    preparing.prepare(settings, Path(out), root=folder, workers=workers, progress=progress, log=log or warn)
     return Path(out)
 
 
@@ -225,6 +237,52 @@ def probabilities(run: Model | PathLike, images: Any, *, tiling: Tiling | None =
     from segue.inference import predict as inference
 
     return inference.probabilities(_model(run), images, tiling=tiling)
+
+
+def predict_files(
+    model: PathLike,
+    images: Sequence[PathLike],
+    out: PathLike,
+    *,
+    format: str = "tiff",
+    probabilities: bool = False,
+    tta: bool = False,
+    rescale: bool = False,
+    table: str = "csv",
+    workers: int = 1,
+    scheduler: str | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> Prediction:
+    """Predicts image files into the folder `out`: labels, overlays, a table of objects and one of images.
+
+    model: the folder of a finished run. images: files, folders, patterns, OME-Zarr. format: of labels, "tiff",
+    "ome-tiff" or "ome-zarr". tta: averages over the eight rotations and reflections. rescale: resamples to the pixel
+    size of the training. table: "csv" or "parquet". Large images are read, predicted and written by tiles. The same
+    call continues an interrupted one; other settings in the same folder raise SegueError. Images that cannot be
+    predicted are `errors` of the result. docs/predict.md describes what is written.
+    """
+    from typing import get_args
+
+    from segue.fingerprint import hash_files
+    from segue.inference import predict_files as files
+    from segue.inference.outputs import Format
+    from segue.training.run_folder import RunFolder, load_run
+
+    for name, value, allowed in (("format", format, get_args(Format)), ("table", table, ("csv", "parquet"))):
+        if value not in allowed:
+            raise SegueError(f"--{name} {value}: allowed are {', '.join(allowed)}; choose one of them.")
+    run = RunFolder(Path(model).absolute())
+    key = hash_files([run.weights_file("best"), run.spec, run.metrics])
+    settings = files.PredictSettings(format, probabilities, tta, rescale, table)  # pyright: ignore[reportArgumentType]
+    return files.predict_files(
+        files.ModelSource(run.path, key, load_run),
+        images,
+        Path(out),
+        settings,
+        workers=workers,
+        scheduler=scheduler,
+        progress=progress,
+    )
 
 
 def load(run: PathLike) -> TrainedModel:

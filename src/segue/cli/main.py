@@ -15,6 +15,7 @@ import typer
 from segue import device
 from segue.cli import draw
 from segue.cli.plate import count, film
+from segue.cli.predict import predict
 from segue.cli.progress import open_progress
 from segue.errors import SegueError
 from segue.formatting import format_duration
@@ -79,7 +80,13 @@ def prepare(spec: Spec, out: OutFile, workers: Workers = 1) -> None:
     from segue import api
 
     with open_progress() as report:
-        api.prepare(spec, out, workers=workers, progress=lambda done, total: report("micrographs", done, total))
+        api.prepare(
+            spec,
+            out,
+            workers=workers,
+            progress=lambda done, total: report("micrographs", done, total),
+            log=lambda note: print(f"note: {note}", file=sys.stderr, flush=True),
+        )
     _inspect_dataset(out)
 
 
@@ -229,6 +236,7 @@ def _condition(text: str) -> tuple[str, Any]:
         return name, value
 
 
+app.command()(predict)
 app.command()(film)
 app.command()(count)
 

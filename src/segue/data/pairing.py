@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-import math
+import difflib
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from segue.data.image_io import Header, read_header
+from segue.data.image_io import READERS, Header, read_header
+from segue.data.patterns import (
+    FoundFiles,
+    NamedPath,
+    existing_path,
+    file_stem,
+    fill,
+    find_files,
+    named_parts,
+    near_miss,
+    without_compound_suffix,
+)
 from segue.data.spec import STANDARD_COLUMNS, PrepareSpec
 from segue.data.splits import PARTS, PartName
-from segue.data.tables import Table, read_table
+from segue.data.tables import Table, decimal_number, read_table
 from segue.errors import SegueError
 from segue.fingerprint import shared_folder
 from segue.storage import absolute
 
 MAX_LISTED_PROBLEMS = 10
 TABLE_COLUMNS = ("image", "label", "group", "split", "pixel_size_nm")
+NOT_IMAGES = (".toml", ".h5")  # specifications and datasets beside images are not told as left out
 
 
 @dataclass(frozen=True)
@@ -26,7 +39,8 @@ class ImageLabelPair:
     """An image file with its label file, if any.
 
     source: the path of the image relative to the deepest folder of all images. part: from a manifest's column split.
-    header: of the image, if it was read (`read_headers`).
+    header: of the image, if it was read (`read_headers`). page: of `page_count` pages of the files, if each page is an
+    image (`pages.split_pages`).
     """
 
     image: Path
@@ -37,6 +51,8 @@ class ImageLabelPair:
     pixel_size_nm: float | None = None
     conditions: Mapping[str, str | int | float] = field(default_factory=dict)
     header: Header | None = None
+    page: int | None = None
+    page_count: int = 1
 
 
 @dataclass(frozen=True)
@@ -44,12 +60,13 @@ class PairedFiles:
     """The checked pairs of a specification, sorted by group and source.
 
     table: the manifest, if any. context: the manifest or the pattern of the images, by which an error begins that
-    concerns no single file.
+    concerns no single file. notes: sentences on files that are left out and on columns that are not what they seem.
     """
 
     pairs: tuple[ImageLabelPair, ...]
     table: Path | None
     context: Path
+    notes: tuple[str, ...] = ()
 
     @property
     def paths(self) -> list[Path]:
@@ -62,7 +79,7 @@ class PairedFiles:
 def pair_files(spec: PrepareSpec, root: Path) -> PairedFiles:
     """Returns the pairs of the specification; its paths start at `root`. Raises SegueError with all problems."""
     context = root / (spec.manifest or spec.images or "")
-    pairs, problems = (_from_table if spec.manifest else _by_name)(spec, root)
+    pairs, problems, notes = (_from_table if spec.manifest else _by_name)(spec, root)
     problems += _repeated_files(pairs)
     if spec.sizes is not None:
         pairs, unreadable = read_headers(pairs)
@@ -74,7 +91,7 @@ def pair_files(spec: PrepareSpec, root: Path) -> PairedFiles:
     problems += _divided_groups(pairs, context)
     raise_problems(context, problems)
     table = absolute(root / spec.manifest) if spec.manifest else None
-    return PairedFiles(tuple(sorted(pairs, key=lambda pair: (pair.group, pair.source))), table, context)
+    return PairedFiles(tuple(sorted(pairs, key=lambda pair: (pair.group, pair.source))), table, context, tuple(notes))
 
 
 def read_headers(pairs: Sequence[ImageLabelPair]) -> tuple[list[ImageLabelPair], list[str]]:
@@ -106,62 +123,146 @@ def raise_problems(context: Path, problems: Sequence[str]) -> None:
         raise SegueError("\n".join(lines))
 
 
-def _by_name(spec: PrepareSpec, root: Path) -> tuple[list[ImageLabelPair], list[str]]:
-    """Returns the pairs of the pattern `spec.images`, and a problem for each file that has no partner."""
+def _by_name(spec: PrepareSpec, root: Path) -> tuple[list[ImageLabelPair], list[str], list[str]]:
+    """Returns the pairs of the pattern `spec.images`, a problem for each file that has no partner, and notes.
+
+    An image and its label agree in the named parts of `spec.labels.files`; of images without named parts, {stem} is the
+    name without its suffix.
+    """
     assert spec.images is not None
-    matches = _glob(root, spec.images)
     pattern = None if spec.labels is None else spec.labels.files
-    label_of = {image: absolute(root / pattern.replace("{stem}", image.stem)) for image in matches} if pattern else {}
-    labels = {label for image, label in label_of.items() if label != image}
-    images = [image for image in matches if image not in labels]  # labels may lie beside the images
+    found = find_files(spec.images, root)
+    candidates = FoundFiles() if pattern is None else find_files(pattern, root)
+    parts = named_parts(pattern or "")
+    images_by_parts: dict[tuple[str, ...], list[NamedPath]] = defaultdict(list)
+    for image in found.files:
+        images_by_parts[_parts(image, parts)].append(image)
+    # labels may lie beside the images, where one may match the patterns of both
+    image_paths = {image.path for image in found.files}
+    labels_by_parts: dict[tuple[str, ...], list[Path]] = defaultdict(list)
+    for label in candidates.files:
+        key = _parts(label, parts)
+        if label.path not in image_paths or any(image.path != label.path for image in images_by_parts[key]):
+            labels_by_parts[key].append(label.path)
+    label_paths = {path for paths in labels_by_parts.values() for path in paths}
+    images = [image for image in found.files if image.path not in label_paths]
     if not images:
-        raise SegueError(f"{root}: images = '{spec.images}' matches no file below this folder; correct the pattern.")
-    folder = shared_folder(images)
-    pairs, problems = [], []
+        reason = f" ({found.absent[0]})" if found.absent else ""
+        raise SegueError(
+            f"{root}: images = '{spec.images}' matches no file below this folder{reason}{_example(found.others)}; "
+            "correct the pattern."
+        )
+    folder = shared_folder([image.path for image in images])
+    pairs, problems, used = [], [*found.problems, *candidates.problems], set()
     for image in images:
-        label = label_of.get(image)
-        if label is None or label.is_file():
-            source = image.relative_to(folder).as_posix()
+        labels = labels_by_parts.get(_parts(image, parts), [])
+        used.update(labels)
+        if pattern is not None and not labels:
+            hint = (
+                _label_hint(spec.images, pattern, image, root, image_paths)
+                if len(problems) < MAX_LISTED_PROBLEMS
+                else ""
+            )
+            expected = absolute(root / fill(pattern, _names(image)))
+            problems.append(f"{image.path}: has no label image {expected}{hint}; add it, or leave the image out.")
+        elif len(labels) > 1:
+            problems.append(
+                f"{image.path}: has {len(labels)} label images, {labels[0]} and {labels[1].name}; keep one."
+            )
+        else:
+            source = image.path.relative_to(folder).as_posix()
             group, mismatch = _group_of(spec, source, image)
             problems += mismatch
-            pairs.append(ImageLabelPair(image, label, source, group, None, None, spec.conditions))
-        else:
-            problems.append(f"{image}: has no label image {label}; add it, or leave the image out.")
-    used = {pair.label for pair in pairs}
-    for label in _glob(root, pattern.replace("{stem}", "*")) if pattern else ():
-        if label not in used and label not in label_of:
-            problems.append(f"{label}: is a label image without an image of that name; add it, or leave the label out.")
-    return pairs, problems
+            label = labels[0] if labels else None
+            pairs.append(ImageLabelPair(image.path, label, source, group, None, None, spec.conditions))
+    for path in sorted(label_paths - used - image_paths):
+        problems.append(f"{path}: is a label image without an image of that name; add it, or leave the label out.")
+    left_out = {*found.others, *candidates.others, *(label_paths - used)} - {image.path for image in images} - used
+    return pairs, problems, _left_out(spec.images, left_out)
 
 
-def _glob(root: Path, pattern: str) -> list[Path]:
-    """Returns the files that a pattern relative to `root` matches, sorted; the pattern may begin with ../ or /."""
-    parts = Path(pattern).parts
-    fixed = next((i for i, part in enumerate(parts) if any(sign in part for sign in "*?[")), len(parts) - 1)
-    folder = root.joinpath(*parts[:fixed]).resolve()
-    return sorted(path for path in folder.glob(str(Path(*parts[fixed:]))) if path.is_file())
+def _names(image: NamedPath) -> dict[str, str]:
+    """Returns the text of the named parts; {stem} without ".ome", and of every file, {folder} that of its folder."""
+    folder = unicodedata.normalize("NFC", image.path.parent.name)
+    names = {"stem": file_stem(image.path.name), "folder": folder, **image.names}
+    return {**names, "stem": without_compound_suffix(names["stem"])}
 
 
-def _from_table(spec: PrepareSpec, root: Path) -> tuple[list[ImageLabelPair], list[str]]:
-    """Returns the pairs of the table `spec.manifest`, and a problem for each cell that is wrong."""
+def _parts(file: NamedPath, parts: Sequence[str]) -> tuple[str, ...]:
+    names = _names(file)
+    return tuple(names[part] for part in parts)
+
+
+def _example(others: Sequence[Path]) -> str:
+    return f" (there is e.g. {others[0]})" if others else ""
+
+
+def _left_out(pattern: str, paths: Iterable[Path]) -> list[str]:
+    """Returns a note on the files beside images and labels that match neither pattern, [] without such files."""
+    others = sorted(path for path in paths if path.suffix.lower() not in NOT_IMAGES)
+    if not others:
+        return []
+    example = next((path for path in others if path.suffix.lower() in READERS), others[0])
+    suffix = Path(pattern).suffix
+    hint = f", whose suffix is {example.suffix}, not {suffix}" if example.suffix.lower() != suffix.lower() else ""
+    number = "1 file matches no pattern and is" if len(others) == 1 else f"{len(others)} files match no pattern and are"
+    return [f"images = '{pattern}': {number} left out, e.g. {example}{hint}"]
+
+
+def _label_hint(images: str, labels: str, image: NamedPath, root: Path, image_paths: Collection[Path]) -> str:
+    """Returns " (there is …: write images = … and files = …)" for a label that is called or lies otherwise, or ""."""
+    expected = root / fill(labels, _names(image))
+    # a folder of labels beside each folder of images
+    folder = image.path.parent
+    while folder != root.resolve() and root.resolve() in folder.parents:
+        beside = folder / fill(labels, _names(image))
+        if beside.is_file():
+            levels = len(folder.relative_to(root.resolve()).parts)
+            above = "/".join("{folder}" if levels == 1 else f"{{folder{level}}}" for level in range(levels))
+            inner = image.path.parent.relative_to(folder) / f"{{stem}}{image.path.suffix}"
+            return f" (there is {beside}: write images = '{above}/{inner.as_posix()}' and files = '{above}/{labels}')"
+        folder = folder.parent
+    # a name of which a part is that of the image
+    stem = _names(image)["stem"]
+    near = absolute(expected).parent.glob("*") if expected.parent.is_dir() else ()
+    stems = {file_stem(path.name): path for path in sorted(near, reverse=True) if path not in image_paths}
+    contained = sorted((other for other in stems if other and (other in stem or stem in other)), key=len)
+    close = contained[-1:] or difflib.get_close_matches(stem, stems, n=1, cutoff=0.5)
+    if not close:
+        return near_miss(expected)
+    name = file_stem(image.path.name)
+    match = difflib.SequenceMatcher(None, name, close[0]).find_longest_match()
+    shared = name[match.a : match.a + match.size].strip("_-. ")
+    if not shared:
+        return f" (there is {stems[close[0]].name})"
+    written = (
+        (PurePosixPath(pattern).parent / path.name.replace(shared, "{stem}", 1)).as_posix()
+        for pattern, path in ((images, image.path), (labels, stems[close[0]]))
+    )
+    return " (there is {}: write images = '{}' and files = '{}')".format(stems[close[0]].name, *written)
+
+
+def _from_table(spec: PrepareSpec, root: Path) -> tuple[list[ImageLabelPair], list[str], list[str]]:
+    """Returns the pairs of the table `spec.manifest`, a problem for each cell that is wrong, and notes on columns."""
     assert spec.manifest is not None
-    table = read_table(root / spec.manifest)
+    table = read_table(root / spec.manifest, TABLE_COLUMNS)
     _check_columns(table, labeled=spec.labels is not None)
-    folder = shared_folder([root / row["image"] for row in table.rows])
-    columns, problems = _condition_columns(table, spec.conditions)
+    columns, problems, notes = _condition_columns(table, spec.conditions)
+    files = []
+    names = ("image", "label") if spec.labels is not None else ("image",)
+    for number in range(len(table.rows)):
+        paths = [path for name in names if (path := _file_of(table, number, name, root, problems)) is not None]
+        files.append(paths if len(paths) == len(names) else [])
+    folder = shared_folder([paths[0] for paths in files if paths])
     pairs = []
-    for number, row in enumerate(table.rows):
-        context = table.line(number)
-        image = absolute(root / row["image"])
-        label = absolute(root / row["label"]) if spec.labels is not None else None
-        files = [path for path in (image, label) if path is not None]
-        missing = [f"{context}: there is no file {path}; correct it." for path in files if not path.is_file()]
-        problems += missing
-        if missing:
+    for number, (row, paths) in enumerate(zip(table.rows, files, strict=True)):
+        if not paths:
             continue
+        image, label = absolute(paths[0]), absolute(paths[1]) if len(paths) > 1 else None
         source = image.relative_to(folder).as_posix()
-        group, mismatch = (row["group"], []) if row.get("group") else _group_of(spec, source, image)
-        part, size_nm, invalid = _part_and_size(context, row)
+        given = unicodedata.normalize("NFC", row.get("group", ""))
+        group, mismatch = (given, []) if given else _group_of(spec, source, NamedPath(image, {}))
+        part, size_nm, invalid = _part_and_size(table.line(number), row)
         problems += mismatch + invalid
         conditions = {**spec.conditions, **{name: values[number] for name, values in columns.items()}}
         pairs.append(ImageLabelPair(image, label, source, group, part, size_nm, conditions))
@@ -170,7 +271,19 @@ def _from_table(spec: PrepareSpec, root: Path) -> tuple[list[ImageLabelPair], li
         problems.append(
             f"{table.path}: {len(pairs) - with_part} of {len(pairs)} rows name no split; fill the column or drop it."
         )
-    return pairs, problems
+    return pairs, problems, notes
+
+
+def _file_of(table: Table, number: int, column: str, root: Path, problems: list[str]) -> Path | None:
+    """Returns the file that a cell names, or None and a problem."""
+    text = table.rows[number][column]
+    if not text:
+        problems.append(f"{table.line(number)}: {column} is empty; fill it in.")
+        return None
+    path = existing_path(root / text)
+    if path is None:
+        problems.append(f"{table.line(number)}: there is no file {root / text}{near_miss(root / text)}; correct it.")
+    return path
 
 
 def _check_columns(table: Table, *, labeled: bool) -> None:
@@ -189,51 +302,69 @@ def _check_columns(table: Table, *, labeled: bool) -> None:
 
 def _condition_columns(
     table: Table, constants: Mapping[str, object]
-) -> tuple[dict[str, Sequence[str | int | float]], list[str]]:
-    """Returns the further columns, each as integers, numbers or text throughout."""
+) -> tuple[dict[str, Sequence[str | int | float]], list[str], list[str]]:
+    """Returns the further columns, each as integers, numbers or text throughout; problems, and notes on text."""
     values: dict[str, Sequence[str | int | float]] = {}
-    problems = []
+    problems, notes = [], []
     for name in sorted(set(table.columns) - set(TABLE_COLUMNS)):
         empty = table.first_empty(name)
-        if not name or name in STANDARD_COLUMNS or name in constants:
+        values[name] = [0] * len(table.rows)
+        if name in STANDARD_COLUMNS or name in constants:
             problems.append(
                 f"{table.path}: the column '{name}' cannot be a condition, since the name is reserved; rename it."
             )
+        elif re.match(r"pixel[ _-]*size|px[ _-]*size", name, re.IGNORECASE):
+            problems.append(f"{table.path}: the column '{name}' is a pixel size; give it in nm as pixel_size_nm.")
+        elif "/" in name:
+            problems.append(f"{table.path}: the name of the column '{name}' has a slash; leave it out.")
         elif empty is not None:
             row, count = empty
-            problems.append(f"{table.path}: column '{name}' is empty in line {row + 2} ({count} in all); fill it in.")
-            values[name] = [0] * len(table.rows)
+            problems.append(
+                f"{table.path}: column '{name}' is empty in line {table.lines[row]} ({count} in all); fill it in."
+            )
         else:
-            values[name] = table.typed(name)
-    return values, problems
+            try:
+                values[name] = table.typed(name)
+                notes += [note] if (note := table.note(name)) else []
+            except SegueError as error:
+                problems.append(str(error))
+        if close := difflib.get_close_matches(name.casefold(), TABLE_COLUMNS, n=1, cutoff=0.8):
+            notes.append(f"{table.path}: column '{name}' is taken as a condition; if it is the {close[0]}, rename it")
+    return values, problems, notes
 
 
 def _part_and_size(context: str, row: Mapping[str, str]) -> tuple[PartName | None, float | None, list[str]]:
     problems = []
-    part: PartName | None = next((part for part in PARTS if part == row.get("split")), None)
+    part: PartName | None = next((part for part in PARTS if part == row.get("split", "").lower()), None)
     if row.get("split") and part is None:
         problems.append(f"{context}: split is '{row['split']}'; allowed are {', '.join(PARTS)}: correct it.")
     size_nm = None
     if row.get("pixel_size_nm"):
-        try:
-            size_nm = float(row["pixel_size_nm"])
-        except ValueError:
-            size_nm = math.nan
-        if not 0 < size_nm < math.inf:
-            problems.append(f"{context}: pixel_size_nm is '{row['pixel_size_nm']}'; give a length above 0.")
+        size_nm = decimal_number(row["pixel_size_nm"])
+        if size_nm is None or size_nm <= 0:
+            problems.append(
+                f"{context}: pixel_size_nm is '{row['pixel_size_nm']}'; give a length above 0, such as 62.5."
+            )
     return part, size_nm, problems
 
 
-def _group_of(spec: PrepareSpec, source: str, image: Path) -> tuple[str, list[str]]:
+def _group_of(spec: PrepareSpec, source: str, image: NamedPath) -> tuple[str, list[str]]:
     """Returns the group of an image by its name, and a problem if the pattern of groups does not match."""
-    if spec.group_pattern is None:
-        return (image.stem if spec.group == "stem" else source), []
-    match = re.search(spec.group_pattern, source)
-    if match is None or not match.group(1):
+    source = unicodedata.normalize("NFC", source)
+    if spec.group_pattern is not None:
+        match = re.search(spec.group_pattern, source)
+        if match is not None and match.group(1):
+            return match.group(1), []
         return source, [
-            f"{image}: group_pattern '{spec.group_pattern}' does not match '{source}'; correct the pattern."
+            f"{image.path}: group_pattern '{spec.group_pattern}' does not match '{source}'; correct the pattern."
         ]
-    return match.group(1), []
+    names = _names(image)
+    groups = {
+        "path": (PurePosixPath(source).parent / names["stem"]).as_posix(),
+        "stem": names["stem"],
+        "file": source,
+    }
+    return groups.get(spec.group) or fill(spec.group, names), []
 
 
 def _repeated_files(pairs: Sequence[ImageLabelPair]) -> list[str]:

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from segue.spec import SpecModel
+from segue.data.patterns import named_parts
+from segue.spec import SpecModel, unknown
 
 STANDARD_COLUMNS = ("group", "source", "y_px", "x_px", "pixel_size_nm", "split", "image", "label")
 
@@ -86,6 +87,11 @@ class SplitSpec(SpecModel):
         return descriptions.get(self.by, self.by)
 
 
+GROUPS = {  # of an image, by its file
+    "path": "its path below the folder of all images, without suffix: one name in two folders is two groups",
+    "stem": "its name without suffix: one name in two folders is one group",
+    "file": "its path with suffix",
+}
 MAX_TILE_PX = 8192
 MAX_PADDING = 8  # a tile may be this many times as large as the largest image
 
@@ -93,7 +99,7 @@ MAX_PADDING = 8  # a tile may be this many times as large as the largest image
 class LabelsSpec(SpecModel):
     """The label images: their files and the meaning of their values."""
 
-    files: str | None = None  # pattern with {stem}, the image's name without its suffix; not with a manifest
+    files: str | None = None  # pattern with the named parts of `images`, else with {stem}; not with a manifest
     layer: str = Field(default="labels", pattern=r"^[A-Za-z0-9_-]+$")
     kind: Literal["classes", "instances"]
     names: tuple[str, ...] = Field(min_length=2)  # names[0] is the background; instances: background and the object
@@ -103,7 +109,7 @@ class LabelsSpec(SpecModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> LabelsSpec:
-        if self.files is not None and "{stem}" not in self.files:
+        if self.files is not None and not named_parts(self.files):
             raise ValueError(f"files = '{self.files}' has no {{stem}}; write e.g. files = 'labels/{{stem}}.png'")
         if self.kind == "instances" and len(self.names) != 2:
             raise ValueError(
@@ -131,7 +137,7 @@ class PrepareSpec(SpecModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     title: str = ""
-    images: str | None = None  # pattern, e.g. "images/*.tif"
+    images: str | None = None  # pattern, e.g. "images/*.tif" or "images/{stem}_img.tif" (data/patterns.py)
     manifest: str | None = None  # CSV with image, label and optionally group, split, pixel_size_nm and conditions
     labels: LabelsSpec | None = None  # images without labels serve for reconstruction and classes of whole images
     tile_px: int = Field(ge=8, le=MAX_TILE_PX)
@@ -140,8 +146,8 @@ class PrepareSpec(SpecModel):
     pages: Literal["channels", "time", "z"] | None = None  # what the pages of a file are; time and z: an image each
     color: Literal["rgb", "gray"] | None = None  # color images: as red, green, blue, or as their luma
     pixel_size_nm: float | None = Field(default=None, gt=0)  # if neither table nor file states it
-    group: Literal["stem", "file"] = "stem"  # one group per file name, or per path below the shared folder
-    group_pattern: str | None = None  # regular expression with one capture group, searched in that path
+    group: str = "path"  # of an image: a key of GROUPS, or text with named parts: "lab2-{stem}", "{folder}/{stem}"
+    group_pattern: str | None = None  # regular expression with one capture group, searched in the path with suffix
     sizes: tuple[tuple[int, int], ...] | None = None  # keep only images of these heights and widths
     splits: dict[str, SplitSpec] = Field(default_factory=dict)
     keep_micrographs: bool = True
@@ -154,6 +160,7 @@ class PrepareSpec(SpecModel):
             raise ValueError("give either images, a pattern, or manifest, a CSV table")
         if self.labels is not None and (self.images is None) != (self.labels.files is None):
             raise ValueError("labels.files goes with images; a manifest has a column label instead")
+        _check_named_parts(self.images, self.labels.files if self.labels else None, self.group)
         if self.stride_px is not None and self.stride_px > self.tile_px:
             raise ValueError(f"stride_px {self.stride_px} leaves gaps between tiles of {self.tile_px}; lower it")
         if self.group_pattern is not None:
@@ -175,6 +182,31 @@ class PrepareSpec(SpecModel):
     @property
     def step_px(self) -> int:
         return self.stride_px or self.tile_px
+
+
+def _check_named_parts(images: str | None, files: str | None, group: str) -> None:
+    """Raises ValueError for parts of the labels' pattern that the images' lacks, several files an image, odd groups."""
+    parts = named_parts(images or "")
+    if "channel" in parts:
+        raise ValueError(
+            f"images = '{images}': {{channel}} would make one image of several files, which is not supported; choose "
+            "one channel, e.g. 'images/{stem}_0000.tif', or stack the channels into one file"
+        )
+    for name in named_parts(files or ""):
+        if name not in (parts or ("stem",)):
+            raise ValueError(
+                f"labels.files = '{files}' has {{{name}}}, but images = '{images}' has not; name the same parts in "
+                "both, e.g. images = '{folder}/images/{stem}.tif' with files = '{folder}/labels/{stem}.tif'"
+            )
+    if group not in GROUPS:
+        allowed = tuple(dict.fromkeys((*parts, "stem", "folder")))
+        foreign = [name for name in named_parts(group) if name not in allowed]
+        if foreign or not named_parts(group):
+            raise ValueError(
+                f"group = '{group}': {unknown(foreign[0], allowed, 'part')}"
+                if foreign
+                else f"{unknown(group, GROUPS, 'group')}, or text with {{stem}} or {{folder}}, such as 'lab2-{{stem}}'"
+            )
 
 
 def _check_pattern(pattern: str) -> None:
