@@ -65,7 +65,7 @@ def read_image(
     """Returns an image of a file, with pixel size and channel names as far as the file states them.
 
     pages: what the pages of the file are: channels of one image, or an image each along "time" or "z", of which `page`
-    is read. color: whether red, green and blue become three channels ("rgb") or their luma ("gray"); None raises the question.
+    is read. color: whether red, green and blue become three channels ("rgb") or their luma ("gray"); None asks.
 
     Types: integers up to 32 bits and float32 as they are; one-bit images as uint8; float64 and float16 as float32.
     Raises SegueError, one sentence naming the file, if it is missing or damaged, holds what is not read or not an image
@@ -101,9 +101,16 @@ def read_page(path: Path, index: int) -> np.ndarray:
 
 def count_pages(path: Path, pages: Pages | None) -> int | None:
     """Returns the number of images that a file holds along `pages` "time" or "z", None if it is a single image."""
+    if _reader_of(path).single:
+        return None
     stack = read_stack(path)
     axis = page_axis(path, stack, pages)
     return None if axis is None else int(stack.pixels.shape[axis])
+
+
+def read_channel_names(path: Path) -> tuple[str, ...] | None:
+    """Returns the names of the channels of a file as it states them, None if it states none."""
+    return None if _reader_of(path).single else read_stack(path).channels
 
 
 def broken(path: Path, reason: str = "") -> str:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,9 +26,12 @@ from pathlib import Path
 
 import numpy as np
 
-from segue.data.image_io import read_image, read_labels
+from segue.data.channels import channel_order, names_in_use
+from segue.data.formats.stack import RGB
+from segue.data.image_io import read_channel_names, read_image, read_labels
 from segue.data.maker import is_made, make_parts, work_folders
 from segue.data.normalization import mean_and_std
+from segue.data.pages import split_pages
 from segue.data.pairing import ImageLabelPair, PairedFiles, pair_files, raise_problems, read_headers
 from segue.data.spec import MAX_PADDING, PrepareSpec
 from segue.data.splits import GivenSplit, PartName, Split
@@ -36,10 +40,12 @@ from segue.data.writer import GroupTiles, Micrograph, merge_parts, write_part
 from segue.errors import SegueError
 from segue.fingerprint import hash_each_file, hash_json
 from segue.hdf5 import open_file
-from segue.storage import make_folder
+from segue.storage import make_folder, read_json, write_json
+from segue.units import SQUARE_TOLERANCE
 
-VERSION = 1  # increase when the same specification and files give a different dataset
+VERSION = 2  # increase when the same specification and files give a different dataset
 Progress = Callable[[int, int], None]  # done, of how many micrographs
+Log = Callable[[str], None]  # receives sentences on what was left out, or is not what it seems
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,13 @@ class Prepared:
 
 
 def prepare(
-    spec: PrepareSpec, out: Path, *, root: Path, workers: int = 1, progress: Progress | None = None
+    spec: PrepareSpec,
+    out: Path,
+    *,
+    root: Path,
+    workers: int = 1,
+    progress: Progress | None = None,
+    log: Log | None = None,
 ) -> Prepared:
     """Makes the dataset `out` from the files that `spec` names; its paths start at the folder `root`.
 
@@ -64,12 +76,18 @@ def prepare(
     """
     # pair images and labels, check their headers
     files = pair_files(spec, root)
+    if log is not None:
+        for note in files.notes:
+            log(note)
     context = files.context
     pairs, _ = read_headers(files.pairs)  # an unreadable header is reported with all other problems of the images
     _check_tile_px(spec, pairs, context)
+    pairs, problems = split_pages(spec, pairs)
+    raise_problems(context, problems)
+    channels = _reference_channels(spec, pairs)
 
     # leave a finished dataset of the same files as it is
-    keys, problems = part_keys(spec, pairs)
+    keys, problems = part_keys(spec, pairs, channels)
     raise_problems(context, problems)
     inputs = _inputs_hash(spec, pairs, keys)
     groups = len({pair.group for pair in pairs})
@@ -81,7 +99,7 @@ def prepare(
     paths = [folder / f"{key[:40]}.h5" for key in keys]
     with work_folders(out, folder):
         parts = make_parts(
-            partial(_write_tiles, spec),
+            partial(_write_tiles, spec, channels),
             list(zip(pairs, paths, strict=True)),
             finished=lambda item: "" if item[1].exists() else None,
             workers=workers,
@@ -89,13 +107,18 @@ def prepare(
             progress=progress,
         )
         raise_problems(context, [problem for problem in parts.results if problem])
-        attributes, channels = _attributes(spec, pairs, paths, context)
+        attributes, count = _attributes(spec, pairs, paths, context)
+        stated, notes = _stated_channels(pairs, paths, channels)
+        notes = count_notes(notes, len(pairs))
+        if log is not None:
+            for note in notes:
+                log(note)
         merge_parts(
             paths,
             out,
             layers=[] if spec.layer is None else [spec.layer],
-            channels=channels,
-            attributes={**attributes, "inputs": inputs},
+            channels=stated or _default_channels(spec, count),
+            attributes={**attributes, **({"notes": "\n".join(notes)} if notes else {}), "inputs": inputs},
             splits=_splits(spec, pairs),
         )
     return Prepared(out, len(pairs), groups, parts.made_now)
@@ -110,6 +133,8 @@ def expected(spec: PrepareSpec, files: PairedFiles) -> dict[str, int]:
     pairs, problems = read_headers(files.pairs)
     raise_problems(files.context, problems)
     _check_tile_px(spec, pairs, files.context)
+    pairs, problems = split_pages(spec, pairs)
+    raise_problems(files.context, problems)
     tiles = pixels = values = 0
     for header in (pair.header for pair in pairs if pair.header is not None):
         rows, columns = (len(starts(side, spec.tile_px, spec.step_px)) for side in (header.height, header.width))
@@ -131,32 +156,36 @@ def _check_tile_px(spec: PrepareSpec, pairs: Sequence[ImageLabelPair], context: 
         )
 
 
-def part_keys(spec: PrepareSpec, pairs: Sequence[ImageLabelPair]) -> tuple[list[str], list[str]]:
+def part_keys(
+    spec: PrepareSpec, pairs: Sequence[ImageLabelPair], channels: Sequence[str] | None
+) -> tuple[list[str], list[str]]:
     """Returns the key of each pair's part file, and a problem for each image whose content occurs twice.
 
-    A key is a hash of what the part depends on: the content of the files, the pair's row, and the settings for cutting.
+    A key is a hash of what the part depends on: the content of the files, the pair's row, the settings for cutting, and
+    the names by which `channels` are ordered.
     """
     hashes = hash_each_file([path for pair in pairs for path in (pair.image, pair.label) if path])
     settings = spec.model_dump(
-        mode="json", include={"labels", "tile_px", "stride_px", "pixel_size_nm", "keep_micrographs"}
+        mode="json", include={"labels", "tile_px", "stride_px", "pixel_size_nm", "keep_micrographs", "pages", "color"}
     )
+    settings["channels"] = channels
     pair_by_hash: dict[str, ImageLabelPair] = {}
     keys, problems = [], []
     for pair in pairs:
         image, label = hashes[pair.image], hashes[pair.label] if pair.label else None
         first = pair_by_hash.setdefault(image, pair)
-        if first is not pair:
+        if first.image != pair.image:
             problems.append(f"{pair.image}: holds the same bytes as {first.image}; keep one of them.")
-        row = [pair.source, pair.group, pair.pixel_size_nm, dict(pair.conditions)]
+        row = [pair.source, pair.group, pair.pixel_size_nm, dict(pair.conditions), pair.page]
         keys.append(hash_json([VERSION, settings, row, image, label]))
     return keys, problems
 
 
-def _write_tiles(spec: PrepareSpec, item: tuple[ImageLabelPair, Path]) -> str:
+def _write_tiles(spec: PrepareSpec, channels: Sequence[str] | None, item: tuple[ImageLabelPair, Path]) -> str:
     """Writes a pair's part file; returns the problem with the micrograph, "" if none. A refusing disk raises."""
     pair, path = item
     try:
-        tiles = cut_tiles(spec, pair)
+        tiles, metadata = cut_tiles(spec, pair, channels)
     except SegueError as error:
         return str(error)
     except MemoryError:
@@ -164,19 +193,34 @@ def _write_tiles(spec: PrepareSpec, item: tuple[ImageLabelPair, Path]) -> str:
             f"{pair.image}: memory does not suffice to cut it into tiles of {spec.tile_px} px every {spec.step_px} px; "
             "lower tile_px, raise stride_px, or use fewer workers."
         )
+    write_json(path.with_suffix(".json"), metadata)  # first: a part that exists is whole
     write_part(path, tiles)
     return ""
 
 
-def cut_tiles(spec: PrepareSpec, pair: ImageLabelPair) -> GroupTiles:
-    """Returns the tiles of one micrograph; raises SegueError if the image or the label image is unusable."""
-    acquisition = read_image(pair.image)
-    image = acquisition.image
+def cut_tiles(
+    spec: PrepareSpec, pair: ImageLabelPair, channels: Sequence[str] | None
+) -> tuple[GroupTiles, dict[str, Sequence[str] | None]]:
+    """Returns the tiles of one micrograph, and {"channels", "notes"} as its file states them.
+
+    channels: the names by which its channels are ordered. Raises SegueError if the image or its labels are unusable.
+    """
+    acquisition = read_image(pair.image, pages=spec.pages, page=pair.page, color=spec.color)
+    image, notes = acquisition.image, list(acquisition.notes)
+    names = names_in_use(acquisition.channels)
+    source = "the specification" if spec.channels is not None else "the first image"
+    order = channel_order(pair.image, names, channels, source)
+    if order is not None:
+        image = image[order]
+    elif names is None and channels is not None and spec.channels is None and len(image) > 1:
+        notes.append("states no names of channels: they are taken in the order of the first image's")
     height, width = image.shape[1:]
     labels = {}
     if spec.labels is not None and spec.layer is not None and pair.label is not None:
         layer, values = spec.layer, spec.labels.values
-        labels[layer.name] = read_labels(pair.label, layer, shape=(height, width), values=values)
+        labels[layer.name] = read_labels(
+            pair.label, layer, shape=(height, width), values=values, page=pair.page, count=pair.page_count
+        )
     intensity = mean_and_std(image)
     places = corners(height, width, tile_px=spec.tile_px, stride_px=spec.step_px)
     tiles = cut(image, labels, tile_px=spec.tile_px, places=places, fill=intensity[:, 0])
@@ -186,17 +230,23 @@ def cut_tiles(spec: PrepareSpec, pair: ImageLabelPair) -> GroupTiles:
         "source": np.array([pair.source] * count, dtype=object),
         "y_px": tiles.corners[:, 0],
         "x_px": tiles.corners[:, 1],
-        "pixel_size_nm": np.full(count, _pixel_size_nm(spec, pair, acquisition.pixel_size_nm)),
+        "pixel_size_nm": np.full(count, _pixel_size_nm(spec, pair, acquisition.pixel_size_nm, notes)),
     }
     for name, value in pair.conditions.items():
         samples[name] = np.array([value] * count, dtype=object if isinstance(value, str) else None)
     whole = {pair.source: Micrograph(image, labels)} if spec.keep_micrographs else {}
-    return GroupTiles(tiles.images, tiles.labels, tiles.valid, np.tile(intensity, (count, 1, 1)), samples, whole)
+    part = GroupTiles(tiles.images, tiles.labels, tiles.valid, np.tile(intensity, (count, 1, 1)), samples, whole)
+    return part, {"channels": names, "notes": notes}
 
 
-def _pixel_size_nm(spec: PrepareSpec, pair: ImageLabelPair, file_nm: float | None) -> float:
-    """Returns the table's size, else the file's, else the spec's, else NaN; a file must not contradict the spec."""
+def _pixel_size_nm(spec: PrepareSpec, pair: ImageLabelPair, file_nm: float | None, notes: list[str]) -> float:
+    """Returns the table's size, else the file's, else the spec's, else NaN; a file must not contradict the spec.
+
+    A table that gives each image its size corrects the files; that it does is added to `notes`.
+    """
     if pair.pixel_size_nm is not None:
+        if file_nm is not None and abs(file_nm - pair.pixel_size_nm) > SQUARE_TOLERANCE * file_nm:
+            notes.append("its metadata give another pixel size than the table, whose size is used")
         return pair.pixel_size_nm
     spec_nm = spec.pixel_size_nm
     if file_nm is not None and spec_nm is not None and abs(file_nm - spec_nm) > 0.01 * spec_nm:
@@ -209,8 +259,8 @@ def _pixel_size_nm(spec: PrepareSpec, pair: ImageLabelPair, file_nm: float | Non
 
 def _attributes(
     spec: PrepareSpec, pairs: Sequence[ImageLabelPair], paths: Sequence[Path], context: Path
-) -> tuple[dict[str, str | int | float], list[str]]:
-    """Returns the dataset's attributes and channel names; raises SegueError if the micrographs differ in kind."""
+) -> tuple[dict[str, str | int | float], int]:
+    """Returns the dataset's attributes and number of channels; raises SegueError if the micrographs differ in kind."""
     pairs_by_kind: dict[str, list[ImageLabelPair]] = {}
     sizes_nm: set[float] = set()
     channels = 0
@@ -226,14 +276,59 @@ def _attributes(
     if spec.channels is not None and len(spec.channels) != channels:
         named = f"{len(spec.channels)} channels are named ({', '.join(spec.channels)})"
         raise SegueError(f"{context}: {named}, but the images have {channels}; correct `channels`.")
-    names = list(spec.channels or (["intensity"] if channels == 1 else [f"channel {i}" for i in range(channels)]))
     attributes: dict[str, str | int | float] = {
         "name": spec.name,
         "provenance": json.dumps(spec.provenance.model_dump(by_alias=True), sort_keys=True, ensure_ascii=False),
     }
     if len(sizes_nm) == 1 and np.isfinite(next(iter(sizes_nm))):
         attributes["pixel_size_nm"] = next(iter(sizes_nm))
-    return attributes, names
+    return attributes, channels
+
+
+def _reference_channels(spec: PrepareSpec, pairs: Sequence[ImageLabelPair]) -> tuple[str, ...] | None:
+    """Returns the names by which channels are ordered: the specification's, else those that the first image states."""
+    if spec.channels is not None:
+        return spec.channels
+    try:
+        return names_in_use(read_channel_names(pairs[0].image))
+    except SegueError:  # it is reported with all other problems of the images
+        return None
+
+
+def _stated_channels(
+    pairs: Sequence[ImageLabelPair], paths: Sequence[Path], channels: tuple[str, ...] | None
+) -> tuple[tuple[str, ...] | None, list[str]]:
+    """Returns the names of the dataset's channels if they are known, and the notes on all images.
+
+    Raises SegueError if the first image states none, and others state different ones.
+    """
+    metadata = [read_json(path.with_suffix(".json")) for path in paths]
+    notes = [note for one in metadata for note in one["notes"]]
+    if channels is not None:
+        return channels, notes
+    stated = [(pair, tuple(one["channels"])) for pair, one in zip(pairs, metadata, strict=True) if one["channels"]]
+    if not stated:
+        return None, notes
+    first, names = stated[0]
+    for pair, others in stated:
+        if [name.casefold() for name in others] != [name.casefold() for name in names]:
+            raise SegueError(
+                f"{pair.image}: its channels are named {', '.join(others)}, those of {first.image} {', '.join(names)}, "
+                f"and {pairs[0].image} names none; set `channels`, so that they are put in its order."
+            )
+    unnamed = len(pairs) - len(stated)
+    return names, notes + [f"states no names of channels: they are taken to be {', '.join(names)}"] * unnamed
+
+
+def _default_channels(spec: PrepareSpec, count: int) -> tuple[str, ...]:
+    if count == 1:
+        return ("intensity",)
+    return RGB if spec.color == "rgb" and count == 3 else tuple(f"channel {i}" for i in range(count))
+
+
+def count_notes(notes: Sequence[str], images: int) -> list[str]:
+    """Returns each different note once, with the number of images that it is of."""
+    return [f"{count} of {images} images: {note}" for note, count in Counter(notes).items()]
 
 
 def _given_parts(pairs: Sequence[ImageLabelPair]) -> Mapping[str, PartName]:

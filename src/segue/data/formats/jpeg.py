@@ -50,4 +50,4 @@ def read_jpeg(path: Path, labels: bool) -> Stack:
     return Stack(pixels, "YX" if pixels.ndim == 2 else "YXS")
 
 
-JPEG = Reader("JPEG", read_jpeg_header, read_jpeg)
+JPEG = Reader("JPEG", read_jpeg_header, read_jpeg, single=True)

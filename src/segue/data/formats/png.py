@@ -176,4 +176,4 @@ def _colors(path: Path, indices: np.ndarray, image: PngImageFile, chunks: Mappin
     return palette[indices]
 
 
-PNG = Reader("PNG", read_png_header, read_png)
+PNG = Reader("PNG", read_png_header, read_png, single=True)

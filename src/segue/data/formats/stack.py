@@ -85,6 +85,7 @@ class Reader:
     header: Callable[[Path], Header]
     read: Callable[[Path, bool], Stack]
     package: str = ""
+    single: bool = False  # a file is a single image without names of channels
 
 
 class UnsupportedError(Exception):
@@ -154,20 +155,18 @@ def arrange(
     image = pixels.transpose(order)
     image = np.ascontiguousarray(image[None] if image.ndim == 2 else image)
     if "S" in axes:
-        image, channels = _color(path, image, color)
+        image, channels = _color(path, image, color), None
     else:
         channels = stack.channels if stack.channels is not None and len(stack.channels) == len(image) else None
     return Acquisition(image, stack.pixel_size_nm, channels, stack.notes)
 
 
-def _color(path: Path, image: np.ndarray, color: Color | None) -> tuple[np.ndarray, tuple[str, ...] | None]:
-    """Returns (C, H, W) of red, green, blue and further samples, and their names; `gray` replaces them by the luma."""
-    further = tuple(f"sample {number}" for number in range(4, len(image) + 1))
+def _color(path: Path, image: np.ndarray, color: Color | None) -> np.ndarray:
+    """Returns (C, H, W) of red, green, blue and further samples, for "gray" the luma and further samples."""
     if color == "rgb":
-        return image, (*RGB, *further)
+        return image
     if color == "gray":
-        gray = luma(image)[None]
-        return (np.concatenate([gray, image[3:]]) if further else gray), (("gray", *further) if further else None)
+        return np.concatenate([luma(image)[None], image[3:]])
     equal = np.array_equal(image[0], image[1]) and np.array_equal(image[0], image[2])
     words = "are equal everywhere: gray loses nothing" if equal else "differ"
     raise SegueError(
