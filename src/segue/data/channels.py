@@ -12,8 +12,6 @@ from segue.errors import SegueError
 GENERIC = re.compile(
     r"(channel|chan|chs?|c|image|img|sample|track|wavelength|w|gray|grey)?[\s:_#.-]*\d*([\s:_t-]+\d+)*"
 )
-    r"(channel|chan|chs?|c|image|img|sample|track|wavelength|w|gray|grey)?[\s:_#.-]*\d*([\s:_t-]+\d+)*"
-)
 
 
 def names_in_use(names: Sequence[str] | None) -> tuple[str, ...] | None:
