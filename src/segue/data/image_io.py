@@ -29,7 +29,7 @@ from segue.data.formats.stack import (
     arrange,
     page_axis,
 )
-from segue.data.formats.tiff import TIFF, read_tiff_page
+from segue.data.formats.tiff import TIFF, is_white_is_zero, read_tiff_page
 from segue.data.spec import Layer
 from segue.errors import SegueError
 from segue.labels import IGNORED
@@ -207,10 +207,12 @@ def read_labels(
     values: Mapping[int, int] | None = None,
     page: int | None = None,
     count: int = 1,
+    inverted: bool = False,
 ) -> np.ndarray:
     """Returns (H, W) int32 labels of an image file; `shape` (H, W) is that of its image.
 
     page: the page to read where the image is one of `count` pages of its file; the label file must have as many.
+    inverted: 0 and 1 of a mask change places (`is_inverted_mask`).
 
     `values` replaces values of the file by labels, e.g. {255: 1} for masks of 0 and 255, or {255: -1} where 255 means
     ignored. Raises SegueError, one sentence naming the file, for another shape, colors, fractions, values below -1 and
@@ -223,7 +225,22 @@ def read_labels(
             f"{path}: the label image is {labels.shape[0]} × {labels.shape[1]} px, but its image is "
             f"{shape[0]} × {shape[1]} px; they must have the same size: check the pair."
         )
-    return _checked(path, _to_int32(path, labels), layer, values or {})
+    labels = _to_int32(path, labels)
+    return _checked(path, 1 - labels if inverted else labels, layer, values or {})
+
+
+def is_inverted_mask(label: Path, image: Path) -> bool | None:
+    """Returns whether 1 is the background of a one-bit mask marked WhiteIsZero; None if `label` is no such mask.
+
+    The mark is ambiguous: programs that show masks write 0 for white, the foreground; tifffile writes every boolean
+    array with this mark, and 1 for True. A mask is taken to be inverted if its image has the mark too, so that one
+    program wrote both to be looked at; else its stored numbers are the labels. Both must be told.
+    """
+
+    def has_mark(path: Path, bits: int | None) -> bool:
+        return _reader_of(path) is TIFF and _call(TIFF, path, lambda: is_white_is_zero(path, bits=bits))
+
+    return has_mark(image, None) if has_mark(label, 1) else None
 
 
 def _label_plane(path: Path, stack: Stack, page: int | None, count: int) -> np.ndarray:

@@ -28,7 +28,7 @@ import numpy as np
 
 from segue.data.channels import channel_order, names_in_use
 from segue.data.formats.stack import RGB
-from segue.data.image_io import read_channel_names, read_image, read_labels
+from segue.data.image_io import is_inverted_mask, read_channel_names, read_image, read_labels
 from segue.data.maker import is_made, make_parts, work_folders
 from segue.data.normalization import mean_and_std
 from segue.data.pages import split_pages
@@ -218,8 +218,20 @@ def cut_tiles(
     labels = {}
     if spec.labels is not None and spec.layer is not None and pair.label is not None:
         layer, values = spec.layer, spec.labels.values
+        inverted = is_inverted_mask(pair.label, pair.image)
+        if inverted is not None:
+            meaning = (
+                "as its image is: inverted" if inverted else "as its image is not: taken as stored, 1 for foreground"
+            )
+            notes.append(f"its label image is a one-bit mask marked WhiteIsZero, {meaning}")
         labels[layer.name] = read_labels(
-            pair.label, layer, shape=(height, width), values=values, page=pair.page, count=pair.page_count
+            pair.label,
+            layer,
+            shape=(height, width),
+            values=values,
+            page=pair.page,
+            count=pair.page_count,
+            inverted=bool(inverted),
         )
     intensity = mean_and_std(image)
     places = corners(height, width, tile_px=spec.tile_px, stride_px=spec.step_px)

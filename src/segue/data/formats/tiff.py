@@ -79,6 +79,13 @@ def directories(path: Path, codes: Sequence[int]) -> list[dict[int, Any]]:
     return pages
 
 
+def is_white_is_zero(path: Path, *, bits: int | None = None) -> bool:
+    """Returns whether the first page of a TIFF is marked WhiteIsZero, and has `bits` per sample."""
+    first = directories(path, (262, BITS))[0]
+    stated = int(_tuple(first.get(BITS) or 1)[0])
+    return first.get(262) == WHITE_IS_ZERO and bits in (None, stated)
+
+
 def _tuple(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 
@@ -191,9 +198,7 @@ def samples_of(path: Path, page: Any, *, labels: bool) -> tuple[Samples, tuple[s
     alpha = tuple(colors + i for i, value in enumerate(extra) if value in (ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA))
     white = palette = None
     if photometric == WHITE_IS_ZERO:
-        white = _white(path, page, bits, labels)
-        if labels and white is None:
-            notes.append("is marked WhiteIsZero; its labels are the stored numbers")
+        white = None if labels else _white(path, page, bits)
     if photometric == PALETTE and not labels:
         palette = _palette(path, page, count)
     nodata = _nodata(tags.get(42113))
@@ -209,9 +214,7 @@ def samples_of(path: Path, page: Any, *, labels: bool) -> tuple[Samples, tuple[s
     )
 
 
-def _white(path: Path, page: Any, bits: int, labels: bool) -> int | None:
-    if labels:
-        return 1 if bits == 1 else None
+def _white(path: Path, page: Any, bits: int) -> int:
     if page.dtype.kind not in "ub":
         kind = "floats" if page.dtype.kind == "f" else "signed integers"
         raise SegueError(

@@ -28,7 +28,7 @@ class Tag:
 
 # what images of a value of PhotometricInterpretation are; a sentence begins with the refused ones
 PHOTOMETRIC: Mapping[int, str] = {
-    WHITE_IS_ZERO: "gray, inverted to what a viewer shows; of labels, one-bit masks only",
+    WHITE_IS_ZERO: "gray, inverted to what a viewer shows; labels as stored, but see image_io.is_inverted_mask",
     BLACK_IS_ZERO: "gray, as stored",
     COLOR_RGB: "color",
     PALETTE: "color, looked up in ColorMap; of labels, the stored numbers",
