@@ -23,7 +23,10 @@ from segue.data.formats.stack import Header, Reader, Stack, UnsupportedError
 from segue.data.formats.tiff_tags import (
     ASSOCIATED_ALPHA,
     COLOR_RGB,
+    MASK,
     PALETTE,
+    PART_OF_MASK,
+    REFUSED_PHOTOMETRIC,
     TAGS,
     UNASSOCIATED_ALPHA,
     UNSPECIFIED,
@@ -320,12 +323,15 @@ def _decode(source: Any) -> np.ndarray:
 
 def select_series(path: Path, tiff: Any) -> Any:
     """Returns the only image series of the file at full resolution; raises SegueError if there are several."""
-    every = list(tiff.series)
-    if any(getattr(one, "is_multifile", False) for one in every):
+    marks = directories(path, (254, 255, 262))
+    if any(mark.get(262) == MASK or (mark.get(254) or 0) & PART_OF_MASK for mark in marks):
+        raise SegueError(f"{path}: {REFUSED_PHOTOMETRIC[MASK]}.")
+    reduced = {index for index, mark in enumerate(marks) if is_reduced(mark)}
+    every = [_without_reduced(one, reduced) for one in tiff.series if one.shape and 0 not in one.shape]
+    if any(page is not None and page.parent is not tiff for one in every for page in one.pages):
         raise SegueError(
             f"{path}: is one of a set of files that share their metadata; save its images as one file, or each alone."
         )
-    every = [one for one in every if one.shape and 0 not in one.shape]
     full = [one for one in every if not one.keyframe.is_reduced] or every
     if not full:
         raise EOFError("it has no image")
@@ -340,6 +346,20 @@ def select_series(path: Path, tiff: Any) -> Any:
         missing = sum(page is None for page in series.pages)
         raise SegueError(f"{path}: {missing} of {len(series.pages)} planes that its metadata name are missing.")
     return series
+
+
+def _without_reduced(series: Any, reduced: set[int]) -> Any:
+    """Returns a series of pages without metadata, without those that are copies of reduced resolution."""
+    import tifffile
+
+    if series.kind not in ("generic", "uniform") or len(series.pages) < 2 or not reduced:
+        return series
+    pages = [page for page in series.pages if page.index not in reduced]
+    if not 0 < len(pages) < len(series.pages):
+        return series
+    page = pages[0]
+    lead, axes = ((len(pages),), "I") if len(pages) > 1 else ((), "")
+    return tifffile.TiffPageSeries(pages, (*lead, *page.shape), series.dtype, axes + page.axes, kind=series.kind)
 
 
 def _check_pages(path: Path, series: Any) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-WHITE_IS_ZERO, BLACK_IS_ZERO, COLOR_RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
+WHITE_IS_ZERO, BLACK_IS_ZERO, COLOR_RGB, PALETTE, MASK, YCBCR = 0, 1, 2, 3, 4, 6
 JPEG = (6, 7, 33007, 34892)  # compressions that tifffile decodes from YCbCr to RGB
 CCITT = (2, 3, 4)
 UNSPECIFIED, ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 0, 1, 2  # values of ExtraSamples
@@ -35,7 +35,7 @@ PHOTOMETRIC: Mapping[int, str] = {
     YCBCR: "color, if compressed as JPEG",
 }
 REFUSED_PHOTOMETRIC: Mapping[int, str] = {
-    4: "is a transparency mask (PhotometricInterpretation 4), not an image; leave it out",
+    MASK: "holds a transparency mask, so that some pixels are not shown; save the image without it",
     5: "is a CMYK image (Separated); convert it to RGB",
     8: "is a CIELab image; convert it to RGB",
     9: "is an ICCLab image; convert it to RGB",
@@ -154,7 +154,7 @@ def refusal(tags: Mapping[int, Any], *, compression: int, labels: bool) -> str |
     if photometric == YCBCR and compression not in JPEG:
         return RAW_YCBCR
     if (tags.get(254) or 0) & PART_OF_MASK:
-        return REFUSED_PHOTOMETRIC[4]
+        return REFUSED_PHOTOMETRIC[MASK]
     if labels and compression not in LOSSLESS:
         return "is a label image compressed with loss, which changes its numbers; save it uncompressed or with deflate"
     return None
