@@ -54,7 +54,8 @@ def test_every_name_is_there():
 
 CALLS: dict[str, tuple[Any, ...]] = {
     "count": ("no", "no.h5", "no.csv"), "evaluate": ("no", "no.h5"), "film": ("no", "no.gif"), "load": ("no",),
-    "plan": ("no.toml",), "plate": ("no.toml", "no.h5"), "predict": ("no", [[0.0]]), "prepare": ("no.toml", "no.h5"),
+    "plan": ("no.toml",), "plate": ("no.toml", "no.h5"), "predict": ("no", [[0.0]]),
+    "predict_files": ("no", ["no.tif"], "no"), "prepare": ("no.toml", "no.h5"),
     "probabilities": ("no", [[0.0]]), "report": ("no.toml", "no.html"), "run_study": ("no.toml",),
     "simulate": ("no.toml", "no.h5"), "table": ("no.toml",), "train": ("no.toml", "no"),
 }  # fmt: skip

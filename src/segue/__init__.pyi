@@ -5,6 +5,7 @@ from .api import load as load
 from .api import plan as plan
 from .api import plate as plate
 from .api import predict as predict
+from .api import predict_files as predict_files
 from .api import prepare as prepare
 from .api import probabilities as probabilities
 from .api import report as report

@@ -271,11 +271,11 @@ def predict_files(
     for name, value, allowed in (("format", format, get_args(Format)), ("table", table, ("csv", "parquet"))):
         if value not in allowed:
             raise SegueError(f"--{name} {value}: allowed are {', '.join(allowed)}; choose one of them.")
-    run = RunFolder(Path(model).absolute())
+    run = RunFolder(Path(model))
     key = hash_files([run.weights_file("best"), run.spec, run.metrics])
     settings = files.PredictSettings(format, probabilities, tta, rescale, table)  # pyright: ignore[reportArgumentType]
     return files.predict_files(
-        files.ModelSource(run.path, key, load_run),
+        files.ModelSource(run.path.absolute(), key, load_run),
         images,
         Path(out),
         settings,

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from segue.errors import SegueError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 PR_SET_PDEATHSIG = 1
+CONNECT_S = 20
 
 
 def map_unordered(
@@ -48,6 +49,42 @@ def map_unordered(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def connect(address: str) -> Any:
+    """Returns a client of a running Dask scheduler; raises SegueError if none answers."""
+    from distributed import Client
+
+    try:
+        return Client(address, timeout=CONNECT_S)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise SegueError(
+            f"--scheduler {address}: no Dask scheduler answers ({error}); give the address it printed when it "
+            "started, such as tcp://host:8786."
+        ) from error
+
+
+def map_on_scheduler(
+    function: Callable[[Item], Result], items: Sequence[Item], *, address: str
+) -> Iterator[tuple[Item, Result]]:
+    """Yields (item, function(item)) in the order in which they finish on the workers of a running Dask scheduler.
+
+    An exception of `function` is raised here. Raises SegueError where no scheduler answers or a worker is lost.
+    """
+    from distributed import as_completed
+    from distributed.scheduler import KilledWorker
+
+    with connect(address) as client:
+        futures = {client.submit(function, item, pure=False): item for item in items}
+        try:
+            for future in as_completed(list(futures)):
+                yield futures[future], future.result()
+        except KilledWorker as error:
+            raise SegueError(
+                f"--scheduler {address}: a worker was lost ({error}); run the same command again to go on."
+            ) from error
+        finally:
+            client.cancel(list(futures))
 
 
 def _start_worker() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from segue.inference.model import Model
@@ -29,3 +31,8 @@ def model_of(name: str, *, slope: float = 1.0, height: float = -1.6) -> Model:
         divisor=32,
         decode_params=target.decode_params,
     )
+
+
+def load_local_model(folder: Path) -> Model:
+    """Returns the model of the target that the folder is called by, which need not exist: a `ModelSource.load`."""
+    return model_of(folder.name)

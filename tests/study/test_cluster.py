@@ -38,9 +38,9 @@ def test_a_running_scheduler_gives_the_same_table(study_file: StudyFile, tmp_pat
 
 def test_no_scheduler_is_told(study_file: StudyFile, monkeypatch: pytest.MonkeyPatch):
     """An address where nobody answers is one sentence."""
-    from segue.study import executor
+    from segue import parallel
 
-    monkeypatch.setattr(executor, "CONNECT_S", 1)
+    monkeypatch.setattr(parallel, "CONNECT_S", 1)
     with pytest.raises(SegueError, match="no Dask scheduler answers"):
         run_study(plan_study(study_file()), scheduler="tcp://127.0.0.1:9")
 

@@ -43,7 +43,7 @@ def predict(model: Model, images: Any, *, out: Any = None, tiling: Tiling | None
     views = _views(model, images)
     output, is_single = model.target.output, len(images.shape) < 4
     if output in ("image", "image_class"):
-        scores = _score_whole(model, images)
+        scores = score_whole(model, images)
         if output == "image_class":
             results = model.target.classes(scores)[:, 0, 0].numpy()
         else:
@@ -54,7 +54,7 @@ def predict(model: Model, images: Any, *, out: Any = None, tiling: Tiling | None
     shape = views[0].shape[1:] if is_single else (len(views), *images.shape[2:])
     _require_fit(out, shape, is_single)
     if not _by_tiles(model, shape, tiling):
-        labels = _decode_whole(model, _score_whole(model, images))
+        labels = decode_whole(model, score_whole(model, images))
         labels = labels[0] if is_single else labels
         if out is None:
             return labels
@@ -76,7 +76,7 @@ def probabilities(model: Model, images: Any, *, tiling: Tiling | None = None) ->
         for view, out in zip(views, values, strict=True):
             write_probabilities(scores_of(model, view, tiling), model.target, out, tiling=tiling)
     else:
-        values = model.target.probabilities(_score_whole(model, images)).numpy()
+        values = model.target.probabilities(score_whole(model, images)).numpy()
         values = values[:, :, 0, 0] if model.target.output == "image_class" else values
     return values[0] if len(images.shape) < 4 else values
 
@@ -148,7 +148,7 @@ def _as_batch(images: Any) -> np.ndarray:
     return batch.reshape(-1, *ImageView(batch, 0).shape)
 
 
-def _score_whole(model: Model, images: Any) -> Tensor:
+def score_whole(model: Model, images: Any) -> Tensor:
     """Returns the scores (N, K, H, W), or (N, K) of a network that scores images, all computed at once."""
     batch = _as_batch(images)
     batch = batch.astype(np.uint8) if batch.dtype == bool else batch
@@ -163,7 +163,7 @@ def _normalized(images: np.ndarray, stats: np.ndarray) -> np.ndarray:
     return values
 
 
-def _decode_whole(model: Model, scores: Tensor) -> np.ndarray:
+def decode_whole(model: Model, scores: Tensor) -> np.ndarray:
     """Returns the classes or the objects of each image, (N, H, W) int64."""
     if model.target.output == "classes":
         return model.target.classes(scores).numpy()

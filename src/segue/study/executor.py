@@ -27,7 +27,7 @@ from typing import Any, Protocol
 
 from segue.data.spec import AugmentSpec
 from segue.errors import SegueError
-from segue.parallel import end_with_parent
+from segue.parallel import connect, end_with_parent
 from segue.storage import make_folder, write_json
 from segue.study.plan import Plan, PlannedTraining
 from segue.study.worker import StudyTask, TaskResult, TaskSizes, has_weights, one_line, run_tasks
@@ -35,7 +35,6 @@ from segue.training.identity import parent_path
 from segue.training.spec import Inputs, TrainTask, shared_pass
 
 MAX_SIDE_BY_SIDE = 4  # models in one process: more would leave other workers without any, and gain little
-CONNECT_S = 20
 
 # optional packages of a stage: the extra that installs them, and the packages
 EXTRAS = {"simulate": ("hrtem", ("ase", "abtem")), "tensorboard": ("tensorboard", ("tensorboard",))}
@@ -348,14 +347,7 @@ def open_executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
 
     logging.getLogger("distributed").setLevel(logging.ERROR)
     if scheduler is not None:
-        try:
-            client = Client(scheduler, timeout=CONNECT_S)
-        except (OSError, ValueError, TimeoutError) as error:
-            raise SegueError(
-                f"--scheduler {scheduler}: no Dask scheduler answers ({error}); give the address it printed when it "
-                "started, such as tcp://host:8786."
-            ) from error
-        with client:
+        with connect(scheduler) as client:
             yield ClusterExecutor(client)
         return
     os.environ.setdefault("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "60s")

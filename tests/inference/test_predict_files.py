@@ -1,0 +1,387 @@
+"""Image files in, labels and tables out: equal to predictions of arrays, resumable, nothing overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import torch
+import zarr
+from PIL import Image
+from samples.local_model import load_local_model, model_of
+from scipy import ndimage
+
+from segue import rng
+from segue.errors import SegueError
+from segue.inference import inputs, predict_files
+from segue.inference import predict as inference
+from segue.inference.domain import TrainingSet
+from segue.inference.model import Model
+from segue.inference.predict import predict, probabilities
+from segue.inference.predict_files import ModelSource, Prediction, PredictSettings
+from segue.targets.classes import ImageClass
+from segue.targets.reconstruction import Reconstruction
+from segue.targets.specs import MaskedSpec
+
+SOURCE = ModelSource(Path("foreground"), "key", load_local_model)
+
+
+def image_of(seed: int, shape: tuple[int, int] = (90, 120)) -> np.ndarray:
+    noise = rng.numpy_generator("files", seed).normal(size=shape)
+    return (5000 + 3000 * ndimage.gaussian_filter(noise, 3)).astype(np.uint16)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Returns a folder of three images, one of them in two pages, with a pixel size, and a text."""
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in" / "a.tif", image_of(1))
+    Image.fromarray(image_of(2)).save(tmp_path / "in" / "b.PNG")
+    stack = np.stack([image_of(3), image_of(4)])
+    size = {"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.5, "PhysicalSizeYUnit": "µm"}
+    tifffile.imwrite(tmp_path / "in" / "c.ome.tif", stack, ome=True, metadata={"axes": "TYX", **size})
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    return tmp_path / "in"
+
+
+def run(
+    arguments: list[Any], out: Path, *, source: ModelSource = SOURCE, workers: int = 1, **settings: Any
+) -> Prediction:
+    return predict_files.predict_files(source, arguments, out, PredictSettings(**settings), workers=workers)
+
+
+def source_of(model: Model, key: str = "key") -> ModelSource:
+    return ModelSource(Path("model"), key, lambda folder: model)
+
+
+def tree(out: Path) -> dict[str, str]:
+    """Returns the digest of every file of a prediction but its lock."""
+    files = sorted(path for path in out.rglob("*") if path.is_file() and path.name != ".lock")
+    return {path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_a_folder_becomes_labels_and_tables(folder: Path, tmp_path: Path):
+    """Labels are those of arrays; rows of objects and images agree with them; what is uncertain is counted."""
+    done = run([folder], tmp_path / "out", table="parquet")
+    assert (done.predicted, done.skipped, done.errors) == (4, 0, [])
+    assert done.notes == {f"{folder}: 1 files are no images and are left out, such as notes.txt": 1}
+    summary = pd.read_parquet(tmp_path / "out" / "images.parquet").set_index("image")
+    objects = pd.read_parquet(tmp_path / "out" / "objects.parquet")
+    assert list(summary.index) == ["a", "b", "c-t000", "c-t001"]
+    assert summary.loc["c-t001", "pixel_size_nm"] == 500 and np.isnan(summary.loc["a", "pixel_size_nm"])
+    for number, name in enumerate(summary.index, 1):
+        expected = predict(model_of("foreground"), image_of(number))
+        with tifffile.TiffFile(tmp_path / "out" / "labels" / f"{name}.tif") as tiff:
+            labels = tiff.asarray()
+            assert f'"uncertain": {summary.loc[name, "uncertain"]}' in tiff.pages[0].description
+        assert labels.dtype == np.uint16 and np.array_equal(labels, expected)
+        rows = objects[objects["image"] == name]
+        assert len(rows) == summary.loc[name, "objects"] == expected.max() > 3
+        assert rows["area_px"].tolist() == np.bincount(expected.ravel())[1:].tolist()
+        edge = {*expected[0], *expected[-1], *expected[:, 0], *expected[:, -1]} - {0}
+        assert set(rows.loc[rows["at_edge"], "label"]) == edge
+        assert summary.loc[name, "uncertain"] == rows["uncertain"].sum() == len(edge)
+        with Image.open(tmp_path / "out" / "overlays" / f"{name}.png") as overlay:
+            assert overlay.width >= 120 and overlay.height > 90
+            assert f"{len(edge)} of them with uncertain borders" in overlay.info["Description"]
+    page = objects[objects["image"] == "c-t000"]
+    assert np.allclose(page["area_um2"], page["area_px"] / 4)
+    assert not (tmp_path / "out" / "working").exists()
+
+
+@pytest.mark.parametrize("format", ["ome-tiff", "ome-zarr"])
+def test_formats_state_pixel_size_and_uncertain_objects(folder: Path, tmp_path: Path, format: str):
+    """Labels and probabilities of OME formats hold the values, the pixel size, the class names and the counts."""
+    run([folder / "c.ome.tif"], tmp_path / "out", format=format, probabilities=True)
+    model = model_of("foreground")
+    labels, chances = predict(model, image_of(3)), probabilities(model, image_of(3))
+    uncertain = pd.read_csv(tmp_path / "out" / "images.csv")["uncertain"][0]
+    if format == "ome-tiff":
+        for kind, expected in (("labels", labels), ("probabilities", chances)):
+            with tifffile.TiffFile(tmp_path / "out" / kind / "c-t000.ome.tif") as tiff:
+                assert np.array_equal(tiff.asarray(), expected)
+                assert (
+                    'PhysicalSizeX="0.5"' in tiff.ome_metadata and f"uncertain&quot;: {uncertain}" in tiff.ome_metadata
+                )
+        return
+    for kind, expected in (("labels", labels), ("probabilities", chances)):
+        group = zarr.open_group(tmp_path / "out" / kind / "c-t000.ome.zarr", mode="r")
+        assert np.array_equal(group["0"][...], expected)
+        scale = group.attrs["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]["scale"]
+        assert scale[-2:] == [0.5, 0.5] and group.attrs["segue"]["uncertain"] == uncertain
+    assert group.attrs["omero"]["channels"][1]["label"] == "object"
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "contiguous": {},
+    "big-endian": {"byteorder": ">"},
+    "strips": {"rowsperstrip": 7, "compression": "zlib"},
+    "tiles": {"tile": (64, 64), "compression": "zlib"},
+}
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, "zarr"])
+def test_large_images_by_tiles_are_those_of_the_whole(layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An image read by tiles from any layout of a file has the labels, probabilities and rows of the whole image."""
+    image = image_of(7, (300, 331))
+    if layout == "zarr":
+        group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+        group.create_array("full", data=image[None], chunks=(1, 100, 90))
+        axes = [{"name": "c", "type": "channel"}, *({"name": n, "type": "space", "unit": "micrometer"} for n in "yx")]
+        scale = [{"type": "scale", "scale": [1.0, 0.25, 0.25]}]
+        datasets = [{"path": "full", "coordinateTransformations": scale}]
+        group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
+        path = tmp_path / "a.zarr"
+    else:
+        path = tmp_path / "a.tif"
+        tifffile.imwrite(path, image, photometric="minisblack", **LAYOUTS[layout])
+    run([path], tmp_path / "whole", probabilities=True)
+    monkeypatch.setattr(inputs, "LARGE_BYTES", 1000)
+    monkeypatch.setattr(predict_files, "LARGE_PX", 1000)
+    run([path], tmp_path / "tiles", probabilities=True, tile_px=128)
+    labels = tifffile.imread(tmp_path / "tiles" / "labels" / "a.tif")
+    assert labels.max() > 20 and np.array_equal(labels, tifffile.imread(tmp_path / "whole" / "labels" / "a.tif"))
+    chances = [tifffile.imread(tmp_path / out / "probabilities" / "a.tif") for out in ("whole", "tiles")]
+    assert np.allclose(*chances, atol=1e-5)
+    tables = [(tmp_path / out / "objects.csv").read_bytes() for out in ("whole", "tiles")]
+    assert tables[0] == tables[1]
+    if layout == "zarr":
+        assert pd.read_csv(tmp_path / "tiles" / "images.csv")["pixel_size_nm"][0] == 250
+
+
+def test_channels_of_files_by_name_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Channels are taken by their names, wherever they are; colors as samples; another number is refused."""
+    image = np.stack([image_of(1), image_of(2), image_of(3)])
+    names = {"axes": "CYX", "Channel": {"Name": ["GFP", "DAPI", "RFP"]}}
+    tifffile.imwrite(tmp_path / "a.ome.tif", image, ome=True, metadata=names, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "b.tif", np.moveaxis(image, 0, -1), photometric="rgb")
+    tifffile.imwrite(tmp_path / "c.tif", image, photometric="rgb", planarconfig="separate")
+    for limit in (2**26, 1000):
+        monkeypatch.setattr(inputs, "LARGE_BYTES", limit)
+        (named,) = inputs.find_images(
+            [tmp_path / "a.ome.tif"], channels=("RFP", "GFP"), exclude=tmp_path / "out"
+        ).images
+        pixels = inputs.open_image(named, ("RFP", "GFP")).pixels
+        assert np.array_equal(pixels[:, 5:40, 7:60], image[[2, 0], 5:40, 7:60])
+        assert np.array_equal(pixels[1, 5:40, 7:60], image[0, 5:40, 7:60])
+        for name in ("b", "c"):
+            color = inputs.open_image(
+                inputs.ImageInput(name, tmp_path / f"{name}.tif"), ("red", "green", "blue")
+            ).pixels
+            assert np.array_equal(color[:, 3:50, :], image[:, 3:50])
+    with pytest.raises(SegueError, match=r"has 3 channel\(s\) \(GFP, DAPI, RFP\), but the model takes 2"):
+        inputs.open_image(named, ("RFP", "nuclei"))
+
+
+def test_pages_are_images_or_the_models_channels(tmp_path: Path):
+    """Pages of which the file says nothing are images each, or the channels of a model that takes as many."""
+    stack = np.stack([image_of(1), image_of(2)])
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for page in stack:
+            writer.write(page, metadata=None)
+
+    def names(*channels: str) -> list[str]:
+        found = inputs.find_images([tmp_path / "a.tif"], channels=channels, exclude=tmp_path / "out")
+        return [image.name for image in found.images]
+
+    assert names("one") == ["a-p000", "a-p001"]
+    assert names("one", "two") == ["a"]
+    second = inputs.open_image(inputs.ImageInput("a-p001", tmp_path / "a.tif", 1), ("one",))
+    assert np.array_equal(second.pixels, stack[1:])
+    both = inputs.open_image(inputs.ImageInput("a", tmp_path / "a.tif"), ("one", "two"))
+    assert np.array_equal(both.pixels, stack)
+
+
+def test_any_two_images_stay_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Files of one name in two folders, in two formats and in two cases get outputs of their own; patterns match."""
+    for name in ("x/a.tif", "y/a.tif", "y/A.png", "y/[1] b.tif", "y/.hidden.tif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (
+            Image.fromarray(image_of(1)).save
+            if name.endswith("png")
+            else lambda path: tifffile.imwrite(path, image_of(1))
+        )(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+
+    def names(*arguments: str) -> set[str]:
+        found = inputs.find_images(arguments, channels=("one",), exclude=Path("out"))
+        return {image.name for image in found.images}
+
+    assert names("x", "y") == {"x/a.tif", "y/a.tif", "y/A.png", "[1] b"}
+    assert names("x/a.tif", "x", "x/*.tif") == {"a"}
+    assert names("y/[1] b.tif") == {"[1] b"}
+    assert names("**/*.tif") == {"x/a", "y/a", "y/[1] b"}
+    for wrong in ("z", "x/*.png"):
+        with pytest.raises(SegueError, match=r"no such file or folder|matches no image"):
+            names(wrong)
+
+
+def test_finished_images_are_skipped_and_changed_ones_done_again(folder: Path, tmp_path: Path):
+    """The same command does nothing; a changed image and a lost output are made again; other settings are refused."""
+    out = tmp_path / "out"
+    run([folder], out)
+    before = tree(out)
+    again = run([folder], out)
+    assert (again.predicted, again.skipped) == (0, 4) and len(again.rows) == 4
+    assert tree(out) == before
+    (out / "labels" / "b.tif").unlink()
+    assert run([folder], out).predicted == 1 and tree(out) == before
+    tifffile.imwrite(folder / "a.tif", image_of(9))
+    assert run([folder / "a.tif"], out).predicted == 1
+    assert np.array_equal(tifffile.imread(out / "labels" / "a.tif"), predict(model_of("foreground"), image_of(9)))
+    assert len(pd.read_csv(out / "images.csv")) == 4
+    changed = tree(out)
+    for settings, words in (({"tta": True}, "tta = false, not true"), ({"format": "ome-tiff"}, "format")):
+        with pytest.raises(SegueError, match=words):
+            run([folder], out, **settings)
+    with pytest.raises(SegueError, match=r"of the model .*foreground"):
+        run([folder], out, source=replace(SOURCE, key="another"))
+    (tmp_path / "other").mkdir()
+    tifffile.imwrite(tmp_path / "other" / "a.tif", image_of(11, (91, 100)))
+    with pytest.raises(SegueError, match=r"would be called a, as .* choose another OUT"):
+        run([tmp_path / "other"], out)
+    assert tree(out) == changed
+    with pytest.raises(SegueError, match="holds no prediction; nothing in it is replaced"):
+        run([folder / "a.tif"], folder)
+
+
+class FatalNetwork(torch.nn.Module):
+    """A network that ends its process, as SIGKILL does, when it sees its third image."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network, self.calls = network, 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        if self.calls == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.network(images)
+
+
+def load_fatal_model(folder: Path) -> Model:
+    model = load_local_model(folder)
+    return replace(model, network=FatalNetwork(model.network))
+
+
+def predict_until_killed(folder: Path, out: Path) -> None:
+    run([folder], out, source=replace(SOURCE, load=load_fatal_model), probabilities=True)
+
+
+def test_a_killed_command_goes_on(folder: Path, tmp_path: Path):
+    """After SIGKILL in the third of four images the same command ends with the files of one that was never killed."""
+    process = multiprocessing.get_context("forkserver").Process(
+        target=predict_until_killed, args=(folder, tmp_path / "killed")
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert len(list((tmp_path / "killed" / "labels").iterdir())) == 2
+    done = run([folder], tmp_path / "killed", probabilities=True)
+    assert (done.predicted, done.skipped) == (2, 2)
+    run([folder], tmp_path / "calm", probabilities=True)
+    assert tree(tmp_path / "killed") == tree(tmp_path / "calm")
+
+
+def test_workers_and_a_scheduler_write_the_same(folder: Path, tmp_path: Path):
+    """Two worker processes and a Dask scheduler write what this process does."""
+    from distributed import LocalCluster
+
+    run([folder], tmp_path / "one")
+    run([folder], tmp_path / "two", workers=2)
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster:
+        predict_files.predict_files(
+            SOURCE, [folder], tmp_path / "dask", PredictSettings(), scheduler=cluster.scheduler_address
+        )
+    assert tree(tmp_path / "one") == tree(tmp_path / "two") == tree(tmp_path / "dask")
+
+
+def test_an_image_that_cannot_be_predicted_does_not_stop_others(folder: Path, tmp_path: Path):
+    """Truncated files and NaN are told by name, the others are predicted, and nothing of the former remains."""
+    whole = (folder / "a.tif").read_bytes()
+    run([folder], tmp_path / "out")
+    (folder / "a.tif").write_bytes(whole[: len(whole) // 2])
+    bad = image_of(1).astype(np.float32)
+    bad[3, 4] = np.nan
+    tifffile.imwrite(folder / "d.tif", bad)
+    tifffile.imwrite(folder / "e.tif", image_of(5))
+    done = run([folder], tmp_path / "out")
+    assert (done.predicted, done.skipped, len(done.errors)) == (1, 3, 2)
+    assert sorted(error.split(": ")[0] for error in done.errors) == [str(folder / "a.tif"), str(folder / "d.tif")]
+    assert list(pd.read_csv(tmp_path / "out" / "images.csv")["image"]) == ["b", "c-t000", "c-t001", "e"]
+    assert not (tmp_path / "out" / "labels" / "a.tif").exists()
+
+
+def test_rescaled_to_the_training_and_back(tmp_path: Path):
+    """Labels come back at the image's own size, those of the resampled image; unknown sizes are refused or told."""
+    model = replace(model_of("foreground"), training_set=TrainingSet((1000.0,)))
+    image = image_of(3, (180, 240))
+    size = {"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.5, "PhysicalSizeYUnit": "µm"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", image, ome=True, metadata={"axes": "YX", **size})
+    tifffile.imwrite(tmp_path / "b.tif", image)
+    done = run([tmp_path / "a.ome.tif", tmp_path / "b.tif"], tmp_path / "out", source=source_of(model), rescale=True)
+    labels = tifffile.imread(tmp_path / "out" / "labels" / "a.tif")
+    half = np.asarray(Image.fromarray(image.astype(np.float32)).resize((120, 90), Image.Resampling.BILINEAR))
+    assert np.array_equal(labels, np.kron(predict(model, half), np.ones((2, 2), int))) and labels.max() > 3
+    assert done.notes["states no pixel size and was not rescaled"] == 1
+    objects = pd.read_csv(tmp_path / "out" / "objects.csv")
+    first = objects[objects["image"] == "a"]
+    assert np.allclose(first["area_um2"], first["area_px"] / 4)
+    with pytest.raises(SegueError, match="does not say one pixel size"):
+        run([tmp_path / "b.tif"], tmp_path / "other", rescale=True)
+    assert not (tmp_path / "other").exists()
+
+
+def test_classes_images_and_classes_of_images(folder: Path, tmp_path: Path):
+    """Targets of classes give a row per class; reconstructions an image in acquired units; others a class each."""
+    run([folder / "a.tif"], tmp_path / "classes", source=source_of(model_of("classes")))
+    labels = predict(model_of("classes"), image_of(1))
+    assert np.array_equal(tifffile.imread(tmp_path / "classes" / "labels" / "a.tif"), labels)
+    (row,) = pd.read_csv(tmp_path / "classes" / "objects.csv").to_dict("records")
+    assert (row["class"], row["area_px"]) == ("object", labels.sum())
+    assert pd.read_csv(tmp_path / "classes" / "images.csv")["fraction_object"][0] == pytest.approx(labels.mean())
+
+    image_class = replace(model_of("classes"), target=ImageClass(("empty", "full"), False))
+    run([folder / "a.tif"], tmp_path / "class", source=source_of(image_class))
+    (row,) = pd.read_csv(tmp_path / "class" / "images.csv").to_dict("records")
+    assert row["class"] == "empty" and row["probability_empty"] + row["probability_full"] == pytest.approx(1)
+    assert not (tmp_path / "class" / "objects.csv").exists()
+
+    model = model_of("foreground", height=0.0)
+    images = replace(model, target=Reconstruction(1, MaskedSpec(name="masked")))
+    run([folder / "a.tif"], tmp_path / "image", source=source_of(images))
+    with tifffile.TiffFile(tmp_path / "image" / "images" / "a.tif") as tiff:
+        assert np.allclose(tiff.asarray(), predict(images, image_of(1)), rtol=1e-5)
+    with pytest.raises(SegueError, match="has no classes; leave --probabilities out"):
+        run([folder / "a.tif"], tmp_path / "wrong", source=source_of(images), probabilities=True)
+
+
+def test_two_commands_on_one_output(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A second command is refused while the first one is at work."""
+    write: Callable[..., None] = predict_files._write_image
+    refused = []
+
+    def write_and_try(*arguments: Any) -> None:
+        if not refused:
+            with pytest.raises(SegueError, match="another command is predicting into it"):
+                run([folder / "b.PNG"], tmp_path / "out")
+            refused.append(True)
+        write(*arguments)
+
+    monkeypatch.setattr(predict_files, "_write_image", write_and_try)
+    assert run([folder / "a.tif"], tmp_path / "out").predicted == 1 and refused
+
+
+def test_large_by_default():
+    """What is large is the same for arrays and for files."""
+    assert predict_files.LARGE_PX is inference.LARGE_PX
