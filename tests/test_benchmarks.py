@@ -23,6 +23,7 @@ RUNS: dict[str, list[tuple[str, str]]] = {
     ],
     "bench_flows.py": [("", rf"decode / compute_masks, with noise .* {RATIO}$")],
     "bench_objects.py": [("", rf"^\| overlap and match \| \d+\.\d+ \| {RATIO} \|$")],
+    "bench_predict.py": [("", r"^\| \d+ \| \d+ \| .* \| yes \(\d+ objects\) \|$")],
     "bench_rays.py": [("", rf"^decode noisy scores .* {RATIO}$")],
     "bench_simulate.py": [("", r"anew: .* segue is \d+\.\d+ × as fast")],
     "bench_stain_labels.py": [("", r"^ +0 +1 +\d\.\d+ +\d\.\d+ ")],

@@ -24,9 +24,7 @@ def predict(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The folder to write; may be continued.")],
     format: Annotated[str, typer.Option("--format", help="Of labels: tiff, ome-tiff or ome-zarr.")] = "tiff",
-    probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Write that of each class.")
-    ] = False,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Write that of each class.")] = False,
     tta: Annotated[
         bool, typer.Option("--tta", help="Average over the eight rotations and reflections; eight times as long.")
     ] = False,
