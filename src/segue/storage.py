@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
+import hashlib
 import json
 import os
 import re
+import stat
+import unicodedata
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +21,9 @@ from segue.errors import SegueError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+MAX_NAME_BYTES = 120  # of the name of a file that the user chose; systems allow 255 with all that is added
 
 
 @contextlib.contextmanager
@@ -48,12 +55,56 @@ def write_json(path: Path, content: Any, *, sort_keys: bool = False, ensure_asci
         partial.write_text(text, encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """Returns the content of a JSON file, or None if there is no such file."""
+def read_json(path: Path, remedy: str = "remove it, and make it again") -> Any:
+    """Returns the content of a JSON file, or None if there is no such file; raises SegueError if it is anything else.
+
+    remedy: what the user can do about a file that is damaged.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_bytes(path, "a JSON file"))
     except FileNotFoundError:
         return None
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, nested too deeply
+        raise SegueError(f"{path}: is damaged, not JSON as segue writes it ({error}); {remedy}.") from None
+
+
+def read_bytes(path: Path, what: str) -> bytes:
+    """Returns the content of a regular file; raises FileNotFoundError if there is none, SegueError if it cannot be read
+    or is no regular file: a device, a pipe or a folder could be read without end, or not at all."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise SegueError(f"{path}: is not a regular file; give {what}.")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise SegueError(f"{path}: cannot be read ({_reason(error)}); give {what}.") from None
+
+
+def is_file(path: Path) -> bool:
+    """Returns whether there is a regular file; False also for a path that no file can have: too long, or with NUL."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def require_regular(path: Path, what: str) -> None:
+    """Raises SegueError unless there is a regular file at `path`; `what`: what to give instead, such as "a table"."""
+    if is_file(path):
+        return
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise SegueError(f"{path}: there is no such file; give the path of {what}.") from None
+    except (OSError, ValueError) as error:
+        raise SegueError(f"{path}: cannot be opened ({_reason(error)}); give the path of {what}.") from None
+    kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+    raise SegueError(f"{path}: is {kind}; give the path of {what}.")
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
@@ -80,14 +131,38 @@ def file_name(text: str) -> str:
     """Returns `text` as the name of a file, or the start of one, on every operating system.
 
     Unchanged where every system takes it. Otherwise what Windows refuses is replaced (reserved characters, dots and
-    spaces at the end, the names of its devices), and a checksum keeps the names of different texts apart.
+    spaces at the end, the names of its devices), what is too long is cut, and a checksum keeps the names of different
+    texts apart.
     """
     name = re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", text).rstrip(". ") or "_"
     if re.fullmatch(
         r"con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]", name.partition(".")[0].strip(), re.IGNORECASE
     ):
         name = f"_{name}"
-    return name if name == text else f"{name}-{zlib.crc32(text.encode()):08x}"
+    content = text.encode("utf-8", "surrogatepass")
+    if name == text and len(content) <= MAX_NAME_BYTES:
+        return name
+    start = name.encode("utf-8", "replace")[: MAX_NAME_BYTES - 9].decode("utf-8", "ignore")
+    return f"{start}-{zlib.crc32(content):08x}"
+
+
+def file_names(texts: Iterable[str]) -> dict[str, str]:
+    """Returns the name of a file for each text, "_" in place of "/": no two are equal on any operating system.
+
+    Names that are equal, or that differ in the case or composition (NFC, NFD) of letters only, end in a hash.
+    """
+    names = {text: file_name(text.replace("/", "_")) for text in texts}
+    counts = Counter(map(_folded, names.values()))
+    return {text: name if counts[_folded(name)] == 1 else f"{name}-{_digest(text)}" for text, name in names.items()}
+
+
+def _folded(name: str) -> str:
+    """Returns what file systems compare that tell neither case nor composition of letters apart."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def absolute(path: Path) -> Path:

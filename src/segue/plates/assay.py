@@ -36,7 +36,7 @@ from segue.plates.spec import VERSION, FilesSpec, PlateSpec, settings, well_sett
 from segue.plates.stitching.illumination import FlatField, estimate_flat_field
 from segue.plates.tiles import Mosaic, write_tiles
 from segue.plates.well import PlateContext, make_well, read_reports
-from segue.storage import file_name, make_folder, write_json
+from segue.storage import file_names, make_folder, write_json
 
 Progress = Callable[[str, int, int], None]  # what is counted; done; of how many
 MAX_FLAT_FIELD_TILES = 400  # of a channel, for the estimate of its flat field
@@ -97,6 +97,8 @@ def assay(spec: PlateSpec, out: Path, *, root: Path, workers: int = 1, progress:
             return AssayResult(out, folder, len(layout.wells), stained, int(file["tiles/images"].shape[0]), 0)
 
     with work_folders(out, folder / "wells", folder / "flats"):
+        if is_made(out, "inputs", inputs):  # by another process, while this one waited
+            return assay(spec, out, root=root, workers=workers, progress=progress)
         # flat fields of each plate; then each well: stitched, registered over time, labeled
         hashes, plates = hash_images(layout, cache), sorted({well.plate for well in layout.wells})
         tasks = [task for plate in plates for task in _well_tasks(spec, files, layout, plate, folder, hashes, progress)]
@@ -163,13 +165,15 @@ def _well_tasks(
     hours = [[time, layout.times_h.get(time)] for time in layout.times]
     shared = [layout.grid, layout.tile_shape, layout.dtype, layout.pixel_size_um, hours, files.overlap]
     key = hash_json([VERSION, well_settings(spec), shared, [[well.key, hashes[well.key]] for well in wells]])
-    flats = _flat_fields(spec, wells, folder / "flats" / f"{file_name(plate)}.h5", key, progress)
+    plates = file_names({well.plate for well in layout.wells})
+    flats = _flat_fields(spec, wells, folder / "flats" / f"{plates[plate]}.h5", key, progress)
     context = PlateContext(spec, replace(layout, wells=(), missing=(), duplicates=()), flats, files.overlap)
+    names = file_names(well.key for well in layout.wells)
     return [
         _WellTask(
             well,
             context,
-            folder / "wells" / f"{file_name(well.key.replace('/', '_'))}.h5",
+            folder / "wells" / f"{names[well.key]}.h5",
             folder,
             hash_json([key, well.key, well.stained]),
         )

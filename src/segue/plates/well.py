@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from skimage.measure import block_reduce
 
+from segue.data.normalization import image_statistics
 from segue.hdf5 import new_file, open_file
 from segue.labels import IGNORED
 from segue.plates.exports import write_mosaic, write_overlay
@@ -37,7 +38,6 @@ from segue.plates.stitching.stitch import (
     nominal_positions,
     place_tiles,
 )
-from segue.storage import file_name
 
 COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 
@@ -84,6 +84,8 @@ class Frame:
 def make_well(plate: PlateContext, well: Well, path: Path, *, folder: Path, key: str) -> dict[str, Any]:
     """Writes the part file of a well, and its overlays and mosaics below `folder`; returns its reports by time.
 
+    Overlays and mosaics are named after the part.
+
     Memory: two rows of tiles, and all channels of one time point stitched.
     """
     spec, layout = plate.spec, plate.layout
@@ -108,13 +110,12 @@ def make_well(plate: PlateContext, well: Well, path: Path, *, folder: Path, key:
             report = _report(plate, frame, tiles[spec.transmitted], drift.get(frame.time), labels, valid)
             # store
             name = f"t{frame.time:03d}"
-            inside = image[valid]
             group = new.file.create_group(name)
             group["image"] = image
             group.attrs.update(
                 time=frame.time,
                 time_h=plate.time_h(frame.time),
-                intensity=(float(inside.mean()), float(inside.std())) if inside.size else (0.0, 0.0),
+                intensity=image_statistics(image[None], valid)[0],
                 valid_fraction=float(valid.mean()),
                 report=json.dumps(report, sort_keys=True),
             )
@@ -124,7 +125,7 @@ def make_well(plate: PlateContext, well: Well, path: Path, *, folder: Path, key:
                     group.create_dataset(f"labels/{layer}", data=values.astype(np.int32), chunks=chunks, **COMPRESSION)
                 for column, values in labels.objects.items():
                     group[f"objects/{column}"] = values
-            _export(plate, frame, images, labels, folder, f"{file_name(well.key.replace('/', '_'))}_{name}")
+            _export(plate, frame, images, labels, folder, f"{path.stem}_{name}")
             reports[name] = report
             new.check()
     return reports

@@ -9,7 +9,6 @@ pairs     {a = [...], b = [...], unordered = true}: all pairs of different domai
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +84,9 @@ def _pairs(table: Table) -> Iterator[tuple[tuple[str, str] | None, Table]]:
         return
     rest = {key: value for key, value in table.items() if key != "pairs"}
     lists = isinstance(pairs, dict) and isinstance(pairs.get("a"), list) and isinstance(pairs.get("b"), list)
-    if not lists or set(pairs) - {"a", "b", "unordered"} or "mix" not in table:
+    names = [*pairs["a"], *pairs["b"]] if lists else []
+    is_named = lists and all(isinstance(name, str) for name in names)
+    if not is_named or set(pairs) - {"a", "b", "unordered"} or "mix" not in table:
         raise ValueError("pairs: write pairs = { a = [...], b = [...], unordered = true } beside a `mix` of a and b")
     seen = set()
     for pair in itertools.product(pairs["a"], pairs["b"]):
@@ -161,12 +162,13 @@ def label(value: Any) -> Label:
     """Returns the text of a value in tables: a scalar unchanged, a table by its name and other settings."""
     if isinstance(value, dict):
         rest = [f"{key}={label(inner)}" for key, inner in value.items() if key not in ("name", "domain")]
-        return " ".join([str(value["name"])] * ("name" in value) + rest) or "default"
+        name = [str(value["name"])] if "name" in value else []
+        return " ".join(name + rest) or "default"
     if isinstance(value, list):
         if value and all(isinstance(item, dict) and "domain" in item for item in value):
             return mixture(value)
         return ",".join(str(label(item)) for item in value) or "none"
-    return value if isinstance(value, (str, int, float, bool)) else json.dumps(value)
+    return value if isinstance(value, (str, int, float, bool)) else str(value)
 
 
 def mixture(mix: list[Table]) -> str:

@@ -26,7 +26,14 @@ from segue.data.pairing import raise_problems
 from segue.errors import SegueError
 from segue.fingerprint import hash_each_file, hash_json
 from segue.plates.layout.checks import common_geometry, find_duplicates, find_missing
-from segue.plates.layout.filenames import WellRow, read_times, read_wells, scan_manifest, scan_pattern
+from segue.plates.layout.filenames import (
+    WellRow,
+    read_times,
+    read_wells,
+    scan_manifest,
+    scan_pattern,
+    wells_notes,
+)
 from segue.plates.layout.grid import (
     Plane,
     ScanResult,
@@ -106,6 +113,7 @@ def find_layout(spec: FilesSpec, root: Path, *, transmitted: str = "brightfield"
     names = {image.key: (image.plate, image.well) for image in scan.images}
     plates = sorted({plate for plate, _ in names.values()})
     rows = None if spec.wells is None else read_wells(root / spec.wells, plates)
+    scan.notes += [] if spec.wells is None else wells_notes(root / spec.wells)
     keys = _select_wells(spec, names, rows, scan)
     times = _select_times(spec, {image.time for image in scan.images if image.key in keys}, root)
     planes: dict[str, dict[PlaneKey, list[Plane]]] = {key: defaultdict(list) for key in keys}

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from segue.data.image_io import TIFF_SUFFIXES
+from segue.data.patterns import SUFFIX, existing_path, is_hidden
 from segue.data.spec import STANDARD_COLUMNS
-from segue.data.tables import Table, is_whole_number, read_table
+from segue.data.tables import Table, changed_name, decimal_number, is_whole_number, read_table
 from segue.errors import SegueError
 from segue.plates.layout.grid import ImageEntry, Plane, ScanResult, well_name
 from segue.plates.spec import NUMBERS, FilesSpec, placeholders
 
 WELL_COLUMNS = ("plate", "well", "stained", "experiment")
+IMAGE_COLUMNS = ("plate", "well", "channel", "path", "index", *NUMBERS)
+TIME_COLUMNS = ("time", "time_h")
 RESERVED_COLUMNS = (*STANDARD_COLUMNS, "time", "time_h")  # of every plate's dataset
 BOOLEANS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
@@ -33,7 +36,7 @@ class WellRow:
 def scan_pattern(spec: FilesSpec, root: Path, transmitted: str) -> ScanResult:
     """Returns the images whose paths below `root` match `spec.pattern`, and the files that do not."""
     assert spec.pattern is not None
-    matched, unmatched = match_paths(spec.pattern, root)
+    matched, unmatched, errors = match_paths(spec.pattern, root)
     images = [
         ImageEntry(
             plate=values.get("plate", spec.plate),
@@ -46,28 +49,37 @@ def scan_pattern(spec: FilesSpec, root: Path, transmitted: str) -> ScanResult:
         )
         for path, values in matched
     ]
-    return ScanResult(images, unmatched)
+    return ScanResult(images, unmatched, errors=errors)
 
 
 def match_paths(
     pattern: str, root: Path, *, folders: bool = False
-) -> tuple[list[tuple[Path, dict[str, str]]], list[str]]:
-    """Returns the matching paths with the values of the placeholders, sorted, and sentences on those that do not match.
+) -> tuple[list[tuple[Path, dict[str, str]]], list[str], list[str]]:
+    """Returns the matching paths with the values of the placeholders, sorted; sentences on those that do not match, and
+    errors on those that match in several ways.
 
-    Only files (or `folders`) with the pattern's suffix, below its part without placeholders, are considered, hidden
-    ones excepted. Raises SegueError if nothing matches.
+    Only files (or `folders`) with the pattern's suffix in any case, below its part without placeholders, are
+    considered, hidden ones excepted; letters match whether composed or decomposed, and values are composed (NFC).
+    Raises SegueError if nothing matches.
     """
     parts = Path(pattern).parts
     fixed = next((i for i, part in enumerate(parts) if any(sign in part for sign in "{*?")), len(parts) - 1)
     start = root.joinpath(*parts[:fixed]).resolve()
-    expression = _regular_expression("/".join(parts[fixed:]))
+    expression, greedy = (_regular_expression("/".join(parts[fixed:]), lazy=lazy) for lazy in (True, False))
     suffix = Path(pattern).suffix.lower()
     suffixes = TIFF_SUFFIXES if suffix in TIFF_SUFFIXES else (suffix,)
-    matched, others = [], []
+    matched, others, errors = [], [], []
     for path in sorted(_paths_below(start, "", len(parts) - fixed + 1, folders)):
-        match = expression.fullmatch(path)
+        composed = unicodedata.normalize("NFC", path)
+        match, other = expression.fullmatch(composed), greedy.fullmatch(composed)
         if match:
             matched.append((start / path, match.groupdict()))
+            name = next((name for name, value in match.groupdict().items() if other and other[name] != value), None)
+            if name is not None and other is not None:
+                errors.append(
+                    f"{_relative(start / path, root)}: matches the pattern in several ways ({name} is '{match[name]}' "
+                    f"or '{other[name]}'); write a pattern that tells its parts apart, or use a manifest."
+                )
         elif path.lower().endswith(suffixes) and not folders:
             others.append(_relative(start / path, root))
     if not matched:
@@ -76,26 +88,30 @@ def match_paths(
             f"{root}: pattern = '{pattern}' matches no {'folder' if folders else 'file'}; there is {example} below "
             f"{start}: correct the pattern."
         )
-    return matched, [f"{path} does not match the pattern" for path in others]
+    return matched, [f"{path} does not match the pattern" for path in others], errors
 
 
-def _regular_expression(pattern: str) -> re.Pattern[str]:
-    expression, seen = "", set()
-    for literal, name, digits in placeholders(pattern):
+def _regular_expression(pattern: str, *, lazy: bool) -> re.Pattern[str]:
+    """Returns the regular expression of a pattern; `lazy`: placeholders match as little as possible."""
+    pattern, seen = unicodedata.normalize("NFC", pattern), set()
+    suffix = SUFFIX.search(pattern)
+    expression = ""
+    for literal, name, digits in placeholders(pattern[: suffix.start()] if suffix else pattern):
         expression += re.escape(literal).replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
         if name in seen:
             expression += f"(?P={name})"
         elif name:
-            expression += rf"(?P<{name}>\d{{{max(digits, 1)},}})" if name in NUMBERS else rf"(?P<{name}>[^/]+?)"
+            signs = f"[0-9]{{{max(digits, 1)},}}" if name in NUMBERS else "[^/]+"
+            expression += f"(?P<{name}>{signs}{'?' if lazy else ''})"
             seen.add(name)
-    return re.compile(expression)
+    return re.compile(expression + (f"(?i:{re.escape(suffix[0])})" if suffix else ""))
 
 
 def _paths_below(root: Path, folder: str, depth: int, folders: bool) -> Iterator[str]:
     """Yields the paths of files (or folders) relative to `root`, at most `depth` names long; links are followed."""
     try:
         with os.scandir(root / folder) as scan:
-            entries = [(entry.name, entry.is_dir()) for entry in scan if not entry.name.startswith(".")]
+            entries = [(entry.name, entry.is_dir()) for entry in scan if not is_hidden(entry.name)]
     except FileNotFoundError:
         raise SegueError(f"{root}: there is no such folder; correct the pattern.") from None
     except OSError as error:
@@ -115,7 +131,7 @@ def _relative(path: Path, root: Path) -> str:
 def scan_manifest(spec: FilesSpec, root: Path) -> ScanResult:
     """Returns the images listed in the table `spec.manifest`; files that do not exist are missing, not errors."""
     assert spec.manifest is not None
-    table = read_rows(root / spec.manifest, ("well", "channel", "path"))
+    table = read_rows(root / spec.manifest, IMAGE_COLUMNS, ("well", "channel", "path"))
     columns = table.columns
     if ("row" in columns) != ("column" in columns) or ("row" in columns and "field" in columns):
         raise SegueError(
@@ -126,8 +142,8 @@ def scan_manifest(spec: FilesSpec, root: Path) -> ScanResult:
         entry = _manifest_entry(row, columns, spec, root)
         if isinstance(entry, str):
             scan.errors.append(f"{table.line(number)}: {entry}")
-        elif not entry.plane.path.exists():
-            scan.missing.append(f"{table.path.name}: line {number + 2}: there is no file {row['path']}")
+        elif not exists(entry.plane.path):
+            scan.missing.append(f"{table.path.name}: line {table.lines[number]}: there is no file {row['path']}")
         else:
             scan.images.append(entry)
     if not scan.images and not scan.errors:
@@ -150,12 +166,16 @@ def _manifest_entry(row: Mapping[str, str], columns: Sequence[str], spec: FilesS
             return f"a cell is empty, {name}; fill it in."
     if "/" in row.get("plate", "") + row["well"]:
         return "a name of a plate or well has a slash; leave it out."
+    changed = next((name for name in ("plate", "well") if changed_name(row.get(name, ""))), None)
+    if changed is not None:
+        return _changed(changed, row[changed])
+    path = root / row["path"]
     return ImageEntry(
-        plate=row.get("plate") or spec.plate,
-        well=well_name(row["well"]),
+        plate=unicodedata.normalize("NFC", row.get("plate") or spec.plate),
+        well=well_name(unicodedata.normalize("NFC", row["well"])),
         time=int(numbers.get("time", 0)),
         channel=row["channel"],
-        plane=Plane(root / row["path"], tuple(map(int, index))),
+        plane=Plane(existing_path(path) or path, tuple(map(int, index))),
         field_index=(int(numbers["row"]), int(numbers["column"])) if "row" in numbers else None,
         field_number=int(numbers["field"]) if "field" in numbers else None,
     )
@@ -163,7 +183,7 @@ def _manifest_entry(row: Mapping[str, str], columns: Sequence[str], spec: FilesS
 
 def read_wells(path: Path, plates: Sequence[str]) -> dict[tuple[str, str], WellRow]:
     """Returns the rows of a table of wells by (plate, well). Further columns are conditions, each of one type."""
-    table = read_rows(path, ("well",))
+    table = read_rows(path, WELL_COLUMNS, ("well",))
     columns = table.columns
     if "plate" not in columns and len(plates) > 1:
         raise SegueError(f"{path}: has no column plate, but there are {len(plates)} plates; add it.")
@@ -172,15 +192,20 @@ def read_wells(path: Path, plates: Sequence[str]) -> dict[tuple[str, str], WellR
         raise SegueError(
             f"{path}: the column '{reserved[0]}' cannot be a condition, since the name is reserved; rename it."
         )
-    names = [name for name in columns if name not in WELL_COLUMNS and name]
-    values = {name: _condition(table, name) for name in names}
+    values = {name: _condition(table, name) for name in columns if name not in WELL_COLUMNS}
     wells: dict[tuple[str, str], WellRow] = {}
     for number, row in enumerate(table.rows):
         context = table.line(number)
         stained = row.get("stained", "").lower()
         if "stained" in columns and stained not in BOOLEANS:
             raise SegueError(f"{context}: stained is '{stained}'; allowed are 1 and 0, true and false, yes and no.")
-        key = (row.get("plate") or plates[0], well_name(row["well"]))
+        for name in ("plate", "well"):
+            if changed_name(row.get(name, "")):
+                raise SegueError(f"{context}: {_changed(name, row[name])}")
+        plate, well = (unicodedata.normalize("NFC", text) for text in (row.get("plate", ""), row["well"]))
+        if not plate and len(plates) > 1:
+            raise SegueError(f"{context}: plate is empty, but there are {len(plates)} plates; fill it in.")
+        key = (plate or plates[0], well_name(well))
         if key in wells or not key[1]:
             raise SegueError(
                 f"{context}: the well '{'/'.join(key)}' {'occurs twice' if key[1] else 'has no name'}; correct it."
@@ -190,31 +215,43 @@ def read_wells(path: Path, plates: Sequence[str]) -> dict[tuple[str, str], WellR
     return wells
 
 
+def wells_notes(path: Path) -> list[str]:
+    """Returns a sentence for each condition in a table of wells that is text although some cells are numbers."""
+    table = read_table(path, WELL_COLUMNS)
+    notes = (table.note(name) for name in table.columns if name not in WELL_COLUMNS)
+    return [note for note in notes if note is not None]
+
+
 def read_times(path: Path) -> dict[int, float]:
     """Returns hours by time index."""
-    table = read_rows(path, ("time", "time_h"))
+    table = read_rows(path, TIME_COLUMNS, TIME_COLUMNS)
     hours: dict[int, float] = {}
     for number, row in enumerate(table.rows):
         context = table.line(number)
         if not is_whole_number(row["time"]):
             raise SegueError(f"{context}: time is '{row['time']}'; give a whole number, 0 or more.")
-        try:
-            hour = float(row["time_h"])
-        except ValueError:
-            hour = math.nan
-        if not math.isfinite(hour):
-            raise SegueError(f"{context}: time_h is '{row['time_h']}'; give a number of hours.")
+        hour = decimal_number(row["time_h"])
+        if hour is None:
+            raise SegueError(f"{context}: time_h is '{row['time_h']}'; give a number of hours, such as 0.5.")
         if int(row["time"]) in hours:
             raise SegueError(f"{context}: time {row['time']} occurs twice; keep one.")
         hours[int(row["time"])] = hour
     return hours
 
 
-def read_rows(path: Path, required: Sequence[str]) -> Table:
+def exists(path: Path) -> bool:
+    """Returns whether there is a file or folder; False also for a name that none can have, too long for the system."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def read_rows(path: Path, known: Sequence[str], required: Sequence[str]) -> Table:
     """Returns a table that has rows and the required columns; raises SegueError for any other."""
-    if not path.exists():
+    if not exists(path):
         raise SegueError(f"{path}: there is no such table; correct the path.")
-    table = read_table(path)
+    table = read_table(path, known)
     if not set(required) <= set(table.columns) or not table.rows:
         raise SegueError(
             f"{path}: needs rows, and the columns {', '.join(required)}; found {len(table.rows)} rows and the columns "
@@ -223,8 +260,18 @@ def read_rows(path: Path, required: Sequence[str]) -> Table:
     return table
 
 
+def _changed(name: str, text: str) -> str:
+    """Returns the mistake in a plate or well that a spreadsheet changed to a date or a number."""
+    return (
+        f"{name} is '{text}', {changed_name(text)} that a spreadsheet may have made of a name; format the column as "
+        "text, and enter it again."
+    )
+
+
 def _condition(table: Table, name: str) -> Sequence[str | int | float]:
-    """Returns a column as integers, numbers or text throughout; raises SegueError if a cell is empty."""
+    """Returns a column as integers, numbers or text throughout; raises SegueError if a cell is empty, for odd names."""
+    if "/" in name:
+        raise SegueError(f"{table.path}: the name of the column '{name}' has a slash; leave it out.")
     empty = table.first_empty(name)
     if empty is not None:
         raise SegueError(f"{table.line(empty[0])}: '{name}' is empty; fill it in, e.g. with none.")

@@ -71,7 +71,7 @@ class ScanResult:
 @functools.cache  # called for every file
 def well_name(text: str) -> str:
     """Returns "A1" for "A01" and "a1"; other names unchanged."""
-    match = re.fullmatch(r"([A-Za-z]{1,2})0*(\d{1,3})", text)
+    match = re.fullmatch(r"([A-Za-z]{1,2})0*([0-9]{1,3})", text)
     return f"{match[1].upper()}{match[2]}" if match else text
 
 
@@ -85,7 +85,8 @@ def pixel_dtype(dtype: np.dtype | None) -> str:
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
     """Returns a key that sorts A2 before A10, and Z1 before AA1."""
     return tuple(
-        (0, int(part), "") if part.isdigit() else (len(part), 0, part) for part in re.findall(r"\d+|\D+", text)
+        (0, len(part.lstrip("0")), part.lstrip("0")) if part[0] in "0123456789" else (len(part), 0, part)
+        for part in re.findall(r"[0-9]+|[^0-9]+", text)
     )
 
 

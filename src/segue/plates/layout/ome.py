@@ -33,8 +33,8 @@ def scan_ome_tiff(spec: FilesSpec, root: Path, transmitted: str) -> ScanResult:
     (Plate elements), stage positions, pixel size. Other TIFF files are unmatched.
     """
     assert spec.pattern is not None
-    matched, unmatched = match_paths(spec.pattern, root)
-    scan = ScanResult(unmatched=unmatched)
+    matched, unmatched, errors = match_paths(spec.pattern, root)
+    scan = ScanResult(unmatched=unmatched, errors=errors)
     for path, names in matched:
         try:
             _scan_file(scan, path, names, spec, transmitted)
