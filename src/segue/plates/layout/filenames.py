@@ -14,7 +14,7 @@ from segue.data.patterns import SUFFIX, existing_path, is_hidden
 from segue.data.spec import STANDARD_COLUMNS
 from segue.data.tables import Table, changed_name, decimal_number, is_whole_number, read_table
 from segue.errors import SegueError
-from segue.plates.layout.grid import ImageEntry, Plane, ScanResult, well_name
+from segue.plates.layout.grid import USUAL_WELL, ImageEntry, Plane, ScanResult, well_name
 from segue.plates.spec import NUMBERS, FilesSpec, placeholders
 
 WELL_COLUMNS = ("plate", "well", "stained", "experiment")
@@ -65,30 +65,42 @@ def match_paths(
     parts = Path(pattern).parts
     fixed = next((i for i, part in enumerate(parts) if any(sign in part for sign in "{*?")), len(parts) - 1)
     start = root.joinpath(*parts[:fixed]).resolve()
-    expression, greedy = (_regular_expression("/".join(parts[fixed:]), lazy=lazy) for lazy in (True, False))
+    expressions = [_regular_expression("/".join(parts[fixed:]), lazy=lazy) for lazy in (True, False)]
     suffix = Path(pattern).suffix.lower()
     suffixes = TIFF_SUFFIXES if suffix in TIFF_SUFFIXES else (suffix,)
     matched, others, errors = [], [], []
     for path in sorted(_paths_below(start, "", len(parts) - fixed + 1, folders)):
         composed = unicodedata.normalize("NFC", path)
-        match, other = expression.fullmatch(composed), greedy.fullmatch(composed)
-        if match:
-            matched.append((start / path, match.groupdict()))
-            name = next((name for name, value in match.groupdict().items() if other and other[name] != value), None)
-            if name is not None and other is not None:
-                errors.append(
-                    f"{_relative(start / path, root)}: matches the pattern in several ways ({name} is '{match[name]}' "
-                    f"or '{other[name]}'); write a pattern that tells its parts apart, or use a manifest."
-                )
+        readings = [
+            match.groupdict() for match in map(re.Pattern.fullmatch, expressions, (composed, composed)) if match
+        ]
+        names = _only_reading(readings)
+        if names is not None:
+            matched.append((start / path, names))
+        elif readings:
+            name = next(name for name, value in readings[0].items() if readings[1][name] != value)
+            errors.append(
+                f"{_relative(start / path, root)}: matches the pattern in several ways ({name} is "
+                f"'{readings[0][name]}' or '{readings[1][name]}'); write a pattern that tells its parts apart, or use "
+                "a manifest."
+            )
         elif path.lower().endswith(suffixes) and not folders:
             others.append(_relative(start / path, root))
-    if not matched:
+    if not matched and not errors:
         example = f"e.g. {others[0]}" if others else f"nothing that ends in {suffix}"
         raise SegueError(
             f"{root}: pattern = '{pattern}' matches no {'folder' if folders else 'file'}; there is {example} below "
             f"{start}: correct the pattern."
         )
     return matched, [f"{path} does not match the pattern" for path in others], errors
+
+
+def _only_reading(readings: Sequence[dict[str, str]]) -> dict[str, str] | None:
+    """Returns the only reading of a path, or the only one with a usual name of a well such as "A1"; else None."""
+    if readings and all(reading == readings[0] for reading in readings):
+        return readings[0]
+    usual = [reading for reading in readings if re.fullmatch(USUAL_WELL, reading.get("well", ""))]
+    return usual[0] if len(usual) == 1 else None
 
 
 def _regular_expression(pattern: str, *, lazy: bool) -> re.Pattern[str]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from segue.plates.spec import FieldIndex, FieldOrder, FilesSpec
 
+USUAL_WELL = r"([A-Za-z]{1,2})0*([0-9]{1,3})"
 STAGE_TOLERANCE = 0.25  # stage positions within this fraction of a tile's side are in one row or column
 OVERLAP_TOLERANCE = 0.05  # a note says if the steps of the stage imply an overlap that differs by more
 UNPLACED: FieldIndex = (-1, -1)  # of images whose field is unknown; an error says why
@@ -71,7 +72,7 @@ class ScanResult:
 @functools.cache  # called for every file
 def well_name(text: str) -> str:
     """Returns "A1" for "A01" and "a1"; other names unchanged."""
-    match = re.fullmatch(r"([A-Za-z]{1,2})0*([0-9]{1,3})", text)
+    match = re.fullmatch(USUAL_WELL, text)
     return f"{match[1].upper()}{match[2]}" if match else text
 
 
