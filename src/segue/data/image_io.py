@@ -16,6 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from segue.data.formats.instruments.czi import CZI
+from segue.data.formats.instruments.dm import DM
+from segue.data.formats.instruments.emd import EMD
+from segue.data.formats.instruments.lif import LIF
+from segue.data.formats.instruments.mrc import MRC
+from segue.data.formats.instruments.nikon import ND2
+from segue.data.formats.instruments.oir import OIR
+from segue.data.formats.instruments.ser import SER
 from segue.data.formats.jpeg import JPEG
 from segue.data.formats.png import PNG
 from segue.data.formats.stack import (
@@ -42,6 +50,18 @@ READERS: dict[str, Reader] = {
     ".tiff": TIFF,
     ".jpg": JPEG,
     ".jpeg": JPEG,
+    ".lsm": TIFF,
+    ".stk": TIFF,
+    ".czi": CZI,
+    ".lif": LIF,
+    ".oir": OIR,
+    ".nd2": ND2,
+    ".mrc": MRC,
+    ".mrcs": MRC,
+    ".dm3": DM,
+    ".dm4": DM,
+    ".ser": SER,
+    ".emd": EMD,
 }
 TIFF_SUFFIXES = tuple(suffix for suffix, reader in READERS.items() if reader is TIFF)
 
@@ -50,6 +70,13 @@ SIGNATURES: Mapping[str, tuple[bytes, ...]] = {
     "PNG": (b"\x89PNG\r\n\x1a\n",),
     "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     "JPEG": (b"\xff\xd8\xff",),
+    "CZI": (b"ZISRAWFI",),
+    "LIF": (b"\x70\0\0\0",),
+    "OIR": (b"OLYMPUSR",),
+    "ND2": (b"\xda\xce\xbe\x0a", b"\0\0\0\x0cjP  "),
+    "DM3 or DM4": (b"\0\0\0\3", b"\0\0\0\4"),
+    "SER": (b"II\x97\x01",),
+    "EMD": (b"\x89HDF\r\n\x1a\n",),
 }
 
 
@@ -175,9 +202,10 @@ def _call(reader: Reader, path: Path, function: Callable[[], Any]) -> Any:
         raise
     except ImportError as error:
         package = reader.package or "imagecodecs"
+        command = "pip install 'segue[formats]'" if reader.package else f"pip install {package}"
         raise SegueError(
             f"{path}: reading this {reader.format} file needs the package {package}, which cannot be imported "
-            f"({error}); install it: pip install {package}."
+            f"({error}); install it: {command}."
         ) from error
     except Exception as error:  # decoders may raise anything for damaged bytes
         raise SegueError(not_decoded(path, reader.format, error)) from error

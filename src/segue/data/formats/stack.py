@@ -24,7 +24,14 @@ AXIS_WORDS = {
     "A": "angles",
     "M": "tiles of a mosaic",
     "H": "phases",
-    "E": "wavelengths",
+    "E": "wavelengths or energies",
+    "I": "illuminations",
+    "V": "views",
+    "B": "blocks of an acquisition",
+    "G": "wavelengths of excitation",
+    "N": "slices",
+    "L": "loops",
+    "O": "loops",
 }
 RGB = ("red", "green", "blue")
 LUMA = (299, 587, 114)  # thousandths of red, green and blue (ITU-R BT.601)
