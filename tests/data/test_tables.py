@@ -1,4 +1,4 @@
-"""Tables as spreadsheets write them: read right, or refused with line and column; no cell is changed, lost or merged."""
+"""Tables as spreadsheets write them: read right or refused with line and column; no cell changes, is lost or merged."""
 
 from __future__ import annotations
 

@@ -84,7 +84,10 @@ def pair_files(spec: PrepareSpec, root: Path) -> PairedFiles:
     if spec.sizes is not None:
         pairs, unreadable = read_headers(pairs)
         problems += unreadable
-        pairs = [pair for pair in pairs if pair.header and (pair.header.height, pair.header.width) in spec.sizes]
+        sized = [pair for pair in pairs if pair.header and (pair.header.height, pair.header.width) in spec.sizes]
+        other = [pair.image for pair in pairs if pair not in sized]
+        notes += [f"sizes: {len(other)} images of other sizes are left out, e.g. {other[0]}"] if other else []
+        pairs = sized
         if not pairs and not problems:
             sizes = ", ".join(f"{height} × {width}" for height, width in spec.sizes)
             raise SegueError(f"{context}: no image has one of the sizes {sizes}; correct `sizes` or leave it out.")
