@@ -21,7 +21,7 @@ ROWS = [
     {"data"},
     {"labels"},
     {"hdf5", "storage", "formatting", "units", "energy", "fingerprint", "parallel", "spec", "rng", "device"},
-    {"errors"},
+    {"errors", "signals"},
 ]
 SAME_ROW = {
     ("energy", "device"),

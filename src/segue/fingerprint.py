@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from segue.hdf5 import Node
 
 BLOCK_BYTES = 16 * 2**20
+NOT_CONTENT = ("notes",)  # attributes of a dataset that are words about it: other words leave it the same
 
 
 def hash_json(content: Any, *, digest_size: int | None = None, compact: bool = False) -> str:
@@ -127,8 +128,9 @@ def _stamp(path: Path) -> list[int | str]:
 def hash_dataset(path: Path, cache_path: Path | None = None) -> str:
     """Returns the sha256 (hex) over all arrays and attributes of an HDF5 file, sorted: name, type, shape, values.
 
-    Equal for files of equal content, whatever their chunks, compression and order of writing. Reads the file in blocks;
-    raises SegueError for damaged files. Hashes of unchanged files are taken from `cache_path`, as in `hash_each_file`.
+    Equal for files of equal content, whatever their chunks, compression, order of writing and notes. Reads the file in
+    blocks; raises SegueError for damaged files. Hashes of unchanged files are taken from `cache_path`, as in
+    `hash_each_file`.
     """
     from segue.hdf5 import open_file, reading
 
@@ -148,7 +150,7 @@ def _add_group(digest: Any, group: Node, name: str) -> None:
     import h5py
 
     _add(digest, "group", name)
-    _add_attributes(digest, group)
+    _add_attributes(digest, group, without=NOT_CONTENT if name == "/" else ())
     for key in sorted(group):
         child = group[key]
         path = f"{name}{key}"
@@ -161,6 +163,9 @@ def _add_group(digest: Any, group: Node, name: str) -> None:
 def _add_dataset(digest: Any, dataset: Node, name: str) -> None:
     import h5py
 
+    from segue.hdf5 import require_held_inside
+
+    require_held_inside(Path(dataset.file.filename), dataset)
     _add(digest, "dataset", name)
     _add_attributes(digest, dataset)
     if h5py.check_string_dtype(dataset.dtype) is not None:
@@ -180,8 +185,8 @@ def _add_dataset(digest: Any, dataset: Node, name: str) -> None:
         digest.update(_plain_bytes(dataset[start : start + rows]))
 
 
-def _add_attributes(digest: Any, owner: Node) -> None:
-    for key in sorted(owner.attrs):
+def _add_attributes(digest: Any, owner: Node, *, without: Collection[str] = ()) -> None:
+    for key in sorted(set(owner.attrs).difference(without)):
         _add(digest, "attribute", key)
         _add_values(digest, owner.attrs[key])
 

@@ -1,4 +1,8 @@
-"""HDF5 files: clear errors for a full disk and for truncated or foreign files, and compression of labels.
+"""HDF5 files: clear errors for a full disk and for truncated or foreign files, checksums, and compression of labels.
+
+Everything that segue writes has a checksum: images and numbers by HDF5's filter Fletcher-32, a checksum per chunk;
+labels and text by that of zlib; names, types, shapes and attributes by HDF5 itself, in the format of its version 1.10.
+Checksums are a matter of storage: they are no part of a file's content, nor of its `fingerprint.hash_dataset`.
 
 Label chunks are compressed and decompressed outside of HDF5, which takes several times as long and holds its lock, and
 so all other threads, meanwhile. A chunk holds int32 labels as HDF5's filters "shuffle" and "deflate" leave them: the
@@ -13,16 +17,18 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import h5py
 import numpy as np
 
 from segue.errors import SegueError
-from segue.storage import replacing
+from segue.formatting import format_bytes
+from segue.storage import replacing, require_regular
 
 Node: TypeAlias = Any  # an h5py file, group or dataset: h5py types every item as a union of all of these and links
 
@@ -119,28 +125,60 @@ def new_file(path: Path) -> Iterator[NewFile]:
     Raises SegueError naming `path` when the disk refuses; long writers call `check` now and then to stop early.
     """
     with replacing(path) as partial, contextlib.closing(Sink(partial)) as sink:
-        with h5py.File(sink, "w") as file:
+        with h5py.File(sink, "w", libver=METADATA_VERSIONS) as file:
             yield NewFile(file, sink)
         sink.sync()
         sink.check()
 
 
 def open_file(path: Path) -> Node:
-    """Returns the HDF5 file opened for reading; raises SegueError when it is missing, foreign or truncated."""
-    if not path.exists():
-        raise SegueError(f"{path}: there is no such file; give the path of an HDF5 dataset.")
-    if path.is_dir():
-        raise SegueError(f"{path}: is a folder; give the path of an HDF5 dataset.")
+    """Returns the HDF5 file opened for reading; raises SegueError when it is missing, foreign or truncated, or holds
+    links, which could lead to other files."""
+    require_regular(path, "an HDF5 dataset")
     try:
+        if path.stat().st_size == 0:
+            raise SegueError(f"{path}: is empty; copy it again or make it again.")
         if not h5py.is_hdf5(path):
             raise SegueError(f"{path}: is not an HDF5 file; give a dataset made by segue, or prepare one from images.")
-        return h5py.File(path, "r")
-    except OSError as error:
-        if "truncated" in str(error):
-            raise SegueError(f"{path}: the HDF5 file is truncated; copy it again or make it again.") from error
+        file = h5py.File(path, "r")
+        with contextlib.ExitStack() as undo:
+            undo.callback(file.close)
+            _refuse_links(path, file)
+            undo.pop_all()
+        return file
+    except (OSError, RuntimeError) as error:
+        raise SegueError(f"{path}: {_failure(error)}.") from error
+
+
+def _refuse_links(path: Path, file: Node) -> None:
+    """Raises SegueError for a link to another place or file, anywhere in the file."""
+
+    def linked(name: bytes, info: Any) -> bytes | None:
+        return name if info.type != HARD_LINK else None
+
+    name = file.id.links.visit(linked, info=True)
+    if name is not None:
         raise SegueError(
-            f"{path}: cannot be opened as HDF5 ({_first_words(error)}); copy it again or make it again."
-        ) from error
+            f"{path}: {os.fsdecode(name)} is a link to another place or file, but a dataset must hold all of its "
+            "arrays; copy them into it, or make it again."
+        )
+
+
+def require_held_inside(path: Path, array: Node) -> None:
+    """Raises SegueError for an HDF5 array whose values are in other files, or that has fewer bytes in the file than its
+    shape says: to read it would fill memory with values that nobody wrote."""
+    if array.is_virtual or array.external:
+        raise SegueError(
+            f"{path}: {array.name[1:]} takes its values from other files, but a dataset must hold all of its arrays; "
+            "copy them into it, or make it again."
+        )
+    needed, stored = array.size * array.id.get_type().get_size() if array.size else 0, array.id.get_storage_size()
+    if needed > stored * (MAX_COMPRESSION if array.compression is not None else 1):
+        raise SegueError(
+            f"{path}: {array.name[1:]} is {' × '.join(map(str, array.shape))} values of {array.dtype}, "
+            f"{format_bytes(needed)}, but the file holds only {format_bytes(stored)} of it: the rest was never "
+            "written; copy the file again or make it again."
+        )
 
 
 @contextlib.contextmanager
@@ -151,16 +189,38 @@ def reading(path: Path) -> Iterator[None]:
     except WriteRefused:
         raise
     except (OSError, RuntimeError) as error:
-        message = (
-            f"{path}: cannot be read, the file is damaged ({_first_words(error)}); copy it again or make it again."
-        )
-        raise SegueError(message) from error
+        raise SegueError(f"{path}: {_failure(error)}.") from error
+
+
+# what HDF5's words mean and what to do; whatever has none of them is damage
+FAILURES = {
+    "truncated": "the HDF5 file is truncated; copy it again or make it again",
+    "unable to lock file": "is locked, probably open in another program ({words}); close it there and try again",
+    "already open for": "is open in another program for writing ({words}); close it there and try again",
+    "bad superblock version": "is of a newer version of HDF5 than is read here, or damaged ({words}); update h5py",
+    "version bounds": "is of a newer version of HDF5 than is read here ({words}); update h5py, or convert it",
+    "required filter": "is compressed by a filter that is not installed ({words}); repack it with gzip",
+    "not registered": "is compressed by a filter that is not installed ({words}); repack it with gzip",
+    "Permission denied": "cannot be read ({words}); check the file's permissions",
+}
+DAMAGE = "cannot be read, the file is damaged ({words}); copy it again or make it again"
+
+
+def _failure(error: Exception) -> str:
+    """Returns what an error of HDF5 means and what to do about it, with HDF5's words."""
+    sentence = next((sentence for sign, sentence in FAILURES.items() if sign in str(error)), DAMAGE)
+    return sentence.format(words=_first_words(error))
 
 
 def _first_words(error: Exception) -> str:
     return str(error).split("\n")[0].split(" (")[-1].strip("()")[:120]
 
 
+HARD_LINK = 0  # HDF5's H5L_TYPE_HARD
+METADATA_VERSIONS = ("v110", "v110")  # the lowest in which HDF5 has checksums of all that is not an array
+MAX_COMPRESSION = 1100  # deflate reaches 1032
+CHECKSUM: dict[str, Any] = {"fletcher32": True}
+CHECKSUM_BYTES = 4
 COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 
 
@@ -197,3 +257,105 @@ def pack_labels(labels: np.ndarray) -> bytes | bytearray:
 
 
 SHUFFLE, DEFLATE = 2, 1  # HDF5's numbers of the filters, in the order in which they were applied
+
+
+def text_array(texts: Sequence[str] | str) -> np.ndarray:
+    """Returns texts as HDF5 stores them within an array or an attribute: UTF-8 of one length. (Texts of any length are
+    stored apart, without a checksum.)"""
+    encoded = texts.encode() if isinstance(texts, str) else [text.encode() for text in texts]
+    longest = len(encoded) if isinstance(encoded, bytes) else max(map(len, encoded), default=0)
+    return np.array(encoded, dtype=h5py.string_dtype("utf-8", max(1, longest)))
+
+
+def with_checksum(chunk: np.ndarray) -> bytes:
+    """Returns the bytes of a chunk as the filter Fletcher-32 leaves them: followed by their checksum."""
+    from imagecodecs import h5checksum_fletcher32
+
+    raw = chunk.tobytes()
+    return raw + h5checksum_fletcher32(raw).to_bytes(CHECKSUM_BYTES, "little")
+
+
+def _bytes_of(array: np.ndarray) -> Any:
+    """Returns the bytes of a contiguous array, without a copy."""
+    return array.reshape(-1).view(np.uint8)
+
+
+class CheckedRows:
+    """Reads rows of an uncompressed HDF5 array with checksums; a chunk is verified when one of its rows is first read.
+
+    HDF5 itself reads and verifies the whole chunk for each row: of 16 MB, instead of a row's few kB.
+    """
+
+    @classmethod
+    def fits(cls, array: Node) -> bool:
+        """Returns whether an array has whole rows in its chunks, and no filter but the checksum."""
+        if array.chunks is None or array.chunks[1:] != array.shape[1:] or not array.fletcher32:
+            return False
+        return array.id.get_create_plist().get_nfilters() == 1 and array.dtype.isnative
+
+    def __init__(self, path: Path, array: Node) -> None:
+        self._path, self._name = path, array.name[1:]
+        self._dtype, self._row_shape, self._rows = array.dtype, array.shape[1:], array.chunks[0]
+        self._row_bytes = int(array.dtype.itemsize * np.prod(array.shape[1:]))
+        self._offsets: dict[int, int] = {}
+        self._verified: set[int] = set()
+        self._lock = threading.Lock()
+        chunk_bytes = self._rows * self._row_bytes + CHECKSUM_BYTES
+        size = path.stat().st_size
+        for index in range(array.id.get_num_chunks()):
+            chunk = array.id.get_chunk_info(index)
+            if chunk.filter_mask or chunk.size != chunk_bytes or chunk.byte_offset + chunk_bytes > size:
+                self._refuse(chunk.chunk_offset[0])
+            self._offsets[chunk.chunk_offset[0] // self._rows] = chunk.byte_offset
+        self._file = path.open("rb", buffering=0)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def read_into(self, out: np.ndarray, first: int) -> None:
+        """Fills `out` (n, …), contiguous, with rows from `first` on; raises SegueError for a damaged chunk."""
+        done = 0
+        while done < len(out):
+            chunk, row = divmod(first + done, self._rows)
+            rows = min(self._rows - row, len(out) - done)
+            if chunk not in self._offsets:
+                self._refuse(chunk * self._rows)
+            self._verify(chunk, None if rows < self._rows else out[done : done + rows])
+            if rows < self._rows:
+                self._read(self._offsets[chunk] + row * self._row_bytes, out[done : done + rows])
+            done += rows
+
+    def _verify(self, chunk: int, whole: np.ndarray | None) -> None:
+        """Reads a chunk, into `whole` if given, and compares its checksum, unless that was done and nobody wants it."""
+        from imagecodecs import h5checksum_fletcher32
+
+        if whole is None:
+            if chunk in self._verified:
+                return
+            whole = np.empty((self._rows, *self._row_shape), dtype=self._dtype)
+        offset = self._offsets[chunk]
+        self._read(offset, whole)
+        if chunk not in self._verified:
+            checksum = np.empty(CHECKSUM_BYTES, dtype=np.uint8)
+            self._read(offset + whole.nbytes, checksum)
+            expected = int.from_bytes(checksum.tobytes(), "little")
+            if h5checksum_fletcher32(_bytes_of(whole)) != expected:
+                self._refuse(chunk * self._rows)
+            self._verified.add(chunk)
+
+    def _read(self, offset: int, out: np.ndarray) -> None:
+        view = memoryview(_bytes_of(out))
+        with self._lock:
+            self._file.seek(offset)
+            done = 0
+            while done < len(view):
+                count = self._file.readinto(view[done:])
+                if not count:
+                    raise SegueError(f"{self._path}: the HDF5 file is truncated; copy it again or make it again.")
+                done += count
+
+    def _refuse(self, first: int) -> NoReturn:
+        raise SegueError(
+            f"{self._path}: {self._name} is damaged: the checksum of the {self._rows} rows from {first} on does not "
+            "match; copy the file again or make it again."
+        )

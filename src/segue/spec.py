@@ -5,6 +5,7 @@ The models are defined next to the functions that use them. Here are their base 
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import tomllib
 import types
@@ -16,6 +17,13 @@ from typing import Any, ClassVar, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from segue.errors import SegueError, SpecError
+from segue.storage import require_regular
+
+MAX_BYTES = 16 * 10**6  # of a specification
+MAX_DEPTH = 50
+MAX_ENTRIES = 10_000  # of a table or list
+MAX_MISTAKES = 100  # reported of a file
+MAX_NAMES = 100  # named in a mistake, and compared with what was written
 
 
 class SpecModel(BaseModel):
@@ -61,17 +69,50 @@ Model = TypeVar("Model", bound=SpecModel)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Returns the tables of a TOML file; raises SegueError when it is missing, unreadable or not TOML."""
+    """Returns the tables of a TOML file; raises SegueError when it is missing, unreadable, not TOML, or holds what no
+    specification has: dates, NUL, or more than the limits above."""
+    require_regular(path, "a TOML specification")
     try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise SegueError(f"{path}: has {size:,} bytes; a specification has at most {MAX_BYTES:,}.")
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise SegueError(f"{path}: there is no such file; give the path of a TOML specification.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SegueError(f"{path}: cannot be read as text ({error}); give the path of a TOML specification.") from None
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        table = tomllib.loads(text)
+    except RecursionError:
+        raise SegueError(f"{path}: is nested too deeply; tables and lists may be nested {MAX_DEPTH} deep.") from None
+    except ValueError as error:  # also a number of thousands of digits
         raise SegueError(f"{path}: is not valid TOML: {error}.") from None
+    mistake = _excess(table)
+    if mistake is not None:
+        raise SegueError(f"{path}: {mistake}.")
+    return table
+
+
+def _excess(table: dict[str, Any]) -> str | None:
+    """Returns the first thing in a file that no setting can be, None without."""
+    waiting: list[tuple[str, Any, int]] = [("at the top", table, 1)]
+    while waiting:
+        place, value, depth = waiting.pop()
+        if isinstance(value, (dict, list)):
+            if len(value) > MAX_ENTRIES or depth > MAX_DEPTH:
+                return (
+                    f"{_shortened(place, quoted=False)}: found {len(value):,} entries, {depth} deep; allowed are "
+                    f"{MAX_ENTRIES:,} entries and a depth of {MAX_DEPTH}"
+                )
+            if isinstance(value, dict):
+                waiting += [(place, key, depth) for key in value]
+                inner = [(key if value is table else f"{place}.{key}", entry) for key, entry in value.items()]
+            else:
+                inner = [(f"{place}[{index}]", entry) for index, entry in enumerate(value)]
+            waiting += [(name, entry, depth + 1) for name, entry in inner]
+        elif isinstance(value, str) and "\0" in value:
+            return f"{place!r}: found a text with the character NUL, which no name or path can have; remove it"
+        elif isinstance(value, (datetime.date, datetime.time)):
+            return f"{place}: found the date or time {value}; no setting is one: put it in quotes to make it a text"
+    return None
 
 
 def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
@@ -100,7 +141,7 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
 def _parse_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -125,15 +166,20 @@ def attempt(model: type[Model], data: Any, *, prefix: str = "") -> tuple[Model |
     try:
         return model.model_validate(data), []
     except ValidationError as error:
-        return None, _messages(model, error.errors(include_url=False), prefix)
+        errors = error.errors(include_url=False)
+        more = [f"and {len(errors) - MAX_MISTAKES:,} more mistakes"] if len(errors) > MAX_MISTAKES else []
+        return None, _messages(model, errors[:MAX_MISTAKES], prefix) + more
+    except RecursionError:
+        return None, [f"{prefix or 'at the top'}: tables and lists are nested too deeply"]
 
 
 def unknown(name: str, allowed: Iterable[str], what: str = "name") -> str:
     """Returns "unknown name 'x'; did you mean 'y'? Allowed: …", for any closed set of names."""
     names = sorted(allowed)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name[:MAX_NAMES], names[:MAX_NAMES], n=1, cutoff=0.5)
     suggestion = f" did you mean '{close[0]}'?" if close else ""
-    return f"unknown {what} '{name}';{suggestion} allowed: {', '.join(names) or 'none'}"
+    listed = names if len(names) <= MAX_NAMES else [*names[:MAX_NAMES], f"… ({len(names):,} names)"]
+    return f"unknown {what} '{_shortened(name, quoted=False)}';{suggestion} allowed: {', '.join(listed) or 'none'}"
 
 
 def unknown_key(model: type[BaseModel] | None, key: str, allowed: Iterable[str]) -> str:
@@ -226,8 +272,8 @@ def _message(model: type[BaseModel], error: Any, prefix: str) -> tuple[str, str]
     return top, f"{finding}{text[0].lower()}{text[1:]}"
 
 
-def _shortened(value: Any) -> str:
-    text = repr(value)
+def _shortened(value: Any, *, quoted: bool = True) -> str:
+    text = repr(value) if quoted else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -14,7 +14,7 @@ from segue.errors import SegueError
 from segue.formatting import format_bytes
 from segue.networks.registry import FAMILIES, SMP_DECODERS, NetworkSpec
 from segue.spec import load, read_toml
-from segue.storage import read_json
+from segue.storage import is_file, read_json
 from segue.training.run_folder import RunFolder
 from segue.training.schedules import SCHEDULES
 
@@ -56,7 +56,7 @@ def describe(what: str, *, settings: Sequence[str] = (), sizes: Sizes | None = N
         from segue.study.plan import plan_study
 
         return describe_plan(plan_study(path))
-    if path.is_file() or path.suffix in (".h5", ".hdf5"):
+    if is_file(path) or path.suffix in (".h5", ".hdf5"):
         from segue.data.summary import describe as describe_dataset
 
         return describe_dataset(path)
@@ -68,13 +68,16 @@ def describe(what: str, *, settings: Sequence[str] = (), sizes: Sizes | None = N
 
 
 def _is_run(path: Path) -> bool:
-    return path.is_dir() or _working(path).path.is_dir()
+    try:
+        return path.is_dir() or _working(path).path.is_dir()
+    except (OSError, ValueError):  # a name that no folder can have
+        return False
 
 
 def _is_network_name(what: str) -> bool:
     """Returns whether `what` can only be a network's name; those of timm may have a dot, for the weights."""
     dotted = "." in what and what.partition("-")[0] not in (*FAMILIES, *SMP_DECODERS)
-    return not (dotted or "/" in what or Path(what).is_file() or _is_run(Path(what)))
+    return not (dotted or "/" in what or is_file(Path(what)) or _is_run(Path(what)))
 
 
 def describe_stage(path: Path) -> str:
@@ -115,7 +118,7 @@ class PlateSummary:
 def describe_plate(path: Path) -> PlateSummary | None:
     """Returns a summary of a plate's specification: images found, missing, duplicate or wrong, its splits and tiles; of
     a synthetic plate its size. None if the file is not a specification of a plate."""
-    if path.suffix != ".toml" or not path.is_file():
+    if path.suffix != ".toml" or not is_file(path):
         return None
     table = read_toml(path)
     if "stages" in table or not ("files" in table or "synthetic" in table):
@@ -165,7 +168,7 @@ def describe_schedules(
             )
         return align_rows([(name, spec.summary) for name, spec in SCHEDULES.items()])
     path = Path(which)
-    if path.suffix == ".toml" or path.is_file():
+    if path.suffix == ".toml" or is_file(path):
         if settings or lr is not None or epochs:
             raise SegueError(f"{path}: already defines rate, epochs and settings; leave --lr, --epochs and --set out.")
         plotted = schedules.schedules_of_file(path)
@@ -211,7 +214,8 @@ def describe_run(folder: Path) -> str:
         )
     described, metrics = run.read(run.spec), run.read(run.metrics)
     timing, environment = run.read(run.timing), run.read(run.environment)
-    stage, model, labels, counted = described["stage"], described["model"], metrics["labels"], metrics["parameters"]
+    stage = run.read_stage().model_dump(mode="json", by_alias=True)
+    model, labels, counted = described["model"], metrics["labels"], metrics["parameters"]
     rows = [
         ("run", f"{folder}  ({described['key']})"),
         ("network", f"{stage['network']['name']}, {counted['network']['parameters']:,} parameters, "
@@ -237,7 +241,8 @@ def describe_run(folder: Path) -> str:
     if decoding:
         rows.append(("decoding", ", ".join(f"{name} {value:g}" for name, value in decoding["parameters"].items())))
         rows.append(("tuned on", f"{decoding['images']} validation images: {decoding['metric'].replace('_', ' ')} "
-                     f"{decoding['value']:.4f}, {decoding['value_of_defaults']:.4f} with the defaults"))  # fmt: skip
+                     f"{number(decoding['value'])}, {number(decoding['value_of_defaults'])} with the defaults"
+                     + (f" ({decoding['reason']})" if decoding.get("reason") else "")))  # fmt: skip
     return align_rows(rows) + "\n" + describe_scores(metrics["scores"], model["names"])
 
 
@@ -311,7 +316,9 @@ def _prefix(name: str) -> str:
 
 
 def describe_plan(plan: Plan) -> str:
-    """Returns the counts of a plan stage by stage, and the disk space it needs."""
+    """Returns the counts of a plan stage by stage, the disk space it needs, and in what its domains differ."""
+    from segue.study.domains import domain_warnings
+
     head = ("stage", "configurations", "models", "distinct", "finished", "failed")
     rows = [
         (c.stage, *(f"{n:,}" for n in (c.configurations, c.models, c.distinct, c.finished, c.failed)))
@@ -333,6 +340,7 @@ def describe_plan(plan: Plan) -> str:
     ]
     if need["datasets"] + need["weights"] > need["free"]:
         lines.append('WARNING: this exceeds the free disk space; choose another --store, or keep = "metrics"')
+    lines += [f"WARNING: {sentence}" for sentence in domain_warnings(plan)]
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segue import device
+from segue import device, signals
 from segue.cli import draw
 from segue.cli.plate import count, film
 from segue.cli.predict import predict
@@ -52,11 +52,15 @@ StorePath = Annotated[
 def main() -> None:
     """Runs the command line; prints a mistake of the user as one message."""
     try:
-        app()
+        with signals.ending_on_signals():
+            app()
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
             print("segue: interrupted; run the same command again to resume.", file=sys.stderr)
         raise
+    except signals.Terminated as ended:
+        print(f"segue: ended by {ended.name}; run the same command again to resume.", file=sys.stderr)
+        sys.exit(ended.exit_code)
     except SegueError as error:
         print(f"segue: {error}", file=sys.stderr)
         sys.exit(2)
@@ -221,7 +225,13 @@ def evaluate(
     from segue.cli import describe
 
     conditions = dict(_condition(text) for text in where or ())
-    result = api.evaluate(run, dataset, part=part, conditions=conditions)
+    result = api.evaluate(
+        run,
+        dataset,
+        part=part,
+        conditions=conditions,
+        log=lambda sentence: print(f"WARNING: {sentence}", file=sys.stderr, flush=True),
+    )
     print(f"{part} part of {dataset}: {result['samples']} samples of {result['groups']} groups")
     print(describe.describe_scores(result["scores"], result["classes"]))
 

@@ -15,10 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from filelock import FileLock, Timeout
+
 from segue.data.dataset import Dataset
-from segue.errors import SegueError
+from segue.errors import SegueError, warn
 from segue.parallel import map_unordered
-from segue.storage import remove_abandoned
+from segue.storage import make_folder, refusal, remove_abandoned
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -90,8 +92,27 @@ def _make_item(make: Callable[[Item], Result], numbered: tuple[int, Item]) -> Re
 
 @contextlib.contextmanager
 def work_folders(out: Path, *folders: Path) -> Iterator[None]:
-    """Removes, after a success, the folders of intermediate files and partial files of killed processes."""
-    yield
-    remove_abandoned(out)
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+    """Lets one process at a time make `out`; removes, after a success, the folders of intermediate files and the
+    partial files of killed processes.
+
+    Another process waits, so that it has to look again whether `out` is made (`is_made`). The lock `<out>.lock` is
+    released by the system however a process ends. Raises SegueError where the folder of `out` cannot be written.
+    """
+    make_folder(out.parent)
+    lock = FileLock(out.with_name(f"{out.name}.lock"))
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            warn(f"{out}: another process is making this dataset; waiting for it to end")
+            lock.acquire()
+    except OSError as error:
+        raise SegueError(refusal(out, error)) from error
+    try:
+        yield
+        remove_abandoned(out)
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        Path(lock.lock_file).unlink(missing_ok=True)  # whoever waits for it finds `out` made
+    finally:
+        lock.release()

@@ -34,7 +34,14 @@ from torch import Tensor
 
 from segue.data.dataset import Dataset
 from segue.data.normalization import intensity_stats, normalize
-from segue.data.sources import DatasetSubset, require_finite, sample_names, tile_shape, virtual_labels
+from segue.data.sources import (
+    DatasetSubset,
+    micrograph_statistics,
+    require_finite,
+    sample_names,
+    tile_shape,
+    virtual_labels,
+)
 from segue.data.spec import Layer, NormalizeSpec
 from segue.device import cpu_count
 from segue.errors import SegueError
@@ -179,7 +186,9 @@ class StreamedSource:
         self.label_dtype = max((part.label_dtype for part in parts), key=lambda kind: kind.itemsize)
         self._normalization: NormalizeSpec = normalization
         self._budget = budget_bytes
-        self._intensity = np.concatenate([part.dataset.intensity(part.indices) for part in parts])
+        self._intensity = np.concatenate(
+            [micrograph_statistics(part.dataset, part.indices, normalization) for part in parts]
+        )
         self._row = np.concatenate([np.asarray(part.indices, dtype=np.int64) for part in parts])
         layers = {part.dataset.path.resolve(): (part.dataset.path, part.layer) for part in parts}
         files = {path: index for index, path in enumerate(layers)}
@@ -493,13 +502,18 @@ class LabelChunks:
         rows = min(self.rows, self._count - first)
         if not self._layer.stored:
             return virtual_labels(self._dataset, np.arange(first, first + rows), self._layer)
-        _, height, width = self._labels.shape
         with reading(self._dataset.path):
-            if self._is_packed:
-                skipped, raw = self._labels.id.read_direct_chunk((first, 0, 0))
-                if not skipped:
-                    return self._decoded(raw)[: rows * height * width].reshape(rows, height, width)
-            return self._labels[first : first + rows]
+            labels = self._read_stored(first, rows)
+        self._dataset.require_labels(self._layer, labels)
+        return labels
+
+    def _read_stored(self, first: int, rows: int) -> np.ndarray:
+        _, height, width = self._labels.shape
+        if self._is_packed:
+            skipped, raw = self._labels.id.read_direct_chunk((first, 0, 0))
+            if not skipped:
+                return self._decoded(raw)[: rows * height * width].reshape(rows, height, width)
+        return self._labels[first : first + rows]
 
     def _decoded(self, raw: bytes) -> np.ndarray:
         from imagecodecs import deflate_decode

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,6 +20,7 @@ from segue.data.spec import Layer
 from segue.data.splits import GivenSplit, Split, split_codes
 from segue.errors import SegueError
 from segue.hdf5 import (
+    CHECKSUM,
     COMPRESSION,
     NewFile,
     Node,
@@ -27,13 +29,15 @@ from segue.hdf5 import (
     open_file,
     pack_labels,
     reading,
+    text_array,
+    with_checksum,
     write_labels,
     write_packed,
 )
 from segue.labels import IGNORED
 
 FORMAT = "segue dataset"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: tiles/intensity has background and contrast too
 CHUNK_BYTES = 16 * 10**6
 COUNTS_CHUNK = 10**5  # rows of class counts
 MAX_INT8_CLASSES = 128
@@ -54,9 +58,10 @@ class GroupTiles:
     """The tiles of one group, all arrays in memory.
 
     images (n, C, H, W) in the acquired type (integers up to 32 bits, float32). labels {layer: (n, H, W) int32}.
-    valid (n, 4) int32: the box y0, x0, y1, x1 that is not padding. intensity (n, C, 2) float32: mean and standard
-    deviation of the whole micrograph that the tile was cut from. samples {column: (n,)} of str, int64 or float64, at
-    least group, source, y_px and x_px. micrographs {source: Micrograph}, empty if whole images are not stored.
+    valid (n, 4) int32: the box y0, x0, y1, x1 that is not padding. intensity (n, C, 4) float32:
+    `image_statistics` of the whole micrograph that the tile was cut from. samples {column: (n,)} of str, int64 or
+    float64, at least group, source, y_px and x_px. micrographs {source: Micrograph}, empty if whole images are not
+    stored.
     """
 
     images: np.ndarray
@@ -92,7 +97,7 @@ def _check_group(part: GroupTiles) -> None:
         raise ValueError(f"images are {part.images.dtype}; allowed are integers up to 32 bits and float32")
     shapes = {
         "valid": (part.valid.shape, (count, 4)),
-        "intensity": (part.intensity.shape, (count, channels, 2)),
+        "intensity": (part.intensity.shape, (count, channels, 4)),
         **{f"labels/{name}": (labels.shape, (count, height, width)) for name, labels in part.labels.items()},
         **{f"samples/{name}": (values.shape, (count,)) for name, values in part.samples.items()},
     }
@@ -122,9 +127,9 @@ def merge_parts(
 ) -> None:
     """Writes the dataset `out` from part files, in their order; `out` appears only when it is complete.
 
-    Images are stored uncompressed in chunks of `chunk` tiles, or as many as fit into 16 MB; labels are compressed
-    (gzip 1). Memory: two chunks of each array and the largest micrograph of a part. Raises SegueError if parts differ
-    in shape or type, if a class is not named by its layer, or if the disk refuses a write.
+    Images are stored uncompressed in chunks of `chunk` tiles, or as many as fit into 16 MB, with checksums; labels are
+    compressed (gzip 1). Memory: two chunks of each array and the largest micrograph of a part. Raises SegueError if
+    parts differ in shape or type, if a class is not named by its layer, or if the disk refuses a write.
     """
     if not parts:
         raise SegueError(f"{out}: there are no tiles to write; give at least one group with a tile.")
@@ -258,13 +263,14 @@ def _create_arrays(
     for name, row_shape in plan.shapes.items():
         shape, dtype = (plan.count, *row_shape), plan.types[name]
         chunks = _chunk_shape(shape, dtype.itemsize, chunk)
-        options = COMPRESSION if name.startswith("labels/") else {}
+        options = COMPRESSION if name.startswith("labels/") else CHECKSUM
         writers[name] = _RowWriter(tiles.create_dataset(name, shape, dtype, chunks=chunks, **options), chunks[0])
     for layer in layers:
         write_layer_attributes(tiles[f"labels/{layer.name}"], layer)
         if layer.kind == "classes":
             name, shape = f"class_counts/{layer.name}", (plan.count, len(layer.names))
-            counts = tiles.create_dataset(name, shape, np.int64, chunks=_chunk_shape(shape, 8, COUNTS_CHUNK))
+            chunks = _chunk_shape(shape, 8, COUNTS_CHUNK)
+            counts = tiles.create_dataset(name, shape, np.int64, chunks=chunks, **CHECKSUM)
             writers[name] = _ClassCounter(_RowWriter(counts, counts.chunks[0]), layer)
     return writers
 
@@ -304,7 +310,7 @@ def _copy_micrographs(source: Node, new: NewFile) -> None:
 @dataclass(frozen=True)
 class MosaicTiles:
     """Tiles of one mosaic that are still to be copied: image (C, H, W); labels {layer: (H, W)} in the layer's
-    `buffer_dtype`; intensity (C, 2) float32; corners (n, 2): y, x; counts {class layer: (n, K)}; columns {name: value},
+    `buffer_dtype`; intensity (C, 4) float32; corners (n, 2): y, x; counts {class layer: (n, K)}; columns {name: value},
     the same for all tiles of the mosaic.
     """
 
@@ -334,7 +340,7 @@ class _Block:
         self.count = 0
         self.images = np.empty((rows, len(image), tile_px, tile_px), dtype=image.dtype)
         self.labels = {layer.name: np.empty(shape, dtype=buffer_dtype(layer)) for layer in layers}
-        self.intensity = np.empty((rows, len(image), 2), dtype=np.float32)
+        self.intensity = np.empty((rows, len(image), 4), dtype=np.float32)
         self.counts = {
             layer.name: np.empty((rows, len(layer.names)), dtype=np.int64)
             for layer in layers
@@ -474,7 +480,7 @@ class GrowingDataset:
         arrays, first, end = self._arrays, self._written, self._written + block.count
         for array in arrays.values():
             array.resize(end, axis=0)
-        arrays["images"].id.write_direct_chunk((first, 0, 0, 0), block.images[: self._chunk_rows])
+        arrays["images"].id.write_direct_chunk((first, 0, 0, 0), with_checksum(block.images[: self._chunk_rows]))
         for name, chunk in labels.items():
             write_packed(arrays[f"labels/{name}"], first, chunk)
         box = np.array([0, 0, self._tile_px, self._tile_px], dtype=np.int32)
@@ -490,8 +496,8 @@ class GrowingDataset:
         tiles, rows, side = self._new.file.create_group("tiles"), self._chunk_rows, self._tile_px
 
         def create(name: str, shape: tuple[int, ...], dtype: np.dtype | type) -> None:
-            chunks = (rows, *shape)
-            self._arrays[name] = tiles.create_dataset(name, (0, *shape), dtype, maxshape=(None, *shape), chunks=chunks)
+            options = {"maxshape": (None, *shape), "chunks": (rows, *shape), **CHECKSUM}
+            self._arrays[name] = tiles.create_dataset(name, (0, *shape), dtype, **options)
 
         create("images", block.images.shape[1:], block.images.dtype)
         create("valid", (4,), np.int32)
@@ -506,9 +512,7 @@ class GrowingDataset:
     def _store_micrograph(
         self, source: str, image: np.ndarray, labels: Mapping[str, np.ndarray], attributes: Mapping[str, Value]
     ) -> None:
-        group = write_micrograph(self._new.file, source, image, labels)
-        for name, value in attributes.items():
-            group.attrs[name] = value
+        write_attributes(write_micrograph(self._new.file, source, image, labels), attributes)
         self._new.check()
 
 
@@ -517,35 +521,48 @@ class GrowingDataset:
 
 def write_header(file: Node, channels: Sequence[str], attributes: Mapping[str, Value]) -> None:
     """Writes the format, the names of the channels and further attributes."""
-    file.attrs["format"], file.attrs["format_version"] = FORMAT, FORMAT_VERSION
-    file.attrs["channels"] = np.array(list(channels), dtype=h5py.string_dtype())
-    for name, value in attributes.items():
-        file.attrs[name] = value
+    write_attributes(file, {"format": FORMAT, "format_version": FORMAT_VERSION, **attributes})
+    file.attrs["channels"] = text_array(channels)
 
 
 def write_layer_attributes(labels: Node, layer: Layer) -> None:
     """Writes a layer's kind and names to the array of its labels."""
-    labels.attrs["kind"] = layer.kind
-    labels.attrs["names"] = np.array(layer.names, dtype=h5py.string_dtype())
+    write_attributes(labels, {"kind": layer.kind})
+    labels.attrs["names"] = text_array(layer.names)
+
+
+def write_attributes(node: Node, attributes: Mapping[str, Any]) -> None:
+    """Writes attributes: texts, numbers, and arrays of numbers."""
+    for name, value in attributes.items():
+        node.attrs[name] = text_array(value) if isinstance(value, str) else value
 
 
 def write_column(file: Node, column: str, values: np.ndarray) -> None:
     """Writes samples/<column>: text, or numbers as int64 or float64."""
     if values.dtype.kind in "OU":
-        file.create_dataset(f"samples/{column}", data=[str(value) for value in values], dtype=h5py.string_dtype())
+        data, options = text_array([str(value) for value in values]), COMPRESSION
     else:
-        dtype = np.float64 if values.dtype.kind == "f" else np.int64
-        file.create_dataset(f"samples/{column}", data=values.astype(dtype))
+        data, options = values.astype(np.float64 if values.dtype.kind == "f" else np.int64), CHECKSUM
+    _write_whole(file, f"samples/{column}", data, options)
+
+
+def _write_whole(file: Node, name: str, data: np.ndarray, options: Mapping[str, Any] = CHECKSUM) -> Node:
+    """Returns the new array of `data`, in chunks of whole rows with checksums; one without rows has no chunks."""
+    chunks = {"chunks": _chunk_shape(data.shape, data.dtype.itemsize, len(data)), **options} if data.size else {}
+    return file.create_dataset(name, data=data, **chunks)
 
 
 def read_column(dataset: Node) -> np.ndarray:
+    """Returns a column (N,): text as objects of str, numbers as stored."""
     return dataset.asstr()[()] if h5py.check_string_dtype(dataset.dtype) is not None else dataset[()]
 
 
 def write_micrograph(file: Node, source: str, image: np.ndarray, labels: Mapping[str, np.ndarray]) -> Node:
     """Returns the new group micrographs/<source> with the image (C, H, W) and its labels {layer: (H, W) int32}."""
     group = file.create_group(f"micrographs/{micrograph_key(source)}")
-    group["image"] = image
+    rows = max(1, CHUNK_BYTES // max(1, image.itemsize * len(image) * image.shape[2]))
+    chunks = {"chunks": (len(image), min(rows, image.shape[1]), image.shape[2]), **CHECKSUM} if image.size else {}
+    group.create_dataset("image", data=image, **chunks)
     for layer, values in labels.items():
         write_labels(create_labels(group, f"labels/{layer}", values.shape, chunk=len(values)), values)
     return group
@@ -553,13 +570,12 @@ def write_micrograph(file: Node, source: str, image: np.ndarray, labels: Mapping
 
 def write_split(file: Node, name: str, split: Split, samples: Mapping[str, np.ndarray], *, context: str) -> None:
     """Writes splits/<name> and its settings; `samples` and `context` as in `splits.split_codes`."""
-    dataset = file.create_dataset(f"splits/{name}", data=split_codes(split, samples, context=context))
+    dataset = _write_whole(file, f"splits/{name}", split_codes(split, samples, context=context))
     if isinstance(split, GivenSplit):
         dataset.attrs["given"] = True
         return
     always = {key: getattr(split, key) for key in ("seed", "validation", "test")}
-    for key, value in (always | split.model_dump(exclude_defaults=True)).items():
-        dataset.attrs[key] = value
+    write_attributes(dataset, always | split.model_dump(exclude_defaults=True))
 
 
 def micrograph_key(source: str) -> str:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from segue.data.writer import GroupTiles
 
-VERSION = 1  # of what is produced: raise it by one whenever equal specifications give other samples
+VERSION = 2  # of what is produced: raise it by one whenever equal specifications give other samples
 LAYER = "particles"
 CHUNK_BYTES = 16 * 10**6  # of images in a dataset
 FILE_BYTES = 40_000  # HDF5's own, in each file
@@ -136,6 +136,8 @@ def simulate(
     parts = make_folder(folder / hash_json(_part_settings(spec), digest_size=16)[:16])
     paths = [parts / f"{index:05d}.h5" for index in range(spec.structures)]
     with work_folders(out, folder):
+        if is_made(out, "provenance", provenance):  # by another process, while this one waited
+            return
         make_parts(
             partial(_write_structure, spec),
             list(enumerate(paths)),
@@ -257,6 +259,7 @@ def _group_tiles(
 ) -> GroupTiles:
     import numpy as np
 
+    from segue.data.normalization import image_statistics
     from segue.data.writer import GroupTiles
 
     conditions, group = _conditions(spec), group_of(spec, index)
@@ -271,12 +274,11 @@ def _group_tiles(
         "dose_e_per_A2": np.array([dose for _, dose in conditions], np.float64),
         **{name: _column(value, count) for name, value in columns.items()},
     }
-    flat = images.reshape(count, -1).astype(np.float64)
     return GroupTiles(
         images=images[:, None],
         labels={LAYER: np.repeat(mask[None].astype(np.int32), count, axis=0)},
         valid=np.tile(np.array([0, 0, tile_px, tile_px], np.int32), (count, 1)),
-        intensity=np.stack([flat.mean(1), flat.std(1)], axis=-1)[:, None].astype(np.float32),
+        intensity=np.stack([image_statistics(image[None]) for image in images]),
         samples=samples,
     )
 

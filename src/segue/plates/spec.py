@@ -50,7 +50,7 @@ from segue.data.tiling import Edge
 from segue.plates.synthetic.spec import SyntheticSpec
 from segue.spec import SpecModel, unknown
 
-VERSION = 3  # increase when the same specification and files give a different dataset
+VERSION = 4  # increase when the same specification and files give a different dataset
 NUMBERS = ("time", "row", "column", "field")
 PLACEHOLDERS = ("plate", "well", "channel", *NUMBERS)
 MAX_CHUNK_BYTES = 2**28  # of labels, 4 bytes a pixel; several chunks are in memory, and HDF5 allows 16 times as much
@@ -193,7 +193,7 @@ class StitchingSpec(SpecModel):
 
 
 class SaturatedSpec(SpecModel):
-    """More than `fraction` of the pixels at `full_counts`, or at the maximum of the pixel type (None)."""
+    """More than `fraction` of the pixels at `full_counts` or above; None: piled up at the field's highest value."""
 
     fraction: Fraction = 0.02
     full_counts: Positive | None = None
@@ -407,7 +407,7 @@ class StainsSpec(SpecModel):
     @classmethod
     def _drop_default_bleed_through(cls, data: Any) -> Any:
         """Removes the default bleed-through if the stains are not the default ones."""
-        if not isinstance(data, dict) or "bleed_through" in data or "stains" not in data:
+        if not isinstance(data, dict) or "bleed_through" in data or not isinstance(data.get("stains"), dict):
             return data
         return data if {"dapi", "cy5"} <= set(data["stains"]) else {**data, "bleed_through": {}}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,7 @@ from segue.hrtem.series import SeriesSpec
 from segue.plates import preflight
 from segue.plates.spec import PlateSpec
 from segue.spec import SpecModel, attempt, read_toml
+from segue.storage import is_file
 from segue.study import grid
 from segue.study.spec import DatasetSource, Label, Table
 from segue.training.identity import dataset_identity
@@ -177,7 +179,7 @@ def dataset_family(name: str, source: DatasetSource, folder: Path) -> tuple[Data
     """Returns the datasets of one entry and the mistakes in it and in its specification."""
     if source.file is not None:
         file = folder / source.file
-        if not file.is_file():
+        if not is_file(file):
             mistake = f"datasets.{name}.file: there is no file {file}; make the dataset, or correct the path"
             return DatasetFamily(()), [mistake]
         return DatasetFamily((PlannedDataset(name, "file", file, None, {}),)), []
@@ -209,11 +211,12 @@ def _is_axis(value: Any) -> bool:
 
 def _combinations(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns every combination of the values of `set`: dotted name -> value."""
-    choices = []
+    choices: list[list[tuple[str, Any]]] = []
     for path, value in settings.items():
         if _is_axis(value) and not (isinstance(value["each"], list) and value["each"]):
             raise ValueError(f"set.{path}: found {json.dumps(value)}; write {{ each = [first, second, ...] }}")
         choices.append([(path, choice) for choice in (value["each"] if _is_axis(value) else [value])])
+        grid.require_few(math.prod(map(len, choices)))
     return [dict(combination) for combination in itertools.product(*choices)]
 
 

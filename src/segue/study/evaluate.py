@@ -21,10 +21,10 @@ from segue.data.splits import PartName
 from segue.errors import SegueError
 from segue.evaluation import object_metrics
 from segue.evaluation.evaluate import score
+from segue.inference.domain import differences, mixed_sizes, observe
 from segue.storage import write_json
 from segue.study.store import timing_file
 from segue.targets.target import Target
-from segue.training import checkpoint
 from segue.training.data import choose_layer, part_indices, refuse_leaks, refuse_shared_groups, training_groups
 from segue.training.freezing import load_parts
 from segue.training.run_folder import RunFolder, TrainedModel, load_run
@@ -42,6 +42,18 @@ def score_run(
     Raises SegueError when the data do not fit the run, the part is empty, or any of its groups was trained on.
     """
     return _score_and_time(model, dataset, data, part, every_epoch)[0]
+
+
+def domain_differences(model: TrainedModel, path: Path, data: DataSpec, part: PartName) -> list[str]:
+    """Returns sentences on how the images of the part of a domain lie outside of what the run was trained on, and on
+    different pixel sizes among them."""
+    with Dataset(path) as dataset:
+        images = observe(dataset, part_indices(dataset, data, model.spec, part))
+    sentences = mixed_sizes(images.pixel_sizes_nm, str(path))
+    if model.training_set is not None:
+        names = (str(path), str(model.folder))
+        sentences += differences(model.training_set, images, channels=model.channels, names=names)
+    return sentences
 
 
 def _score_and_time(
@@ -123,7 +135,7 @@ def _score_and_time(
     if every_epoch:
         result["epochs"] = []
         for epoch in range(1, run.read(run.metrics)["epochs"] + 1):
-            weights = checkpoint.load_weights(run.epoch_weights(epoch))
+            weights = run.read_weights(run.epoch_weights(epoch))
             load_parts(network, weights, None, context=str(model.folder))
             scores = score(network, target, source, batch=spec.batch, device=device, precision=precision)
             result["epochs"].append(_undefined_as_none(scores))

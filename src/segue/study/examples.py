@@ -15,7 +15,6 @@ from segue.data.dataset import Dataset
 from segue.data.sources import ResidentSource, labeled_images
 from segue.errors import SegueError
 from segue.inference.predict import forward
-from segue.storage import read_json
 from segue.study.evaluate import target_for
 from segue.study.plan import Evaluation, Plan
 from segue.study.table import Example, ObjectExample
@@ -152,8 +151,11 @@ def _examples_of_domain(plan: Plan, evaluation: Evaluation, runs: Sequence[str],
 
 def _scored(plan: Plan, evaluation: Evaluation, dataset: Dataset, run: str) -> ScoredRun | None:
     """Returns a run whose weights and counts on whole micrographs exist, else None."""
-    result = read_json(plan.store.evaluation(run, plan.evaluation_key(evaluation)))
-    if not result or "images" not in result or not RunFolder(plan.store.run(run)).weights.exists():
+    folder, file = RunFolder(plan.store.run(run)), plan.store.evaluation(run, plan.evaluation_key(evaluation))
+    if not file.exists() or not folder.weights.exists():
+        return None
+    result = folder.read(file)
+    if "images" not in result:
         return None
     model = load_run(plan.store.run(run))
     layer = choose_layer(dataset, model.spec.target)

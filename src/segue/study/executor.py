@@ -21,10 +21,11 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from segue import signals
 from segue.data.spec import AugmentSpec
 from segue.errors import SegueError
 from segue.parallel import connect, end_with_parent
@@ -35,6 +36,8 @@ from segue.training.identity import parent_path
 from segue.training.spec import Inputs, TrainTask, shared_pass
 
 MAX_SIDE_BY_SIDE = 4  # models in one process: more would leave other workers without any, and gain little
+
+END_S = 25  # to save checkpoints when asked to end: clusters kill after 30 s
 
 # optional packages of a stage: the extra that installs them, and the packages
 EXTRAS = {"simulate": ("hrtem", ("ase", "abtem")), "tensorboard": ("tensorboard", ("tensorboard",))}
@@ -85,6 +88,8 @@ def run_study(
     """
     began = time.monotonic()
     report: Progress = progress if progress is not None else (lambda event: None)
+    if not force and all(plan.is_complete(training.key) for training in plan.trainings) and _has_datasets(plan):
+        return Summary(0, 0, 0, {}, time.monotonic() - began)  # nothing is written: the store may be read-only
     require_extras(plan)
     make_folder(plan.store.folder)
     write_json(plan.store.plan_record(plan.study.spec.name), plan.record())
@@ -141,6 +146,11 @@ def require_extras(plan: Plan) -> None:
                 f"{plan.study.path}: {name} needs {' and '.join(missing)}, not installed in this Python; run "
                 f"`pip install 'segue[{extra}]'`. Nothing was run."
             )
+
+
+def _has_datasets(plan: Plan) -> bool:
+    """Returns whether every dataset is there, and none has a record of an earlier failure."""
+    return all(plan.dataset_file(key).exists() and not plan.store.failure(key).exists() for key in plan.datasets)
 
 
 def _make_datasets(plan: Plan, workers: int, report: Progress) -> dict[str, str]:
@@ -353,7 +363,12 @@ def open_executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
     os.environ.setdefault("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "60s")
     with _local_cluster(workers) as cluster, Client(cluster) as client:
         client.register_plugin(_end_with_parent())
-        yield ClusterExecutor(client)
+        executor = ClusterExecutor(client)
+        try:
+            yield executor
+        except signals.Terminated as ended:
+            executor.end(ended.number)
+            raise
 
 
 class LocalExecutor:
@@ -377,15 +392,26 @@ class ClusterExecutor:
 
         self._client = client
         self._tasks: dict[str, Sequence[StudyTask]] = {}
+        self._running: dict[str, Any] = {}  # key of the first task of a submission -> its future
         self._completed = as_completed(with_results=True, raise_errors=False)
 
     def submit(self, tasks: Sequence[StudyTask]) -> None:
         key = tasks[0].key
         self._tasks[key] = tasks
-        self._completed.add(self._client.submit(run_tasks, tasks, key=key, pure=False))
+        self._running[key] = self._client.submit(run_tasks, tasks, key=key, pure=False)
+        self._completed.add(self._running[key])
+
+    def end(self, number: int) -> None:
+        """Asks the workers to end as the signal does, and waits until their trainings have saved a checkpoint."""
+        from distributed import wait
+
+        self._client.run(signals.request_end, number)
+        with suppress(TimeoutError):
+            wait(list(self._running.values()), timeout=END_S)
 
     def next(self) -> list[TaskResult]:
         future, result = next(self._completed)
+        self._running.pop(future.key, None)
         if isinstance(result, list):
             return result
         # a worker that died leaves an exception: the stages resume from their checkpoints the next time
@@ -424,6 +450,7 @@ def _end_with_parent() -> Any:
         def setup(self, worker: Any) -> None:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the command ends them
+                signal.signal(signal.SIGTERM, lambda number, frame: signals.request_end(number))  # so may SIGTERM
             end_with_parent()
 
     return EndWithParent()

@@ -10,10 +10,10 @@ from typing import Any
 
 from segue import networks
 from segue.errors import SegueError, SpecError
-from segue.spec import attempt, read_toml, unknown, unknown_key
+from segue.spec import MAX_MISTAKES, attempt, read_toml, unknown, unknown_key
 from segue.study import grid
 from segue.study.datasets import DatasetFamily, dataset_family
-from segue.study.spec import Label, StudySpec, Table
+from segue.study.spec import MAX_TRAININGS, Label, StudySpec, Table
 from segue.training.spec import ParentSpec, StageSpec
 
 STUDY_KEYS = {"from", "domain", "mix", "pairs", "variants", "images", "groups"}
@@ -45,8 +45,10 @@ class Configuration:
 
     @property
     def lineage(self) -> dict[str, Configuration]:
-        above = self.parent.lineage if self.parent else {}
-        return above | {self.stage: self}
+        youngest_first: list[Configuration] = [self]
+        while (parent := youngest_first[-1].parent) is not None:
+            youngest_first.append(parent)
+        return {configuration.stage: configuration for configuration in reversed(youngest_first)}
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,12 @@ def read_study(path: Path) -> Study:
         mistakes += problems
     if mistakes:
         raise SpecError(str(path), list(dict.fromkeys(mistakes)))
+    trainings = sum(map(len, configurations.values())) * len(spec.repetitions)
+    if trainings > MAX_TRAININGS:
+        raise SegueError(
+            f"{path}: its configurations and seeds make {trainings:,} trainings; allowed are {MAX_TRAININGS:,}: lower "
+            "seeds, vary fewer settings, or divide the study."
+        )
     parents = {name: _parent(spec.stages[name]) for name in order}
     return Study(path, spec, datasets, configurations, parents)
 
@@ -90,19 +98,22 @@ def _parent(table: Table) -> str | None:
 
 def _order(stages: Mapping[str, Table]) -> tuple[list[str], list[str]]:
     """Returns the stages with parents before children, and the mistakes in `from`."""
+    children: dict[str | None, list[str]] = {}
+    for name, table in stages.items():
+        children.setdefault(_parent(table), []).append(name)
+    place = {name: index for index, name in enumerate(stages)}
     order: list[str] = []
-    waiting, mistakes = dict(stages), []
-    while waiting:
-        ready = [name for name, table in waiting.items() if _parent(table) is None or _parent(table) in order]
-        for name in ready:
-            order.append(name)
-            del waiting[name]
-        if not ready:
-            for name, table in waiting.items():
-                parent = str(_parent(table))
-                reason = "a stage cannot be its own ancestor" if parent in stages else unknown(parent, stages, "stage")
-                mistakes.append(f"stages.{name}.from: {reason}")
-            break
+    ready = children.get(None, [])
+    while ready:  # a generation after the other
+        order += ready
+        ready = sorted((child for name in ready for child in children.get(name, ())), key=lambda name: place[name])
+    ordered = set(order)
+    mistakes = []
+    for name, table in stages.items():
+        if name not in ordered:
+            parent = str(_parent(table))
+            reason = "a stage cannot be its own ancestor" if parent in stages else unknown(parent, stages, "stage")
+            mistakes.append(f"stages.{name}.from: {reason}")
     return order, mistakes
 
 
@@ -145,6 +156,10 @@ def _expand_stage(
         return (), [f"{prefix}.{error}"]
     parent_name = _parent(spec.stages[name])
     parents: tuple[Configuration | None, ...] = known.get(parent_name, ()) if parent_name else (None,)
+    try:
+        grid.require_few(len(points) * len(parents) + sum(map(len, known.values())))
+    except ValueError as error:
+        return (), [f"{prefix}.{error}"]
     tiles = {dataset.name: dataset.tile_px for family in datasets.values() for dataset in family.members}
     configurations, mistakes = [], []
     for point in points:
@@ -209,7 +224,7 @@ def _stage_spec(
     prefix: str, table: Table, spec: StudySpec, datasets: Mapping[str, DatasetFamily]
 ) -> tuple[StageSpec | None, str, list[str]]:
     """Returns the training's specification of one point of the grid, its domain in words, and the mistakes."""
-    foreign = [key for key in table if key not in STUDY_KEYS | STAGE_KEYS]
+    foreign = [key for key in table if key not in STUDY_KEYS | STAGE_KEYS][:MAX_MISTAKES]
     mistakes = [f"{prefix}: {unknown_key(StageSpec, key, STUDY_KEYS | STAGE_KEYS)}" for key in foreign]
     data, domain, problems = _data(prefix, table, spec, datasets)
     mistakes += problems

@@ -9,11 +9,12 @@ pairs     {a = [...], b = [...], unordered = true}: all pairs of different domai
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from segue.study.spec import Label, Table
+from segue.study.spec import MAX_CONFIGURATIONS, Label, Table
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,13 @@ class GridPoint:
 def expand_grid(table: Table) -> list[GridPoint]:
     """Returns every point of the grid that a stage's table spans, in the order written.
 
-    Raises ValueError, worded for the user, for a malformed axis.
+    Raises ValueError, worded for the user, for a malformed axis, and for more points than a study may have.
     """
-    points = []
+    points: list[GridPoint] = []
     for variant, merged in _variants(table):
         for pair, paired in _pairs(merged):
             plain, axes = split_axes(paired)
+            require_few(len(points) + math.prod(len(axis.values) for axis in axes))
             for values in itertools.product(*(axis.values for axis in axes)):
                 point = plain
                 for axis, value in zip(axes, values, strict=True):
@@ -51,6 +53,15 @@ def expand_grid(table: Table) -> list[GridPoint]:
                 avoid = {axis.path: axis.avoid for axis in axes if axis.avoid}
                 points.append(GridPoint(_named(point, pair), variant | pair_label(pair) | chosen, avoid))
     return points
+
+
+def require_few(count: int) -> None:
+    """Raises ValueError if `count` configurations are more than a study may have."""
+    if count > MAX_CONFIGURATIONS:
+        raise ValueError(
+            f"each, variants, pairs: they span {count:,} configurations or more; allowed are "
+            f"{MAX_CONFIGURATIONS:,} in a study: vary fewer settings, or divide the study"
+        )
 
 
 def _variants(table: Table) -> Iterator[tuple[dict[str, str], Table]]:

@@ -9,6 +9,10 @@ from pydantic import Field, field_validator, model_validator
 
 from segue.spec import SpecModel
 
+MAX_REPETITIONS = 10_000  # of every configuration
+MAX_CONFIGURATIONS = 20_000  # of a study
+MAX_TRAININGS = 50_000
+
 Table = dict[str, Any]
 Label = str | int | float | bool
 
@@ -39,8 +43,16 @@ class DatasetSource(SpecModel):
 class Seeds(SpecModel):
     """Numbers of repetitions; the two are crossed. init: initial weights and order; draw: choice of images."""
 
-    init: Annotated[int, Field(gt=0)] = 1
-    draw: Annotated[int, Field(gt=0)] = 1
+    init: Annotated[int, Field(gt=0, le=MAX_REPETITIONS)] = 1
+    draw: Annotated[int, Field(gt=0, le=MAX_REPETITIONS)] = 1
+
+    @model_validator(mode="after")
+    def _few(self) -> Seeds:
+        if self.init * self.draw > MAX_REPETITIONS:
+            raise ValueError(
+                f"seeds: {self.init} × {self.draw} repetitions; allowed are {MAX_REPETITIONS:,}: lower init or draw"
+            )
+        return self
 
     @property
     def repetitions(self) -> list[tuple[int, int]]:
@@ -63,7 +75,7 @@ class StudySpec(SpecModel):
     title: str = ""
     question: str = ""
     seed: Annotated[int, Field(ge=0)] = 0
-    seeds: Annotated[int, Field(gt=0)] | Seeds = 1
+    seeds: Annotated[int, Field(gt=0, le=MAX_REPETITIONS)] | Seeds = 1
     network: Table = {}
     target: Table = {}
     split: Table = {}

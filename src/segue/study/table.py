@@ -109,13 +109,14 @@ def collect(plan: Plan, *, command: str) -> StudyResults:
     apart = _apart_from_split(plan, splits)
     for configuration, train in plan.uses:
         run = RunFolder(plan.store.run(train.key))
-        metrics = read_json(run.metrics)
-        if metrics is None:
+        if not run.is_finished:
             continue
+        metrics = run.read(run.metrics)
         identity = _identity(plan, configuration, train, metrics) | _split_columns(
             run, splits[train.key], apart.get(train.key), metrics
         )
-        results = [(e, read_json(plan.store.evaluation(train.key, plan.evaluation_key(e)))) for e in plan.evaluations]
+        files = [(e, plan.store.evaluation(train.key, plan.evaluation_key(e))) for e in plan.evaluations]
+        results = [(e, run.read(file) if file.exists() else None) for e, file in files]
         for evaluation, result in results:
             if result is not None:
                 scores = {"evaluated_domain": evaluation.domain, "split": result["part"], "samples": result["samples"]}
@@ -251,7 +252,7 @@ def _stage_axes(configurations: tuple[Any, ...]) -> list[str]:
 
 
 def _history(run: RunFolder, identity: Mapping[str, Any], evaluations: Mapping[str, Any]) -> pd.DataFrame:
-    history = pd.read_parquet(run.history)
+    history = run.read_history()
     for domain, result in evaluations.items():
         for name in ("loss_adjusted", "dice_mean") if "epochs" in result else ():
             history[f"{name}@{domain}"] = [scores[name] for scores in result["epochs"]]

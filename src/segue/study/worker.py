@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from segue import signals
 from segue.errors import SegueError
 from segue.training.run_folder import RunFolder
 from segue.training.spec import DataSpec, StageSpec, TrainTask
@@ -59,6 +60,7 @@ class TaskResult:
 
 def run_tasks(tasks: Sequence[StudyTask]) -> list[TaskResult]:
     """Trains and scores stages in this process, several side by side; never raises: a failure stops only its stage."""
+    signals.raise_if_received()
     untrained = [task for task in tasks if not task.run.is_finished]
     failed: dict[str, TaskResult] = {}
     if len(untrained) > 1:

@@ -4,6 +4,7 @@ complete."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +14,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor, nn
 
 from segue.errors import SegueError
-from segue.fingerprint import hash_file
-from segue.storage import refusal
+from segue.fingerprint import hash_file, hash_json
+from segue.storage import read_bytes, refusal
 
 MAX_STATES = 2  # kept: the newest, and the one before in case the newest is damaged
 MAX_TIME_SHARE = 0.01  # a checkpoint at the end of an epoch may cost this share of the time since the last
@@ -65,11 +66,22 @@ def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
 def load_weights(path: Path) -> dict[str, Tensor]:
     """Returns the tensors of a safetensors file; nothing in the file is executed."""
     try:
-        return load_file(path)
+        content = read_bytes(path, "a safetensors file or the folder of a run")
     except FileNotFoundError:
         raise SegueError(f"{path}: there is no such file; give a safetensors file or the folder of a run.") from None
-    except (SafetensorError, OSError) as error:
+    return parse_weights(content, path)
+
+
+def parse_weights(content: bytes, path: Path) -> dict[str, Tensor]:
+    """Returns the tensors in the bytes of a safetensors file; raises SegueError for another one, and for NaN."""
+    try:
+        weights = load(content)
+    except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise SegueError(f"{path}: is not a complete safetensors file ({error}); give one written by segue.") from None
+    for name, value in weights.items():
+        if not torch.isfinite(value).all():
+            raise SegueError(f"{path}: tensor '{name}' holds NaN or infinity; give weights that were trained.")
+    return weights
 
 
 def save(
@@ -99,8 +111,8 @@ def save(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         save_weights(tensors, partial / "tensors.safetensors")
-        digest = hash_file(partial / "tensors.safetensors")
-        (partial / "progress.json").write_text(json.dumps({"digest": digest, **vars(progress)}), encoding="utf-8")
+        record = {"digest": _digest(partial, vars(progress)), **vars(progress)}
+        (partial / "progress.json").write_text(json.dumps(record), encoding="utf-8")
         partial.rename(folder / str(number))
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -123,7 +135,7 @@ def restore(
     """
     for number in reversed(_numbers(folder)):
         state = _read(folder / str(number))
-        if state is not None:
+        if state is not None and _fits(network, state[1]):
             progress, tensors = state
             _fill(network, optimizer, tensors)
             return progress, _extra_weights(network, tensors)
@@ -146,12 +158,23 @@ def newest_progress(folder: Path) -> Progress | None:
 def _read(state: Path) -> tuple[Progress, dict[str, Tensor]] | None:
     """Returns the content of a state, None if it is damaged."""
     try:
-        content: dict[str, Any] = json.loads((state / "progress.json").read_text(encoding="utf-8"))
-        if hash_file(state / "tensors.safetensors") != content.pop("digest"):
+        content: dict[str, Any] = json.loads(read_bytes(state / "progress.json", "a checkpoint"))
+        if content.pop("digest") != _digest(state, content):
             return None
         return Progress(**content), load_file(state / "tensors.safetensors")
-    except (OSError, SegueError, ValueError, TypeError, KeyError, SafetensorError):
+    except (OSError, SegueError, ValueError, TypeError, KeyError, AttributeError, RecursionError, SafetensorError):
         return None
+
+
+def _digest(state: Path, progress: Mapping[str, Any]) -> str:
+    """Returns the hash of all that a state holds: its tensors and its progress."""
+    return hash_json([hash_file(state / "tensors.safetensors"), progress])
+
+
+def _fits(network: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
+    """Returns whether a state is of this network."""
+    shapes = {name[8:]: value.shape for name, value in tensors.items() if name.startswith("network.")}
+    return shapes == {name: value.shape for name, value in network.state_dict().items()}
 
 
 def _extra_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -180,7 +203,7 @@ def _fill(network: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping
 def _numbers(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
-    return sorted(int(state.name) for state in folder.iterdir() if state.name.isdigit())
+    return sorted(int(state.name) for state in folder.iterdir() if re.fullmatch("[1-9][0-9]{0,17}", state.name))
 
 
 class CheckpointClock:

@@ -38,6 +38,8 @@ from segue.data.splits import Neighbors, PartName
 from segue.data.streaming import StreamedSource
 from segue.device import free_memory
 from segue.errors import SegueError
+from segue.inference import domain
+from segue.inference.domain import TrainingSet
 from segue.targets.specs import Spec
 from segue.training.run_folder import RunFolder
 from segue.training.spec import DataSpec, Inputs, Range, StageSpec
@@ -75,7 +77,8 @@ class StageData:
     may visit the training samples (`streaming.epoch_order`); they are the same whether these are resident or streamed.
     stage_groups: "training" and "validation" -> the stage's own groups by split; groups: the same over all splits, with
     the ancestors'; splits_used: the groups trained on by split, also by ancestors; ancestry: "unknown" where a parent
-    does not record which groups it was trained on. leak: None where the split leaks no groups.
+    does not record which groups it was trained on. leak: None where the split leaks no groups. training_set: pixel
+    sizes and statistics of the images trained on.
     """
 
     training: Source
@@ -91,6 +94,7 @@ class StageData:
     splits_used: Mapping[str, list[str]]
     ancestry: Literal["known", "unknown"]
     leak: Leak | None
+    training_set: TrainingSet
 
     @property
     def groups_record(self) -> dict[str, Any]:
@@ -155,6 +159,12 @@ def load_data(spec: StageSpec, inputs: Inputs, *, context: str, device: str, log
         if spec.split.stored is None:
             log(_split_message([selection.dataset for selection in selections], spec.split))
 
+        # observe
+        training_set = domain.merge([domain.observe(part.dataset, part.indices) for part in training])
+        paths = " and ".join(dict.fromkeys(str(part.dataset.path) for part in training))
+        for sentence in domain.mixed_sizes(training_set.pixel_sizes_nm, paths):
+            log(f"WARNING: {sentence}")
+
         # load
         chunk_ids = streaming.chunk_ids(
             [(s.dataset.path, s.indices, (s.dataset.count, *s.dataset.tile_shape[1:])) for s in training]
@@ -179,6 +189,7 @@ def load_data(spec: StageSpec, inputs: Inputs, *, context: str, device: str, log
         splits_used=splits_used,
         ancestry=ancestry,
         leak=leak,
+        training_set=training_set,
     )
 
 
@@ -343,13 +354,39 @@ def _require_disjoint(selections: Sequence[_Selection]) -> None:
 
 
 def refuse_shared_groups(training: Collection[str], held_out: Collection[str], part: PartName, context: str) -> None:
-    """Raises SegueError when held-out groups occur among the training groups of a stage or of its ancestors."""
-    shared = sorted(set(training) & set(held_out))
+    """Raises SegueError when held-out groups occur among the training groups of a stage or of its ancestors.
+
+    Groups made of paths are the same if one path ends with the other: "a" of a dataset of one folder may be "d1/a" of
+    another of several.
+    """
+    shared = _shared_groups(training, held_out)
     if shared:
+        group, other = shared[0]
+        first = f"'{group}'" if group == other else f"'{group}' of the dataset, '{other}' in training"
         raise SegueError(
             f"{context}: {len(shared)} of its {part} groups were trained on, by it or by one of its ancestors "
-            f"(first '{shared[0]}'); give all stages the same split (by, seed and fractions)."
+            f"(first {first}); give all stages the same split (by, seed and fractions). Groups are names: of `segue "
+            "prepare` those of the image files unless its specification or table says otherwise, of plates the wells. "
+            "If different samples only happen to be called alike, name them apart where a dataset is made: by "
+            "group = '{folder}-{stem}' or 'lab2-{stem}', or by a column group in its table."
         )
+
+
+def _shared_groups(training: Collection[str], held_out: Collection[str]) -> list[tuple[str, str]]:
+    """Returns each held-out group that was trained on, with its name in training: the same, or a path that ends so."""
+    by_end = {end: group for group in sorted(training, reverse=True) for end in _ends(group)}
+    known = set(training)
+    by_end |= {group: group for group in known}
+    names = {}
+    for group in sorted(set(held_out)):
+        names[group] = by_end.get(group) or next((end for end in _ends(group) if end in known), None)
+    return [(group, name) for group, name in names.items() if name is not None]
+
+
+def _ends(group: str) -> list[str]:
+    """Returns "a/b/c", "b/c" and "c" of "a/b/c"."""
+    parts = group.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def refuse_leaks(training: GroupsBySplit, validation: GroupsBySplit, context: str) -> None:
@@ -431,18 +468,19 @@ def training_groups(record: Mapping[str, Any]) -> dict[str, list[str]]:
     return record.get("divisions") or {"": sorted({*record.get("training", ()), *record.get("ancestors", ())})}
 
 
-def _read_groups(parent: Path | None) -> dict[str, Any] | None:
-    """Returns the groups that a parent and its ancestors used; None where they are not recorded, as for bare weights.
+def _read_groups(parent: Path | None) -> tuple[dict[str, Any], bool]:
+    """Returns the groups that a parent and its ancestors used, and whether these are certainly all: not for bare
+    weights, which record none, nor for a run that cannot be verified.
 
-    The groups of a run are also found next to its weights, if these are given as a file.
+    The groups of a run are also found next to its weights, if these are given as a file. Raises SegueError where they
+    are damaged, altered or lost.
     """
     if parent is None:
-        return {}
+        return {}, True
     run = RunFolder(parent if parent.is_dir() else parent.parent)
-    try:
-        return run.read(run.groups)
-    except FileNotFoundError:
-        return None
+    if not run.is_verifiable and not run.groups.exists():
+        return {}, False
+    return run.read(run.groups), run.is_verifiable
 
 
 def _with_ancestors(
@@ -452,19 +490,17 @@ def _with_ancestors(
 
     Returns the groups, those trained on by split, and whether the parent records its groups.
     """
-    record = _read_groups(parent)
-    earlier = {
-        name: (record or {}).get(name, []) for name in ("training", "ancestors", "validation", "ancestors_validation")
-    }
+    record, is_complete = _read_groups(parent)
+    earlier = {name: record.get(name, []) for name in ("training", "ancestors", "validation", "ancestors_validation")}
     groups = {
         "training": sorted({group for names in stage_groups["training"].values() for group in names}),
         "validation": sorted({group for names in stage_groups["validation"].values() for group in names}),
         "ancestors": sorted({*earlier["training"], *earlier["ancestors"]}),
         "ancestors_validation": sorted({*earlier["validation"], *earlier["ancestors_validation"]}),
     }
-    splits_used = merge_groups([stage_groups["training"], training_groups(record or {})])
+    splits_used = merge_groups([stage_groups["training"], training_groups(record)])
     refuse_leaks(splits_used, stage_groups["validation"], context)
-    return groups, splits_used, "known" if record is not None else "unknown"
+    return groups, splits_used, "known" if is_complete else "unknown"
 
 
 # Load

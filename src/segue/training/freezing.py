@@ -204,7 +204,7 @@ def load_parts(
 
     Parts are named as for freezing. The report lists the tensors `loaded`, those `initialised` because their part
     was not named, and those of the parent that were `left_out`. Raises SegueError when the network lacks a named part,
-    or the weights lack a tensor of it or have it in another shape; the network is then unchanged.
+    or the weights lack a tensor of it or have it in another shape or type; the network is then unchanged.
     """
     owners = parameter_names(network, PARTS if parts is None else parts)
     state = network.state_dict()
@@ -222,6 +222,13 @@ def load_parts(
             f"{context}: its weights do not fit this network: {len(missing)} tensors missing, {len(reshaped)} of "
             f"another shape, {len(foreign)} foreign, first '{first}'{shapes}; use the parent's network and classes"
             + (f", or load only parts that fit (load = {list(fitting)})." if fitting else ".")
+        )
+    retyped = [name for name in names if weights[name].dtype != state[name].dtype]
+    if retyped:
+        types = f"{weights[retyped[0]].dtype} there, {state[retyped[0]].dtype} here".replace("torch.", "")
+        raise SegueError(
+            f"{context}: {len(retyped)} of its tensors have another type, first '{retyped[0]}' ({types}); give weights "
+            "as segue writes them, or convert them beforehand."
         )
     import torch
 

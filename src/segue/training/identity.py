@@ -82,7 +82,9 @@ def parent_identity(parent: ParentSpec, folder: Path, cache_path: Path | None = 
         return weights_identity(path, cache_path)
     run = RunFolder(path)
     run.require_finished()
-    return run.key or weights_identity(run.weights_file("best"), cache_path)
+    if not run.spec.exists():
+        return weights_identity(run.weights_file("best"), cache_path)
+    return run.read(run.spec)["key"]
 
 
 def weights_identity(path: Path, cache_path: Path | None = None) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segue import rng
+from segue import rng, signals
 from segue.data.augmentation import augment
 from segue.data.sources import Source
 from segue.device import Precision
@@ -121,7 +121,8 @@ def train(states: Sequence[TrainState], *, training: Source, validation: Source 
     """Trains the models side by side to the end, each from its current state.
 
     They must agree in everything that determines the order of the samples (`spec.shared_pass`). A loss that is not
-    finite stops its model with an `error` that names the samples of the first such step; the others continue.
+    finite stops its model with an `error` that names the samples of the first such step; the others continue. A signal
+    that asks the process to end (`signals`) stops all of them at their next step, with a checkpoint.
     """
     clock = CheckpointClock(settings.checkpoint_s, settings.energy_J)
     while active := [state for state in states if not state.is_finished]:
@@ -138,14 +139,17 @@ def train(states: Sequence[TrainState], *, training: Source, validation: Source 
 
         # checkpoint, if it costs little of the time since the last; none after the very last epoch
         clock.share_time([state.progress for state in current])
-        worthwhile = clock.is_worthwhile()
         unfinished = any(not state.is_finished for state in states)
+        ends = unfinished and settings.group.broadcast_flag(signals.received())
+        worthwhile = ends or clock.is_worthwhile()
         save_states([s for s in current if unfinished and (worthwhile or s.is_finished)], clock, settings.group)
 
         # log
         for state in current:
             state.write_row(state.progress.history[-1])
             log_epoch(state, sum(batch_sizes))
+        if ends:
+            signals.raise_if_received()
 
 
 def running(states: Sequence[TrainState]) -> list[TrainState]:
@@ -195,13 +199,17 @@ def train_epoch(
             # only where they check
             is_last = step == len(bounds) - 1
             checks = is_last or (step + 1) % CHECK_EVERY_STEPS == 0
-            saves = not is_last and (checks or group.world == 1) and group.broadcast_flag(clock.is_due())
+            can_save = not is_last and (checks or group.world == 1)
+            ends = can_save and group.broadcast_flag(signals.received())
+            saves = can_save and (ends or group.broadcast_flag(clock.is_due()))
             if checks or saves:
                 for state in running(states):
                     with stops(state):
                         check_finite_loss(state, step + 1, sample_names, group)
                 if saves:
                     save_states(running(states), clock, group)
+                if ends:
+                    signals.raise_if_received()
                 if (line := step_log.line(step + 1)) is not None:
                     for state in running(states):
                         state.log(f"epoch {epoch + 1}/{state.spec.epochs}, {line}")

@@ -20,13 +20,14 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from segue import device as devices
-from segue import energy, networks, rng
+from segue import energy, networks, rng, signals
 from segue.data.dataset import Dataset
-from segue.data.sources import LabeledImage, labeled_images, labeled_tiles
+from segue.data.sources import LabeledImage, has_micrographs, labeled_images, labeled_tiles
+from segue.data.spec import NormalizeSpec
 from segue.errors import SegueError
 from segue.storage import make_folder, refusal, write_json
 from segue.targets.registry import build_target
-from segue.training import checkpoint, freezing, logging, loop, tuning
+from segue.training import checkpoint, class_presence, freezing, logging, loop, schedules, tuning
 from segue.training.data import StageData, draw_validation_subset, load_data, with_parent
 from segue.training.distributed import ProcessGroup, init_distributed
 from segue.training.loop import PassSettings, TrainState
@@ -182,6 +183,7 @@ def _train(tasks: Sequence[TrainTask], context: RunContext) -> dict[Path, SegueE
             _require_parts(spec)
         inputs = tasks[0].inputs if len(tasks) == 1 else replace(tasks[0].inputs, parent=None)  # each has its own
         data = load_data(spec, inputs, context=str(root), device=device, log=context.log)
+        presence = class_presence.measure(spec, inputs)
     except SegueError as error:
         return {task.folder: error for task in tasks}
 
@@ -191,6 +193,7 @@ def _train(tasks: Sequence[TrainTask], context: RunContext) -> dict[Path, SegueE
         # network, target and state of each model; a model that cannot start in one process starts in none
         for task in tasks:
             with collects(errors, task.folder):
+                class_presence.check(task.spec, presence, context=str(task.folder), log=context.log)
                 states[task.folder] = _prepare(task, data, device, context)
                 _open_tensorboard(states[task.folder], writers, group)
         ready = group.all_true([task.folder not in errors for task in tasks])
@@ -202,7 +205,7 @@ def _train(tasks: Sequence[TrainTask], context: RunContext) -> dict[Path, SegueE
 
         # train
         try:
-            with energy.power_cap(spec.power_w, device), energy.measure(device) as meter:
+            with signals.deferring(), energy.power_cap(spec.power_w, device), energy.measure(device) as meter:
                 settings = PassSettings(
                     device,
                     context.checkpoint_s,
@@ -303,6 +306,7 @@ def _prepare(task: TrainTask, data: StageData, device: str, context: RunContext)
             "instances": data.layer.kind == "instances",
             "class_weights": target.class_weights,
             "divisor": networks.divisor(spec.network),
+            "training_set": data.training_set.as_record(),
         }
         stage = spec.model_dump(mode="json", by_alias=True)
         write_json(working.spec, {"kind": "train", "key": task.key, "stage": stage, "model": model})
@@ -319,11 +323,26 @@ def _prepare(task: TrainTask, data: StageData, device: str, context: RunContext)
     return state
 
 
+def _as_setting(normalize: NormalizeSpec) -> str:
+    return f'"{normalize if isinstance(normalize, str) else normalize.name}"'
+
+
 def _load_parent(network: nn.Module, spec: StageSpec, parent: Path | None, log: Log) -> dict[str, list[str]] | None:
     if parent is None:
         return None
-    file = RunFolder(parent).weights_file(spec.weights) if parent.is_dir() else parent
-    loaded = freezing.load_parts(network, checkpoint.load_weights(file), spec.load, context=str(file))
+    if parent.is_dir():
+        run = RunFolder(parent)
+        normalize = run.read_stage().normalize
+        if normalize != spec.normalize:
+            log(
+                f"WARNING: {parent}: was trained with normalize = {_as_setting(normalize)}, this stage has "
+                f"{_as_setting(spec.normalize)}: its weights see other values than they were trained on."
+            )
+        file = run.weights_file(spec.weights)
+        weights = run.read_weights(file)
+    else:
+        file, weights = parent, checkpoint.load_weights(parent)
+    loaded = freezing.load_parts(network, weights, spec.load, context=str(file))
     log(f"{file}: " + ", ".join(f"{len(n)} tensors {what.replace('_', ' ')}" for what, n in loaded.items() if n))
     return loaded
 
@@ -372,9 +391,14 @@ def _write_run(task: TrainTask, state: TrainState, data: StageData, timing: Mapp
         checkpoint.save_weights(weights.last, run.last_weights)
     run.write_history(history)
     row = history[weights.epoch - 1]
+    undefined = schedules.undefined_epochs(spec.monitors, history)
+    for monitor, count in undefined.items():
+        state.log(f"WARNING: {monitor} was undefined in {count} of {len(history)} epochs, which counted for nothing")
+    is_selected = spec.selects_best and state.progress.best_epoch > 0
     metrics = {
         "selected_epoch": weights.epoch,
-        "selected_by": spec.monitor.replace("_", " ") if spec.selects_best else "last epoch",
+        "selected_by": spec.monitor.replace("_", " ") if is_selected else "last epoch",
+        **({"undefined_epochs": undefined} if undefined else {}),
         "epochs": len(history),
         "stopped_early": len(history) < spec.epochs,
         "scores": {name: value for name, value in row.items() if name not in ("epoch", "lr", "lr_max")},
@@ -386,6 +410,7 @@ def _write_run(task: TrainTask, state: TrainState, data: StageData, timing: Mapp
         **state.metrics,
     }
     write_json(run.metrics, metrics)
+    run.write_digests()
     run.path.rename(task.folder)
 
 
@@ -397,12 +422,18 @@ def _tune_decoding(
     if not state.target.decode_search_space or data.validation is None:
         return None
     labeled: list[LabeledImage] = []
+    all_whole = True
     for item in spec.data:
         path, identity = task.inputs.datasets[item.dataset]
         with Dataset(path) as dataset:
             indices = draw_validation_subset(dataset, item, spec, identity).indices
             # no label is spent that was not drawn, and no pixel used that was trained on
-            whole = spec.validation == "all" and dataset.resolve_split(spec.split).by != "chunk"
+            whole = (
+                spec.validation == "all"
+                and dataset.resolve_split(spec.split).by != "chunk"
+                and has_micrographs(dataset, indices)
+            )
+            all_whole = all_whole and whole
             labeled += (labeled_images if whole else labeled_tiles)(dataset, indices, layer=data.layer.name)
     images, labels = zip(*tuning.select_images(labeled), strict=True)
     state.network.load_state_dict(weights)
@@ -414,4 +445,4 @@ def _tune_decoding(
         device=device,
         precision=state.precision,
     )
-    return tuning.tune_decoding(state.target, scores, labels, metric=spec.tuning)
+    return tuning.tune_decoding(state.target, scores, labels, metric=spec.tuning, whole=all_whole)

@@ -1,4 +1,5 @@
-"""The folder of a run: the name of every file in it, and a finished run loaded as a model. Cheap to import: no torch.
+"""The folder of a run: the name of every file in it, the one place that reads them, and a finished run loaded as a
+model. Cheap to import: no torch.
 
     spec.json             the resolved specification, and what the network takes and gives
     groups.json           groups trained on (by ancestors too) and validated with
@@ -10,6 +11,10 @@
     timing.json           seconds, rates, interruptions    } apart from results, since they
     environment.json      versions and machine             } differ from run to run
     evaluations/          scores on domains, of a study
+    digests.json          sha256 of every file that is a result
+
+A file is checked when it is read: that it is a regular file, JSON or safetensors, has what is needed, and is what the
+training wrote. Runs without digests.json, of earlier versions, are read all the same, but cannot be verified.
 
 While a training is unfinished, the folder is called `<name>.running` and has its checkpoints in `state/`; it is renamed
 when all is written. The lock `<name>.lock` next to it is held by the process that trains.
@@ -17,20 +22,138 @@ when all is written. The lock `<name>.lock` next to it is held by the process th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from segue import networks, rng
 from segue.errors import SegueError
+from segue.fingerprint import hash_file
+from segue.inference.domain import TrainingSet
 from segue.inference.model import Model
+from segue.spec import attempt
+from segue.storage import read_bytes, write_json
 from segue.training.freezing import load_parts
 from segue.training.spec import StageSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+REMEDY = "copy the run again, or train it again"
+VARYING = ("timing.json", "environment.json", "tensorboard", "state", "evaluations")  # not equal in equal runs
+
+
+class Record(BaseModel):
+    """What is needed of a JSON file; it may hold more."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class TrainingSetRecord(Record):
+    """The images trained on (`segue.inference.domain.TrainingSet`)."""
+
+    pixel_sizes_nm: list[float]
+    measures: list[dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]]]
+
+
+class ModelRecord(Record):
+    """What the network takes and gives."""
+
+    channels: Annotated[list[str], Field(min_length=1)]
+    names: list[str]
+    instances: bool
+    class_weights: list[float] | None
+    training_set: TrainingSetRecord | None = None
+
+
+class SpecRecord(Record):
+    key: str
+    stage: dict[str, Any]
+    model: ModelRecord
+
+
+class GroupsRecord(Record):
+    training: Annotated[list[str], Field(min_length=1)]
+    validation: list[str]
+    ancestors: list[str] = []
+    ancestors_validation: list[str] = []
+    divisions: dict[str, list[str]] = {}
+
+
+class DecodingRecord(Record):
+    parameters: dict[str, float]
+    images: int
+    metric: str
+    value: float | None  # None where there was no object to tune by
+    value_of_defaults: float | None
+
+
+class LabelsRecord(Record):
+    unit: str
+    train: int
+    validation: int
+
+
+class ParameterCounts(Record):
+    parameters: int
+    trainable: int
+
+
+class MetricsRecord(Record):
+    selected_epoch: Annotated[int, Field(ge=1)]
+    selected_by: str
+    epochs: Annotated[int, Field(ge=1)]
+    stopped_early: bool
+    scores: dict[str, float | None]
+    decoding: DecodingRecord | None
+    labels: LabelsRecord
+    parameters: dict[str, ParameterCounts]
+    transfer: dict[str, list[str]] | None
+    leak: dict[str, Any] | None = None
+
+
+class TimingRecord(Record):
+    seconds: float
+    images_per_s: float
+    energy_J: float | None
+    energy_source: str | None = None
+    energy_note: str | None = None
+
+
+class EnvironmentRecord(Record):
+    precision: str
+    threads: int
+    cpu: str
+    cores: int
+    amx: str
+    gpu: str | None = None
+
+
+class EvaluationRecord(Record):
+    part: str
+    samples: int
+    groups: int
+    classes: list[str]
+    scores: dict[str, float | None]
+    images: dict[str, list[int]] | None = None
+    epochs: list[dict[str, float | None]] | None = None
+
+
+RECORDS: dict[str, type[Record]] = {
+    "spec.json": SpecRecord,
+    "groups.json": GroupsRecord,
+    "metrics.json": MetricsRecord,
+    "timing.json": TimingRecord,
+    "environment.json": EnvironmentRecord,
+}
 
 
 @dataclass(frozen=True)
@@ -103,6 +226,11 @@ class RunFolder:
         return self.path / "evaluations"
 
     @property
+    def digests(self) -> Path:
+        """The sha256 (hex) of every file that is a result, by its path in the folder."""
+        return self.path / "digests.json"
+
+    @property
     def state(self) -> Path:
         """The checkpoints of an unfinished run."""
         return self.path / "state"
@@ -113,15 +241,95 @@ class RunFolder:
 
     @property
     def key(self) -> str | None:
-        """The key of the training, None where the folder does not record it."""
+        """The key of the training, None where the folder does not record it or its spec.json is damaged."""
         try:
             return self.read(self.spec)["key"]
-        except (OSError, ValueError, KeyError):
+        except SegueError:
             return None
 
-    def read(self, file: Path) -> Any:
-        """Returns the content of one of the JSON files of this folder; raises OSError or ValueError without it."""
-        return json.loads(file.read_text(encoding="utf-8"))
+    @property
+    def is_verifiable(self) -> bool:
+        """Whether the folder records the digests of its files: False for runs of earlier versions."""
+        return bool(self._digests)
+
+    @cached_property
+    def _digests(self) -> Mapping[str, str]:
+        try:
+            digests = json.loads(read_bytes(self.digests, "a run"))
+        except FileNotFoundError:
+            return {}
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(self.digests, f"not JSON ({error})") from None
+        if not isinstance(digests, dict) or not digests:
+            raise self._damaged(self.digests, "no table of digests")
+        return digests
+
+    def write_digests(self) -> None:
+        """Records the digests of all files that are results; to be called when all of them are written."""
+        files = [file for file in self.path.rglob("*") if file.is_file() and file != self.digests]
+        names = {file.relative_to(self.path): file for file in files}
+        results = {name.as_posix(): file for name, file in names.items() if name.parts[0] not in VARYING}
+        write_json(self.digests, {name: hash_file(file) for name, file in results.items()}, sort_keys=True)
+
+    def read_bytes(self, file: Path) -> bytes:
+        """Returns the content of a file of this folder; raises SegueError if it is missing, no regular file, or not
+        what the training wrote."""
+        try:
+            content = read_bytes(file, "the folder of a run")
+        except FileNotFoundError:
+            raise SegueError(f"{file}: is missing, the run is not complete; {REMEDY}.") from None
+        name = file.relative_to(self.path).as_posix()
+        known = name in self._digests or not self._digests or name.partition("/")[0] in VARYING
+        if not known or self._digests.get(name) not in (None, hashlib.sha256(content).hexdigest()):
+            raise self._damaged(file, "its bytes are not those that the training wrote (digests.json)")
+        return content
+
+    def read(self, file: Path) -> dict[str, Any]:
+        """Returns the content of a JSON file of this folder, spec.json or one of the others in `RECORDS`, or one of
+        evaluations; raises SegueError if it is missing, damaged or altered, or lacks something."""
+        record = RECORDS.get(file.name, EvaluationRecord)
+        try:
+            content = json.loads(self.read_bytes(file))
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(file, f"not JSON ({error})") from None
+        try:
+            record.model_validate(content)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"])) or "at the top"
+            raise self._damaged(file, f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+        return content
+
+    def read_history(self) -> pd.DataFrame:
+        """Returns the row per epoch."""
+        import io
+
+        import pandas as pd
+
+        content = self.read_bytes(self.history)
+        try:
+            return pd.read_parquet(io.BytesIO(content))
+        except (OSError, ValueError) as error:  # pyarrow's errors are among these
+            raise self._damaged(self.history, f"not Parquet ({error})") from None
+
+    def read_stage(self) -> StageSpec:
+        """Returns the specification that the run was trained by; raises SegueError for one of another version."""
+        spec, mistakes = attempt(StageSpec, self.read(self.spec)["stage"])
+        if spec is None:
+            raise SegueError(
+                f"{self.path}: was made by another version of segue, whose specification this one cannot read "
+                f"({mistakes[0]}); train it again."
+            )
+        return spec
+
+    def read_weights(self, file: Path) -> dict[str, Tensor]:
+        """Returns the tensors of one of the files of weights, on the CPU."""
+        from segue.training.checkpoint import parse_weights
+
+        return parse_weights(self.read_bytes(file), file)
+
+    def _damaged(self, file: Path, reason: str) -> SegueError:
+        return SegueError(f"{file}: is damaged or was altered: {reason}; {REMEDY}.")
 
     def require_finished(self) -> None:
         if not self.is_finished:
@@ -175,17 +383,10 @@ def load_run(folder: Path | str) -> TrainedModel:
     import torch
 
     from segue.targets.registry import build_target
-    from segue.training.checkpoint import load_weights
 
     run = RunFolder(Path(folder))
     file = run.weights_file("best")
-    described = run.read(run.spec)
-    try:
-        spec, model = StageSpec.model_validate(described["stage"]), described["model"]
-    except (ValidationError, KeyError) as error:
-        raise SegueError(
-            f"{folder}: was made by another version of segue, whose specification this one cannot read; train it again."
-        ) from error
+    spec, model = run.read_stage(), run.read(run.spec)["model"]
     weights = model["class_weights"]  # as they followed from the training samples
     target_spec = spec.target.with_class_weights(None if weights is None else tuple(weights))
     channels = tuple(model["channels"])
@@ -194,7 +395,13 @@ def load_run(folder: Path | str) -> TrainedModel:
     )
     with rng.scope("unused"):
         network = networks.build(spec.network, channels=len(channels), classes=target.channels)
-    load_parts(network, load_weights(file), None, context=str(file))
+    load_parts(network, run.read_weights(file), None, context=str(file))
+    decode_params = (run.read(run.metrics)["decoding"] or {}).get("parameters", target.decode_params)
+    if decode_params.keys() != target.decode_params.keys():
+        raise SegueError(
+            f"{run.metrics}: has decode parameters {', '.join(decode_params)}, but target '{spec.target.name}' has "
+            f"{', '.join(target.decode_params)}; {REMEDY}."
+        )
     network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return TrainedModel(
         network=network,
@@ -202,7 +409,8 @@ def load_run(folder: Path | str) -> TrainedModel:
         normalization=spec.normalize,
         channels=channels,
         divisor=networks.divisor(spec.network),
-        decode_params=(run.read(run.metrics).get("decoding") or {}).get("parameters", target.decode_params),
+        decode_params=decode_params,
+        training_set=TrainingSet.from_record(model.get("training_set")),
         spec=spec,
         folder=run.path,
     )

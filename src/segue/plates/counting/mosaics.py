@@ -12,7 +12,7 @@ import numpy as np
 
 from segue import device
 from segue.data.dataset import Dataset
-from segue.data.normalization import intensity_stats, normalize
+from segue.data.normalization import image_statistics, intensity_stats, normalize
 from segue.data.splits import PARTS
 from segue.data.tiling import Tiling
 from segue.data.writer import Micrograph
@@ -127,13 +127,8 @@ def parts_of(dataset: Dataset, *models: TrainedModel | None) -> Callable[[str], 
     used: dict[str, set[str]] = {part: set() for part in PARTS}
     groups = np.asarray(dataset.samples()["group"])
     for model in filter(None, models):
-        try:
-            run = RunFolder(model.folder)
-            record = run.read(run.groups)
-        except OSError:
-            raise SegueError(
-                f"{model.folder}: has no groups.json, the record of the wells it was trained on; train it again."
-            ) from None
+        run = RunFolder(model.folder)
+        record = run.read(run.groups)
         used["train"] |= {*record.get("training", ()), *record.get("ancestors", ())}
         used["validation"] |= {*record.get("validation", ()), *record.get("ancestors_validation", ())}
         split = model.spec.split
@@ -203,8 +198,11 @@ class Reader:
                 raise SegueError(f"{self.dataset.path}: {unknown(name, channels, 'channel')}.")
         selected = [channels.index(name) for name in model.channels]
         image = micrograph.image[selected]
-        stored = mosaic.attributes.get("intensity")  # by which its tiles are normalized in training
-        intensity = None if stored is None else np.asarray(stored, np.float32).reshape(1, len(channels), 2)[:, selected]
+        intensity = image_statistics(image, valid)[None]
+        stored = mosaic.attributes.get("intensity")  # by which its tiles are normalized in training; two of old files
+        if stored is not None:
+            statistics = np.asarray(stored, np.float32).reshape(1, len(channels), -1)[:, selected]
+            intensity[..., : statistics.shape[-1]] = statistics
         stats = intensity_stats(model.spec.normalize, image[None, :, valid][..., None], intensity)
         values = normalize(image[None], stats)[0]
         values[:, ~np.isfinite(values).all(0) & ~valid] = 0

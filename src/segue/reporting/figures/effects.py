@@ -27,6 +27,7 @@ from segue.reporting.figures.style import (
 )
 from segue.reporting.formatting import Metric, Table, format_number, join_names, plural, stage_label
 from segue.rng import numpy_generator
+from segue.storage import file_name
 
 MAX_DOTS = 120  # above this a strip of dots is less informative than its quantiles
 
@@ -55,7 +56,7 @@ def effects_figure(comparison: Comparison, stage: str) -> tuple[ReportFigure, Ta
         caption += " Labeled images or groups as a factor are those to train on, without those for validation."
     title = f"Effect of each factor on {stage_label(stage)}."
     alt = f"Effect of {join_names([factor.label for factor in varied])} on {comparison.metric.label}"
-    report_figure = ReportFigure(f"effects-{stage}", figure, title, caption, alt, tooltips)
+    report_figure = ReportFigure(file_name(f"effects-{stage}"), figure, title, caption, alt, tooltips)
     return report_figure, _table(comparison, varied)
 
 

@@ -40,6 +40,7 @@ from segue.reporting.formatting import (
     plural,
     stage_label,
 )
+from segue.storage import file_name
 
 DASHES = (0, (3, 2))
 LOSSES = {"validation_loss": "solid", "train_loss": DASHES}
@@ -247,7 +248,12 @@ def learning_curves_figure(comparison: Comparison, stage: str) -> ReportFigure |
     title = f"Learning rate, loss and metrics of {stage_label(stage)}."
     alt = f"Learning rate, loss and metrics by epoch of {stage_label(stage)}: {join_names(curves.columns)}"
     return ReportFigure(
-        f"learning-curves-{stage}", figure, title, _learning_curves_caption(comparison, curves), alt, tooltips
+        file_name(f"learning-curves-{stage}"),
+        figure,
+        title,
+        _learning_curves_caption(comparison, curves),
+        alt,
+        tooltips,
     )
 
 

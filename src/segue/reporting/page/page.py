@@ -7,6 +7,7 @@ One self-contained file that needs no network and no script. Its figures are als
 from __future__ import annotations
 
 import base64
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ def write_page(results: StudyResults, out: Path, *, metric: str | None = None) -
     """
     comparison = compare(results, metric)
     folder = out.parent / f"{out.stem}-figures"
+    before = set(folder.iterdir()) if folder.is_dir() else None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         entries = figure_list(comparison)
@@ -108,7 +110,14 @@ def write_page(results: StudyResults, out: Path, *, metric: str | None = None) -
             download=_download(results, folder),
             methods=_methods(comparison),
         )
-    except OSError as error:
+    except (OSError, SegueError) as error:
+        if before is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            for file in set(folder.iterdir()) - before:
+                file.unlink(missing_ok=True)
+        if isinstance(error, SegueError):
+            raise
         raise SegueError(f"{out}: the page cannot be written ({error}); give another path with -o.") from None
 
 

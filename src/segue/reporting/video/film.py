@@ -31,7 +31,6 @@ from segue.reporting.formatting import join_names, stage_label
 from segue.reporting.video.frames import FrameRenderer, VideoContext, VideoFrame, sheet_figure
 from segue.storage import replacing
 from segue.study.evaluate import target_for
-from segue.training import checkpoint
 from segue.training.data import choose_layer
 from segue.training.freezing import load_parts
 from segue.training.logging import load_film
@@ -92,7 +91,8 @@ def film_of_field(run: Path, dataset: Path, field: str, crop: tuple[int, int, in
     The part is predicted as it would be in the whole image, by whose statistics it is normalized. Raises SegueError
     where the run did not keep the weights of its epochs, or the micrograph does not fit it or has no labels.
     """
-    weights = RunFolder(run).epoch_files()
+    folder = RunFolder(run)
+    weights = folder.epoch_files()
     model = load_run(run)
     if model.target.output in ("image", "image_class"):
         raise SegueError(f"{run}: target '{model.spec.target.name}' has no classes of pixels to show in a film.")
@@ -113,7 +113,7 @@ def film_of_field(run: Path, dataset: Path, field: str, crop: tuple[int, int, in
             context_px=0 if is_whole else None,
         )
         for epoch in selected:
-            load_parts(model.network, checkpoint.load_weights(weights[epoch]), None, context=str(weights[epoch]))
+            load_parts(model.network, folder.read_weights(weights[epoch]), None, context=str(weights[epoch]))
             yield _predict(model, predictor, region, truth, epoch)
 
     gray = gray_levels(region.read(image)[0])[None]

@@ -1,0 +1,72 @@
+"""What a study trains on against what it is scored on: pixel sizes and statistics of the images. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+
+from segue.data.dataset import Dataset
+from segue.errors import SegueError
+from segue.inference import domain
+from segue.inference.domain import TrainingSet
+from segue.study.plan import Plan
+from segue.training.spec import DataSpec
+
+MAX_WARNINGS = 10
+Images = tuple[str, str]  # key of a dataset, conditions as JSON
+
+
+def domain_warnings(plan: Plan) -> list[str]:
+    """Returns sentences on images of different pixel size that are trained on together, and on domains that lie
+    outside of what a stage trains on. Of datasets that do not exist yet only the pixel size that is specified is known.
+    """
+
+    @cache
+    def observe(images: Images) -> TrainingSet:
+        key, conditions = images
+        path = plan.dataset_file(key)
+        if not path.exists():
+            return _specified(plan, key)
+        with suppress(SegueError), Dataset(path) as dataset:  # a damaged dataset or an unknown condition stops the run
+            return domain.observe(dataset, dataset.select(json.loads(conditions)))
+        return TrainingSet()
+
+    @cache
+    def channels(key: str) -> tuple[str, ...]:
+        with suppress(SegueError), Dataset(plan.dataset_file(key)) as dataset:
+            return dataset.channels
+        return ()
+
+    trained = dict.fromkeys(
+        tuple(_images(key, item) for key, item in zip(training.inputs, training.template.spec.data, strict=True))
+        for training in plan.trainings
+    )
+    scored = {_images(evaluation.dataset, evaluation.data): evaluation.domain for evaluation in plan.evaluations}
+    sentences: dict[str, None] = {}
+    for items in trained:
+        training = domain.merge([observe(images) for images in items])
+        names = " and ".join(dict.fromkeys(scored.get(images, plan.datasets[images[0]].name) for images in items))
+        sentences |= dict.fromkeys(domain.mixed_sizes(training.pixel_sizes_nm, names))
+        for images, name in scored.items():
+            if images not in items:
+                named = channels(images[0])
+                sentences |= dict.fromkeys(
+                    domain.differences(training, observe(images), channels=named, names=(name, names))
+                )
+    return _first(list(sentences))
+
+
+def _images(key: str, item: DataSpec) -> Images:
+    return key, json.dumps(item.model_dump(mode="json", exclude_none=True)["conditions"], sort_keys=True)
+
+
+def _specified(plan: Plan, key: str) -> TrainingSet:
+    size_nm = getattr(plan.datasets[key].spec, "pixel_size_nm", None)
+    return TrainingSet(() if size_nm is None else (float(size_nm),))
+
+
+def _first(sentences: Sequence[str]) -> list[str]:
+    more = len(sentences) - MAX_WARNINGS
+    return [*sentences[:MAX_WARNINGS], *([f"… and {more} more differences between domains"] if more > 0 else [])]
