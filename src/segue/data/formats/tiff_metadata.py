@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from segue.data.formats.tiff_electron import SIZES, Size
 from segue.units import SQUARE_TOLERANCE, length_nm, pixel_size_nm, ratio, square_pixel_nm
 
 CENTIMETER, INCH = 3, 2  # values of ResolutionUnit
@@ -189,6 +190,20 @@ def _fluoview(tiff: Any, series: Any) -> Metadata | None:
     return _size(width, height)
 
 
+def _electron(read: Callable[[Any, Any], Size | None]) -> Callable[[Any, Any], Metadata | None]:
+    """Returns a reader of the metadata of an electron microscope's program, of which only the pixel size is known."""
+
+    def read_size(tiff: Any, series: Any) -> Metadata | None:
+        size = read(tiff, series)
+        if size is None:
+            return None
+        width, height, notes = size
+        square = _size(width, height)
+        return Metadata(square.pixel_size_nm, None, (*square.notes, *notes))
+
+    return read_size
+
+
 METADATA: Mapping[str, Callable[[Any, Any], Metadata | None]] = {
     "OME": _ome,
     "ImageJ": _imagej,
@@ -197,4 +212,5 @@ METADATA: Mapping[str, Callable[[Any, Any], Metadata | None]] = {
     "MetaSeries": _metaseries,
     "Micro-Manager": _micromanager,
     "FluoView": _fluoview,
+    **{name: _electron(read) for name, read in SIZES.items()},
 }

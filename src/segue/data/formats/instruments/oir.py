@@ -23,10 +23,10 @@ def read_oir(path: Path, labels: bool) -> Stack:
     """Returns the image of an OIR; raises SegueError for line scans, missing planes and Python before 3.12."""
     if sys.version_info < MIN_PYTHON:
         raise SegueError(
-            f"{path}: reading OIR files needs Python {'.'.join(map(str, MIN_PYTHON))} or later and the package "
-            "oirfile; save it as OME-TIFF, or use a later Python."
+            f"{path}: reading OIR files needs the package oirfile, which needs Python 3.12 or later; save it as "
+            "OME-TIFF, or use a later Python and install it: pip install 'segue[formats]'."
         )
-    import oirfile
+    import oirfile  # pyright: ignore[reportMissingImports]  of later versions of Python
 
     with oirfile.OirFile(str(path)) as oir:
         dims, shape = tuple(oir.dims), tuple(oir.shape)
@@ -50,7 +50,7 @@ def read_oir(path: Path, labels: bool) -> Stack:
 
 def _read(path: Path, index: Index) -> np.ndarray:
     """Returns the pixels of an index; planes that end early, which oirfile pads and only logs, are an error."""
-    import oirfile
+    import oirfile  # pyright: ignore[reportMissingImports]  of later versions of Python
 
     messages: list[str] = []
     handler: Any = logging.Handler()
