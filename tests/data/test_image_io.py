@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from segue.data.image_io import read_header, read_image, read_labels
+from segue.data.image_io import count_pages, read_header, read_image, read_labels
 from segue.data.normalization import mean_and_std
 from segue.data.spec import Layer
 from segue.errors import SegueError
@@ -42,10 +42,9 @@ def test_tiff_planes_come_back_as_acquired(tmp_path: Path, dtype: str, options: 
 @pytest.mark.parametrize(
     ("shape", "options", "moved"),
     [
-        ((3, 40, 50), {"photometric": "minisblack"}, False),
+        ((3, 40, 50), {"photometric": "minisblack", "planarconfig": "separate"}, False),
         ((5, 40, 50), {"metadata": {"axes": "CYX"}}, False),
         ((5, 40, 50), {"imagej": True}, False),
-        ((5, 40, 50), {"metadata": None}, False),
         ((40, 50, 3), {}, True),
         ((40, 50, 2), {}, True),
         ((40, 50, 2), {"metadata": None}, True),
@@ -66,11 +65,13 @@ def test_channels_come_first(tmp_path: Path, shape: tuple[int, ...], options: di
         (
             (4, 40, 50),
             {"metadata": {"axes": "TYX"}, "photometric": "minisblack"},
-            "holds 4 time points; save each as a separate image",
+            'holds 4 time points; set pages = "time" to take each as an image',
         ),
         ((4, 40, 50), {"imagej": True, "metadata": {"axes": "ZYX"}}, "holds 4 planes in depth"),
-        ((17, 40, 50), {}, "shape 17×40×50 .*does not state the meaning of the axes"),
-        ((2, 3, 40, 50), {"photometric": "minisblack"}, "does not state the meaning of the axes|holds"),
+        ((17, 40, 50), {}, "holds 17 pages and does not say what they are; set pages = "),
+        ((5, 40, 50), {"metadata": None}, "holds 5 pages and does not say what they are; set pages = "),
+        ((2, 3, 40, 50), {"photometric": "minisblack"}, "holds|twice"),
+        ((2, 4, 40, 50), {"imagej": True, "metadata": {"axes": "TZYX"}}, "holds 2 time points × 4 planes in depth"),
     ],
 )
 def test_stacks_and_films_are_refused(tmp_path: Path, shape: tuple[int, ...], options: dict, message: str) -> None:
@@ -91,8 +92,8 @@ def test_pixel_size_from_metadata(tmp_path: Path) -> None:
     assert read_image(tmp_path / "o.ome.tif").pixel_size_nm == pytest.approx(500)
     assert read_image(tmp_path / "n.tif").pixel_size_nm is None
     tifffile.imwrite(tmp_path / "s.tif", image, imagej=True, resolution=(10.0, 20.0), metadata={"unit": "nm"})
-    with pytest.raises(SegueError, match=r"pixels of 0.1 × 0.05 nm; segue needs square pixels"):
-        read_image(tmp_path / "s.tif")
+    assert read_image(tmp_path / "s.tif").pixel_size_nm is None
+    assert "pixels of 0.1 × 0.05 nm, which are not square" in read_image(tmp_path / "s.tif").notes[0]
 
 
 @pytest.mark.parametrize(
@@ -162,12 +163,14 @@ def test_nan_and_infinity_are_counted(tmp_path: Path) -> None:
 
 def test_files_that_are_no_images(tmp_path: Path) -> None:
     """A missing file, another format and another content under the name are told apart."""
-    (tmp_path / "a.jpg").write_bytes(b"x")
+    (tmp_path / "a.bmp").write_bytes(b"x")
     (tmp_path / "a.png").write_text("not a picture")
+    Image.fromarray(values((4, 5), "uint8")).save(tmp_path / "a.tif", "PNG")
     for name, message in [
         ("b.png", "there is no such file"),
-        ("a.jpg", "'.jpg' files cannot be read"),
-        ("a.png", "corrupt"),
+        ("a.bmp", "'.bmp' files cannot be read"),
+        ("a.png", "is no image of a known format, in spite of its suffix '.png'"),
+        ("a.tif", "is a PNG file, in spite of its suffix '.tif'; rename it"),
     ]:
         with pytest.raises(SegueError, match=message):
             read_image(tmp_path / name)
@@ -236,3 +239,32 @@ def test_labels_that_are_amiss(tmp_path: Path, name: str, labels: np.ndarray, me
     with pytest.raises(SegueError, match=message) as raised:
         read_labels(save(tmp_path / name, labels), CLASSES, shape=(20, 30))
     assert name in str(raised.value)
+
+
+@pytest.mark.parametrize("options", [{"metadata": None}, {"imagej": True}, {"ome": True, "compression": "zlib"}])
+def test_pages_are_read_alone(tmp_path: Path, options: dict[str, Any]) -> None:
+    """A page of a time series equals that of the file, contiguous or compressed, with or without stated axes."""
+    series = values((4, 40, 50))
+    stated = {} if options.get("metadata", 0) is None else {"metadata": {"axes": "TYX"}}
+    tifffile.imwrite(tmp_path / "a.tif", series, photometric="minisblack", **{**options, **stated})
+    assert count_pages(tmp_path / "a.tif", "time") == 4
+    for page in range(4):
+        np.testing.assert_array_equal(read_image(tmp_path / "a.tif", pages="time", page=page).image[0], series[page])
+    if stated:
+        for other in ("z", "channels"):
+            with pytest.raises(SegueError, match="holds 4 time points according to its metadata"):
+                read_image(tmp_path / "a.tif", pages=other)
+    else:
+        np.testing.assert_array_equal(read_image(tmp_path / "a.tif", pages="channels").image, series)
+
+
+def test_labels_page_by_page(tmp_path: Path) -> None:
+    """Labels of a series are read by page; another number of pages is refused."""
+    labels = values((3, 20, 30)) % 5
+    tifffile.imwrite(tmp_path / "a.tif", labels, photometric="minisblack", metadata=None)
+    for page in range(3):
+        actual = read_labels(tmp_path / "a.tif", NUCLEI, shape=(20, 30), page=page, count=3)
+        np.testing.assert_array_equal(actual, labels[page])
+    for page, count in ((0, 4), (None, 1)):
+        with pytest.raises(SegueError, match=rf"holds 3 page.s. of labels, but its image has {count}"):
+            read_labels(tmp_path / "a.tif", NUCLEI, shape=(20, 30), page=page, count=count)

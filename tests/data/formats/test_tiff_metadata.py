@@ -1,0 +1,112 @@
+"""Pixel size and channel names of TIFF metadata, which never refuse pixels."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+from segue.data.image_io import read_image
+
+PLANE = np.arange(24, dtype=np.uint16).reshape(4, 6)
+
+
+def imagej(folder: Path, text: str, **options: Any) -> Path:
+    tifffile.imwrite(folder / "a.tif", PLANE, description=f"ImageJ=1.53t\nimages=1\n{text}", metadata=None, **options)
+    return folder / "a.tif"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "nm"),
+    [
+        ("unit=um\n", {"resolution": (1e4 / 0.65,) * 2, "resolutionunit": "CENTIMETER"}, 650),
+        ("unit=micron\n", {"resolution": (1e4 / 0.65,) * 2, "resolutionunit": "CENTIMETER"}, 650),
+        ("unit=nm\n", {"resolution": (1 / 0.65,) * 2, "resolutionunit": "CENTIMETER"}, 0.65),
+        ("unit=cm\n", {"resolution": (1e5,) * 2, "resolutionunit": "CENTIMETER"}, 100),
+        ("unit=micrometre\n", {"resolution": (2, 2)}, 500),
+        ("unit=\\u00b5m\n", {"resolution": (2, 2)}, 500),
+        ("unit=um\nyunit=nm\n", {"resolution": (2, 0.002)}, 500),
+        ("unit=um\n", {"resolution": ((0, 1), (0, 1))}, None),
+        ("unit=um\n", {"resolution": (72, 72), "resolutionunit": "INCH"}, None),
+        ("unit=inch\n", {"resolution": (300, 300), "resolutionunit": "INCH"}, None),
+        ("unit=pixel\n", {"resolution": (1, 1)}, None),
+        ("", {"resolution": (2, 2)}, None),
+        ("unit=m\n", {"resolution": (1, 1)}, None),
+    ],
+)
+def test_imagej(tmp_path: Path, text: str, options: dict[str, Any], nm: float | None) -> None:
+    """ImageJ's units, its factor for µm per centimeter, and what is not known; the image is always read."""
+    actual = read_image(imagej(tmp_path, text, **options))
+    np.testing.assert_array_equal(actual.image[0], PLANE)
+    assert actual.pixel_size_nm == (None if nm is None else pytest.approx(nm, rel=1e-4))
+
+
+def test_resolutions_of_prints(tmp_path: Path) -> None:
+    """Dots per inch or centimeter without a microscope's metadata are no pixel size."""
+    for unit in ("INCH", "CENTIMETER", "NONE"):
+        tifffile.imwrite(tmp_path / "a.tif", PLANE, resolution=(1e4, 1e4), resolutionunit=unit)
+        assert read_image(tmp_path / "a.tif").pixel_size_nm is None
+
+
+@pytest.mark.parametrize(
+    ("size", "unit", "nm"),
+    [(0.65, None, 650), (650, "nm", 650), (6.5, "Å", 0.65), (1, "pixel", None), (1, "reference frame", None),
+     (0, "µm", None), (1, "m", None), (6.5e-7, "m", 650)],
+)  # fmt: skip
+def test_ome(tmp_path: Path, size: float, unit: str | None, nm: float | None) -> None:
+    """OME's default unit is µm; pixels and reference frames are no lengths."""
+    units = {} if unit is None else {"PhysicalSizeXUnit": unit, "PhysicalSizeYUnit": unit}
+    metadata = {"axes": "YX", "PhysicalSizeX": size, "PhysicalSizeY": size, **units}
+    tifffile.imwrite(tmp_path / "a.ome.tif", PLANE, ome=True, metadata=metadata)
+    assert read_image(tmp_path / "a.ome.tif").pixel_size_nm == (None if nm is None else pytest.approx(nm))
+
+
+def test_unreadable_metadata(tmp_path: Path) -> None:
+    """OME-XML that is malformed leaves the image as it is, with a note."""
+    broken = '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image></OME>'
+    tifffile.imwrite(tmp_path / "a.ome.tif", PLANE, description=broken, metadata=None)
+    actual = read_image(tmp_path / "a.ome.tif")
+    np.testing.assert_array_equal(actual.image[0], PLANE)
+    assert "its OME metadata cannot be read" in actual.notes[0]
+
+
+def test_pixels_that_are_not_square(tmp_path: Path) -> None:
+    """The size is not known, and a note gives both sides."""
+    actual = read_image(imagej(tmp_path, "unit=nm\n", resolution=(2, 4)))
+    assert actual.pixel_size_nm is None
+    assert re.search(r"0.5 × 0.25 nm, which are not square", actual.notes[0])
+
+
+def test_channel_names(tmp_path: Path) -> None:
+    """Names of OME channels and labels of ImageJ's slices; titles of files are no names."""
+    both = np.stack([PLANE, PLANE + 1])
+    metadata: dict[str, Any] = {"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"]}}
+    tifffile.imwrite(tmp_path / "a.ome.tif", both, ome=True, metadata=metadata)
+    assert read_image(tmp_path / "a.ome.tif").channels == ("DAPI", "GFP")
+    for labels, names in (
+        (["DAPI", "GFP"], ("DAPI", "GFP")),
+        (["c:1/2 - DAPI", "c:2/2 - GFP"], ("DAPI", "GFP")),
+        (["c1_field.tif", "c2_field.tif"], None),
+        (["c:1/2", "c:2/2"], None),
+    ):
+        tifffile.imwrite(tmp_path / "b.tif", both, imagej=True, metadata={"axes": "CYX", "Labels": labels})
+        assert read_image(tmp_path / "b.tif").channels == names
+
+
+def test_metaseries(tmp_path: Path) -> None:
+    """MetaSeries gives the calibration and the name of the illumination."""
+    entries = {
+        "spatial-calibration-state": ("bool", "on"), "spatial-calibration-x": ("float", "0.325"),
+        "spatial-calibration-y": ("float", "0.325"), "spatial-calibration-units": ("string", "um"),
+        "_IllumSetting_": ("string", "DAPI"),
+    }  # fmt: skip
+    text = "".join(f'<prop id="{name}" type="{kind}" value="{value}"/>' for name, (kind, value) in entries.items())
+    description = f"<MetaData><PlaneInfo>{text}</PlaneInfo></MetaData>"
+    tifffile.imwrite(tmp_path / "a.tif", PLANE, description=description, metadata=None, software="MetaSeries")
+    actual = read_image(tmp_path / "a.tif")
+    assert actual.pixel_size_nm == pytest.approx(325)
+    assert actual.channels == ("DAPI",)

@@ -1,0 +1,39 @@
+"""Names of channels: which are names, and the order by them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from segue.data.channels import channel_order, names_in_use
+from segue.errors import SegueError
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("0", "1"), ("Channel:0:0", "Channel:0:1"), ("channel 1", "Channel 2"), ("C1", "C2"), ("Ch1-T1",), ("", "")],
+)
+def test_counters_are_no_names(names: tuple[str, ...]) -> None:
+    """Numbers that programs count channels by are not compared."""
+    assert names_in_use(names) is None
+    assert channel_order(Path("a.tif"), names, ("DAPI", "GFP"), "the specification") is None
+
+
+@pytest.mark.parametrize("names", [("DAPI", "GFP"), ("C1q", "GFP"), ("Cy5", "1"), ("TL Brightfield",)])
+def test_names(names: tuple[str, ...]) -> None:
+    """Stains are names, also beside a counter."""
+    assert names_in_use(names) == names
+
+
+def test_order() -> None:
+    """The same names in another order, or another case, give the indices; other names are refused with both."""
+    path = Path("b.tif")
+    assert channel_order(path, ("GFP", "dapi"), ("DAPI", "GFP"), "the first image") == [1, 0]
+    assert channel_order(path, ("A", "B", "C"), ("C", "A", "B"), "the first image") == [2, 0, 1]
+    assert channel_order(path, ("DAPI", "GFP"), ("DAPI", "GFP"), "the first image") is None
+    for names in (("DAPI", "RFP"), ("DAPI",), ("DAPI", "DAPI")):
+        with pytest.raises(
+            SegueError, match=rf"b.tif: its channels are named {', '.join(names)}, those of .* DAPI, GFP"
+        ):
+            channel_order(path, names, ("DAPI", "GFP"), "the specification")
