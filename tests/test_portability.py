@@ -6,6 +6,7 @@ import ast
 import importlib
 import pkgutil
 import sys
+import unicodedata
 import warnings
 from pathlib import Path, PureWindowsPath
 
@@ -13,7 +14,7 @@ import pytest
 from samples.modules import imported_anew
 
 from segue.data.writer import micrograph_key, micrograph_name
-from segue.storage import file_name
+from segue.storage import file_name, file_names
 from segue.study.store import Store
 
 SOURCE = Path(__file__).parents[1] / "src" / "segue"
@@ -87,6 +88,28 @@ def test_names_of_files_are_kept_and_distinct():
     for text in ("A01", "P1_B02", "Plate 3, 24 h", "größe", "table.v2", "effects-transfer", "console"):
         assert file_name(text) == text
     assert len({file_name(text) for text in [*NAMES, "a_b_", "a_b", "CON_", "_CON"]}) == len(NAMES) + 4
+
+
+def test_names_of_files_are_distinct_where_case_does_not_count():
+    """Of several texts no two get one name, not even on a system without case or composed letters; nor do long ones."""
+    texts = [
+        "P/x_A1",
+        "P_x/A1",
+        "p/a1",
+        "P/A1",
+        "P_A1",
+        "\u00fc/A1",
+        "u\u0308/A1",
+        "Stra\u00dfe",
+        "STRASSE",
+        "a:b",
+        "a?b",
+    ]
+    texts += ["Q/B2", "x" * 300, "x" * 301]
+    names = file_names(texts)
+    assert len({unicodedata.normalize("NFC", name).casefold() for name in names.values()}) == len(texts)
+    assert names["Q/B2"] == "Q_B2" and file_names(reversed(texts)) == names
+    assert max(len(name.encode()) for name in names.values()) <= 120
 
 
 def test_paths_of_a_store():

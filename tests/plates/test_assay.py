@@ -308,6 +308,36 @@ def test_an_unstained_plate_gives_its_mosaics(tmp_path: Path):
     assert assay(spec, tmp_path / "a.h5", root=tmp_path).made_now == 0
 
 
+@pytest.mark.parametrize(
+    "wells",
+    [
+        [("P", "x_A1"), ("P_x", "A1")],
+        [("p", "A1"), ("P", "A1")],
+        [("a:b", "A1"), ("a?b", "A1")],
+        [("P", "A\nB"), ("P", "A_B")],
+        [("P" * 300, "A1"), ("P" * 299, "A1")],
+    ],
+    ids=["joined alike", "case", "reserved", "newline", "long"],
+)
+def test_two_wells_stay_two(tmp_path: Path, wells: list[tuple[str, str]]):
+    """Plates and wells whose names join to one, or differ in case, or in signs that files cannot have, do not mix."""
+    with (tmp_path / "files.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(
+            [("plate", "well", "channel", "path")]
+            + [(plate, well, "brightfield", f"{number}.tif") for number, (plate, well) in enumerate(wells)]
+        )
+    for number in range(2):
+        tifffile.imwrite(tmp_path / f"{number}.tif", np.full((40, 48), 100 + number, np.uint16))
+    files = {"format": "manifest", "manifest": "files.csv", "pixel_size_um": 1.0, "interval_h": 1}
+    tables = {"name": "two", "files": files, "tiles": SMALL_TILES, "stitching": {"mosaics": "ome-tiff"}}
+    assay(validate(PlateSpec, tables, context="plate"), tmp_path / "a.h5", root=tmp_path)
+    with Dataset(tmp_path / "a.h5") as dataset:
+        levels = [int(dataset.micrograph(f"{plate}/{well}/t000").image[0, 0, 0]) for plate, well in wells]
+    assert levels == [100, 101]
+    mosaics = [path.name.casefold() for path in (tmp_path / "a.plate" / "mosaics").iterdir()]
+    assert len(set(mosaics)) == len(mosaics) == 2
+
+
 def test_few_tiles_give_no_flat_field(tmp_path: Path):
     """Of a single field at two times nothing is estimated, mosaics hold the counts as acquired, and a note says so."""
     spec = small_plate(tmp_path, {"A1": 1})

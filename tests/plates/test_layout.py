@@ -150,6 +150,43 @@ def test_table_of_wells(screen: Path):
         assert words in told(lambda: find_layout(SPEC.model_copy(update={"wells": "plates.csv"}), screen))
 
 
+def test_tables_of_wells_keep_their_text(screen: Path):
+    """Batches, wells called 1E5, columns in capitals: as written; what became a date or lost cells is refused."""
+    table = screen / "plates.csv"
+    spec = SPEC.model_copy(update={"wells": "plates.csv"})
+    table.write_text("WELL;Stained;batch;dose\nA1;1;1_1;0.50\nA2;0;11;1\n", encoding="utf-8")
+    layout = find_layout(spec, screen)
+    assert [well.conditions for well in layout.wells] == [
+        {"batch": "1_1", "dose": "0.50"},
+        {"batch": "11", "dose": "1"},
+    ]
+    assert [well.stained for well in layout.wells] == [True, False]
+    assert any("column 'dose' is text throughout, since line 2 has '0.50'" in note for note in layout.notes)
+    table.write_text("plate,well\nP,A1\nP,1E5\n", encoding="utf-8")
+    assert find_layout(spec, screen).missing == ("P/1E5 is in plates.csv, but has no files",)
+    for text, words in (
+        ("well\nA1\n1-Jan\n", "line 3: well is '1-Jan', a date that a spreadsheet may have made of a name"),
+        ("well\n1.00E+05\n", "line 2: well is '1.00E+05', a number that a spreadsheet may have made"),
+        ("well,dose\nA1,0,5\n", "line 2: 3 cells under 2 columns"),
+        ("well;dose\nA1;0,5\nA2;1\n", "line 2, column 'dose': '0,5' has a decimal comma"),
+        ("well,dose,dose\nA1,1,2\n", "both called 'dose'"),
+        ("well,a/b\nA1,1\n", "the name of the column 'a/b' has a slash"),
+    ):
+        table.write_text(text, encoding="utf-8")
+        assert words in told(lambda: find_layout(spec, screen))
+
+
+def test_a_path_with_several_readings(tmp_path: Path):
+    """The reading with a usual well is taken; where none is, the path is refused with both."""
+    write(tmp_path / "exp_1_A1_w1.TIF", tile(0))
+    spec = FilesSpec(pattern="{plate}_{well}_{channel}.tif", channels={"brightfield": "w1"})
+    assert [well.key for well in find_layout(spec, tmp_path).wells] == ["exp_1/A1"]
+    write(tmp_path / "a_b_c_w1.tif", tile(0))
+    assert "a_b_c_w1.tif: matches the pattern in several ways (plate is 'a' or 'a_b')" in told(
+        lambda: find_layout(spec, tmp_path)
+    )
+
+
 def test_what_is_missing_is_told_from_the_largest_gap(screen: Path):
     """A time, a channel, a channel at a time, a tile: each is told once, at the level at which it is missing."""
     for path in [*screen.glob("P/A2/t1_*"), *screen.glob("P/A1/t0_*_w1.tif"), screen / "P/A1/t1_r0_c0_bf.tif"]:
@@ -368,6 +405,11 @@ def test_mistakes_of_the_table_are_told_at_once():
         ("zero,0", "line 2: time is 'zero'; give a whole number"),
         ("0,noon", "line 2: time_h is 'noon'; give a number of hours"),
         ("0,1\n0,2", "line 3: time 0 occurs twice"),
+        ("0,0,5", "line 2: 3 cells under 2 columns"),
+        ("0,1_0", "line 2: time_h is '1_0'; give a number of hours"),
+        ("0,nan", "line 2: time_h is 'nan'; give a number of hours"),
+        ("٣,1", "line 2: time is '٣'; give a whole number"),
+        ("1.0,1", "line 2: time is '1.0'; give a whole number"),
     ],
 )
 def test_mistakes_of_the_table_of_times_are_told(tmp_path: Path, rows: str, words: str):

@@ -180,12 +180,32 @@ def test_unordered_pairs_of_mixtures():
         ({"lr": {"each": [1, 1]}}, "are not distinct"),
         ({"variants": {"a": 3}}, "variants: found no named tables"),
         ({"pairs": {"a": ["x"]}, "mix": []}, "pairs: write pairs"),
+        ({"pairs": {"a": [["x"]], "b": ["y"]}, "mix": []}, "pairs: write pairs"),
     ],
 )
 def test_malformed_axes(table: dict[str, object], message: str):
     """An axis that cannot be read is refused with how to write it."""
     with pytest.raises(ValueError, match=message):
         grid.expand_grid(table)
+
+
+@pytest.mark.parametrize(
+    ("setting", "values", "labels"),
+    [
+        ("optimizer", "{ lr = 1e-3 }, { lr = 1e-4 }", ["lr=0.001", "lr=0.0001"]),
+        ("optimizer", '{ name = "adam" }, { name = "adam", lr = 1e-4 }', ["adam", "adam lr=0.0001"]),
+        ("split", "{ seed = 1 }, { seed = 2 }", ["seed=1", "seed=2"]),
+        ("ema", "{ decay = 0.9 }, { decay = 0.99 }", ["decay=0.9", "decay=0.99"]),
+        ("warmup", "{ epochs = 1 }, { epochs = 2 }", ["epochs=1", "epochs=2"]),
+        ("early_stopping", "{ patience = 3 }, { patience = 5 }", ["patience=3", "patience=5"]),
+        ("augment", "{ noise = [0, 0.1] }, { noise = [0, 0.2] }", ["noise=0,0.1", "noise=0,0.2"]),
+    ],
+)
+def test_settings_that_are_tables_are_varied(study_file: StudyFile, setting: str, values: str, labels: list[str]):
+    """`each` over tables, with and without a name, gives a configuration and a label for each."""
+    path = study_file(f'\n[stages.a]\ndomain = "low"\nepochs = 4\n{setting} = {{ each = [{values}] }}\n')
+    study = plan_study(path).study
+    assert [one.axes[f"a.{setting}"] for one in study.configurations["a"]] == labels
 
 
 def keys(path: Path) -> dict[str, str]:
