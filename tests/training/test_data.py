@@ -128,3 +128,24 @@ def test_classes_are_counted(tiles: Path, objects: Path, limit: float | None, ki
     assert data.class_counts() == tuple(expected.sum(0).tolist())
     assert sum("counting the pixels" in line for line in lines) == (limit is not None and kind == "instances")
     data.close()
+
+
+@pytest.mark.parametrize(
+    ("training", "held_out", "first"),
+    [
+        (["000", "001"], ["000"], "first '000'"),
+        (["d1/a", "d2/b"], ["a"], "first 'a' of the dataset, 'd1/a' in training"),
+        (["a"], ["x/d1/a"], "first 'x/d1/a' of the dataset, 'a' in training"),
+        (["d1/a"], ["d2/a"], None),
+        (["ba"], ["a"], None),
+        (["mine-000"], ["theirs-000"], None),
+    ],
+)
+def test_groups_that_are_one(training: list[str], held_out: list[str], first: str | None):
+    """A name, or a path that ends with the other, is one group; the refusal says what groups are."""
+    if first is None:
+        holding.refuse_shared_groups(training, held_out, "test", "d.h5")
+        return
+    with pytest.raises(SegueError, match=r"Groups are names: .* group = '\{folder\}-\{stem\}'") as caught:
+        holding.refuse_shared_groups(training, held_out, "test", "d.h5")
+    assert first in str(caught.value)
