@@ -70,7 +70,7 @@ def test_channels_come_first(tmp_path: Path, shape: tuple[int, ...], options: di
         ((4, 40, 50), {"imagej": True, "metadata": {"axes": "ZYX"}}, "holds 4 planes in depth"),
         ((17, 40, 50), {}, "holds 17 pages and does not say what they are; set pages = "),
         ((5, 40, 50), {"metadata": None}, "holds 5 pages and does not say what they are; set pages = "),
-        ((2, 3, 40, 50), {"photometric": "minisblack"}, "holds|twice"),
+        ((2, 3, 40, 50), {"photometric": "minisblack"}, "holds 2 × 3 × 40 × 50 values and does not say"),
         ((2, 4, 40, 50), {"imagej": True, "metadata": {"axes": "TZYX"}}, "holds 2 time points × 4 planes in depth"),
     ],
 )

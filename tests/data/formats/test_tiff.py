@@ -152,7 +152,7 @@ def test_jpeg_inside(tmp_path: Path) -> None:
         (blocks, {"compression": "jpeg", "photometric": "rgb"}),
         (DEEP, {"compression": "jpeg2000"}),
     ):
-        with pytest.raises(SegueError, match="compressed with loss, which changes its numbers"):
+        with pytest.raises(SegueError, match=r"compression can lose information .* which changes its numbers"):
             stored(write(tmp_path, pixels, **options))
     for compression in ("zlib", "lzw", "packbits", "lzma", "zstd"):
         np.testing.assert_array_equal(stored(write(tmp_path, DEEP, compression=compression)), DEEP)

@@ -105,7 +105,14 @@ def page_axis(path: Path, stack: Stack, pages: Pages | None) -> int | None:
     Raises SegueError with the question if it has several pages and `pages` does not say what they are, or says
     something else than the file.
     """
-    lengths = dict(zip(stack.axes, stack.pixels.shape, strict=True))
+    long = [(letter, n) for letter, n in zip(stack.axes, stack.pixels.shape, strict=True) if n > 1]
+    lengths = dict(long)
+    if len(lengths) < len(long):
+        shape = " × ".join(map(str, stack.pixels.shape))
+        raise SegueError(
+            f"{path}: holds {shape} values and does not say what its pages are; save each image of (H, W) or (C, H, W) "
+            "as a separate file."
+        )
     for letter, length in lengths.items():
         if letter not in "YXCSTZQ" and length > 1:
             words = AXIS_WORDS.get(letter, f"entries along axis {letter}")

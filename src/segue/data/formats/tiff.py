@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,14 @@ def read_tiff_header(path: Path) -> Header:
     return Header(int(first[LENGTH]), int(first[WIDTH]), samples * len(full), int(_tuple(first.get(BITS) or 1)[0]))
 
 
-def directories(path: Path, codes: Sequence[int]) -> list[dict[int, Any]]:
+def directories(path: Path, codes: Sequence[int]) -> Sequence[Mapping[int, Any]]:
     """Returns the tags of each page that are among `codes`, without reading any pixel."""
+    status = path.stat()
+    return _directories(path, tuple(codes), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)  # for a series whose pages are read one by one
+def _directories(path: Path, codes: Sequence[int], size: int, changed_ns: int) -> list[dict[int, Any]]:
     pages: list[dict[int, Any]] = []
     with path.open("rb") as file, warnings.catch_warnings(record=True) as complaints:
         warnings.simplefilter("always")

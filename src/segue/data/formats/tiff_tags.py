@@ -156,7 +156,10 @@ def refusal(tags: Mapping[int, Any], *, compression: int, labels: bool) -> str |
     if (tags.get(254) or 0) & PART_OF_MASK:
         return REFUSED_PHOTOMETRIC[MASK]
     if labels and compression not in LOSSLESS:
-        return "is a label image compressed with loss, which changes its numbers; save it uncompressed or with deflate"
+        return (
+            f"is a label image whose compression can lose information (Compression {compression}), which changes its "
+            "numbers; save it uncompressed or with deflate"
+        )
     return None
 
 

@@ -1,0 +1,69 @@
+"""HDF5 files that cannot be opened: each reason in its own sentence, with the words of HDF5."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from segue.errors import SegueError
+from segue.hdf5 import open_file, reading
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["values"] = np.arange(1000)
+    return tmp_path / "a.h5"
+
+
+def message(path: Path) -> str:
+    with pytest.raises(SegueError) as raised:
+        open_file(path)
+    assert "\n" not in str(raised.value)
+    return str(raised.value).removeprefix(f"{path}: ")
+
+
+def test_a_truncated_file(path: Path) -> None:
+    """Only a file that is cut off is called truncated."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert message(path).startswith("the HDF5 file is truncated")
+    path.write_bytes(b"")
+    assert message(path).startswith("is empty")
+    path.write_bytes(b"a table, perhaps" * 10)
+    assert message(path).startswith("is not an HDF5 file")
+
+
+def test_a_newer_version(path: Path) -> None:
+    """A superblock of an unknown version asks for another HDF5."""
+    content = bytearray(path.read_bytes())
+    content[8] = 9
+    path.write_bytes(bytes(content))
+    assert message(path).startswith("is of a newer version of HDF5 than is read here")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="HDF5 locks files otherwise there")
+def test_a_locked_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that another process writes is not called damaged."""
+    monkeypatch.delenv("HDF5_USE_FILE_LOCKING", raising=False)
+    code = "import h5py, sys; f = h5py.File(sys.argv[1], 'r+', locking=True); print(1, flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None and writer.stdout.readline()
+        text = message(path)
+        writer.communicate()
+    assert text.startswith("is locked, probably open in another program")
+    assert "damaged" not in text
+
+
+def test_a_filter_that_is_not_installed(path: Path) -> None:
+    """Errors of reads tell a missing filter from damage."""
+    with pytest.raises(SegueError, match=r"a filter that is not installed .*gzip"), reading(path):
+        raise OSError("Can't synchronously read data (required filter 'bzip2' is not registered)")
+    with pytest.raises(SegueError, match="the file is damaged"), reading(path):
+        raise OSError("Can't synchronously read data (wrong checksum)")
