@@ -92,12 +92,27 @@ def test_noise_alone_has_no_contrast(scale):
     assert measure_field(tile, SPEC).fine < 0.3 * noise / (np.sqrt(2 * np.pi) * 2)
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_cameras_of_any_bits_saturate(good, bits):
+    """A field of which half is at the full scale of its camera is saturated in 16 bits, and only that field."""
+    full = 2**bits - 1
+    fields = {cell: (tile / 65536 * full).astype(np.uint16) for cell, tile in good.items()}
+    fields[0, 0][:, :96] = full
+    saturated = [cell for cell, quality in judge_fields(fields, SPEC, stain=True).items() if quality.flags]
+    assert saturated == [(0, 0)]
+
+
+def test_float_fields_and_a_given_full_scale(good):
+    """Float fields need no full scale; a given one counts whatever reaches it."""
+    tile = (good[0, 0] / np.float32(65535)).astype(np.float32)
+    assert judge_fields({0: tile}, SPEC, stain=True)[0].flags == ()
+    assert judge_fields({0: np.minimum(tile, np.quantile(tile, 0.9))}, SPEC)[0].flags == ("saturated",)
+    given = QualitySpec.model_validate({"saturated": {"full_counts": float(np.quantile(tile, 0.9))}})
+    assert judge_fields({0: tile}, given)[0].flags == ("saturated",)
+
+
 def test_bad_input_is_told():
-    """Floating-point tiles need a full scale, and wrong shapes and settings are refused in words."""
-    with pytest.raises(ValueError, match="full_counts"):
-        judge_fields({0: np.ones((8, 8), np.float32)}, SPEC)
-    own = QualitySpec.model_validate({"saturated": {"full_counts": 1.0}})
-    assert judge_fields({0: np.ones((8, 8), np.float32)}, own)[0].flags == ("saturated",)
+    """Wrong shapes and settings are refused in words."""
     with pytest.raises(ValueError, match="one field"):
         measure_field(np.ones((2, 8, 8), np.uint16), SPEC)
     with pytest.raises(SpecError, match="action"):

@@ -4,7 +4,10 @@ import subprocess
 import sys
 from typing import get_args
 
+import numpy as np
 import pytest
+import torch
+from samples.target_contract import perfect_prediction
 
 from segue.errors import SegueError
 from segue.spec import SpecModel
@@ -52,3 +55,45 @@ def test_specifications_need_no_torch():
     """Planning reads specifications without importing torch, numba or pandas."""
     code = "import sys, segue.targets.specs, segue.labels; print({'torch', 'numba', 'pandas'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("name", "objects"),
+    [  # objects of a ring, a ring around an object, an object that encloses another, one in two parts; 0: not as asked
+        ("foreground", (1, 2, 0, 0)),
+        ("boundary", (1, 2, 2, 0)),
+        ("distance", (1, 2, 2, 0)),
+        ("descriptors", (1, 2, 2, 0)),
+        ("rays", (0, 0, 0, 0)),
+        ("flows", (0, 0, 0, 0)),
+    ],
+)
+def test_which_shapes_a_target_can_hold(name: str, objects: tuple[int, ...]):
+    """The table of docs/targets.md: rings and nested objects come back from those targets and from no others."""
+    target = build_target(
+        Holder.model_validate({"target": {"name": name}}).target,
+        names=("background", "nucleus"),
+        instances=True,
+        context="test",
+    )
+    y, x = np.mgrid[:64, :64]
+    radius = np.hypot(y - 31.5, x - 31.5)
+    shapes = (
+        np.where((radius < 24) & (radius > 12), 1, 0),
+        np.where((radius < 26) & (radius > 16), 1, np.where(radius < 9, 2, 0)),
+        np.where(radius < 10, 2, np.where(radius < 24, 1, 0)),
+        np.where((radius < 24) & (abs(x - 31.5) > 4), 1, 0),
+    )
+    for labels, expected in zip(shapes, objects, strict=True):
+        encoded = target.encode(torch.from_numpy(labels.astype(np.int64))[None])[0].numpy()
+        decoded = target.decode(perfect_prediction(target, encoded), target.decode_params)
+        overlaps = [
+            max((iou(labels == label, decoded == other) for other in range(1, decoded.max() + 1)), default=0.0)
+            for label in range(1, labels.max() + 1)
+        ]
+        is_held = decoded.max() == labels.max() and min(overlaps) > 0.8
+        assert is_held == (expected == labels.max()), (overlaps, decoded.max())
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a & b).sum() / (a | b).sum())

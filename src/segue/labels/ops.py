@@ -56,11 +56,29 @@ def fill_holes(labels: np.ndarray, *, max_size_px: float = np.inf, connectivity:
     """
     if max_size_px < 1:
         return labels
-    empty = np.ascontiguousarray(labels == 0, dtype=np.uint8)
-    holes, count = cc3d.connected_components(empty, connectivity=connectivity, return_N=True)
     filled = np.ascontiguousarray(labels, dtype=np.int32).copy()
-    _fill_holes(filled, np.asarray(holes, np.int32), int(count), max_size_px)
+    regions, count = _background_regions(labels, connectivity)
+    sizes, owners = _hole_owners(filled, regions, count)
+    _fill_holes(filled, regions, np.where(sizes <= max_size_px, owners, 0))
     return filled
+
+
+def hole_owners(labels: np.ndarray, *, connectivity: Literal[4, 8] = 8) -> tuple[np.ndarray, np.ndarray]:
+    """Returns of each connected region of background its pixels, and the object that alone encloses it, (n,) each.
+
+    The object is 0 for a region that touches nothing, −1 for one that touches the border of the image or several
+    objects, which is no hole; labels (H, W) int32.
+    """
+    regions, count = _background_regions(labels, connectivity)
+    sizes, owners = _hole_owners(np.ascontiguousarray(labels), regions, count)
+    return sizes[1:], owners[1:]
+
+
+def _background_regions(labels: np.ndarray, connectivity: Literal[4, 8]) -> tuple[np.ndarray, int]:
+    """Returns (H, W) int32, the connected regions of background, numbered from 1, and their number."""
+    empty = np.ascontiguousarray(labels == 0, dtype=np.uint8)
+    regions, count = cc3d.connected_components(empty, connectivity=connectivity, return_N=True)
+    return np.asarray(regions, np.int32), int(count)
 
 
 @njit(cache=True, nogil=True)
@@ -127,25 +145,31 @@ def _remove_small(labels: np.ndarray, count: int, min_size_px: float) -> np.ndar
 
 
 @njit(cache=True, nogil=True)
-def _fill_holes(labels: np.ndarray, holes: np.ndarray, count: int, max_size_px: float) -> None:
+def _hole_owners(labels: np.ndarray, regions: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (count + 1,) each: pixels of a region, and the object around it; 0: none, −1: several, or the border."""
     height, width = labels.shape
     sizes = np.zeros(count + 1, dtype=np.int64)
-    owners = np.zeros(count + 1, dtype=np.int32)  # 0: none seen yet; −1: several, or the border
+    owners = np.zeros(count + 1, dtype=np.int32)
     for y in range(height):
         for x in range(width):
-            hole = holes[y, x]
-            if hole == 0:
+            region = regions[y, x]
+            if region == 0:
                 continue
-            sizes[hole] += 1
+            sizes[region] += 1
             if y == 0 or x == 0 or y == height - 1 or x == width - 1:
-                owners[hole] = -1
+                owners[region] = -1
                 continue
             for dy, dx in ((-1, 0), (0, -1), (0, 1), (1, 0)):
                 label = labels[y + dy, x + dx]
-                if label > 0 and owners[hole] != label:
-                    owners[hole] = label if owners[hole] == 0 else -1
+                if label > 0 and owners[region] != label:
+                    owners[region] = label if owners[region] == 0 else -1
+    return sizes, owners
+
+
+@njit(cache=True, nogil=True)
+def _fill_holes(labels: np.ndarray, regions: np.ndarray, owners: np.ndarray) -> None:
+    height, width = labels.shape
     for y in range(height):
         for x in range(width):
-            hole = holes[y, x]
-            if hole > 0 and sizes[hole] <= max_size_px and owners[hole] > 0:
-                labels[y, x] = owners[hole]
+            if owners[regions[y, x]] > 0:
+                labels[y, x] = owners[regions[y, x]]

@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 from scipy import ndimage
 
+from segue.data.saturation import saturation
 from segue.plates.spec import Action, QualitySpec
 
 Key = TypeVar("Key", bound=Hashable)
@@ -37,24 +38,16 @@ class FieldQuality:
 
 
 def measure_field(tile: np.ndarray, spec: QualitySpec) -> FieldMeasures:
-    """Returns the measures of a raw tile (H, W).
-
-    Raises ValueError for other shapes, and for floating-point tiles without `saturated.full_counts`.
-    """
+    """Returns the measures of a raw tile (H, W); raises ValueError for other shapes."""
     if tile.ndim != 2 or tile.size == 0:
         raise ValueError(f"quality: the tile is {tile.shape}; give one field (H, W) of one channel")
     full = spec.saturated.full_counts
-    if full is None:
-        if not np.issubdtype(tile.dtype, np.integer):
-            raise ValueError(
-                f"quality: the tile is {tile.dtype}, which has no maximum count; give quality.saturated.full_counts"
-            )
-        full = np.iinfo(tile.dtype).max
+    saturated = saturation(tile).share if full is None else float((tile >= full).mean())
     median = float(np.median(tile))
     relative = tile.astype(np.float32) / np.float32(max(median, 1.0))
     noise = _noise_sd(relative)
     fine, coarse = (_contrast(relative, scale, noise) for scale in (spec.fine_px, spec.coarse_px))
-    return FieldMeasures(median, float((tile >= full).mean()), noise, fine, coarse)
+    return FieldMeasures(median, saturated, noise, fine, coarse)
 
 
 def judge_fields(
