@@ -26,7 +26,14 @@ def values(shape: tuple[int, ...], dtype: str = "uint16") -> np.ndarray:
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "uint32", "float32"])
 @pytest.mark.parametrize(
-    "options", [{}, {"compression": "zlib", "predictor": True}, {"metadata": None}, {"bigtiff": True}]
+    "options",
+    [
+        {},
+        {"compression": "zlib", "predictor": True},
+        {"metadata": None},
+        {"bigtiff": True},
+        {"bigtiff": True, "byteorder": ">"},
+    ],
 )
 def test_tiff_planes_come_back_as_acquired(tmp_path: Path, dtype: str, options: dict[str, Any]) -> None:
     """A plane is read with its values and type, and its header tells the same size without decoding."""

@@ -433,3 +433,30 @@ def test_layout_is_a_plain_value(screen: Path):
     """Two searches of the same folder give equal layouts."""
     layout: Layout = find_layout(SPEC, screen)
     assert layout == find_layout(SPEC, screen)
+
+
+def test_pixels_mean_the_same_as_elsewhere(tmp_path: Path) -> None:
+    """Whole files and pages of a plate are as a viewer shows them, or refused by name, as by `segue prepare`."""
+    image = tile(1, 2, 3, 0)
+    tifffile.imwrite(tmp_path / "white.tif", image, photometric="miniswhite")
+    for index in ((), (0,)):
+        np.testing.assert_array_equal(read_plane(Plane(tmp_path / "white.tif", index)), 65535 - image)
+    tifffile.imwrite(tmp_path / "turned.tif", image, extratags=[(274, 3, 1, 3, True)])
+    tifffile.imwrite(tmp_path / "color.tif", np.stack([image] * 3, -1), photometric="rgb")
+    for index in ((), (0,)):
+        assert "has the orientation 3" in told(lambda: read_plane(Plane(tmp_path / "turned.tif", index)))  # noqa: B023
+        message = told(lambda: read_plane(Plane(tmp_path / "color.tif", index)))  # noqa: B023
+        assert "holds 3 channels" in message or "an array of shape" in message
+
+
+def test_pixel_sizes_in_any_spelling(tmp_path: Path) -> None:
+    """The plate's reader has the same units; pixels that are not square are not known, and told."""
+    options = {"imagej": True, "metadata": {"unit": "Micrometres"}}
+    write(tmp_path / "A1.tif", tile(0))
+    tifffile.imwrite(tmp_path / "A1.tif", tile(0), resolution=(2, 2), **options)
+    spec = FilesSpec(pattern="{well}.tif")
+    assert find_layout(spec, tmp_path).pixel_size_um == pytest.approx(0.5)
+    tifffile.imwrite(tmp_path / "A1.tif", tile(0), resolution=(2, 4), **options)
+    layout = find_layout(spec, tmp_path)
+    assert layout.pixel_size_um is None
+    assert any("which are not square" in note for note in layout.notes)

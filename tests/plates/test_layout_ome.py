@@ -291,3 +291,24 @@ def test_pages_by_manifest(tmp_path: Path):
             assert np.array_equal(read_plane(plane), pixels(number)[0, time, CHANNELS.index(channel)])
     assert "has 4 pages, and none of index 7" in told(lambda: read_plane(Plane(tmp_path / "stack.tif", (7,))))
     assert "holds 4 channels" in told(lambda: read_plane(Plane(tmp_path / "stack.tif")))
+
+
+@pytest.mark.parametrize(
+    ("unit", "scale", "size_um"),
+    [("Micrometres", (0.5, 0.5), 0.5), ("Å", (5000, 5000), 0.5), ("pixel", (1, 1), None), ("nanometer", (1, 2), None)],
+)
+def test_units_of_ome_zarr(tmp_path: Path, unit: str, scale: tuple[float, float], size_um: float | None) -> None:
+    """OME-Zarr has the units of all readers; pixels that are not square are told."""
+    folder = tmp_path / "screen.zarr"
+    write_zarr_plate(folder, 2, positions=False)
+    for path in folder.glob("*/*/*/.zattrs"):
+        attributes = json.loads(path.read_text())
+        multiscale = attributes["multiscales"][0]
+        for axis in multiscale["axes"][-2:]:
+            axis["unit"] = unit
+        multiscale["datasets"][0]["coordinateTransformations"][0]["scale"][-2:] = scale
+        path.write_text(json.dumps(attributes))
+    spec = FilesSpec(format="ome-zarr", pattern="*.zarr", grid=(2, 2), field_order="snake-rows")
+    layout = find_layout(spec, tmp_path)
+    assert layout.pixel_size_um == (None if size_um is None else pytest.approx(size_um))
+    assert any("not square" in note for note in layout.notes) == (scale[0] != scale[1])

@@ -195,6 +195,8 @@ def _call(reader: Reader, path: Path, function: Callable[[], Any]) -> Any:
     except FileNotFoundError:
         raise SegueError(f"{path}: there is no such file; correct the path.") from None
     except OSError as error:
+        if path.is_dir():
+            raise SegueError(f"{path}: is a folder; give the path of an image file.") from error
         raise SegueError(f"{path}: cannot be read ({error.strerror}); check the file's permissions.") from error
     try:
         return function()

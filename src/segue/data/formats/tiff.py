@@ -10,12 +10,13 @@ import contextlib
 import logging
 import math
 import re
+import struct
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
@@ -70,10 +71,7 @@ def _directories(path: Path, codes: Sequence[int], size: int, changed_ns: int) -
     pages: list[dict[int, Any]] = []
     with path.open("rb") as file, warnings.catch_warnings(record=True) as complaints:
         warnings.simplefilter("always")
-        start = file.read(8)
-        if start[2:4] in (b"\x2b\0", b"\0\x2b"):  # BigTIFF
-            start += file.read(8)
-        directory = ImageFileDirectory_v2(start)
+        directory = _directory(file)
         offsets = set()
         while directory.next and directory.next not in offsets and len(pages) < MAX_PAGES:
             offsets.add(directory.next)
@@ -82,11 +80,22 @@ def _directories(path: Path, codes: Sequence[int], size: int, changed_ns: int) -
             # "Corrupt EXIF data" is Pillow's word for a directory that ends early; others concern single tags
             cut = [text for one in complaints if (text := str(one.message)).startswith("Corrupt EXIF data")]
             if cut:
-                raise EOFError(cut[0])
+                raise EOFError("a directory is cut off")
             pages.append({code: value for code in codes if (value := directory.get(code)) is not None})
     if not pages:
         raise EOFError("it has no page")
     return pages
+
+
+def _directory(file: BinaryIO) -> ImageFileDirectory_v2:
+    """Returns a directory that is to be loaded from `next`, the offset of the first."""
+    start = file.read(16)
+    if start[:4] == b"MM\0\x2b":  # Pillow takes a big-endian BigTIFF for a classic one
+        directory = ImageFileDirectory_v2(b"MM\0\x2a" + bytes(4))
+        directory._bigtiff = True
+        (directory.next,) = struct.unpack(">Q", start[8:])
+        return directory
+    return ImageFileDirectory_v2(start if start[2:4] == b"\x2b\0" else start[:8])
 
 
 def is_white_is_zero(path: Path, *, bits: int | None = None) -> bool:
