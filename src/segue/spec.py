@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from segue.errors import SegueError, SpecError
 from segue.storage import require_regular
 
-MAX_BYTES = 16 * 10**6  # of a specification
+MAX_BYTES = 2 * 10**6  # of a specification
 MAX_DEPTH = 50
 MAX_ENTRIES = 10_000  # of a table or list
 MAX_MISTAKES = 100  # reported of a file

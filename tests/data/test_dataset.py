@@ -14,7 +14,7 @@ from samples.datasets import LAYERS, make_dataset, make_part, make_parts
 
 from segue.data.dataset import Dataset
 from segue.data.spec import SplitSpec
-from segue.data.writer import GroupTiles, _chunk_shape, merge_parts, write_part
+from segue.data.writer import FORMAT_VERSION, GroupTiles, _chunk_shape, merge_parts, write_part
 from segue.errors import SegueError
 from segue.fingerprint import hash_dataset
 
@@ -158,7 +158,7 @@ def test_files_that_are_no_datasets(tmp_path: Path, parts: dict[str, GroupTiles]
     (tmp_path / "half.h5").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     (tmp_path / "newer.h5").write_bytes(whole.read_bytes())
     with h5py.File(tmp_path / "newer.h5", "a") as file:
-        file.attrs["format_version"] = 2
+        file.attrs["format_version"] = FORMAT_VERSION + 1
     with h5py.File(tmp_path / "foreign.h5", "w") as file:
         file["x"] = 1
     expected = {
@@ -307,3 +307,176 @@ def test_a_split_that_is_not_stored(tmp_path: Path, parts: dict[str, GroupTiles]
         del file["splits"]
     with Dataset(path) as data, pytest.raises(SegueError, match="stores no split; use seed, validation and test"):
         data.split_codes("x")
+
+
+def contents(path: Path) -> list[str]:
+    """Returns all that a reader gets from a dataset."""
+    with Dataset(path) as data:
+        rows = np.arange(data.count)
+        arrays = [data.valid(rows), data.intensity(rows), *data.samples().values()]
+        for layer in data.layers:
+            arrays += data.read(rows, layer=layer)
+            arrays += [data.class_counts(layer)] if data.layers[layer].kind == "classes" else []
+        arrays += [data.split_codes(name) for name in data.split_names()]
+        for source in data.micrograph_ids():
+            micrograph = data.micrograph(source)
+            arrays += [micrograph.image, *micrograph.labels.values()]
+        rest = (data.channels, data.layers, data.attributes, data.micrograph_ids(), data.split_names())
+        return [repr(rest), *(repr(np.asarray(array).tolist()) for array in arrays)]
+
+
+def test_no_damage_is_silent(tmp_path: Path, parts: dict[str, GroupTiles]) -> None:
+    """Whichever bit of a file is turned, it is read as it was written, or refused in one sentence."""
+    path = make_dataset(tmp_path, parts)
+    original, expected = path.read_bytes(), contents(path)
+    generator = np.random.default_rng(5)
+    refused = 0
+    for place in generator.integers(0, len(original), 150).tolist():
+        damaged = bytearray(original)
+        damaged[place] ^= 1 << int(generator.integers(8))
+        path.write_bytes(damaged)
+        try:
+            assert contents(path) == expected
+        except SegueError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            refused += 1
+    assert refused > 50
+
+
+def external(file: h5py.File, other: Path) -> None:
+    del file["tiles/images"]
+    file["tiles"].create_dataset("images", (13, 1, 16, 16), np.uint16, external=[(str(other), 0, h5py.h5f.UNLIMITED)])
+
+
+def virtual(file: h5py.File, other: Path) -> None:
+    layout = h5py.VirtualLayout((13, 1, 16, 16), np.uint16)
+    layout[...] = h5py.VirtualSource(str(other), "x", (13, 1, 16, 16))
+    del file["tiles/images"]
+    file["tiles"].create_virtual_dataset("images", layout)
+
+
+def put(file: h5py.File, name: str, link: object) -> None:
+    del file[name]
+    file[name] = link
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        external,
+        virtual,
+        lambda file, other: put(file, "tiles/images", h5py.ExternalLink(str(other), "x")),
+        lambda file, other: put(file, "micrographs", h5py.ExternalLink(str(other), "x")),
+        lambda file, other: put(file, "samples/source", h5py.SoftLink("/samples/group")),
+    ],
+)
+def test_values_of_other_files_are_refused(tmp_path: Path, parts: dict[str, GroupTiles], change: object) -> None:
+    """A dataset received from somebody must not read the files of who opens it; nor does its digest."""
+    path, other = make_dataset(tmp_path, parts), tmp_path / "other.h5"
+    with h5py.File(other, "w") as file:
+        file["x"] = np.full((13, 1, 16, 16), 7, np.uint16)
+    with h5py.File(path, "r+") as file:
+        change(file, other)  # type: ignore[operator]
+    for read in (Dataset, hash_dataset):
+        with pytest.raises(SegueError, match="must hold all of its arrays"):
+            read(path)
+
+
+def retyped(file: h5py.File, name: str, values: np.ndarray) -> None:
+    attributes = dict(file[name].attrs)
+    del file[name]
+    file.create_dataset(name, data=values).attrs.update(attributes)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("tiles/images", lambda a: a.astype(np.complex64), "must hold integers of up to 32 bits or float32"),
+        ("tiles/images", lambda a: a.astype(np.float64), "must hold integers of up to 32 bits or float32"),
+        ("tiles/images", lambda a: a.astype(np.float16), "must hold integers of up to 32 bits or float32"),
+        ("tiles/images", lambda a: a > 0, "must hold integers of up to 32 bits or float32"),
+        ("tiles/valid", lambda a: a + 10_000, "boxes .* outside"),
+        ("tiles/valid", lambda a: a[:, ::-1], "boxes .* outside"),
+        ("tiles/valid", lambda a: a.astype(float), "must hold integers"),
+        ("tiles/intensity", lambda a: -a, "negative deviations"),
+        ("tiles/intensity", lambda a: np.zeros(a.shape, [("a", "f4")]), "must hold float32 or float64"),
+        ("tiles/labels/cells", lambda a: np.full_like(a, 99), "holds the value 99"),
+        ("tiles/labels/cells", lambda a: np.full_like(a, 2**31 - 1), "holds the value 2147483647"),
+        ("tiles/labels/nuclei", lambda a: a - 50, "holds the value -50"),
+        ("tiles/class_counts/cells", lambda a: -a - 1, "numbers of pixels that no tile"),
+        ("tiles/class_counts/cells", lambda a: a + 2**62, "numbers of pixels that no tile"),
+        ("samples/y_px", lambda a: a - 10**6, "negative positions"),
+        ("samples/group", lambda a: np.zeros(len(a), np.int8), "must hold text"),
+        ("samples/group", lambda a: np.array([b"\xff"] * len(a), h5py.string_dtype()), "not a complete segue dataset"),
+        ("splits/default", lambda a: a * 0 + 7, "other numbers than 0 to 2"),
+        ("micrographs/b%2F1/image", lambda a: np.float64(5), "not 1 × H × W"),
+        ("micrographs/b%2F1/image", lambda a: a[0, :4], "not 1 × H × W"),
+        ("micrographs/b%2F1/labels/cells", lambda a: a[:4], "must be"),
+    ],
+)
+def test_what_an_array_cannot_hold_is_told(
+    tmp_path: Path, parts: dict[str, GroupTiles], name: str, values: object, message: str
+) -> None:
+    """Types when the file is opened, values and micrographs when they are read."""
+    path = make_dataset(tmp_path, parts)
+    with h5py.File(path, "r+") as file:
+        retyped(file, name, values(file[name][()]))  # type: ignore[operator]
+    with pytest.raises(SegueError, match=message):
+        contents(path)
+
+
+@pytest.mark.parametrize(
+    ("node", "name", "value"),
+    [
+        ("/", "channels", np.arange(3)),
+        ("/", "channels", 7.5),
+        ("/", "channels", ["a", "b"]),
+        ("/", "format_version", "x"),
+        ("tiles/labels/cells", "kind", "colors"),
+        ("tiles/labels/cells", "names", 5),
+        ("splits/default", "seed", 7.5),
+    ],
+)
+def test_attributes_of_another_kind_are_told(
+    tmp_path: Path, parts: dict[str, GroupTiles], node: str, name: str, value: object
+) -> None:
+    path = make_dataset(tmp_path, parts)
+    with h5py.File(path, "r+") as file:
+        file[node].attrs[name] = value
+    with pytest.raises(SegueError, match="not a complete segue dataset"), Dataset(path) as data:
+        data.resolve_split(SplitSpec(stored="default"))
+
+
+@pytest.mark.parametrize("name", ["micrographs", "micrographs/b%2F1", "micrographs/b%2F1/labels", "splits", "samples"])
+def test_an_array_in_place_of_a_group_is_told(tmp_path: Path, parts: dict[str, GroupTiles], name: str) -> None:
+    path = make_dataset(tmp_path, parts)
+    with h5py.File(path, "r+") as file:
+        put(file, name, 5)
+    with pytest.raises(SegueError, match=str(path)):
+        contents(path)
+
+
+def test_values_that_nobody_wrote_take_no_memory(tmp_path: Path, parts: dict[str, GroupTiles]) -> None:
+    """A file of a few kB that claims a billion rows is refused before they are read; so is its digest."""
+    path = make_dataset(tmp_path, parts)
+    with h5py.File(path, "r+") as file:
+        for name in ("tiles/images", "tiles/valid", "tiles/intensity", "samples/y_px"):
+            old = file[name]
+            shape, dtype = (10**9, *old.shape[1:]), old.dtype
+            del file[name]
+            file.create_dataset(name, shape, dtype, chunks=(1000, *shape[1:]), compression="gzip")
+    for read in (Dataset, hash_dataset):
+        with pytest.raises(SegueError, match="never written"):
+            read(path)
+
+
+def test_files_without_checksums_say_so(tmp_path: Path, parts: dict[str, GroupTiles]) -> None:
+    path = make_dataset(tmp_path, parts)
+    before = hash_dataset(path)
+    with Dataset(path) as data:
+        assert data.has_checksums
+    with h5py.File(path, "r+") as file:
+        retyped(file, "tiles/images", file["tiles/images"][()])
+    with Dataset(path) as data:
+        assert not data.has_checksums
+    assert hash_dataset(path) == before  # checksums are no content

@@ -1,10 +1,10 @@
 """The dataset: one HDF5 file of tiles, labels, sample rows, whole micrographs and splits, readable by plain h5py.
 
-tiles/images (N, C, H, W)              acquired type: integers up to 32 bits, floats up to 32 bits
+tiles/images (N, C, H, W)              acquired type: integers up to 32 bits, float32
 tiles/labels/<layer> (N, H, W)         int32; 0 background, -1 ignored; attributes kind and names
 tiles/valid (N, 4)                     y0, x0, y1, x1: the box that is not padding
-tiles/intensity (N, C, 4)              mean, standard deviation, level of the background and contrast of the whole
-                                       micrograph (in files of format 1 the first two)
+tiles/intensity (N, C, 4)              mean and standard deviation, background level and scale of the whole micrograph
+                                       (in files of format 1 the first two)
 tiles/class_counts/<layer> (N, K)      pixels of each class
 samples/<column> (N,)                  group, source, y_px, x_px, conditions
 micrographs/<source>/{image, labels/<layer>}
@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import h5py
 import numpy as np
@@ -52,14 +52,15 @@ MAX_CHUNK_BYTES = 2**30  # of a chunk of labels of tiles, which is read as a who
 TEXT_COLUMNS = ("group", "source")
 POSITION_COLUMNS = ("y_px", "x_px")
 
-# what the arrays may hold: NumPy's kinds of types, their bytes at most, and how this is called in an error
-IMAGES = ("iuf", 4, "integers or floats of up to 32 bits")
-INTEGERS = ("iu", 8, "integers")
-LABELS = ("i", 4, "integers of up to 32 bits with a sign")
-FLOATS = ("f", 8, "floats")
-TEXT = ("t", 0, "text")
-NUMBERS_OR_TEXT = ("iuft", 8, "numbers or text")
-Allowed = tuple[str, int, str]
+# what the arrays may hold: NumPy's codes of types, without byte order, and how these are called in an error
+Allowed = tuple[frozenset[str], str]
+_INTEGERS = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)}
+IMAGES: Allowed = (frozenset({"i1", "u1", "i2", "u2", "i4", "u4", "f4"}), "integers of up to 32 bits or float32")
+INTEGERS: Allowed = (frozenset(_INTEGERS), "integers")
+LABELS: Allowed = (frozenset({"i1", "i2", "i4"}), "integers of up to 32 bits with a sign")
+FLOATS: Allowed = (frozenset({"f4", "f8"}), "float32 or float64")
+TEXT: Allowed = (frozenset({"text"}), "text")
+NUMBERS_OR_TEXT: Allowed = (frozenset({*_INTEGERS, "f4", "f8", "text"}), "numbers or text")
 
 
 class Dataset:
@@ -98,10 +99,10 @@ class Dataset:
         self.count: int = self._images.shape[0]
         self.tile_shape: tuple[int, int, int] = self._images.shape[1:]
         self.dtype: np.dtype = self._images.dtype
-        self.channels: tuple[str, ...] = tuple(attributes.pop("channels"))
+        self.channels: tuple[str, ...] = _names("channels", attributes.pop("channels"), count=self.tile_shape[0])
         self.attributes: dict[str, Any] = attributes
         self.layers: dict[str, Layer] = {
-            name: Layer(name, _plain(labels.attrs["kind"]), tuple(_plain(labels.attrs["names"])))
+            name: Layer(name, _kind(name, labels), _names(f"names of layer '{name}'", _plain(labels.attrs["names"])))
             for name, labels in self._labels.items()
         }
         check_counts(self.path, self._file, self.layers.values())
@@ -242,7 +243,7 @@ class Dataset:
         """Returns (n, C, 4) float32: `image_statistics` of the micrograph each tile was cut from; of files of format 1
         the first two, mean and standard deviation."""
         intensity = self._values("tiles/intensity")
-        self._require(not (intensity[..., 1::2] < 0).any(), "tiles/intensity holds negative deviations or contrasts")
+        self._require(not (intensity[..., 1::2] < 0).any(), "tiles/intensity holds negative deviations or scales")
         return intensity[indices]
 
     def class_counts(self, layer: str) -> np.ndarray:
@@ -368,13 +369,14 @@ def _check(path: Path, file: Node, name: str, expected: tuple[int, ...], allowed
     """Raises SegueError unless an array has the expected shape and type, and all of its values in the file."""
     array = _array(path, file, name)
     shape = array.shape
-    if len(shape) == len(expected) and shape[1:] == expected[1:] and shape[0] != expected[0]:
+    rows_differ = len(shape) == len(expected) and shape[1:] == expected[1:] and shape[0] != expected[0]
+    if rows_differ and not name.startswith("micrographs/"):
         raise SegueError(f"{path}: {name} has length {shape[0]}, but tiles/images has length {expected[0]}; {REMEDY}")
     if shape != expected:
         raise SegueError(f"{path}: {name} is {_shape(shape)}, but must be {_shape(expected)} here; {REMEDY}")
-    kinds, max_bytes, description = allowed
+    types, description = allowed
     is_text = h5py.check_string_dtype(array.dtype) is not None
-    if ("t" if is_text else array.dtype.kind) not in kinds or (not is_text and array.dtype.itemsize > max_bytes):
+    if ("text" if is_text else array.dtype.str[1:]) not in types:
         raise SegueError(f"{path}: {name} holds {array.dtype}, but must hold {description}; {REMEDY}")
     require_held_inside(path, array)
     if name.startswith("tiles/labels/") and _chunk_bytes(array) > MAX_CHUNK_BYTES:
@@ -473,6 +475,22 @@ def _with_cache(file: Node, name: str, size: int) -> Node:
     access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
     access.set_chunk_cache(521, size, 0.75)
     return h5py.Dataset(h5py.h5d.open(file.id, name.encode(), access))
+
+
+def _names(what: str, names: Any, count: int | None = None) -> tuple[str, ...]:
+    """Returns an attribute that lists names; raises ValueError if it holds anything else, or not `count` of them."""
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{what}: found {names!r}, which are no names")
+    if count is not None and len(names) != count:
+        raise ValueError(f"{what}: found {len(names)}, but the images have {count}")
+    return tuple(names)
+
+
+def _kind(layer: str, labels: Node) -> Literal["classes", "instances"]:
+    kind = _plain(labels.attrs["kind"])
+    if kind not in ("classes", "instances"):
+        raise ValueError(f"layer '{layer}' has the kind {kind!r}; allowed are classes and instances")
+    return kind
 
 
 def _plain(value: Any) -> Any:

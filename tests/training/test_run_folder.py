@@ -1,0 +1,134 @@
+"""The files of a run: whatever is in them, a run is read as it was written, or refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from samples.stages import inputs_of, spec_of, train, write_tiles
+
+from segue.errors import SegueError
+from segue.training.data import load_data
+from segue.training.run_folder import RunFolder, load_run
+
+Change = Callable[[Path], object]
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiles(tmp_path_factory.mktemp("tiles") / "tiles.h5", groups=12, size=32)
+
+
+@pytest.fixture(scope="module")
+def trained(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(spec_of(tiles, 4, epochs=1), tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def replaced(name: str, content: bytes) -> Change:
+    return lambda run: (run / name).write_bytes(content)
+
+
+def flipped(name: str, place: int) -> Change:
+    def change(run: Path) -> None:
+        content = bytearray((run / name).read_bytes())
+        content[place] ^= 1
+        (run / name).write_bytes(content)
+
+    return change
+
+
+def as_link(name: str, target: str) -> Change:
+    return lambda run: ((run / name).unlink(), (run / name).symlink_to(target))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        flipped("weights.safetensors", -1),
+        flipped("weights.safetensors", 30),
+        flipped("spec.json", 40),
+        flipped("metrics.json", -9),
+        as_link("weights.safetensors", "/dev/zero"),
+        as_link("weights.safetensors", "weights.safetensors"),
+        replaced("digests.json", b""),
+        replaced("digests.json", b"[" * 10**5),
+        replaced("digests.json", b"3"),
+        lambda run: (run / "spec.json").unlink(),
+    ],
+)
+def test_a_run_that_was_altered_is_refused(run: Path, change: Change) -> None:
+    """One bit of the weights or of a JSON file, a link to a device, no spec.json: no model, one sentence."""
+    load_run(run)
+    change(run)
+    with pytest.raises(SegueError) as raised:
+        load_run(run)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[]", b"null", b"{}", b"[" * 10**5, b'{"seconds": "x"}'])
+@pytest.mark.parametrize("name", ["timing.json", "environment.json", "metrics.json", "spec.json", "groups.json"])
+def test_whatever_a_json_file_holds_is_told(run: Path, name: str, content: bytes) -> None:
+    """In a run without digests, too, of an earlier version."""
+    (run / "digests.json").unlink()
+    (run / name).write_bytes(content)
+    with pytest.raises(SegueError, match=f"{name}.*copy the run again, or train it again"):
+        RunFolder(run).read(run / name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: {name: value.half() if value.is_floating_point() else value for name, value in w.items()}, "type"),
+        (lambda w: {name: value.int() for name, value in w.items()}, "type"),
+        (lambda w: {name: value.double() if value.is_floating_point() else value for name, value in w.items()}, "type"),
+        (lambda w: {name: value * float("nan") for name, value in w.items()}, "NaN or infinity"),
+    ],
+)
+def test_weights_of_another_type_are_not_cast(run: Path, change: Callable, message: str) -> None:
+    """Nor are weights taken that are no numbers, from a run that cannot be verified."""
+    (run / "digests.json").unlink()
+    save_file(change(load_file(run / "weights.safetensors")), run / "weights.safetensors", metadata={"format": "pt"})
+    with pytest.raises(SegueError, match=message):
+        load_run(run)
+
+
+@pytest.mark.parametrize("content", [b"{}", b'{"training": []}', b'{"training": ["a"], "validation": [3]}', None])
+def test_groups_that_are_lost_are_not_known(tiles: Path, run: Path, content: bytes | None) -> None:
+    """A record of groups that is emptied, altered or gone stops a child: it guards against leakage."""
+    spec = spec_of(tiles, 4, epochs=1)
+    inputs = inputs_of(spec, run)
+    with closing(load_data(spec, inputs, context="child", device="cpu", log=print)) as data:
+        assert data.ancestry == "known"
+    (run / "groups.json").unlink()
+    if content is not None:
+        (run / "groups.json").write_bytes(content)
+    with pytest.raises(SegueError, match=r"groups\.json"):
+        load_data(spec, inputs, context="child", device="cpu", log=print)
+
+
+def test_groups_of_a_run_that_cannot_be_verified_still_guard(tiles: Path, run: Path) -> None:
+    """They are used, but not taken for all: the ancestry is unknown."""
+    (run / "digests.json").unlink()
+    spec = spec_of(tiles, 4, epochs=1)
+    with closing(load_data(spec, inputs_of(spec, run), context="child", device="cpu", log=print)) as data:
+        assert data.ancestry == "unknown"
+        assert data.groups["ancestors"] == json.loads((run / "groups.json").read_text())["training"]
+
+
+def test_digests_are_of_results_only(trained: Path) -> None:
+    """Equal runs have equal digests: times and machines are not among them."""
+    names = set(json.loads((trained / "digests.json").read_text()))
+    assert {"spec.json", "groups.json", "metrics.json", "history.parquet", "weights.safetensors"} <= names
+    assert not names & {"timing.json", "environment.json", "digests.json"}
+    assert torch.isfinite(next(iter(RunFolder(trained).read_weights(trained / "weights.safetensors").values()))).all()
