@@ -113,7 +113,7 @@ def _open(path: Path) -> Any:
 def _tile(number: int, entry: Any) -> Tile:
     if hasattr(entry, "dimension_entries"):  # czifile 2019
         dimensions = {one.dimension: (one.start, one.size, one.stored_size) for one in entry.dimension_entries}
-        dtype = np.dtype(entry.dtype)
+        dtype = np.dtype(str(entry.dtype).replace("F8", "c8"))  # its name of complex numbers
         return Tile(number, dimensions, dtype.base, (*dtype.shape, 1)[0], int(entry.compression), entry.file_part)
     lengths = zip(entry.start, entry.shape, entry.stored_shape, strict=True)
     dimensions = {name: one for name, one in zip(entry.dims, lengths, strict=True) if name != "S"}  # of samples
