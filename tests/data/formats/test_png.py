@@ -138,3 +138,15 @@ def test_notes(tmp_path: Path) -> None:
     assert "not square" in read_image(wide).notes[0]
     calibrated = with_chunk(tmp_path / "b.png", b"pCAL", b"x\0" + bytes(10))
     assert "calibration" in read_image(calibrated).notes[0]
+
+
+def test_checksums(tmp_path: Path) -> None:
+    """A flipped bit is damage, though a decoder may only warn of it."""
+    path = save(tmp_path / "a.png", Image.fromarray(GRAY))
+    whole = path.read_bytes()
+    for place in range(whole.index(b"IDAT") + 4, len(whole) - 16, 40):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(bytes(damaged))
+        with pytest.raises(SegueError, match=r"truncated or corrupt .the chunk IDAT has a wrong checksum"):
+            read_image(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -43,6 +44,7 @@ CHUNKS: Mapping[bytes, str] = {
     b"sPLT": "display only: ignored",
     b"oFFs": "a place on a page: ignored",
 }
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_CHUNK_BYTES = 2**20  # of those chunks that are looked at
 METER = 1  # unit of sCAL
 
@@ -60,7 +62,8 @@ def _header(image: PngImageFile) -> Header:
 
 def read_png(path: Path, labels: bool) -> Stack:
     """Returns the pixels; gray of fewer than eight bits stays as stored, palettes become colors except for labels."""
-    chunks = _chunks(path)
+    content = path.read_bytes()
+    chunks = _chunks(content)
     notes = _check(path, chunks)
     size_nm, size_notes = _pixel_size(chunks)
     notes += size_notes
@@ -76,7 +79,7 @@ def read_png(path: Path, labels: bool) -> Stack:
             if labels:
                 return Stack(pixels, "YX", size_nm, None, notes)
             return Stack(_colors(path, pixels, image, chunks), "YXS", size_nm, None, notes)
-    pixels = imagecodecs.png_decode(path.read_bytes())
+    pixels = imagecodecs.png_decode(content)
     channels = struct.unpack(">B", chunks[b"IHDR"][9:10])[0]  # color type
     if channels in (4, 6):
         if (pixels[..., -1] != np.iinfo(pixels.dtype).max).any():
@@ -91,21 +94,25 @@ def read_png(path: Path, labels: bool) -> Stack:
     return Stack(pixels, "YX" if pixels.ndim == 2 else "YXS", size_nm, None, notes)
 
 
-def _chunks(path: Path) -> dict[bytes, bytes]:
-    """Returns the first chunk of each kind, without the pixels; damage is left to the decoder."""
+def _chunks(content: bytes) -> dict[bytes, bytes]:
+    """Returns the first chunk of each kind that is looked at; b"" stands for the content of others.
+
+    Raises ValueError if a chunk has a wrong checksum: of that of pixels, libpng only warns.
+    """
     chunks: dict[bytes, bytes] = {}
-    with path.open("rb") as file:
-        file.seek(8)
-        while len(head := file.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", head)
-            if kind in CHUNKS and kind not in chunks and kind not in (b"IDAT", b"fdAT") and length <= MAX_CHUNK_BYTES:
-                chunks[kind] = file.read(length)
-                file.seek(4, 1)
-            else:
-                chunks.setdefault(kind, b"")
-                file.seek(length + 4, 1)
-            if kind == b"IEND":
-                break
+    view, place = memoryview(content), len(SIGNATURE)
+    while place + 12 <= len(view):
+        length, kind = struct.unpack(">I4s", view[place : place + 8])
+        end = place + 8 + length
+        if end + 4 > len(view):
+            raise EOFError(f"the chunk {kind.decode('latin-1')} is cut off")
+        if zlib.crc32(view[place + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+            raise ValueError(f"the chunk {kind.decode('latin-1')} has a wrong checksum")
+        is_read = kind in CHUNKS and kind not in (b"IDAT", b"fdAT") and length <= MAX_CHUNK_BYTES
+        chunks.setdefault(kind, bytes(view[place + 8 : end]) if is_read else b"")
+        if kind == b"IEND":
+            break
+        place = end + 4
     return chunks
 
 
