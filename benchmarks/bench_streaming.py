@@ -60,7 +60,7 @@ def make(folder: Path, tiles: int, size: int) -> Path:
             images=np.clip(1000 + 300 * blobs + noise, 0, 65535).astype(np.uint16)[:, None],
             labels={"cells": (blobs > 1).astype(np.int32) + (blobs > 2)},
             valid=np.tile(np.array([0, 0, size, size], dtype=np.int32), (count, 1)),
-            intensity=np.tile(np.array([1100.0, 300.0], dtype=np.float32), (count, 1, 1)),
+            intensity=np.tile(np.array([1100.0, 300.0, 1100.0, 300.0], dtype=np.float32), (count, 1, 1)),
             samples={"group": name, "source": name, "y_px": place, "x_px": place},
         )
         paths.append(folder / f"{start}.part")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from segue.data.tiling import Tiling
+    from segue.evaluation.folder import FolderScores
     from segue.inference.model import Model
     from segue.inference.predict_files import Prediction
     from segue.plates.counting.count import CountOptions
@@ -219,7 +220,8 @@ def predict(run: Model | PathLike, images: Any, *, out: Any = None, tiling: Tili
     If the run classifies whole images: the class of each, () or (N,) int64. If it reconstructs them: the images
     themselves, (C, H, W) or (N, C, H, W) float32 in acquired units: denoised, if it was trained on noise.
 
-    Images of more than 2048 × 2048 px, or all if `tiling` is given, are read, scored and decoded tile by tile;
+    Issues a warning with numbers where contrast, saturation or margins of the images lie outside of what the run was
+    trained on. Images of more than 2048 × 2048 px, or all if `tiling` is given, are read, scored and decoded tile by tile;
     they may be memory maps, zarr or HDF5. The result is that of the whole image but for rounding of the scores, unless
     objects are longer than half a tile, which issues a warning, or the network depends on the whole image (see
     `segue.inference.predict`). run: a run folder, or a model that was loaded (`segue.load`). out: an array of integers
@@ -227,9 +229,14 @@ def predict(run: Model | PathLike, images: Any, *, out: Any = None, tiling: Tili
 
     >>> labels = predict("runs/train-0123456789abcdef", image)  # doctest: +SKIP
     """
+    from segue.inference import domain
     from segue.inference import predict as inference
 
-    return inference.predict(_model(run), images, out=out, tiling=tiling)
+    model = _model(run)
+    labels = inference.predict(model, images, out=out, tiling=tiling)
+    for sentence in domain.describe_differences(model, inference.image_views(model, images)):
+        warn(sentence)
+    return labels
 
 
 def probabilities(run: Model | PathLike, images: Any, *, tiling: Tiling | None = None) -> np.ndarray:
@@ -299,17 +306,42 @@ def _model(run: Model | PathLike) -> Model:
 
 
 def evaluate(
-    run: PathLike, dataset: PathLike, *, part: str = "test", conditions: dict[str, Any] | None = None
+    run: PathLike,
+    dataset: PathLike,
+    *,
+    part: str = "test",
+    conditions: dict[str, Any] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Returns the scores of a run on a part (test, validation) of a dataset, under the run's own split."""
-    from segue.study.evaluate import score_run
+    """Returns the scores of a run on a part (test, validation) of a dataset, under the run's own split.
+
+    log receives sentences, with numbers, on how the images lie outside of what the run was trained on. Without it they
+    are Python's warnings.
+    """
+    from segue.study.evaluate import domain_differences, score_run
     from segue.training.run_folder import load_run
     from segue.training.spec import DataSpec
 
     if part not in ("test", "validation"):
         raise SegueError(f"part '{part}': allowed are test and validation; choose one of them.")
     data = validate(DataSpec, {"dataset": str(dataset), "conditions": conditions or {}}, context="evaluate")
-    return score_run(load_run(Path(run)), Path(dataset), data, "validation" if part == "validation" else "test")
+    model, of_part = load_run(Path(run)), "validation" if part == "validation" else "test"
+    scores = score_run(model, Path(dataset), data, of_part)
+    for sentence in domain_differences(model, Path(dataset), data, of_part):
+        (log or warn)(sentence)
+    return scores
+
+
+def evaluate_folder(model: Model | PathLike, folder: PathLike) -> FolderScores:
+    """Returns the scores of a run, or of a loaded model, on the label images of a folder, without a dataset.
+
+    folder: has images/ and labels/ with files of the same names, or is a specification (.toml) as `prepare` takes it.
+    Whole images are predicted; scores have the names of those on the micrographs of a dataset.
+    """
+    from segue.evaluation import folder as folders
+
+    loaded = _model(model)
+    return folders.evaluate_folder(loaded, Path(folder), context=str(getattr(loaded, "folder", "the model")))
 
 
 def film(

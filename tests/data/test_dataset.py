@@ -14,7 +14,7 @@ from samples.datasets import LAYERS, make_dataset, make_part, make_parts
 
 from segue.data.dataset import Dataset
 from segue.data.spec import SplitSpec
-from segue.data.writer import FORMAT_VERSION, GroupTiles, _chunk_shape, merge_parts, write_part
+from segue.data.writer import GroupTiles, _chunk_shape, merge_parts, write_part
 from segue.errors import SegueError
 from segue.fingerprint import hash_dataset
 
@@ -38,7 +38,7 @@ def test_what_is_written_is_read(tmp_path: Path, parts: dict[str, GroupTiles]) -
             data.samples()["defocus_nm_drawn"], np.concatenate([p.samples["defocus_nm_drawn"] for p in parts.values()])
         )
         assert data.valid(everything).shape == (13, 4)
-        assert data.intensity(everything)[0].tolist() == [[100.0, 20.0]]
+        assert data.intensity(everything)[0].tolist() == [[100.0, 20.0, 100.0, 20.0]]
         assert data.channels == ("channel 0",)
         assert data.layers == {layer.name: layer for layer in LAYERS}
         assert data.attributes["pixel_size_nm"] == 0.02
@@ -158,7 +158,7 @@ def test_files_that_are_no_datasets(tmp_path: Path, parts: dict[str, GroupTiles]
     (tmp_path / "half.h5").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     (tmp_path / "newer.h5").write_bytes(whole.read_bytes())
     with h5py.File(tmp_path / "newer.h5", "a") as file:
-        file.attrs["format_version"] = FORMAT_VERSION + 1
+        file.attrs["format_version"] = 3
     with h5py.File(tmp_path / "foreign.h5", "w") as file:
         file["x"] = 1
     expected = {
@@ -166,7 +166,7 @@ def test_files_that_are_no_datasets(tmp_path: Path, parts: dict[str, GroupTiles]
         "parts": "is a folder",
         "text.h5": "is not an HDF5 file",
         "half.h5": "is truncated",
-        "newer.h5": "has dataset format 2, this segue reads up to 1; upgrade",
+        "newer.h5": "has dataset format 3, this segue reads up to 2; upgrade",
         "foreign.h5": "not a segue dataset",
     }
     for name, message in expected.items():

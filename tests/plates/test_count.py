@@ -121,7 +121,7 @@ def write_wells(
                 name: np.stack([one[name][:TILE, :TILE] for one in labels.values()]) for name in ("classes", "nuclei")
             },
             valid=np.tile(np.array([0, 0, TILE, TILE], np.int32), (count, 1)),
-            intensity=np.ones((count, 1, 2), np.float32),
+            intensity=np.ones((count, 1, 4), np.float32),
             samples={
                 "group": np.array([well] * count, object),
                 "source": np.array(names, object),

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from segue.data import summary, writer
 from segue.data.dataset import Dataset
+from segue.data.normalization import image_statistics
 from segue.data.spec import Layer, SplitSpec
 from segue.data.streaming import LabelChunks
 from segue.data.tiling import cut
@@ -48,7 +49,7 @@ def make_mosaic(
         group=well,
         image=image,
         labels={"classes": classes, "nuclei": nuclei} if stained else {},
-        intensity=np.array([[image.mean(), image.std()]], dtype=np.float32),
+        intensity=image_statistics(image),
         samples={"plate": "P1", "time": index % 2, "time_h": 0.25 * (index % 2), "treatment": "none"},
         attributes={"plate": "P1", "time": index % 2, "stained": int(stained)},
     )
@@ -95,7 +96,7 @@ def test_published_geometry(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     image = generator.integers(0, 2**16, (1, 2700, 3600), dtype=np.uint16)
     labels = np.kron(generator.integers(0, 3, (27, 36), dtype=np.int32), np.ones((100, 100), dtype=np.int32))
-    one = Mosaic("P1/A1/t000", "P1/A1", image, {"classes": labels}, np.ones((1, 2)), {"time": 0}, {})
+    one = Mosaic("P1/A1/t000", "P1/A1", image, {"classes": labels}, np.ones((1, 4)), {"time": 0}, {})
     spec = TilesSpec(datasets="full", keep_micrographs=False)
     done = write_tiles([one], tmp_path / "a.h5", spec, layers=(CLASSES,), channels=("b",), attributes={}, splits={})
     assert (done.mosaics, done.labeled, done.tiles) == (1, 1, 1408) == (1, 1, 32 * 44)

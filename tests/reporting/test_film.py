@@ -25,6 +25,7 @@ import segue
 from segue import rng
 from segue.api import film as write
 from segue.cli.main import app
+from segue.data.normalization import image_statistics
 from segue.data.spec import Layer
 from segue.data.writer import GroupTiles, Micrograph, merge_parts, micrograph_name, write_part
 from segue.errors import SegueError
@@ -87,7 +88,7 @@ def well(index: int) -> GroupTiles:
         images=np.stack([image[None, y : y + TILE, x : x + TILE] for y, x in corners]),
         labels={"classes": np.stack([labels[y : y + TILE, x : x + TILE] for y, x in corners])},
         valid=np.tile(np.array([0, 0, TILE, TILE], np.int32), (count, 1)),
-        intensity=np.tile(np.array([[[image.mean(), image.std()]]], np.float32), (count, 1, 1)),
+        intensity=np.tile(image_statistics(image[None]), (count, 1, 1)),
         samples={
             "group": np.array([name] * count, dtype=object),
             "source": np.array([f"{name}/t000"] * count, dtype=object),

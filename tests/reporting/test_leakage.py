@@ -16,6 +16,7 @@ import pytest
 import segue
 from segue import rng
 from segue.data.dataset import Dataset
+from segue.data.normalization import image_statistics
 from segue.data.spec import Layer, SplitSpec
 from segue.data.writer import GroupTiles, merge_parts, write_part
 from segue.errors import SegueError, SegueWarning
@@ -167,7 +168,7 @@ def well(number: int, *, times: int = 3, tile: int = 32, side: int = 3) -> Group
         images=stack,
         labels={"classes": np.stack(labels)},
         valid=np.tile(np.array([0, 0, tile, tile], dtype=np.int32), (count, 1)),
-        intensity=np.stack([stack.mean((2, 3)), stack.std((2, 3))], axis=-1).astype(np.float32),
+        intensity=np.stack([image_statistics(image) for image in stack]),
         samples={
             "group": np.array([group] * count, dtype=object),
             "source": np.array([f"{group}/t{time:03d}" for time in positions[:, 2]], dtype=object),

@@ -38,7 +38,7 @@ def make_part(group: str, count: int = 3, *, size: int = 16, channels: int = 1, 
         images=images,
         labels=labels,
         valid=np.tile(np.array([0, 0, size, size], dtype=np.int32), (count, 1)),
-        intensity=np.tile(np.array([100.0, 20.0], dtype=np.float32), (count, channels, 1)),
+        intensity=np.tile(np.array([100.0, 20.0, 100.0, 20.0], dtype=np.float32), (count, channels, 1)),
         samples=samples,
         micrographs={group: Micrograph(images[0], {name: values[0] for name, values in labels.items()})},
     )

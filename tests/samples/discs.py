@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from segue import rng
+from segue.data.normalization import image_statistics
 from segue.data.spec import Layer
 from segue.data.writer import GroupTiles, merge_parts, write_part
 
@@ -36,7 +37,7 @@ def disc_part(group: int, *, size: int = SIZE, per_condition: int = 1) -> GroupT
         images=stack,
         labels={"discs": np.stack(labels)},
         valid=np.tile(np.array([0, 0, size, size], dtype=np.int32), (count, 1)),
-        intensity=np.stack([stack.mean((2, 3)), stack.std((2, 3))], axis=-1).astype(np.float32),
+        intensity=np.stack([image_statistics(image) for image in stack]),
         samples={
             "group": names,
             "source": names,

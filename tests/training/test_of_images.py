@@ -16,6 +16,7 @@ from scipy.ndimage import uniform_filter
 import segue
 from segue import device
 from segue.data.dataset import Dataset
+from segue.data.normalization import image_statistics
 from segue.data.sources import UNLABELED, DatasetSubset, ResidentSource, column_layer
 from segue.data.streaming import StreamedSource
 from segue.data.writer import merge_parts, write_part
@@ -36,7 +37,7 @@ def unlabeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         part.labels.clear()  # type: ignore[attr-defined]
         part.valid[:, 2] = 32 - group % 3
         part.images[::2] = uniform_filter(part.images[::2], size=(0, 0, 3, 3))
-        part.intensity[:] = np.stack([part.images.mean((2, 3)), part.images.std((2, 3))], axis=-1)
+        part.intensity[:] = np.stack([image_statistics(image) for image in part.images])
         part.samples["texture"] = np.array(["smooth", "rough"] * 9, dtype=object)[: len(part.images)]  # type: ignore[index]
         parts.append(out.with_suffix("") / f"{group}.part")
         write_part(parts[-1], part)

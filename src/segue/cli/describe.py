@@ -19,6 +19,7 @@ from segue.training.run_folder import RunFolder
 from segue.training.schedules import SCHEDULES
 
 if TYPE_CHECKING:
+    from segue.evaluation.folder import FolderScores
     from segue.study.plan import Plan
 
 
@@ -260,6 +261,8 @@ def describe_target(target: Mapping[str, Any], names: Sequence[str]) -> str:
     return text + (f" ({', '.join(names)})" if names else "")
 
 
+TILE_PREFIX = "tile_"  # `evaluation.object_metrics.TILE_PREFIX`, whose module imports numba
+ON_TILES = "objects are counted on tiles, cut at their borders, as whole images are not kept: scores differ from theirs"
 PER_CLASS = ("iou", "dice", "precision", "recall", "auprc", "auroc")  # F1 of pixels is their Dice
 OBJECT_SCORES = {
     "objects_true": "true objects",
@@ -274,7 +277,15 @@ OBJECT_SCORES = {
     "boundary_f1": "boundary F1, 2 px",
     "splits": "objects split",
     "merges": "objects merged",
+    "confidence_objects": "objects with a confidence",
+    "confidence_error": "calibration error of the confidence",
 }
+
+
+FOLDER_COLUMNS = (  # of each image; objects or classes
+    *("objects_true", "objects_predicted", "ap50", "ap_mean", "f1_50"),
+    *("accuracy", "iou_mean", "dice_mean"),
+)
 
 
 def describe_scores(scores: Mapping[str, float | None], names: Sequence[str]) -> str:
@@ -288,16 +299,21 @@ def describe_scores(scores: Mapping[str, float | None], names: Sequence[str]) ->
         overall = [name for name in ("loss", "loss_adjusted", "accuracy", "iou_mean", "dice_mean") if name in part]
         if part.get("loss_adjusted") == part.get("loss"):
             overall = [name for name in overall if name != "loss_adjusted"]
-        texts.append(align_rows([(title + name.replace("_", " "), number(part[name])) for name in overall]))
-        object_scores = [name for name in OBJECT_SCORES if name in part]
-        if object_scores:
-            texts.append(
-                align_rows([(OBJECT_SCORES[name], _count_or_share(name, part[name])) for name in object_scores])
-            )
+        if overall:
+            texts.append(align_rows([(title + name.replace("_", " "), number(part[name])) for name in overall]))
+        for place in ("", TILE_PREFIX):
+            objects = {name: part[place + name] for name in OBJECT_SCORES if place + name in part}
+            if objects and place:
+                texts.append(ON_TILES)
+            if objects:
+                texts.append(
+                    align_rows([(OBJECT_SCORES[n], _count_or_share(n, value)) for n, value in objects.items()])
+                )
         columns = [name for name in PER_CLASS if any(f"{name}_{label}" in part for label in names)]
         if columns:
             rows = [(label, *(number(part.get(f"{name}_{label}")) for name in columns)) for label in names]
             texts.append(format_table([(title.strip() or "class", *columns), *rows]))
+            texts += _means_note(part, names)
             absent = [label for label in names if f"auprc_{label}" in part and part[f"auprc_{label}"] is None]
             if absent:
                 texts.append(
@@ -306,8 +322,30 @@ def describe_scores(scores: Mapping[str, float | None], names: Sequence[str]) ->
     return "\n".join(texts)
 
 
+def describe_folder_scores(result: FolderScores, folder: str) -> list[str]:
+    """Returns the scores of each image of a folder, then those of all, and notes on the images, in lines."""
+    columns = [name for name in FOLDER_COLUMNS if name in result.images.columns]
+    rows = [
+        (str(row["image"]), *(_count_or_share(name, row[name]) for name in columns))
+        for row in result.images.to_dict("records")
+    ]
+    totals = {name: None if math.isnan(value) else value for name, value in result.scores.items()}
+    notes = [f"{note} ({count} image{'s' * (count > 1)})" for note, count in result.notes.items()]
+    table = format_table([("image", *columns), *rows])
+    return [table, "", f"{folder}: {len(rows)} images together", describe_scores(totals, result.classes), *notes]
+
+
+def _means_note(scores: Mapping[str, float | None], names: Sequence[str]) -> list[str]:
+    """Returns a line on the classes that means are of, where these are not all."""
+    candidates = names if "f1_mean" in scores else names[1:]
+    defined = [name for name in candidates if scores.get(f"f1_{name}") is not None]
+    if len(defined) == len(candidates) or not any(f"f1_{name}" in scores for name in candidates):
+        return []
+    return [f"means are over {', '.join(defined) or 'no class'}: the others occur in neither labels nor predictions"]
+
+
 def _count_or_share(name: str, value: float | None) -> str:
-    counts = ("objects_true", "objects_predicted", "splits", "merges")
+    counts = ("objects_true", "objects_predicted", "splits", "merges", "confidence_objects")
     return f"{value:,.0f}" if name in counts and value is not None else number(value)
 
 

@@ -91,7 +91,7 @@ def prepare(spec: Spec, out: OutFile, workers: Workers = 1) -> None:
             progress=lambda done, total: report("micrographs", done, total),
             log=lambda note: print(f"note: {note}", file=sys.stderr, flush=True),
         )
-    _inspect_dataset(out)
+    _inspect_dataset(out, notes=False)
 
 
 @app.command()
@@ -129,10 +129,10 @@ def plate(
     print(f"report and pictures: {out.with_name(f'{out.stem}.plate')}")
 
 
-def _inspect_dataset(path: Path) -> None:
+def _inspect_dataset(path: Path, *, notes: bool = True) -> None:
     from segue.data import summary
 
-    print(summary.describe(path))
+    print(summary.describe(path, notes=notes))
 
 
 @app.command()
@@ -216,14 +216,33 @@ def train(
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset (.h5).")],
-    part: Annotated[str, typer.Option("--part", help="test or validation, by the split of the run.")] = "test",
+    dataset: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATASET_OR_FOLDER",
+            help="A dataset (.h5), a folder with images/ and labels/, or a specification of `prepare` (.toml).",
+        ),
+    ],
+    part: Annotated[
+        str | None, typer.Option("--part", help="test or validation, by the split of the run; default: test.")
+    ] = None,
     where: Annotated[list[str] | None, typer.Option("--where", help="A condition, such as defocus_nm=-10.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Of a folder: a .csv or .parquet file, a row per image.")
+    ] = None,
 ) -> None:
-    """Score a run on a dataset."""
+    """Score a run on a dataset, or on a folder of images and label images."""
     from segue import api
     from segue.cli import describe
 
+    if dataset.is_dir() or dataset.suffix.lower() == ".toml":
+        if part is not None or where:
+            raise SegueError(f"{dataset}: has no parts and conditions, as a dataset has; leave --part and --where out.")
+        _evaluate_folder(run, dataset, out)
+        return
+    if out is not None:
+        raise SegueError(f"{dataset}: --out writes the scores of the images of a folder; leave it out for a dataset.")
+    part = part or "test"
     conditions = dict(_condition(text) for text in where or ())
     result = api.evaluate(
         run,
@@ -234,6 +253,21 @@ def evaluate(
     )
     print(f"{part} part of {dataset}: {result['samples']} samples of {result['groups']} groups")
     print(describe.describe_scores(result["scores"], result["classes"]))
+
+
+def _evaluate_folder(run: Path, folder: Path, out: Path | None) -> None:
+    from segue import api
+    from segue.cli import describe
+
+    if out is not None and out.exists():
+        raise SegueError(f"{out}: exists, and nothing is overwritten; choose another file.")
+    result = api.evaluate_folder(run, folder)
+    print("\n".join(describe.describe_folder_scores(result, str(folder))))
+    if out is not None:
+        from segue.storage import write_table
+
+        write_table(result.images, out)
+        print(f"{len(result.images)} rows: {out}")
 
 
 def _condition(text: str) -> tuple[str, Any]:

@@ -20,17 +20,20 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from segue.data.channels import channel_order, names_in_use
+from segue.data.dataset import Dataset
 from segue.data.formats.stack import RGB
 from segue.data.image_io import is_inverted_mask, read_channel_names, read_image, read_labels
 from segue.data.maker import is_made, make_parts, work_folders
-from segue.data.normalization import mean_and_std
+from segue.data.normalization import image_statistics
+from segue.data.observations import Observation, judge_copies, notes_on_images, observe
 from segue.data.pages import split_pages
 from segue.data.pairing import ImageLabelPair, PairedFiles, pair_files, raise_problems, read_headers
 from segue.data.spec import MAX_PADDING, PrepareSpec
@@ -43,9 +46,10 @@ from segue.hdf5 import open_file
 from segue.storage import make_folder, read_json, write_json
 from segue.units import SQUARE_TOLERANCE
 
-VERSION = 2  # increase when the same specification and files give a different dataset
+VERSION = 3  # increase when the same specification and files give a different dataset
 Progress = Callable[[int, int], None]  # done, of how many micrographs
 Log = Callable[[str], None]  # receives sentences on what was left out, or is not what it seems
+Metadata = dict[str, Any]  # of a part: channels and notes as its file states them, an observation, measures of labels
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,7 @@ def prepare(
     """
     # pair images and labels, check their headers
     files = pair_files(spec, root)
-    if log is not None:
-        for note in files.notes:
-            log(note)
+    _log_notes(files.notes, log)
     context = files.context
     pairs, _ = read_headers(files.pairs)  # an unreadable header is reported with all other problems of the images
     _check_tile_px(spec, pairs, context)
@@ -87,32 +89,36 @@ def prepare(
     channels = _reference_channels(spec, pairs)
 
     # leave a finished dataset of the same files as it is
-    keys, problems = part_keys(spec, pairs, channels)
-    raise_problems(context, problems)
+    keys = part_keys(spec, pairs, channels)
     inputs = _inputs_hash(spec, pairs, keys)
     groups = len({pair.group for pair in pairs})
     if is_made(out, "inputs", inputs):
+        _log_notes(stored_notes(out), log)
         return Prepared(out, len(pairs), groups, 0)
 
     # cut the micrographs, merge the parts
     folder = make_folder(out.with_name(f"{out.name}.parts"))
     paths = [folder / f"{key[:40]}.h5" for key in keys]
     with work_folders(out, folder):
+        if is_made(out, "inputs", inputs):  # by another process, while this one waited
+            _log_notes(stored_notes(out), log)
+            return Prepared(out, len(pairs), groups, 0)
         parts = make_parts(
             partial(_write_tiles, spec, channels),
             list(zip(pairs, paths, strict=True)),
-            finished=lambda item: "" if item[1].exists() else None,
+            finished=lambda item: "" if item[1].exists() and _metadata_path(item[1]).exists() else None,
             workers=workers,
             context=folder,
             progress=progress,
         )
         raise_problems(context, [problem for problem in parts.results if problem])
         attributes, count = _attributes(spec, pairs, paths, context)
-        stated, notes = _stated_channels(pairs, paths, channels)
-        notes = count_notes(notes, len(pairs))
-        if log is not None:
-            for note in notes:
-                log(note)
+        metadata = [read_json(_metadata_path(path)) for path in paths]
+        stated, notes = _stated_channels(pairs, metadata, channels)
+        problems, observed = _judge(spec, pairs, metadata)
+        raise_problems(context, problems)
+        notes = [*count_notes(notes, len(pairs)), *observed]
+        _log_notes(notes, log)
         merge_parts(
             paths,
             out,
@@ -122,6 +128,17 @@ def prepare(
             splits=_splits(spec, pairs),
         )
     return Prepared(out, len(pairs), groups, parts.made_now)
+
+
+def stored_notes(path: Path) -> list[str]:
+    """Returns the notes of the preparation of a dataset, [] without any."""
+    with Dataset(path) as data:
+        return str(data.attributes.get("notes", "")).splitlines()
+
+
+def _log_notes(notes: Sequence[str], log: Log | None) -> None:
+    for note in notes if log is not None else ():
+        log(note)
 
 
 def expected(spec: PrepareSpec, files: PairedFiles) -> dict[str, int]:
@@ -156,10 +173,8 @@ def _check_tile_px(spec: PrepareSpec, pairs: Sequence[ImageLabelPair], context: 
         )
 
 
-def part_keys(
-    spec: PrepareSpec, pairs: Sequence[ImageLabelPair], channels: Sequence[str] | None
-) -> tuple[list[str], list[str]]:
-    """Returns the key of each pair's part file, and a problem for each image whose content occurs twice.
+def part_keys(spec: PrepareSpec, pairs: Sequence[ImageLabelPair], channels: Sequence[str] | None) -> list[str]:
+    """Returns the key of each pair's part file.
 
     A key is a hash of what the part depends on: the content of the files, the pair's row, the settings for cutting, and
     the names by which `channels` are ordered.
@@ -169,16 +184,14 @@ def part_keys(
         mode="json", include={"labels", "tile_px", "stride_px", "pixel_size_nm", "keep_micrographs", "pages", "color"}
     )
     settings["channels"] = channels
-    pair_by_hash: dict[str, ImageLabelPair] = {}
-    keys, problems = [], []
+    if spec.labels is not None and not spec.labels.number_parts:
+        del settings["labels"]["number_parts"]  # undecided or false, the tiles are the same
+    keys = []
     for pair in pairs:
         image, label = hashes[pair.image], hashes[pair.label] if pair.label else None
-        first = pair_by_hash.setdefault(image, pair)
-        if first.image != pair.image:
-            problems.append(f"{pair.image}: holds the same bytes as {first.image}; keep one of them.")
         row = [pair.source, pair.group, pair.pixel_size_nm, dict(pair.conditions), pair.page]
         keys.append(hash_json([VERSION, settings, row, image, label]))
-    return keys, problems
+    return keys
 
 
 def _write_tiles(spec: PrepareSpec, channels: Sequence[str] | None, item: tuple[ImageLabelPair, Path]) -> str:
@@ -193,18 +206,22 @@ def _write_tiles(spec: PrepareSpec, channels: Sequence[str] | None, item: tuple[
             f"{pair.image}: memory does not suffice to cut it into tiles of {spec.tile_px} px every {spec.step_px} px; "
             "lower tile_px, raise stride_px, or use fewer workers."
         )
-    write_json(path.with_suffix(".json"), metadata)  # first: a part that exists is whole
+    write_json(_metadata_path(path), metadata)  # first: a part that exists is whole
     write_part(path, tiles)
     return ""
 
 
-def cut_tiles(
-    spec: PrepareSpec, pair: ImageLabelPair, channels: Sequence[str] | None
-) -> tuple[GroupTiles, dict[str, Sequence[str] | None]]:
-    """Returns the tiles of one micrograph, and {"channels", "notes"} as its file states them.
+def _metadata_path(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def cut_tiles(spec: PrepareSpec, pair: ImageLabelPair, channels: Sequence[str] | None) -> tuple[GroupTiles, Metadata]:
+    """Returns the tiles of one micrograph, and what is noted of it.
 
     channels: the names by which its channels are ordered. Raises SegueError if the image or its labels are unusable.
     """
+    from segue.labels import numbering
+
     acquisition = read_image(pair.image, pages=spec.pages, page=pair.page, color=spec.color)
     image, notes = acquisition.image, list(acquisition.notes)
     names = names_in_use(acquisition.channels)
@@ -233,7 +250,9 @@ def cut_tiles(
             count=pair.page_count,
             inverted=bool(inverted),
         )
-    intensity = mean_and_std(image)
+        if spec.labels.number_parts:
+            labels[layer.name] = numbering.number_parts(labels[layer.name])
+    intensity = image_statistics(image)
     places = corners(height, width, tile_px=spec.tile_px, stride_px=spec.step_px)
     tiles = cut(image, labels, tile_px=spec.tile_px, places=places, fill=intensity[:, 0])
     count = len(places)
@@ -248,7 +267,13 @@ def cut_tiles(
         samples[name] = np.array([value] * count, dtype=object if isinstance(value, str) else None)
     whole = {pair.source: Micrograph(image, labels)} if spec.keep_micrographs else {}
     part = GroupTiles(tiles.images, tiles.labels, tiles.valid, np.tile(intensity, (count, 1, 1)), samples, whole)
-    return part, {"channels": names, "notes": notes}
+    measures = {name: asdict(numbering.measure(values)) for name, values in labels.items()}
+    return part, {
+        "channels": names,
+        "notes": notes,
+        "observation": observe(image, intensity).record,
+        "labels": measures,
+    }
 
 
 def _pixel_size_nm(spec: PrepareSpec, pair: ImageLabelPair, file_nm: float | None, notes: list[str]) -> float:
@@ -308,13 +333,12 @@ def _reference_channels(spec: PrepareSpec, pairs: Sequence[ImageLabelPair]) -> t
 
 
 def _stated_channels(
-    pairs: Sequence[ImageLabelPair], paths: Sequence[Path], channels: tuple[str, ...] | None
+    pairs: Sequence[ImageLabelPair], metadata: Sequence[Metadata], channels: tuple[str, ...] | None
 ) -> tuple[tuple[str, ...] | None, list[str]]:
     """Returns the names of the dataset's channels if they are known, and the notes on all images.
 
     Raises SegueError if the first image states none, and others state different ones.
     """
-    metadata = [read_json(path.with_suffix(".json")) for path in paths]
     notes = [note for one in metadata for note in one["notes"]]
     if channels is not None:
         return channels, notes
@@ -330,6 +354,32 @@ def _stated_channels(
             )
     unnamed = len(pairs) - len(stated)
     return names, notes + [f"states no names of channels: they are taken to be {', '.join(names)}"] * unnamed
+
+
+def _judge(
+    spec: PrepareSpec, pairs: Sequence[ImageLabelPair], metadata: Sequence[Metadata]
+) -> tuple[list[str], list[str]]:
+    """Returns problems and notes on all images and labels: copies, saturation, dark images, odd numberings."""
+    from segue.labels import numbering  # it compiles; planning does without
+
+    observations = [Observation(**one["observation"]) for one in metadata]
+    problems, notes = judge_copies(pairs, observations, allow=spec.copies == "allow")
+    notes += notes_on_images({pair.source: one for pair, one in zip(pairs, observations, strict=True)})
+    layer = spec.layer
+    if spec.labels is not None and layer is not None:
+        measures = {
+            _label_name(pair): numbering.LabelMeasures(**one["labels"][layer.name])
+            for pair, one in zip(pairs, metadata, strict=True)
+        }
+        classes = len(layer.names) if layer.kind == "classes" else None
+        refusal, odd = numbering.judge(measures, classes=classes, number_parts=spec.labels.number_parts)
+        problems += [f"{spec.labels.files or spec.manifest}: {refusal}."] if refusal else []
+        notes += odd
+    return problems, notes
+
+
+def _label_name(pair: ImageLabelPair) -> str:
+    return str(pair.label) if pair.page is None else f"{pair.label}, page {pair.page}"
 
 
 def _default_channels(spec: PrepareSpec, count: int) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from segue.data.dataset import Dataset
-from segue.data.normalization import intensity_stats, normalize
+from segue.data.normalization import background_stats, intensity_stats, normalize
 from segue.data.spec import Layer, NormalizeSpec
 from segue.data.writer import to_smallest_int
 from segue.errors import SegueError
@@ -112,7 +112,7 @@ class ResidentSource:
             dataset, indices = part.dataset, np.asarray(part.indices, dtype=np.int64)
             first = len(names)
             names += sample_names(dataset, indices)
-            intensity = dataset.intensity(indices)
+            intensity = micrograph_statistics(dataset, indices, normalization)
             order = np.argsort(indices, kind="stable")  # sorted, so that each compressed chunk is read once
             for start in range(0, len(order), step):
                 rows = order[start : start + step]
@@ -160,6 +160,26 @@ def tile_shape(parts: Sequence[DatasetSubset]) -> tuple[int, int, int]:
             f"the tiles of the mixed domains differ ({listed}); prepare them with one tile_px and channels."
         )
     return shapes.pop()
+
+
+def micrograph_statistics(dataset: Dataset, indices: np.ndarray, normalization: NormalizeSpec) -> np.ndarray:
+    """Returns the stored statistics (n, C, 4) of the micrographs that samples were cut from, as `intensity_stats` takes
+    them. Of a file of format 1, level and scale of the background are computed where `normalization` needs them:
+    from the micrographs, or from their tiles where these are not stored."""
+    intensity = dataset.intensity(indices)
+    if normalization != "background" or intensity.shape[-1] == 4:
+        return intensity
+    background = np.empty_like(intensity)
+    sources, stored = dataset.samples()["source"], set(dataset.micrograph_ids())
+    for source in dict.fromkeys(sources[indices]):
+        if source in stored:
+            stats = background_stats(dataset.micrograph(source).image)
+        else:
+            rows = np.flatnonzero(sources == source)
+            tiles, inside = dataset.read(rows, layer=None)[0], virtual_labels(dataset, rows, UNLABELED) == 0
+            stats = background_stats(np.concatenate(list(tiles), axis=1), np.concatenate(list(inside)))
+        background[sources[indices] == source] = stats
+    return np.concatenate([intensity, background], axis=-1)
 
 
 def bytes_needed(dataset: Dataset, count: int) -> int:
@@ -242,14 +262,18 @@ def virtual_labels(dataset: Dataset, indices: np.ndarray, layer: Layer) -> np.nd
     return np.where(inside, values[:, None, None], np.int16(IGNORED))
 
 
+def has_micrographs(dataset: Dataset, indices: np.ndarray) -> bool:
+    """Returns whether the dataset stores the whole images of all these samples."""
+    return set(dataset.samples()["source"][indices]) <= set(dataset.micrograph_ids())
+
+
 def labeled_images(dataset: Dataset, indices: np.ndarray, *, layer: str) -> list[LabeledImage]:
     """Returns images (C, H, W), as acquired, and labels (H, W) int32 of the micrographs that the samples were cut from.
 
-    Each once, in the order of its first sample; the tiles if the dataset stores no whole images.
+    Each once, in the order of its first sample; the tiles if the dataset stores no whole images (`has_micrographs`).
     """
-    stored = set(dataset.micrograph_ids())
     sources = dataset.samples()["source"][indices]
-    if not set(sources) <= stored:
+    if not has_micrographs(dataset, indices):
         return labeled_tiles(dataset, indices, layer=layer)
     images = []
     for source in dict.fromkeys(sources):

@@ -106,6 +106,7 @@ class LabelsSpec(SpecModel):
     values: dict[int, int] = Field(
         default_factory=dict
     )  # label by value in the file where they differ, e.g. { 255 = 1 }
+    number_parts: bool | None = None  # number the connected parts (8 neighbors) of each value; None: refuse masks
 
     @model_validator(mode="after")
     def _consistent(self) -> LabelsSpec:
@@ -117,6 +118,8 @@ class LabelsSpec(SpecModel):
             )
         if len(set(self.names)) < len(self.names):
             raise ValueError("names holds a name twice; give each class its own")
+        if self.kind == "classes" and self.number_parts is not None:
+            raise ValueError('number_parts makes objects of masks; set kind = "instances", or leave it out')
         return self
 
 
@@ -151,6 +154,7 @@ class PrepareSpec(SpecModel):
     sizes: tuple[tuple[int, int], ...] | None = None  # keep only images of these heights and widths
     splits: dict[str, SplitSpec] = Field(default_factory=dict)
     keep_micrographs: bool = True
+    copies: Literal["refuse", "allow"] = "refuse"  # of one picture in different groups, which splits may separate
     conditions: dict[str, str | int | float] = Field(default_factory=dict)
     provenance: Provenance = Provenance()
 
@@ -323,4 +327,4 @@ class PercentileSpec(SpecModel):
         return self
 
 
-NormalizeSpec = Literal["image", "none", "tile"] | PercentileSpec
+NormalizeSpec = Literal["background", "image", "none", "tile"] | PercentileSpec

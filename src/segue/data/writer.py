@@ -37,7 +37,7 @@ from segue.hdf5 import (
 from segue.labels import IGNORED
 
 FORMAT = "segue dataset"
-FORMAT_VERSION = 2  # 2: tiles/intensity has background and contrast too
+FORMAT_VERSION = 2  # 2: tiles/intensity has the background's level and scale too
 CHUNK_BYTES = 16 * 10**6
 COUNTS_CHUNK = 10**5  # rows of class counts
 MAX_INT8_CLASSES = 128

@@ -12,6 +12,7 @@ from segue.inference.domain import TrainingSet
 if TYPE_CHECKING:
     from torch import nn
 
+    from segue.inference.confidence import Calibration
     from segue.targets.target import Target
 
 
@@ -20,8 +21,9 @@ class Model:
     """A trained model that `predict` applies to images.
 
     channels: names of the image channels that it takes. divisor: heights and widths of its inputs are multiples of it.
-    decode_params: parameters of `target.decode`. training_set: what the images were that it was trained on, None where
-    that was not recorded.
+    decode_params: parameters of `target.decode`. confidence: of the decoded objects, None where it was not calibrated
+    (`segue.inference.confidence`). training_set: what the images were that it was trained on, None where that was not
+    recorded.
     """
 
     network: nn.Module
@@ -31,6 +33,7 @@ class Model:
     divisor: int
     decode_params: Mapping[str, float]
     training_set: TrainingSet | None = None
+    confidence: Calibration | None = None
 
     @property
     def pixel_size_nm(self) -> float | None:

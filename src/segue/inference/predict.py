@@ -40,7 +40,7 @@ CONTEXT_PX = 128  # around the halo, for networks with a larger radius or one wi
 
 def predict(model: Model, images: Any, *, out: Any = None, tiling: Tiling | None = None) -> Any:
     """Returns the labels of images (H, W), (C, H, W) or (N, C, H, W) in acquired units; see `segue.predict`."""
-    views = _views(model, images)
+    views = image_views(model, images)
     output, is_single = model.target.output, len(images.shape) < 4
     if output in ("image", "image_class"):
         scores = score_whole(model, images)
@@ -68,7 +68,7 @@ def predict(model: Model, images: Any, *, out: Any = None, tiling: Tiling | None
 
 def probabilities(model: Model, images: Any, *, tiling: Tiling | None = None) -> np.ndarray:
     """Returns the probability of each class, float32 (K, H, W) or (N, K, H, W), of images as `predict` takes them."""
-    views = _views(model, images)
+    views = image_views(model, images)
     size = tuple(images.shape[-2:])
     if _by_tiles(model, size, tiling):
         tiling = tiling or Tiling()
@@ -109,7 +109,8 @@ class ImageView:
         return np.asarray(self.images[key if rank == 3 else (self.index, *key)])
 
 
-def _views(model: Model, images: Any) -> list[ImageView]:
+def image_views(model: Model, images: Any) -> list[ImageView]:
+    """Returns each image as (C, H, W), not yet read; raises SegueError for another number of channels."""
     count, rank = len(model.channels), len(images.shape)
     if rank not in (2, 3, 4) or ImageView(images, 0).shape[0] != count:
         raise SegueError(
@@ -325,12 +326,13 @@ def write_objects(
     *,
     params: Mapping[str, float],
     tiling: Tiling,
+    measure: Callable[[np.ndarray, Region], np.ndarray] | None = None,
 ) -> StitchResult:
     """Writes what the target decodes from the scores of all tiles into `out` (H, W), objects 1 … n in scan order.
 
-    scores: returns those of a region, (K, height, width). See `stitch_objects` for when this is exact.
+    scores: returns those of a region, (K, height, width). See `stitch_objects` for when this is exact, and `measure`.
     """
-    return stitch_objects(lambda region: target.decode(scores(region), params), out, tiling=tiling)
+    return stitch_objects(lambda region: target.decode(scores(region), params), out, tiling=tiling, measure=measure)
 
 
 def write_classes(scores: Callable[[Region], np.ndarray], target: Target, out: Any, *, tiling: Tiling) -> None:

@@ -35,8 +35,8 @@ class Mosaic:
 
     source: its name, such as "P1/A1/t000"; group: the well, "P1/A1", which splits keep together. image (C, H, W) in the
     acquired type. labels {layer: (H, W) int32}, 0 background, -1 ignored; without labels it is stored whole but not
-    cut. intensity (C, 2): mean and standard deviation of the image. samples: columns of its tiles besides group,
-    source, y_px and x_px; attributes: stored with the whole image.
+    cut. intensity (C, 4): `image_statistics`. samples: columns of its tiles besides group, source, y_px and x_px;
+    attributes: stored with the whole image.
     """
 
     source: str
@@ -222,8 +222,8 @@ def _check(mosaic: Mosaic, layers: Sequence[Layer], channels: Sequence[str], spe
         raise ValueError(f"{context}: the image is {image.shape}, expected ({len(channels)}, H, W)")
     if image.dtype.kind not in "uif" or image.dtype.itemsize > 4:
         raise ValueError(f"{context}: the image is {image.dtype}; allowed are integers up to 32 bits and float32")
-    if mosaic.intensity.shape != (len(channels), 2):
-        raise ValueError(f"{context}: intensity is {mosaic.intensity.shape}, expected ({len(channels)}, 2)")
+    if mosaic.intensity.shape != (len(channels), 4):
+        raise ValueError(f"{context}: intensity is {mosaic.intensity.shape}, expected ({len(channels)}, 4)")
     if mosaic.labels and set(mosaic.labels) != {layer.name for layer in layers}:
         raise ValueError(
             f"{context}: has the layers {sorted(mosaic.labels)}, expected {[layer.name for layer in layers]}"

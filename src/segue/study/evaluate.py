@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ import torch
 from segue import device as devices
 from segue import networks
 from segue.data.dataset import Dataset
-from segue.data.sources import DatasetSubset, ResidentSource, labeled_images
+from segue.data.sources import DatasetSubset, ResidentSource, has_micrographs, labeled_images
 from segue.data.spec import Layer
 from segue.data.splits import PartName
 from segue.errors import SegueError
 from segue.evaluation import object_metrics
 from segue.evaluation.evaluate import score
+from segue.inference import confidence
 from segue.inference.domain import differences, mixed_sizes, observe
 from segue.storage import write_json
 from segue.study.store import timing_file
@@ -36,6 +37,11 @@ def score_run(
     model: TrainedModel, dataset: Path, data: DataSpec, part: PartName, *, every_epoch: bool = False
 ) -> dict[str, Any]:
     """Returns the scores of a run on the part of a domain, with the number of samples and groups.
+
+    Scores of objects have their own names only if counted on whole micrographs, else those of
+    `object_metrics.name_scores`; `objects_on` says which. `classes_in_means`: the classes that means over classes are
+    of, those that are defined. Of objects with a calibrated confidence also `reliability`: for each micrograph the bins
+    of `confidence.reliability`.
 
     Of objects also `images`: for each micrograph, in the order of `labeled_images`, its objects, matches at IoU 0.5,
     merges and splits. With `every_epoch` also `epochs`, the scores of each epoch's weights, where the run kept them.
@@ -84,6 +90,7 @@ def _score_and_time(
         source = ResidentSource.from_parts([DatasetSubset(dataset, indices, layer)], normalization=spec.normalize)
         has_objects = layer.kind == "instances"
         micrographs = labeled_images(dataset, indices, layer=layer.name) if has_objects else []
+        is_whole = has_objects and has_micrographs(dataset, indices)
 
     # check that none of it was trained on
     run_groups = run.read(run.groups)
@@ -118,18 +125,34 @@ def _score_and_time(
             device=device,
             precision=precision,
         )
-        counts, seconds = [], []
+        counts, seconds, reliability = [], [], []
         for prediction, (_, labels) in zip(predictions, micrographs, strict=True):
             start = time.perf_counter()
             objects = target.decode(prediction, model.decode_params)
             seconds.append(time.perf_counter() - start)
-            counts.append(object_metrics.count_matches(labels, objects))
+            expected = confidence.object_confidence(model, objects, prediction)
+            if expected is None:
+                counts.append(object_metrics.count_matches(labels, objects))
+            else:
+                counts.append(object_metrics.count_matches(labels, objects, probabilities=expected[1:]))
+                ids, iou = confidence.best_iou(labels, objects)
+                reliability.append(confidence.reliability(expected[ids], iou))
         total = object_metrics.concatenate(counts)
         object_scores = object_metrics.scores(total)
+        if reliability:
+            bins = np.sum(reliability, axis=0)
+            object_scores |= {
+                "confidence_error": confidence.calibration_error(bins),
+                "confidence_objects": bins[:, 0].sum(),
+            }
+            result["reliability"] = [image.tolist() for image in reliability]
+        object_scores = object_metrics.name_scores(object_scores, whole=is_whole)
+        result["objects_on"] = "micrographs" if is_whole else "tiles"
         result["images"] = object_metrics.counts_per_image(total)
         # the median, since the first image may wait for compiled code to be read
         timing = {"images": len(seconds), "decode_s_median": float(np.median(seconds)), "decode_s": sum(seconds)}
     result |= {"classes": list(target.names), "scores": _undefined_as_none(scores | object_scores)}
+    result["classes_in_means"] = classes_in_means(result["scores"], target.names)
 
     # score the weights of every epoch
     if every_epoch:
@@ -145,6 +168,13 @@ def _score_and_time(
 def _undefined_as_none(scores: Mapping[str, float]) -> dict[str, float | None]:
     """Returns scores as JSON can hold them: None where one is not defined."""
     return {name: None if math.isnan(value) else value for name, value in scores.items()}
+
+
+def classes_in_means(scores: Mapping[str, float | None], names: Sequence[str]) -> list[str]:
+    """Returns the classes that `iou_mean`, `dice_mean` (the background, the first, left out) or `f1_mean` of whole
+    images are means of: those that occur, in labels or predictions."""
+    candidates = names if "f1_mean" in scores else names[1:]
+    return [name for name in candidates if scores.get(f"f1_{name}") is not None]
 
 
 def target_for(model: TrainedModel, layer: Layer, context: str) -> Target:

@@ -25,6 +25,7 @@ from segue.data.dataset import Dataset
 from segue.data.sources import LabeledImage, has_micrographs, labeled_images, labeled_tiles
 from segue.data.spec import NormalizeSpec
 from segue.errors import SegueError
+from segue.inference import confidence
 from segue.storage import make_folder, refusal, write_json
 from segue.targets.registry import build_target
 from segue.training import checkpoint, class_presence, freezing, logging, loop, schedules, tuning
@@ -384,7 +385,7 @@ def _write_run(task: TrainTask, state: TrainState, data: StageData, timing: Mapp
     write_json(run.environment, devices.environment(device, state.precision, spec.threads))
     write_json(run.timing, timing)
     weights = loop.final_weights(state)
-    decoding = _tune_decoding(task, state, data, weights.selected, device)
+    decoding, calibration = _tune_decoding(task, state, data, weights.selected, device) or (None, None)
     checkpoint.save_weights(weights.selected, run.weights)
     run.last_weights.unlink(missing_ok=True)
     if weights.epoch != len(history):
@@ -404,6 +405,7 @@ def _write_run(task: TrainTask, state: TrainState, data: StageData, timing: Mapp
         "scores": {name: value for name, value in row.items() if name not in ("epoch", "lr", "lr_max")},
         "threads": spec.threads,
         "decoding": decoding,
+        **({"confidence": calibration} if calibration is not None else {}),
         "class_weights": state.target.class_weights,
         "labels": {"unit": spec.label_unit, **data.label_counts},
         "parameters": freezing.parameter_counts(state.network),
@@ -416,8 +418,9 @@ def _write_run(task: TrainTask, state: TrainState, data: StageData, timing: Mapp
 
 def _tune_decoding(
     task: TrainTask, state: TrainState, data: StageData, weights: Mapping[str, Tensor], device: str
-) -> dict[str, Any] | None:
-    """Returns the decode parameters as tuned on the validation images; None without parameters or images."""
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Returns the decode parameters as tuned on the validation images, and the confidence of objects as calibrated on
+    them; None without parameters or images."""
     spec = task.spec
     if not state.target.decode_search_space or data.validation is None:
         return None
@@ -437,7 +440,7 @@ def _tune_decoding(
             labeled += (labeled_images if whole else labeled_tiles)(dataset, indices, layer=data.layer.name)
     images, labels = zip(*tuning.select_images(labeled), strict=True)
     state.network.load_state_dict(weights)
-    scores = tuning.predict_scores(
+    predicted = tuning.predict_scores(
         state.network,
         images,
         normalization=spec.normalize,
@@ -445,4 +448,12 @@ def _tune_decoding(
         device=device,
         precision=state.precision,
     )
-    return tuning.tune_decoding(state.target, scores, labels, metric=spec.tuning, whole=all_whole)
+    scores = list(predicted)
+    decoding = tuning.tune_decoding(state.target, scores, labels, metric=spec.tuning, whole=all_whole)
+    pairs = zip(scores, labels, strict=True)
+    calibration, objects = confidence.fit_images(state.target, pairs, decoding["parameters"])
+    if calibration is not None:
+        return decoding, calibration.record
+    reason = f"{objects} objects on the validation images, fewer than {confidence.MIN_OBJECTS}"
+    state.log(f"WARNING: objects get no confidence: {reason}")
+    return decoding, {"objects": objects, "reason": reason}

@@ -382,6 +382,7 @@ def load_run(folder: Path | str) -> TrainedModel:
     """Returns the model of a finished run, on the CPU and in evaluation mode. Nothing in the folder is executed."""
     import torch
 
+    from segue.inference import confidence
     from segue.targets.registry import build_target
 
     run = RunFolder(Path(folder))
@@ -402,6 +403,10 @@ def load_run(folder: Path | str) -> TrainedModel:
             f"{run.metrics}: has decode parameters {', '.join(decode_params)}, but target '{spec.target.name}' has "
             f"{', '.join(target.decode_params)}; {REMEDY}."
         )
+    try:
+        calibration = confidence.from_record(run.read(run.metrics).get("confidence"))
+    except (ValueError, TypeError, KeyError) as error:
+        raise SegueError(f"{run.metrics}: the confidence of objects cannot be read ({error}); {REMEDY}.") from None
     network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return TrainedModel(
         network=network,
@@ -410,6 +415,7 @@ def load_run(folder: Path | str) -> TrainedModel:
         channels=channels,
         divisor=networks.divisor(spec.network),
         decode_params=decode_params,
+        confidence=calibration,
         training_set=TrainingSet.from_record(model.get("training_set")),
         spec=spec,
         folder=run.path,

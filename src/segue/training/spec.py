@@ -24,7 +24,7 @@ TuningMetric = Literal[
     "ap_mean_image_mean", "ap50_image_mean", "ap75_image_mean", "f1_50_image_mean", "pq_image_mean",
 ]  # fmt: skip
 LOWER_IS_BETTER = frozenset({"count_error_absolute"})  # surplus or missing objects per image
-VERSION = 3  # of the result of a training for a given specification; increase by hand when that changes
+VERSION = 4  # of the result of a training for a given specification; increase by hand when that changes
 OUTSIDE_KEY = frozenset({"memory_gb", "power_w", "tensorboard", "cache_features"})  # change no result
 AUGMENT_PRESETS = {  # a table that equals one is replaced by its name, by which a stage is then identified
     "none": AugmentSpec(dihedral="none"),
@@ -134,7 +134,7 @@ class StageSpec(SpecModel):
     load: tuple[Part, ...] | None = None
     freeze: tuple[Part, ...] = ()
     unfreeze: tuple[UnfreezeSpec, ...] = ()
-    normalize: NormalizeSpec = "image"
+    normalize: NormalizeSpec = "background"
     sampling: SamplingSpec | None = None
     shuffle_window: Count | Literal["auto", "all"] = "auto"
     order: Literal["own", "shared"] = "own"
@@ -248,6 +248,11 @@ class StageSpec(SpecModel):
         """Returns the settings that identify a stage: those that differ from the defaults and can change its result,
         except the named fields."""
         return self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={*OUTSIDE_KEY, *without})
+
+    @property
+    def monitors(self) -> list[str]:
+        """The columns of the history by which epochs are selected, rates lowered, or the training stopped."""
+        return sorted(set(self._monitors().values()))
 
     @property
     def selects_best(self) -> bool:
