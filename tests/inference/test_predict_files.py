@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import torch
 import zarr
 from PIL import Image
 from samples.local_model import load_local_model, model_of
+from samples.stages import FORKS
 from scipy import ndimage
 
 from segue import rng
@@ -78,7 +78,7 @@ def test_a_folder_becomes_labels_and_tables(folder: Path, tmp_path: Path):
     summary = pd.read_parquet(tmp_path / "out" / "images.parquet").set_index("image")
     objects = pd.read_parquet(tmp_path / "out" / "objects.parquet")
     assert list(summary.index) == ["a", "b", "c-t000", "c-t001"]
-    assert summary.loc["c-t001", "pixel_size_nm"] == 500 and np.isnan(summary.loc["a", "pixel_size_nm"])
+    assert summary.loc["c-t001", "pixel_size_nm"] == 500 and pd.isna(summary.loc["a", "pixel_size_nm"])
     for number, name in enumerate(summary.index, 1):
         expected = predict(model_of("foreground"), image_of(number))
         with tifffile.TiffFile(tmp_path / "out" / "labels" / f"{name}.tif") as tiff:
@@ -252,58 +252,67 @@ def test_finished_images_are_skipped_and_changed_ones_done_again(folder: Path, t
         run([tmp_path / "other"], out)
     assert tree(out) == changed
     with pytest.raises(SegueError, match="holds no prediction; nothing in it is replaced"):
-        run([folder / "a.tif"], folder)
+        run([tmp_path / "other"], folder)
 
 
 class FatalNetwork(torch.nn.Module):
-    """A network that ends its process, as SIGKILL does, when it sees its third image."""
+    """A network that ends its process by a signal when it sees its third image."""
 
-    def __init__(self, network: torch.nn.Module) -> None:
+    def __init__(self, network: torch.nn.Module, end: signal.Signals) -> None:
         super().__init__()
-        self.network, self.calls = network, 0
+        self.network, self.end, self.calls = network, end, 0
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         self.calls += 1
         if self.calls == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.end)
         return self.network(images)
 
 
-def load_fatal_model(folder: Path) -> Model:
-    model = load_local_model(folder)
-    return replace(model, network=FatalNetwork(model.network))
+def predict_until_ended(folder: Path, out: Path, end: signal.Signals) -> None:
+    model = model_of("foreground")
+    source = source_of(replace(model, network=FatalNetwork(model.network, end)))
+    run([folder], out, source=source, probabilities=True)
 
 
-def predict_until_killed(folder: Path, out: Path) -> None:
-    run([folder], out, source=replace(SOURCE, load=load_fatal_model), probabilities=True)
-
-
-def test_a_killed_command_goes_on(folder: Path, tmp_path: Path):
-    """After SIGKILL in the third of four images the same command ends with the files of one that was never killed."""
-    process = multiprocessing.get_context("forkserver").Process(
-        target=predict_until_killed, args=(folder, tmp_path / "killed")
-    )
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    assert len(list((tmp_path / "killed" / "labels").iterdir())) == 2
-    done = run([folder], tmp_path / "killed", probabilities=True)
+@pytest.mark.parametrize("end", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+def test_an_interrupted_command_goes_on(end: signal.Signals, folder: Path, tmp_path: Path):
+    """After a kill in the third of four images the same command ends with the files of one that was never killed."""
+    out = tmp_path / "killed"
+    if end == signal.SIGINT:
+        with pytest.raises(KeyboardInterrupt):
+            predict_until_ended(folder, out, end)
+    else:
+        process = FORKS.Process(target=predict_until_ended, args=(folder, out, end))
+        process.start()
+        process.join()
+        assert process.exitcode == -end
+    assert len(list((out / "labels").iterdir())) == 2
+    source = source_of(model_of("foreground"))
+    done = run([folder], out, source=source, probabilities=True)
     assert (done.predicted, done.skipped) == (2, 2)
-    run([folder], tmp_path / "calm", probabilities=True)
-    assert tree(tmp_path / "killed") == tree(tmp_path / "calm")
+    run([folder], tmp_path / "calm", source=source, probabilities=True)
+    assert tree(out) == tree(tmp_path / "calm")
 
 
-def test_workers_and_a_scheduler_write_the_same(folder: Path, tmp_path: Path):
-    """Two worker processes and a Dask scheduler write what this process does."""
+@pytest.mark.slow
+def test_workers_write_the_same(folder: Path, tmp_path: Path):
+    """Two worker processes write what this process does."""
+    run([folder], tmp_path / "one")
+    run([folder], tmp_path / "two", workers=2)
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+
+
+def test_a_scheduler_writes_the_same(folder: Path, tmp_path: Path):
+    """Workers of a Dask scheduler write what this process does."""
     from distributed import LocalCluster
 
     run([folder], tmp_path / "one")
-    run([folder], tmp_path / "two", workers=2)
     with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster:
         predict_files.predict_files(
             SOURCE, [folder], tmp_path / "dask", PredictSettings(), scheduler=cluster.scheduler_address
         )
-    assert tree(tmp_path / "one") == tree(tmp_path / "two") == tree(tmp_path / "dask")
+    assert tree(tmp_path / "one") == tree(tmp_path / "dask")
 
 
 def test_an_image_that_cannot_be_predicted_does_not_stop_others(folder: Path, tmp_path: Path):
@@ -354,7 +363,7 @@ def test_classes_images_and_classes_of_images(folder: Path, tmp_path: Path):
     image_class = replace(model_of("classes"), target=ImageClass(("empty", "full"), False))
     run([folder / "a.tif"], tmp_path / "class", source=source_of(image_class))
     (row,) = pd.read_csv(tmp_path / "class" / "images.csv").to_dict("records")
-    assert row["class"] == "empty" and row["probability_empty"] + row["probability_full"] == pytest.approx(1)
+    assert row["class"] == "full" and row["probability_empty"] + row["probability_full"] == pytest.approx(1)
     assert not (tmp_path / "class" / "objects.csv").exists()
 
     model = model_of("foreground", height=0.0)

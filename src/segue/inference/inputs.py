@@ -6,9 +6,10 @@ many channels as there are such pages. Large TIFF files and OME-Zarr are read by
 
 from __future__ import annotations
 
+import contextlib
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,17 @@ from segue.data.formats.ome_zarr import is_zarr, read_ome_zarr
 from segue.data.formats.stack import AXIS_WORDS, RGB, Acquisition, Stack, luma
 from segue.data.formats.tiff_blocks import TiffBlocks
 from segue.data.patterns import file_stem, find_files
+from segue.data.tiling import Tiling
 from segue.errors import SegueError
 from segue.fingerprint import hash_json, shared_folder
 from segue.storage import absolute, file_name
 
 LARGE_BYTES = 2**26  # of a plane; smaller ones are read whole
 PAGE_AXES = {"T": "t", "Z": "z", "Q": "p"}  # axes whose entries are images, and how these are numbered in names
+WITHOUT_PAGES = (".png", ".jpg", ".jpeg")
 SIGNS = frozenset("*?[{")
+SAMPLE_PX = 512  # side of the blocks by which a large image is described
+MAX_SAMPLES = 16
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,7 @@ def _shared(names: dict[Path, str]) -> list[Path]:
 
 def _pages(path: Path, name: str, channels: Sequence[str]) -> list[ImageInput]:
     """Returns the images of a file; raises SegueError if it has pages of several kinds."""
-    if path.suffix.lower() not in (*image_io.TIFF_SUFFIXES, ".zarr") and path.is_file():
+    if path.is_file() and path.suffix.lower() in WITHOUT_PAGES:
         return [ImageInput(name, path)]
     stack = _read_stack(path)
     axis = _page_axis(path, stack, len(channels))
@@ -190,8 +195,14 @@ class OpenImage:
 
     @property
     def acquisition(self) -> Acquisition:
-        """The same as what `image_io.read_image` returns, with pixels that are read when sliced."""
-        return Acquisition(self.pixels, self.pixel_size_nm, None, self.notes)
+        """The same as what `image_io.read_image` returns; of a large image, blocks evenly spread over it."""
+        pixels = self.pixels
+        if not isinstance(pixels, np.ndarray):
+            cores = Tiling(SAMPLE_PX, 0).cores(pixels.shape[1:])
+            cores = [core for core in cores if core.shape == (SAMPLE_PX, SAMPLE_PX)] or cores[:1]
+            step = -(-len(cores) // MAX_SAMPLES)
+            pixels = np.concatenate([pixels[(slice(None), *core.slices)] for core in cores[::step]], axis=2)
+        return Acquisition(pixels, self.pixel_size_nm, None, self.notes)
 
 
 def open_image(image: ImageInput, channels: tuple[str, ...]) -> OpenImage:
@@ -215,11 +226,26 @@ def open_image(image: ImageInput, channels: tuple[str, ...]) -> OpenImage:
     order, is_gray, notes = _channel_order(image.path, stack, channel_axis, lengths, channels)
     size = (lengths["Y"], lengths["X"])
     is_large = int(np.prod(size)) * dtype.itemsize * (lengths.get("S", 1)) > LARGE_BYTES
-    blocks = TiffBlocks(image.path) if is_large and image.path.suffix.lower() in image_io.TIFF_SUFFIXES else None
+    with _decoding(image.path):
+        is_tiff = image.path.suffix.lower() in image_io.TIFF_SUFFIXES
+        blocks = TiffBlocks(image.path) if is_large and is_tiff else None
     pixels = RegionReader(image.path, stack, index, channel_axis, order, is_gray, dtype, blocks)
     if not is_large or (not image.path.is_dir() and (blocks is None or not blocks.has_small_chunks)):
         return OpenImage(pixels[:, :, :], stack.pixel_size_nm, (*stack.notes, *notes))
     return OpenImage(pixels, stack.pixel_size_nm, (*stack.notes, *notes))
+
+
+@contextlib.contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Turns whatever a decoder raises for damaged bytes into a SegueError that names the file."""
+    try:
+        yield
+    except (SegueError, MemoryError):
+        raise
+    except Exception as error:
+        reader = image_io.READERS.get(path.suffix.lower())
+        format = reader.format if reader is not None and path.is_file() else "OME-Zarr"
+        raise SegueError(image_io.not_decoded(path, format, error)) from error
 
 
 def _acquired_dtype(path: Path, dtype: np.dtype) -> np.dtype:
@@ -275,13 +301,8 @@ class RegionReader:
         """Returns (C, h, w), or (h, w) for one channel; raises SegueError naming the file for damaged bytes."""
         channel, rows, columns = key
         chosen = (self.order[channel],) if isinstance(channel, int) else self.order[channel]
-        try:
+        with _decoding(self.path):
             planes = self._planes(chosen, rows, columns)
-        except (SegueError, MemoryError):
-            raise
-        except Exception as error:  # decoders may raise anything for damaged bytes
-            kind = "OME-Zarr" if self.path.is_dir() else "TIFF"
-            raise SegueError(image_io.not_decoded(self.path, kind, error)) from error
         planes = planes.astype(self.dtype, copy=False)
         return planes[0] if isinstance(channel, int) else planes
 

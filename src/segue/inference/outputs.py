@@ -123,7 +123,7 @@ def _write_tiff(
             shape=shape,
             dtype=picture.dtype,
             photometric="minisblack",
-            planarconfig="separate" if picture.axes == "CYX" and not ome else None,
+            planarconfig="separate" if channels > 1 and not ome else None,
             tile=(TILE_PX, TILE_PX),
             compression="zlib",
             predictor=False,

@@ -172,7 +172,10 @@ def _locked(out: Path, source: ModelSource, settings: PredictSettings) -> Iterat
     """Holds the output's folder for this command; raises SegueError if it belongs to another prediction or command."""
     header = {"model": str(absolute(source.folder)), "model_key": source.key, "settings": asdict(settings)}
     file = out / "prediction.json"
-    if out.is_dir() and any(out.iterdir()) and not file.is_file():
+    if out.exists() and not out.is_dir():
+        raise SegueError(f"{out}: is a file; OUT is a folder: choose another one.")
+    unfinished = (".lock", f"{file.name}.partial-")
+    if out.is_dir() and not file.is_file() and not all(path.name.startswith(unfinished) for path in out.iterdir()):
         raise SegueError(f"{out}: exists and holds no prediction; nothing in it is replaced: choose another OUT.")
     make_folder(out)
     with contextlib.ExitStack() as stack:
@@ -254,7 +257,8 @@ def _write_tables(out: Path, records: Sequence[Mapping[str, Any]], table: TableF
 
     from segue.storage import write_table
 
-    write_table(pd.DataFrame([record["row"] for record in records]), out / f"images.{table}")
+    rows = pd.DataFrame([record["row"] for record in records]).convert_dtypes()  # whole numbers stay whole
+    write_table(rows, out / f"images.{table}")
     parts = [path for record in records if (path := _part(out, record["name"], ".parquet")).is_file()]
     if not parts:
         return
@@ -342,10 +346,9 @@ def _write_image(
     stamp = content_stamp(image.path)
     _forget(out, image.name)
     opened = open_image(image, model.channels)
+    scaled, notes = _at_training_size(model, opened, settings)
     describe = getattr(domain, "describe_difference", lambda model, acquisition: [])
-    notes = [*opened.notes, *describe(model, opened.acquisition)]
-    scaled, note = _at_training_size(model, opened, settings)
-    notes += note
+    notes += [*opened.notes, *describe(model, scaled.acquisition)]
     size = opened.pixels.shape[1:]
     row: dict[str, Any] = {
         "image": image.name,
@@ -449,8 +452,11 @@ def predict_labels(
         scores = score_whole(model, pixels[:, :, :])
         values = decode_whole(model, scores)[0]
         probabilities = model.target.probabilities(scores)[0].numpy() if settings.probabilities else None
+        if model.target.output == "classes":
+            return _class_labels(model, values, probabilities)
         count = int(values.max(initial=0))
-        return Labels(values, count, np.zeros(count + 1, np.bool_), None, probabilities)
+        confidence = _confidence(model, values, scores[0].numpy())
+        return Labels(values, count, np.zeros(count + 1, np.bool_), confidence, probabilities)
 
     import torch
 
@@ -474,11 +480,30 @@ def predict_labels(
 
     if model.target.output == "classes":
         write_classes(read_scores, model.target, values, tiling=tiling)
-        count = len(model.target.names) - 1
-        return Labels(values, count, np.zeros(count + 1, np.bool_), None, probabilities)
-    result = write_objects(read_scores, model.target, values, params=model.decode_params, tiling=tiling)
-    is_joined = result.is_uncertain if result.objects else np.zeros(1, np.bool_)
-    return Labels(values, result.objects, is_joined, None, probabilities)
+        return _class_labels(model, values, probabilities)
+
+    def measure(labels: np.ndarray, region: Region) -> np.ndarray:
+        confidence = _confidence(model, labels, latest[region])
+        return np.full(int(labels.max(initial=0)) + 1, np.nan) if confidence is None else confidence
+
+    params = model.decode_params
+    result = write_objects(read_scores, model.target, values, params=params, tiling=tiling, measure=measure)
+    is_unknown = result.values is None or np.isnan(result.values[1:]).any()
+    return Labels(values, result.objects, result.is_uncertain, None if is_unknown else result.values, probabilities)
+
+
+def _class_labels(model: Model, values: Any, probabilities: Any) -> Labels:
+    count = len(model.target.names) - 1
+    return Labels(values, count, np.zeros(count + 1, np.bool_), None, probabilities)
+
+
+def _confidence(model: Model, labels: np.ndarray, scores: np.ndarray) -> np.ndarray | None:
+    """Returns the confidence (n + 1,) of objects 1 … n decoded from scores (channels, H, W), None without any."""
+    if getattr(model, "confidence", None) is None:
+        return None
+    from segue.inference.confidence import object_confidence
+
+    return object_confidence(model, labels, scores)
 
 
 def _scratch(path: Path, shape: tuple[int, ...], dtype: Any, tiling: Tiling) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class TiffBlocks:
         with tifffile_errors() as errors:
             self._tiff = tifffile.TiffFile(path)
             series = select_series(path, self._tiff)
+        weakref.finalize(self, self._tiff.close)  # as soon as nothing reads from it any more
         if errors:
             raise EOFError(errors[0])
         self.lead = leading_shape(series)
