@@ -368,6 +368,45 @@ def test_names_sort_as_people_count():
     assert [well_name(text) for text in ("A01", "b2", "A10", "well 3")] == ["A1", "B2", "A10", "well 3"]
 
 
+def test_wells_as_microscopes_write_them():
+    """Opera's rows and columns, a dash or an underscore; what only looks so stays as it is."""
+    written = {
+        "r02c03": "B3",
+        "R16C24": "P24",
+        "r27c01": "AA1",
+        "r32c48": "AF48",
+        "B-03": "B3",
+        "b_3": "B3",
+        "AF48": "AF48",
+    }
+    assert {text: well_name(text) for text in written} == written
+    assert [well_name(text) for text in ("r00c01", "r1c0", "r999c1", "B--3", "B 3")] == [
+        "r00c01",
+        "r1c0",
+        "r999c1",
+        "B--3",
+        "B 3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("{well}f{field}p01-ch{channel}sk{time}fk1fl1.tiff", "r02c03f{f:02d}p01-ch1sk1fk1fl1.tiff"),
+        ("{plate}_{well}_s{field}_w{channel}.tif", "P1_B03_s{f}_w1.TIF"),
+        ("{well}/s{field}_w{channel}.tif", "B-03/s{f}_w1.tif"),
+    ],
+)
+def test_names_of_screening_microscopes(tmp_path: Path, pattern: str, names: str):
+    """Opera and Operetta (Harmony), MetaXpress and folders per well: four fields of the well B3."""
+    for f in range(1, 5):
+        write(tmp_path / names.format(f=f), np.zeros((4, 4), np.uint16))
+    spec = FilesSpec(pattern=pattern, channels={"brightfield": "1"}, grid=(2, 2))
+    layout = find_layout(spec, tmp_path)
+    assert [well.key for well in layout.wells] == ["P1/B3"]
+    assert sorted(index for _, _, index in layout.wells[0].planes) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [

@@ -18,7 +18,9 @@ import numpy as np
 
 from segue.plates.spec import FieldIndex, FieldOrder, FilesSpec
 
-USUAL_WELL = r"([A-Za-z]{1,2})0*([0-9]{1,3})"
+USUAL_WELL = r"([A-Za-z]{1,2})[-_]?0*([0-9]{1,3})"
+ROW_AND_COLUMN = r"[rR]0*([0-9]{1,3})[cC]0*([0-9]{1,3})"  # of Opera and Operetta
+MAX_ROW = 26 * 27  # ZZ
 STAGE_TOLERANCE = 0.25  # stage positions within this fraction of a tile's side are in one row or column
 OVERLAP_TOLERANCE = 0.05  # a note says if the steps of the stage imply an overlap that differs by more
 UNPLACED: FieldIndex = (-1, -1)  # of images whose field is unknown; an error says why
@@ -71,7 +73,11 @@ class ScanResult:
 
 @functools.cache  # called for every file
 def well_name(text: str) -> str:
-    """Returns "A1" for "A01" and "a1"; other names unchanged."""
+    """Returns "A1" for "A01", "a1", "A-01", "A_1" and "r01c01" (row and column, from 1); other names unchanged."""
+    match = re.fullmatch(ROW_AND_COLUMN, text)
+    if match is not None and 0 < int(match[1]) <= MAX_ROW and int(match[2]) > 0:
+        tens, row = divmod(int(match[1]) - 1, 26)
+        return f"{chr(ord('A') + tens - 1) if tens else ''}{chr(ord('A') + row)}{int(match[2])}"
     match = re.fullmatch(USUAL_WELL, text)
     return f"{match[1].upper()}{match[2]}" if match else text
 

@@ -28,7 +28,7 @@ AXES_BY_NAME = {
 def read_emd(path: Path, labels: bool) -> Stack:
     """Returns the image of an EMD; raises SegueError for several, complex ones and axes that are no image's."""
     with h5py.File(path, "r") as file:
-        velox = file.get(VELOX_IMAGES)
+        velox: Any = file.get(VELOX_IMAGES)
         if isinstance(velox, h5py.Group):
             return _velox(path, velox)
         groups = _array_groups(file)

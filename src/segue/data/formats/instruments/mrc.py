@@ -59,7 +59,8 @@ def _header(path: Path) -> tuple[Any, float | None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the warnings of a permissive reading are about is checked
         with mrcfile.open(path, permissive=True, header_only=True) as file:
-            header = file.header.copy()
+            header: Any = file.header
+            header = header.copy()
             extended = None
             if bytes(header["exttyp"]) in (b"FEI1", b"FEI2"):
                 columns = file.indexed_extended_header

@@ -29,7 +29,7 @@ def read_oir(path: Path, labels: bool) -> Stack:
     import oirfile  # pyright: ignore[reportMissingImports]  of later versions of Python
 
     with oirfile.OirFile(str(path)) as oir:
-        dims, shape = tuple(oir.dims), tuple(oir.shape)
+        dims, shape = tuple(map(str, oir.dims)), tuple(oir.shape)
         if oir.is_linescan or "X" not in dims or "Y" not in dims:
             raise SegueError(f"{path}: its axes are {', '.join(dims)}: no image in X and Y; leave it out.")
         dtype = checked_dtype(path, oir.dtype)
