@@ -11,6 +11,7 @@ import pytest
 import tifffile
 
 from segue.data.image_io import read_image
+from segue.errors import SegueError
 
 PLANE = np.arange(24, dtype=np.uint16).reshape(4, 6)
 
@@ -63,6 +64,28 @@ def test_ome(tmp_path: Path, size: float, unit: str | None, nm: float | None) ->
     metadata = {"axes": "YX", "PhysicalSizeX": size, "PhysicalSizeY": size, **units}
     tifffile.imwrite(tmp_path / "a.ome.tif", PLANE, ome=True, metadata=metadata)
     assert read_image(tmp_path / "a.ome.tif").pixel_size_nm == (None if nm is None else pytest.approx(nm))
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        "ImageJ=1.53t\nimages=3\nslices=abc\n",
+        "ImageJ=1.53t\nimages=1\ncf=abc\nunit=um\n",
+        '{"shape": [3, 4]}',
+        "<MetaData><PlaneInfo></MetaData>",
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels SizeX="a" '
+        'DimensionOrder="XYCZT"/></Image></OME>',
+    ],
+)
+def test_metadata_that_make_no_sense(tmp_path: Path, description: str) -> None:
+    """An image is read whatever its metadata; of several pages it is asked what they are."""
+    tifffile.imwrite(tmp_path / "a.tif", PLANE, description=description, metadata=None)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").image[0], PLANE)
+    both = np.stack([PLANE, PLANE + 1])
+    tifffile.imwrite(tmp_path / "b.tif", both, description=description, metadata=None, photometric="minisblack")
+    with pytest.raises(SegueError, match="holds 2 pages and does not say what they are"):
+        read_image(tmp_path / "b.tif")
+    np.testing.assert_array_equal(read_image(tmp_path / "b.tif", pages="time", page=1).image[0], both[1])
 
 
 def test_unreadable_metadata(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ COLORS = {COLOR_RGB: 3, YCBCR: 3}  # samples by PhotometricInterpretation; 1 for
 # tags that must be equal in all pages of an image
 PAGE_TAGS = (256, 257, 258, 262, 266, 274, 277, 284, 320, 338, 339)
 WIDTH, LENGTH, BITS, SAMPLES = 256, 257, 258, 277
+UNCALIBRATED = (20, 21)  # values of ImageJ's calibration function: none, uncalibrated optical density
 STORAGE_TAGS = frozenset({256, 257, 273, 278, 279, 322, 323, 324, 325, 347, 513, 514, 519, 520, 521})
 
 
@@ -268,12 +269,12 @@ def _imagej_calibration(metadata: Mapping[str, Any], dtype: np.dtype) -> tuple[i
     try:
         function, c0, c1 = (float(metadata[name]) for name in ("cf", "c0", "c1"))
     except (KeyError, TypeError, ValueError):
-        function, c0, c1 = float(metadata.get("cf", 20)), math.nan, math.nan
+        function, c0, c1 = metadata.get("cf", UNCALIBRATED[0]), math.nan, math.nan
     if function == 0 and (c0, c1) == (0, 1):
         return 0, []
     if function == 0 and (c0, c1) == (-32768, 1) and dtype == np.uint16:
         return -32768, []
-    if function in (20, 21):  # none, uncalibrated
+    if function in UNCALIBRATED:
         return 0, []
     return 0, ["has a calibration of ImageJ for its pixel values, which is not applied: pixels are as stored"]
 
@@ -343,7 +344,7 @@ def select_series(path: Path, tiff: Any) -> Any:
     if any(mark.get(262) == MASK or (mark.get(254) or 0) & PART_OF_MASK for mark in marks):
         raise SegueError(f"{path}: {REFUSED_PHOTOMETRIC[MASK]}.")
     reduced = {index for index, mark in enumerate(marks) if is_reduced(mark)}
-    every = [_without_reduced(one, reduced) for one in tiff.series if one.shape and 0 not in one.shape]
+    every = [_without_reduced(one, reduced) for one in all_series(tiff) if one.shape and 0 not in one.shape]
     if any(page is not None and page.parent is not tiff for one in every for page in one.pages):
         raise SegueError(
             f"{path}: is one of a set of files that share their metadata; save its images as one file, or each alone."
@@ -362,6 +363,25 @@ def select_series(path: Path, tiff: Any) -> Any:
         missing = sum(page is None for page in series.pages)
         raise SegueError(f"{path}: {missing} of {len(series.pages)} planes that its metadata name are missing.")
     return series
+
+
+def all_series(tiff: Any) -> list[Any]:
+    """Returns the series of a file; where its metadata make no sense, pages of one shape and type are a series."""
+    import tifffile
+
+    try:
+        return list(tiff.series)
+    except Exception:  # of metadata; whatever is wrong with the pages is raised below
+        tiff.pages._clear()  # frames that were made by the metadata
+        tiff.pages.useframes = False
+        tiff.pages.set_keyframe(0)
+    pages_by_kind: dict[tuple[Any, ...], list[Any]] = {}
+    for page in tiff.pages:
+        pages_by_kind.setdefault((page.shape, page.axes, page.dtype), []).append(page)
+    return [
+        tifffile.TiffPageSeries(pages, (len(pages), *shape), dtype, f"I{axes}", kind="generic")
+        for (shape, axes, dtype), pages in pages_by_kind.items()
+    ]
 
 
 def _without_reduced(series: Any, reduced: set[int]) -> Any:
@@ -481,7 +501,12 @@ def _concerns_metadata(text: str) -> bool:
     tag = re.search(r"TiffTag (\d+) .*invalid data type", text)
     if tag is not None:
         return int(tag[1]) not in TAGS and int(tag[1]) not in STORAGE_TAGS
-    return re.search(r"OME series|Philips series|Indica series|axes do not match|failed to reshape", text) is not None
+    return (
+        re.search(
+            r"OME series|Philips series|Indica series|axes do not match|shape does not match|failed to reshape", text
+        )
+        is not None
+    )
 
 
 TIFF = Reader("TIFF", read_tiff_header, read_tiff)

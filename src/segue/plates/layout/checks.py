@@ -153,14 +153,14 @@ def _tiff_type(path: Path) -> tuple[str, float | None, tuple[str, ...]]:
     """Returns the pixel type of a TIFF, its pixel size in µm, and notes on its metadata."""
     import tifffile
 
-    from segue.data.formats.tiff import samples_of, tifffile_errors
+    from segue.data.formats.tiff import all_series, samples_of, tifffile_errors
     from segue.data.formats.tiff_metadata import read_metadata
 
     try:
         with tifffile_errors() as complaints, tifffile.TiffFile(path) as tiff:
             page = tiff.pages.first
             samples, _ = samples_of(path, page, labels=False)
-            metadata = read_metadata(tiff, tiff.series[0])
+            metadata = read_metadata(tiff, all_series(tiff)[0])
             end = max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=True)))
             if end > path.stat().st_size:
                 raise SegueError(f"{path}: is cut off, {path.stat().st_size} of {end} bytes; copy it again.")
