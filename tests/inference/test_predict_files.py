@@ -25,6 +25,7 @@ from segue import rng
 from segue.errors import SegueError
 from segue.inference import inputs, predict_files
 from segue.inference import predict as inference
+from segue.inference.confidence import FEATURES, Calibration
 from segue.inference.domain import TrainingSet
 from segue.inference.model import Model
 from segue.inference.predict import predict, probabilities
@@ -74,7 +75,7 @@ def test_a_folder_becomes_labels_and_tables(folder: Path, tmp_path: Path):
     """Labels are those of arrays; rows of objects and images agree with them; what is uncertain is counted."""
     done = run([folder], tmp_path / "out", table="parquet")
     assert (done.predicted, done.skipped, done.errors) == (4, 0, [])
-    assert done.notes == {f"{folder}: 1 files are no images and are left out, such as notes.txt": 1}
+    assert done.notes == {f"{folder}: 1 files are no images and are left out, such as notes.txt": []}
     summary = pd.read_parquet(tmp_path / "out" / "images.parquet").set_index("image")
     objects = pd.read_parquet(tmp_path / "out" / "objects.parquet")
     assert list(summary.index) == ["a", "b", "c-t000", "c-t001"]
@@ -171,13 +172,11 @@ def test_channels_of_files_by_name_and_in_order(tmp_path: Path, monkeypatch: pyt
         (named,) = inputs.find_images(
             [tmp_path / "a.ome.tif"], channels=("RFP", "GFP"), exclude=tmp_path / "out"
         ).images
-        pixels = inputs.open_image(named, ("RFP", "GFP")).pixels
+        pixels = inputs.open_image(named, ("RFP", "GFP")).image
         assert np.array_equal(pixels[:, 5:40, 7:60], image[[2, 0], 5:40, 7:60])
         assert np.array_equal(pixels[1, 5:40, 7:60], image[0, 5:40, 7:60])
         for name in ("b", "c"):
-            color = inputs.open_image(
-                inputs.ImageInput(name, tmp_path / f"{name}.tif"), ("red", "green", "blue")
-            ).pixels
+            color = inputs.open_image(inputs.ImageInput(name, tmp_path / f"{name}.tif"), ("red", "green", "blue")).image
             assert np.array_equal(color[:, 3:50, :], image[:, 3:50])
     with pytest.raises(SegueError, match=r"has 3 channel\(s\) \(GFP, DAPI, RFP\), but the model takes 2"):
         inputs.open_image(named, ("RFP", "nuclei"))
@@ -197,9 +196,9 @@ def test_pages_are_images_or_the_models_channels(tmp_path: Path):
     assert names("one") == ["a-p000", "a-p001"]
     assert names("one", "two") == ["a"]
     second = inputs.open_image(inputs.ImageInput("a-p001", tmp_path / "a.tif", 1), ("one",))
-    assert np.array_equal(second.pixels, stack[1:])
+    assert np.array_equal(second.image, stack[1:])
     both = inputs.open_image(inputs.ImageInput("a", tmp_path / "a.tif"), ("one", "two"))
-    assert np.array_equal(both.pixels, stack)
+    assert np.array_equal(both.image, stack)
 
 
 def test_any_two_images_stay_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -264,6 +263,8 @@ class FatalNetwork(torch.nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         self.calls += 1
+        if self.calls == 3 and self.end == signal.SIGINT:
+            raise KeyboardInterrupt  # a signal itself may be ignored where tests run in the background
         if self.calls == 3:
             os.kill(os.getpid(), self.end)
         return self.network(images)
@@ -342,7 +343,7 @@ def test_rescaled_to_the_training_and_back(tmp_path: Path):
     labels = tifffile.imread(tmp_path / "out" / "labels" / "a.tif")
     half = np.asarray(Image.fromarray(image.astype(np.float32)).resize((120, 90), Image.Resampling.BILINEAR))
     assert np.array_equal(labels, np.kron(predict(model, half), np.ones((2, 2), int))) and labels.max() > 3
-    assert done.notes["states no pixel size and was not rescaled"] == 1
+    assert done.notes["states no pixel size and was not rescaled"] == ["b"]
     objects = pd.read_csv(tmp_path / "out" / "objects.csv")
     first = objects[objects["image"] == "a"]
     assert np.allclose(first["area_um2"], first["area_px"] / 4)
@@ -394,3 +395,20 @@ def test_two_commands_on_one_output(folder: Path, tmp_path: Path, monkeypatch: p
 def test_large_by_default():
     """What is large is the same for arrays and for files."""
     assert predict_files.LARGE_PX is inference.LARGE_PX
+
+
+def test_confidence_by_tiles_is_that_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Objects have the confidence of the whole image when they are decoded by tiles; low ones count as uncertain."""
+    calibration = Calibration(FEATURES, (1.0, 0.5, 0.2, 4.0), (1.0, 0.2, 0.1, 1.0), (0.5, 0.3, 0.2, 0.4), 0.3, 100)
+    source = source_of(replace(model_of("foreground"), confidence=calibration))
+    tifffile.imwrite(tmp_path / "a.tif", image_of(7, (300, 331)))
+    run([tmp_path / "a.tif"], tmp_path / "whole", source=source)
+    monkeypatch.setattr(predict_files, "LARGE_PX", 1000)
+    run([tmp_path / "a.tif"], tmp_path / "tiles", source=source, tile_px=128)
+    whole, tiles = (pd.read_csv(tmp_path / out / "objects.csv") for out in ("whole", "tiles"))
+    assert whole["confidence"].between(0.01, 0.99).all() and whole["confidence"].std() > 0.01
+    assert np.allclose(whole["confidence"], tiles["confidence"], atol=1e-5)
+    is_low = whole["confidence"] < 0.5
+    assert 0 < is_low.sum() < len(whole)
+    assert (whole["uncertain"] == (is_low | whole["at_edge"] | whole["joined"])).all()
+    assert pd.read_csv(tmp_path / "whole" / "images.csv")["low_confidence"][0] == is_low.sum()

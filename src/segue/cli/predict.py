@@ -54,8 +54,9 @@ def predict(
             scheduler=scheduler,
             progress=lambda finished, total, share: report("images", finished, total, share),
         )
-    for note, count in list(done.notes.items())[:MAX_NOTES]:
-        print(f"note: {note}" if count == 1 else f"note: {count} images: {note}", file=sys.stderr)
+    for note, names in list(done.notes.items())[:MAX_NOTES]:
+        images = names[:1] if len(names) == 1 else [f"{len(names)} images, such as {names[0]}"] if names else []
+        print(": ".join(["note", *images, note]), file=sys.stderr)
     if len(done.notes) > MAX_NOTES:
         print(f"… and {len(done.notes) - MAX_NOTES} more notes", file=sys.stderr)
     print("\n".join(_summary(done, out, table)))

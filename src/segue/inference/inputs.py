@@ -18,10 +18,9 @@ import numpy as np
 
 from segue.data import image_io
 from segue.data.formats.ome_zarr import is_zarr, read_ome_zarr
-from segue.data.formats.stack import AXIS_WORDS, RGB, Acquisition, Stack, luma
+from segue.data.formats.stack import AXIS_WORDS, RGB, Stack, luma
 from segue.data.formats.tiff_blocks import TiffBlocks
 from segue.data.patterns import file_stem, find_files
-from segue.data.tiling import Tiling
 from segue.errors import SegueError
 from segue.fingerprint import hash_json, shared_folder
 from segue.storage import absolute, file_name
@@ -30,8 +29,6 @@ LARGE_BYTES = 2**26  # of a plane; smaller ones are read whole
 PAGE_AXES = {"T": "t", "Z": "z", "Q": "p"}  # axes whose entries are images, and how these are numbered in names
 WITHOUT_PAGES = (".png", ".jpg", ".jpeg")
 SIGNS = frozenset("*?[{")
-SAMPLE_PX = 512  # side of the blocks by which a large image is described
-MAX_SAMPLES = 16
 
 
 @dataclass(frozen=True)
@@ -187,22 +184,11 @@ def content_stamp(path: Path) -> str:
 
 @dataclass(frozen=True)
 class OpenImage:
-    """An image to be predicted: `pixels` has shape (C, H, W) and dtype, and is sliced by (channel, rows, columns)."""
+    """An image to be predicted: it has shape (C, H, W) and dtype, and is sliced by (channel, rows, columns)."""
 
-    pixels: Any
+    image: Any
     pixel_size_nm: float | None
     notes: tuple[str, ...]
-
-    @property
-    def acquisition(self) -> Acquisition:
-        """The same as what `image_io.read_image` returns; of a large image, blocks evenly spread over it."""
-        pixels = self.pixels
-        if not isinstance(pixels, np.ndarray):
-            cores = Tiling(SAMPLE_PX, 0).cores(pixels.shape[1:])
-            cores = [core for core in cores if core.shape == (SAMPLE_PX, SAMPLE_PX)] or cores[:1]
-            step = -(-len(cores) // MAX_SAMPLES)
-            pixels = np.concatenate([pixels[(slice(None), *core.slices)] for core in cores[::step]], axis=2)
-        return Acquisition(pixels, self.pixel_size_nm, None, self.notes)
 
 
 def open_image(image: ImageInput, channels: tuple[str, ...]) -> OpenImage:

@@ -74,13 +74,13 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a command did. rows: of the summary, one per image. notes: each distinct sentence about images, and how many
-    of them it concerns. errors: of images that could not be predicted."""
+    """What a command did. rows: of the summary, one per image. notes: each distinct sentence, and the names of the
+    images that it is about. errors: of images that could not be predicted."""
 
     rows: list[dict[str, Any]]
     predicted: int
     skipped: int
-    notes: dict[str, int]
+    notes: dict[str, list[str]]
     errors: list[str]
 
 
@@ -120,10 +120,10 @@ def predict_files(
         described = _all_records(out)
         _write_tables(out, described, settings.table)
     current = {image.name for image in inputs.images}
-    notes: dict[str, int] = dict.fromkeys(inputs.notes, 1)
+    notes: dict[str, list[str]] = {note: [] for note in inputs.notes}
     for record in described:
         for note in record["notes"] if record["name"] in current else ():
-            notes[note] = notes.get(note, 0) + 1
+            notes.setdefault(note, []).append(record["name"])
     rows = [record["row"] for record in described if record["name"] in current]
     return Prediction(rows, len(waiting) - len(errors), skipped, notes, errors)
 
@@ -347,9 +347,8 @@ def _write_image(
     _forget(out, image.name)
     opened = open_image(image, model.channels)
     scaled, notes = _at_training_size(model, opened, settings)
-    describe = getattr(domain, "describe_difference", lambda model, acquisition: [])
-    notes += [*opened.notes, *describe(model, scaled.acquisition)]
-    size = opened.pixels.shape[1:]
+    notes += [*opened.notes, *domain.describe_difference(model, scaled)]
+    size = opened.image.shape[1:]
     row: dict[str, Any] = {
         "image": image.name,
         "file": str(image.path),
@@ -360,12 +359,12 @@ def _write_image(
     }
     outputs: list[Path] = []
     if model.target.output == "image_class":
-        row |= _image_class(model, scaled.pixels)
+        row |= _image_class(model, scaled.image)
     elif model.target.output == "image":
         picture = _reconstruction(model, opened, scaled, image.name, working)
         outputs.append(write_picture(out / "images", picture, settings.format))
     else:
-        labels = predict_labels(model, scaled.pixels, working, settings, share)
+        labels = predict_labels(model, scaled.image, working, settings, share)
         if scaled is not opened:
             labels = _at_own_size(labels, (int(size[0]), int(size[1])))
         table, facts = _measure(model, opened, labels)
@@ -383,7 +382,7 @@ def _write_image(
         if "uncertain" in table:
             is_uncertain[table["label"]] = table["uncertain"]
         title = _title(image.name, facts)
-        write_overlay(outputs[-1], opened.pixels, labels.values, title=title, is_uncertain=is_uncertain)
+        write_overlay(outputs[-1], opened.image, labels.values, title=title, is_uncertain=is_uncertain)
         _write_part(_part(out, image.name, ".parquet"), {"image": np.full(len(table["label"]), image.name), **table})
     record = {
         "name": image.name,
@@ -424,11 +423,11 @@ def _at_training_size(model: Model, opened: OpenImage, settings: PredictSettings
         return opened, []
     if own is None:
         return opened, ["states no pixel size and was not rescaled"]
-    height, width = opened.pixels.shape[1:]
+    height, width = opened.image.shape[1:]
     size = max(1, round(height * own / trained)), max(1, round(width * own / trained))
     if size == (height, width):
         return opened, []
-    return replace(opened, pixels=Resampled(opened.pixels, size), pixel_size_nm=trained), []
+    return replace(opened, image=Resampled(opened.image, size), pixel_size_nm=trained), []
 
 
 def _at_own_size(labels: Labels, size: tuple[int, int]) -> Labels:
@@ -499,7 +498,7 @@ def _class_labels(model: Model, values: Any, probabilities: Any) -> Labels:
 
 def _confidence(model: Model, labels: np.ndarray, scores: np.ndarray) -> np.ndarray | None:
     """Returns the confidence (n + 1,) of objects 1 … n decoded from scores (channels, H, W), None without any."""
-    if getattr(model, "confidence", None) is None:
+    if model.confidence is None:
         return None
     from segue.inference.confidence import object_confidence
 
@@ -516,10 +515,10 @@ def _scratch(path: Path, shape: tuple[int, ...], dtype: Any, tiling: Tiling) -> 
 
 def _measure(model: Model, opened: OpenImage, labels: Labels) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Returns the columns of the table of objects, or of classes, and the facts of the image."""
-    measured = measure_objects(labels.values, opened.pixels, labels.count)
+    measured = measure_objects(labels.values, opened.image, labels.count)
     size_um = None if opened.pixel_size_nm is None else opened.pixel_size_nm / 1000
     columns = measured.columns(pixel_size_um=size_um, channels=model.channels)
-    area = float(np.prod(opened.pixels.shape[1:]))
+    area = float(np.prod(opened.image.shape[1:]))
     if model.target.output == "classes":
         names = np.array(model.target.names)
         fractions = {f"fraction_{name}": 0.0 for name in names[1:]}
@@ -558,11 +557,11 @@ def _image_class(model: Model, pixels: Any) -> dict[str, Any]:
 
 def _reconstruction(model: Model, opened: OpenImage, scaled: OpenImage, name: str, working: Path) -> Picture:
     """Returns the image that the network gives, in acquired units, by tiles."""
-    pixels, tiling = scaled.pixels, Tiling()
+    pixels, tiling = scaled.image, Tiling()
     predictor = tiled_predictor(model.network, pixels, normalization=model.normalization, divisor=model.divisor)
     values = _scratch(working / "image", pixels.shape, np.float32, tiling)
     shift, scale = np.moveaxis(predictor.stats[0], -1, 0)[..., None, None]
     for core in tiling.cores(pixels.shape[1:]):
         values[(slice(None), *core.slices)] = predictor.scores(core) * scale + shift
-    final: Any = values if scaled is opened else Resampled(values, tuple(opened.pixels.shape[1:]))
+    final: Any = values if scaled is opened else Resampled(values, tuple(opened.image.shape[1:]))
     return Picture(final, np.dtype(np.float32), name, opened.pixel_size_nm, {}, model.channels)
