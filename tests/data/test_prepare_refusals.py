@@ -11,10 +11,12 @@ from PIL import Image
 from samples.folders import make_folder, make_spec, refused, write_table
 
 from segue.data import prepare as preparing
+from segue.data.dataset import Dataset
 from segue.data.pairing import pair_files
 from segue.data.prepare import expected, prepare
+from segue.data.summary import describe
 from segue.errors import SegueError, SpecError
-from segue.fingerprint import hash_files
+from segue.fingerprint import hash_dataset, hash_files
 
 
 @pytest.mark.parametrize("change", ["spec", "file", "split", "foreign"])
@@ -82,3 +84,89 @@ def test_the_digest_cache_is_optional(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert hash_files(files, tmp_path / "file" / "digests.json") == digest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["digests.json", "file", "in"]
+
+
+def write_discs(where: Path, value: int | None, *, names: str = "ab") -> Path:
+    """Writes images with label images of four discs, of `value` or, without it, numbered; returns the folder."""
+    y, x = np.mgrid[:40, :40]
+    inside = (y % 20 - 10) ** 2 + (x % 20 - 10) ** 2 <= 36
+    labels = np.where(inside, value or (y // 20) * 2 + x // 20 + 1, 0).astype(np.uint16)
+    for folder in ("images", "labels"):
+        (where / folder).mkdir(parents=True, exist_ok=True)
+    for index, name in enumerate(names):
+        image = np.random.default_rng(index).integers(100, 4000, (40, 40)).astype(np.uint16)
+        Image.fromarray(image).save(where / f"images/{name}.png")
+        Image.fromarray(labels).save(where / f"labels/{name}.png")
+    return where
+
+
+INSTANCES = {"kind": "instances", "names": ["background", "cell"]}
+
+
+@pytest.mark.parametrize("value", [1, 255])
+def test_masks_given_as_objects(tmp_path: Path, value: int) -> None:
+    """Masks are refused; number_parts numbers their parts, and false takes them as they are, with a note."""
+    write_discs(tmp_path, value)
+    message = refused(make_spec(labels=INSTANCES), tmp_path)
+    assert message.startswith("labels/{stem}.png: 2 of 2 label images")
+    assert f"label images look like masks: a single value, {value}, in separate parts" in message
+    assert "number_parts = true" in message and "labels/a.png" in message
+    notes: list[str] = []
+    numbered = make_spec(labels={**INSTANCES, "number_parts": True}, tile_px=40)
+    with Dataset(prepare(numbered, tmp_path / "n.h5", root=tmp_path, log=notes.append).path) as data:
+        _, labels = data.read(np.arange(2), layer="labels")
+        assert notes == [] and labels is not None
+        assert [len(np.unique(tile)) - 1 for tile in labels] == [4, 4]
+    plain = make_spec(labels={**INSTANCES, "number_parts": False}, tile_px=40)
+    prepare(plain, tmp_path / "p.h5", root=tmp_path, log=notes.append)
+    assert any("look like masks" in note for note in notes)
+    assert "look like masks" in describe(tmp_path / "p.h5")
+    with pytest.raises(SpecError, match="number_parts makes objects of masks"):
+        make_spec(labels={"number_parts": True})
+
+
+def test_numbered_objects_are_taken(tmp_path: Path) -> None:
+    """A numbering gives no note, and `inspect` counts its objects."""
+    notes: list[str] = []
+    spec = make_spec(labels=INSTANCES, tile_px=40)
+    out = prepare(spec, tmp_path / "a.h5", root=write_discs(tmp_path, None), log=notes.append).path
+    assert notes == []
+    text = describe(out)
+    assert "8 values in 2 of 2 label images, 0 of them in several parts; 8 parts" in text and "note" not in text
+
+
+def test_one_picture_twice(tmp_path: Path) -> None:
+    """A picture saved again, or turned, is refused in another group and noted in the same; blank ones are not."""
+    write_discs(tmp_path, None, names="abc")
+    image = np.asarray(Image.open(tmp_path / "images/a.png"))
+    Image.fromarray(image).save(tmp_path / "images/b.png", compress_level=0)
+    Image.fromarray(np.rot90(image).copy()).save(tmp_path / "images/c.png")
+    message = refused(make_spec(labels=INSTANCES), tmp_path)
+    assert "2 problems" in message
+    for name in "bc":
+        assert f"images/{name}.png: is the same picture as {tmp_path}/images/a.png" in message
+    notes: list[str] = []
+    for changes in ({"group_pattern": "([a-z])[.]png"}, {"copies": "allow"}, {"group_pattern": "(png)"}):
+        spec = make_spec(labels=INSTANCES, **changes)
+        if changes == {"group_pattern": "([a-z])[.]png"}:
+            assert "is the same picture" in refused(spec, tmp_path)
+        else:
+            prepare(spec, tmp_path / f"{len(notes)}.h5", root=tmp_path, log=notes.append)
+    assert ["of another group" in note for note in notes] == [True, False]
+    assert all(note.startswith("2 of 3 images are copies of an image of") for note in notes)
+    for name in "abc":
+        Image.fromarray(image * 0).save(tmp_path / f"images/{name}.png")
+    spec = make_spec(labels=INSTANCES)
+    notes.clear()
+    prepare(spec, tmp_path / "blank.h5", root=tmp_path, log=notes.append)
+    assert len(notes) == 1 and notes[0].startswith("3 of 3 images are nearly black")
+
+
+def test_notes_are_no_content(tmp_path: Path) -> None:
+    """A dataset is the same with other notes: they are words about it."""
+    out = prepare(make_spec(), tmp_path / "a.h5", root=make_folder(tmp_path, 2)).path
+    before = hash_dataset(out)
+    with h5py.File(out, "r+") as file:
+        file.attrs["notes"] = "2 of 2 images are nearly black"
+    assert hash_dataset(out) == before
+    assert "nearly black" in describe(out)

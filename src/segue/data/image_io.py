@@ -318,6 +318,7 @@ def _checked(path: Path, labels: np.ndarray, layer: Layer, values: Mapping[int, 
         listed = ", ".join(map(str, unnamed[:5])) + (", …" if len(unnamed) > 5 else "")
         raise SegueError(
             f"{path}: holds the class value(s) {listed}, but only 0 to {len(layer.names) - 1} are named "
-            f"({', '.join(layer.names)}); name them in `names`, or map them with `values`."
+            f"({', '.join(layer.names)}); name them in `names`, or map them with `values`; if they number objects, set "
+            'kind = "instances".'
         )
     return labels

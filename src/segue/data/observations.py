@@ -128,14 +128,14 @@ def _name(pair: ImageLabelPair) -> str:
 
 def notes_on_images(observations: Mapping[str, Observation]) -> list[str]:
     """Returns a note on each kind of odd image with its number and an example; observations by the image's name."""
-    means, contrasts = (
-        float(np.median([getattr(one, name) for one in observations.values()])) for name in ("mean", "contrast")
-    )
-    black = {name for name, one in observations.items() if _is_black(one, means, contrasts)}
-    usual = f"usual are {means:.4g} and {contrasts:.3g}"
+    lit = [one for one in observations.values() if not _has_no_counts(one)]
+    mean = float(np.median([one.mean for one in lit])) if lit else 0.0
+    contrast = float(np.median([one.contrast for one in lit])) if lit else 0.0
+    black = {name for name, one in observations.items() if _has_no_counts(one) or _is_darker(one, mean, contrast)}
+    usual = f"; usual are {mean:.4g} and {contrast:.3g}" if lit else ""
     kinds = {
         "are nearly black": [
-            (name, f"mean {one.mean:.4g}, standard deviation {one.contrast:.3g}; {usual}")
+            (name, f"mean {one.mean:.4g}, standard deviation {one.contrast:.3g}{usual}")
             for name, one in observations.items()
             if name in black
         ],
@@ -157,6 +157,9 @@ def notes_on_images(observations: Mapping[str, Observation]) -> list[str]:
     ]
 
 
-def _is_black(one: Observation, usual_mean: float, usual_contrast: float) -> bool:
-    is_darker = one.contrast < BLACK_CONTRAST * usual_contrast or 0 <= one.mean < BLACK_MEAN * usual_mean
-    return is_darker or (one.is_integer and one.highest <= BLACK_COUNTS)
+def _has_no_counts(one: Observation) -> bool:
+    return one.is_integer and one.highest <= BLACK_COUNTS
+
+
+def _is_darker(one: Observation, mean: float, contrast: float) -> bool:
+    return one.contrast < BLACK_CONTRAST * contrast or 0 <= one.mean < BLACK_MEAN * mean

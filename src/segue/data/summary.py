@@ -23,33 +23,42 @@ from segue.data.spec import Layer, SplitSpec
 from segue.data.splits import PARTS
 from segue.errors import SegueError
 from segue.fingerprint import hash_dataset
-from segue.labels import IGNORED
+from segue.labels import IGNORED, numbering
+from segue.labels.numbering import LabelMeasures
 from segue.spec import unknown
 from segue.storage import replacing
 
 MAX_VALUES = 8
 MAX_SAMPLED_TILES = 1000  # of instance layers, whose fractions are not stored
+MAX_MEASURED = 200  # micrographs whose label images are measured, spread evenly
 STANDARD_COLUMNS = ("group", "source", "y_px", "x_px", "pixel_size_nm")
 
 
-def describe(path: Path) -> str:
-    """Returns a text with one line each for tiles, layers, groups, conditions, splits, provenance and digest."""
+def describe(path: Path, *, notes: bool = True) -> str:
+    """Returns a text with one line each for tiles, layers, groups, conditions, splits, notes, provenance and digest.
+
+    notes: whether to repeat what `segue prepare` told.
+    """
     with Dataset(path) as data:
         channels, height, width = data.tile_shape
         samples = data.samples()
         sources, stored = set(samples["source"]), set(data.micrograph_ids())
+        measures = {layer.name: _measure_labels(data, layer) for layer in data.layers.values()}
         rows = [
             ("tiles", f"{data.count} of {height} × {width} px, {channels} × {data.dtype} ({', '.join(data.channels)})"),
             ("size", f"{path.stat().st_size / 1e6:.1f} MB"),
             ("pixel size", _pixel_sizes(data, samples)),
             ("padding", _padding(data)),
             *((f"layer {layer.name}", _layer(data, layer)) for layer in data.layers.values()),
+            *((f"parts of {name}", _count_parts(layer)) for name, layer in measures.items() if layer),
             ("labels", "" if data.layers else "none: for reconstruction and classes of whole images"),
             ("groups", f"{len(set(samples['group']))}, e.g. {samples['group'][0]}" if data.count else "none"),
             ("micrographs", f"{len(sources | stored)}: {len(sources)} cut into tiles, {len(stored)} kept whole"),
             *_conditions(samples),
             *((f"split {name}", _split(data, name, samples["group"])) for name in data.split_names()),
             *(("WARNING", warning) for warning in dataset_warnings(data)),
+            *(("note", note) for note in (_notes(data, measures) if notes else ())),
+            ("checksums", "" if data.has_checksums else "none, made by an earlier version: damage cannot be seen"),
             *_provenance(data.attributes),
         ]
     rows.append(("digest", hash_dataset(path)))
@@ -170,6 +179,43 @@ def _layer(data: Dataset, layer: Layer) -> str:
         f"instances of {layer.names[1]}: {objects / len(indices):.1f} per tile, "
         f"{covered / max(1, seen):.2%} of the pixels{whole}"
     )
+
+
+def _measure_labels(data: Dataset, layer: Layer) -> dict[str, LabelMeasures]:
+    """Returns the counts of the stored label images of a layer by micrograph, at most MAX_MEASURED of them."""
+    labeled = [source for source in data.micrograph_ids() if layer.name in data.micrograph_layers(source)]
+    chosen = labeled[:: -(-len(labeled) // MAX_MEASURED)] if labeled else []
+    return {source: numbering.measure(data.micrograph(source).labels[layer.name]) for source in chosen}
+
+
+def _count_parts(measures: Mapping[str, LabelMeasures]) -> str:
+    """Returns the numbers of values, connected parts, specks and holes of label images, and the sizes of values."""
+    labeled = [one for one in measures.values() if one.values]
+    if not labeled:
+        return f"none in {len(measures)} label images"
+    parts, specks, holed, divided = (
+        sum(getattr(one, name) for one in labeled) for name in ("parts", "specks", "holed", "objects_divided")
+    )
+    smallest, largest = min(one.smallest_px for one in labeled), max(one.largest_px for one in labeled)
+    median = np.median([one.median_px for one in labeled])
+    return (
+        f"{sum(one.values for one in labeled):,} values in {len(labeled)} of {len(measures)} label images, "
+        f"{divided:,} of them in several parts; {parts + specks:,} parts, {specks:,} of at most "
+        f"{numbering.SPECK_PX} px, {holed:,} with holes; {smallest:,} to {largest:,} px a value, "
+        f"in the median {median:,.0f}"
+    )
+
+
+def _notes(data: Dataset, measures: Mapping[str, Mapping[str, LabelMeasures]]) -> list[str]:
+    """Returns the notes of `segue prepare`; of a dataset without any, what its label images look like."""
+    if "notes" in data.attributes:
+        return str(data.attributes["notes"]).splitlines()
+    notes = []
+    for layer in data.layers.values():
+        classes = len(layer.names) if layer.kind == "classes" else None
+        refusal, odd = numbering.judge(measures[layer.name], classes=classes, number_parts=False)
+        notes += [f"{layer.name}: {note}" for note in [*([refusal] if refusal else []), *odd]]
+    return notes
 
 
 def _conditions(samples: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:

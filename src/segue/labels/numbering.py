@@ -116,9 +116,9 @@ def measure(labels: np.ndarray) -> LabelMeasures:
 
 def _parts(labels: np.ndarray) -> tuple[np.ndarray, int]:
     """Returns (H, W) int32, the connected parts (8 neighbors) of each value above 0, and their number."""
-    positive = np.ascontiguousarray(np.maximum(labels, 0), dtype=np.int32)
-    parts, count = cc3d.connected_components(positive, connectivity=8, return_N=True)
-    return np.asarray(parts, dtype=np.int32), int(count)
+    positive = np.maximum(labels, 0) if labels.min(initial=0) < 0 else np.ascontiguousarray(labels)
+    parts, count = cc3d.connected_components(positive, connectivity=8, return_N=True, out_dtype=np.uint32)
+    return np.asarray(parts).view(np.int32), int(count)
 
 
 @njit(cache=True, nogil=True)

@@ -77,8 +77,8 @@ def hole_owners(labels: np.ndarray, *, connectivity: Literal[4, 8] = 8) -> tuple
 def _background_regions(labels: np.ndarray, connectivity: Literal[4, 8]) -> tuple[np.ndarray, int]:
     """Returns (H, W) int32, the connected regions of background, numbered from 1, and their number."""
     empty = np.ascontiguousarray(labels == 0, dtype=np.uint8)
-    regions, count = cc3d.connected_components(empty, connectivity=connectivity, return_N=True)
-    return np.asarray(regions, np.int32), int(count)
+    regions, count = cc3d.connected_components(empty, connectivity=connectivity, return_N=True, out_dtype=np.uint32)
+    return np.asarray(regions).view(np.int32), int(count)
 
 
 @njit(cache=True, nogil=True)
