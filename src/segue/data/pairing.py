@@ -24,7 +24,7 @@ from segue.data.patterns import (
 )
 from segue.data.spec import STANDARD_COLUMNS, PrepareSpec
 from segue.data.splits import PARTS, PartName
-from segue.data.tables import Table, decimal_number, read_table
+from segue.data.tables import Table, decimal_number, is_condition_name, read_table
 from segue.errors import SegueError
 from segue.fingerprint import shared_folder
 from segue.storage import absolute
@@ -85,7 +85,8 @@ def pair_files(spec: PrepareSpec, root: Path) -> PairedFiles:
         pairs, unreadable = read_headers(pairs)
         problems += unreadable
         sized = [pair for pair in pairs if pair.header and (pair.header.height, pair.header.width) in spec.sizes]
-        other = [pair.image for pair in pairs if pair not in sized]
+        chosen = {pair.image for pair in sized}
+        other = [pair.image for pair in pairs if pair.image not in chosen]
         notes += [f"sizes: {len(other)} images of other sizes are left out, e.g. {other[0]}"] if other else []
         pairs = sized
         if not pairs and not problems:
@@ -318,8 +319,8 @@ def _condition_columns(
             )
         elif re.match(r"pixel[ _-]*size|px[ _-]*size", name, re.IGNORECASE):
             problems.append(f"{table.path}: the column '{name}' is a pixel size; give it in nm as pixel_size_nm.")
-        elif "/" in name:
-            problems.append(f"{table.path}: the name of the column '{name}' has a slash; leave it out.")
+        elif not is_condition_name(name):
+            problems.append(f"{table.path}: the column '{name}' cannot be stored by that name; leave out its / or .")
         elif empty is not None:
             row, count = empty
             problems.append(

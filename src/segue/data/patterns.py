@@ -9,6 +9,7 @@ Hidden files and those of operating systems are not looked at.
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import re
 import unicodedata
@@ -212,6 +213,7 @@ def _match(part: str, name: str, names: Mapping[str, str], folder: Path, problem
     return {**names, **match.groupdict()}
 
 
+@functools.cache  # called for every file
 def _expression(part: str, *, lazy: bool) -> re.Pattern[str]:
     """Returns the regular expression of one part of a pattern; `lazy`: named parts match as little as possible."""
     part = unicodedata.normalize("NFC", part)

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from segue.data.patterns import named_parts
+from segue.data.tables import is_condition_name
 from segue.spec import SpecModel, unknown
 
 STANDARD_COLUMNS = ("group", "source", "y_px", "x_px", "pixel_size_nm", "split", "image", "label")
@@ -169,6 +170,9 @@ class PrepareSpec(SpecModel):
             raise ValueError(f"stride_px {self.stride_px} leaves gaps between tiles of {self.tile_px}; lower it")
         if self.group_pattern is not None:
             _check_pattern(self.group_pattern)
+        odd = [name for name in self.conditions if not is_condition_name(name)]
+        if odd:
+            raise ValueError(f"conditions.'{odd[0]}' cannot be stored by that name; leave out its / or .")
         reserved = sorted(set(self.conditions) & set(STANDARD_COLUMNS))
         if reserved:
             raise ValueError(f"conditions.{reserved[0]} is a column of every dataset; choose another name")

@@ -175,6 +175,11 @@ def is_whole_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 18
 
 
+def is_condition_name(name: str) -> bool:
+    """Returns whether a column can be stored in a dataset, where "/" and "." have a meaning."""
+    return bool(name) and "/" not in name and "\0" not in name and name != "."
+
+
 def changed_name(text: str) -> str | None:
     """Returns what a spreadsheet made of a name such as "JAN1" or "1E5": "a date", "a number"; None if it is a name."""
     if re.fullmatch(DATE, text, re.IGNORECASE):

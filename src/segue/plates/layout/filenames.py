@@ -12,7 +12,7 @@ from pathlib import Path
 from segue.data.image_io import TIFF_SUFFIXES
 from segue.data.patterns import SUFFIX, existing_path, is_hidden
 from segue.data.spec import STANDARD_COLUMNS
-from segue.data.tables import Table, changed_name, decimal_number, is_whole_number, read_table
+from segue.data.tables import Table, changed_name, decimal_number, is_condition_name, is_whole_number, read_table
 from segue.errors import SegueError
 from segue.plates.layout.grid import USUAL_WELL, ImageEntry, Plane, ScanResult, well_name
 from segue.plates.spec import NUMBERS, FilesSpec, placeholders
@@ -282,8 +282,8 @@ def _changed(name: str, text: str) -> str:
 
 def _condition(table: Table, name: str) -> Sequence[str | int | float]:
     """Returns a column as integers, numbers or text throughout; raises SegueError if a cell is empty, for odd names."""
-    if "/" in name:
-        raise SegueError(f"{table.path}: the name of the column '{name}' has a slash; leave it out.")
+    if not is_condition_name(name):
+        raise SegueError(f"{table.path}: the column '{name}' cannot be stored by that name; leave out its / or .")
     empty = table.first_empty(name)
     if empty is not None:
         raise SegueError(f"{table.line(empty[0])}: '{name}' is empty; fill it in, e.g. with none.")
