@@ -29,6 +29,7 @@ LARGE_BYTES = 2**26  # of a plane; smaller ones are read whole
 PAGE_AXES = {"T": "t", "Z": "z", "Q": "p"}  # axes whose entries are images, and how these are numbered in names
 WITHOUT_PAGES = (".png", ".jpg", ".jpeg")
 SIGNS = frozenset("*?[{")
+UNNAMED = "intensity"  # the name of the only channel of a dataset that names none
 
 
 @dataclass(frozen=True)
@@ -262,7 +263,7 @@ def _channel_order(
             "give images of these channels."
         )
     note = f"has the channels {', '.join(names)}, taken as the model's {', '.join(channels)}" if names else None
-    return tuple(range(count)), False, () if note is None or count == 1 else (note,)
+    return tuple(range(count)), False, () if note is None or channels == (UNNAMED,) else (note,)
 
 
 @dataclass(frozen=True)
