@@ -27,6 +27,8 @@ SAME_ROW = {
     ("energy", "device"),
     ("fingerprint", "hdf5"),
     ("hdf5", "storage"),
+    ("hdf5", "formatting"),
+    ("spec", "storage"),
     ("fingerprint", "storage"),
     ("parallel", "storage"),
     ("device", "storage"),

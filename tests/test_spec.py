@@ -153,3 +153,41 @@ def test_every_old_name_leads_to_a_setting():
         british = r"colour|labelled|licence|centre|(normal|optim|standard|initial|regular)is"
         assert not any(re.search(british, key) for key in keys), model
     assert renamed >= 12
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = " + "[" * 5000, "nested too deeply"),
+        ("a" + ".b" * 1000 + " = 1", "a depth of 50"),
+        ("x = " + "[" * 60 + "]" * 60, "a depth of 50"),
+        ("x = " + "9" * 5000, "not valid TOML"),
+        ("x = [" + "1," * 10_001 + "]", "10,001 entries"),
+        ("\n".join(f"k{index} = 1" for index in range(10_001)), "10,001 entries"),
+        ("images = 'a'\nb = [\"c\\u0000d\"]", "character NUL"),
+        ("'a\\u0000' = 1\n\"b\\u0000\" = 2", "character NUL"),
+        ("x = { each = [1979-05-27] }", "the date or time 1979-05-27"),
+        ("x = 07:32:00", "the date or time 07:32:00"),
+        ("#" + "x" * 2_000_000, "at most 2,000,000"),
+    ],
+)
+def test_what_no_specification_holds_is_refused_before_it_is_used(tmp_path: Path, text: str, message: str):
+    """Depth, numbers of entries, NUL, dates: one sentence that names the file, and no recursion or memory."""
+    path = tmp_path / "spec.toml"
+    path.write_text(text)
+    with pytest.raises(SegueError, match=message) as raised:
+        read_toml(path)
+    assert str(raised.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "n" * 300, "n" * 5000, "a\0b", "/dev/null/x"])
+def test_only_regular_files_are_specifications(path: str):
+    with pytest.raises(SegueError, match="give the path of a TOML specification"):
+        read_toml(Path(path))
+
+
+def test_thousands_of_mistakes_are_told_in_part():
+    """All of them would take minutes to word."""
+    text = mistakes({"title": "t", **{f"k{index}": 1 for index in range(5000)}})
+    assert "and 4,900 more mistakes" in text
+    assert text.count("unknown key") == 100

@@ -1,7 +1,8 @@
-"""Tables are written whole, in the format of the file's extension."""
+"""Files are written whole; of those that are read, only regular ones, and damage is told."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 
 from segue.errors import SegueError
-from segue.storage import write_table
+from segue.storage import is_file, read_bytes, read_json, require_regular, write_table
 
 
 def test_tables_are_written_by_extension(tmp_path: Path):
@@ -23,3 +24,30 @@ def test_tables_are_written_by_extension(tmp_path: Path):
     with pytest.raises(SegueError, match="give one of these extensions"):
         write_table(table, tmp_path / "counts.xlsx")
     assert {path.name for path in tmp_path.iterdir()} == {"counts.csv", "counts.parquet"}
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"{", b"[" * 10**5])
+def test_json_that_is_damaged_is_told(tmp_path: Path, content: bytes):
+    path = tmp_path / "record.json"
+    path.write_bytes(content)
+    with pytest.raises(SegueError, match=r"record\.json: is damaged.*make it again"):
+        read_json(path)
+    assert read_json(tmp_path / "missing.json") is None
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "n" * 5000, "a\0b", "."])
+def test_paths_that_no_file_can_have(tmp_path: Path, name: str):
+    """They are no files, and are told as such."""
+    assert not is_file(tmp_path / name)
+    with pytest.raises(SegueError, match="give the path of a table"):
+        require_regular(tmp_path / name, "a table")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such devices")
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
+def test_devices_are_not_read(tmp_path: Path, device: str):
+    """They could be read without end; neither directly nor through a link."""
+    (tmp_path / "link").symlink_to(device)
+    for path in (Path(device), tmp_path / "link"):
+        with pytest.raises(SegueError, match="is not a regular file"):
+            read_bytes(path, "a table")

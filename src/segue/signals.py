@@ -47,6 +47,7 @@ def ending_on_signals() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        request_end(None)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:

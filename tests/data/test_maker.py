@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
+import threading
+import warnings
 from pathlib import Path
 
 import pytest
 from samples.folders import make_folder, make_spec
 
-from segue.data.prepare import prepare
+from segue.data.maker import work_folders
+from segue.data.prepare import Prepared, prepare
 from segue.data.spec import PrepareSpec
 from segue.fingerprint import hash_dataset
 from segue.spec import load
@@ -84,3 +88,29 @@ def test_a_full_disk_is_told_in_one_sentence(tmp_path: Path, command: list[str],
     assert not list(tmp_path.rglob("*.partial-*"))
     prepare(load(PrepareSpec, tmp_path / "spec.toml"), out, root=tmp_path)
     assert out.exists()
+
+
+def test_a_second_process_waits_for_the_first(tmp_path: Path) -> None:
+    """Whoever makes a dataset holds its lock; the other one waits, then finds it made and leaves it as it is."""
+    spec, root = make_spec(), make_folder(tmp_path / "raw")
+    out = tmp_path / "out.h5"
+    prepare(spec, tmp_path / "whole.h5", root=root)
+    results: list[Prepared | Warning] = []
+
+    def second() -> None:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            results.append(prepare(spec, out, root=root))
+            results.extend(warning.message for warning in caught if isinstance(warning.message, Warning))
+
+    with work_folders(out):
+        thread = threading.Thread(target=second)
+        thread.start()
+        while not (tmp_path / "out.h5.parts").exists():  # what it makes before it waits
+            thread.join(0.01)
+        shutil.copyfile(tmp_path / "whole.h5", out)
+    thread.join()
+    done = results[0]
+    assert isinstance(done, Prepared) and done.cut_now == 0
+    assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
+    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.h5"]

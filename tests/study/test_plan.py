@@ -339,3 +339,36 @@ def test_inherited_networks_decide_what_fits(tmp_path: Path):
     text = text.replace("[stages.pretrain]", '[stages.pretrain]\nnetwork = { name = "pspnet-resnet18" }')
     (tmp_path / "study.toml").write_text(text)
     assert plan_study(tmp_path / "study.toml").trainings
+
+
+@pytest.mark.parametrize(
+    "seeds", ["1_000_000_000_000", "{ init = 1_000_000, draw = 1_000_000 }", "{ init = 200, draw = 51 }"]
+)
+def test_more_repetitions_than_a_study_can_have(study_file: StudyFile, seeds: str):
+    """Refused before a list of them is made."""
+    path = study_file()
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("seeds")]
+    path.write_text(f"seeds = {seeds}\n" + "\n".join(lines))
+    with pytest.raises(SegueError, match=r"10000 or less|allowed are 10,000"):
+        plan_study(path)
+
+
+def test_more_configurations_than_a_study_can_have(study_file: StudyFile):
+    """Counted before they are made: of one stage, and of a stage and its ancestors together."""
+    values = ", ".join(map(str, range(1, 201)))
+    stage = f'domain = "high"\nepochs = {{ each = [{values}] }}\nbatch = {{ each = [{values}] }}\n'
+    with pytest.raises(SegueError, match="40,000 configurations"):
+        plan_study(study_file(f"[stages.a]\n{stage}"))
+    one = f'domain = "high"\nepochs = {{ each = [{values}] }}\n'
+    with pytest.raises(SegueError, match="40,200 configurations"):
+        plan_study(study_file(f'[stages.a]\n{one}[stages.b]\nfrom = "a"\n{one}'))
+
+
+def test_a_long_chain_of_stages_keeps_its_order(study_file: StudyFile):
+    """Generation after generation, in the order written, whatever the order in the file."""
+    links = [f'[stages.s{index}]\ndomain = "high"\nfrom = "s{index - 1}"\n' for index in range(1, 300)]
+    path = study_file("".join(reversed(links)) + '[stages.s0]\ndomain = "high"\nepochs = 1\n')
+    plan = plan_study(path)
+    stages = dict.fromkeys(training.configuration.stage for training in plan.trainings)
+    assert list(stages) == [f"s{index}" for index in range(300)]
+    assert list(plan.trainings[-1].configuration.lineage) == [f"s{index}" for index in range(300)]

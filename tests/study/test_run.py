@@ -97,6 +97,10 @@ def test_adding_a_domain_retrains_nothing(copied_study: Path):
     plan = plan_study(path)
     assert {t.key: (plan.store.run(t.key) / "timing.json").read_bytes() for t in plan.trainings} == before
     assert set(collect(plan, command="").table["evaluated_domain"]) == {"low", "high", "both"}
+    # a study that is finished writes nothing, so that its store may be read-only
+    (plan.store.folder / "plans" / f"{plan.study.spec.name}.json").unlink()
+    assert run_study(plan_study(path)).complete
+    assert not list((plan.store.folder / "plans").iterdir())
 
 
 def test_a_failed_stage_stops_only_its_children(study_file: StudyFile):

@@ -11,8 +11,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from segue.data.dataset import Dataset
@@ -23,9 +24,6 @@ from segue.study.expand import Configuration
 from segue.study.plan import Evaluation, Plan, PlannedTraining
 from segue.study.store import timing_file
 from segue.training.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -75,6 +73,8 @@ class StudyResults:
     domains: in the order of the study file.
     timings: a row per (run, evaluated domain), apart from the table since times differ from time to time: run,
         evaluated_domain, train_s, decode_s (of an image, the median; NaN where objects are not scored).
+    reliability: (run, evaluated domain) -> (micrographs, bins, 3), objects by confidence (`confidence.reliability`),
+        where the run has a calibrated confidence.
     """
 
     name: str
@@ -92,6 +92,7 @@ class StudyResults:
     domains: list[str]
     examples: list[Example]
     timings: pd.DataFrame | None = None
+    reliability: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
     object_examples: list[ObjectExample] = field(default_factory=list)
     targets: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     variants: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
@@ -105,6 +106,7 @@ def collect(plan: Plan, *, command: str) -> StudyResults:
     """Returns the results of all finished runs of a plan, without example images."""
     study = plan.study
     rows, histories, costs, timings = [], [], [], []
+    reliability: dict[tuple[str, str], np.ndarray] = {}
     splits = _splits(plan)
     apart = _apart_from_split(plan, splits)
     for configuration, train in plan.uses:
@@ -122,6 +124,8 @@ def collect(plan: Plan, *, command: str) -> StudyResults:
                 scores = {"evaluated_domain": evaluation.domain, "split": result["part"], "samples": result["samples"]}
                 scores |= {"evaluated_groups": result["groups"]} if apart else {}
                 rows.append(identity | scores | result["scores"])
+                if result.get("reliability"):
+                    reliability[train.key, evaluation.domain] = np.array(result["reliability"], dtype=float)
         histories.append(_history(run, identity, {e.domain: r for e, r in results if r is not None}))
         if configuration is train.configuration:
             costs.append(_cost(run, train))
@@ -143,6 +147,7 @@ def collect(plan: Plan, *, command: str) -> StudyResults:
         domains=list(study.spec.domains),
         examples=[],
         timings=pd.DataFrame(timings),
+        reliability=reliability,
         targets={stage: _targets(configurations) for stage, configurations in study.configurations.items()},
         variants={stage: _variants(table) for stage, table in study.spec.stages.items()},
     )

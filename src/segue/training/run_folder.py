@@ -124,8 +124,8 @@ class TimingRecord(Record):
     seconds: float
     images_per_s: float
     energy_J: float | None
-    energy_source: str | None = None
-    energy_note: str | None = None
+    energy_source: str | None
+    energy_note: str | None
 
 
 class EnvironmentRecord(Record):
