@@ -121,6 +121,9 @@ def test_masks_given_as_objects(tmp_path: Path, value: int) -> None:
     prepare(plain, tmp_path / "p.h5", root=tmp_path, log=notes.append)
     assert any("look like masks" in note for note in notes)
     assert "look like masks" in describe(tmp_path / "p.h5")
+    with h5py.File(tmp_path / "p.h5", "r+") as file:
+        del file.attrs["notes"]  # as in a dataset that was made before label images were looked at
+    assert "labels: 2 of 2 label images look like masks" in describe(tmp_path / "p.h5")
     with pytest.raises(SpecError, match="number_parts makes objects of masks"):
         make_spec(labels={"number_parts": True})
 

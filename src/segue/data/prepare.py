@@ -137,8 +137,9 @@ def stored_notes(path: Path) -> list[str]:
 
 
 def _log_notes(notes: Sequence[str], log: Log | None) -> None:
-    for note in notes if log is not None else ():
-        log(note)
+    if log is not None:
+        for note in notes:
+            log(note)
 
 
 def expected(spec: PrepareSpec, files: PairedFiles) -> dict[str, int]:
