@@ -1,5 +1,6 @@
 """SER: files written byte by byte, values against those written and the library's."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -55,3 +56,10 @@ def test_what_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(SegueError, match=r"a\.ser: the SER file is truncated or corrupt"):
         read_image(path)
+
+
+def test_sizes_beyond_the_file_take_no_memory(tmp_path: Path) -> None:
+    path = write_ser(tmp_path / "a.ser", IMAGES[:1], 1e-9)
+    path.write_bytes(path.read_bytes().replace(struct.pack("<ii", 7, 5), struct.pack("<ii", 2**30, 2**30)))
+    with pytest.raises(SegueError, match="its image 1 has 1073741824 × 1073741824 pixels"):
+        read_header(path)

@@ -33,6 +33,8 @@ from segue.units import pixel_size_nm, square_pixel_nm
 # axes of a stack (see `Stack`) by dimension; "S" (scene) and "M" (tile of a mosaic) are none
 AXES = {"Z": "Z", "C": "C", "T": "T", "R": "A", "I": "I", "H": "H", "V": "V", "B": "B"}
 UNCOMPRESSED, JPEG, LZW, JPEG_XR, ZSTD, ZSTD_PACKED = 0, 1, 2, 4, 5, 6  # values of compression
+MAX_RATIO = 10_000  # of compression: of a black image
+MAX_GAPS = 0.99  # fraction of a mosaic without tiles; beyond, places of tiles are damaged
 FILE_PART_OFFSET = 80  # in the header, of an int32
 
 
@@ -54,6 +56,11 @@ class Tile:
 
     def size(self, name: str) -> int:
         return self.dimensions.get(name, (0, 1, 1))[1]
+
+    @property
+    def bytes(self) -> int:
+        """How many its pixels are, uncompressed."""
+        return self.size("Y") * self.size("X") * self.samples * self.dtype.itemsize
 
     @property
     def is_full(self) -> bool:
@@ -88,6 +95,9 @@ def read_czi(path: Path, labels: bool) -> Stack:
     if not tiles:
         raise EOFError("it has no image")
     _refuse(path, tiles, root, labels)
+    file_bytes = path.stat().st_size
+    if any(tile.bytes > file_bytes * (1 if tile.compression == UNCOMPRESSED else MAX_RATIO) for tile in tiles):
+        raise EOFError("its tiles are larger than the file")
     layout = _layout(tiles)
     colors = tiles[0].samples
     dtype = checked_dtype(path, np.result_type(*{tile.dtype for tile in tiles}))
@@ -165,6 +175,8 @@ def _check_planes(path: Path, layout: _Layout) -> tuple[str, ...]:
             "that was stopped must be cut to whole images."
         )
     gaps = max(_gap(layout, tiles) for tiles in planes.values())
+    if gaps > MAX_GAPS:
+        raise EOFError(f"its tiles cover {100 * (1 - gaps):.2g} % of the image")
     return (f"its tiles leave {100 * gaps:.2g} % of its mosaic empty: pixels are 0 there",) if gaps else ()
 
 
@@ -194,15 +206,17 @@ def _read(path: Path, layout: _Layout, shape: tuple[int, ...], dtype: np.dtype, 
             if all(number in numbers for number, numbers in zip(plane, chosen, strict=True)):
                 place = tuple(numbers.index(number) for number, numbers in zip(plane, chosen, strict=True))
                 y, x = tile.start("Y") - layout.origin[0], tile.start("X") - layout.origin[1]
-                image[place][y : y + tile.size("Y"), x : x + tile.size("X")] = _decode(czi, tile)
+                image[place][y : y + tile.size("Y"), x : x + tile.size("X")] = _decode(czi, tile, path.stat().st_size)
     lead = tuple(one if isinstance(one, slice) else 0 for one in index[:leading])
     return image[lead][plane_index(index, leading)]
 
 
-def _decode(czi: Any, tile: Tile) -> np.ndarray:
+def _decode(czi: Any, tile: Tile, file_bytes: int) -> np.ndarray:
     """Returns (H, W) or (H, W, 3) of a tile. Stored colors are BGR, or BGRA without meaning, except in JPEG (XR)."""
     entry = czi.subblock_directory[tile.number]
     segment = entry.data_segment() if hasattr(entry, "data_segment") else entry.read_segment_data(czi)
+    if not 0 <= segment.data_size <= file_bytes:
+        raise EOFError(f"a tile has {segment.data_size} bytes")
     raw = bytes(segment.data(raw=True))
     if tile.compression in (JPEG, JPEG_XR):
         decode = imagecodecs.jpeg8_decode if tile.compression == JPEG else imagecodecs.jpegxr_decode

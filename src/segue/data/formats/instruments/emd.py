@@ -89,7 +89,7 @@ def _size_text(dataset: h5py.Dataset) -> str:
     return f"{' × '.join(map(str, dataset.shape))} {dataset.dtype}"
 
 
-def _velox_metadata(group: h5py.Group) -> Mapping[str, Any]:
+def _velox_metadata(group: Any) -> Mapping[str, Any]:
     """Returns the metadata of the first frame, {} if they cannot be read."""
     try:
         text = bytes(np.asarray(group["Metadata"][:, 0], np.uint8)).rstrip(b"\0")  # pyright: ignore

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from segue.errors import SegueError
 from segue.units import pixel_size_nm, square_pixel_nm
 
 SIGNATURE = b"II\x97\x01"
+SHAPE_OFFSET = 42  # from the start of an image, behind two calibrations and the type: width and height
 IMAGES = 0x4122  # DataTypeID; 0x4120 of spectra
 
 
@@ -42,7 +44,7 @@ def read_ser(path: Path, labels: bool) -> Stack:
         if head["NumberDimensions"] > 1 and count > 1:
             lengths = " × ".join(str(one["DimensionSize"]) for one in head["Dimensions"])
             raise SegueError(f"{path}: holds an image at each of {lengths} positions of a scan; save them separately.")
-        pixels, metadata = series.getDataset(0)
+        pixels, metadata = _dataset(path, series, 0)
     dtype = checked_dtype(path, pixels.dtype)
     steps = [float(one["CalibrationDelta"]) for one in metadata["Calibration"]]
     size_nm, notes = square_pixel_nm(*(pixel_size_nm(step, "m") for step in steps))
@@ -63,10 +65,20 @@ def read_ser(path: Path, labels: bool) -> Stack:
 
 
 def _image(path: Path, series: Any, number: int, shape: tuple[int, ...]) -> np.ndarray:
-    image, _ = series.getDataset(number)
+    image, _ = _dataset(path, series, number)
     if image.shape != shape:
         raise SegueError(f"{path}: its images 1 and {number + 1} differ in size; save each in a separate file.")
     return image
+
+
+def _dataset(path: Path, series: Any, number: int) -> tuple[np.ndarray, Any]:
+    """Returns an image and its metadata; EOFError before memory is taken for a size beyond the file's."""
+    with path.open("rb") as file:
+        file.seek(series.head["DataOffsetArray"][number] + SHAPE_OFFSET)
+        width, height = struct.unpack("<ii", file.read(8))
+    if min(width, height) < 1 or width * height > path.stat().st_size:
+        raise EOFError(f"its image {number + 1} has {width} × {height} pixels")
+    return series.getDataset(number)
 
 
 def _open(path: Path) -> Any:
