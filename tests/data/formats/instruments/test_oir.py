@@ -26,8 +26,9 @@ class StandIn:
     def __init__(self, path: str) -> None:
         self.sizes = {"C": 2, "Y": 5, "X": 7}
         self.dims, self.shape, self.dtype = tuple(self.sizes), ARRAY.shape, ARRAY.dtype
-        self.coord_scales, self.coord_units = {"X": 0.5, "Y": 0.5}, {"X": "µm", "Y": "µm"}
-        self.channels = [SimpleNamespace(name="CH1"), SimpleNamespace(name="CH2")]
+        self.coord_scales, self.coord_units = {"X": 0.5, "Y": 0.5}, {"X": "micrometer", "Y": "micrometer"}
+        self.channels = [SimpleNamespace(name="CH2"), SimpleNamespace(name="CH1"), SimpleNamespace(name="off")]
+        self.coords = {"C": np.array(["CH1", "CH2"])}  # in the order of the pixels
         self._pixel_map = dict.fromkeys(range(self.stored))
 
     def __enter__(self) -> "StandIn":

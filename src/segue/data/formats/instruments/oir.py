@@ -42,7 +42,8 @@ def read_oir(path: Path, labels: bool) -> Stack:
             )
         scales, units = oir.coord_scales, oir.coord_units
         size_nm, notes = square_pixel_nm(*(pixel_size_nm(scales.get(a), units.get(a, "")) for a in "XY"))
-        names = tuple(str(channel.name) for channel in oir.channels)
+        # coordinates are in the order of the pixels; with one channel there is no axis C
+        names = tuple(map(str, oir.coords.get("C", [channel.name for channel in oir.channels])))
     axes = "".join(AXES.get(letter, letter) for letter in dims)
     channels = names if all(names) and len(names) == dict(zip(axes, shape, strict=True)).get("C", 1) else None
     return Stack(Planes(shape, dtype, lambda index: _read(path, index)), axes, size_nm, channels, notes)
