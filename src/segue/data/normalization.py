@@ -37,7 +37,6 @@ NORMAL_LENGTH = 0.6373  # of the central quarter of a normal distribution, in st
 ROUNDING = 12**-0.5  # standard deviation of rounding, in steps
 FOREGROUND_SD = 5.0  # of the background's noise: what differs from its level by more is foreground
 MIN_FOREGROUND_PX = 25  # fewer are a speck
-FOREGROUND_QUANTILE = 0.75  # of the differences of the foreground: the contrast
 MIN_CONTRAST_SD = 10.0  # of the background's noise, which a field without objects would otherwise amplify
 FOREGROUND_VALUE = 3.0  # what the contrast becomes: about as much as by mean and standard deviation
 
@@ -150,7 +149,9 @@ def background_of(values: np.ndarray, constancy: np.ndarray) -> Background:
 
     Background is the quarter of the values that lie closest together (the mode, so that objects may be brighter and
     darker); its noise follows from their range, foreground is what differs by more than five times the noise, and the
-    contrast is the upper quartile of these differences, at least ten times the noise. Without values all are 0.
+    contrast is the mean of these differences d weighted by d², so that objects count and not the many pixels of their
+    halos; the largest MIN_FOREGROUND_PX, which may be specks, count as the least of them. It is at least ten times the
+    noise. Without values all are 0.
 
     constancy (n,) as in `sample_channel`: AMID constant values do not count, unless there are no others; those at the
     RIM of constant ones may be background (of zeros, say, around an object), but are no foreground, since they may as
@@ -174,8 +175,11 @@ def background_of(values: np.ndarray, constancy: np.ndarray) -> Background:
 
     differences = np.abs(values[constancy < RIM].astype(np.float64) - level)
     foreground = differences[differences > FOREGROUND_SD * noise]
-    contrast = np.quantile(foreground, FOREGROUND_QUANTILE) if len(foreground) >= MIN_FOREGROUND_PX else 0.0
-    return Background(level, noise, max(float(contrast), MIN_CONTRAST_SD * noise))
+    contrast = 0.0
+    if len(foreground) >= MIN_FOREGROUND_PX:
+        clipped = np.minimum(foreground, np.partition(foreground, -MIN_FOREGROUND_PX)[-MIN_FOREGROUND_PX])
+        contrast = float((clipped**3).sum() / (clipped**2).sum())
+    return Background(level, noise, max(contrast, MIN_CONTRAST_SD * noise))
 
 
 def sample_channel(image: Any, channel: int, valid: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
