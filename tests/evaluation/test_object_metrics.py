@@ -313,24 +313,14 @@ def test_perfect_prediction_scores_one():
 
 
 def test_images_without_objects():
-    """Nothing against nothing is undefined and changes no pooled score; objects on one side only score 0."""
+    """Nothing against nothing is right: 1, and counts in means over images; objects on one side only score 0."""
     nothing, one = np.zeros((8, 8), int), np.zeros((8, 8), int)
     one[2:5, 2:5] = 1
     empty, missed, spurious = (count_matches(*maps) for maps in ((nothing, nothing), (one, nothing), (nothing, one)))
-    undefined = scores(empty)
-    for name in (
-        "ap50",
-        "ap_mean",
-        "f1_50",
-        "precision_50",
-        "recall_50",
-        "pq",
-        "aji",
-        "boundary_f1",
-        "ap50_image_mean",
-    ):
-        assert math.isnan(undefined[name]), name
-    assert undefined["objects_true"] == undefined["count_error"] == 0
+    for name in (*object_metrics.ONE_IF_EMPTY, *(f"{name}_image_mean" for name in object_metrics.IMAGE_MEANS)):
+        assert scores(empty)[name] == 1.0, name
+    assert scores(empty)["objects_true"] == scores(empty)["count_error"] == 0
+    assert math.isnan(scores(empty)["matched_iou_50"]) and math.isnan(scores(empty)["count_error_relative"])
     for actual in (scores(missed), scores(spurious)):
         for name in ("ap50", "f1_50", "pq", "aji", "aji_plus", "boundary_f1"):
             assert actual[name] == 0.0
@@ -339,6 +329,21 @@ def test_images_without_objects():
     good = count_matches(one, one)
     assert scores(concatenate([good, empty]))["ap50"] == scores(concatenate([good, empty]))["ap50_image_mean"] == 1.0
     assert scores(concatenate([good, missed]))["ap50"] == scores(concatenate([good, missed]))["ap50_image_mean"] == 0.5
+    assert scores(concatenate([empty, missed]))["ap50_image_mean"] == 0.5  # of two images, whatever is predicted
+    assert scores(concatenate([empty, missed]))["ap50"] == 0.0
+
+
+def test_scores_on_tiles_have_other_names():
+    """The same objects cut by the borders of tiles are more and worse; the names say so."""
+    true = np.zeros((16, 32), int)
+    true[4:12, 12:20] = 1
+    predicted = np.roll(true, 3, axis=1)
+    whole = object_metrics.name_scores(scores(count_matches(true, predicted)), whole=True)
+    halves = concatenate([count_matches(true[:, part], predicted[:, part]) for part in (np.s_[:16], np.s_[16:])])
+    tiles = object_metrics.name_scores(scores(halves), whole=False)
+    assert (whole["objects_true"], tiles["tile_objects_true"]) == (1, 2)
+    assert whole["ap_mean"] != tiles["tile_ap_mean"]
+    assert not whole.keys() & tiles.keys()
 
 
 def test_count_errors():
@@ -398,7 +403,7 @@ def test_precision_recall_equals_leaving_objects_out(threshold: float):
         area, before = area + curve.precision[point] * (curve.recall[point] - before), curve.recall[point]
     assert curve.area == pytest.approx(area)
     if threshold == 0.5:
-        assert scores(concatenate(tallies))["auprc_objects"] == pytest.approx(area)
+        assert scores(concatenate(tallies))["object_auprc"] == pytest.approx(area)
 
 
 def test_rows_stay_those_of_single_images():

@@ -16,7 +16,7 @@ from torch.optim import lr_scheduler
 from segue.errors import SegueError
 from segue.spec import SpecModel, attempt
 from segue.training import schedules
-from segue.training.schedules import SCHEDULES, Schedule, ScheduleSpec, WarmupSpec
+from segue.training.schedules import SCHEDULES, EarlyStoppingSpec, Schedule, ScheduleSpec, WarmupSpec
 
 STEPS = 7  # per epoch
 LR = 0.05
@@ -162,19 +162,22 @@ def test_one_cycle(peak_at: float):
 @pytest.mark.parametrize(("patience", "cooldown", "threshold", "floor"), [(0, 0, 0.0, 0.0), (2, 3, 1e-2, 0.1)])
 @pytest.mark.parametrize("monitor", ["validation_loss", "validation_dice_mean"])
 def test_plateau(patience: int, cooldown: int, threshold: float, floor: float, monitor: str):
-    """As torch's ReduceLROnPlateau on random values with NaN among them, lower or higher being better by the name."""
+    """As torch's ReduceLROnPlateau on the defined ones of random values, lower or higher being better by the name."""
     generator = np.random.default_rng(5)
     values = np.cumsum(generator.normal(0, 0.05, 200)) + 3
-    values[generator.random(200) < 0.05] = np.nan
+    is_defined = generator.random(200) >= 0.05
+    values[~is_defined] = np.nan
     settings = {"patience": patience, "cooldown": cooldown, "threshold": threshold}
     spec = spec_of("plateau", monitor=monitor, floor=floor, **settings)
-    rates, turns = curve(spec, 200, values.tolist())
+    rates, turns = curve(spec, 201, [*values.tolist(), values[is_defined][-1]])
     mode = "min" if "loss" in monitor else "max"
     reference = lr_scheduler.ReduceLROnPlateau(optimizer(), mode, factor=0.5, min_lr=LR * floor, eps=0, **settings)
-    expected = torch_rates(reference, 200, values.tolist())
-    np.testing.assert_allclose(rates[:, 0], expected, rtol=1e-12)
+    defined = values[is_defined].tolist()
+    expected = torch_rates(reference, len(defined) + 1, [*defined, defined[-1]])
+    passed = np.concatenate([[0], np.cumsum(is_defined)])  # epochs that torch sees: an undefined one changes nothing
+    np.testing.assert_allclose(rates[:, 0], expected[passed], rtol=1e-12)
     assert (rates == rates[:, :1]).all()
-    assert [turn for turn in turns if turn < 200] == (np.flatnonzero(np.diff(expected)) + 1).tolist()
+    assert [turn for turn in turns if turn <= 200] == (np.flatnonzero(np.diff(expected[passed])) + 1).tolist()
     assert len(turns) > 2
 
 
@@ -219,12 +222,13 @@ def test_published_example():
 
 
 def test_kicks_wait_while_the_value_improves():
-    """Epochs of the cosine are not counted, one that improves starts the count anew, and NaN is no improvement."""
+    """Epochs of the cosine are not counted, one that improves starts the count anew, and NaN counts as no epoch."""
     falling = [1.0, 2.0, 2.0, 2.0]  # a cosine over four epochs, none counted although all but the first are bad
     spec = spec_of("kicks", length=4, patience=2)
     assert curve(spec, 6, [*falling, 3.0, 3.0])[1] == [6]
     assert curve(spec, 9, [*falling, 3.0, 0.5, math.nan, 0.4, 0.4])[1] == []
-    assert curve(spec, 10, [*falling, 3.0, 0.5, math.nan, 0.4, 0.4, math.nan])[1] == [10]
+    assert curve(spec, 10, [*falling, 3.0, 0.5, math.nan, 0.4, 0.4, math.nan])[1] == []
+    assert curve(spec, 11, [*falling, 3.0, 0.5, math.nan, 0.4, 0.4, math.nan, 0.4])[1] == [11]
     assert curve(spec, 7, [*falling, 0.99995, 0.99991, 0.9])[1] == [6]  # by less than the threshold
     higher = spec_of("kicks", length=4, patience=2, monitor="validation_f1_mean")
     assert curve(higher, 7, [1.0, 0.5, 0.5, 0.5, 1.1, 1.2, 1.2])[1] == []
@@ -283,3 +287,16 @@ def test_warmup_must_leave_something():
         schedules.require_fit(WarmupSpec(epochs=5), 5)
     with pytest.raises(ValidationError):
         WarmupSpec(epochs=1, start=1.0)
+
+
+def test_undefined_values_steer_nothing():
+    """Early stopping waits only in epochs whose value is defined, and all undefined ones are counted."""
+    spec, state, stops = EarlyStoppingSpec(patience=2), {}, []
+    values = [1.0, math.nan, 0.9, math.nan, math.nan, math.nan, 0.9, 0.95]
+    for value in values:
+        state, stop = schedules.step_early_stopping(spec, state, {"validation_loss": value})
+        stops.append(stop)
+    assert stops == [False] * 7 + [True]
+    rows = [{"validation_loss": value} for value in values]
+    assert schedules.undefined_epochs(["validation_loss", "train_loss"], rows) == {"validation_loss": 4}
+    assert schedules.undefined_epochs(["validation_loss"], rows[:1]) == {}

@@ -68,7 +68,7 @@ def test_each_target_from_training_to_objects(tiles: Path, tmp_path: Path, name:
     assert image_labels.shape == (32, 32) and image_labels.dtype == np.int64
     if name != "classes":
         assert sorted(set(np.unique(image_labels)) - {0}) == list(range(1, image_labels.max() + 1))
-    assert scores["objects_true"] > 0 and 0 <= scores["ap50"] <= 1
+    assert scores["tile_objects_true"] > 0 and 0 <= scores["tile_ap50"] <= 1
     require_same_bytes(train(spec, tmp_path / "again"), run)
 
 

@@ -123,11 +123,14 @@ def test_noise_is_not_searched_for_long():
 
 
 def test_no_objects_at_all():
-    """Images without objects leave the defaults, as no parameter could be better."""
+    """Images without objects leave the defaults, with the reason, although some parameters predict nothing wrong."""
     labels = [np.zeros((20, 20), np.int32)] * 6
     actual = tuning.tune_decoding(Foreground(NAMES), [np.full((1, 20, 20), -5, np.float32)] * 6, labels)
     assert actual["parameters"] == dict(Foreground(NAMES).decode_params)
-    assert actual["value"] == -1.0
+    assert actual["value"] is None and actual["value_of_defaults"] is None
+    assert actual["reason"] == "no object in the validation images" and actual["decoded"] == 0
+    wrong = tuning.tune_decoding(Foreground(NAMES), [np.full((1, 20, 20), 0.4, np.float32)] * 6, labels, whole=False)
+    assert wrong["parameters"] == actual["parameters"] and wrong["metric"] == "tile_ap_mean"
 
 
 def test_large_images_are_fewer():

@@ -3,15 +3,18 @@
 `count_matches` counts one micrograph, `concatenate` puts micrographs together, `scores` and `per_image` divide. Every
 score is pooled by default: counts are summed over all micrographs, then divided. Each object then has the same weight,
 nothing depends on how a field was cut into images, and empty images need no convention. It is what
-`stardist.matching.matching_dataset(by_image=False)` gives. Scores whose name ends in `_image_mean` are means over the
-images where they are defined, each image with the same weight: the usage of the Data Science Bowl 2018 and of
+`stardist.matching.matching_dataset(by_image=False)` gives. Scores whose name ends in `_image_mean` are means over
+all images, each with the same weight: the usage of the Data Science Bowl 2018 and of
 `cellpose.metrics.average_precision`. With few or unequal images the two differ by several hundredths.
 
 An object is a true positive at a threshold t if it has a match of IoU >= t, each object used once
 (`segue.labels.matching`, which also defines how ignored pixels count). With T true and P predicted objects and TP true
 positives:
 average precision AP = TP / (T + P - TP), F1 = 2 TP / (T + P), precision = TP / P, recall = TP / T.
-A ratio of nothing to nothing is NaN: AP and F1 where there is no object at all, precision without predicted objects.
+An image without any object in which none is predicted is right: its AP, F1, precision, recall, PQ (with SQ and RQ),
+AJI and boundary scores are 1, so that means over images are over the same images whatever is predicted. Every other
+ratio of nothing to nothing is undefined, NaN: precision without predicted objects, recall without true ones, the IoU of
+matches where there are none.
 """
 
 from __future__ import annotations
@@ -29,6 +32,12 @@ from segue.labels.matching import Overlap
 THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 TOLERANCE_PX = 2.0
 IMAGE_MEANS = ("ap50", "ap75", "ap_mean", "f1_50", "pq", "aji", "boundary_f1")
+ONE_IF_EMPTY = (  # where nothing is to be found and nothing is predicted
+    *(f"ap{round(100 * threshold)}" for threshold in THRESHOLDS),
+    *("ap_mean", "f1_50", "precision_50", "recall_50", "pq", "sq", "rq", "pq_50", "aji", "aji_plus"),
+    *("boundary_f1", "boundary_precision", "boundary_recall"),
+)
+TILE_PREFIX = "tile_"  # of scores that are counted on tiles, whose borders cut objects
 
 
 @dataclass(frozen=True)
@@ -144,24 +153,31 @@ def scores(counts: MatchCounts) -> dict[str, float]:
     above 0.5 (Kirillov et al., CVPR 2019), and `pq_50`, with matches of exactly 0.5 too, as stardist has it · `aji`,
     `aji_plus` · `boundary_f1`, `boundary_precision`, `boundary_recall` · `count_error`, predicted less true objects
     per image, `count_error_absolute`, its size per image, and `count_error_relative`, that size summed over images
-    per true object · `splits`, `merges`, `objects_true`, `objects_predicted`, summed · `auprc_objects`, the area
+    per true object · `splits`, `merges`, `objects_true`, `objects_predicted`, summed · `object_auprc`, the area
     under the precision-recall curve at IoU 0.5, NaN where no probabilities were counted.
     """
     results = {name: float(values[0]) for name, values in per_image(pool(counts)).items()}
     single = per_image(counts)
     results |= {f"{name}_image_mean": _mean(single[name]) for name in IMAGE_MEANS}
-    results["auprc_objects"] = precision_recall(counts).area if counts.probability.size else math.nan
+    results["object_auprc"] = precision_recall(counts).area if counts.probability.size else math.nan
     return results
+
+
+def name_scores(scores: Mapping[str, float], *, whole: bool) -> dict[str, float]:
+    """Returns the scores under their own names if counted on whole micrographs, else as `tile_ap50` …: objects cut at
+    the borders of tiles are counted in parts, so that the numbers are not comparable."""
+    return dict(scores) if whole else {f"{TILE_PREFIX}{name}": value for name, value in scores.items()}
 
 
 def per_image(counts: MatchCounts) -> dict[str, np.ndarray]:
     """Returns the scores of every micrograph by itself, (I,) float64 each, NaN where undefined; names as `scores`."""
     at = per_threshold(counts)
+    is_empty = counts.true_objects + counts.predicted_objects == 0
     objects = counts.true_objects + counts.predicted_objects
     near_true, near_predicted = counts.boundary_px[:, 1], counts.boundary_px[:, 3]
     precision = _ratio(near_predicted, counts.boundary_px[:, 2])
     recall = _ratio(near_true, counts.boundary_px[:, 0])
-    return {
+    values = {
         **{f"ap{round(100 * t)}": at["ap"][:, index] for index, t in enumerate(THRESHOLDS)},
         "ap_mean": at["ap"].mean(1),
         **{f"{name}_50": at[name][:, 0] for name in ("f1", "precision", "recall", "matched_iou", "true_iou")},
@@ -182,6 +198,7 @@ def per_image(counts: MatchCounts) -> dict[str, np.ndarray]:
         "objects_true": counts.true_objects.astype(float),
         "objects_predicted": counts.predicted_objects.astype(float),
     }
+    return values | {name: np.where(is_empty, 1.0, values[name]) for name in ONE_IF_EMPTY}
 
 
 def counts_per_image(counts: MatchCounts) -> dict[str, list[int]]:
@@ -270,8 +287,8 @@ def boundary_counts(
         raise ValueError(f"boundary_counts: tolerance_px is {tolerance_px}; give a distance in px, 0 or more")
     if true.ndim != 2 or true.shape != predicted.shape:
         raise ValueError(f"boundary_counts: shapes are {true.shape} and {predicted.shape}; give two (height, width)")
-    ignored = true == IGNORED
-    edges = [_boundary(np.ascontiguousarray(labels, np.int32), ignored) for labels in (true, predicted)]
+    labels = [np.ascontiguousarray(each, np.int32) for each in (true, predicted)]
+    edges = [_boundary(each, labels[0]) for each in labels]
     reach = int(tolerance_px)
     rows, columns = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1)
     squared = rows**2 + columns**2
@@ -282,22 +299,45 @@ def boundary_counts(
 
 
 @njit(cache=True, nogil=True)
-def _boundary(labels: np.ndarray, ignored: np.ndarray) -> np.ndarray:
-    """Returns the boundary pixels of a label map, (H, W) bool; see `boundary_counts`."""
+def _boundary(labels: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Returns the boundary pixels of a label map, (H, W) bool, `true` being -1 where ignored; see `boundary_counts`."""
     height, width = labels.shape
-    boundary = np.zeros((height, width), np.bool_)
+    boundary = np.empty((height, width), np.bool_)
     for y in range(height):
-        for x in range(width):
-            value = labels[y, x]
-            if value <= 0 or ignored[y, x]:
+        above, below = max(y - 1, 0), min(y + 1, height - 1)  # beyond the image as the pixel itself: no boundary
+        for start, stop in ((0, 1), (1, width - 1), (width - 1, width)):
+            if start >= stop:
                 continue
-            boundary[y, x] = (
-                (y > 0 and labels[y - 1, x] != value and not ignored[y - 1, x])
-                or (y + 1 < height and labels[y + 1, x] != value and not ignored[y + 1, x])
-                or (x > 0 and labels[y, x - 1] != value and not ignored[y, x - 1])
-                or (x + 1 < width and labels[y, x + 1] != value and not ignored[y, x + 1])
+            left, right, count = max(start - 1, 0), min(start + 1, width - 1), stop - start
+            _boundary_row(
+                (labels[y, start:stop], true[y, start:stop]),
+                (labels[y, left : left + count], true[y, left : left + count]),
+                (labels[y, right : right + count], true[y, right : right + count]),
+                (labels[above, start:stop], true[above, start:stop]),
+                (labels[below, start:stop], true[below, start:stop]),
+                boundary[y, start:stop],
             )
     return boundary
+
+
+@njit(cache=True, nogil=True)
+def _boundary_row(here, left, right, above, below, out) -> None:
+    """Writes which of the pixels `here` have a neighbor of another value; each is labels and true labels, (n,).
+
+    Without branches, so that it is compiled to operations on several pixels at once.
+    """
+    for k in range(out.size):
+        value = here[0][k]
+        out[k] = (
+            (value > 0)
+            & (here[1][k] != IGNORED)
+            & (
+                ((left[0][k] != value) & (left[1][k] != IGNORED))
+                | ((right[0][k] != value) & (right[1][k] != IGNORED))
+                | ((above[0][k] != value) & (above[1][k] != IGNORED))
+                | ((below[0][k] != value) & (below[1][k] != IGNORED))
+            )
+        )
 
 
 @njit(cache=True, nogil=True)

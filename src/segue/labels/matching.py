@@ -12,12 +12,11 @@ Kirillov et al., Panoptic Segmentation, CVPR 2019, section 4.2.)
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from segue.labels import IGNORED
 
@@ -221,20 +220,78 @@ def match(table: Overlap, threshold: float = 0.5) -> Matching:
 def assignment(table: Overlap, weights: np.ndarray) -> np.ndarray:
     """Returns the pairs, ascending indices into the table's M, of largest summed weight that use each object once.
 
-    weights (M,), none negative. Sparse: memory and time are proportional to the number of pairs, not to T x P.
+    weights (M,), none negative. Sparse: successive shortest augmenting paths, whose searches stay within the objects
+    that compete for each other; memory is proportional to the number of pairs, and so is the time for objects that
+    overlap a few others. (SciPy's sparse assignment visits all objects in each search.)
     """
-    if weights.size == 0:
-        return np.empty(0, np.int64)
-    count, columns = table.true_ids.size, table.predicted_ids.size
-    # Each true object has its own column for "none"; 1 is added everywhere, since a stored 0 would not be an edge.
-    rows = np.concatenate([table.true_index, np.arange(count)])
-    others = np.concatenate([table.predicted_index, columns + np.arange(count)])
-    values = np.concatenate([1 + weights, np.ones(count)])
-    graph = csr_array((values, (rows, others)), shape=(count, columns + count))
-    true_index, partner = min_weight_full_bipartite_matching(graph, maximize=True)
-    partners = np.full(count, -1)
-    partners[true_index] = partner
-    return np.flatnonzero(partners[table.true_index] == table.predicted_index)
+    starts = np.searchsorted(table.true_index, np.arange(table.true_ids.size + 1))
+    pairs = _assign(starts, table.predicted_index, weights.astype(np.float64), table.predicted_ids.size)
+    return np.sort(pairs[pairs >= 0])
+
+
+@njit(cache=True, nogil=True)
+def _assign(starts: np.ndarray, columns: np.ndarray, weights: np.ndarray, count: int) -> np.ndarray:
+    """Returns the pair of each of T rows in the assignment of largest summed weight, (T,) int64, -1 for none.
+
+    starts (T + 1,): row r has the pairs starts[r] to starts[r + 1], to `columns` (M,) below `count`.
+    The primal-dual method: the prices of rows and columns are none negative, those of a pair sum to at least its weight
+    and those of an assigned pair to just that; what is left without a partner in the end has the price 0. (Kuhn, Naval
+    Research Logistics 2, 83 (1955), with Dijkstra's search; Ahuja, Magnanti, Orlin, Network Flows, section 12.4.)
+    """
+    rows = starts.size - 1
+    row_price, column_price = np.zeros(rows), np.zeros(count)
+    pair_of_row, row_of_column = np.full(rows, -1), np.full(count, -1)
+    distance, via = np.full(count, np.inf), np.full(count, -1)  # of columns: from the new row, and by which pair
+    row_of_pair = np.repeat(np.arange(rows), np.diff(starts))
+    for row in range(rows):
+        for pair in range(starts[row], starts[row + 1]):
+            row_price[row] = max(row_price[row], weights[pair])
+    for new_row in range(rows):
+        # the nearest end of a path from the new row: a free column, or a row that gives up its partner
+        heap = [(0.0, np.int64(-1))]
+        touched = [np.int64(-1)]
+        reached = [np.int64(-1)]
+        nearest, last_row, free_column = np.inf, new_row, -1
+        while heap:
+            length, column = heapq.heappop(heap)
+            if length >= nearest:
+                break
+            if column >= 0:
+                if length > distance[column]:
+                    continue
+                reached.append(column)
+            row = new_row if column < 0 else row_of_column[column]
+            if length + row_price[row] < nearest:
+                nearest, last_row, free_column = length + row_price[row], row, -1
+            for pair in range(starts[row], starts[row + 1]):
+                other = columns[pair]
+                slack = max(0.0, row_price[row] + column_price[other] - weights[pair])
+                if length + slack < min(distance[other], nearest):
+                    distance[other], via[other] = length + slack, pair
+                    touched.append(other)
+                    if row_of_column[other] < 0:
+                        nearest, free_column = length + slack, other
+                    else:
+                        heapq.heappush(heap, (length + slack, other))
+        # prices along the way
+        row_price[new_row] = max(0.0, row_price[new_row] - nearest)
+        for column in reached[1:]:
+            change = nearest - distance[column]
+            row_price[row_of_column[column]] -= change
+            column_price[column] += change
+        # partners along the path, from its end to its beginning
+        if free_column < 0 and last_row != new_row:
+            free_column = columns[pair_of_row[last_row]]
+            pair_of_row[last_row] = -1
+        while free_column >= 0:
+            pair = via[free_column]
+            row = row_of_pair[pair]
+            previous = -1 if pair_of_row[row] < 0 else columns[pair_of_row[row]]
+            pair_of_row[row], row_of_column[free_column] = pair, row
+            free_column = previous
+        for column in touched[1:]:
+            distance[column] = np.inf
+    return pair_of_row
 
 
 def jaccard_aggregated(table: Overlap) -> tuple[int, int]:

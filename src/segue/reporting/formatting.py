@@ -21,12 +21,14 @@ METRICS = {
     "pq": "panoptic quality",
     "aji": "aggregated Jaccard index",
     "boundary_f1": "F1 of boundaries",
-    "auprc_objects": "area under the precision–recall curve of objects",
+    "object_auprc": "area under the precision–recall curve of objects",
     "count_error_absolute": "miscounted objects per image",
     "count_error_relative": "miscounted share of objects",
+    "confidence_error": "calibration error of the confidence",
     "merges": "merges",
     "splits": "splits",
 }
+TILE_PREFIX = "tile_"  # of scores of objects counted on tiles (`evaluation.object_metrics`, which imports numba)
 CLASS_METRICS = {  # metrics with a column per class, e.g. dice_particle
     "iou": "intersection over union",
     "dice": "Dice",
@@ -36,7 +38,14 @@ CLASS_METRICS = {  # metrics with a column per class, e.g. dice_particle
     "auprc": "area under the precision–recall curve",
     "auroc": "area under the ROC curve",
 }
-LOWER_IS_BETTER = ("count_error_absolute", "count_error_relative", "merges", "splits")  # besides losses
+# besides losses
+LOWER_IS_BETTER = (
+    "count_error_absolute",
+    "count_error_relative",
+    "confidence_error",
+    "merges",
+    "splits",
+)  # besides losses
 AXES = {
     "domain": "domain",
     "images": "labeled images",
@@ -87,6 +96,9 @@ class Metric:
 
 def metric_for(column: str) -> Metric:
     """Returns the metric of a column, such as "dice_mean", "dice_particle" or "ap75"."""
+    if column.startswith(TILE_PREFIX):
+        whole = metric_for(column.removeprefix(TILE_PREFIX))
+        return Metric(column, f"{whole.label}, on tiles", whole.lower_is_better)
     kind, _, name = column.partition("_")
     label = METRICS.get(column) or column.replace("_", " ")
     if column not in METRICS and kind in CLASS_METRICS and name:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import Field
@@ -263,14 +263,15 @@ def step(
     """Returns the state for the epochs to come, and whether the rate now jumps: drops (plateau) or is kicked (kicks).
 
     `row` is the history's row of the epoch that has just ended and `epoch` its number, counted from 0. Epochs that end
-    within the warm-up are not counted. Raises SegueError when the row lacks the monitored value.
+    within the warm-up are not counted, nor those in which the value is undefined (NaN). Raises SegueError when the row
+    lacks the monitored value.
     """
     if spec.monitored is None:
         return dict(state), False
     if spec.monitored not in row:
         raise SegueError(f"schedule.monitor: {unknown(spec.monitored, set(row) - {'epoch', 'lr'}, 'value')}.")
     clock = _rounded(epoch + 1 - (warmup.epochs if warmup else 0.0))
-    if clock <= 0:
+    if clock <= 0 or math.isnan(row[spec.monitored]):
         return dict(state), False
     return spec.step(state, row[spec.monitored], clock)
 
@@ -336,6 +337,12 @@ def value_to_minimize(row: Mapping[str, float], monitor: str) -> float:
     return row[monitor] if lower_is_better(monitor) else -row[monitor]
 
 
+def undefined_epochs(monitors: Sequence[str], history: Sequence[Mapping[str, float]]) -> dict[str, int]:
+    """Returns, for each column of the history that is undefined (NaN) in some epochs, in how many."""
+    counts = {name: sum(math.isnan(row[name]) for row in history if name in row) for name in monitors}
+    return {name: count for name, count in counts.items() if count}
+
+
 class EarlyStoppingSpec(SpecModel):
     """The training ends after `patience` epochs in which `monitor` did not improve by more than `min_delta`."""
 
@@ -347,9 +354,14 @@ class EarlyStoppingSpec(SpecModel):
 def step_early_stopping(
     spec: EarlyStoppingSpec, state: State, row: Mapping[str, float]
 ) -> tuple[dict[str, float], bool]:
-    """Returns the state after an epoch, {} being that before the first, and whether to stop now."""
+    """Returns the state after an epoch, {} being that before the first, and whether to stop now.
+
+    An epoch in which the value is undefined (NaN) counts as none.
+    """
     best, waited = state.get("best", math.inf), state.get("waited", 0)
     value = value_to_minimize(row, spec.monitor)
+    if math.isnan(value):
+        return dict(state), False
     if is_improvement(value, best, min_delta=spec.min_delta):
         return {"best": value, "waited": 0}, False
     return {"best": best, "waited": waited + 1}, waited + 1 >= spec.patience

@@ -13,6 +13,7 @@ nothing changes any more. Three shortcuts save work; none depends on timing, so 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -37,7 +38,7 @@ MAX_PX = 2**24  # of all of them together, but one image at least: the scores of
 MAX_SWEEPS = 3  # over all parameters; mostly the second changes nothing
 GLANCE_IMAGES = 4  # that show whether there is anything to tune
 MIN_SCORE = 0.02  # of the metric, a fraction of 1
-UNDEFINED = -1.0  # score where the metric is not defined
+UNDEFINED = -math.inf  # score where the metric is not defined: no parameters are chosen by it
 MATCH_METRICS = {  # metrics that need only matches -> kind, and indices into the IoU thresholds
     "ap_mean": ("ap", slice(None)),
     "ap50": ("ap", slice(0, 1)),
@@ -73,17 +74,31 @@ def predict_scores(
 
 
 def tune_decoding(
-    target: Target, scores: Iterable[np.ndarray], labels: Iterable[np.ndarray], *, metric: TuningMetric = "ap_mean"
+    target: Target,
+    scores: Iterable[np.ndarray],
+    labels: Iterable[np.ndarray],
+    *,
+    metric: TuningMetric = "ap_mean",
+    whole: bool = True,
 ) -> dict[str, Any]:
     """Returns the decode parameters with the best value of the metric on these images, and how they were found.
 
+    `metric` has the prefix of `object_metrics.name_scores` unless the images are `whole` micrographs.
+
     Of equally good ones the first wins. scores: (channels, H, W) of each image; labels (H, W). `value` and
     `value_of_defaults` are over all images; `searched` is the number of images that the search ran on, `decoded` the
-    number of times that an image was decoded.
+    number of times that an image was decoded. Without any object in the labels there is nothing to tune by: the
+    defaults are returned, with `reason`.
     """
     images = sorted(zip(scores, labels, strict=True), key=lambda image: -_object_count(image[1]) / image[1].size)
     trials = _Trials(target, images, metric)
     defaults = dict(target.decode_params)
+    (name,) = object_metrics.name_scores({metric: 0.0}, whole=whole)
+    if not trials.object_count:
+        reason = "no object in the validation images"
+        counts = {"images": len(images), "searched": 0, "decoded": 0}
+        nothing = {"value": None, "value_of_defaults": None, "reason": reason}
+        return {"parameters": defaults, "metric": name, **nothing, **counts, "defaults": defaults}
     default_score = trials.score(defaults)
     glance = _Trials(target, images[:GLANCE_IMAGES], metric)
     parameters, is_noise = defaults, False
@@ -97,7 +112,7 @@ def tune_decoding(
         parameters, best = _search(target, trials)
     return {
         "parameters": parameters,
-        "metric": metric,
+        "metric": name,
         "value": trials.metric_value(best),
         "value_of_defaults": trials.metric_value(default_score),
         "images": len(images),

@@ -17,14 +17,17 @@ import pandas as pd
 
 from segue.errors import SegueError
 from segue.reporting.analysis.bootstrap import SEEDS, ClusterLevel, Estimate, estimate
-from segue.reporting.formatting import Metric, metric_for
+from segue.reporting.formatting import TILE_PREFIX, Metric, metric_for
 from segue.spec import unknown
 from segue.study.table import StudyResults
 
 IDENTITY = ("stage", "run", "domain", "evaluated_domain")
 PREFERRED = ("loss", "dice_mean", "iou_mean", "accuracy")
 LOSSES = ("loss", "loss_adjusted")
-OBJECTS = r"ap\d\d|ap_mean|f1_50|precision_50|recall_50|pq|aji|boundary_f1|count_error_|merges|splits|objects_"
+OBJECTS = (
+    r"(tile_)?(ap\d\d|ap_mean|f1_50|precision_50|recall_50|pq|aji|boundary_f1|count_error_|merges|splits|objects_"
+    r"|object_auprc|confidence_)"
+)
 SCORES = rf"loss|iou_|dice_|accuracy|precision_|recall_|f1_|auprc_|auroc_|{OBJECTS}"
 
 
@@ -167,7 +170,9 @@ def compare(results: StudyResults, metric: str | None = None) -> Comparison:
         table = table[table["split"] == split]
     # the metric
     reason = _reason_for_objects(results, table) if metric is None else ""
-    first, second = _choose_metrics(table, "ap_mean" if reason else metric, one_loss=not _target_varies(results))
+    first, second = _choose_metrics(
+        table, object_prefix(table) + "ap_mean" if reason else metric, one_loss=not _target_varies(results)
+    )
     rows = table.assign(
         value=numeric(table, first.column),
         second_value=numeric(table, second.column) if second else np.nan,
@@ -248,11 +253,18 @@ def _target_names(results: StudyResults) -> set[str]:
     return names | {str(target["name"]) for of_stage in results.targets.values() for target in of_stage}
 
 
+def object_prefix(table: pd.DataFrame) -> str:
+    """Returns "tile_" if objects are scored on tiles only, whose scores have other names; else ""."""
+    whole, tiles = (bool(numeric(table, f"{prefix}ap_mean").notna().any()) for prefix in ("", TILE_PREFIX))
+    return TILE_PREFIX if tiles and not whole else ""
+
+
 def _reason_for_objects(results: StudyResults, table: pd.DataFrame) -> str:
     """Returns why runs are compared by their objects, or an empty text if they are not."""
     targets = _target_names(results)
     outcomes = table[~table["stage"].isin(set(results.parents.values()))]
-    scored = "ap_mean" in outcomes.columns and not outcomes.empty and bool(outcomes["ap_mean"].notna().all())
+    column = object_prefix(outcomes) + "ap_mean"
+    scored = column in outcomes.columns and not outcomes.empty and bool(outcomes[column].notna().all())
     if not scored or not targets - {"classes"}:
         return ""
     cause = f"the target {min(targets)} predicts objects"
@@ -261,7 +273,7 @@ def _reason_for_objects(results: StudyResults, table: pd.DataFrame) -> str:
             "the targets differ, so that their losses are different quantities, and overlap of pixels does not show"
             " whether objects are merged or split"
         )
-    return f"Runs are compared by {metric_for('ap_mean').label}, because {cause}."
+    return f"Runs are compared by {metric_for(column).label}, because {cause}."
 
 
 def _choose_split(table: pd.DataFrame) -> str:
@@ -304,7 +316,10 @@ def _in_own_domain(rows: pd.DataFrame, domains: Sequence[str]) -> pd.DataFrame:
     rest = rest[np.array(inside, dtype=bool)]
     if not rest.empty:
         of_objects = [name for name in map(str, rest.columns) if re.match(OBJECTS, name)]
-        means = rest[["run", "value", "second_value", *of_objects]].groupby("run").mean(numeric_only=True)
+        columns = list(dict.fromkeys(["value", "second_value", *of_objects]))
+        numbers = rest.assign(**{name: numeric(rest, name) for name in columns})
+        # undefined in one of the domains mixed: no mean over fewer of them
+        means = numbers.groupby("run")[columns].agg(lambda values: values.mean(skipna=False))
         rest = rest.drop_duplicates("run").set_index("run")
         rest[means.columns] = means
         runs = pd.concat([runs, rest.reset_index()], ignore_index=True)

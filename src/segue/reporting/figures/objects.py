@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MultipleLocator
 
 from segue.reporting.analysis.bootstrap import Estimate, estimate
-from segue.reporting.analysis.comparison import Comparison, numeric, sorted_levels
+from segue.reporting.analysis.comparison import Comparison, numeric, object_prefix, sorted_levels
 from segue.reporting.figures.style import (
     CATEGORIES,
     PAPER,
@@ -80,12 +80,14 @@ def object_scores(comparison: Comparison) -> list[ObjectScores]:
     That is the target where targets differ, else all settings of the stage that vary. Empty where no run is scored on
     objects.
     """
-    if "ap_mean" not in comparison.runs.columns:
+    prefix = object_prefix(comparison.runs)
+    if f"{prefix}ap_mean" not in comparison.runs.columns:
         return []
     stages = comparison.outcome_stages
     lines = []
     for stage in stages:
-        frame = _with_derived(comparison, comparison.stage_runs(stage))
+        frame = _named_without(prefix, comparison.stage_runs(stage))
+        frame = _with_derived(comparison, frame)
         frame = frame[np.isfinite(frame["ap_mean"])]
         axes = grouping_axes(comparison, stage)
         parts = list(frame.groupby(axes, dropna=False, sort=False)) if axes else [((), frame)]
@@ -101,6 +103,14 @@ def object_scores(comparison: Comparison) -> list[ObjectScores]:
             estimates = {name: estimate(v, clusters) for name, v in values.items() if np.isfinite(v).any()}
             lines.append(ObjectScores(label, part, estimates))
     return sorted(lines, key=lambda scores: -scores.estimates["ap_mean"].median)
+
+
+def _named_without(prefix: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """Returns the runs with the scores of this prefix under plain names, and without those of any other."""
+    if not prefix:
+        return frame
+    named = {name: name.removeprefix(prefix) for name in map(str, frame.columns) if name.startswith(prefix)}
+    return frame.drop(columns=[name for name in named.values() if name in frame.columns]).rename(columns=named)
 
 
 def grouping_axes(comparison: Comparison, stage: str) -> list[str]:
@@ -199,6 +209,14 @@ def objects_figure(comparison: Comparison, lines: Sequence[ObjectScores]) -> Rep
             " Right: predicted objects that join several labeled ones (merges), and labeled ones cut into several"
             " (splits): filled marks are medians, small ones the single runs; lower left is better."
         )
+    if object_prefix(comparison.runs):
+        caption += (
+            " Objects are counted on tiles, cut at their borders, since whole images were not kept: not comparable with"
+            " scores on whole images."
+        )
+    undefined = _undefined_runs(comparison)
+    if undefined:
+        caption += f" Left out, as mean AP is undefined: {plural(undefined, 'run')}."
     if len(selected) < len(lines):
         caption += f" Drawn are the first {len(selected)} of {len(lines)}."
     repeated = [scores.estimates["ap_mean"] for scores in selected if scores.estimates["ap_mean"].interval]
@@ -208,6 +226,12 @@ def objects_figure(comparison: Comparison, lines: Sequence[ObjectScores]) -> Rep
     alt = f"Average precision against intersection over union: {join_names([scores.label for scores in selected])}"
     by = _grouping_label(comparison)
     return ReportFigure("objects", figure, f"Objects found{f', by {by}' if by else ''}.", caption, alt, tooltips)
+
+
+def _undefined_runs(comparison: Comparison) -> int:
+    """Returns how many runs of the final stages have no mean AP."""
+    column = f"{object_prefix(comparison.runs)}ap_mean"
+    return sum(int(numeric(comparison.stage_runs(stage), column).isna().sum()) for stage in comparison.outcome_stages)
 
 
 def line_colors(comparison: Comparison, lines: Sequence[ObjectScores]) -> dict[str, str]:

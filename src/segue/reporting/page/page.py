@@ -28,6 +28,7 @@ from segue.reporting.figures.leakage import leakage_figure
 from segue.reporting.figures.learning_curves import learning_curves_figure, loss_curves_figure
 from segue.reporting.figures.matrices import matrices_figure
 from segue.reporting.figures.objects import object_scores, objects_figure, objects_table
+from segue.reporting.figures.reliability import reliability_figure
 from segue.reporting.figures.style import ReportFigure
 from segue.reporting.formatting import (
     Table,
@@ -58,6 +59,7 @@ FIGURE_PREFIXES = (
     "loss-curves",
     "examples",
     "objects",
+    "reliability",
     "failures",
     "leak",
     "film-",
@@ -172,6 +174,9 @@ def _objects(comparison: Comparison) -> list[Entry]:
         return []
     table = objects_table(comparison, lines)
     entries = [Entry(figure, "Objects", "objects", intro=comparison.reason, tables=(table,))]
+    if reliability := reliability_figure(comparison, lines):
+        figure, table = reliability
+        entries.append(Entry(figure, "Confidence of objects", "confidence", tables=(table,)))
     labels = {str(run): scores.label for scores in lines for run in scores.frame["run"]}
     if figure := failures_figure(comparison.results.object_examples, labels):
         entries.append(Entry(figure, "Failures of each representation", "fails"))

@@ -1,0 +1,148 @@
+"""Scores a model on a folder of images with label images, without a dataset: whole images, as `segue predict` does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from segue.data.channels import channel_order, names_in_use
+from segue.data.image_io import is_inverted_mask, read_image, read_labels
+from segue.data.pairing import ImageLabelPair, pair_files
+from segue.data.spec import PrepareSpec
+from segue.errors import SegueError
+from segue.evaluation import object_metrics, pixel_metrics
+from segue.inference import domain
+from segue.inference.model import Model
+from segue.inference.predict import predict
+from segue.labels import numbering
+from segue.spec import load, validate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PATTERNS = {"images": "images/{stem}.*", "files": "labels/{stem}.*"}
+
+
+@dataclass(frozen=True)
+class FolderScores:
+    """The scores of each image (a row each), of all together, and distinct sentences with the number of their images.
+
+    classes: names of the model's classes, the background first.
+    """
+
+    images: pd.DataFrame
+    scores: dict[str, float]
+    classes: tuple[str, ...]
+    notes: dict[str, int]
+
+
+def evaluate_folder(model: Model, folder: Path, *, context: str) -> FolderScores:
+    """Returns the scores of a model on FOLDER/images with FOLDER/labels, paired by name, or on those of a TOML file as
+    `segue prepare` takes it; names of scores are those of whole micrographs.
+
+    Objects are scored by `object_metrics`, classes of pixels by `pixel_metrics.scores`. Raises SegueError for models of
+    neither, and for images and labels that do not fit.
+    """
+    import pandas as pd
+
+    if model.target.output not in ("objects", "classes"):
+        raise SegueError(
+            f"{context}: predicts {model.target.output.replace('_', ' ')}, which label images cannot score; give a "
+            "model of objects or of classes of pixels, or a dataset (.h5)."
+        )
+    spec, root = _specification(model, folder)
+    assert spec.layer is not None
+    if tuple(spec.layer.names) != tuple(model.target.names):
+        raise SegueError(
+            f"{folder}: has the classes {', '.join(spec.layer.names)}, but {context} was trained on "
+            f"{', '.join(model.target.names)}; give labels of the same classes."
+        )
+    pairs = pair_files(spec, root)
+    kind = spec.layer.kind
+    if (kind == "instances") != model.target.decodes_objects:
+        raise SegueError(
+            f"{folder}: has labels of kind '{kind}', but {context} predicts "
+            f"{'objects' if model.target.decodes_objects else 'classes of pixels'}; give labels of the other kind."
+        )
+    count, total = COUNTERS[kind]
+    notes: Counter[str] = Counter(pairs.notes)
+    counts, rows = [], []
+    for pair in pairs.pairs:
+        image, labels, sentences = _read(model, spec, pair)
+        notes.update(sentences)
+        predicted = np.asarray(predict(model, image))
+        if kind == "instances" and model.target.output == "classes":
+            predicted = numbering.number_parts((predicted > 0).astype(np.int32))  # as the target decodes objects
+        counts.append(count(labels, predicted, model))
+        rows.append({"image": pair.source if pair.page is None else f"{pair.source} page {pair.page + 1}"})
+        rows[-1] |= total([counts[-1]], model)
+    return FolderScores(pd.DataFrame(rows), total(counts, model), model.target.names, dict(notes))
+
+
+def _specification(model: Model, folder: Path) -> tuple[PrepareSpec, Path]:
+    """Returns how the images are paired, and the folder that paths start from."""
+    if folder.suffix.lower() == ".toml":
+        spec = load(PrepareSpec, folder)
+        if spec.labels is None:
+            raise SegueError(f"{folder}: has no [labels], by which predictions could be scored; add them.")
+        return spec, folder.parent
+    if not (folder / "images").is_dir() or not (folder / "labels").is_dir():
+        raise SegueError(
+            f"{folder}: is neither a dataset (.h5) nor a folder with images/ and labels/; give one of these, or a "
+            "specification (.toml) of `segue prepare`."
+        )
+    kind: Literal["instances", "classes"] = "instances" if model.target.decodes_objects else "classes"
+    labels = {"files": PATTERNS["files"], "kind": kind, "names": model.target.names}
+    values = {"name": "evaluation", "images": PATTERNS["images"], "tile_px": 8, "labels": labels}
+    return validate(PrepareSpec, values, context=str(folder)), folder
+
+
+def _read(model: Model, spec: PrepareSpec, pair: ImageLabelPair) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Returns an image in the model's channels, its labels, and sentences on both."""
+    assert spec.labels is not None and spec.layer is not None and pair.label is not None
+    acquisition = read_image(pair.image, pages=spec.pages, page=pair.page, color=spec.color)
+    order = channel_order(pair.image, names_in_use(acquisition.channels), model.channels, "the model")
+    image = acquisition.image if order is None else acquisition.image[order]
+    if len(image) != len(model.channels):
+        raise SegueError(
+            f"{pair.image}: has {len(image)} channels, but the model takes {len(model.channels)} "
+            f"({', '.join(model.channels)}); give images of these channels."
+        )
+    labels = read_labels(
+        pair.label,
+        spec.layer,
+        shape=(image.shape[1], image.shape[2]),
+        values=spec.labels.values,
+        page=pair.page,
+        count=pair.page_count,
+        inverted=bool(is_inverted_mask(pair.label, pair.image)),
+    )
+    if spec.labels.number_parts:
+        labels = numbering.number_parts(labels)
+    differences = domain.describe_difference(model, replace(acquisition, image=image))
+    return image, labels, [*acquisition.notes, *differences]
+
+
+def _count_objects(labels: np.ndarray, predicted: np.ndarray, model: Model) -> Any:
+    return object_metrics.count_matches(labels, predicted)
+
+
+def _object_scores(counts: list[Any], model: Model) -> dict[str, float]:
+    return object_metrics.scores(object_metrics.concatenate(counts))
+
+
+def _count_pixels(labels: np.ndarray, predicted: np.ndarray, model: Model) -> Any:
+    classes, names = torch.from_numpy(labels.astype(np.int64)), model.target.names
+    return pixel_metrics.confusion(torch.from_numpy(predicted.astype(np.int64)), classes, len(names))
+
+
+def _pixel_scores(counts: list[Any], model: Model) -> dict[str, float]:
+    return pixel_metrics.scores(torch.stack(counts).sum(0), model.target.names)
+
+
+COUNTERS = {"instances": (_count_objects, _object_scores), "classes": (_count_pixels, _pixel_scores)}
