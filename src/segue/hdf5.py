@@ -299,6 +299,7 @@ class CheckedRows:
         self._row_bytes = int(array.dtype.itemsize * np.prod(array.shape[1:]))
         self._offsets: dict[int, int] = {}
         self._verified: set[int] = set()
+        self._buffer: np.ndarray | None = None
         self._lock = threading.Lock()
         chunk_bytes = self._rows * self._row_bytes + CHECKSUM_BYTES
         size = path.stat().st_size
@@ -320,39 +321,44 @@ class CheckedRows:
             rows = min(self._rows - row, len(out) - done)
             if chunk not in self._offsets:
                 self._refuse(chunk * self._rows)
-            self._verify(chunk, None if rows < self._rows else out[done : done + rows])
-            if rows < self._rows:
-                self._read(self._offsets[chunk] + row * self._row_bytes, out[done : done + rows])
+            with self._lock:
+                self._read_chunk(chunk, row, out[done : done + rows])
             done += rows
 
-    def _verify(self, chunk: int, whole: np.ndarray | None) -> None:
-        """Reads a chunk, into `whole` if given, and compares its checksum, unless that was done and nobody wants it."""
+    def _read_chunk(self, chunk: int, row: int, out: np.ndarray) -> None:
+        """Fills `out` with rows of one chunk from `row` on; reads and verifies the whole chunk the first time."""
         from imagecodecs import h5checksum_fletcher32
 
-        if whole is None:
-            if chunk in self._verified:
-                return
-            whole = np.empty((self._rows, *self._row_shape), dtype=self._dtype)
         offset = self._offsets[chunk]
+        if chunk in self._verified:
+            self._read(offset + row * self._row_bytes, out)
+            return
+        if len(out) == self._rows:
+            whole = out
+        else:  # one buffer for all chunks: new memory costs as much as the checksum
+            if self._buffer is None:
+                self._buffer = np.empty((self._rows, *self._row_shape), dtype=self._dtype)
+            whole = self._buffer
         self._read(offset, whole)
-        if chunk not in self._verified:
-            checksum = np.empty(CHECKSUM_BYTES, dtype=np.uint8)
-            self._read(offset + whole.nbytes, checksum)
-            expected = int.from_bytes(checksum.tobytes(), "little")
-            if h5checksum_fletcher32(_bytes_of(whole)) != expected:
-                self._refuse(chunk * self._rows)
-            self._verified.add(chunk)
+        checksum = np.empty(CHECKSUM_BYTES, dtype=np.uint8)
+        self._read(offset + whole.nbytes, checksum)
+        if h5checksum_fletcher32(_bytes_of(whole)) != int.from_bytes(checksum.tobytes(), "little"):
+            self._refuse(chunk * self._rows)
+        self._verified.add(chunk)
+        if whole is not out:
+            out[:] = whole[row : row + len(out)]
+        if len(self._verified) == len(self._offsets):
+            self._buffer = None
 
     def _read(self, offset: int, out: np.ndarray) -> None:
         view = memoryview(_bytes_of(out))
-        with self._lock:
-            self._file.seek(offset)
-            done = 0
-            while done < len(view):
-                count = self._file.readinto(view[done:])
-                if not count:
-                    raise SegueError(f"{self._path}: the HDF5 file is truncated; copy it again or make it again.")
-                done += count
+        self._file.seek(offset)
+        done = 0
+        while done < len(view):
+            count = self._file.readinto(view[done:])
+            if not count:
+                raise SegueError(f"{self._path}: the HDF5 file is truncated; copy it again or make it again.")
+            done += count
 
     def _refuse(self, first: int) -> NoReturn:
         raise SegueError(
