@@ -81,7 +81,9 @@ def czi_metadata(size_m: float | None, channels: Sequence[str] = (), scenes: Seq
 LIF_DIMENSIONS = {"X": 1, "Y": 2, "Z": 3, "T": 4}
 
 
-def write_lif(path: Path, images: Mapping[str, tuple[np.ndarray, str, float]], dyes: Sequence[str] = ()) -> Path:
+def write_lif(
+    path: Path, images: Mapping[str, tuple[np.ndarray, str, float]], dyes: Sequence[str] = (), tags: Sequence[int] = ()
+) -> Path:
     """Writes images by name: (array, its axes with C in front of Y and X, distance of pixels in m)."""
     elements, blocks = "", b""
     for number, (name, (array, axes, step_m)) in enumerate(images.items()):
@@ -95,7 +97,7 @@ def write_lif(path: Path, images: Mapping[str, tuple[np.ndarray, str, float]], d
         )
         count = array.shape[axes.index("C")] if "C" in axes else 1
         channels = "".join(
-            f'<ChannelDescription DataType="0" ChannelTag="0" Resolution="{8 * array.itemsize}" '
+            f'<ChannelDescription DataType="0" ChannelTag="{tags[i] if tags else 0}" Resolution="{8 * array.itemsize}" '
             f'NameOfMeasuredQuantity="" Min="0" Max="255" Unit="" LUTName="Gray" IsLUTInverted="0" '
             f'BytesInc="{i * (strides[axes.index("C")] if "C" in axes else 0)}" BitInc="0">'
             f"{f'<ChannelProperty><Key>DyeName</Key><Value>{dyes[i]}</Value></ChannelProperty>' if dyes else ''}"
@@ -133,6 +135,7 @@ class Nd2:
     loop: int | None = None  # the number of times or planes that the acquisition planned; None: of the frames
     loop_type: int = 1  # 1 of times, 4 of depths
     has_probes: bool = True
+    is_color: bool = False  # the three components are of one channel
 
 
 def write_nd2(path: Path, nd2: Nd2) -> Path:
@@ -143,10 +146,13 @@ def write_nd2(path: Path, nd2: Nd2) -> Path:
         "uiBpcInMemory": 16, "uiBpcSignificant": 16, "uiSequenceCount": count, "eCompression": 2,
     }  # fmt: skip
     probe = {"pFluorescentProbe": {"m_sName": "dye"}} if nd2.has_probes else {}
-    planes = {f"a{i}": {"sDescription": name, "uiCompCount": 1, **probe} for i, name in enumerate(nd2.channels)}
+    planes = {
+        f"a{i}": {"sDescription": name, "uiCompCount": 3 if nd2.is_color else 1, **probe}
+        for i, name in enumerate(nd2.channels)
+    }
     metadata = {
         "bCalibrated": nd2.calibration_um is not None, "dCalibration": nd2.calibration_um or -1.0,
-        "sPicturePlanes": {"uiCount": components, "sPlaneNew": planes},
+        "sPicturePlanes": {"uiCount": len(planes), "sPlaneNew": planes},
     }  # fmt: skip
     loops = nd2.loop or count
     times = {"uiCount": loops, "dStart": 0.0, "dPeriod": 1000.0, "dDuration": 0.0}

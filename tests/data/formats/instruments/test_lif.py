@@ -27,6 +27,19 @@ def test_image_with_channels(tmp_path: Path) -> None:
     assert (header.height, header.width, header.channels, header.bits) == (5, 7, 2, 16)
 
 
+def test_samples_side_by_side_are_channels_unless_they_are_colors(tmp_path: Path) -> None:
+    """Two interleaved channels; three of red, green and blue are a color image, stored blue first if so tagged."""
+    array = RANDOM.integers(0, 255, (5, 7, 3)).astype("u1")
+    two = read_image(write_lif(tmp_path / "a.lif", {"a": (array[..., :2], "YXC", 1e-6)}, ["DAPI", "GFP"]))
+    np.testing.assert_array_equal(two.image, array[..., :2].transpose(2, 0, 1))
+    assert two.channels == ("DAPI", "GFP")
+    for tags, stored in (((1, 2, 3), array), ((3, 2, 1), array[..., ::-1])):
+        path = write_lif(tmp_path / "c.lif", {"c": (stored, "YXC", 1e-6)}, tags=tags)
+        np.testing.assert_array_equal(read_image(path, color="rgb").image, array.transpose(2, 0, 1))
+        with pytest.raises(SegueError, match="is a color image"):
+            read_image(path, color=None)
+
+
 def test_depth_by_pages(tmp_path: Path) -> None:
     """Colors of lookup tables are no names of channels."""
     array = RANDOM.integers(0, 255, (3, 4, 6)).astype("u1")

@@ -49,6 +49,13 @@ def test_metadata_that_the_library_cannot_read_refuse_no_pixels(tmp_path: Path) 
     assert "metadata cannot be read" in image.notes[0]
 
 
+def test_colors_are_refused(tmp_path: Path) -> None:
+    """NIS stores blue first, nd2 calls the first component red."""
+    frames = np.concatenate([FRAMES[:1], FRAMES[1:2, ..., :1]], axis=-1)
+    with pytest.raises(SegueError, match="is a color image; ND2 files do not say whether red or blue comes first"):
+        read_header(write_nd2(tmp_path / "a.nd2", Nd2(frames, channels=("RGB",), is_color=True)))
+
+
 def test_stopped_acquisitions_and_damage(tmp_path: Path) -> None:
     """The library gives zeros for frames that are missing."""
     with pytest.raises(SegueError, match="2 of 5 frames are missing"):

@@ -16,6 +16,7 @@ from segue.units import pixel_size_nm, square_pixel_nm
 AXES = {"λ": "E", "Λ": "G", "Q": "N"}
 DIMENSIONS = "./Data/Image/ImageDescription/Dimensions/DimensionDescription"
 CHANNELS = "./Data/Image/ImageDescription/Channels/ChannelDescription"
+RGB_TAGS = {"1", "2", "3"}  # ChannelTag of red, green and blue; 0 of gray
 X_DIMENSION, Y_DIMENSION = "1", "2"  # DimID
 
 
@@ -37,13 +38,22 @@ def read_lif(path: Path, labels: bool) -> Stack:
         dtype = checked_dtype(path, image.dtype)
         size_nm, notes = square_pixel_nm(_size(image, X_DIMENSION), _size(image, Y_DIMENSION))
         channels = _dyes(image)
+        samples = "S" if _is_color(image) else "C"
 
     def read(index: Any) -> np.ndarray:
         with liffile.LifFile(str(path)) as lif:
-            return np.array(lif.images[0].asarray(out="memmap")[index])
+            out = None if "S" in dims else "memmap"  # liffile turns blue, green, red in place
+            return np.array(lif.images[0].asarray(out=out)[index])
 
-    axes = "".join(AXES.get(letter, letter) for letter in dims)
+    axes = "".join({**AXES, "S": samples}.get(letter, letter) for letter in dims)
+    if axes.count("C") > 1:
+        raise SegueError(f"{path}: its axes are {', '.join(dims)}; save it as TIFF with one axis of channels.")
     return Stack(Planes(shape, dtype, read), axes, size_nm, channels, notes)
+
+
+def _is_color(image: Any) -> bool:
+    """Returns whether samples side by side are red, green and blue, and not channels."""
+    return {one.get("ChannelTag") for one in image.xml_element.iterfind(CHANNELS)} == RGB_TAGS
 
 
 def _size(image: Any, dimension: str) -> float | None:

@@ -15,11 +15,16 @@ FRAME_AXES = "CYXS"  # of a frame, in this order; those before are loops of the 
 
 
 def read_nd2(path: Path, labels: bool) -> Stack:
-    """Returns the image of an ND2; raises SegueError if frames are missing, and for labels compressed with loss."""
+    """Returns the image of an ND2; raises SegueError for colors, missing frames, and labels compressed with loss."""
     import nd2
 
     with nd2.ND2File(path) as file:
         sizes = dict(file.sizes)
+        if sizes.get("S", 1) > 1:
+            raise SegueError(
+                f"{path}: is a color image; ND2 files do not say whether red or blue comes first, and programs differ: "
+                "export it as TIFF."
+            )
         loops = {letter: length for letter, length in sizes.items() if letter not in FRAME_AXES}
         frame = {letter: sizes[letter] for letter in FRAME_AXES if letter in sizes}
         shape = (*loops.values(), *frame.values())
