@@ -139,24 +139,26 @@ def test_numbered_objects_are_taken(tmp_path: Path) -> None:
 
 
 def test_one_picture_twice(tmp_path: Path) -> None:
-    """A picture saved again, or turned, is refused in another group and noted in the same; blank ones are not."""
+    """A picture saved again, or rotated, is noted, and refused in another group if asked; blank ones are no copies."""
     write_discs(tmp_path, None, names="abc")
     image = np.asarray(Image.open(tmp_path / "images/a.png"))
     Image.fromarray(image).save(tmp_path / "images/b.png", compress_level=0)
     Image.fromarray(np.rot90(image).copy()).save(tmp_path / "images/c.png")
-    message = refused(make_spec(labels=INSTANCES), tmp_path)
+    message = refused(make_spec(labels=INSTANCES, copies="refuse"), tmp_path)
     assert "2 problems" in message
     for name in "bc":
         assert f"images/{name}.png: is the same picture as {tmp_path}/images/a.png" in message
     notes: list[str] = []
-    for changes in ({"group_pattern": "([a-z])[.]png"}, {"copies": "allow"}, {"group_pattern": "(png)"}):
+    for changes in ({}, {"group_pattern": "(png)", "copies": "refuse"}):
         spec = make_spec(labels=INSTANCES, **changes)
-        if changes == {"group_pattern": "([a-z])[.]png"}:
-            assert "is the same picture" in refused(spec, tmp_path)
-        else:
-            prepare(spec, tmp_path / f"{len(notes)}.h5", root=tmp_path, log=notes.append)
+        prepare(spec, tmp_path / f"{len(notes)}.h5", root=tmp_path, log=notes.append)
     assert ["of another group" in note for note in notes] == [True, False]
     assert all(note.startswith("2 of 3 images are copies of an image of") for note in notes)
+    parts = {"a": "train", "b": "train", "c": "test"}
+    rows = [f"images/{name}.png,labels/{name}.png,{part}" for name, part in parts.items()]
+    (tmp_path / "m.csv").write_text("\n".join(["image,label,split", *rows]) + "\n")
+    message = refused(make_spec(images=None, manifest="m.csv", labels={**INSTANCES, "files": None}), tmp_path)
+    assert message.startswith(f"{tmp_path}/images/c.png: is the same picture as {tmp_path}/images/a.png")
     for name in "abc":
         Image.fromarray(image * 0).save(tmp_path / f"images/{name}.png")
     spec = make_spec(labels=INSTANCES)

@@ -92,34 +92,40 @@ def _is_blank(channel: np.ndarray) -> bool:
 
 
 def judge_copies(
-    pairs: Sequence[ImageLabelPair], observations: Sequence[Observation], *, allow: bool
+    pairs: Sequence[ImageLabelPair], observations: Sequence[Observation], *, refuse: bool
 ) -> tuple[list[str], list[str]]:
-    """Returns a problem for each image of which a copy is in another group, and notes on copies within a group.
+    """Returns a problem for each image of which a copy is in another given part, and notes on all other copies.
 
-    With `allow` both are notes: their number with an example.
+    With `refuse` a copy in another group is a problem too. A note is their number with an example.
     """
     first_by_picture: dict[str, ImageLabelPair] = {}
     within: list[tuple[ImageLabelPair, ImageLabelPair]] = []
     across: list[tuple[ImageLabelPair, ImageLabelPair]] = []
+    refused: list[tuple[ImageLabelPair, ImageLabelPair]] = []
     for pair, observation in zip(pairs, observations, strict=True):
         if not observation.picture:
             continue
         first = first_by_picture.setdefault(observation.picture, pair)
         if first is not pair:
-            (within if first.group == pair.group else across).append((first, pair))
+            is_refused = first.part != pair.part or (refuse and first.group != pair.group)
+            copies = refused if is_refused else within if first.group == pair.group else across
+            copies.append((first, pair))
     problems = [
         f"{_name(second)}: is the same picture as {_name(first)}, perhaps rotated or reflected, but they are of the "
         f"groups '{second.group}' and '{first.group}', so that one can be in training and one in test; leave one out, "
-        'give both one group, or set copies = "allow".'
-        for first, second in across
+        "or give both one group and split."
+        for first, second in refused
     ]
     notes = [
         f"{len(copies)} of {len(pairs)} images {'is a copy' if len(copies) == 1 else 'are copies'} of an image {where}"
         f", perhaps rotated or reflected (e.g. {_name(copies[0][1])} of {_name(copies[0][0])})"
-        for copies, where in ((within, "of the same group"), (across if allow else [], "of another group"))
+        for copies, where in (
+            (within, "of the same group"),
+            (across, "of another group, so that one can be in training and one in test: leave one out"),
+        )
         if copies
     ]
-    return ([] if allow else problems), notes
+    return problems, notes
 
 
 def _name(pair: ImageLabelPair) -> str:

@@ -364,7 +364,7 @@ def _judge(
     from segue.labels import numbering  # it compiles; planning does without
 
     observations = [Observation(**one["observation"]) for one in metadata]
-    problems, notes = judge_copies(pairs, observations, allow=spec.copies == "allow")
+    problems, notes = judge_copies(pairs, observations, refuse=spec.copies == "refuse")
     notes += notes_on_images({pair.source: one for pair, one in zip(pairs, observations, strict=True)})
     layer = spec.layer
     if spec.labels is not None and layer is not None:

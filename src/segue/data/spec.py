@@ -155,7 +155,7 @@ class PrepareSpec(SpecModel):
     sizes: tuple[tuple[int, int], ...] | None = None  # keep only images of these heights and widths
     splits: dict[str, SplitSpec] = Field(default_factory=dict)
     keep_micrographs: bool = True
-    copies: Literal["refuse", "allow"] = "refuse"  # of one picture in different groups, which splits may separate
+    copies: Literal["tell", "refuse"] = "tell"  # of one picture in different groups, which splits may separate
     conditions: dict[str, str | int | float] = Field(default_factory=dict)
     provenance: Provenance = Provenance()
 
