@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import resource
 import shutil
@@ -36,8 +37,9 @@ from contest import head, machine, parse, ratio, row, take_turns
 from segue import networks, rng
 from segue.data.tiling import Tiling
 from segue.inference.model import Model
-from segue.inference.predict import decode_whole, score_whole, scores_of
+from segue.inference.predict import CONTEXT_PX, decode_whole, receptive_radius_px, score_whole, scores_of
 from segue.inference.predict_files import ModelSource, PredictSettings, predict_files
+from segue.inference.score_blocks import block_side_px, largest_activation_bytes
 from segue.labels.ops import relabel_sequential
 from segue.networks.registry import NetworkSpec
 from segue.targets.flows import Flows
@@ -188,6 +190,21 @@ def scores(side: int, rounds: int) -> None:
     )  # fmt: skip
 
 
+def network_pixels(side: int) -> tuple[float, float]:
+    """Returns how many pixels the network sees for each pixel of an image of so many px: of segue, and of MONAI."""
+    target = Flows(NAMES)
+    network = networks.build(NetworkSpec(width=8), channels=1, classes=target.channels).eval()
+    context_px = receptive_radius_px(network, channels=1, divisor=32) or CONTEXT_PX
+    block_px = block_side_px(
+        width_px=side, tile_px=Tiling().tile_px, context_px=context_px, channels=target.channels,
+        bytes_per_px=largest_activation_bytes(network, channels=1, divisor=32),
+    )  # fmt: skip
+    assert block_px is not None
+    blocks = [core.widened(context_px, (side, side)) for core in Tiling(block_px, 0).cores((side, side))]
+    windows = max(1, math.ceil((side - WINDOW) / int(0.75 * WINDOW)) + 1)
+    return sum(math.prod(block.shape) for block in blocks) / side**2, (windows * WINDOW) ** 2 / side**2
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=20000, help="of the large image, px")
@@ -206,6 +223,10 @@ def main() -> None:
     finally:
         shutil.rmtree(folder)
     scores(options.scores, options.rounds)
+    ours, theirs = network_pixels(options.side)
+    print(
+        f"pixels through the network per pixel of {options.side} × {options.side}: segue {ours:.2f}, MONAI {theirs:.2f}"
+    )
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ def test_blocks_are_as_large_as_memory_allows():
     plain = {"width_px": 20000, "tile_px": 1024, "context_px": 100}
     assert block_side_px(**plain, channels=1, bytes_per_px=4) == 4096
     assert block_side_px(**plain, channels=1, bytes_per_px=256) == 1024
+    assert block_side_px(**plain, channels=3, bytes_per_px=32) == 2048
     assert block_side_px(**plain, channels=33, bytes_per_px=4) is None
     assert block_side_px(**plain, channels=1, bytes_per_px=4096) is None
 

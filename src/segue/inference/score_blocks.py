@@ -62,12 +62,13 @@ class ScoreBlocks:
 def block_side_px(*, width_px: int, tile_px: int, context_px: int, channels: int, bytes_per_px: float) -> int | None:
     """Returns the largest side of blocks for which network and cache fit in memory, None where none of them fits.
 
-    width_px: of the image, of which all blocks that a row of tiles enters are cached. channels: of the scores.
-    bytes_per_px: of the network's largest activation.
+    width_px: of the image, of which all blocks that a row of tiles enters are cached; a tile may have half of its side
+    around it. channels: of the scores. bytes_per_px: of the network's largest activation.
     """
     for side_px in SIDES_PX:
+        rows = (2 * tile_px - 2) // side_px + 2
         activations = LIVE_ACTIVATIONS * bytes_per_px * (min(side_px, width_px) + 2 * context_px) ** 2
-        cache = 4 * channels * width_px * (2 * tile_px + 2 * side_px)
+        cache = 4 * channels * width_px * rows * side_px
         if activations <= MAX_ACTIVATION_BYTES and cache <= MAX_CACHE_BYTES:
             return side_px
     return None
