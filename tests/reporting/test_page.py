@@ -14,13 +14,14 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from segue.errors import SegueError
 from segue.reporting.analysis.comparison import compare
 from segue.reporting.figures.examples import outcome
 from segue.reporting.figures.learning_curves import draw_loss_curves
 from segue.reporting.figures.matrices import color_scale
-from segue.reporting.figures.style import INKS, style
+from segue.reporting.figures.style import INKS, ReportFigure, inline_svg, style
 from segue.reporting.page import page
 from segue.reporting.page.page import write_page
 from segue.study.table import Example, StudyResults
@@ -267,6 +268,39 @@ def test_page_that_cannot_be_written_is_named(results: StudyResults, tmp_path: P
     (tmp_path / "file").write_text("")
     with pytest.raises(SegueError, match=r"the page cannot be written .* give another path with -o"):
         write_page(results, tmp_path / "file" / "page.html")
+
+
+@pytest.mark.parametrize("there_before", [False, True])
+def test_a_page_that_is_refused_leaves_no_figures(
+    results: StudyResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there_before: bool
+) -> None:
+    """Those of an earlier page stay; new ones are removed when the disk refuses one."""
+    folder = tmp_path / "page-figures"
+    if there_before:
+        folder.mkdir()
+        (folder / "mine.txt").write_text("kept")
+
+    def refuse(figure: ReportFigure, folder: Path) -> None:
+        (folder / "effects-new.svg").write_text("<svg/>")
+        raise SegueError(f"{folder}: cannot be written (No space left on device)")
+
+    monkeypatch.setattr(page, "render_figure", refuse)
+    with pytest.raises(SegueError, match="No space left"):
+        write_page(results, tmp_path / "page.html")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == (["mine.txt", "page-figures"] if there_before else [])
+
+
+@pytest.mark.parametrize(
+    "name", ['effects-a" onload="alert(1)', "film-<script>alert(1)</script>", "effects-a\\1b", "é' /"]
+)
+def test_names_of_stages_are_no_markup(name: str) -> None:
+    """The ids of a figure begin with its name, which may hold what a user calls a stage."""
+    svg = '<svg xmlns="http://www.w3.org/2000/svg"><g id="a"/><use href="#a"/></svg>'
+    text = inline_svg(ReportFigure(name, Figure(), "", "", ""), svg)
+    element = ElementTree.fromstring(text)
+    ids = [node.get("id") for node in element.iter() if node.get("id")]
+    assert [f"#{one}" for one in ids] == [node.get("href") for node in element.iter() if node.get("href")]
+    assert re.fullmatch(r"[A-Za-z0-9_-]+-a", str(ids[0])) and len(ids) == 1
 
 
 def test_large_examples_are_reduced(make: Callable[..., StudyResults], tmp_path: Path) -> None:

@@ -233,9 +233,11 @@ def inline_svg(figure: ReportFigure, svg: str) -> str:
     text = text.replace(f"'{FONT}', Arial, sans-serif", "var(--sans)")
     for gid, tooltip in figure.tooltips.items():
         text = text.replace(f'<g id="{gid}">', f'<g id="{gid}"><title>{escape(tooltip)}</title>', 1)
-    text = re.sub(r'\bid="', f'id="{figure.name}-', text)
-    text = text.replace("url(#", f"url(#{figure.name}-")
-    text = re.sub(r'href="#', f'href="#{figure.name}-', text)
+    # a name may hold what a user calls a stage: as an identifier it has neither quotes nor brackets
+    prefix = re.sub(r"[^A-Za-z0-9_-]", lambda character: f"_{ord(character[0]):x}_", figure.name)
+    text = re.sub(r'\bid="', f'id="{prefix}-', text)
+    text = text.replace("url(#", f"url(#{prefix}-")
+    text = re.sub(r'href="#', f'href="#{prefix}-', text)
     text = re.sub(r"\n\s*", "\n", text)
     head = f'<svg role="img" aria-label="{escape(figure.alt)}" class="drawing" '
     return head + text.removeprefix("<svg").lstrip()

@@ -51,8 +51,9 @@ def write(path: Path, data: bytes) -> None:
 
 def remove_stale(folder: Path, prefixes: tuple[str, ...], names: Collection[str]) -> None:
     """Deletes figures of an earlier page in this folder that the current one does not have."""
+    current = set(map(file_name, names))
     for path in folder.glob("*.*"):
-        if path.suffix in (".svg", ".png") and path.stem not in names and path.stem.startswith(prefixes):
+        if path.suffix in (".svg", ".png") and path.stem not in current and path.stem.startswith(prefixes):
             path.unlink()
 
 
