@@ -177,10 +177,11 @@ def fewer(count: int) -> Callable[[np.ndarray, np.ndarray], Pair]:
         altered = image.copy()
         places = np.argwhere(removed)
         if len(places) and len(source):
-            near = ndimage.distance_transform_edt(
-                ~np.isin(np.arange(image.size).reshape(image.shape), np.ravel_multi_index(source.T, image.shape)),
-                return_distances=False, return_indices=True,
-            )  # fmt: skip
+            is_source = np.zeros(image.shape, bool)
+            is_source[tuple(source.T)] = True
+            near = np.asarray(
+                ndimage.distance_transform_edt(~is_source, return_distances=False, return_indices=True), np.int64
+            )
             level = ndimage.gaussian_filter(image[tuple(near)].astype(float), 8)
             residual = (image - level)[tuple(source[generator.integers(0, len(source), len(places))].T)]
             altered[tuple(places.T)] = (level[tuple(places.T)] + residual).clip(0, FULL)
