@@ -53,7 +53,8 @@ def test_every_name_is_there():
 
 
 CALLS: dict[str, tuple[Any, ...]] = {
-    "count": ("no", "no.h5", "no.csv"), "evaluate": ("no", "no.h5"), "film": ("no", "no.gif"), "load": ("no",),
+    "count": ("no", "no.h5", "no.csv"), "evaluate": ("no", "no.h5"), "evaluate_folder": ("no", "no"),
+    "film": ("no", "no.gif"), "load": ("no",),
     "plan": ("no.toml",), "plate": ("no.toml", "no.h5"), "predict": ("no", [[0.0]]),
     "predict_files": ("no", ["no.tif"], "no"), "prepare": ("no.toml", "no.h5"),
     "probabilities": ("no", [[0.0]]), "report": ("no.toml", "no.html"), "run_study": ("no.toml",),
@@ -160,4 +161,4 @@ def test_a_run_on_classes_is_scored_on_objects_too(run: Path, discs: Path, tmp_p
         labels[...] = 7 * labels[...]
     of_objects, of_pixels = (segue.evaluate(run, dataset)["scores"] for dataset in (objects, discs))
     assert {name: value for name, value in of_objects.items() if name in of_pixels} == of_pixels
-    assert {"ap50", "pq", "objects_true"} <= of_objects.keys() - of_pixels.keys()
+    assert {"tile_ap50", "tile_pq", "tile_objects_true"} <= of_objects.keys() - of_pixels.keys()

@@ -22,6 +22,7 @@ RUNS: dict[str, list[tuple[str, str]]] = {
         ("overhead", r"^\| width 8 .* \*\*\d+\.\d+%\*\* \|$"),
     ],
     "bench_flows.py": [("", rf"decode / compute_masks, with noise .* {RATIO}$")],
+    "bench_many_objects.py": [("", rf"^\| all scores \| .* \| {RATIO} \|$")],
     "bench_objects.py": [("", rf"^\| overlap and match \| \d+\.\d+ \| {RATIO} \|$")],
     "bench_predict.py": [("", r"^\| \d+ \| \d+ \| .* \| yes \(\d+ objects\) \|$")],
     "bench_rays.py": [("", rf"^decode noisy scores .* {RATIO}$")],

@@ -333,7 +333,7 @@ def test_from_runs_to_pictures(tmp_path: Path) -> None:
     for file in files:
         result, timing = read_json(file), read_json(timing_file(file))
         for one, many in (("merges", "merges"), ("splits", "splits"), ("true_objects", "objects_true")):
-            assert sum(result["images"][one]) == result["scores"][many]
+            assert sum(result["images"][one]) == result["scores"][f"tile_{many}"]
         assert (
             timing["images"] == len(result["images"]["merges"]) and 0 < timing["decode_s_median"] <= timing["decode_s"]
         )

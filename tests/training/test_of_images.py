@@ -151,7 +151,7 @@ def test_several_targets_of_one_network(objects: Path, tmp_path: Path):
     assert model.target.channels == alone.target.channels + 1 + 2
     assert model.decode_params.keys() == alone.decode_params.keys()
     assert history(run)["train_loss"].iloc[-1] < history(run)["train_loss"].iloc[0]
-    assert 0 <= score_run(model, objects, spec.data[0], "test")["scores"]["ap50"] <= 1
+    assert 0 <= score_run(model, objects, spec.data[0], "test")["scores"]["tile_ap50"] <= 1
 
 
 @pytest.mark.parametrize(("augment", "images"), [("none", 12), ("dihedral", 12), ("dihedral-all", 4)])
