@@ -20,7 +20,6 @@ import argparse
 import json
 import math
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -105,6 +104,8 @@ def write_discs(path: Path, side: int) -> int:
 
 def predict_large(folder: Path) -> None:
     """Predicts the image of the folder and prints the time and the peak memory of this process."""
+    import resource  # of POSIX systems
+
     began = time.perf_counter()
     source = ModelSource(folder, "local", local_model)
     done = predict_files(source, [folder / "image.tif"], folder / "out", PredictSettings())

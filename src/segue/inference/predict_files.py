@@ -28,6 +28,7 @@ from segue.data.tiling import Region, Tiling
 from segue.errors import SegueError
 from segue.fingerprint import hash_json
 from segue.inference import domain
+from segue.inference.confidence import object_confidence
 from segue.inference.dihedral_average import with_dihedral_average
 from segue.inference.inputs import ImageInput, OpenImage, content_stamp, find_images, open_image
 from segue.inference.model import Model
@@ -454,7 +455,7 @@ def predict_labels(
         if model.target.output == "classes":
             return _class_labels(model, values, probabilities)
         count = int(values.max(initial=0))
-        confidence = _confidence(model, values, scores[0].numpy())
+        confidence = object_confidence(model, values, scores[0].numpy())
         return Labels(values, count, np.zeros(count + 1, np.bool_), confidence, probabilities)
 
     import torch
@@ -482,7 +483,7 @@ def predict_labels(
         return _class_labels(model, values, probabilities)
 
     def measure(labels: np.ndarray, region: Region) -> np.ndarray:
-        confidence = _confidence(model, labels, latest[region])
+        confidence = object_confidence(model, labels, latest[region])
         return np.full(int(labels.max(initial=0)) + 1, np.nan) if confidence is None else confidence
 
     params = model.decode_params
@@ -494,15 +495,6 @@ def predict_labels(
 def _class_labels(model: Model, values: Any, probabilities: Any) -> Labels:
     count = len(model.target.names) - 1
     return Labels(values, count, np.zeros(count + 1, np.bool_), None, probabilities)
-
-
-def _confidence(model: Model, labels: np.ndarray, scores: np.ndarray) -> np.ndarray | None:
-    """Returns the confidence (n + 1,) of objects 1 … n decoded from scores (channels, H, W), None without any."""
-    if model.confidence is None:
-        return None
-    from segue.inference.confidence import object_confidence
-
-    return object_confidence(model, labels, scores)
 
 
 def _scratch(path: Path, shape: tuple[int, ...], dtype: Any, tiling: Tiling) -> Any:
