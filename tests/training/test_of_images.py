@@ -94,7 +94,8 @@ def test_reconstruction_of_unlabeled_images_starts_another_stage(unlabeled: Path
 def test_a_reconstruction_gives_images_in_their_own_units(unlabeled: Path, tmp_path: Path):
     """What a network that copies images predicts is near them, in the values in which they were acquired."""
     target = {"name": "reconstruction", "corruption": {"name": "nothing"}}
-    spec = spec_of(unlabeled, images="all", target=target, network=GROUP_NORM, epochs=15, optimizer={"lr": 1e-2})
+    training = {"epochs": 15, "optimizer": {"lr": 1e-2}, "normalize": "image"}
+    spec = spec_of(unlabeled, images="all", target=target, network=GROUP_NORM, **training)
     run = train(spec, tmp_path / "run")
     with Dataset(unlabeled) as dataset:
         images = 100 * dataset.read(np.arange(3), layer=None)[0] + 500

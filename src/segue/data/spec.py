@@ -265,8 +265,8 @@ class AugmentSpec(SpecModel):
     of the view stands for, the darkest standing for none, log-uniform; noise: standard deviation of Gaussian noise,
     uniform; gamma: exponent on the view's own range, which it keeps, log-uniform; contrast: factor on the distance from
     the view's mean, log-uniform; brightness: what is added, uniform in ±. Noise and brightness are in the units of the
-    images as read: standard deviations of the micrograph if images are normalized. standardize: every view is
-    brought to mean 0 and standard deviation 1 in the end (a constant channel to 0).
+    normalized images: thirds of the contrast of objects by default, standard deviations if normalize = "image".
+    standardize: every view is brought to mean 0 and standard deviation 1 in the end (a constant channel to 0).
     """
 
     RENAMED = {"standardise": "standardize"}

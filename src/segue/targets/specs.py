@@ -384,8 +384,8 @@ class MaskedSpec(SpecModel):
 
 
 class NoiseSpec(SpecModel):
-    """Gaussian noise is added, of a standard deviation between two limits, uniform; in standard deviations of the
-    micrograph where images are normalized (denoising autoencoder, Vincent et al. 2008)."""
+    """Gaussian noise is added, of a standard deviation between two limits, uniform; in units of the normalized
+    images, by default thirds of the contrast of objects (denoising autoencoder, Vincent et al. 2008)."""
 
     name: Literal["noise"]
     sigma: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 0.5)
