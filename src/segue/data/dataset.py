@@ -49,7 +49,6 @@ from segue.spec import unknown
 REMEDY = "the file is damaged: copy it again or make it again."
 LABEL_CACHE_BYTES = 64 * 2**20
 MAX_CHUNK_BYTES = 2**30  # of a chunk of labels of tiles, which is read as a whole
-TEXT_COLUMNS = ("group", "source")
 POSITION_COLUMNS = ("y_px", "x_px")
 
 # what the arrays may hold: NumPy's codes of types, without byte order, and how these are called in an error
@@ -61,6 +60,7 @@ LABELS: Allowed = (frozenset({"i1", "i2", "i4"}), "integers of up to 32 bits wit
 FLOATS: Allowed = (frozenset({"f4", "f8"}), "float32 or float64")
 TEXT: Allowed = (frozenset({"text"}), "text")
 NUMBERS_OR_TEXT: Allowed = (frozenset({*_INTEGERS, "f4", "f8", "text"}), "numbers or text")
+COLUMNS = {"group": TEXT, "source": TEXT, "y_px": INTEGERS, "x_px": INTEGERS, "pixel_size_nm": FLOATS}
 
 
 class Dataset:
@@ -351,7 +351,7 @@ def check_arrays(path: Path, file: Node) -> None:
     for name in groups["tiles/labels"]:
         _check(path, file, f"tiles/labels/{name}", (count, height, width), LABELS)
     for name in dict.fromkeys((*REQUIRED_COLUMNS, *groups["samples"])):
-        allowed = TEXT if name in TEXT_COLUMNS else INTEGERS if name in POSITION_COLUMNS else NUMBERS_OR_TEXT
+        allowed = COLUMNS.get(name, NUMBERS_OR_TEXT)
         _check(path, file, f"samples/{name}", (count,), allowed)
     for name in groups["splits"]:
         _check(path, file, f"splits/{name}", (count,), INTEGERS)
