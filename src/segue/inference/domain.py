@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_SIZE_FACTOR = 1.25  # between pixel sizes that count as one
 MAX_CONTRAST_FACTOR = 2.0  # beyond the range of the training images
+MAX_CONTRAST_TO_NOISE = 1000.0  # more has only a background without noise, such as zeros
 MAX_MORE_SATURATED = 0.01  # of the pixels
 MAX_MORE_CONSTANT = 0.5
 MAX_TILES = 32  # of a dataset that are measured
@@ -210,7 +211,7 @@ def measure_image(image: Any) -> tuple[Mapping[str, Range], ...]:
             continue
         background = background_of(values, constancy)
         measured = {"saturated": saturation(values).share, "constant": float((constancy == AMID).mean())}
-        if background.noise > 0:
+        if background.contrast < MAX_CONTRAST_TO_NOISE * background.noise:
             measured["contrast_to_noise"] = background.contrast / background.noise
         measures.append({name: (value, value) for name, value in measured.items()})
     return tuple(measures)
