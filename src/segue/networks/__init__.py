@@ -1,5 +1,6 @@
 """Networks by name: `build(NetworkSpec(name="resunet"), channels=1, classes=2)` returns an nn.Module."""
 
+from segue.networks.part_names import is_under, parts
 from segue.networks.registry import (
     NETWORKS,
     NetworkSpec,
@@ -7,11 +8,9 @@ from segue.networks.registry import (
     describe,
     divisor,
     is_dense,
-    is_under,
     load_pretrained,
     named,
     parameter_count,
-    parts,
     require_fit,
 )
 

@@ -22,8 +22,6 @@ from segue.errors import SegueError
 from segue.spec import SpecModel, parse_settings, unknown, validate
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from segue.networks.network import Network
     from segue.networks.pretrained import LoadingReport
 
@@ -565,24 +563,6 @@ def describe(
 
     network = summary.build_on_meta_device(lambda: build(spec, channels=channels, classes=classes))
     return summary.summary_rows(spec, network, channels=channels, classes=classes, batch=batch, side_px=side_px)
-
-
-def parts(network: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Returns the smallest parts in order, each with the dotted names of its modules and parameters.
-
-    `encoder.stem`, `encoder.0`, …, `decoder.0`, …, `head` for a network of ours (see `Network.parts`); the children
-    of any other module.
-    """
-    from segue.networks.network import Network
-
-    if isinstance(network, Network):
-        return network.parts
-    return {name: (name,) for name, _ in network.named_children()}
-
-
-def is_under(name: str, owners: Iterable[str]) -> bool:
-    """Returns whether a parameter is one of the owners or lies below one of them, by dotted names."""
-    return any(name == owner or name.startswith(f"{owner}.") for owner in owners)
 
 
 def require_fit(spec: NetworkSpec, tile_shape: tuple[int, int, int], context: str) -> None:
