@@ -23,7 +23,6 @@ from segue.spec import SpecModel, parse_settings, unknown, validate
 
 if TYPE_CHECKING:
     from segue.networks.network import Network
-    from segue.networks.pretrained import LoadingReport
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
@@ -534,35 +533,9 @@ def build(spec: NetworkSpec, *, channels: int, classes: int) -> Network:
     return network
 
 
-def load_pretrained(network: Network, spec: NetworkSpec, *, context: str) -> LoadingReport | None:
-    """Fills the encoder from `spec.pretrained` and returns the report; None if it is not set.
-
-    Raises SegueError when the weights cannot be fetched or read, or do not fit; the network is then unchanged.
-    """
-    if spec.pretrained is False:
-        return None
-    from segue.networks import pretrained
-
-    return pretrained.load_pretrained(network, spec, context=context)
-
-
 def named(name: str, settings: Iterable[str], *, context: str) -> NetworkSpec:
     """Returns the network of a name with settings written as "key=value"; raises SpecError for what is unknown."""
     return validate(NetworkSpec, {**parse_settings(settings), "name": name}, context=context)
-
-
-def describe(
-    spec: NetworkSpec, *, channels: int, classes: int, batch: int = 1, side_px: int | None = None
-) -> list[tuple[str, str]]:
-    """Returns label and text of each line on the network, built on the meta device where that can be.
-
-    The memory is that of a step on `batch` images of side_px x side_px px (about 256 px where None). Raises
-    SegueError as `build` does.
-    """
-    from segue.networks.analysis import summary
-
-    network = summary.build_on_meta_device(lambda: build(spec, channels=channels, classes=classes))
-    return summary.summary_rows(spec, network, channels=channels, classes=classes, batch=batch, side_px=side_px)
 
 
 def require_fit(spec: NetworkSpec, tile_shape: tuple[int, int, int], context: str) -> None:
