@@ -269,10 +269,14 @@ def main() -> None:
     parser.add_argument("--names", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--small", action="store_true", help="two steps on scenes: does it run?")
     options = parser.parse_args()
+    if options.small:
+        options.data, options.names, options.seeds, options.steps = ["scenes"], ["background"], 1, 2
     torch.set_num_threads(1)
     for data in options.data:
         pairs, test = DATA[data]()
+        test = test[:1] if options.small else test
         print(f"\n| {data} | mean AP | " + " | ".join(ALTERATIONS) + " |\n|" + "---|" * (len(ALTERATIONS) + 2))
         for name in options.names:
             rows = []

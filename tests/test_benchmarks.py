@@ -23,6 +23,7 @@ RUNS: dict[str, list[tuple[str, str]]] = {
     ],
     "bench_flows.py": [("", rf"decode / compute_masks, with noise .* {RATIO}$")],
     "bench_many_objects.py": [("", rf"^\| all scores \| .* \| {RATIO} \|$")],
+    "bench_normalization.py": [("", r"^\| background( \| \d\.\d+){9} \|$")],
     "bench_objects.py": [("", rf"^\| overlap and match \| \d+\.\d+ \| {RATIO} \|$")],
     "bench_predict.py": [("", r"^\| \d+ \| \d+ \| .* \| yes \(\d+ objects\) \|$")],
     "bench_rays.py": [("", rf"^decode noisy scores .* {RATIO}$")],

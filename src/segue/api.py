@@ -221,7 +221,7 @@ def predict(run: Model | PathLike, images: Any, *, out: Any = None, tiling: Tili
     themselves, (C, H, W) or (N, C, H, W) float32 in acquired units: denoised, if it was trained on noise.
 
     Issues a warning with numbers where contrast, saturation or margins of the images lie outside of what the run was
-    trained on. Images of more than 2048 × 2048 px, or all if `tiling` is given, are read, scored and decoded tile by tile;
+    trained on. Images of more than 2048 × 2048 px, or all if `tiling` is given, are read, scored and decoded by tiles;
     they may be memory maps, zarr or HDF5. The result is that of the whole image but for rounding of the scores, unless
     objects are longer than half a tile, which issues a warning, or the network depends on the whole image (see
     `segue.inference.predict`). run: a run folder, or a model that was loaded (`segue.load`). out: an array of integers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,21 +47,24 @@ def test_blank_fields_are_no_copies() -> None:
     hot = np.zeros((1, 64, 64), np.uint16)
     hot[0, 7, 9] = 4095
     assert {picture_hash(one) for one in (hot, hot * 0, hot * 0 + 65535, hot.astype(np.float32) * 0)} == {""}
-    problems, notes = judge_copies(pairs_of("a", "b"), [observation(hot)] * 2, allow=False)
+    problems, notes = judge_copies(pairs_of("a", "b"), [observation(hot)] * 2, refuse=True)
     assert problems == notes == []
 
 
 def test_copies_within_and_across_groups() -> None:
-    """Copies in one group are noted, in two groups refused with both names, unless that is allowed."""
+    """Copies are noted; in two groups they are refused with both names if asked, in two given parts always."""
     one, other = observation(picture(0)), observation(picture(1))
-    problems, notes = judge_copies(pairs_of("a", "a", "b", "c"), [one, one, other, one], allow=False)
+    problems, notes = judge_copies(pairs_of("a", "a", "b", "c"), [one, one, other, one], refuse=True)
     assert notes == [
         "1 of 4 images is a copy of an image of the same group, perhaps rotated or reflected (e.g. 1.tif of 0.tif)"
     ]
     assert len(problems) == 1 and problems[0].startswith("3.tif: is the same picture as 0.tif")
     assert "groups 'c' and 'a'" in problems[0]
-    problems, notes = judge_copies(pairs_of("a", "b"), [one, one], allow=True)
+    problems, notes = judge_copies(pairs_of("a", "b"), [one, one], refuse=False)
     assert problems == [] and notes[0].startswith("1 of 2 images is a copy of an image of another group")
+    parts = [replace(pair, part=part) for pair, part in zip(pairs_of("a", "b"), ("train", "test"), strict=True)]
+    problems, notes = judge_copies(parts, [one, one], refuse=False)
+    assert notes == [] and problems[0].startswith("1.tif: is the same picture as 0.tif")
 
 
 def test_odd_images_are_told() -> None:

@@ -171,7 +171,7 @@ def test_all_bad_files_are_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "images/w0_0.png").unlink()
     (tmp_path / "labels/extra.png").unlink()
     (tmp_path / "images/w0_1.png").write_bytes((tmp_path / "images/w1_2.png").read_bytes())
-    assert "w1_2.png: is the same picture as" in refused(make_spec(), tmp_path)
+    assert "w1_2.png: is the same picture as" in refused(make_spec(copies="refuse"), tmp_path)
 
     (tmp_path / "images/w0_1.png").write_bytes((tmp_path / "images/w1_3.png").read_bytes()[:200])
     Image.fromarray(np.zeros((20, 31), np.uint8)).save(tmp_path / "labels/w1_2.png")

@@ -111,6 +111,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow  # the maker's own tests kill it within the default tier
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_killed_and_started_again_gives_the_same_dataset(uninterrupted: Path, tmp_path: Path) -> None:
     """SIGKILL of a run with two workers ends its workers; started again in one process, the content is the same."""

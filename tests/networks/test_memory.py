@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from segue import networks, rng
 from segue.networks.analysis import memory
+from segue.networks.analysis.summary import describe
 from segue.networks.registry import NetworkSpec
 from segue.training.freezing import freeze
 
@@ -67,7 +68,7 @@ def test_estimating_changes_nothing():
 def test_the_largest_is_described():
     """ViT-H's parameters and the memory of a step are told without occupying it."""
     spec = NetworkSpec(name="vit-vit_huge_patch14_224", patch_px=16, side_px=224)
-    output = dict(networks.describe(spec, channels=1, classes=3, batch=2, side_px=256))
+    output = dict(describe(spec, channels=1, classes=3, batch=2, side_px=256))
     assert output["encoder parameters"] == f"{631_322_880 - (32 * 32 - 14 * 14) * 1280:,}"
     assert output["position embeddings"].endswith("resampled (bicubic) to 16x16 for images of 256x256 px")
     assert output["moments of Adam"] == "4.73 GiB"
@@ -82,7 +83,7 @@ def test_the_largest_is_described():
 def test_every_kind_is_described(table: dict[str, Any]):
     """The description counts every parameter by part, for networks that score pixels and that score images."""
     spec = NetworkSpec.model_validate(table)
-    output = dict(networks.describe(spec, channels=1, classes=3, side_px=64))
+    output = dict(describe(spec, channels=1, classes=3, side_px=64))
     counted = {name: int(text.replace(",", "")) for name, text in output.items() if name.endswith(" parameters")}
     assert counted["network parameters"] == sum(
         counted[f"{part} parameters"] for part in ("encoder", "decoder", "head")

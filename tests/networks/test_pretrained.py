@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from segue import networks, rng
 from segue.errors import SegueError
 from segue.networks.network import Network
-from segue.networks.pretrained import LoadingReport, fill_encoder, read_weights
+from segue.networks.pretrained import LoadingReport, fill_encoder, load_pretrained, read_weights
 from segue.networks.registry import NetworkSpec
 
 VIT = "vit_tiny_patch16_224"
@@ -29,7 +29,7 @@ def loaded(table: dict[str, Any], *, channels: int = 1) -> tuple[Network, Loadin
     spec = NetworkSpec.model_validate(table)
     with rng.scope(0, "test"):
         network = networks.build(spec, channels=channels, classes=2)
-    report = networks.load_pretrained(network, spec, context="stage.toml")
+    report = load_pretrained(network, spec, context="stage.toml")
     assert report is not None
     return network, report
 
@@ -203,7 +203,7 @@ def test_weights_of_another_encoder_are_refused(change: str, message: str, tmp_p
         network = networks.build(spec, channels=1, classes=2)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     with pytest.raises(SegueError, match=message):
-        networks.load_pretrained(network, spec, context="stage.toml")
+        load_pretrained(network, spec, context="stage.toml")
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
@@ -223,9 +223,9 @@ def test_weights_that_cannot_be_fetched(name: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(smp.encoders, "get_encoder", unreachable)
     message = r"the pretrained weights of '\w+' could not be fetched \(OSError: no route to the hub\); .*give a file"
     with pytest.raises(SegueError, match=message):
-        networks.load_pretrained(network, spec, context="stage.toml")
+        load_pretrained(network, spec, context="stage.toml")
 
 
 def test_nothing_is_loaded_unasked():
     """Without `pretrained` the network stays as it is and there is no report."""
-    assert networks.load_pretrained(nn.Identity(), NetworkSpec(), context="x") is None  # type: ignore[arg-type]
+    assert load_pretrained(nn.Identity(), NetworkSpec(), context="x") is None  # type: ignore[arg-type]

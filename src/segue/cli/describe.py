@@ -148,10 +148,10 @@ def describe_plate(path: Path) -> PlateSummary | None:
 
 
 def describe_network(spec: NetworkSpec, sizes: Sizes) -> str:
+    from segue.networks.analysis.summary import describe as describe_spec
+
     return align_rows(
-        networks.describe(
-            spec, channels=sizes.channels, classes=sizes.classes, batch=sizes.batch, side_px=sizes.side_px
-        )
+        describe_spec(spec, channels=sizes.channels, classes=sizes.classes, batch=sizes.batch, side_px=sizes.side_px)
     )
 
 

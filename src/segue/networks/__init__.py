@@ -1,17 +1,14 @@
 """Networks by name: `build(NetworkSpec(name="resunet"), channels=1, classes=2)` returns an nn.Module."""
 
+from segue.networks.part_names import is_under, parts
 from segue.networks.registry import (
     NETWORKS,
     NetworkSpec,
     build,
-    describe,
     divisor,
     is_dense,
-    is_under,
-    load_pretrained,
     named,
     parameter_count,
-    parts,
     require_fit,
 )
 
@@ -19,11 +16,9 @@ __all__ = [
     "NETWORKS",
     "NetworkSpec",
     "build",
-    "describe",
     "divisor",
     "is_dense",
     "is_under",
-    "load_pretrained",
     "named",
     "parameter_count",
     "parts",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from segue.networks.registry import is_under
+from segue.networks.part_names import is_under
 
 SIDES_PX = (224, 256, 384)  # tried in turn: some transformers take one size of image only
 STEM_STRIDE = 2  # a first feature at least this fine is the stem's

@@ -22,10 +22,7 @@ from segue.errors import SegueError
 from segue.spec import SpecModel, parse_settings, unknown, validate
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from segue.networks.network import Network
-    from segue.networks.pretrained import LoadingReport
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
@@ -536,53 +533,9 @@ def build(spec: NetworkSpec, *, channels: int, classes: int) -> Network:
     return network
 
 
-def load_pretrained(network: Network, spec: NetworkSpec, *, context: str) -> LoadingReport | None:
-    """Fills the encoder from `spec.pretrained` and returns the report; None if it is not set.
-
-    Raises SegueError when the weights cannot be fetched or read, or do not fit; the network is then unchanged.
-    """
-    if spec.pretrained is False:
-        return None
-    from segue.networks import pretrained
-
-    return pretrained.load_pretrained(network, spec, context=context)
-
-
 def named(name: str, settings: Iterable[str], *, context: str) -> NetworkSpec:
     """Returns the network of a name with settings written as "key=value"; raises SpecError for what is unknown."""
     return validate(NetworkSpec, {**parse_settings(settings), "name": name}, context=context)
-
-
-def describe(
-    spec: NetworkSpec, *, channels: int, classes: int, batch: int = 1, side_px: int | None = None
-) -> list[tuple[str, str]]:
-    """Returns label and text of each line on the network, built on the meta device where that can be.
-
-    The memory is that of a step on `batch` images of side_px x side_px px (about 256 px where None). Raises
-    SegueError as `build` does.
-    """
-    from segue.networks.analysis import summary
-
-    network = summary.build_on_meta_device(lambda: build(spec, channels=channels, classes=classes))
-    return summary.summary_rows(spec, network, channels=channels, classes=classes, batch=batch, side_px=side_px)
-
-
-def parts(network: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Returns the smallest parts in order, each with the dotted names of its modules and parameters.
-
-    `encoder.stem`, `encoder.0`, …, `decoder.0`, …, `head` for a network of ours (see `Network.parts`); the children
-    of any other module.
-    """
-    from segue.networks.network import Network
-
-    if isinstance(network, Network):
-        return network.parts
-    return {name: (name,) for name, _ in network.named_children()}
-
-
-def is_under(name: str, owners: Iterable[str]) -> bool:
-    """Returns whether a parameter is one of the owners or lies below one of them, by dotted names."""
-    return any(name == owner or name.startswith(f"{owner}.") for owner in owners)
 
 
 def require_fit(spec: NetworkSpec, tile_shape: tuple[int, int, int], context: str) -> None:

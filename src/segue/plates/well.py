@@ -124,7 +124,7 @@ def make_well(plate: PlateContext, well: Well, path: Path, *, folder: Path, key:
                     chunks = tuple(min(side, 256) for side in values.shape)
                     group.create_dataset(f"labels/{layer}", data=values.astype(np.int32), chunks=chunks, **COMPRESSION)
                 for column, values in labels.objects.items():
-                    group[f"objects/{column}"] = values
+                    group.create_dataset(f"objects/{column}", data=values)
             _export(plate, frame, images, labels, folder, f"{path.stem}_{name}")
             reports[name] = report
             new.check()

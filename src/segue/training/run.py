@@ -26,6 +26,7 @@ from segue.data.sources import LabeledImage, has_micrographs, labeled_images, la
 from segue.data.spec import NormalizeSpec
 from segue.errors import SegueError
 from segue.inference import confidence
+from segue.networks.pretrained import load_pretrained
 from segue.storage import make_folder, refusal, write_json
 from segue.targets.registry import build_target
 from segue.training import checkpoint, class_presence, freezing, logging, loop, schedules, tuning
@@ -293,7 +294,7 @@ def _prepare(task: TrainTask, data: StageData, device: str, context: RunContext)
     with rng.scope(spec.seed, "init", spec.init):
         network = networks.build(spec.network, channels=len(data.channels), classes=target.channels)
     freezing.freeze(network, freezing.frozen_at(network, spec.freeze, spec.unfreeze, 1))  # or reports unknown parts
-    pretrained = networks.load_pretrained(network, spec.network, context=error_context)
+    pretrained = load_pretrained(network, spec.network, context=error_context)
     if pretrained is not None:
         context.log(pretrained.describe())
     transfer = _load_parent(network, spec, task.inputs.parent, context.log)

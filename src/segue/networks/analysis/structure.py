@@ -18,7 +18,7 @@ from torch.func import functional_call
 
 from segue.errors import SegueError
 from segue.networks.network import Network, evaluating
-from segue.networks.registry import is_under
+from segue.networks.part_names import is_under
 
 IMAGE, HEAD = "image", "head"
 CONTAINERS = (nn.ModuleList, nn.ModuleDict)

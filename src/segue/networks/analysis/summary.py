@@ -9,9 +9,21 @@ import torch
 from segue.errors import SegueError
 from segue.networks.analysis import memory
 from segue.networks.network import Network
-from segue.networks.registry import NetworkSpec, divisor
+from segue.networks.registry import NetworkSpec, build, divisor
 
 TYPICAL_SIDE_PX = 256
+
+
+def describe(
+    spec: NetworkSpec, *, channels: int, classes: int, batch: int = 1, side_px: int | None = None
+) -> list[tuple[str, str]]:
+    """Returns label and text of each line on the network, built on the meta device where that can be.
+
+    The memory is that of a step on `batch` images of side_px x side_px px (about 256 px where None). Raises
+    SegueError as `build` does.
+    """
+    network = build_on_meta_device(lambda: build(spec, channels=channels, classes=classes))
+    return summary_rows(spec, network, channels=channels, classes=classes, batch=batch, side_px=side_px)
 
 
 def build_on_meta_device(build: Callable[[], Network]) -> Network:

@@ -190,12 +190,12 @@ def write_truth(path: Path, scene: Scene, places: np.ndarray, states: Sequence[s
         file = new.file
         for name, labels in (("nuclei", scene.nuclei), ("bodies", scene.bodies)):
             file.create_dataset(name, data=labels, chunks=True, compression="gzip", compression_opts=4, shuffle=True)
-        for name, column in scene.objects.items():
-            file[f"objects/{name}"] = column
+        for name, column in scene.objects.items():  # `file[name] = ...` would note the time of the group
+            file.create_dataset(f"objects/{name}", data=column)
         rows, columns = np.divmod(np.arange(len(states)), stage.columns)
         flat = places.reshape(-1, 2)
         for name, column in (("row", rows), ("column", columns), ("y_px", flat[:, 0]), ("x_px", flat[:, 1])):
-            file[f"tiles/{name}"] = column
+            file.create_dataset(f"tiles/{name}", data=column)
         file.create_dataset("tiles/state", data=list(states), dtype=h5py.string_dtype())
         seen = scene.objects["class"][scene.objects["in_field"]]
         file.attrs.update(

@@ -11,7 +11,6 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from skimage.measure import approximate_polygon, find_contours, regionprops
 
 from segue.labels import matching
 from segue.reporting.figures.examples import FALSE_ALARM, HIT, MISS, gray_levels
@@ -179,6 +178,8 @@ def _outline(
     dashed: bool = False,
 ) -> None:
     """Draws the outlines of the objects of these ids in a part of a label map."""
+    from skimage.measure import approximate_polygon, find_contours, regionprops  # takes 2 s to import
+
     outlines, selected = [], set(ids)
     for region in regionprops(np.maximum(labels, 0)):
         if region.label in selected:
