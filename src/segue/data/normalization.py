@@ -7,7 +7,7 @@
     none         the acquired values
 
 "background" is the default: level and contrast do not depend on how many objects a field holds, nor on specks, dark
-margins, exposure and offset (docs/decisions/0022-normalize-by-background.md). For a whole image, as in a prediction,
+margins, exposure and offset (docs/decisions/0021-normalize-by-background.md). For a whole image, as in a prediction,
 image and tile are the same. The same functions serve data in memory, streamed data and predictions, so that all see
 equal bits. `streaming_stats` serves images that are too large for memory.
 """
