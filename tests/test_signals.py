@@ -30,8 +30,12 @@ def test_a_training_saves_a_checkpoint_and_goes_on(tmp_path: Path, name: str) ->
         if line.startswith("epoch 1"):
             os.kill(os.getpid(), getattr(signal, name))
 
-    with signals.ending_on_signals(), pytest.raises(signals.Terminated) as ended:
-        train_task(task, log=log)
+    previous = signal.signal(getattr(signal, name), signal.SIG_DFL)  # ignored where the tests run under nohup
+    try:
+        with signals.ending_on_signals(), pytest.raises(signals.Terminated) as ended:
+            train_task(task, log=log)
+    finally:
+        signal.signal(getattr(signal, name), previous)
     assert ended.value.exit_code == {"SIGTERM": 143, "SIGHUP": 129}[name]
     progress = checkpoint.newest_progress(tmp_path / "run.running" / "state")
     assert progress is not None and (progress.epoch, progress.step) == (1, 1)
