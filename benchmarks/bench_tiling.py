@@ -43,7 +43,7 @@ from segue.plates.tiles import Mosaic, count_classes, select_tiles, write_tiles
 
 SHAPE, TILE, CHUNK = (2700, 3600), 160, 1000
 LAYERS = (Layer("classes", "classes", ("background", "live", "dead")),)
-INTENSITY = np.array([[9000.0, 900.0]])
+INTENSITY = np.array([[9000.0, 900.0, 9000.0, 900.0]])  # mean, sd, background, contrast of objects
 
 
 def make_labels(generator: np.random.Generator) -> np.ndarray:
