@@ -140,7 +140,7 @@ def train(
     """
     from segue.study.store import Store, copy_run
     from segue.training import identity
-    from segue.training.data import leak_message
+    from segue.training.inputs.data import leak_message
     from segue.training.run import train_tasks
     from segue.training.run_folder import RunFolder
     from segue.training.spec import Inputs, StageSpec, TrainTask

@@ -163,9 +163,9 @@ def _add_group(digest: Any, group: Node, name: str) -> None:
 def _add_dataset(digest: Any, dataset: Node, name: str) -> None:
     import h5py
 
-    from segue.hdf5 import require_held_inside
+    from segue.hdf5 import require_stored_inside
 
-    require_held_inside(Path(dataset.file.filename), dataset)
+    require_stored_inside(Path(dataset.file.filename), dataset)
     _add(digest, "dataset", name)
     _add_attributes(digest, dataset)
     if h5py.check_string_dtype(dataset.dtype) is not None:

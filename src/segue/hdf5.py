@@ -164,7 +164,7 @@ def _refuse_links(path: Path, file: Node) -> None:
         )
 
 
-def require_held_inside(path: Path, array: Node) -> None:
+def require_stored_inside(path: Path, array: Node) -> None:
     """Raises SegueError for an HDF5 array whose values are in other files, or that has fewer bytes in the file than its
     shape says: to read it would fill memory with values that nobody wrote."""
     if array.is_virtual or array.external:

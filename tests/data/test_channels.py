@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from segue.data.channels import channel_order, names_in_use
+from segue.data.folders.channels import channel_order, names_in_use
 from segue.errors import SegueError
 
 

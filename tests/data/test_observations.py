@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segue.data.observations import Observation, judge_copies, notes_on_images, observe, picture_hash
-from segue.data.pairing import ImageLabelPair
+from segue.data.folders.observations import Observation, judge_copies, notes_on_images, observe, picture_hash
+from segue.data.folders.pairing import ImageLabelPair
 
 
 def picture(seed: int = 0, shape: tuple[int, ...] = (1, 20, 30)) -> np.ndarray:

@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image
 
 from segue.data.dataset import Dataset
-from segue.data.pairing import pair_files
+from segue.data.folders.pairing import pair_files
 from segue.data.prepare import expected, prepare
 from segue.data.spec import PrepareSpec
 from segue.errors import SegueError

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from samples.folders import make_spec
 
-from segue.data.pairing import PairedFiles, pair_files
+from segue.data.folders.pairing import PairedFiles, pair_files
 from segue.errors import SegueError, SpecError
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from segue.data.patterns import existing_path, file_stem, find_files, near_miss
+from segue.data.folders.patterns import existing_path, file_stem, find_files, near_miss
 from segue.errors import SegueError
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from samples.folders import make_folder, make_spec, refused, write_table
 
 from segue.data.dataset import Dataset
-from segue.data.pairing import pair_files
+from segue.data.folders.pairing import pair_files
 from segue.data.prepare import expected, prepare
 from segue.data.spec import PrepareSpec, SplitSpec
 from segue.errors import SegueError, SpecError

@@ -12,7 +12,7 @@ from samples.folders import make_folder, make_spec, refused, write_table
 
 from segue.data import prepare as preparing
 from segue.data.dataset import Dataset
-from segue.data.pairing import pair_files
+from segue.data.folders.pairing import pair_files
 from segue.data.prepare import expected, prepare
 from segue.data.summary import describe
 from segue.errors import SegueError, SpecError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segue.data.saturation import saturation
+from segue.data.folders.saturation import saturation
 
 FULL = [2**bits - 1 for bits in (8, 10, 12, 14, 16)]
 

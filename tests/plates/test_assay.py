@@ -26,7 +26,7 @@ from segue.plates.spec import PlateSpec
 from segue.plates.synthetic.spec import SyntheticSpec
 from segue.plates.synthetic.write import synthetic_files, write_plates, write_specification
 from segue.spec import validate
-from segue.training.data import choose_layer
+from segue.training.inputs.data import choose_layer
 from segue.training.spec import StageSpec
 
 MADE = {

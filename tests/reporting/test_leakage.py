@@ -28,7 +28,7 @@ from segue.study.evaluate import score_run
 from segue.study.executor import run_study
 from segue.study.plan import plan_study
 from segue.study.table import StudyResults, collect
-from segue.training import data as drawing
+from segue.training.inputs import data as drawing
 from segue.training.run import train_task
 from segue.training.run_folder import load_run
 from segue.training.spec import DataSpec, Inputs, StageSpec, TrainTask

@@ -9,7 +9,7 @@ import pytest
 
 from segue.data.spec import Layer
 from segue.errors import SegueError
-from segue.training.class_presence import Presence, check
+from segue.training.inputs.class_presence import Presence, check
 from segue.training.spec import StageSpec
 
 CLASSES = Layer("types", "classes", ("background", "live", "dead"))
@@ -76,7 +76,7 @@ def test_what_selects_must_be_defined(monitor: str, counts: list[int]):
 def test_parts_of_a_dataset(discs: Path, tmp_path: Path):
     """What is measured of a dataset is what its labels hold, whole parts and parts without any object alike."""
     from segue.data.dataset import Dataset
-    from segue.training.class_presence import measure
+    from segue.training.inputs.class_presence import measure
     from segue.training.spec import Inputs
 
     with Dataset(discs) as dataset:

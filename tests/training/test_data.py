@@ -15,8 +15,8 @@ from segue.data.spec import Layer
 from segue.data.streaming import StreamedSource
 from segue.data.writer import merge_parts, write_part
 from segue.errors import SegueError
-from segue.training import data as holding
-from segue.training.data import StageData, load_data
+from segue.training.inputs import data as holding
+from segue.training.inputs.data import StageData, load_data
 from segue.training.spec import Inputs, StageSpec
 
 Kind = Literal["classes", "instances"]

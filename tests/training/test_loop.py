@@ -13,9 +13,9 @@ from segue import networks, rng
 from segue.errors import SegueError
 from segue.networks.registry import NetworkSpec
 from segue.training import checkpoint, freezing
+from segue.training.inputs.sampler import plan_epoch
 from segue.training.run import train_task
 from segue.training.run_folder import RunFolder, load_run
-from segue.training.sampler import plan_epoch
 from segue.training.spec import Inputs, StageSpec, TrainTask
 
 SMALL: dict[str, object] = {

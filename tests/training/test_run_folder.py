@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from samples.stages import inputs_of, spec_of, train, write_tiles
 
 from segue.errors import SegueError
-from segue.training.data import load_data
+from segue.training.inputs.data import load_data
 from segue.training.run_folder import RunFolder, load_run
 
 Change = Callable[[Path], object]

@@ -8,7 +8,7 @@ import pytest
 
 from segue import rng
 from segue.errors import SegueError
-from segue.training.sampler import draw_samples, is_fixed, plan_epoch, repeats_per_sample, sample_weights
+from segue.training.inputs.sampler import draw_samples, is_fixed, plan_epoch, repeats_per_sample, sample_weights
 from segue.training.spec import SamplingSpec, StageSpec
 
 

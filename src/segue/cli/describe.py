@@ -85,7 +85,7 @@ def describe_stage(path: Path) -> str:
     """Returns a summary of a stage's file: its network for the data that it names, and its target."""
     from segue.data.dataset import Dataset
     from segue.targets.registry import build_target
-    from segue.training.data import choose_layer
+    from segue.training.inputs.data import choose_layer
     from segue.training.spec import StageSpec
 
     spec = load(StageSpec, path)

@@ -42,7 +42,7 @@ from segue.data.writer import (
 )
 from segue.errors import SegueError
 from segue.formatting import format_bytes
-from segue.hdf5 import CheckedRows, Node, open_file, reading, require_held_inside
+from segue.hdf5 import CheckedRows, Node, open_file, reading, require_stored_inside
 from segue.labels import IGNORED
 from segue.spec import unknown
 
@@ -378,7 +378,7 @@ def _check(path: Path, file: Node, name: str, expected: tuple[int, ...], allowed
     is_text = h5py.check_string_dtype(array.dtype) is not None
     if ("text" if is_text else array.dtype.str[1:]) not in types:
         raise SegueError(f"{path}: {name} holds {array.dtype}, but must hold {description}; {REMEDY}")
-    require_held_inside(path, array)
+    require_stored_inside(path, array)
     if name.startswith("tiles/labels/") and _chunk_bytes(array) > MAX_CHUNK_BYTES:
         raise SegueError(
             f"{path}: {name} has chunks of {format_bytes(_chunk_bytes(array))}, each of which is read as a whole; "

@@ -27,15 +27,15 @@ from typing import Any
 
 import numpy as np
 
-from segue.data.channels import channel_order, names_in_use
 from segue.data.dataset import Dataset
+from segue.data.folders.channels import channel_order, names_in_use
+from segue.data.folders.observations import Observation, judge_copies, notes_on_images, observe
+from segue.data.folders.pages import split_pages
+from segue.data.folders.pairing import ImageLabelPair, PairedFiles, pair_files, raise_problems, read_headers
 from segue.data.formats.stack import RGB
 from segue.data.image_io import is_inverted_mask, read_channel_names, read_image, read_labels
 from segue.data.maker import is_made, make_parts, work_folders
 from segue.data.normalization import image_statistics
-from segue.data.observations import Observation, judge_copies, notes_on_images, observe
-from segue.data.pages import split_pages
-from segue.data.pairing import ImageLabelPair, PairedFiles, pair_files, raise_problems, read_headers
 from segue.data.spec import MAX_PADDING, PrepareSpec
 from segue.data.splits import GivenSplit, PartName, Split
 from segue.data.tiling import corners, cut, starts

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from segue.data.patterns import named_parts
+from segue.data.folders.patterns import named_parts
 from segue.data.tables import is_condition_name
 from segue.spec import SpecModel, unknown
 
@@ -141,7 +141,7 @@ class PrepareSpec(SpecModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     title: str = ""
-    images: str | None = None  # pattern, e.g. "images/*.tif" or "images/{stem}_img.tif" (data/patterns.py)
+    images: str | None = None  # pattern, e.g. "images/*.tif" or "images/{stem}_img.tif" (data/folders/patterns.py)
     manifest: str | None = None  # CSV with image, label and optionally group, split, pixel_size_nm and conditions
     labels: LabelsSpec | None = None  # images without labels serve for reconstruction and classes of whole images
     tile_px: int = Field(ge=8, le=MAX_TILE_PX)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from segue.data.channels import channel_order, names_in_use
+from segue.data.folders.channels import channel_order, names_in_use
+from segue.data.folders.pairing import ImageLabelPair, pair_files
 from segue.data.image_io import is_inverted_mask, read_image, read_labels
-from segue.data.pairing import ImageLabelPair, pair_files
 from segue.data.spec import PrepareSpec
 from segue.errors import SegueError
 from segue.evaluation import object_metrics, pixel_metrics

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from segue.data.folders.saturation import saturation
 from segue.data.normalization import AMID, background_of, sample_channel
-from segue.data.saturation import saturation
 
 if TYPE_CHECKING:
     from segue.data.dataset import Dataset
@@ -171,10 +171,10 @@ def mixed_sizes(sizes_nm: Iterable[float], what: str) -> list[str]:
     if not together.has_mixed_sizes:
         return []
     listed = [f"{size:g}" for size in together.pixel_sizes_nm]
-    shown = listed if len(listed) <= 5 else [*listed[:2], "…", *listed[-2:]]
+    listed = listed if len(listed) <= 5 else [*listed[:2], "…", *listed[-2:]]
     return [
-        f"{what}: the images differ in pixel size ({', '.join(shown)} nm), so that equal objects differ in size; bring "
-        "them to one pixel size, or select one by a condition (pixel_size_nm)."
+        f"{what}: the images differ in pixel size ({', '.join(listed)} nm), so that equal objects differ in size; "
+        "bring them to one pixel size, or select one by a condition (pixel_size_nm)."
     ]
 
 

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from segue.data import image_io
+from segue.data.folders.patterns import file_stem, find_files
 from segue.data.formats.ome_zarr import is_zarr, read_ome_zarr
 from segue.data.formats.stack import AXIS_WORDS, RGB, Stack, luma
 from segue.data.formats.tiff_blocks import TiffBlocks
-from segue.data.patterns import file_stem, find_files
 from segue.errors import SegueError
 from segue.fingerprint import hash_json, shared_folder
 from segue.storage import absolute, file_name

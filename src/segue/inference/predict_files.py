@@ -367,7 +367,7 @@ def _write_image(
     else:
         labels = predict_labels(model, scaled.image, working, settings, share)
         if scaled is not opened:
-            labels = _at_own_size(labels, (int(size[0]), int(size[1])))
+            labels = _at_original_size(labels, (int(size[0]), int(size[1])))
         table, facts = _measure(model, opened, labels)
         row |= facts
         channels = tuple(model.target.names) if labels.probabilities is not None else ()
@@ -419,19 +419,19 @@ def _title(name: str, facts: Mapping[str, Any]) -> str:
 
 def _at_training_size(model: Model, opened: OpenImage, settings: PredictSettings) -> tuple[OpenImage, list[str]]:
     """Returns the image at the pixel size of the training, if that is asked for and both are known, and notes."""
-    own, trained = opened.pixel_size_nm, model.pixel_size_nm
+    image_nm, trained = opened.pixel_size_nm, model.pixel_size_nm
     if not settings.rescale or trained is None:
         return opened, []
-    if own is None:
+    if image_nm is None:
         return opened, ["states no pixel size and was not rescaled"]
     height, width = opened.image.shape[1:]
-    size = max(1, round(height * own / trained)), max(1, round(width * own / trained))
+    size = max(1, round(height * image_nm / trained)), max(1, round(width * image_nm / trained))
     if size == (height, width):
         return opened, []
     return replace(opened, image=Resampled(opened.image, size), pixel_size_nm=trained), []
 
 
-def _at_own_size(labels: Labels, size: tuple[int, int]) -> Labels:
+def _at_original_size(labels: Labels, size: tuple[int, int]) -> Labels:
     probabilities = None if labels.probabilities is None else Resampled(labels.probabilities, size)
     return replace(labels, values=Nearest(labels.values, size), probabilities=probabilities)
 
@@ -517,8 +517,8 @@ def _measure(model: Model, opened: OpenImage, labels: Labels) -> tuple[dict[str,
         fractions |= dict(
             zip((f"fraction_{name}" for name in names[measured.labels]), columns["area_px"] / area, strict=True)
         )
-        shown = [name for name in columns if name.startswith(("label", "area", "mean_"))]
-        return {"class": names[measured.labels], **{name: columns[name] for name in shown}}, fractions
+        visible = [name for name in columns if name.startswith(("label", "area", "mean_"))]
+        return {"class": names[measured.labels], **{name: columns[name] for name in visible}}, fractions
     is_joined = labels.is_joined[measured.labels]
     columns["joined"] = is_joined
     is_low = np.zeros(len(is_joined), np.bool_)

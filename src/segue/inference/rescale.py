@@ -31,9 +31,9 @@ class Resampled:
     def __getitem__(self, key: tuple[int | slice, slice, slice]) -> np.ndarray:
         channel, *parts = key
         first, weights = [], []
-        for part, size, own in zip(parts, self.size, self.pixels.shape[1:], strict=True):
+        for part, size, pixels in zip(parts, self.size, self.pixels.shape[1:], strict=True):
             start, stop, _ = part.indices(size)
-            begin, matrix = interpolation(start, stop, size, own)
+            begin, matrix = interpolation(start, stop, size, pixels)
             first.append(begin)
             weights.append(matrix)
         rows, columns = (slice(begin, begin + matrix.shape[1]) for begin, matrix in zip(first, weights, strict=True))
@@ -43,14 +43,14 @@ class Resampled:
         return out[0] if planes.ndim == 2 else out
 
 
-def interpolation(start: int, stop: int, size: int, own: int) -> tuple[int, Any]:
+def interpolation(start: int, stop: int, size: int, pixels: int) -> tuple[int, Any]:
     """Returns the first pixel that is needed, and the weights (stop − start, n) of it and those after it, for the
-    values `start` … `stop` − 1 of `size` along an axis of `own` pixels."""
-    step = own / size
+    values `start` … `stop` − 1 of `size` along an axis of `pixels` pixels."""
+    step = pixels / size
     reach = max(step, 1.0)
     centers = (np.arange(start, stop) + 0.5) * step - 0.5
     begin = max(0, int(np.floor(centers[0] - reach)))
-    end = min(own, int(np.ceil(centers[-1] + reach)) + 1)
+    end = min(pixels, int(np.ceil(centers[-1] + reach)) + 1)
     taps = np.arange(2 * int(np.ceil(reach)) + 2)
     positions = np.floor(centers - reach).astype(int)[:, None] + taps
     values = np.clip(1 - np.abs(positions - centers[:, None]) / reach, 0, None)
@@ -78,9 +78,9 @@ class Nearest:
 
     def __getitem__(self, key: tuple[slice, slice]) -> np.ndarray:
         places = []
-        for part, size, own in zip(key, self.size, self.labels.shape, strict=True):
+        for part, size, pixels in zip(key, self.size, self.labels.shape, strict=True):
             index = np.arange(size)[part]
-            places.append(np.minimum(((index + 0.5) * own / size).astype(int), own - 1))
+            places.append(np.minimum(((index + 0.5) * pixels / size).astype(int), pixels - 1))
         rows, columns = places
         if not (len(rows) and len(columns)):
             return np.zeros((len(rows), len(columns)), self.dtype)

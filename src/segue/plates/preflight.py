@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from segue.data import splits
-from segue.data.pairing import raise_problems
+from segue.data.folders.pairing import raise_problems
 from segue.data.spec import SplitSpec
 from segue.data.tiling import starts
 from segue.errors import SegueError

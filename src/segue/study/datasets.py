@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from segue.data import prepare
-from segue.data.pairing import PairedFiles, pair_files
+from segue.data.folders.pairing import PairedFiles, pair_files
 from segue.data.spec import PrepareSpec
 from segue.errors import SegueError, SpecError
 from segue.fingerprint import hash_files, stage_hash

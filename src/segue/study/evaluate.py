@@ -26,8 +26,8 @@ from segue.inference.domain import differences, mixed_sizes, observe
 from segue.storage import write_json
 from segue.study.store import timing_file
 from segue.targets.target import Target
-from segue.training.data import choose_layer, part_indices, refuse_leaks, refuse_shared_groups, training_groups
 from segue.training.freezing import load_parts
+from segue.training.inputs.data import choose_layer, part_indices, refuse_leaks, refuse_shared_groups, training_groups
 from segue.training.run_folder import RunFolder, TrainedModel, load_run
 from segue.training.spec import DataSpec
 from segue.training.tuning import predict_scores

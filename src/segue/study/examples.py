@@ -19,7 +19,7 @@ from segue.study.evaluate import target_for
 from segue.study.plan import Evaluation, Plan
 from segue.study.table import Example, ObjectExample
 from segue.targets.target import Target
-from segue.training.data import choose_layer, part_indices
+from segue.training.inputs.data import choose_layer, part_indices
 from segue.training.run_folder import RunFolder, TrainedModel, load_run
 from segue.training.tuning import predict_scores
 

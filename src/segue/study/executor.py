@@ -327,7 +327,7 @@ def is_worthwhile(task: StudyTask) -> bool:
 
 def is_streamed(task: StudyTask) -> bool:
     """Returns whether the samples of a training are probably more than its memory holds."""
-    from segue.training.data import memory_limit
+    from segue.training.inputs.data import memory_limit
 
     limit = memory_limit(task.spec)
     return limit is not None and TaskSizes().bytes(task) > limit

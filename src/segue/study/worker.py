@@ -158,7 +158,7 @@ class TaskSizes:
 
     def visits(self, task: StudyTask) -> int:
         """Returns how many images a training visits, for the progress of a study."""
-        from segue.training.sampler import repeats_per_sample
+        from segue.training.inputs.sampler import repeats_per_sample
 
         samples = sum(self._samples(task, item) for item in task.spec.data)
         return max(samples, 1) * task.spec.epochs * repeats_per_sample(task.spec)
@@ -188,7 +188,7 @@ class TaskSizes:
     def _count(self, task: StudyTask, item: DataSpec) -> tuple[int, int]:
         """Returns the samples that meet the conditions, and their groups."""
         from segue.data.dataset import Dataset
-        from segue.training.data import plain_conditions
+        from segue.training.inputs.data import plain_conditions
 
         name = f"{item.dataset} {item.conditions}"
         if name not in self._counts:

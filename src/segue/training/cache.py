@@ -22,7 +22,7 @@ from segue.data.sources import Source
 from segue.device import Precision, fits_in_free_memory
 from segue.inference.predict import autocast
 from segue.targets.target import Target
-from segue.training.sampler import augment_spec, is_fixed, repeats_per_sample
+from segue.training.inputs.sampler import augment_spec, is_fixed, repeats_per_sample
 from segue.training.spec import StageSpec
 
 MIN_EPOCHS = 2  # the first fills the cache of features and gains nothing

@@ -36,8 +36,8 @@ from segue.training import cache, checkpoint, freezing, logging, optimizers, sch
 from segue.training.cache import FeatureCache, TargetCache
 from segue.training.checkpoint import CheckpointClock, Progress
 from segue.training.distributed import SINGLE_PROCESS, ProcessGroup
+from segue.training.inputs.sampler import EpochPlan, augment_spec, plan_epoch
 from segue.training.run_folder import RunFolder
-from segue.training.sampler import EpochPlan, augment_spec, plan_epoch
 from segue.training.spec import StageSpec
 
 CHECK_EVERY_STEPS = 50  # between checks of the losses: each check waits for the device

@@ -29,12 +29,13 @@ from segue.inference import confidence
 from segue.networks.pretrained import load_pretrained
 from segue.storage import make_folder, refusal, write_json
 from segue.targets.registry import build_target
-from segue.training import checkpoint, class_presence, freezing, logging, loop, schedules, tuning
-from segue.training.data import StageData, draw_validation_subset, load_data, with_parent
+from segue.training import checkpoint, freezing, logging, loop, schedules, tuning
 from segue.training.distributed import ProcessGroup, init_distributed
+from segue.training.inputs import class_presence
+from segue.training.inputs.data import StageData, draw_validation_subset, load_data, with_parent
+from segue.training.inputs.sampler import repeats_per_sample
 from segue.training.loop import PassSettings, TrainState
 from segue.training.run_folder import RunFolder
-from segue.training.sampler import repeats_per_sample
 from segue.training.spec import StageSpec, TrainTask, shared_pass
 
 Log = Callable[[str], None]

@@ -179,8 +179,8 @@ class Samples:
                 raise SegueError(
                     f"{path}: has {what} and is not opaque everywhere; save the image without transparency."
                 )
-        kept = [index for index in range(self.count) if index not in self.alpha]
-        return np.take(values, kept, axis=self.axis)
+        channels = [index for index in range(self.count) if index not in self.alpha]
+        return np.take(values, channels, axis=self.axis)
 
     def _invert(self, values: np.ndarray) -> np.ndarray:
         """Inverts the first sample, which is gray; alpha and further channels stay."""

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from segue.data.pairing import raise_problems
+from segue.data.folders.pairing import raise_problems
 from segue.errors import SegueError
 from segue.fingerprint import hash_each_file, hash_json
 from segue.plates.layout.checks import common_geometry, find_duplicates, find_missing

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from segue.data.folders.patterns import SUFFIX, existing_path, is_hidden
 from segue.data.image_io import TIFF_SUFFIXES
-from segue.data.patterns import SUFFIX, existing_path, is_hidden
 from segue.data.spec import STANDARD_COLUMNS
 from segue.data.tables import Table, changed_name, decimal_number, is_condition_name, is_whole_number, read_table
 from segue.errors import SegueError

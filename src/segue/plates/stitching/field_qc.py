@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from scipy import ndimage
 
-from segue.data.saturation import saturation
+from segue.data.folders.saturation import saturation
 from segue.plates.spec import Action, QualitySpec
 
 Key = TypeVar("Key", bound=Hashable)

@@ -31,8 +31,8 @@ from segue.reporting.formatting import join_names, stage_label
 from segue.reporting.video.frames import FrameRenderer, VideoContext, VideoFrame, sheet_figure
 from segue.storage import replacing
 from segue.study.evaluate import target_for
-from segue.training.data import choose_layer
 from segue.training.freezing import load_parts
+from segue.training.inputs.data import choose_layer
 from segue.training.logging import load_film
 from segue.training.run_folder import RunFolder, TrainedModel, load_run
 

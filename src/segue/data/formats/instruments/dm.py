@@ -76,8 +76,8 @@ def _image_numbers(tags: Mapping[str, Any]) -> list[int]:
 def _lengths(tags: Mapping[str, Any], number: int) -> list[int]:
     """Returns the lengths of the axes of an image, that of x first; trailing ones of 1 count as written."""
     prefix = f".ImageList.{number}.ImageData.Dimensions."
-    found = ((int(tag.removeprefix(prefix)), int(value)) for tag, value in tags.items() if tag.startswith(prefix))
-    return [length for _, length in sorted(found)]
+    lengths = ((int(tag.removeprefix(prefix)), int(value)) for tag, value in tags.items() if tag.startswith(prefix))
+    return [length for _, length in sorted(lengths)]
 
 
 def _axes(path: Path, tags: Mapping[str, Any], number: int, count: int) -> tuple[str, float | None, tuple[str, ...]]:

@@ -17,7 +17,7 @@ from segue.data.sources import virtual_labels
 from segue.data.spec import Layer
 from segue.data.splits import PartName
 from segue.errors import SegueError
-from segue.training.data import choose_layer, draw_training_subset, draw_validation_subset, part_indices
+from segue.training.inputs.data import choose_layer, draw_training_subset, draw_validation_subset, part_indices
 from segue.training.spec import Inputs, StageSpec
 
 BLOCK = 32  # tiles read at once in search of objects

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from segue.data.pairing import ImageLabelPair
-from segue.data.saturation import saturation
+from segue.data.folders.pairing import ImageLabelPair
+from segue.data.folders.saturation import saturation
 
 MIN_VALUES = 4  # an image of fewer different values is a mask, a label image or a dark field
 BLANK_SHARE = 0.999  # of the pixels have one value: a dark field, but for hot pixels
@@ -75,8 +75,8 @@ def picture_hash(image: np.ndarray) -> str:
     """
     if all(_is_blank(channel) for channel in image):
         return ""
-    turned = [np.rot90(one, turns, (1, 2)) for one in (image, image[:, :, ::-1]) for turns in range(4)]
-    views = [view for view in turned if view.shape[1] <= view.shape[2]]
+    symmetries = [np.rot90(one, turns, (1, 2)) for one in (image, image[:, :, ::-1]) for turns in range(4)]
+    views = [view for view in symmetries if view.shape[1] <= view.shape[2]]
     # the first rows decide but where they are equal, as in an image with a margin
     rows = [view[:, 0].tobytes() for view in views]
     first = min(rows)

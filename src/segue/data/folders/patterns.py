@@ -38,7 +38,7 @@ class NamedPath:
 
 
 @dataclass
-class FoundFiles:
+class MatchedFiles:
     """The files that match a pattern, sorted, and sentences.
 
     others: the other files beside them, and those of the same suffix one folder below. problems: names that match in
@@ -80,17 +80,17 @@ def without_compound_suffix(stem: str) -> str:
     return stem[: len(stem) - len(compound)] or stem
 
 
-def find_files(pattern: str, root: Path) -> FoundFiles:
+def find_files(pattern: str, root: Path) -> MatchedFiles:
     """Returns the files that a pattern relative to the folder `root` matches; it may begin with ../ or /.
 
     Raises SegueError if a folder cannot be read, or is called as a part of the pattern that others match too.
     """
-    found = FoundFiles()
-    for folder, names in _folders(root, Path(pattern).parts[:-1], {}, found):
-        _match_files(folder, Path(pattern).name, names, found)
-    found.files.sort(key=lambda file: file.path)
-    found.others = sorted(set(found.others) - {file.path for file in found.files})
-    return found
+    matches = MatchedFiles()
+    for folder, names in _folders(root, Path(pattern).parts[:-1], {}, matches):
+        _match_files(folder, Path(pattern).name, names, matches)
+    matches.files.sort(key=lambda file: file.path)
+    matches.others = sorted(set(matches.others) - {file.path for file in matches.files})
+    return matches
 
 
 def existing_path(path: Path) -> Path | None:
@@ -119,7 +119,7 @@ def near_miss(path: Path) -> str:
 
 
 def _folders(
-    folder: Path, parts: tuple[str, ...], names: Mapping[str, str], found: FoundFiles
+    folder: Path, parts: tuple[str, ...], names: Mapping[str, str], matches: MatchedFiles
 ) -> Iterator[tuple[Path, Mapping[str, str]]]:
     """Yields the folders that the parts match below `folder`, each with the text of the named parts."""
     if not parts:
@@ -127,21 +127,21 @@ def _folders(
         return
     part, rest = parts[0], parts[1:]
     if part == "**":
-        yield from _folders(folder, rest, names, found)
+        yield from _folders(folder, rest, names, matches)
         for name, is_folder in _entries(folder):
             if is_folder:
-                yield from _folders(folder / name, parts, names, found)
+                yield from _folders(folder / name, parts, names, matches)
         return
     literal = _literal_folder(folder, part)
     if not SIGNS.search(part):
         if literal is None:
-            found.absent.append(f"there is no folder {folder / part}{near_miss(folder / part)}")
+            matches.absent.append(f"there is no folder {folder / part}{near_miss(folder / part)}")
         else:
-            yield from _folders(literal, rest, names, found)
+            yield from _folders(literal, rest, names, matches)
         return
     matched = []
     for name, is_folder in _entries(folder) if folder.is_dir() else ():
-        texts = _match(part, name, names, folder, found.problems) if is_folder else None
+        texts = _match(part, name, names, folder, matches.problems) if is_folder else None
         if texts is not None:
             matched.append((folder / name, texts))
     if literal is not None:
@@ -153,9 +153,9 @@ def _folders(
             )
         matched = [(literal, names)]
     if not matched:
-        found.absent.append(f"no folder below {folder} matches '{part}'; * ? [ ] and {{ }} are signs of patterns")
+        matches.absent.append(f"no folder below {folder} matches '{part}'; * ? [ ] and {{ }} are signs of patterns")
     for path, texts in matched:
-        yield from _folders(path, rest, texts, found)
+        yield from _folders(path, rest, texts, matches)
 
 
 def _literal_folder(folder: Path, part: str) -> Path | None:
@@ -167,20 +167,21 @@ def _literal_folder(folder: Path, part: str) -> Path | None:
         raise SegueError(f"{folder / part}: cannot be the name of a folder ({error}); correct the pattern.") from error
 
 
-def _match_files(folder: Path, part: str, names: Mapping[str, str], found: FoundFiles) -> None:
+def _match_files(folder: Path, part: str, names: Mapping[str, str], matches: MatchedFiles) -> None:
     """Adds the files of a folder that match the last part of a pattern, and those that do not, to `found`."""
     suffix = SUFFIX.search(part)
     for name, is_folder in _entries(folder):
         path = folder / name
         if is_folder:
             ending = part if suffix is None else suffix[0].lower()
-            found.others += [path / inside for inside, _ in _entries(path) if inside.lower().endswith(ending)]
+            matches.others += [path / inside for inside, _ in _entries(path) if inside.lower().endswith(ending)]
             continue
-        texts = names if name == part and not NAMED.search(part) else _match(part, name, names, folder, found.problems)
+        is_literal = name == part and not NAMED.search(part)
+        texts = names if is_literal else _match(part, name, names, folder, matches.problems)
         if texts is None:
-            found.others.append(path)
+            matches.others.append(path)
         else:
-            found.files.append(NamedPath(path, texts))
+            matches.files.append(NamedPath(path, texts))
 
 
 def _entries(folder: Path) -> Iterable[tuple[str, bool]]:

@@ -10,9 +10,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from segue.data.image_io import READERS, Header, read_header
-from segue.data.patterns import (
-    FoundFiles,
+from segue.data.folders.patterns import (
+    MatchedFiles,
     NamedPath,
     existing_path,
     file_stem,
@@ -22,6 +21,7 @@ from segue.data.patterns import (
     near_miss,
     without_compound_suffix,
 )
+from segue.data.image_io import READERS, Header, read_header
 from segue.data.spec import STANDARD_COLUMNS, PrepareSpec
 from segue.data.splits import PARTS, PartName
 from segue.data.tables import Table, decimal_number, is_condition_name, read_table
@@ -135,29 +135,29 @@ def _by_name(spec: PrepareSpec, root: Path) -> tuple[list[ImageLabelPair], list[
     """
     assert spec.images is not None
     pattern = None if spec.labels is None else spec.labels.files
-    found = find_files(spec.images, root)
-    candidates = FoundFiles() if pattern is None else find_files(pattern, root)
+    matches = find_files(spec.images, root)
+    candidates = MatchedFiles() if pattern is None else find_files(pattern, root)
     parts = named_parts(pattern or "")
     images_by_parts: dict[tuple[str, ...], list[NamedPath]] = defaultdict(list)
-    for image in found.files:
+    for image in matches.files:
         images_by_parts[_parts(image, parts)].append(image)
     # labels may lie beside the images, where one may match the patterns of both
-    image_paths = {image.path for image in found.files}
+    image_paths = {image.path for image in matches.files}
     labels_by_parts: dict[tuple[str, ...], list[Path]] = defaultdict(list)
     for label in candidates.files:
         key = _parts(label, parts)
         if label.path not in image_paths or any(image.path != label.path for image in images_by_parts[key]):
             labels_by_parts[key].append(label.path)
     label_paths = {path for paths in labels_by_parts.values() for path in paths}
-    images = [image for image in found.files if image.path not in label_paths]
+    images = [image for image in matches.files if image.path not in label_paths]
     if not images:
-        reason = f" ({found.absent[0]})" if found.absent else ""
+        reason = f" ({matches.absent[0]})" if matches.absent else ""
         raise SegueError(
-            f"{root}: images = '{spec.images}' matches no file below this folder{reason}{_example(found.others)}; "
+            f"{root}: images = '{spec.images}' matches no file below this folder{reason}{_example(matches.others)}; "
             "correct the pattern."
         )
     folder = shared_folder([image.path for image in images])
-    pairs, problems, used = [], [*found.problems, *candidates.problems], set()
+    pairs, problems, used = [], [*matches.problems, *candidates.problems], set()
     for image in images:
         labels = labels_by_parts.get(_parts(image, parts), [])
         used.update(labels)
@@ -181,7 +181,7 @@ def _by_name(spec: PrepareSpec, root: Path) -> tuple[list[ImageLabelPair], list[
             pairs.append(ImageLabelPair(image.path, label, source, group, None, None, spec.conditions))
     for path in sorted(label_paths - used - image_paths):
         problems.append(f"{path}: is a label image without an image of that name; add it, or leave the label out.")
-    left_out = {*found.others, *candidates.others, *(label_paths - used)} - {image.path for image in images} - used
+    left_out = {*matches.others, *candidates.others, *(label_paths - used)} - {image.path for image in images} - used
     return pairs, problems, _left_out(spec.images, left_out)
 
 
@@ -219,12 +219,12 @@ def _label_hint(images: str, labels: str, image: NamedPath, root: Path, image_pa
     # a folder of labels beside each folder of images
     folder = image.path.parent
     while folder != root.resolve() and root.resolve() in folder.parents:
-        beside = folder / fill(labels, _names(image))
-        if beside.is_file():
+        sibling = folder / fill(labels, _names(image))
+        if sibling.is_file():
             levels = len(folder.relative_to(root.resolve()).parts)
             above = "/".join("{folder}" if levels == 1 else f"{{folder{level}}}" for level in range(levels))
             inner = image.path.parent.relative_to(folder) / f"{{stem}}{image.path.suffix}"
-            return f" (there is {beside}: write images = '{above}/{inner.as_posix()}' and files = '{above}/{labels}')"
+            return f" (there is {sibling}: write images = '{above}/{inner.as_posix()}' and files = '{above}/{labels}')"
         folder = folder.parent
     # a name of which a part is that of the image
     stem = _names(image)["stem"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from segue.data.folders.pairing import ImageLabelPair
 from segue.data.image_io import count_pages
-from segue.data.pairing import ImageLabelPair
 from segue.data.spec import PrepareSpec
 from segue.errors import SegueError
 
