@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from segue.errors import SegueError
-from segue.hdf5 import open_file, reading
+from segue.hdf5 import CHECKSUM, CHECKSUM_BYTES, COMPRESSION, open_file, reading, write_checksum, write_chunk
 
 
 @pytest.fixture
@@ -67,3 +67,41 @@ def test_a_filter_that_is_not_installed(path: Path) -> None:
         raise OSError("Can't synchronously read data (required filter 'bzip2' is not registered)")
     with pytest.raises(SegueError, match="the file is damaged"), reading(path):
         raise OSError("Can't synchronously read data (wrong checksum)")
+
+
+@pytest.mark.parametrize("kind", ["u1", "<u2", "<i4", "<f4", "<i8"])
+@pytest.mark.parametrize("odd", [1, 2], ids=["even width", "odd width"])
+def test_chunks_of_numbers_are_what_hdf5_writes_and_verifies(tmp_path: Path, kind: str, odd: int) -> None:
+    values = np.random.default_rng(0).integers(0, 200, (7, odd, 3)).astype(kind)
+    with h5py.File(tmp_path / "chunks.h5", "w") as file:
+        ours, theirs = (file.create_dataset(name, values.shape, kind, chunks=(4, odd, 3), **CHECKSUM) for name in "ab")
+        write_chunk(ours, 0, [values[:1], values[1:4]])
+        write_chunk(ours, 4, [values[4:]])  # not full
+        theirs[...] = values
+    with h5py.File(tmp_path / "chunks.h5") as file:
+        np.testing.assert_array_equal(file["a"][...], values)
+        for first in (0, 4):
+            assert file["a"].id.read_direct_chunk((first, 0, 0)) == file["b"].id.read_direct_chunk((first, 0, 0))
+
+
+@pytest.mark.parametrize("kind", ["i1", "<i2", "<i4"])
+def test_chunks_of_labels_of_any_type_are_read_by_hdf5(tmp_path: Path, kind: str) -> None:
+    labels = np.array([-1, 0, 1, np.iinfo(kind).max], kind).repeat(5).reshape(10, 2)
+    with h5py.File(tmp_path / "labels.h5", "w") as file:
+        array = file.create_dataset("labels", labels.shape, "<i4", chunks=(6, 2), **COMPRESSION)
+        write_chunk(array, 0, [labels[:2].astype("i1"), labels[2:6]])
+        write_chunk(array, 6, [labels[6:]])
+        np.testing.assert_array_equal(array[...], labels)
+
+
+def test_a_chunk_with_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
+    chunk = np.arange(8 + CHECKSUM_BYTES, dtype=np.uint8)
+    write_checksum(chunk)
+    with h5py.File(tmp_path / "chunk.h5", "w") as file:
+        array = file.create_dataset("a", (8,), "u1", chunks=(8,), **CHECKSUM)
+        array.id.write_direct_chunk((0,), chunk)
+        np.testing.assert_array_equal(array[...], chunk[:8])
+        chunk[3] ^= 1
+        array.id.write_direct_chunk((0,), chunk)
+        with pytest.raises(OSError):
+            array[...]

@@ -236,8 +236,8 @@ def write_labels(dataset: Node, labels: np.ndarray) -> None:
     write_packed(dataset, 0, pack_labels(labels))
 
 
-def write_packed(dataset: Node, first: int, chunk: bytes | bytearray) -> None:
-    """Writes a whole chunk, as `packed` returns it, which begins with row `first`."""
+def write_packed(dataset: Node, first: int, chunk: bytes | bytearray | np.ndarray) -> None:
+    """Writes the bytes of a whole chunk, as its filters leave them, which begins with row `first`."""
     dataset.id.write_direct_chunk((first, *[0] * (dataset.ndim - 1)), chunk)
 
 
@@ -267,12 +267,30 @@ def text_array(texts: Sequence[str] | str) -> np.ndarray:
     return np.array(encoded, dtype=h5py.string_dtype("utf-8", max(1, longest)))
 
 
-def with_checksum(chunk: np.ndarray) -> bytes:
-    """Returns the bytes of a chunk as the filter Fletcher-32 leaves them: followed by their checksum."""
+def write_chunk(dataset: Node, first: int, blocks: Sequence[np.ndarray]) -> None:
+    """Writes the rows of all blocks, (n, …) each, as the chunk that begins with row `first`: at most its rows.
+
+    dataset: in chunks of whole rows, of `create_labels` or with a checksum alone. HDF5 itself takes far longer.
+    """
+    rows, row_shape = dataset.chunks[0], dataset.shape[1:]
+    missing = rows - sum(map(len, blocks))
+    if dataset.compression is not None:
+        padding = np.zeros((missing, *row_shape), np.int8)
+        write_packed(dataset, first, pack_labels(np.concatenate([*blocks, padding])))
+        return
+    chunk = np.zeros(dataset.dtype.itemsize * int(np.prod(dataset.chunks)) + CHECKSUM_BYTES, np.uint8)
+    values = chunk[:-CHECKSUM_BYTES].view(dataset.dtype).reshape(dataset.chunks)
+    np.concatenate(blocks, out=values[: rows - missing])
+    write_checksum(chunk)
+    write_packed(dataset, first, chunk)
+
+
+def write_checksum(chunk: np.ndarray) -> None:
+    """Writes into the last 4 bytes of a chunk, (n,) uint8, the checksum of those before, as the filter Fletcher-32."""
     from imagecodecs import h5checksum_fletcher32
 
-    raw = chunk.tobytes()
-    return raw + h5checksum_fletcher32(raw).to_bytes(CHECKSUM_BYTES, "little")
+    checksum = h5checksum_fletcher32(_bytes_of(chunk[:-CHECKSUM_BYTES]))
+    chunk[-CHECKSUM_BYTES:] = np.frombuffer(checksum.to_bytes(CHECKSUM_BYTES, "little"), np.uint8)
 
 
 def _bytes_of(array: np.ndarray) -> Any:

@@ -21,6 +21,7 @@ from segue.data.splits import GivenSplit, Split, split_codes
 from segue.errors import SegueError
 from segue.hdf5 import (
     CHECKSUM,
+    CHECKSUM_BYTES,
     COMPRESSION,
     NewFile,
     Node,
@@ -30,7 +31,8 @@ from segue.hdf5 import (
     pack_labels,
     reading,
     text_array,
-    with_checksum,
+    write_checksum,
+    write_chunk,
     write_labels,
     write_packed,
 )
@@ -226,9 +228,8 @@ class _RowWriter:
 
     def flush(self) -> None:
         if self.blocks:
-            rows = np.concatenate(self.blocks)
-            self.dataset[self.written : self.written + len(rows)] = rows
-            self.written += len(rows)
+            write_chunk(self.dataset, self.written, self.blocks)
+            self.written += sum(map(len, self.blocks))
             self.blocks = []
 
 
@@ -290,7 +291,7 @@ def _copy_rows(source: Node, writers: Mapping[str, _RowWriter | _ClassCounter], 
         if isinstance(writer, _RowWriter):
             counter = writers.get(f"class_counts/{name.removeprefix('labels/')}") if "/" in name else None
             for start in range(0, tiles[name].shape[0], writer.chunk):
-                block = tiles[name][start : start + writer.chunk].astype(writer.dataset.dtype, copy=False)
+                block = tiles[name][start : start + writer.chunk]
                 writer.add(block)
                 if counter is not None:
                     counter.add(block)
@@ -338,7 +339,9 @@ class _Block:
     def __init__(self, rows: int, tile_px: int, layers: Sequence[Layer], image: np.ndarray) -> None:
         shape = (rows, tile_px, tile_px)
         self.count = 0
-        self.images = np.empty((rows, len(image), tile_px, tile_px), dtype=image.dtype)
+        self._row_bytes = len(image) * tile_px**2 * image.dtype.itemsize
+        self._memory = np.empty(rows * self._row_bytes + CHECKSUM_BYTES, np.uint8)
+        self.images = self._memory[:-CHECKSUM_BYTES].view(image.dtype).reshape(rows, len(image), tile_px, tile_px)
         self.labels = {layer.name: np.empty(shape, dtype=buffer_dtype(layer)) for layer in layers}
         self.intensity = np.empty((rows, len(image), 4), dtype=np.float32)
         self.counts = {
@@ -365,6 +368,12 @@ class _Block:
     @property
     def is_full(self) -> bool:
         return self.count == len(self.images)
+
+    def image_chunk(self, rows: int) -> np.ndarray:
+        """Returns the bytes of the first `rows` images and their checksum, in place: later images are lost."""
+        chunk = self._memory[: rows * self._row_bytes + CHECKSUM_BYTES]
+        write_checksum(chunk)
+        return chunk
 
 
 class GrowingDataset:
@@ -480,7 +489,7 @@ class GrowingDataset:
         arrays, first, end = self._arrays, self._written, self._written + block.count
         for array in arrays.values():
             array.resize(end, axis=0)
-        arrays["images"].id.write_direct_chunk((first, 0, 0, 0), with_checksum(block.images[: self._chunk_rows]))
+        write_packed(arrays["images"], first, block.image_chunk(self._chunk_rows))
         for name, chunk in labels.items():
             write_packed(arrays[f"labels/{name}"], first, chunk)
         box = np.array([0, 0, self._tile_px, self._tile_px], dtype=np.int32)
