@@ -288,14 +288,11 @@ def boundary_counts(
     if true.ndim != 2 or true.shape != predicted.shape:
         raise ValueError(f"boundary_counts: shapes are {true.shape} and {predicted.shape}; give two (height, width)")
     labels = [np.ascontiguousarray(each, np.int32) for each in (true, predicted)]
-    edges = [_boundary(each, labels[0]) for each in labels]
-    reach = int(tolerance_px)
-    rows, columns = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1)
-    squared = rows**2 + columns**2
-    order = np.argsort(squared, kind="stable")  # nearest first: most boundary pixels are found at once
-    order = order[squared[order] <= tolerance_px**2]
-    offsets = np.ascontiguousarray(np.stack([rows[order], columns[order]], 1))
-    return (*_near(edges[0], edges[1], offsets), *_near(edges[1], edges[0], offsets))
+    edges = [_boundary(each, labels[0]).view(np.uint8) for each in labels]
+    reach = min(int(tolerance_px), max(true.shape))
+    rows = np.arange(-reach, reach + 1)
+    half_widths = np.sqrt(min(tolerance_px, 2 * reach + 1) ** 2 - rows**2).astype(np.int64)
+    return (*_near(edges[0], edges[1], half_widths), *_near(edges[1], edges[0], half_widths))
 
 
 @njit(cache=True, nogil=True)
@@ -341,18 +338,41 @@ def _boundary_row(here, left, right, above, below, out) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _near(pixels: np.ndarray, others: np.ndarray, offsets: np.ndarray) -> tuple[int, int]:
-    """Returns how many of the (H, W) pixels are set, and how many of these have one of `others` at an offset."""
+def _near(pixels: np.ndarray, others: np.ndarray, half_widths: np.ndarray) -> tuple[int, int]:
+    """Returns how many of the pixels (H, W), uint8 of 0 and 1, are set, and how many of them have one of `others` near.
+
+    half_widths (2n + 1,): how many columns are near, to either side, in the rows from n above to n below.
+    """
     height, width = pixels.shape
+    reach = half_widths.size // 2
+    is_near = np.empty(width, np.uint8)
     count, near = 0, 0
     for y in range(height):
-        for x in range(width):
-            if not pixels[y, x]:
-                continue
-            count += 1
-            for k in range(offsets.shape[0]):
-                row, column = y + offsets[k, 0], x + offsets[k, 1]
-                if 0 <= row < height and 0 <= column < width and others[row, column]:
-                    near += 1
-                    break
+        is_near[:] = 0
+        for row in range(max(0, y - reach), min(height, y + reach + 1)):
+            half = min(half_widths[row - y + reach], width - 1)
+            for shift in range(-half, half + 1):
+                start, stop = max(0, -shift), width - max(0, shift)
+                _add(is_near[start:stop], others[row, start + shift : stop + shift])
+        row_count, row_near = _count(pixels[y], is_near)
+        count, near = count + row_count, near + row_near
     return count, near
+
+
+# loops of their own, so that they are compiled to operations on many pixels at once
+
+
+@njit(cache=True, nogil=True)
+def _add(pixels, others) -> None:
+    for k in range(pixels.size):
+        pixels[k] |= others[k]
+
+
+@njit(cache=True, nogil=True)
+def _count(pixels, others) -> tuple[int, int]:
+    """Returns how many pixels are set, and how many in both."""
+    count, both = 0, 0
+    for k in range(pixels.size):
+        count += pixels[k]
+        both += pixels[k] & others[k]
+    return count, both
