@@ -267,6 +267,32 @@ def _fails(plane: Plane) -> bool:
     return False
 
 
+def test_two_names_of_plates_stay_two(tmp_path: Path):
+    """A slash, which parts plate and well, is written another way, and no name becomes that of another plate."""
+    names = ["day/1", "day-1", "day%2F1", "day%1"]
+    for number, name in enumerate(names):
+        write_zarr_plate(tmp_path / f"{number}.zarr", 3, positions=True)
+        path = tmp_path / f"{number}.zarr/zarr.json"
+        path.write_text(path.read_text().replace('"screen"', json.dumps(name)))
+    plates = {well.plate for well in find_layout(FilesSpec(format="ome-zarr", pattern="*.zarr"), tmp_path).wells}
+    assert plates == {"day%2F1", "day-1", "day%252F1", "day%1"}
+
+
+def test_two_folders_of_one_plate_are_told(tmp_path: Path):
+    for number in (0, 1):
+        write_zarr_plate(tmp_path / f"{number}.zarr", 3, positions=True)
+    path = tmp_path / "1.zarr/zarr.json"
+    for well, other in (("A/1", "D/4"), ("B/10", "E/5")):
+        (tmp_path / "1.zarr" / other).parent.mkdir()
+        (tmp_path / "1.zarr" / well).rename(tmp_path / "1.zarr" / other)
+        path.write_text(path.read_text().replace(f'"{well}"', f'"{other}"'))
+    layout = find_layout(FilesSpec(format="ome-zarr", pattern="*.zarr"), tmp_path)
+    assert {well.key for well in layout.wells} == {"screen/A1", "screen/B10", "screen/D4", "screen/E5"}
+    assert any("both hold a plate 'screen'" in note for note in layout.notes)
+    layout = find_layout(FilesSpec(format="ome-zarr", pattern="{plate}.zarr"), tmp_path)
+    assert not any("both" in note for note in layout.notes)
+
+
 def test_what_is_no_zarr_plate_is_told(tmp_path: Path):
     """A folder that is no plate, and an image whose channels have no names of their own, are told."""
     (tmp_path / "a.zarr").mkdir()

@@ -190,8 +190,13 @@ def _wells_by_image(root: ElementTree.Element) -> dict[str, dict[str, str]]:
             row, column = int(well.attrib["Row"]), int(well.attrib["Column"])
             letters = chr(65 + row) if row < 26 else chr(64 + row // 26) + chr(65 + row % 26)
             for reference in _elements(well, "ImageRef"):
-                wells[reference.attrib["ID"]] = {"plate": name.replace("/", "-"), "well": f"{letters}{column + 1}"}
+                wells[reference.attrib["ID"]] = {"plate": _plate_name(name), "well": f"{letters}{column + 1}"}
     return wells
+
+
+def _plate_name(name: str) -> str:
+    """Returns the name without slashes, which part plate and well; two names stay two."""
+    return re.sub("%(?=2F|25)", "%25", name).replace("/", "%2F")
 
 
 def _elements(element: ElementTree.Element, name: str) -> list[ElementTree.Element]:
@@ -223,13 +228,19 @@ def scan_ome_zarr(spec: FilesSpec, root: Path) -> ScanResult:
     """
     assert spec.pattern is not None
     scan = ScanResult()
+    folders: dict[str, Path] = {}  # of plates
     for folder, names in match_paths(spec.pattern, root, folders=True)[0]:
         plate = _group_metadata(folder).get("plate")
         if plate is None:
             scan.errors.append(f"{folder}: has no plate metadata; give the folder of an OME-Zarr plate.")
             continue
-        own_name = str(plate.get("name") or "").replace("/", "-")
-        name = names.get("plate") or own_name or re.sub(r"(\.ome)?\.zarr$", "", folder.name)
+        stated = _plate_name(str(plate.get("name") or ""))
+        name = names.get("plate") or stated or re.sub(r"(\.ome)?\.zarr$", "", folder.name)
+        if "plate" not in names and (other := folders.setdefault(name, folder)) != folder:
+            scan.notes.append(
+                f"{folder} and {other} both hold a plate '{name}' and are taken for parts of one; if they are two, "
+                "write {plate} for the part of the folder's name that tells them apart."
+            )
         for entry in plate.get("wells", ()):
             well, path = well_name(str(entry["path"]).replace("/", "")), folder / entry["path"]
             try:
