@@ -434,8 +434,12 @@ def run_study(
     force: bool = False,
     side_by_side: int | None = None,
     progress: StudyProgress | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> Summary:
-    """Runs all stages of a study that are not finished; see `segue.study.executor.run_study`."""
+    """Runs all stages of a study that are not finished; see `segue.study.executor.run_study`.
+
+    Without log, what is noted of datasets and domains are Python's warnings.
+    """
     from segue.study import executor
 
     return executor.run_study(
@@ -445,6 +449,7 @@ def run_study(
         force=force,
         side_by_side=side_by_side,
         progress=progress,
+        log=log or warn,
     )
 
 

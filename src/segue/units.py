@@ -13,6 +13,7 @@ import unicodedata
 MIN_PIXEL_NM = 1e-3  # 1 pm: an atomically resolved micrograph has some 10 pm
 MAX_PIXEL_NM = 1e5  # 0.1 mm: a stereo microscope has some 10 µm, a scanner at 300 dpi 85 µm, a screen 265 µm
 SQUARE_TOLERANCE = 0.01  # relative, of width and height
+MAX_SIZE_FACTOR = 1.25  # between pixel sizes that count as one: of images that are trained on together, say
 
 # SI prefixes: symbol, word, factor. Symbols are compared with their case first: Mm is a megameter.
 _PREFIXES = (

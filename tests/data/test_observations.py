@@ -8,7 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segue.data.folders.observations import Observation, judge_copies, notes_on_images, observe, picture_hash
+from segue.data.folders.observations import (
+    Observation,
+    judge_copies,
+    notes_on_images,
+    notes_on_pixel_sizes,
+    observe,
+    picture_hash,
+)
 from segue.data.folders.pairing import ImageLabelPair
 
 
@@ -90,3 +97,15 @@ def test_a_single_black_image(highest: int) -> None:
     image = np.random.default_rng(0).integers(0, highest + 1, (1, 20, 30)).astype(np.uint8)
     assert "1 of 1 images are nearly black" in notes_on_images({"a.tif": observation(image)})[0]
     assert notes_on_images({"a.tif": observation(picture().astype(np.float32) / 4000)}) == []
+
+
+def test_pixel_sizes_that_differ_are_told_with_numbers() -> None:
+    [note] = notes_on_pixel_sizes([650.0, 100.0, 650.0, None])
+    assert "(1 of 100 nm, 2 of 650 nm, 1 of unknown size)" in note
+    [note] = notes_on_pixel_sizes([100.0 * 2**n for n in range(7)])
+    assert "(1 of 100 nm, 1 of 200 nm, …, 1 of 3200 nm, 1 of 6400 nm)" in note
+
+
+@pytest.mark.parametrize("sizes_nm", [[], [None], [100.0], [100.0, 124.9], [None, 650.0, 650.0]])
+def test_pixel_sizes_that_are_alike_are_not_told(sizes_nm: list[float | None]) -> None:
+    assert notes_on_pixel_sizes(sizes_nm) == []

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import tifffile
 from samples.datasets import make_dataset, make_part
 
+from segue.data.prepare import prepare
+from segue.data.spec import PrepareSpec
 from segue.study.domains import domain_warnings
 from segue.study.plan import plan_study
 
@@ -42,3 +45,30 @@ def test_domains_of_another_pixel_size(tmp_path: Path):
     sizes = [sentence for sentence in warnings if "nm per pixel" in sentence]
     assert len(sizes) == 1
     assert sizes[0].startswith("fine: has 65 nm per pixel, the training images of coarse 650 nm (10 times as large)")
+
+
+def test_pictures_of_one_dataset_in_another(tmp_path: Path):
+    """Copies under other names, one of them rotated, are told; a picture of equal group is left to the split."""
+    random = np.random.default_rng(0)
+    pictures = [random.integers(0, 4000, (64, 64), dtype=np.uint16) for _ in range(4)]
+    labels = np.zeros((64, 64), np.uint8)
+    labels[8:20, 8:20] = 1
+    contents = {
+        "coarse": {"a": pictures[0], "b": pictures[1], "same": pictures[2]},
+        "fine": {"x": np.rot90(pictures[0]), "y": pictures[1], "same": pictures[2], "z": pictures[3]},
+    }
+    for dataset, images in contents.items():
+        for name, image in images.items():
+            for kind, values in (("images", image), ("labels", labels)):
+                (tmp_path / dataset / kind).mkdir(parents=True, exist_ok=True)
+                tifffile.imwrite(tmp_path / dataset / kind / f"{name}.tif", values)
+        spec = {
+            "name": dataset, "images": "images/*.tif", "tile_px": 32, "group": "stem",
+            "labels": {"files": "labels/{stem}.tif", "layer": "cells", "kind": "classes", "names": ("", "cell")},
+        }  # fmt: skip
+        prepare(PrepareSpec.model_validate(spec), tmp_path / f"{dataset}.h5", root=tmp_path / dataset)
+    (tmp_path / "study.toml").write_text(STUDY)
+    copies = [sentence for sentence in domain_warnings(plan_study(tmp_path / "study.toml")) if "picture" in sentence]
+    assert len(copies) == 1
+    assert copies[0].startswith("fine: 2 of 4 pictures are also in coarse")
+    assert "(e.g. x.tif and a.tif)" in copies[0]

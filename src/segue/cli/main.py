@@ -78,6 +78,10 @@ def simulate(spec: Spec, out: OutFile, workers: Workers = CORES) -> None:
     _inspect_dataset(out)
 
 
+def _print_note(note: str) -> None:
+    print(f"note: {note}", file=sys.stderr, flush=True)
+
+
 @app.command()
 def prepare(spec: Spec, out: OutFile, workers: Workers = 1) -> None:
     """Turn folders of images and annotations into a dataset."""
@@ -89,7 +93,7 @@ def prepare(spec: Spec, out: OutFile, workers: Workers = 1) -> None:
             out,
             workers=workers,
             progress=lambda done, total: report("micrographs", done, total),
-            log=lambda note: print(f"note: {note}", file=sys.stderr, flush=True),
+            log=_print_note,
         )
     _inspect_dataset(out, notes=False)
 
@@ -342,6 +346,7 @@ def _run(
             force=force,
             side_by_side=side_by_side,
             progress=lambda event: report(event.text, event.done, event.total, event.share),
+            log=_print_note,
         )
     if summary.complete and not summary.finished:
         print("nothing to do: every stage is finished")

@@ -29,7 +29,7 @@ import numpy as np
 
 from segue.data.dataset import Dataset
 from segue.data.folders.channels import channel_order, names_in_use
-from segue.data.folders.observations import Observation, judge_copies, notes_on_images, observe
+from segue.data.folders.observations import Observation, judge_copies, notes_on_images, notes_on_pixel_sizes, observe
 from segue.data.folders.pages import split_pages
 from segue.data.folders.pairing import ImageLabelPair, PairedFiles, pair_files, raise_problems, read_headers
 from segue.data.formats.stack import RGB
@@ -46,7 +46,7 @@ from segue.hdf5 import open_file
 from segue.storage import make_folder, read_json, write_json
 from segue.units import SQUARE_TOLERANCE
 
-VERSION = 3  # increase when the same specification and files give a different dataset
+VERSION = 4  # increase when the same specification and files give a different dataset
 Progress = Callable[[int, int], None]  # done, of how many micrographs
 Log = Callable[[str], None]  # receives sentences on what was left out, or is not what it seems
 Metadata = dict[str, Any]  # of a part: channels and notes as its file states them, an observation, measures of labels
@@ -257,12 +257,15 @@ def cut_tiles(spec: PrepareSpec, pair: ImageLabelPair, channels: Sequence[str] |
     places = corners(height, width, tile_px=spec.tile_px, stride_px=spec.step_px)
     tiles = cut(image, labels, tile_px=spec.tile_px, places=places, fill=intensity[:, 0])
     count = len(places)
+    size_nm = _pixel_size_nm(spec, pair, acquisition.pixel_size_nm, notes)
+    observation = observe(image, intensity)
     samples: dict[str, np.ndarray] = {
         "group": np.array([pair.group] * count, dtype=object),
         "source": np.array([pair.source] * count, dtype=object),
         "y_px": tiles.corners[:, 0],
         "x_px": tiles.corners[:, 1],
-        "pixel_size_nm": np.full(count, _pixel_size_nm(spec, pair, acquisition.pixel_size_nm, notes)),
+        "pixel_size_nm": np.full(count, size_nm),
+        "picture": np.array([observation.picture] * count, dtype=object),  # by which copies in other datasets are known
     }
     for name, value in pair.conditions.items():
         samples[name] = np.array([value] * count, dtype=object if isinstance(value, str) else None)
@@ -272,7 +275,8 @@ def cut_tiles(spec: PrepareSpec, pair: ImageLabelPair, channels: Sequence[str] |
     return part, {
         "channels": names,
         "notes": notes,
-        "observation": observe(image, intensity).record,
+        "pixel_size_nm": None if math.isnan(size_nm) else size_nm,
+        "observation": observation.record,
         "labels": measures,
     }
 
@@ -360,11 +364,12 @@ def _stated_channels(
 def _judge(
     spec: PrepareSpec, pairs: Sequence[ImageLabelPair], metadata: Sequence[Metadata]
 ) -> tuple[list[str], list[str]]:
-    """Returns problems and notes on all images and labels: copies, saturation, dark images, odd numberings."""
+    """Returns problems and notes on all images and labels: copies, pixel sizes, saturation, dark images, numberings."""
     from segue.labels import numbering  # it compiles; planning does without
 
     observations = [Observation(**one["observation"]) for one in metadata]
     problems, notes = judge_copies(pairs, observations, refuse=spec.copies == "refuse")
+    notes += notes_on_pixel_sizes([one["pixel_size_nm"] for one in metadata])
     notes += notes_on_images({pair.source: one for pair, one in zip(pairs, observations, strict=True)})
     layer = spec.layer
     if spec.labels is not None and layer is not None:

@@ -13,7 +13,7 @@ from segue.data.folders.patterns import named_parts
 from segue.data.tables import is_condition_name
 from segue.spec import SpecModel, unknown
 
-STANDARD_COLUMNS = ("group", "source", "y_px", "x_px", "pixel_size_nm", "split", "image", "label")
+STANDARD_COLUMNS = ("group", "source", "y_px", "x_px", "pixel_size_nm", "picture", "split", "image", "label")
 
 
 @dataclass(frozen=True)

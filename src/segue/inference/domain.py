@@ -16,11 +16,11 @@ import numpy as np
 
 from segue.data.folders.saturation import saturation
 from segue.data.normalization import AMID, background_of, sample_channel
+from segue.units import MAX_SIZE_FACTOR
 
 if TYPE_CHECKING:
     from segue.data.dataset import Dataset
 
-MAX_SIZE_FACTOR = 1.25  # between pixel sizes that count as one
 MAX_CONTRAST_FACTOR = 2.0  # beyond the range of the training images
 MAX_CONTRAST_TO_NOISE = 1000.0  # more has only a background without noise, such as zeros
 MAX_MORE_SATURATED = 0.01  # of the pixels

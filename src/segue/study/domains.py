@@ -1,9 +1,10 @@
-"""What a study trains on against what it is scored on: pixel sizes and statistics of the images. Imports no torch."""
+"""What a study trains on against what it is scored on: pixel sizes and statistics of the images, and pictures that are
+in both. Imports no torch."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 
@@ -19,9 +20,9 @@ Images = tuple[str, str]  # key of a dataset, conditions as JSON
 
 
 def domain_warnings(plan: Plan) -> list[str]:
-    """Returns sentences on images of different pixel size that are trained on together, and on domains that lie
-    outside of what a stage trains on. Of datasets that do not exist yet only the pixel size that is specified is known.
-    """
+    """Returns sentences on pictures of one dataset that are in another, on images of different pixel size that are
+    trained on together, and on domains that lie outside of what a stage trains on. Of datasets that do not exist yet
+    only the pixel size that is specified is known."""
 
     @cache
     def observe(images: Images) -> TrainingSet:
@@ -55,7 +56,39 @@ def domain_warnings(plan: Plan) -> list[str]:
                 sentences |= dict.fromkeys(
                     domain.differences(training, observe(images), channels=named, names=(name, names))
                 )
-    return _first(list(sentences))
+    return _first([*_copies(plan), *sentences])
+
+
+def _copies(plan: Plan) -> list[str]:
+    """Returns sentences on pictures of scored datasets that are, in other groups, in those that are trained on."""
+
+    @cache
+    def read_pictures(key: str) -> Mapping[str, tuple[str, str]]:
+        """Returns group and source by picture, of prepared datasets; others have no copies."""
+        with suppress(SegueError), Dataset(plan.dataset_file(key)) as dataset:
+            samples = dataset.samples()
+            if "picture" in samples:
+                pictures = zip(samples["picture"], samples["group"], samples["source"], strict=True)
+                return {picture: (group, source) for picture, group, source in pictures if picture}
+        return {}
+
+    trained = dict.fromkeys(key for training in plan.trainings for key in training.inputs)
+    sentences = []
+    for scored in dict.fromkeys(evaluation.dataset for evaluation in plan.evaluations):
+        for source in trained:
+            if source == scored:
+                continue
+            ours, theirs = read_pictures(scored), read_pictures(source)
+            copies = [picture for picture in ours.keys() & theirs.keys() if ours[picture][0] != theirs[picture][0]]
+            if copies:
+                first = min(copies, key=lambda picture: ours[picture])
+                sentences.append(
+                    f"{plan.datasets[scored].name}: {len(copies)} of {len(ours)} pictures are also in "
+                    f"{plan.datasets[source].name}, perhaps rotated or reflected, in other groups, so that one can be "
+                    f"trained on and scored (e.g. {ours[first][1]} and {theirs[first][1]}): leave them out of one, or "
+                    "give copies one group."
+                )
+    return sentences
 
 
 def _images(key: str, item: DataSpec) -> Images:

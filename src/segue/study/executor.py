@@ -26,10 +26,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from segue import signals
+from segue.data.prepare import stored_notes
 from segue.data.spec import AugmentSpec
 from segue.errors import SegueError
 from segue.parallel import connect, end_with_parent
 from segue.storage import make_folder, write_json
+from segue.study.domains import domain_warnings
 from segue.study.plan import Plan, PlannedTraining
 from segue.study.worker import StudyTask, TaskResult, TaskSizes, has_weights, one_line, run_tasks
 from segue.training.identity import parent_path
@@ -54,6 +56,7 @@ class Event:
 
 
 Progress = Callable[[Event], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,12 @@ def run_study(
     checkpoint_s: float = 60.0,
     side_by_side: int | None = None,
     progress: Progress | None = None,
+    log: Log | None = None,
 ) -> Summary:
     """Runs all unfinished stages of a plan; returns how many stages ran, failed or wait for a failed one.
 
     side_by_side: maximum number of models that share a pass over the data; by default as many as saves time.
+    log: receives what is noted of the datasets that are made, and, before any training, in what domains differ.
     Raises SegueError, before any work, where a package is missing that a stage needs.
     """
     began = time.monotonic()
@@ -95,7 +100,10 @@ def run_study(
     write_json(plan.store.plan_record(plan.study.spec.name), plan.record())
 
     # datasets
-    failed_datasets = _make_datasets(plan, workers, report)
+    failed_datasets = _make_datasets(plan, workers, report, log)
+    if log is not None:
+        for sentence in domain_warnings(plan):
+            log(sentence)
     if force:
         for training in plan.trainings:
             if not set(training.inputs) & failed_datasets.keys():
@@ -153,7 +161,7 @@ def _has_datasets(plan: Plan) -> bool:
     return all(plan.dataset_file(key).exists() and not plan.store.failure(key).exists() for key in plan.datasets)
 
 
-def _make_datasets(plan: Plan, workers: int, report: Progress) -> dict[str, str]:
+def _make_datasets(plan: Plan, workers: int, report: Progress, log: Log | None) -> dict[str, str]:
     """Makes the datasets that are missing; returns the keys of those that failed, and why."""
     failed: dict[str, str] = {}
     for key, dataset in plan.datasets.items():
@@ -168,6 +176,9 @@ def _make_datasets(plan: Plan, workers: int, report: Progress) -> dict[str, str]
 
         try:
             dataset.make(out, workers=workers, progress=progress)
+            if log is not None:
+                for note in stored_notes(out):
+                    log(f"{name}: {note}")
             plan.store.failure(key).unlink(missing_ok=True)
         except SegueError as error:
             failed[key] = one_line(error)

@@ -6,6 +6,7 @@ Each micrograph is observed once, as it is decoded (`observe`); the sentences ar
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from segue.data.folders.pairing import ImageLabelPair
 from segue.data.folders.saturation import saturation
+from segue.units import MAX_SIZE_FACTOR
 
 MIN_VALUES = 4  # an image of fewer different values is a mask, a label image or a dark field
 BLANK_SHARE = 0.999  # of the pixels have one value: a dark field, but for hot pixels
@@ -130,6 +132,22 @@ def judge_copies(
 
 def _name(pair: ImageLabelPair) -> str:
     return str(pair.image) if pair.page is None else f"{pair.image}, page {pair.page}"
+
+
+def notes_on_pixel_sizes(sizes_nm: Sequence[float | None]) -> list[str]:
+    """Returns a note where sizes differ by more than MAX_SIZE_FACTOR, with the number of images of each size."""
+    counts = Counter(f"{size:.4g}" for size in sizes_nm if size is not None)
+    known = [size for size in sizes_nm if size is not None]
+    if not known or max(known) <= MAX_SIZE_FACTOR * min(known):
+        return []
+    listed = [f"{count} of {size} nm" for size, count in sorted(counts.items(), key=lambda item: float(item[0]))]
+    listed = listed if len(listed) <= 5 else [*listed[:2], "…", *listed[-2:]]
+    unknown = len(sizes_nm) - len(known)
+    listed += [f"{unknown} of unknown size"] if unknown else []
+    return [
+        f"the images differ in pixel size ({', '.join(listed)}), so that equal objects differ in size: bring them to "
+        "one size, or train on one by a condition (pixel_size_nm)"
+    ]
 
 
 def notes_on_images(observations: Mapping[str, Observation]) -> list[str]:
