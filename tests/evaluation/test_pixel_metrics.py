@@ -43,12 +43,17 @@ def test_confusion_adds_up_over_batches():
     assert torch.equal(torch.as_tensor(pieces), pixel_metrics.confusion(predicted, labels, 2))
 
 
-def test_absent_class_is_undefined():
-    """A class in neither labels nor predictions has no score and does not spoil the mean."""
-    counts = torch.tensor([[5, 0, 0], [0, 5, 0], [0, 0, 0]])
+@pytest.mark.parametrize("mistaken", [0, 1, 5])
+def test_a_class_without_labels_is_undefined(mistaken: int):
+    """It does not spoil the means, however many pixels are predicted by mistake; these count in the other classes."""
+    counts = torch.tensor([[5, 0, 0], [0, 5, mistaken], [0, 0, 0]])
     actual = pixel_metrics.scores(counts, ("background", "a", "b"))
-    assert math.isnan(actual["iou_b"])
-    assert actual["iou_mean"] == 1.0
+    assert all(math.isnan(actual[f"{score}_b"]) for score in ("iou", "dice", "f1", "recall"))
+    assert actual["iou_mean"] == actual["iou_a"] == pytest.approx(5 / (5 + mistaken))
+    assert actual["precision_b"] == 0 if mistaken else math.isnan(actual["precision_b"])
+    images = pixel_metrics.image_scores(counts, ("x", "a", "b"))
+    assert math.isnan(images["f1_b"])
+    assert images["f1_mean"] == pytest.approx((1 + 10 / (10 + mistaken)) / 2)
 
 
 def made(classes: int = 3, *, levels: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:

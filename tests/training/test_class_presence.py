@@ -39,7 +39,7 @@ def test_every_part_is_told_with_class_and_counts():
         "WARNING: the train part has no pixel of class 'dead' (7 samples: background 50, live 3, dead 0); "
         "it cannot be learned"
     )
-    assert "the validation part has no pixel of class 'live'" in lines[1] and "no defined scores" in lines[1]
+    assert "the validation part has no pixel of class 'live'" in lines[1] and "is not scored there" in lines[1]
     assert "the test part has no pixel of class 'live', 'dead'" in lines[2]
     (line,) = told(presence("validation", [100, 0], OBJECTS))
     assert "the validation part has no object of class 'cell' (7 samples)" in line

@@ -313,12 +313,12 @@ def describe_scores(scores: Mapping[str, float | None], names: Sequence[str]) ->
         if columns:
             rows = [(label, *(number(part.get(f"{name}_{label}")) for name in columns)) for label in names]
             texts.append(format_table([(title.strip() or "class", *columns), *rows]))
-            texts += _means_note(part, names)
             absent = [label for label in names if f"auprc_{label}" in part and part[f"auprc_{label}"] is None]
             if absent:
                 texts.append(
                     f"not labeled in the {title.strip() or 'scored'} part, hence not scored: {', '.join(absent)}"
                 )
+            texts += _means_note(part, names)
     return "\n".join(texts)
 
 
@@ -341,7 +341,7 @@ def _means_note(scores: Mapping[str, float | None], names: Sequence[str]) -> lis
     defined = [name for name in candidates if scores.get(f"f1_{name}") is not None]
     if len(defined) == len(candidates) or not any(f"f1_{name}" in scores for name in candidates):
         return []
-    return [f"means are over {', '.join(defined) or 'no class'}: the others occur in neither labels nor predictions"]
+    return [f"means are over {', '.join(defined) or 'no class'}"]
 
 
 def _count_or_share(name: str, value: float | None) -> str:

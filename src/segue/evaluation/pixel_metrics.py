@@ -33,12 +33,12 @@ def confusion(predicted: Tensor, classes: Tensor, count: int) -> Tensor:
 
 
 def image_scores(counts: Tensor, names: Sequence[str]) -> dict[str, float]:
-    """Returns accuracy, balanced accuracy (the mean recall) and mean F1 over the classes that occur, and per class
+    """Returns accuracy, balanced accuracy (the mean recall) and mean F1 over the labeled classes, and per class
     `f1_<class>`, `precision_` and `recall_`, of a (K, K) confusion matrix of classified images. None is background."""
     counts = counts.double().cpu()
     true_positives, labeled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
     per_class = {
-        "f1": 2 * true_positives / (labeled + predicted),
+        "f1": _of_labeled(2 * true_positives / (labeled + predicted), labeled),
         "precision": true_positives / predicted,
         "recall": true_positives / labeled,
     }
@@ -57,16 +57,17 @@ def scores(counts: Tensor, names: Sequence[str]) -> dict[str, float]:
 
     Per class, each class in turn against all others: `iou_<class>`, `dice_`, `f1_`, `precision_`, `recall_` and
     `accuracy_` (the share of pixels that are rightly assigned or not assigned the class). F1 of pixels is their Dice;
-    both names are given. Means (`iou_mean`, `dice_mean`) are over the foreground classes that occur in labels or
-    predictions; a class that occurs in neither has NaN. The background is class 0.
+    both names are given. Means (`iou_mean`, `dice_mean`) are over the labeled foreground classes; IoU, Dice and recall
+    of a class without labels are NaN, its precision is 0 if it is predicted. The background is class 0.
     """
     counts = counts.double().cpu()
     true_positives, labeled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
     pixels = counts.sum()
+    dice = _of_labeled(2 * true_positives / (labeled + predicted), labeled)
     per_class = {
-        "iou": true_positives / (labeled + predicted - true_positives),
-        "dice": 2 * true_positives / (labeled + predicted),
-        "f1": 2 * true_positives / (labeled + predicted),
+        "iou": _of_labeled(true_positives / (labeled + predicted - true_positives), labeled),
+        "dice": dice,
+        "f1": dice,
         "precision": true_positives / predicted,
         "recall": true_positives / labeled,
         "accuracy": (pixels - labeled - predicted + 2 * true_positives) / pixels,
@@ -79,6 +80,12 @@ def scores(counts: Tensor, names: Sequence[str]) -> dict[str, float]:
     for index, name in enumerate(names):
         results |= {f"{score}_{name}": values[index].item() for score, values in per_class.items()}
     return results
+
+
+def _of_labeled(values: Tensor, labeled: Tensor) -> Tensor:
+    """Returns the values of the labeled classes, NaN for others: a single pixel predicted by mistake would make them 0,
+    and halve a mean over two classes."""
+    return torch.where(labeled > 0, values, torch.nan)
 
 
 BINS = 256

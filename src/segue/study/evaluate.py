@@ -172,7 +172,7 @@ def _undefined_as_none(scores: Mapping[str, float]) -> dict[str, float | None]:
 
 def classes_in_means(scores: Mapping[str, float | None], names: Sequence[str]) -> list[str]:
     """Returns the classes that `iou_mean`, `dice_mean` (the background, the first, left out) or `f1_mean` of whole
-    images are means of: those that occur, in labels or predictions."""
+    images are means of: those that are labeled."""
     candidates = names if "f1_mean" in scores else names[1:]
     return [name for name in candidates if scores.get(f"f1_{name}") is not None]
 

@@ -21,7 +21,7 @@ from segue.training.identity import Fingerprint
 from segue.training.run_folder import RunFolder
 from segue.training.spec import DataSpec, StageSpec
 
-EVALUATION_VERSION = 5  # of the measurements of an evaluation; increase by hand when these change
+EVALUATION_VERSION = 6  # of the measurements of an evaluation; increase by hand when these change
 
 
 @dataclass(frozen=True)

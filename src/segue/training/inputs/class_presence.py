@@ -124,7 +124,7 @@ def check(spec: StageSpec, parts: Sequence[Presence], *, context: str, log: Call
                 f"{context}: {sentence}, so that {', '.join(undefined)} is undefined there and can select, schedule or "
                 "stop nothing; change the split or the conditions, monitor another score, or a loss."
             )
-        effect = "cannot be learned" if present.part == "train" else "has no defined scores there"
+        effect = "cannot be learned" if present.part == "train" else "is not scored there"
         log(f"WARNING: {sentence}; it {effect}")
 
 
