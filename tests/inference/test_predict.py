@@ -86,3 +86,14 @@ def test_any_size_is_predicted_at_its_own_size(shape: tuple[int, int]):
     if shape == (32, 32):
         with torch.inference_mode():
             assert torch.allclose(scores, network(images), atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tiling", [None, Tiling(64, 16)])
+def test_a_gpu_gives_what_the_cpu_gives(image: np.ndarray, tiling: Tiling | None):
+    """Probabilities differ by rounding alone, of whole images and by tiles."""
+    model = model_of("foreground")
+    expected = probabilities(model, image, tiling=tiling)
+    model.network.cuda()
+    np.testing.assert_allclose(probabilities(model, image, tiling=tiling), expected, atol=1e-3)
+    predict(model, image, tiling=tiling)

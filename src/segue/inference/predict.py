@@ -153,8 +153,9 @@ def score_whole(model: Model, images: Any) -> Tensor:
     """Returns the scores (N, K, H, W), or (N, K) of a network that scores images, all computed at once."""
     batch = _as_batch(images)
     batch = batch.astype(np.uint8) if batch.dtype == bool else batch
-    values = _normalized(batch, intensity_stats(model.normalization, batch))
-    return forward(model.network, torch.from_numpy(values), divisor=model.divisor, precision="fp32")
+    values = torch.from_numpy(_normalized(batch, intensity_stats(model.normalization, batch)))
+    device = next(model.network.parameters()).device
+    return forward(model.network, values.to(device), divisor=model.divisor, precision="fp32").cpu()
 
 
 def _normalized(images: np.ndarray, stats: np.ndarray) -> np.ndarray:

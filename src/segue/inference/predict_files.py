@@ -25,6 +25,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from segue.data.tiling import Region, Tiling
+from segue.device import default_device
 from segue.errors import SegueError
 from segue.fingerprint import hash_json
 from segue.inference import domain
@@ -141,7 +142,10 @@ def _check_settings(model: Model, settings: PredictSettings, folder: Path) -> No
 
 @lru_cache(maxsize=1)
 def _model(load: Callable[[Path], Model], folder: Path) -> Model:
-    return load(folder)
+    """Returns the model, its network on the GPU where there is one."""
+    model = load(folder)
+    model.network.to(default_device())
+    return model
 
 
 def _share(report: Progress, done: int, total: int, share: float) -> None:
