@@ -115,6 +115,13 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def device_of(network: torch.nn.Module) -> torch.device:
+    """Returns where a network's parameters are; the CPU for one without any."""
+    import torch
+
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+
+
 def resolve_precision(setting: Literal["auto"] | Precision, device: str | torch.device) -> Precision:
     """Returns what `auto` means on the device: bf16 where the hardware supports it, otherwise fp32.
 

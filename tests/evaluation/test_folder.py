@@ -90,3 +90,22 @@ def test_what_cannot_be_scored_is_refused(tmp_path: Path):
     (tmp_path / "s.toml").write_text(text + 'names = ["background", "nucleus"]\n')
     with pytest.raises(SegueError, match=r"nucleus.*was trained on background, cell"):
         evaluate_folder(used, tmp_path / "s.toml", context="model")
+
+
+@pytest.mark.parametrize("value", [1, 255])
+def test_masks_are_not_scored_as_single_objects(tmp_path: Path, value: int):
+    """Three cells of one value are no object, unless the specification says so, or numbers their parts."""
+    pairs, used = folder(tmp_path), model(Foreground(("background", "cell")))
+    for k, (_, labels) in enumerate(pairs):
+        tifffile.imwrite(tmp_path / f"labels/i{k}.tif", ((labels > 0) * value).astype(np.uint8))
+    with pytest.raises(SegueError, match=r"number_parts = true.*in a specification"):
+        evaluate_folder(used, tmp_path, context="model")
+    specification = """
+name = "scored"
+images = "images/{stem}.tif"
+tile_px = 8
+labels = { files = "labels/{stem}.tif", kind = "instances", names = ["background", "cell"], number_parts = true }
+"""
+    (tmp_path / "scored.toml").write_text(specification)
+    result = evaluate_folder(used, tmp_path / "scored.toml", context="model")
+    assert result.images["objects_true"].tolist() == [1, 2, 3]

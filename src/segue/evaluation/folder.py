@@ -72,15 +72,23 @@ def evaluate_folder(model: Model, folder: Path, *, context: str) -> FolderScores
     count, total = COUNTERS[kind]
     notes: Counter[str] = Counter(pairs.notes)
     counts, rows = [], []
+    measures: dict[str, numbering.LabelMeasures] = {}
     for pair in pairs.pairs:
         image, labels, sentences = _read(model, spec, pair)
         notes.update(sentences)
+        page = "" if pair.page is None else f" page {pair.page + 1}"
+        measures[f"{pair.label}{page}"] = numbering.measure(labels)
         predicted = np.asarray(predict(model, image))
         if kind == "instances" and model.target.output == "classes":
             predicted = numbering.number_parts((predicted > 0).astype(np.int32))  # as the target decodes objects
         counts.append(count(labels, predicted, model))
-        rows.append({"image": pair.source if pair.page is None else f"{pair.source} page {pair.page + 1}"})
-        rows[-1] |= total([counts[-1]], model)
+        rows.append({"image": f"{pair.source}{page}", **total([counts[-1]], model)})
+    classes = len(spec.layer.names) if kind == "classes" else None
+    refusal, odd = numbering.judge(measures, classes=classes, number_parts=spec.labels and spec.labels.number_parts)
+    if refusal:
+        where = "" if folder.is_file() else ", in a specification (.toml) that is given in place of the folder"
+        raise SegueError(f"{folder}: {refusal}{where}.")
+    notes.update(odd)
     return FolderScores(pd.DataFrame(rows), total(counts, model), model.target.names, dict(notes))
 
 

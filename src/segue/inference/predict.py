@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from segue.data.normalization import intensity_stats, normalize, streaming_stats
 from segue.data.spec import NormalizeSpec
 from segue.data.tiling import Region, Tiling
-from segue.device import Precision
+from segue.device import Precision, device_of
 from segue.errors import SegueError
 from segue.inference.model import Model
 from segue.inference.score_blocks import ScoreBlocks, block_side_px, largest_activation_bytes
@@ -154,8 +154,7 @@ def score_whole(model: Model, images: Any) -> Tensor:
     batch = _as_batch(images)
     batch = batch.astype(np.uint8) if batch.dtype == bool else batch
     values = torch.from_numpy(_normalized(batch, intensity_stats(model.normalization, batch)))
-    device = next(model.network.parameters()).device
-    return forward(model.network, values.to(device), divisor=model.divisor, precision="fp32").cpu()
+    return forward(model.network, values.to(device_of(model.network)), divisor=model.divisor, precision="fp32").cpu()
 
 
 def _normalized(images: np.ndarray, stats: np.ndarray) -> np.ndarray:
@@ -231,8 +230,7 @@ class TiledPredictor:
         outer = region.widened(self.context_px, shape).aligned(self.divisor, shape)
         block = np.asarray(self.image[(slice(None), *outer.slices)])[None]
         values = _normalized(block.astype(np.uint8) if block.dtype == bool else block, self.stats)
-        device = next(self.network.parameters()).device
-        batch = torch.from_numpy(values).to(device)
+        batch = torch.from_numpy(values).to(device_of(self.network))
         scores = forward(self.network, batch, divisor=self.divisor, precision=self.precision)
         return np.ascontiguousarray(region.within(outer).read(scores[0].cpu().numpy()))
 
@@ -266,7 +264,7 @@ def receptive_radius_px(network: nn.Module, *, channels: int, divisor: int) -> i
     becomes every score that depends on it.
     """
     network.eval()
-    device = next(network.parameters()).device
+    device = device_of(network)
     cells = 9
     while True:
         side, start = cells * divisor, cells // 2 * divisor

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from segue.data.tiling import Region
+from segue.device import device_of
 
 MAX_CACHE_BYTES = 2**30
 MAX_ACTIVATION_BYTES = 3 * 2**29  # of the network while it scores a block
@@ -86,7 +87,7 @@ def largest_activation_bytes(network: nn.Module, *, channels: int, divisor: int)
 
     handles = [module.register_forward_hook(record) for module in network.modules()]
     try:
-        network(torch.zeros(1, channels, side, side, device=next(network.parameters()).device))
+        network(torch.zeros(1, channels, side, side, device=device_of(network)))
     finally:
         for handle in handles:
             handle.remove()
