@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -75,7 +76,7 @@ def test_a_folder_becomes_labels_and_tables(folder: Path, tmp_path: Path):
     """Labels are those of arrays; rows of objects and images agree with them; what is uncertain is counted."""
     done = run([folder], tmp_path / "out", table="parquet")
     assert (done.predicted, done.skipped, done.errors) == (4, 0, [])
-    assert done.notes == {f"{folder}: 1 files are no images and are left out, such as notes.txt": []}
+    assert done.notes == {f"{folder}: 1 file is no image and is left out, such as notes.txt": []}
     summary = pd.read_parquet(tmp_path / "out" / "images.parquet").set_index("image")
     objects = pd.read_parquet(tmp_path / "out" / "objects.parquet")
     assert list(summary.index) == ["a", "b", "c-t000", "c-t001"]
@@ -195,7 +196,7 @@ def test_pages_are_images_or_the_models_channels(tmp_path: Path):
 
     assert names("one") == ["a-p000", "a-p001"]
     assert names("one", "two") == ["a"]
-    second = inputs.open_image(inputs.ImageInput("a-p001", tmp_path / "a.tif", 1), ("one",))
+    second = inputs.open_image(inputs.ImageInput("a", tmp_path / "a.tif", 1, "-p001"), ("one",))
     assert np.array_equal(second.image, stack[1:])
     both = inputs.open_image(inputs.ImageInput("a", tmp_path / "a.tif"), ("one", "two"))
     assert np.array_equal(both.image, stack)
@@ -216,7 +217,7 @@ def test_any_two_images_stay_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         found = inputs.find_images(arguments, channels=("one",), exclude=Path("out"))
         return {image.name for image in found.images}
 
-    assert names("x", "y") == {"x/a.tif", "y/a.tif", "y/A.png", "[1] b"}
+    assert names("x", "y") == {"x/a", "y/a.tif", "y/A.png", "[1] b"}
     assert names("x/a.tif", "x", "x/*.tif") == {"a"}
     assert names("y/[1] b.tif") == {"[1] b"}
     assert names("**/*.tif") == {"x/a", "y/a", "y/[1] b"}
@@ -245,13 +246,61 @@ def test_finished_images_are_skipped_and_changed_ones_done_again(folder: Path, t
             run([folder], out, **settings)
     with pytest.raises(SegueError, match=r"of the model .*foreground"):
         run([folder], out, source=replace(SOURCE, key="another"))
+    assert tree(out) == changed
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").touch()
+    with pytest.raises(SegueError, match="holds no prediction; nothing in it is replaced"):
+        run([folder], tmp_path / "other")
+
+
+def test_names_stay_when_images_are_added(folder: Path, tmp_path: Path):
+    """A file keeps the name by which it was predicted; one of the same name, added later, is called by its folder."""
+    out = tmp_path / "out"
+    run([folder], out)
+    before = tree(out)
     (tmp_path / "other").mkdir()
     tifffile.imwrite(tmp_path / "other" / "a.tif", image_of(11, (91, 100)))
-    with pytest.raises(SegueError, match=r"would be called a, as .* choose another OUT"):
-        run([tmp_path / "other"], out)
-    assert tree(out) == changed
-    with pytest.raises(SegueError, match="holds no prediction; nothing in it is replaced"):
-        run([tmp_path / "other"], folder)
+    done = run([folder, tmp_path / "other"], out)
+    assert (done.predicted, done.skipped) == (1, 4)
+    images = pd.read_csv(out / "images.csv")["image"].tolist()
+    assert images == ["a", "b", "c-t000", "c-t001", "other/a"]
+    assert run([tmp_path / "other", folder], out).skipped == run([folder], out).skipped + 1 == 5
+    after = tree(out)
+    kept = {name for name in before if not name.startswith(("images.", "objects."))}
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+
+
+@pytest.mark.parametrize("content", ["", "garbage", "not as long as it was"])
+def test_outputs_that_were_overwritten_are_made_again(folder: Path, tmp_path: Path, content: str):
+    out = tmp_path / "out"
+    run([folder], out)
+    before = tree(out)
+    (out / "labels/a.tif").write_text(content)
+    (out / "parts/b.json").write_text(content or "[]")
+    assert run([folder], out).predicted == 2
+    assert tree(out) == before
+
+
+def test_files_that_cannot_be_predicted_stop_no_other(folder: Path, tmp_path: Path):
+    """Text in a TIFF, time points of stacks, and an empty file are named at the end; the others are finished."""
+    (folder / "text.tif").write_text("text")
+    tifffile.imwrite(folder / "tz.ome.tif", np.zeros((2, 2, 40, 40), np.uint16), metadata={"axes": "TZYX"}, ome=True)
+    (folder / "empty.png").touch()
+    done = run([folder], tmp_path / "out")
+    assert done.predicted == 4
+    assert len(done.errors) == 3
+    assert [any(name in error for error in done.errors) for name in ("text.tif", "tz.ome.tif", "empty.png")] == [
+        True
+    ] * 3
+    assert run([folder], tmp_path / "out").skipped == 4
+
+
+def test_the_table_of_images_has_their_notes_and_sizes(folder: Path, tmp_path: Path):
+    run([folder / "a.tif"], tmp_path / "out")
+    (row,) = pd.read_csv(tmp_path / "out/images.csv").to_dict("records")
+    assert np.isnan(row["pixel_size_nm"])
+    record = json.loads((tmp_path / "out/parts/a.json").read_text())
+    assert row["notes"] == "; ".join(record["notes"]) or (np.isnan(row["notes"]) and not record["notes"])
 
 
 class FatalNetwork(torch.nn.Module):

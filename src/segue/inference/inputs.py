@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,29 +34,39 @@ UNNAMED = "intensity"  # the name of the only channel of a dataset that names no
 
 @dataclass(frozen=True)
 class ImageInput:
-    """An image of a file: the whole, or one page. name: by which its outputs are called, unique, folders by "/"."""
+    """An image of a file: the whole, or one page. name: by which its outputs are called, unique, folders by "/"; that
+    of the file, and of its page."""
 
-    name: str
+    file_name: str
     path: Path
     page: int | None = None
+    suffix: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.file_name}{self.suffix}"
 
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """The images that arguments name, and sentences about files in their folders that are none."""
+    """The images that arguments name, sentences about files in their folders that are none, and why others cannot be
+    predicted."""
 
     images: tuple[ImageInput, ...]
     notes: tuple[str, ...]
+    errors: tuple[str, ...]
 
 
 # which images
 
 
-def find_images(arguments: Sequence[Path | str], *, channels: Sequence[str], exclude: Path) -> ImageInputs:
+def find_images(
+    arguments: Sequence[Path | str], *, channels: Sequence[str], exclude: Path, names: Mapping[Path, str] | None = None
+) -> ImageInputs:
     """Returns the images of files, folders, patterns (*, ?, [abc], **) and OME-Zarr folders.
 
-    Of a folder, those that lie directly in it. Nothing at or below the folder `exclude` counts, the output. Raises
-    SegueError for an argument without any image, and for a file that holds no image.
+    Of a folder, those that lie directly in it. Nothing at or below the folder `exclude` counts, the output. names: of
+    files that were predicted before, which stay. Raises SegueError for an argument without any image.
     """
     files: dict[Path, str] = {}
     notes: list[str] = []
@@ -68,7 +78,10 @@ def find_images(arguments: Sequence[Path | str], *, channels: Sequence[str], exc
             if not images:
                 raise SegueError(f"{path}: holds no image ({_suffixes()}); give a folder of images.")
             if others:
-                notes.append(f"{path}: {len(others)} files are no images and are left out, such as {others[0].name}")
+                count = (
+                    "1 file is no image and is" if len(others) == 1 else f"{len(others)} files are no images and are"
+                )
+                notes.append(f"{path}: {count} left out, such as {others[0].name}")
         elif path.exists():
             images, root = [path], path.parent
         elif SIGNS & set(str(argument)):
@@ -84,8 +97,13 @@ def find_images(arguments: Sequence[Path | str], *, channels: Sequence[str], exc
                 files.setdefault(absolute(image), _name(absolute(image).relative_to(absolute(root))))
     if not files:
         raise SegueError(f"{exclude}: all images given lie in the output's own folder; give the images to predict.")
-    inputs = [image for path, name in _unique(files).items() for image in _pages(path, name, channels)]
-    return ImageInputs(tuple(inputs), tuple(notes))
+    inputs, errors = [], []
+    for path, name in _unique(files, names or {}).items():
+        try:
+            inputs += _pages(path, name, channels)
+        except SegueError as error:
+            errors.append(str(error))
+    return ImageInputs(tuple(inputs), tuple(notes), tuple(errors))
 
 
 def _suffixes() -> str:
@@ -115,24 +133,25 @@ def _name(path: Path) -> str:
     return "/".join(file_name(part) for part in (*path.parts[:-1], stem))
 
 
-def _unique(files: dict[Path, str]) -> dict[Path, str]:
-    """Returns a name per file; those that share one in any case are called by their whole path and suffix."""
-    names = dict(files)
-    shared = _shared(names)
+def _unique(files: Mapping[Path, str], known: Mapping[Path, str]) -> dict[Path, str]:
+    """Returns a name per file: the one that is known, else its own, which files that share it extend by their folders,
+    and where these are the same by their suffixes."""
+    names = {path: known.get(path, name) for path, name in files.items()}
+    others = {path: name for path, name in known.items() if path not in names}
+    shared = _shared(names | others)
+    folder = shared_folder(shared) if shared else Path()
+    for extend in (_name, lambda path: "/".join(file_name(part) for part in path.parts)):
+        names |= {path: extend(path.relative_to(folder)) for path in shared if path not in known}
+        shared = _shared(names | others)
     if shared:
-        folder = shared_folder(shared)
-        for path in shared:
-            names[path] = "/".join(file_name(part) for part in path.relative_to(folder).parts)
-    still = _shared(names)
-    if still:
         raise SegueError(
-            f"{still[0]}: shares the name {names[still[0]]} with {len(still) - 1} other image(s), so that their "
-            "outputs would be one file; rename it, or predict the folders one by one."
+            f"{shared[0]}: shares the name {(names | others)[shared[0]]} with {shared[1]}, so that their outputs would "
+            "be one file; rename one, or predict the folders one by one."
         )
     return names
 
 
-def _shared(names: dict[Path, str]) -> list[Path]:
+def _shared(names: Mapping[Path, str]) -> list[Path]:
     def folded(name: str) -> str:
         return unicodedata.normalize("NFC", name).casefold()
 
@@ -150,7 +169,7 @@ def _pages(path: Path, name: str, channels: Sequence[str]) -> list[ImageInput]:
         return [ImageInput(name, path)]
     letter, count = PAGE_AXES[stack.axes[axis]], stack.pixels.shape[axis]
     digits = max(3, len(str(count)))
-    return [ImageInput(f"{name}-{letter}{page:0{digits}d}", path, page) for page in range(count)]
+    return [ImageInput(name, path, page, f"-{letter}{page:0{digits}d}") for page in range(count)]
 
 
 def _read_stack(path: Path) -> Stack:

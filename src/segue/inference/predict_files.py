@@ -48,6 +48,7 @@ from segue.inference.rescale import Nearest, Resampled
 from segue.parallel import map_on_scheduler, map_unordered
 from segue.storage import absolute, make_folder, read_json, remove_abandoned, replacing, write_json
 
+RECORD = {"name", "file_name", "source", "page", "stamp", "outputs", "notes", "row"}  # what is known of an image
 MIN_CONFIDENCE = 0.5  # predicted IoU below which an object is uncertain: then it counts as missed at IoU 0.5
 TableFormat = Literal["csv", "parquet"]
 Progress = Callable[[int, int, float], None]  # images done, of how many, share of the work
@@ -99,7 +100,8 @@ def predict_files(
     """Predicts images into a folder, continues what was interrupted there, and returns what was done."""
     report = progress or (lambda done, total, share: None)
     model = _model(source.load, source.folder)
-    inputs = find_images(arguments, channels=model.channels, exclude=out)
+    known = {Path(record["source"]): record["file_name"] for record in _all_records(out)}
+    inputs = find_images(arguments, channels=model.channels, exclude=out, names=known)
     _check_settings(model, settings, source.folder)
     with _locked(out, source, settings):
         shutil.rmtree(out / "working", ignore_errors=True)
@@ -108,10 +110,11 @@ def predict_files(
         waiting = [image for image in inputs.images if records[image.name] is None]
         done = skipped = len(inputs.images) - len(waiting)
         total = len(inputs.images)
-        report(done, total, done / total)
+        if total:
+            report(done, total, done / total)
         # images
         work = partial(_predict_image, source, absolute(out), settings, workers if scheduler is None else None)
-        errors = []
+        errors = list(inputs.errors)
         for _, result in _map(work, waiting, workers, scheduler, out, partial(_share, report, done, total)):
             done += 1
             if result.error is not None:
@@ -127,7 +130,7 @@ def predict_files(
         for note in record["notes"] if record["name"] in current else ():
             notes.setdefault(note, []).append(record["name"])
     rows = [record["row"] for record in described if record["name"] in current]
-    return Prediction(rows, len(waiting) - len(errors), skipped, notes, errors)
+    return Prediction(rows, len(waiting) - len(errors) + len(inputs.errors), skipped, notes, errors)
 
 
 def _check_settings(model: Model, settings: PredictSettings, folder: Path) -> None:
@@ -193,8 +196,8 @@ def _locked(out: Path, source: ModelSource, settings: PredictSettings) -> Iterat
         try:
             existing = read_json(file)
             differing = [] if existing is None else _differences(existing, header)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise SegueError(f"{file}: is damaged; choose another OUT.") from None
+        except (SegueError, KeyError, TypeError, AttributeError):
+            raise SegueError(f"{file}: is damaged; choose another OUT, or remove {out}.") from None
         if differing:
             raise SegueError(
                 f"{out}: holds the prediction of other settings ({'; '.join(differing)}); nothing in it is replaced: "
@@ -226,19 +229,22 @@ def _record(out: Path, image: ImageInput) -> dict[str, Any] | None:
         if record is None:
             return None
         is_same = record["stamp"] == content_stamp(image.path)
-        if not is_same and record["source"] != str(absolute(image.path)):
-            raise SegueError(
-                f"{image.path}: would be called {image.name}, as {record['source']} is in {out}; choose another OUT."
-            )
-        return record if is_same and all((out / output).exists() for output in record["outputs"]) else None
-    except (ValueError, KeyError, TypeError):
+        is_whole = all(_size(out / output) == size for output, size in record["outputs"].items())
+        return record if is_same and is_whole else None
+    except (SegueError, KeyError, TypeError, AttributeError):
         return None  # damaged: it is made again
+
+
+def _size(path: Path) -> int:
+    """Returns the bytes of a file, or of all files of a folder; -1 if there is none."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file()) if path.exists() else -1
 
 
 def _forget(out: Path, name: str) -> None:
     """Removes what was written of an image that has changed since, or whose files are incomplete."""
     record = _part(out, name, ".json")
-    with contextlib.suppress(ValueError, KeyError, TypeError):
+    with contextlib.suppress(SegueError, KeyError, TypeError):
         for output in (read_json(record) or {"outputs": ()})["outputs"]:
             path = out / output
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -249,8 +255,10 @@ def _forget(out: Path, name: str) -> None:
 def _all_records(out: Path) -> list[dict[str, Any]]:
     records = []
     for path in sorted((out / "parts").rglob("*.json")):
-        with contextlib.suppress(ValueError):
-            records.append(read_json(path))
+        with contextlib.suppress(SegueError):
+            record = read_json(path)
+            if isinstance(record, dict) and record.keys() >= RECORD:  # another is damaged: its image is done again
+                records.append(record)
     return sorted(records, key=lambda record: record["name"])
 
 
@@ -263,6 +271,7 @@ def _write_tables(out: Path, records: Sequence[Mapping[str, Any]], table: TableF
     from segue.storage import write_table
 
     rows = pd.DataFrame([record["row"] for record in records]).convert_dtypes()  # whole numbers stay whole
+    rows["notes"] = ["; ".join(record["notes"]) for record in records]
     write_table(rows, out / f"images.{table}")
     parts = [path for record in records if (path := _part(out, record["name"], ".parquet")).is_file()]
     if not parts:
@@ -391,12 +400,13 @@ def _write_image(
         _write_part(_part(out, image.name, ".parquet"), {"image": np.full(len(table["label"]), image.name), **table})
     record = {
         "name": image.name,
+        "file_name": image.file_name,
         "source": str(absolute(image.path)),
         "page": image.page,
         "stamp": stamp,
-        "outputs": [path.relative_to(out).as_posix() for path in outputs],
+        "outputs": {path.relative_to(out).as_posix(): _size(path) for path in outputs},
         "notes": notes,
-        "row": {key: value for key, value in row.items() if value is not None},
+        "row": {key: value for key, value in row.items() if value is not None or key == "pixel_size_nm"},
     }
     record_path = _part(out, image.name, ".json")
     remove_abandoned(record_path)
