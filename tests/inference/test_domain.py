@@ -53,6 +53,8 @@ def test_images_like_those_trained_on(size_nm: float | None):
         (cells(contrast=4000), None, "objects differ from the background by"),
         (np.minimum(cells(noise=20), 1050), None, "of the pixels are saturated, 0 % in training"),
         (np.pad(cells(), ((0, 0), (0, 200), (0, 200))), None, "of the pixels lie amid constant ones"),
+        (np.uint16(4095) - cells(), None, "0 % of what differs from the background is brighter, 100 % in training"),
+        (cells(contrast=-400), None, "0 % of what differs from the background is brighter, 100 % in training"),
     ],
 )
 def test_images_outside(image: np.ndarray, size_nm: float | None, numbers: str):

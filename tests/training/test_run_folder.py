@@ -65,6 +65,7 @@ def as_link(name: str, target: str) -> Change:
         replaced("digests.json", b"[" * 10**5),
         replaced("digests.json", b"3"),
         lambda run: (run / "spec.json").unlink(),
+        lambda run: (run / "digests.json").unlink(),
     ],
 )
 def test_a_run_that_was_altered_is_refused(run: Path, change: Change) -> None:
@@ -79,9 +80,9 @@ def test_a_run_that_was_altered_is_refused(run: Path, change: Change) -> None:
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[]", b"null", b"{}", b"[" * 10**5, b'{"seconds": "x"}'])
 @pytest.mark.parametrize("name", ["timing.json", "environment.json", "metrics.json", "spec.json", "groups.json"])
 def test_whatever_a_json_file_holds_is_told(run: Path, name: str, content: bytes) -> None:
-    """In a run without digests, too, of an earlier version."""
-    (run / "digests.json").unlink()
+    """Also where the digests are those of what it holds."""
     (run / name).write_bytes(content)
+    RunFolder(run).write_digests()
     with pytest.raises(SegueError, match=f"{name}.*copy the run again, or train it again"):
         RunFolder(run).read(run / name)
 
@@ -96,9 +97,9 @@ def test_whatever_a_json_file_holds_is_told(run: Path, name: str, content: bytes
     ],
 )
 def test_weights_of_another_type_are_not_cast(run: Path, change: Callable, message: str) -> None:
-    """Nor are weights taken that are no numbers, from a run that cannot be verified."""
-    (run / "digests.json").unlink()
+    """Nor are weights taken that are no numbers, whatever the digests are."""
     save_file(change(load_file(run / "weights.safetensors")), run / "weights.safetensors", metadata={"format": "pt"})
+    RunFolder(run).write_digests()
     with pytest.raises(SegueError, match=message):
         load_run(run)
 
@@ -119,7 +120,8 @@ def test_groups_that_are_lost_are_not_known(tiles: Path, run: Path, content: byt
 
 def test_groups_of_a_run_that_cannot_be_verified_still_guard(tiles: Path, run: Path) -> None:
     """They are used, but not taken for all: the ancestry is unknown."""
-    (run / "digests.json").unlink()
+    for name in ("digests.json", "metrics.json"):
+        (run / name).unlink()
     spec = spec_of(tiles, 4, epochs=1)
     with closing(load_data(spec, inputs_of(spec, run), context="child", device="cpu", log=print)) as data:
         assert data.ancestry == "unknown"

@@ -1,7 +1,8 @@
 """What a model was trained on, and how images differ from that. Cheap to import: no torch.
 
 Of every image and channel are measured: how much the foreground differs from the background, in units of the
-background's noise; the share of saturated pixels; and the share of those amid constant ones, as in a dark margin.
+background's noise; how much of that difference is towards brighter values; the share of saturated pixels; and the share
+of those amid constant ones, as in a dark margin.
 An image lies outside the training images where its pixel size differs from theirs by more than MAX_SIZE_FACTOR, or
 where a measure lies beyond their range by more than it may (`MEASURES`).
 """
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from segue.data.folders.saturation import saturation
-from segue.data.normalization import AMID, background_of, sample_channel
+from segue.data.normalization import AMID, FOREGROUND_SD, MIN_FOREGROUND_PX, RIM, background_of, sample_channel
 from segue.units import MAX_SIZE_FACTOR
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ MAX_CONTRAST_FACTOR = 2.0  # beyond the range of the training images
 MAX_CONTRAST_TO_NOISE = 1000.0  # more has only a background without noise, such as zeros
 MAX_MORE_SATURATED = 0.01  # of the pixels
 MAX_MORE_CONSTANT = 0.5
+MAX_OTHER_SIDE = 0.5  # of the foreground, brighter than the background where it is darker in training, or the reverse
 MAX_TILES = 32  # of a dataset that are measured
 Range = tuple[float, float]
 
@@ -98,6 +100,12 @@ MEASURES: dict[str, Measure] = {
         _contrast_is_beyond,
         lambda values, training: (
             f"objects differ from the background by {_span(values)} times its noise, by {_span(training)} in training"
+        ),
+    ),
+    "brighter": Measure(
+        lambda values, training: values[0] > training[1] + MAX_OTHER_SIDE or values[1] < training[0] - MAX_OTHER_SIDE,
+        lambda values, training: (
+            f"{_percent(values)} of what differs from the background is brighter, {_percent(training)} in training"
         ),
     ),
     "saturated": Measure(
@@ -213,6 +221,10 @@ def measure_image(image: Any) -> tuple[Mapping[str, Range], ...]:
         measured = {"saturated": saturation(values).share, "constant": float((constancy == AMID).mean())}
         if background.contrast < MAX_CONTRAST_TO_NOISE * background.noise:
             measured["contrast_to_noise"] = background.contrast / background.noise
+        differences = values[constancy < RIM].astype(np.float64) - background.level
+        foreground = differences[np.abs(differences) > FOREGROUND_SD * background.noise]
+        if len(foreground) >= MIN_FOREGROUND_PX:  # each pixel weighs by its difference, as in the contrast
+            measured["brighter"] = float(foreground.clip(0).sum() / np.abs(foreground).sum())
         measures.append({name: (value, value) for name, value in measured.items()})
     return tuple(measures)
 

@@ -14,7 +14,7 @@ model. Cheap to import: no torch.
     digests.json          sha256 of every file that is a result
 
 A file is checked when it is read: that it is a regular file, JSON or safetensors, has what is needed, and is what the
-training wrote. Runs without digests.json, of earlier versions, are read all the same, but cannot be verified.
+training wrote. Of a folder without metrics.json, such as one of weights alone, nothing is known to compare it with.
 
 While a training is unfinished, the folder is called `<name>.running` and has its checkpoints in `state/`; it is renamed
 when all is written. The lock `<name>.lock` next to it is held by the process that trains.
@@ -249,7 +249,7 @@ class RunFolder:
 
     @property
     def is_verifiable(self) -> bool:
-        """Whether the folder records the digests of its files: False for runs of earlier versions."""
+        """Whether the folder records the digests of its files: not a folder of weights alone."""
         return bool(self._digests)
 
     @cached_property
@@ -257,6 +257,11 @@ class RunFolder:
         try:
             digests = json.loads(read_bytes(self.digests, "a run"))
         except FileNotFoundError:
+            if self.is_finished:
+                raise SegueError(
+                    f"{self.digests}: is missing, so that nothing shows whether the files are those that the training "
+                    f"wrote; {REMEDY}."
+                ) from None
             return {}
         except (ValueError, RecursionError) as error:
             raise self._damaged(self.digests, f"not JSON ({error})") from None
