@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import tifffile
 import torch
 
+from segue.data.folders.observations import picture_hash
 from segue.errors import SegueError
 from segue.evaluation.folder import evaluate_folder
 from segue.evaluation.object_metrics import concatenate, count_matches, scores
@@ -109,3 +111,14 @@ labels = { files = "labels/{stem}.tif", kind = "instances", names = ["background
     (tmp_path / "scored.toml").write_text(specification)
     result = evaluate_folder(used, tmp_path / "scored.toml", context="model")
     assert result.images["objects_true"].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2])
+def test_images_of_the_training_are_named(tmp_path: Path, turns: int):
+    """A copy of a training image, perhaps rotated, is marked and told; without a record nothing is claimed."""
+    pairs, used = folder(tmp_path), model(Foreground(("background", "cell")))
+    assert "used_in_training" not in evaluate_folder(used, tmp_path, context="model").images
+    trained = picture_hash(np.rot90(pairs[1][0], turns)[None])
+    result = evaluate_folder(replace(used, pictures=frozenset({trained, "other"})), tmp_path, context="model")
+    assert result.images["used_in_training"].tolist() == [False, True, False]
+    assert [count for note, count in result.notes.items() if "used in training" in note] == [1]

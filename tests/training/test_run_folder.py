@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -134,3 +136,27 @@ def test_digests_are_of_results_only(trained: Path) -> None:
     assert {"spec.json", "groups.json", "metrics.json", "history.parquet", "weights.safetensors"} <= names
     assert not names & {"timing.json", "environment.json", "digests.json"}
     assert torch.isfinite(next(iter(RunFolder(trained).read_weights(trained / "weights.safetensors").values()))).all()
+
+
+def test_pictures_go_from_runs_to_their_children(tmp_path: Path) -> None:
+    """Hashes of the micrographs that were drawn, those of the parent, too; none where the dataset has none."""
+
+    def dataset(name: str, first: int) -> Path:
+        path = write_tiles(tmp_path / f"{name}.h5", groups=12, size=32)
+        with h5py.File(path, "a") as file:
+            count = len(file["samples/group"])
+            del file["samples/group"]
+            names = [f"{name}-{first + k}" for k in range(count)]
+            for column in ("group", "picture"):
+                file[f"samples/{column}"] = np.array(names, h5py.string_dtype("utf-8", 20))
+        return path
+
+    parent = train(spec_of(dataset("a", 0), 4, epochs=1), tmp_path / "parent")
+    child = train(spec_of(dataset("b", 50), 3, epochs=1), tmp_path / "child", parent=parent)
+    records = [json.loads((run / "groups.json").read_text()) for run in (parent, child)]
+    assert records[0]["pictures"] == sorted(records[0]["training"] + records[0]["validation"])
+    assert set(records[1]["pictures"]) == {*records[0]["pictures"], *records[1]["training"], *records[1]["validation"]}
+    assert load_run(child).pictures == frozenset(records[1]["pictures"])
+    plain = train(spec_of(write_tiles(tmp_path / "c.h5", groups=12, size=32), 4, epochs=1), tmp_path / "plain")
+    assert "pictures" not in json.loads((plain / "groups.json").read_text())
+    assert load_run(plain).pictures == frozenset()

@@ -5,32 +5,38 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 from segue.data.folders.channels import channel_order, names_in_use
+from segue.data.folders.observations import picture_hash
 from segue.data.folders.pairing import ImageLabelPair, pair_files
 from segue.data.image_io import is_inverted_mask, read_image, read_labels
 from segue.data.spec import PrepareSpec
 from segue.errors import SegueError
 from segue.evaluation import object_metrics, pixel_metrics
-from segue.inference import domain
+from segue.inference import confidence, domain
 from segue.inference.model import Model
-from segue.inference.predict import predict
+from segue.inference.predict_files import PredictSettings, predict_labels
 from segue.labels import numbering
 from segue.spec import load, validate
 
 if TYPE_CHECKING:
     import pandas as pd
 
+USED = "was used in training, so that its scores are not those of a new image: leave it out"
 PATTERNS = {"images": "images/{stem}.*", "files": "labels/{stem}.*"}
 
 
 @dataclass(frozen=True)
 class FolderScores:
     """The scores of each image (a row each), of all together, and distinct sentences with the number of their images.
+
+    `used_in_training` of an image: whether the model was trained or selected with it, perhaps rotated or reflected;
+    without the column that is not known.
 
     classes: names of the model's classes, the background first.
     """
@@ -71,25 +77,45 @@ def evaluate_folder(model: Model, folder: Path, *, context: str) -> FolderScores
         )
     count, total = COUNTERS[kind]
     notes: Counter[str] = Counter(pairs.notes)
-    counts, rows = [], []
+    counts, rows, reliability = [], [], []
     measures: dict[str, numbering.LabelMeasures] = {}
     for pair in pairs.pairs:
         image, labels, sentences = _read(model, spec, pair)
-        notes.update(sentences)
         page = "" if pair.page is None else f" page {pair.page + 1}"
         measures[f"{pair.label}{page}"] = numbering.measure(labels)
-        predicted = np.asarray(predict(model, image))
-        if kind == "instances" and model.target.output == "classes":
-            predicted = numbering.number_parts((predicted > 0).astype(np.int32))  # as the target decodes objects
-        counts.append(count(labels, predicted, model))
-        rows.append({"image": f"{pair.source}{page}", **total([counts[-1]], model)})
+        predicted, expected = _predict(model, image, kind)
+        counts.append(count(labels, predicted, expected, model))
+        if expected is not None:
+            ids, iou = confidence.best_iou(labels, predicted)
+            reliability.append(confidence.reliability(expected[ids], iou))
+        row: dict[str, Any] = {"image": f"{pair.source}{page}"}
+        if model.pictures:
+            row["used_in_training"] = picture_hash(image) in model.pictures
+            sentences += [USED] * row["used_in_training"]
+        rows.append(row | total([counts[-1]], model))
+        notes.update(sentences)
     classes = len(spec.layer.names) if kind == "classes" else None
     refusal, odd = numbering.judge(measures, classes=classes, number_parts=spec.labels and spec.labels.number_parts)
     if refusal:
         where = "" if folder.is_file() else ", in a specification (.toml) that is given in place of the folder"
         raise SegueError(f"{folder}: {refusal}{where}.")
     notes.update(odd)
-    return FolderScores(pd.DataFrame(rows), total(counts, model), model.target.names, dict(notes))
+    scores = total(counts, model)
+    if reliability:
+        bins = np.sum(reliability, axis=0)
+        scores["confidence_error"] = confidence.calibration_error(bins)
+        scores["confidence_objects"] = bins[:, 0].sum()
+    return FolderScores(pd.DataFrame(rows), scores, model.target.names, dict(notes))
+
+
+def _predict(model: Model, image: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns the labels of an image as `segue predict` writes them, and the confidence of each by its number."""
+    with TemporaryDirectory() as working:
+        labels = predict_labels(model, image, Path(working), PredictSettings())
+        values = np.asarray(labels.values[:, :])
+    if kind == "instances" and model.target.output == "classes":
+        return numbering.number_parts((values > 0).astype(np.int32)), None  # as the target decodes objects
+    return values, labels.confidence
 
 
 def _specification(model: Model, folder: Path) -> tuple[PrepareSpec, Path]:
@@ -136,15 +162,15 @@ def _read(model: Model, spec: PrepareSpec, pair: ImageLabelPair) -> tuple[np.nda
     return image, labels, [*acquisition.notes, *differences]
 
 
-def _count_objects(labels: np.ndarray, predicted: np.ndarray, model: Model) -> Any:
-    return object_metrics.count_matches(labels, predicted)
+def _count_objects(labels: np.ndarray, predicted: np.ndarray, expected: np.ndarray | None, model: Model) -> Any:
+    return object_metrics.count_matches(labels, predicted, probabilities=None if expected is None else expected[1:])
 
 
 def _object_scores(counts: list[Any], model: Model) -> dict[str, float]:
     return object_metrics.scores(object_metrics.concatenate(counts))
 
 
-def _count_pixels(labels: np.ndarray, predicted: np.ndarray, model: Model) -> Any:
+def _count_pixels(labels: np.ndarray, predicted: np.ndarray, expected: None, model: Model) -> Any:
     classes, names = torch.from_numpy(labels.astype(np.int64)), model.target.names
     return pixel_metrics.confusion(torch.from_numpy(predicted.astype(np.int64)), classes, len(names))
 

@@ -23,7 +23,8 @@ class Model:
     channels: names of the image channels that it takes. divisor: heights and widths of its inputs are multiples of it.
     decode_params: parameters of `target.decode`. confidence: of the decoded objects, None where it was not calibrated
     (`segue.inference.confidence`). training_set: what the images were that it was trained on, None where that was not
-    recorded.
+    recorded. pictures: hashes of the micrographs that it was trained or selected with, as far as they are known
+    (`segue.data.folders.observations.picture_hash`).
     """
 
     network: nn.Module
@@ -34,6 +35,7 @@ class Model:
     decode_params: Mapping[str, float]
     training_set: TrainingSet | None = None
     confidence: Calibration | None = None
+    pictures: frozenset[str] = frozenset()
 
     @property
     def pixel_size_nm(self) -> float | None:

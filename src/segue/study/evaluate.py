@@ -51,11 +51,18 @@ def score_run(
 
 
 def domain_differences(model: TrainedModel, path: Path, data: DataSpec, part: PartName) -> list[str]:
-    """Returns sentences on how the images of the part of a domain lie outside of what the run was trained on, and on
-    different pixel sizes among them."""
+    """Returns sentences on how the images of the part of a domain lie outside of what the run was trained on, on
+    different pixel sizes among them, and on pictures that it was trained on."""
     with Dataset(path) as dataset:
-        images = observe(dataset, part_indices(dataset, data, model.spec, part))
+        indices = part_indices(dataset, data, model.spec, part)
+        images = observe(dataset, indices)
+        pictures = set(dataset.samples().get("picture", np.empty(dataset.count, object))[indices]) - {"", None}
     sentences = mixed_sizes(images.pixel_sizes_nm, str(path))
+    if part == "test" and (used := pictures & model.pictures):
+        sentences.append(
+            f"{path}: {len(used)} of {len(pictures)} pictures of the test part were used in training, perhaps rotated "
+            "or reflected and in other groups, so that scores are not those of new images: give copies one group."
+        )
     if model.training_set is not None:
         names = (str(path), str(model.folder))
         sentences += differences(model.training_set, images, channels=model.channels, names=names)

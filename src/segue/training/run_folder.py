@@ -2,7 +2,7 @@
 model. Cheap to import: no torch.
 
     spec.json             the resolved specification, and what the network takes and gives
-    groups.json           groups trained on (by ancestors too) and validated with
+    groups.json           groups trained on (by ancestors too) and validated with, and hashes of their micrographs
     weights.safetensors   of the selected epoch; last.safetensors if that is not the last
     epochs/, film/        weights of every epoch, and predictions of some images per epoch, if asked for
     tensorboard/          scalars, if asked for
@@ -86,6 +86,7 @@ class GroupsRecord(Record):
     ancestors: list[str] = []
     ancestors_validation: list[str] = []
     divisions: dict[str, list[str]] = {}
+    pictures: list[str] = []
 
 
 class DecodingRecord(Record):
@@ -422,6 +423,7 @@ def load_run(folder: Path | str) -> TrainedModel:
         decode_params=decode_params,
         confidence=calibration,
         training_set=TrainingSet.from_record(model.get("training_set")),
+        pictures=frozenset(run.read(run.groups).get("pictures", ())),
         spec=spec,
         folder=run.path,
     )

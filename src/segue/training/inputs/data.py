@@ -75,10 +75,11 @@ class StageData:
 
     label_counts: how many images or groups each part spends. chunk_ids (n,) and window determine in what order an epoch
     may visit the training samples (`streaming.epoch_order`); they are the same whether these are resident or streamed.
-    stage_groups: "training" and "validation" -> the stage's own groups by split; groups: the same over all splits, with
-    the ancestors'; splits_used: the groups trained on by split, also by ancestors; ancestry: "unknown" where a parent
-    does not record which groups it was trained on. leak: None where the split leaks no groups. training_set: pixel
-    sizes and statistics of the images trained on.
+    stage_groups: "training" and "validation" -> the stage's own groups by split; pictures: hashes of its micrographs,
+    as far as the datasets have them; groups: the groups over all splits, and the pictures, with the ancestors';
+    splits_used: the groups trained on by split, also by ancestors; ancestry: "unknown" where a parent does not record
+    which groups it was trained on. leak: None where the split leaks no groups. training_set: pixel sizes and statistics
+    of the images trained on.
     """
 
     training: Source
@@ -90,6 +91,7 @@ class StageData:
     window: int | None
     count_classes: Callable[[], np.ndarray]
     stage_groups: Mapping[str, Mapping[str, list[str]]]
+    pictures: Sequence[str]
     groups: Mapping[str, list[str]]
     splits_used: Mapping[str, list[str]]
     ancestry: Literal["known", "unknown"]
@@ -152,7 +154,8 @@ def load_data(spec: StageSpec, inputs: Inputs, *, context: str, device: str, log
         _require_alike(selections)
         _require_disjoint(selections)
         stage_groups = _groups_by_split(selections, spec.split)
-        groups, splits_used, ancestry = _with_ancestors(stage_groups, inputs.parent, context)
+        pictures = sorted({picture for selection in selections for picture in _pictures(selection)})
+        groups, splits_used, ancestry = _with_ancestors(stage_groups, pictures, inputs.parent, context)
         leak = measure_leak([(s.dataset, s.training, s.validation) for s in selections], spec)
         if leak is not None:
             log(leak_message(leak))
@@ -185,6 +188,7 @@ def load_data(spec: StageSpec, inputs: Inputs, *, context: str, device: str, log
         window=window,
         count_classes=cache(count_classes),
         stage_groups=stage_groups,
+        pictures=pictures,
         groups=groups,
         splits_used=splits_used,
         ancestry=ancestry,
@@ -195,7 +199,7 @@ def load_data(spec: StageSpec, inputs: Inputs, *, context: str, device: str, log
 
 def with_parent(data: StageData, parent: Path | None, *, context: str) -> StageData:
     """Returns the same data for a stage that starts from `parent`; raises SegueError where groups leak."""
-    groups, splits_used, ancestry = _with_ancestors(data.stage_groups, parent, context)
+    groups, splits_used, ancestry = _with_ancestors(data.stage_groups, data.pictures, parent, context)
     return replace(data, groups=groups, splits_used=splits_used, ancestry=ancestry)
 
 
@@ -454,6 +458,16 @@ def _groups_by_split(selections: Sequence[_Selection], split: SplitSpec) -> dict
     return {"training": merge_groups(training), "validation": merge_groups(validation)}
 
 
+def _pictures(selection: _Selection) -> Iterable[str]:
+    """Yields the hashes of the micrographs of the samples drawn, where the dataset has them."""
+    column = selection.dataset.samples().get("picture")
+    if column is None:
+        return
+    for subset in (selection.training, selection.validation):
+        if subset is not None:
+            yield from set(column[subset.indices]) - {""}
+
+
 def merge_groups(parts: Iterable[GroupsBySplit]) -> dict[str, list[str]]:
     """Returns the groups of all parts by split, sorted."""
     merged: dict[str, set[str]] = {}
@@ -484,9 +498,9 @@ def _read_groups(parent: Path | None) -> tuple[dict[str, Any], bool]:
 
 
 def _with_ancestors(
-    stage_groups: Mapping[str, Mapping[str, list[str]]], parent: Path | None, context: str
+    stage_groups: Mapping[str, Mapping[str, list[str]]], pictures: Sequence[str], parent: Path | None, context: str
 ) -> tuple[dict[str, list[str]], dict[str, list[str]], Literal["known", "unknown"]]:
-    """Adds the groups that a parent and its ancestors used; raises SegueError where they leak.
+    """Adds the groups and pictures that a parent and its ancestors used; raises SegueError where groups leak.
 
     Returns the groups, those trained on by split, and whether the parent records its groups.
     """
@@ -498,6 +512,8 @@ def _with_ancestors(
         "ancestors": sorted({*earlier["training"], *earlier["ancestors"]}),
         "ancestors_validation": sorted({*earlier["validation"], *earlier["ancestors_validation"]}),
     }
+    if pictures or record.get("pictures"):
+        groups["pictures"] = sorted({*pictures, *record.get("pictures", ())})
     splits_used = merge_groups([stage_groups["training"], training_groups(record)])
     refuse_leaks(splits_used, stage_groups["validation"], context)
     return groups, splits_used, "known" if is_complete else "unknown"
