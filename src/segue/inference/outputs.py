@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from skimage.segmentation import find_boundaries
 
-from segue.data.summary import INK, PAPER, load_font
 from segue.data.tiling import Tiling
 from segue.inference.object_table import bands
 from segue.storage import make_folder, remove_abandoned, replacing
@@ -30,7 +29,6 @@ Format = Literal["tiff", "ome-tiff", "ome-zarr"]
 TILE_PX = 512  # a multiple of 16, as TIFF demands
 MAX_PYRAMID_TOP_PX = 512  # levels of OME-Zarr are halved until their longer side is at most this
 MAX_OVERLAY_PX = 2048  # of the longer side
-HEADER_PX, LETTER_PX = 28, 14
 GRAY_PERCENTS = (0.2, 99.8)
 CERTAIN, UNCERTAIN = (0, 220, 220), (255, 140, 0)  # outlines
 MAX_UINT16 = 2**16 - 1
@@ -228,10 +226,10 @@ WRITERS: dict[Format, tuple[str, Callable[[Path, Picture], None]]] = {
 
 
 def write_overlay(path: Path, image: Any, labels: Any, *, title: str, is_uncertain: np.ndarray) -> None:
-    """Writes the outlines of labels (H, W) over the mean channel of the image (C, H, W) as a PNG below a title.
+    """Writes the outlines of labels (H, W) over the mean channel of the image (C, H, W) as a PNG of the image's size.
 
     Gray is stretched between two percentiles; sides are reduced by a whole factor to MAX_OVERLAY_PX at most. Outlines
-    are cyan, orange where `is_uncertain` (n + 1,).
+    are cyan, orange where `is_uncertain` (n + 1,). The title is the PNG's "Description".
     """
     gray, small, factor = _reduced(image, labels)
     low, high = np.percentile(gray, GRAY_PERCENTS)
@@ -241,17 +239,12 @@ def write_overlay(path: Path, image: Any, labels: Any, *, title: str, is_uncerta
     colors = np.array([CERTAIN, UNCERTAIN], np.uint8)
     picture[edges] = colors[is_uncertain[np.minimum(small[edges], len(is_uncertain) - 1)].astype(int)]
     text = title if factor == 1 else f"{title}; reduced {factor} ×"
-    font = load_font(LETTER_PX)
-    width = max(picture.shape[1], round(font.getlength(text)) + HEADER_PX)
-    sheet = Image.new("RGB", (width, picture.shape[0] + HEADER_PX), PAPER)
-    sheet.paste(Image.fromarray(picture), (0, HEADER_PX))
-    ImageDraw.Draw(sheet).text((HEADER_PX // 3, HEADER_PX // 2), text, fill=INK, font=font, anchor="lm")
     info = PngInfo()
     info.add_itxt("Description", text)
     make_folder(path.parent)
     remove_abandoned(path)
     with replacing(path) as partial:
-        sheet.save(partial, format="PNG", pnginfo=info)
+        Image.fromarray(picture).save(partial, format="PNG", pnginfo=info)
 
 
 def _reduced(image: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, int]:

@@ -434,10 +434,11 @@ def _title(name: str, facts: Mapping[str, Any]) -> str:
 def _at_training_size(model: Model, opened: OpenImage, settings: PredictSettings) -> tuple[OpenImage, list[str]]:
     """Returns the image at the pixel size of the training, if that is asked for and both are known, and notes."""
     image_nm, trained = opened.pixel_size_nm, model.pixel_size_nm
-    if not settings.rescale or trained is None:
+    if trained is not None and image_nm is None:
+        effect = " and was not rescaled" if settings.rescale else ""
+        return opened, [f"states no pixel size{effect}; the model was trained on {trained:.4g} nm per pixel"]
+    if not settings.rescale or trained is None or image_nm is None:
         return opened, []
-    if image_nm is None:
-        return opened, ["states no pixel size and was not rescaled"]
     height, width = opened.image.shape[1:]
     size = max(1, round(height * image_nm / trained)), max(1, round(width * image_nm / trained))
     if size == (height, width):

@@ -77,6 +77,11 @@ def from_table(path: Path, *, columns: Path | None = None) -> StudyResults:
 def _read(path: Path) -> pd.DataFrame:
     if not path.exists():
         raise SegueError(f"{path}: there is no such file; give a study or a table (.parquet or .csv).")
+    if (path / "spec.json").is_file():
+        raise SegueError(
+            f"{path}: is a run; a page is of a study, of one stage or many. `segue evaluate {path} DATASET` scores the "
+            f"run, `segue inspect {path}` describes it; for a page, write its stage as that of a study and run it."
+        )
     if path.suffix.lower() not in (".parquet", ".csv"):
         raise SegueError(f"{path}: is neither a study nor a table; allowed: .toml, .parquet, .csv.")
     try:
