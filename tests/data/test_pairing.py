@@ -200,8 +200,19 @@ def test_a_manifest_keeps_its_text(tmp_path: Path):
         ("image,label\ni0.tif,l0.tif\ni1.tif\n", "line 3: label is empty; fill it in"),
         ("image,label,n\ni0.tif,l0.tif,\"a\nb\"\ni1.tif,l9.tif,c\n", "line 4: there is no file"),
         ("image,label\ni0.tif,l0.tif\ni1.tiff,l1.tif\n", "(did you mean 'i1.tif'?)"),
-        ("image,label,pixel_size_nm\ni0.tif,l0.tif,1_0\n", "line 2: pixel_size_nm is '1_0'; give a length"),
-        ("image;label;pixel_size_nm\ni0.tif;l0.tif;62,5\n", "line 2: pixel_size_nm is '62,5'; give a length"),
+        ("image,label,pixel_size_nm\ni0.tif,l0.tif,1_0\n", "line 2, column 'pixel_size_nm': '1_0' is no number"),
+        ("image;label;pixel_size_nm\ni0.tif;l0.tif;62,5\n", "'62,5' has a decimal comma; write 62.5."),
+        ("image;label;pixel_size_nm\ni0.tif;l0.tif;1,250\n", "write 1.250, or 1250 if it separates thousands"),
+        ("image,label,pixel_size_nm\ni0.tif,l0.tif,0.0000001\n", "which measures 0.001 to 100000 nm"),
+        ("image,label,pixel_size_nm\ni0.tif,l0.tif,1e12\n", "'1e12' is no pixel of a microscope"),
+        ("image,label,pixel_size_nm\ni0.tif,l0.tif,-65\n", "'-65' is no pixel of a microscope"),
+        ("image,label,group\ni0.tif,l0.tif,P1\ni1.tif,l1.tif,\n", "column 'group' is empty in line 3 (1 in all)"),
+        ("image,label,group\ni0.tif,l0.tif,\ni1.tif,l1.tif,P1\n", "column 'group' is empty in line 2 (1 in all)"),
+        ("image,group,label\ni0.tif, ,l0.tif\ni1.tif,P1,l1.tif\n", "column 'group' is empty in line 2 (1 in all)"),
+        ("image,label,group\ni0.tif,l0.tif,1-Jan\ni1.tif,l1.tif,P1\n", "line 2, column 'group': '1-Jan' is a date"),
+        ("image,label,group\ni0.tif,l0.tif,P1\ni1.tif,l1.tif,01. Mrz\n", "line 3, column 'group': '01. Mrz' is a"),
+        ("image,label,split\ni0.tif,l0.tif,train\ni1.tif,l1.tif,\n", "column 'split' is empty in line 3 (1 in all)"),
+        ("image,label,split\ni0.tif,l0.tif\ni1.tif,l1.tif,test\n", "column 'split' is empty in line 2 (1 in all)"),
         ("image,label,pixel_size_um\ni0.tif,l0.tif,1\n", "'pixel_size_um' is a pixel size; give it in nm"),
         ("image,label,a/b\ni0.tif,l0.tif,1\n", "the column 'a/b' cannot be stored by that name"),
         ("image,label,dose\ni0.tif,l0.tif,\n", "column 'dose' is empty in line 2 (1 in all)"),
@@ -213,6 +224,34 @@ def test_mistakes_of_a_manifest(tmp_path: Path, text: str, words: str):
     with pytest.raises(SegueError) as caught:
         manifest(tmp_path, text)
     assert words in str(caught.value)
+
+
+def test_mistakes_of_a_split_are_told_once(tmp_path: Path):
+    """A part of another name is told at its line, and not as a row without a part or as a divided group."""
+    text = "image,label,split,group\ni0.tif,l0.tif,val,a\ni1.tif,l1.tif,train,a\n"
+    with pytest.raises(SegueError) as caught:
+        manifest(tmp_path, text)
+    allowed = "allowed are train, validation, test: correct it."
+    assert str(caught.value) == f"{tmp_path / 't.csv'}: line 2: split is 'val'; {allowed}"
+
+
+def test_a_column_without_cells_is_none(tmp_path: Path):
+    """Empty columns group, split and pixel_size_nm are as if they were not there; groups keep their text."""
+    paired = manifest(tmp_path, "image,label,group,split,pixel_size_nm\ni0.tif,l0.tif,,,\ni1.tif,l1.tif,,,\n")
+    assert [(one.group, one.part, one.pixel_size_nm) for one in paired.pairs] == [
+        ("i0", None, None),
+        ("i1", None, None),
+    ]
+    paired = manifest(tmp_path, "image,label,group\ni0.tif,l0.tif,007\ni1.tif,l1.tif,7\n")
+    assert [one.group for one in paired.pairs] == ["007", "7"]
+
+
+@pytest.mark.parametrize("size_nm", [1e9, 1e-7, 0, -65])
+def test_a_pixel_size_of_no_microscope_is_refused(size_nm: float):
+    """The specification has the limits of the files' metadata, which are themselves allowed."""
+    with pytest.raises(SpecError, match="pixel_size_nm: found"):
+        make_spec(pixel_size_nm=size_nm)
+    assert [make_spec(pixel_size_nm=limit).pixel_size_nm for limit in (1e-3, 1e5)] == [1e-3, 1e5]
 
 
 def test_a_column_that_is_nearly_known_is_told(tmp_path: Path):

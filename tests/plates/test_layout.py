@@ -442,13 +442,16 @@ def test_mistakes_of_the_table_are_told_at_once():
     ("rows", "words"),
     [
         ("zero,0", "line 2: time is 'zero'; give a whole number"),
-        ("0,noon", "line 2: time_h is 'noon'; give a number of hours"),
+        ("0,noon", "line 2, column 'time_h': 'noon' is no number"),
         ("0,1\n0,2", "line 3: time 0 occurs twice"),
         ("0,0,5", "line 2: 3 cells under 2 columns"),
-        ("0,1_0", "line 2: time_h is '1_0'; give a number of hours"),
-        ("0,nan", "line 2: time_h is 'nan'; give a number of hours"),
+        ("0,1_0", "line 2, column 'time_h': '1_0' is no number"),
+        ("0,nan", "line 2, column 'time_h': 'nan' is no number"),
         ("٣,1", "line 2: time is '٣'; give a whole number"),
         ("1.0,1", "line 2: time is '1.0'; give a whole number"),
+        ('0,"0,5"', "line 2, column 'time_h': '0,5' has a decimal comma; write 0.5"),
+        ("0,5\n1,0", "time 1 is at 0 h, time 0 at 5 h; hours must grow with the time index"),
+        ("2,4\n0,0\n1,4", "time 2 is at 4 h, time 1 at 4 h; hours must grow"),
     ],
 )
 def test_mistakes_of_the_table_of_times_are_told(tmp_path: Path, rows: str, words: str):
@@ -456,6 +459,19 @@ def test_mistakes_of_the_table_of_times_are_told(tmp_path: Path, rows: str, word
     (tmp_path / "times.csv").write_text(f"time,time_h\n{rows}\n", encoding="utf-8")
     with pytest.raises(SegueError, match=words):
         read_times(tmp_path / "times.csv")
+
+
+def test_times_in_any_order_of_rows(tmp_path: Path):
+    """Rows may be in any order, and hours begin below 0, as before a treatment."""
+    (tmp_path / "times.csv").write_text("time,time_h\n2,3.5\n0,-1\n1,0\n", encoding="utf-8")
+    assert read_times(tmp_path / "times.csv") == {0: -1, 1: 0, 2: 3.5}
+
+
+@pytest.mark.parametrize("size_um", [1e9, 1e-7, 0])
+def test_a_pixel_size_of_no_microscope_is_refused(size_um: float):
+    """A plate's pixel size has the limits of the files' metadata."""
+    with pytest.raises(ValidationError, match="pixel_size_um"):
+        FilesSpec.model_validate({"pattern": "{well}.tif", "channels": {"a": "w1"}, "pixel_size_um": size_um})
 
 
 def test_the_specification_is_light():

@@ -49,6 +49,7 @@ from segue.data.spec import SplitSpec
 from segue.data.tiling import Edge
 from segue.plates.synthetic.spec import SyntheticSpec
 from segue.spec import SpecModel, unknown
+from segue.units import MAX_PIXEL_NM, MIN_PIXEL_NM
 
 VERSION = 4  # increase when the same specification and files give a different dataset
 NUMBERS = ("time", "row", "column", "field")
@@ -91,7 +92,9 @@ class FilesSpec(SpecModel):
     plate: str = Field(default="P1", pattern=r"^[^/]+$")  # name of the plate if nothing else gives one
     wells: str | None = None
     overlap: float = Field(default=0.1, ge=0, lt=1)  # nominal, as a fraction of the tile's side
-    pixel_size_um: Positive | None = None  # None: from the metadata
+    pixel_size_um: Annotated[float, Field(ge=MIN_PIXEL_NM / 1000, le=MAX_PIXEL_NM / 1000)] | None = (
+        None  # None: metadata
+    )
     interval_h: Positive | None = None  # from one time index to the next; index 0 is at 0 h
     times: str | None = None  # a CSV with the columns time and time_h, instead
     only_wells: tuple[str, ...] = ()  # "A1", on all plates, or "P1/A1"; (): all

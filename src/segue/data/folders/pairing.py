@@ -24,10 +24,11 @@ from segue.data.folders.patterns import (
 from segue.data.image_io import READERS, Header, read_header
 from segue.data.spec import STANDARD_COLUMNS, PrepareSpec
 from segue.data.splits import PARTS, PartName
-from segue.data.tables import Table, decimal_number, is_condition_name, read_table
+from segue.data.tables import Table, is_condition_name, read_table
 from segue.errors import SegueError
 from segue.fingerprint import shared_folder
 from segue.storage import absolute
+from segue.units import MAX_PIXEL_NM, MIN_PIXEL_NM, pixel_size_nm
 
 MAX_LISTED_PROBLEMS = 10
 TABLE_COLUMNS = ("image", "label", "group", "split", "pixel_size_nm")
@@ -252,6 +253,8 @@ def _from_table(spec: PrepareSpec, root: Path) -> tuple[list[ImageLabelPair], li
     table = read_table(root / spec.manifest, TABLE_COLUMNS)
     _check_columns(table, labeled=spec.labels is not None)
     columns, problems, notes = _condition_columns(table, spec.conditions)
+    groups = _groups_of_table(table, problems)
+    parts, sizes_nm = _parts_of_table(table, problems), _sizes_of_table(table, problems)
     files = []
     names = ("image", "label") if spec.labels is not None else ("image",)
     for number in range(len(table.rows)):
@@ -259,23 +262,71 @@ def _from_table(spec: PrepareSpec, root: Path) -> tuple[list[ImageLabelPair], li
         files.append(paths if len(paths) == len(names) else [])
     folder = shared_folder([paths[0] for paths in files if paths])
     pairs = []
-    for number, (row, paths) in enumerate(zip(table.rows, files, strict=True)):
+    for number, paths in enumerate(files):
         if not paths:
             continue
         image, label = absolute(paths[0]), absolute(paths[1]) if len(paths) > 1 else None
         source = image.relative_to(folder).as_posix()
-        given = unicodedata.normalize("NFC", row.get("group", ""))
-        group, mismatch = (given, []) if given else _group_of(spec, source, NamedPath(image, {}))
-        part, size_nm, invalid = _part_and_size(table.line(number), row)
-        problems += mismatch + invalid
+        group, mismatch = (groups[number], []) if groups else _group_of(spec, source, NamedPath(image, {}))
+        problems += mismatch
         conditions = {**spec.conditions, **{name: values[number] for name, values in columns.items()}}
-        pairs.append(ImageLabelPair(image, label, source, group, part, size_nm, conditions))
-    with_part = sum(pair.part is not None for pair in pairs)
-    if 0 < with_part < len(pairs):
-        problems.append(
-            f"{table.path}: {len(pairs) - with_part} of {len(pairs)} rows name no split; fill the column or drop it."
-        )
+        pairs.append(ImageLabelPair(image, label, source, group, parts[number], sizes_nm[number], conditions))
     return pairs, problems, notes
+
+
+def _groups_of_table(table: Table, problems: list[str]) -> list[str]:
+    """Returns the column group, [] without one, if all its cells are empty or a cell is wrong; adds to `problems`."""
+    if not any(row.get("group") for row in table.rows):
+        return []
+    empty = _empty_cell(table, "group")
+    problems += empty
+    try:
+        return [] if empty else table.texts("group")
+    except SegueError as error:
+        problems.append(str(error))
+        return []
+
+
+def _parts_of_table(table: Table, problems: list[str]) -> list[PartName | None]:
+    """Returns the part of each row by the column split, None throughout without one; adds to `problems`."""
+    texts = [row.get("split", "") for row in table.rows]
+    if not any(texts):
+        return [None] * len(texts)
+    problems += _empty_cell(table, "split")
+    parts: list[PartName | None] = [next((part for part in PARTS if part == text.lower()), None) for text in texts]
+    problems += [
+        f"{table.line(number)}: split is '{text}'; allowed are {', '.join(PARTS)}: correct it."
+        for number, (text, part) in enumerate(zip(texts, parts, strict=True))
+        if text and part is None
+    ]
+    return parts
+
+
+def _sizes_of_table(table: Table, problems: list[str]) -> list[float | None]:
+    """Returns the pixel size of each row in nm, None where the cell is empty; adds to `problems`."""
+    sizes_nm: list[float | None] = []
+    for number, row in enumerate(table.rows):
+        size_nm = None
+        try:
+            size_nm = table.number(number, "pixel_size_nm") if row.get("pixel_size_nm") else None
+            if size_nm is not None and pixel_size_nm(size_nm, "nm") is None:
+                problems.append(
+                    f"{table.cell(number, 'pixel_size_nm')} is no pixel of a microscope, which measures "
+                    f"{MIN_PIXEL_NM:g} to {MAX_PIXEL_NM:g} nm; correct it."
+                )
+        except SegueError as error:
+            problems.append(str(error))
+        sizes_nm.append(size_nm)
+    return sizes_nm
+
+
+def _empty_cell(table: Table, column: str) -> list[str]:
+    """Returns a problem with the line of the first empty cell of a column, [] without any."""
+    empty = table.first_empty(column)
+    if empty is None:
+        return []
+    row, count = empty
+    return [f"{table.path}: column '{column}' is empty in line {table.lines[row]} ({count} in all); fill it in."]
 
 
 def _file_of(table: Table, number: int, column: str, root: Path, problems: list[str]) -> Path | None:
@@ -311,7 +362,7 @@ def _condition_columns(
     values: dict[str, Sequence[str | int | float]] = {}
     problems, notes = [], []
     for name in sorted(set(table.columns) - set(TABLE_COLUMNS)):
-        empty = table.first_empty(name)
+        empty = _empty_cell(table, name)
         values[name] = [0] * len(table.rows)
         if name in STANDARD_COLUMNS or name in constants:
             problems.append(
@@ -321,11 +372,8 @@ def _condition_columns(
             problems.append(f"{table.path}: the column '{name}' is a pixel size; give it in nm as pixel_size_nm.")
         elif not is_condition_name(name):
             problems.append(f"{table.path}: the column '{name}' cannot be stored by that name; leave out its / or .")
-        elif empty is not None:
-            row, count = empty
-            problems.append(
-                f"{table.path}: column '{name}' is empty in line {table.lines[row]} ({count} in all); fill it in."
-            )
+        elif empty:
+            problems += empty
         else:
             try:
                 values[name] = table.typed(name)
@@ -335,21 +383,6 @@ def _condition_columns(
         if close := difflib.get_close_matches(name.casefold(), TABLE_COLUMNS, n=1, cutoff=0.8):
             notes.append(f"{table.path}: column '{name}' is taken as a condition; if it is the {close[0]}, rename it")
     return values, problems, notes
-
-
-def _part_and_size(context: str, row: Mapping[str, str]) -> tuple[PartName | None, float | None, list[str]]:
-    problems = []
-    part: PartName | None = next((part for part in PARTS if part == row.get("split", "").lower()), None)
-    if row.get("split") and part is None:
-        problems.append(f"{context}: split is '{row['split']}'; allowed are {', '.join(PARTS)}: correct it.")
-    size_nm = None
-    if row.get("pixel_size_nm"):
-        size_nm = decimal_number(row["pixel_size_nm"])
-        if size_nm is None or size_nm <= 0:
-            problems.append(
-                f"{context}: pixel_size_nm is '{row['pixel_size_nm']}'; give a length above 0, such as 62.5."
-            )
-    return part, size_nm, problems
 
 
 def _group_of(spec: PrepareSpec, source: str, image: NamedPath) -> tuple[str, list[str]]:

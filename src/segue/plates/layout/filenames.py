@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import unicodedata
@@ -12,7 +13,7 @@ from pathlib import Path
 from segue.data.folders.patterns import SUFFIX, existing_path, is_hidden
 from segue.data.image_io import TIFF_SUFFIXES
 from segue.data.spec import STANDARD_COLUMNS
-from segue.data.tables import Table, changed_name, decimal_number, is_condition_name, is_whole_number, read_table
+from segue.data.tables import Table, changed_name, is_condition_name, is_whole_number, read_table
 from segue.errors import SegueError
 from segue.plates.layout.grid import USUAL_WELL, ImageEntry, Plane, ScanResult, well_name
 from segue.plates.spec import NUMBERS, FilesSpec, placeholders
@@ -235,19 +236,22 @@ def wells_notes(path: Path) -> list[str]:
 
 
 def read_times(path: Path) -> dict[int, float]:
-    """Returns hours by time index."""
+    """Returns hours by time index, which grow with it."""
     table = read_rows(path, TIME_COLUMNS, TIME_COLUMNS)
     hours: dict[int, float] = {}
     for number, row in enumerate(table.rows):
         context = table.line(number)
         if not is_whole_number(row["time"]):
             raise SegueError(f"{context}: time is '{row['time']}'; give a whole number, 0 or more.")
-        hour = decimal_number(row["time_h"])
-        if hour is None:
-            raise SegueError(f"{context}: time_h is '{row['time_h']}'; give a number of hours, such as 0.5.")
         if int(row["time"]) in hours:
             raise SegueError(f"{context}: time {row['time']} occurs twice; keep one.")
-        hours[int(row["time"])] = hour
+        hours[int(row["time"])] = table.number(number, "time_h")
+    for earlier, later in itertools.pairwise(sorted(hours)):
+        if hours[later] <= hours[earlier]:
+            raise SegueError(
+                f"{path}: time {later} is at {hours[later]:g} h, time {earlier} at {hours[earlier]:g} h; hours must "
+                "grow with the time index: correct one."
+            )
     return hours
 
 
