@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from segue.data.dataset import Dataset
-from segue.data.folders.channels import channel_order, names_in_use
+from segue.data.folders.channels import channel_order, channels_left_out, names_in_use
 from segue.data.folders.observations import Observation, judge_copies, notes_on_images, notes_on_pixel_sizes, observe
 from segue.data.folders.pages import split_pages
 from segue.data.folders.pairing import ImageLabelPair, PairedFiles, pair_files, raise_problems, read_headers
@@ -44,9 +44,9 @@ from segue.errors import SegueError
 from segue.fingerprint import hash_each_file, hash_json
 from segue.hdf5 import open_file
 from segue.storage import make_folder, read_json, write_json
-from segue.units import SQUARE_TOLERANCE
+from segue.units import SQUARE_TOLERANCE, common_size_nm
 
-VERSION = 4  # increase when the same specification and files give a different dataset
+VERSION = 5  # increase when the same specification and files give a different dataset
 Progress = Callable[[int, int], None]  # done, of how many micrographs
 Log = Callable[[str], None]  # receives sentences on what was left out, or is not what it seems
 Metadata = dict[str, Any]  # of a part: channels and notes as its file states them, an observation, measures of labels
@@ -227,9 +227,10 @@ def cut_tiles(spec: PrepareSpec, pair: ImageLabelPair, channels: Sequence[str] |
     image, notes = acquisition.image, list(acquisition.notes)
     names = names_in_use(acquisition.channels)
     source = "the specification" if spec.channels is not None else "the first image"
-    order = channel_order(pair.image, names, channels, source)
+    order = channel_order(pair.image, names, channels, source, subset=spec.channels is not None)
     if order is not None:
         image = image[order]
+        notes += channels_left_out(names, order)
     elif names is None and channels is not None and spec.channels is None and len(image) > 1:
         notes.append("states no names of channels: they are taken in the order of the first image's")
     height, width = image.shape[1:]
@@ -249,6 +250,7 @@ def cut_tiles(spec: PrepareSpec, pair: ImageLabelPair, channels: Sequence[str] |
             values=values,
             page=pair.page,
             count=pair.page_count,
+            pages=spec.pages,
             inverted=bool(inverted),
         )
         if spec.labels.number_parts:
@@ -304,14 +306,14 @@ def _attributes(
 ) -> tuple[dict[str, str | int | float], int]:
     """Returns the dataset's attributes and number of channels; raises SegueError if the micrographs differ in kind."""
     pairs_by_kind: dict[str, list[ImageLabelPair]] = {}
-    sizes_nm: set[float] = set()
+    sizes_nm: list[float] = []
     channels = 0
     for pair, path in zip(pairs, paths, strict=True):
         with open_file(path) as file:
             images = file["tiles/images"]
             channels = images.shape[1]
             pairs_by_kind.setdefault(f"{channels} channel(s) of {images.dtype}", []).append(pair)
-            sizes_nm.add(float(file["samples/pixel_size_nm"][0]))
+            sizes_nm.append(float(file["samples/pixel_size_nm"][0]))
     if len(pairs_by_kind) > 1:
         kinds = "; ".join(f"{kind}: {len(same)}, e.g. {same[0].image}" for kind, same in pairs_by_kind.items())
         raise SegueError(f"{context}: the images differ in kind ({kinds}); convert them to one, or leave some out.")
@@ -322,8 +324,9 @@ def _attributes(
         "name": spec.name,
         "provenance": json.dumps(spec.provenance.model_dump(by_alias=True), sort_keys=True, ensure_ascii=False),
     }
-    if len(sizes_nm) == 1 and np.isfinite(next(iter(sizes_nm))):
-        attributes["pixel_size_nm"] = next(iter(sizes_nm))
+    size_nm = common_size_nm(sizes_nm) if np.isfinite(sizes_nm).all() else None
+    if size_nm is not None:
+        attributes["pixel_size_nm"] = size_nm
     return attributes, channels
 
 
@@ -369,7 +372,7 @@ def _judge(
 
     observations = [Observation(**one["observation"]) for one in metadata]
     problems, notes = judge_copies(pairs, observations, refuse=spec.copies == "refuse")
-    notes += notes_on_pixel_sizes([one["pixel_size_nm"] for one in metadata])
+    notes += notes_on_pixel_sizes({p.source: one["pixel_size_nm"] for p, one in zip(pairs, metadata, strict=True)})
     notes += notes_on_images({pair.source: one for pair, one in zip(pairs, observations, strict=True)})
     layer = spec.layer
     if spec.labels is not None and layer is not None:

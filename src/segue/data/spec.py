@@ -150,9 +150,7 @@ class PrepareSpec(SpecModel):
     channels: tuple[str, ...] | None = None
     pages: Literal["channels", "time", "z"] | None = None  # what the pages of a file are; time and z: an image each
     color: Literal["rgb", "gray"] | None = None  # color images: as red, green, blue, or as their luma
-    pixel_size_nm: float | None = Field(
-        default=None, ge=MIN_PIXEL_NM, le=MAX_PIXEL_NM
-    )  # if neither table nor file states it
+    pixel_size_nm: float | None = Field(default=None, ge=MIN_PIXEL_NM, le=MAX_PIXEL_NM)  # where no file states it
     group: str = "path"  # of an image: a key of GROUPS, or text with named parts: "lab2-{stem}", "{folder}/{stem}"
     group_pattern: str | None = None  # regular expression with one capture group, searched in the path with suffix
     sizes: tuple[tuple[int, int], ...] | None = None  # keep only images of these heights and widths
