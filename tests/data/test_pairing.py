@@ -123,7 +123,32 @@ def test_what_is_left_out_is_told(tmp_path: Path):
         ("images/*.tif", "l/{stem}.tif", ("images/a.png", "l/a.tif"), "(there is e.g. "),
         ("i/{a}_{b}.tif", "l/{a}/{b}.tif", ("i/x_y_z.tif", "l/x/y_z.tif"), "in several ways (a is 'x' or 'x_y')"),
         ("i/*.tif", "l/*/{stem}.tif", ("i/a.tif", "l/1/a.tif", "l/2/a.tif"), "has 2 label images"),
-        ("{folder}/{stem}.tif", "l/{stem}.png", ("d/a.tif", "e/a.tif", "l/a.png"), "this label belongs to 2 images"),
+        ("{folder}/{stem}.tif", "l/{stem}.png", ("d/a.tif", "e/a.tif", "l/a.png"), "is the label image of 2 images, "),
+        (
+            "i/{stem}_000*.png", "l/{stem}.png", ("i/c1_0000.png", "i/c1_0001.png", "l/c1.png"),
+            "if they are channels of one image, choose one by the pattern, or stack them into one file",
+        ),
+        (
+            "r/**/*.tif", "l/**/{stem}.tif", ("r/x/a.tif", "r/y/a.tif", "l/x/a.tif", "l/y/a.tif"),
+            "l/y/a.tif; name the folders on both sides: write images = 'r/{folder}/{stem}.tif' and files = "
+            "'l/{folder}/{stem}.tif'",
+        ),
+        (
+            "r/*/*.tif", "l/*/{stem}.tif", ("r/x/a.tif", "r/y/a.tif", "l/x/a.tif", "l/y/a.tif"),
+            "write images = 'r/{folder}/{stem}.tif' and files = 'l/{folder}/{stem}.tif'",
+        ),
+        (
+            "i/*.tif", "l/{stem}*.tif", ("i/a.tif", "l/a_1.tif", "l/a_2.tif"),
+            "l/a_2.tif; give a pattern that one of them matches",
+        ),
+        (
+            "i/*.tif", "l/{stem}.png", ("i/a.tif", "i/b.tiff", "l/a.png", "l/b.png"),
+            "i/b.tiff, which images = 'i/*.tif' does not match: write images = 'i/*.*' and files = 'l/{stem}.png')",
+        ),
+        (
+            "i/{stem}_r.tif", "l/{stem}.png", ("i/a_r.tif", "i/b.tif", "l/a.png", "l/b.png"),
+            "i/b.tif, which images = 'i/{stem}_r.tif' does not match); add it, or leave the label out",
+        ),
     ],
 )  # fmt: skip
 def test_near_misses_are_suggested(tmp_path: Path, images: str, files: str, lying: tuple[str, ...], words: str):
@@ -131,6 +156,38 @@ def test_near_misses_are_suggested(tmp_path: Path, images: str, files: str, lyin
     with pytest.raises(SegueError) as caught:
         pair(write(tmp_path, *lying), images, files)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("images", "files", "lying", "words", "suggestions"),
+    [
+        # no part of a name is cut out of a word or a number
+        ("i/*.tif", "l/{stem}.tif", ("i/img_1.tif", "l/mask_01.tif"), "(there is mask_01.tif); add it", 0),
+        ("i/*.tif", "l/{stem}.tif", ("i/cell.tif", "l/cells.tif"), "(there is cells.tif); add it", 0),
+        # a pattern that would pair fewer files than the present one is none
+        (
+            "i/*.tif", "l/{stem}.tif", ("i/a.tif", "i/b.tif", "i/c.tif", "l/a.tif", "l/b.tif", "l/c_mask.tif"),
+            "(there is c_mask.tif); add it", 0,
+        ),
+        (
+            "i/*.tif", "l/{stem}.tif", ("i/img_1.tif", "i/img_2.tif", "l/mask_1.tif", "l/mask_2.tif"),
+            "(there is mask_1.tif: write images = 'i/img_{stem}.tif' and files = 'l/mask_{stem}.tif'); add it", 2,
+        ),
+        (
+            "i/*.png", "l/{stem}.png", ("i/c1_0000.png", "i/c1_0001.png", "l/c1.png"),
+            "(there is c1.png, as for c1_0000.png: if both are channels of one image, choose one by the pattern, or "
+            "stack them into one file)", 1,
+        ),
+    ],
+)  # fmt: skip
+def test_suggested_patterns_pair_more_files(
+    tmp_path: Path, images: str, files: str, lying: tuple[str, ...], words: str, suggestions: int
+):
+    """A file that is near is named; a pattern is suggested only where whole names agree and more files pair."""
+    with pytest.raises(SegueError) as caught:
+        pair(write(tmp_path, *lying), images, files)
+    message = str(caught.value)
+    assert words in message and message.count("write images") == suggestions
 
 
 @pytest.mark.parametrize(

@@ -5,21 +5,22 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from segue.data.folders.hints import PatternHints
 from segue.data.folders.patterns import (
     MatchedFiles,
     NamedPath,
+    all_names,
     existing_path,
-    file_stem,
     fill,
     find_files,
     named_parts,
     near_miss,
-    without_compound_suffix,
+    texts_of,
 )
 from segue.data.image_io import READERS, Header, read_header
 from segue.data.spec import STANDARD_COLUMNS, PrepareSpec
@@ -81,7 +82,7 @@ def pair_files(spec: PrepareSpec, root: Path) -> PairedFiles:
     """Returns the pairs of the specification; its paths start at `root`. Raises SegueError with all problems."""
     context = root / (spec.manifest or spec.images or "")
     pairs, problems, notes = (_from_table if spec.manifest else _by_name)(spec, root)
-    problems += _repeated_files(pairs)
+    problems += _repeated_files(pairs, in_table=spec.manifest is not None)
     if spec.sizes is not None:
         pairs, unreadable = read_headers(pairs)
         problems += unreadable
@@ -141,12 +142,12 @@ def _by_name(spec: PrepareSpec, root: Path) -> tuple[list[ImageLabelPair], list[
     parts = named_parts(pattern or "")
     images_by_parts: dict[tuple[str, ...], list[NamedPath]] = defaultdict(list)
     for image in matches.files:
-        images_by_parts[_parts(image, parts)].append(image)
+        images_by_parts[texts_of(image, parts)].append(image)
     # labels may lie beside the images, where one may match the patterns of both
     image_paths = {image.path for image in matches.files}
     labels_by_parts: dict[tuple[str, ...], list[Path]] = defaultdict(list)
     for label in candidates.files:
-        key = _parts(label, parts)
+        key = texts_of(label, parts)
         if label.path not in image_paths or any(image.path != label.path for image in images_by_parts[key]):
             labels_by_parts[key].append(label.path)
     label_paths = {path for paths in labels_by_parts.values() for path in paths}
@@ -159,21 +160,17 @@ def _by_name(spec: PrepareSpec, root: Path) -> tuple[list[ImageLabelPair], list[
         )
     folder = shared_folder([image.path for image in images])
     pairs, problems, used = [], [*matches.problems, *candidates.problems], set()
+    hints = PatternHints(spec.images, pattern or "", root, image_paths)
     for image in images:
-        labels = labels_by_parts.get(_parts(image, parts), [])
+        labels = labels_by_parts.get(texts_of(image, parts), [])
         used.update(labels)
         if pattern is not None and not labels:
-            hint = (
-                _label_hint(spec.images, pattern, image, root, image_paths)
-                if len(problems) < MAX_LISTED_PROBLEMS
-                else ""
-            )
-            expected = absolute(root / fill(pattern, _names(image)))
+            hint = hints.label_of(image) if len(problems) < MAX_LISTED_PROBLEMS else ""
+            expected = absolute(root / fill(pattern, all_names(image)))
             problems.append(f"{image.path}: has no label image {expected}{hint}; add it, or leave the image out.")
         elif len(labels) > 1:
-            problems.append(
-                f"{image.path}: has {len(labels)} label images, {labels[0]} and {labels[1].name}; keep one."
-            )
+            hint = hints.one_of(labels) if len(problems) < MAX_LISTED_PROBLEMS else ""
+            problems.append(f"{image.path}: has {len(labels)} label images, {labels[0]} and {labels[1]}{hint}.")
         else:
             source = image.path.relative_to(folder).as_posix()
             group, mismatch = _group_of(spec, source, image)
@@ -181,21 +178,12 @@ def _by_name(spec: PrepareSpec, root: Path) -> tuple[list[ImageLabelPair], list[
             label = labels[0] if labels else None
             pairs.append(ImageLabelPair(image.path, label, source, group, None, None, spec.conditions))
     for path in sorted(label_paths - used - image_paths):
-        problems.append(f"{path}: is a label image without an image of that name; add it, or leave the label out.")
+        hint = hints.image_of(path, matches.others) if len(problems) < MAX_LISTED_PROBLEMS else ""
+        problems.append(
+            f"{path}: is a label image without an image of that name{hint}; add it, or leave the label out."
+        )
     left_out = {*matches.others, *candidates.others, *(label_paths - used)} - {image.path for image in images} - used
     return pairs, problems, _left_out(spec.images, left_out)
-
-
-def _names(image: NamedPath) -> dict[str, str]:
-    """Returns the text of the named parts; {stem} without ".ome", and of every file, {folder} that of its folder."""
-    folder = unicodedata.normalize("NFC", image.path.parent.name)
-    names = {"stem": file_stem(image.path.name), "folder": folder, **image.names}
-    return {**names, "stem": without_compound_suffix(names["stem"])}
-
-
-def _parts(file: NamedPath, parts: Sequence[str]) -> tuple[str, ...]:
-    names = _names(file)
-    return tuple(names[part] for part in parts)
 
 
 def _example(others: Sequence[Path]) -> str:
@@ -212,39 +200,6 @@ def _left_out(pattern: str, paths: Iterable[Path]) -> list[str]:
     hint = f", whose suffix is {example.suffix}, not {suffix}" if example.suffix.lower() != suffix.lower() else ""
     number = "1 file matches no pattern and is" if len(others) == 1 else f"{len(others)} files match no pattern and are"
     return [f"images = '{pattern}': {number} left out, e.g. {example}{hint}"]
-
-
-def _label_hint(images: str, labels: str, image: NamedPath, root: Path, image_paths: Collection[Path]) -> str:
-    """Returns " (there is …: write images = … and files = …)" for a label that is called or lies otherwise, or ""."""
-    expected = root / fill(labels, _names(image))
-    # a folder of labels beside each folder of images
-    folder = image.path.parent
-    while folder != root.resolve() and root.resolve() in folder.parents:
-        sibling = folder / fill(labels, _names(image))
-        if sibling.is_file():
-            levels = len(folder.relative_to(root.resolve()).parts)
-            above = "/".join("{folder}" if levels == 1 else f"{{folder{level}}}" for level in range(levels))
-            inner = image.path.parent.relative_to(folder) / f"{{stem}}{image.path.suffix}"
-            return f" (there is {sibling}: write images = '{above}/{inner.as_posix()}' and files = '{above}/{labels}')"
-        folder = folder.parent
-    # a name of which a part is that of the image
-    stem = _names(image)["stem"]
-    near = absolute(expected).parent.glob("*") if expected.parent.is_dir() else ()
-    stems = {file_stem(path.name): path for path in sorted(near, reverse=True) if path not in image_paths}
-    contained = sorted((other for other in stems if other and (other in stem or stem in other)), key=len)
-    close = contained[-1:] or difflib.get_close_matches(stem, stems, n=1, cutoff=0.5)
-    if not close:
-        return near_miss(expected)
-    name = file_stem(image.path.name)
-    match = difflib.SequenceMatcher(None, name, close[0]).find_longest_match()
-    shared = name[match.a : match.a + match.size].strip("_-. ")
-    if not shared:
-        return f" (there is {stems[close[0]].name})"
-    written = (
-        (PurePosixPath(pattern).parent / path.name.replace(shared, "{stem}", 1)).as_posix()
-        for pattern, path in ((images, image.path), (labels, stems[close[0]]))
-    )
-    return " (there is {}: write images = '{}' and files = '{}')".format(stems[close[0]].name, *written)
 
 
 def _from_table(spec: PrepareSpec, root: Path) -> tuple[list[ImageLabelPair], list[str], list[str]]:
@@ -395,7 +350,7 @@ def _group_of(spec: PrepareSpec, source: str, image: NamedPath) -> tuple[str, li
         return source, [
             f"{image.path}: group_pattern '{spec.group_pattern}' does not match '{source}'; correct the pattern."
         ]
-    names = _names(image)
+    names = all_names(image)
     groups = {
         "path": (PurePosixPath(source).parent / names["stem"]).as_posix(),
         "stem": names["stem"],
@@ -404,14 +359,31 @@ def _group_of(spec: PrepareSpec, source: str, image: NamedPath) -> tuple[str, li
     return groups.get(spec.group) or fill(spec.group, names), []
 
 
-def _repeated_files(pairs: Sequence[ImageLabelPair]) -> list[str]:
-    problems = []
-    for attribute, fault in (("image", "image occurs {} times; keep one"), ("label", "label belongs to {} images")):
-        counts = Counter(path for pair in pairs if (path := getattr(pair, attribute)) is not None)
-        for path, count in sorted(counts.items()):
-            if count > 1:
-                problems.append(f"{path}: this {fault.format(count)}; give each image its own row and label.")
-    return problems
+def _repeated_files(pairs: Sequence[ImageLabelPair], *, in_table: bool) -> list[str]:
+    """Returns a problem for each image that occurs several times, and for each label image of several images."""
+    by_image, by_label = defaultdict(list), defaultdict(list)
+    for pair in pairs:
+        by_image[pair.image].append(pair.image)
+        if pair.label is not None:
+            by_label[pair.label].append(pair.image)
+    remedy = (
+        "give each image its own row and label"
+        if in_table
+        else "if they are channels of one image, choose one by the pattern, or stack them into one file; if not, name "
+        "what they differ in on both sides, as in {folder}/{stem}"
+    )
+    return [
+        *(
+            f"{path}: this image occurs {len(images)} times; give each image one row."
+            for path, images in sorted(by_image.items())
+            if len(images) > 1
+        ),
+        *(
+            f"{path}: is the label image of {len(images)} images, {images[0]} and {images[1]}; {remedy}."
+            for path, images in sorted(by_label.items())
+            if len(images) > 1
+        ),
+    ]
 
 
 def _divided_groups(pairs: Sequence[ImageLabelPair], context: Path) -> list[str]:
