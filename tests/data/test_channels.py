@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from segue.data.folders.channels import channel_order, names_in_use
+from segue.data.folders.channels import channel_order, channels_left_out, names_in_use
 from segue.errors import SegueError
 
 
@@ -37,3 +37,22 @@ def test_order() -> None:
             SegueError, match=rf"b.tif: its channels are named {', '.join(names)}, those of .* DAPI, GFP"
         ):
             channel_order(path, names, ("DAPI", "GFP"), "the specification")
+
+
+@pytest.mark.parametrize(
+    ("reference", "order", "note"),
+    [
+        (("GFP",), [1], ("channels left out: DAPI, RFP",)),
+        (("rfp", "DAPI"), [2, 0], ("channels left out: GFP",)),
+        (("RFP", "GFP", "DAPI"), [2, 1, 0], ()),
+    ],
+)
+def test_subset(reference: tuple[str, ...], order: list[int], note: tuple[str, ...]) -> None:
+    """Some of an image's channels are taken by name, and the others told; all that are named must be there, once."""
+    names = ("DAPI", "GFP", "RFP")
+    path = Path("a.tif")
+    assert channel_order(path, names, reference, "the specification", subset=True) == order
+    assert channels_left_out(names, order) == note
+    for absent in (("GFP", "Cy5"), ("GFP", "GFP"), ("DAPI", "GFP", "RFP", "Cy5")):
+        with pytest.raises(SegueError, match="an image needs these among its channels"):
+            channel_order(path, names, absent, "the specification", subset=True)

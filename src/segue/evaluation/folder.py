@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from segue.data.folders.channels import channel_order, names_in_use
+from segue.data.folders.channels import channel_order, channels_left_out, names_in_use
 from segue.data.folders.pairing import ImageLabelPair, pair_files
 from segue.data.image_io import is_inverted_mask, read_image, read_labels
 from segue.data.spec import PrepareSpec
@@ -106,7 +106,7 @@ def _read(model: Model, spec: PrepareSpec, pair: ImageLabelPair) -> tuple[np.nda
     """Returns an image in the model's channels, its labels, and sentences on both."""
     assert spec.labels is not None and spec.layer is not None and pair.label is not None
     acquisition = read_image(pair.image, pages=spec.pages, page=pair.page, color=spec.color)
-    order = channel_order(pair.image, names_in_use(acquisition.channels), model.channels, "the model")
+    order = channel_order(pair.image, names_in_use(acquisition.channels), model.channels, "the model", subset=True)
     image = acquisition.image if order is None else acquisition.image[order]
     if len(image) != len(model.channels):
         raise SegueError(
@@ -120,12 +120,14 @@ def _read(model: Model, spec: PrepareSpec, pair: ImageLabelPair) -> tuple[np.nda
         values=spec.labels.values,
         page=pair.page,
         count=pair.page_count,
+        pages=spec.pages,
         inverted=bool(is_inverted_mask(pair.label, pair.image)),
     )
     if spec.labels.number_parts:
         labels = numbering.number_parts(labels)
     differences = domain.describe_difference(model, replace(acquisition, image=image))
-    return image, labels, [*acquisition.notes, *differences]
+    notes = (*acquisition.notes, *channels_left_out(acquisition.channels, order))
+    return image, labels, [*notes, *differences]
 
 
 def _count_objects(labels: np.ndarray, predicted: np.ndarray, model: Model) -> Any:

@@ -27,7 +27,7 @@ from segue.storage import absolute, file_name
 
 LARGE_BYTES = 2**26  # of a plane; smaller ones are read whole
 PAGE_AXES = {"T": "t", "Z": "z", "Q": "p"}  # axes whose entries are images, and how these are numbered in names
-WITHOUT_PAGES = (".png", ".jpg", ".jpeg")
+WITHOUT_PAGES = tuple(suffix for suffix, reader in image_io.READERS.items() if reader.single)
 SIGNS = frozenset("*?[{")
 UNNAMED = "intensity"  # the name of the only channel of a dataset that names none
 
@@ -206,7 +206,7 @@ def open_image(image: ImageInput, channels: tuple[str, ...]) -> OpenImage:
         index = {axes[page_axis]: image.page}
     else:
         index = {}
-    dtype = _acquired_dtype(image.path, np.dtype(stack.pixels.dtype))
+    dtype = image_io.acquired_dtype(image.path, np.dtype(stack.pixels.dtype))
     channel_axis = next((letter for letter in "CSQ" if lengths.get(letter, 1) > 1 and letter not in index), None)
     if channel_axis == "C" and lengths.get("S", 1) > 1:
         raise SegueError(f"{image.path}: holds {lengths['C']} color images; save each as a separate image.")
@@ -233,16 +233,6 @@ def _decoding(path: Path) -> Iterator[None]:
         reader = image_io.READERS.get(path.suffix.lower())
         format = reader.format if reader is not None and path.is_file() else "OME-Zarr"
         raise SegueError(image_io.not_decoded(path, format, error)) from error
-
-
-def _acquired_dtype(path: Path, dtype: np.dtype) -> np.dtype:
-    if dtype.kind == "b":
-        return np.dtype(np.uint8)
-    if dtype.kind == "f":
-        return np.dtype(np.float32)
-    if dtype.kind in "ui" and dtype.itemsize <= 4:
-        return dtype.newbyteorder("=")
-    raise SegueError(f"{path}: the pixels are {dtype}; allowed are integers up to 32 bits and floats: convert it.")
 
 
 def _channel_order(
@@ -290,7 +280,7 @@ class RegionReader:
         chosen = (self.order[channel],) if isinstance(channel, int) else self.order[channel]
         with _decoding(self.path):
             planes = self._planes(chosen, rows, columns)
-        planes = planes.astype(self.dtype, copy=False)
+        planes = image_io.to_acquired(self.path, planes)
         return planes[0] if isinstance(channel, int) else planes
 
     def _planes(self, channels: tuple[int, ...], rows: slice, columns: slice) -> np.ndarray:

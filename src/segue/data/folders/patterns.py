@@ -13,7 +13,7 @@ import functools
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,6 +78,19 @@ def without_compound_suffix(stem: str) -> str:
     """Returns "a" of "a.ome", and any other stem as it is."""
     compound = next((suffix for suffix in COMPOUND_SUFFIXES if stem.lower().endswith(suffix)), "")
     return stem[: len(stem) - len(compound)] or stem
+
+
+def all_names(file: NamedPath) -> dict[str, str]:
+    """Returns the text of the named parts; {stem} without ".ome", and of every file, {folder} that of its folder."""
+    folder = unicodedata.normalize("NFC", file.path.parent.name)
+    names = {"stem": file_stem(file.path.name), "folder": folder, **file.names}
+    return {**names, "stem": without_compound_suffix(names["stem"])}
+
+
+def texts_of(file: NamedPath, parts: Sequence[str]) -> tuple[str, ...]:
+    """Returns the texts of some named parts, by which an image and its label belong together."""
+    names = all_names(file)
+    return tuple(names[part] for part in parts)
 
 
 def find_files(pattern: str, root: Path) -> MatchedFiles:
@@ -230,7 +243,7 @@ def _expression(part: str, *, lazy: bool) -> re.Pattern[str]:
             seen.add(name)
             expression += f"(?P<{name}>.+?)" if lazy else f"(?P<{name}>.+)"
         elif sign[0][0] == "[":
-            inner = sign[0][1:-1].replace("\\", r"\\")
+            inner = re.sub(r"[\\\[&~|]", r"\\\g<0>", sign[0][1:-1])  # signs of sets in later versions of Python
             expression += f"[{'^' + inner[1:] if inner[0] == '!' else inner}]"
         else:
             expression += ".*" if sign[0] == "*" else "."
