@@ -33,7 +33,8 @@ from segue.data.folders.observations import Observation, judge_copies, notes_on_
 from segue.data.folders.pages import split_pages
 from segue.data.folders.pairing import ImageLabelPair, PairedFiles, pair_files, raise_problems, read_headers
 from segue.data.formats.stack import RGB
-from segue.data.image_io import is_inverted_mask, read_channel_names, read_image, read_labels
+from segue.data.image_io import read_channel_names, read_image
+from segue.data.label_files import read_label_files
 from segue.data.maker import is_made, make_parts, work_folders
 from segue.data.normalization import image_statistics
 from segue.data.spec import MAX_PADDING, PrepareSpec
@@ -180,7 +181,7 @@ def part_keys(spec: PrepareSpec, pairs: Sequence[ImageLabelPair], channels: Sequ
     A key is a hash of what the part depends on: the content of the files, the pair's row, the settings for cutting, and
     the names by which `channels` are ordered.
     """
-    hashes = hash_each_file([path for pair in pairs for path in (pair.image, pair.label) if path])
+    hashes = hash_each_file([path for pair in pairs for path in (pair.image, *pair.labels)])
     settings = spec.model_dump(
         mode="json", include={"labels", "tile_px", "stride_px", "pixel_size_nm", "keep_micrographs", "pages", "color"}
     )
@@ -189,9 +190,9 @@ def part_keys(spec: PrepareSpec, pairs: Sequence[ImageLabelPair], channels: Sequ
         del settings["labels"]["number_parts"]  # undecided or false, the tiles are the same
     keys = []
     for pair in pairs:
-        image, label = hashes[pair.image], hashes[pair.label] if pair.label else None
+        image, labels = hashes[pair.image], [hashes[label] for label in pair.labels]
         row = [pair.source, pair.group, pair.pixel_size_nm, dict(pair.conditions), pair.page]
-        keys.append(hash_json([VERSION, settings, row, image, label]))
+        keys.append(hash_json([VERSION, settings, row, image, *labels]))
     return keys
 
 
@@ -227,6 +228,8 @@ def cut_tiles(spec: PrepareSpec, pair: ImageLabelPair, channels: Sequence[str] |
     image, notes = acquisition.image, list(acquisition.notes)
     names = names_in_use(acquisition.channels)
     source = "the specification" if spec.channels is not None else "the first image"
+    if spec.color == "rgb" and len(image) == len(RGB) and set(spec.channels or RGB) < set(RGB):
+        names = RGB  # one or two of the colors are chosen by name
     order = channel_order(pair.image, names, channels, source, subset=spec.channels is not None)
     if order is not None:
         image = image[order]
@@ -236,23 +239,9 @@ def cut_tiles(spec: PrepareSpec, pair: ImageLabelPair, channels: Sequence[str] |
     height, width = image.shape[1:]
     labels = {}
     if spec.labels is not None and spec.layer is not None and pair.label is not None:
-        layer, values = spec.layer, spec.labels.values
-        inverted = is_inverted_mask(pair.label, pair.image)
-        if inverted is not None:
-            meaning = (
-                "as its image is: inverted" if inverted else "as its image is not: taken as stored, 1 for foreground"
-            )
-            notes.append(f"its label image is a one-bit mask marked WhiteIsZero, {meaning}")
-        labels[layer.name] = read_labels(
-            pair.label,
-            layer,
-            shape=(height, width),
-            values=values,
-            page=pair.page,
-            count=pair.page_count,
-            pages=spec.pages,
-            inverted=bool(inverted),
-        )
+        layer = spec.layer
+        labels[layer.name], of_labels = read_label_files(spec, pair, layer, (height, width))
+        notes += of_labels
         if spec.labels.number_parts:
             labels[layer.name] = numbering.number_parts(labels[layer.name])
     intensity = image_statistics(image)

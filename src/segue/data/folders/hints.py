@@ -80,7 +80,10 @@ class PatternHints:
     def one_of(self, labels: Sequence[Path]) -> str:
         """Returns "; …", how one label image is chosen of several."""
         if len({label.parent for label in labels}) < len(labels):
-            return "; give a pattern that one of them matches, or if each is the mask of one object, join them first"
+            return (
+                "; give a pattern that one of them matches, or if each is the mask of one object, set "
+                "one_object_per_file = true"
+            )
         images = re.sub(r"\*(?=[^/*]*$)", "{stem}", self.images, count=1)
         written = (re.sub(r"(?<![^/])\*\*?(?=/)", "{folder}", pattern, count=1) for pattern in (images, self.labels))
         return f"; name the folders on both sides{self._suggest(*written) or ', or give a pattern that one matches'}"

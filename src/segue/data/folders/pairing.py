@@ -41,6 +41,7 @@ class ImageLabelPair:
     """An image file with its label file, if any.
 
     source: the path of the image relative to the deepest folder of all images. part: from a manifest's column split.
+    further_labels: if each file of labels is one object, the files after `label`.
     header: of the image, if it was read (`read_headers`). page: of `page_count` pages of the files, if each page is an
     image (`pages.split_pages`).
     """
@@ -52,9 +53,15 @@ class ImageLabelPair:
     part: PartName | None = None
     pixel_size_nm: float | None = None
     conditions: Mapping[str, str | int | float] = field(default_factory=dict)
+    further_labels: tuple[Path, ...] = ()
     header: Header | None = None
     page: int | None = None
     page_count: int = 1
+
+    @property
+    def labels(self) -> tuple[Path, ...]:
+        """Every file of its labels, sorted."""
+        return () if self.label is None else (self.label, *self.further_labels)
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ class PairedFiles:
     def paths(self) -> list[Path]:
         """Every file that the dataset is made from, sorted."""
         table = [self.table] if self.table else []
-        labels = (pair.label for pair in self.pairs if pair.label)
+        labels = (label for pair in self.pairs for label in pair.labels)
         return sorted({*table, *(pair.image for pair in self.pairs), *labels})
 
 
@@ -168,15 +175,18 @@ def _by_name(spec: PrepareSpec, root: Path) -> tuple[list[ImageLabelPair], list[
             hint = hints.label_of(image) if len(problems) < MAX_LISTED_PROBLEMS else ""
             expected = absolute(root / fill(pattern, all_names(image)))
             problems.append(f"{image.path}: has no label image {expected}{hint}; add it, or leave the image out.")
-        elif len(labels) > 1:
+        elif len(labels) > 1 and not (spec.labels and spec.labels.one_object_per_file):
             hint = hints.one_of(labels) if len(problems) < MAX_LISTED_PROBLEMS else ""
             problems.append(f"{image.path}: has {len(labels)} label images, {labels[0]} and {labels[1]}{hint}.")
         else:
             source = image.path.relative_to(folder).as_posix()
             group, mismatch = _group_of(spec, source, image)
             problems += mismatch
-            label = labels[0] if labels else None
-            pairs.append(ImageLabelPair(image.path, label, source, group, None, None, spec.conditions))
+            first, further = (labels[0], tuple(labels[1:])) if labels else (None, ())
+            conditions = spec.conditions
+            pairs.append(
+                ImageLabelPair(image.path, first, source, group, conditions=conditions, further_labels=further)
+            )
     for path in sorted(label_paths - used - image_paths):
         hint = hints.image_of(path, matches.others) if len(problems) < MAX_LISTED_PROBLEMS else ""
         problems.append(
