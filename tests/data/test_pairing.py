@@ -161,6 +161,8 @@ def test_near_misses_are_suggested(tmp_path: Path, images: str, files: str, lyin
 @pytest.mark.parametrize(
     ("images", "files", "lying", "words", "suggestions"),
     [
+        ("i/*.tif", "l/{stem}.tif", ("i/b.tif", "l/a.tif"), "l/b.tif; add it", 0),
+        ("*_i.tif", "{stem}_m.tif", ("a_i.tif", "a_m.tif"), "label image without an image of that name; add it", 1),
         # no part of a name is cut out of a word or a number
         ("i/*.tif", "l/{stem}.tif", ("i/img_1.tif", "l/mask_01.tif"), "(there is mask_01.tif); add it", 0),
         ("i/*.tif", "l/{stem}.tif", ("i/cell.tif", "l/cells.tif"), "(there is cells.tif); add it", 0),

@@ -127,7 +127,12 @@ def near_miss(path: Path) -> str:
         names = {name.casefold(): name for name, _ in reversed(list(_entries(parent.parent)))}
     except (SegueError, OSError, ValueError):
         return ""
-    close = difflib.get_close_matches(parent.name.casefold(), names, n=1, cutoff=0.6)
+    stem = file_stem(parent.name).casefold()
+    close = [  # also without their suffixes: x.png is not near m.png
+        name
+        for name in difflib.get_close_matches(parent.name.casefold(), names, n=3, cutoff=0.6)
+        if difflib.SequenceMatcher(None, stem, file_stem(names[name]).casefold()).ratio() >= 0.5
+    ]
     return f" (did you mean '{names[close[0]]}'?)" if close else ""
 
 
