@@ -150,9 +150,6 @@ def read_channel_names(path: Path) -> tuple[str, ...] | None:
 
 def broken(path: Path, reason: str = "") -> str:
     """Returns the sentence for an image file that cannot be decoded."""
-    absent = placeholder(path)
-    if absent:
-        return f"{path}: {absent}."
     reader = READERS.get(path.suffix.lower())
     detail = f" ({reason})" if reason else ""
     return (
@@ -168,8 +165,6 @@ def not_decoded(path: Path, reader_format: str, error: Exception) -> str:
         return (
             f"{path}: this way of storing pixels in a {reader_format} file is not read ({words}); save it another way."
         )
-    if placeholder(path):
-        return broken(path)
     signatures = SIGNATURES.get(reader_format, ())
     start = _start(path)
     if start and signatures and not any(start[: len(one)] == one[: len(start)] for one in signatures):
@@ -211,6 +206,9 @@ def _call(reader: Reader, path: Path, function: Callable[[], Any]) -> Any:
         if path.is_dir():
             raise SegueError(f"{path}: is a folder; give the path of an image file.") from error
         raise SegueError(f"{path}: cannot be read ({error.strerror}); check the file's permissions.") from error
+    absent = placeholder(path)
+    if absent:
+        raise SegueError(f"{path}: {absent}.")
     try:
         return function()
     except (SegueError, MemoryError):

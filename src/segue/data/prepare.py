@@ -228,8 +228,9 @@ def cut_tiles(spec: PrepareSpec, pair: ImageLabelPair, channels: Sequence[str] |
     image, notes = acquisition.image, list(acquisition.notes)
     names = names_in_use(acquisition.channels)
     source = "the specification" if spec.channels is not None else "the first image"
-    if spec.color == "rgb" and len(image) == len(RGB) and set(spec.channels or RGB) < set(RGB):
-        names = RGB  # one or two of the colors are chosen by name
+    is_rgb = spec.color == "rgb" and len(image) == len(RGB) and spec.channels is not None
+    if is_rgb and {name.casefold() for name in spec.channels or ()} <= set(RGB):
+        names = RGB  # colors are chosen by name; other names are given to them
     order = channel_order(pair.image, names, channels, source, subset=spec.channels is not None)
     if order is not None:
         image = image[order]
@@ -275,6 +276,8 @@ def cut_tiles(spec: PrepareSpec, pair: ImageLabelPair, channels: Sequence[str] |
 def _pixel_size_nm(spec: PrepareSpec, pair: ImageLabelPair, file_nm: float | None, notes: list[str]) -> float:
     """Returns the table's size, else the file's, else the spec's, else NaN; a file must not contradict the spec.
 
+    The spec's size is used for a file's that equals it but for rounding.
+
     A table that gives each image its size corrects the files; that it does is added to `notes`.
     """
     if pair.pixel_size_nm is not None:
@@ -287,7 +290,10 @@ def _pixel_size_nm(spec: PrepareSpec, pair: ImageLabelPair, file_nm: float | Non
             f"{pair.image}: its metadata say {file_nm:g} nm per pixel, the spec says {spec_nm:g}; remove pixel_size_nm "
             "from the spec, or give it per image in a manifest."
         )
-    return file_nm if file_nm is not None else spec_nm if spec_nm is not None else math.nan
+    known = [size for size in (spec_nm, file_nm) if size is not None]
+    if len(known) == 2 and common_size_nm(known) is None:
+        return known[1]
+    return known[0] if known else math.nan
 
 
 def _attributes(
