@@ -173,6 +173,18 @@ def test_pixel_sizes_of_a_dataset(
     assert sum("is not known, that of the others is 650" in note for note in messages) == len(messages) == notes
 
 
+def test_the_size_of_the_specification_is_that_of_files_but_for_rounding(tmp_path: Path) -> None:
+    """Files that round 650 nm have the 650 nm of the specification, as has one without a size; another size differs."""
+    spec = make_spec(images="images/*.ome.tif", pixel_size_nm=650).model_copy(update={"labels": None})
+    out = prepare(spec, tmp_path / "a.h5", root=write_sizes(tmp_path, None, 649.9999999999999, 650.0001)).path
+    with Dataset(out) as dataset:
+        assert set(dataset.samples()["pixel_size_nm"]) == {650.0} and dataset.attributes["pixel_size_nm"] == 650.0
+    assert "picture" not in describe(out)
+    out = prepare(spec, tmp_path / "b.h5", root=write_sizes(tmp_path / "b", None, 651)).path
+    with Dataset(out) as dataset:
+        assert sorted(dataset.samples()["pixel_size_nm"]) == [650.0, 651.0]
+
+
 def test_one_picture_twice(tmp_path: Path) -> None:
     """A picture saved again, or rotated, is noted, and refused in another group if asked; blank ones are no copies."""
     write_discs(tmp_path, None, names="abc")

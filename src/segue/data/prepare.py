@@ -276,9 +276,7 @@ def cut_tiles(spec: PrepareSpec, pair: ImageLabelPair, channels: Sequence[str] |
 def _pixel_size_nm(spec: PrepareSpec, pair: ImageLabelPair, file_nm: float | None, notes: list[str]) -> float:
     """Returns the table's size, else the file's, else the spec's, else NaN; a file must not contradict the spec.
 
-    The spec's size is used for a file's that equals it but for rounding.
-
-    A table that gives each image its size corrects the files; that it does is added to `notes`.
+    The spec's size is used for a file's that equals it but for rounding. A table that gives each image its size corrects the files; that it does is added to `notes`.
     """
     if pair.pixel_size_nm is not None:
         if file_nm is not None and abs(file_nm - pair.pixel_size_nm) > SQUARE_TOLERANCE * file_nm:
@@ -290,10 +288,9 @@ def _pixel_size_nm(spec: PrepareSpec, pair: ImageLabelPair, file_nm: float | Non
             f"{pair.image}: its metadata say {file_nm:g} nm per pixel, the spec says {spec_nm:g}; remove pixel_size_nm "
             "from the spec, or give it per image in a manifest."
         )
-    known = [size for size in (spec_nm, file_nm) if size is not None]
-    if len(known) == 2 and common_size_nm(known) is None:
-        return known[1]
-    return known[0] if known else math.nan
+    if file_nm is None or (spec_nm is not None and common_size_nm((spec_nm, file_nm)) is not None):
+        return math.nan if spec_nm is None else spec_nm
+    return file_nm
 
 
 def _attributes(

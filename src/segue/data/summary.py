@@ -32,7 +32,7 @@ from segue.units import size_range
 MAX_VALUES = 8
 MAX_SAMPLED_TILES = 1000  # of instance layers, whose fractions are not stored
 MAX_MEASURED = 200  # micrographs whose label images are measured, spread evenly
-STANDARD_COLUMNS = ("group", "source", "y_px", "x_px", "pixel_size_nm")
+STANDARD_COLUMNS = ("group", "source", "y_px", "x_px", "pixel_size_nm", "picture")
 
 
 def describe(path: Path, *, notes: bool = True) -> str:

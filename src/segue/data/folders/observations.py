@@ -144,8 +144,8 @@ def notes_on_pixel_sizes(sizes_nm: Mapping[str, float | None]) -> list[str]:
     if unknown:
         of_all = f"{len(unknown)} of {len(sizes_nm)} images (e.g. {unknown[0]})"
         notes.append(
-            f"the pixel size of {of_all} is not known, that of the others is {size_range(known)}: give pixel_size_nm, "
-            "in a table for each image"
+            f"the pixel size of {of_all} is not known, that of the others is {size_range(known)}: give "
+            "pixel_size_nm, in a table for each image, or in the specification if all have one"
         )
     if max(known) <= MAX_SIZE_FACTOR * min(known):
         return notes
