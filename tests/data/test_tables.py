@@ -182,3 +182,9 @@ def test_single_cells():
     assert [changed_name(text) for text in ("1-Jan", "Sep-02", "2024-01-02", "1.2.2024")] == ["a date"] * 4
     assert [changed_name(text) for text in ("1.00E+05", "1E+05")] == ["a number"] * 2
     assert [changed_name(text) for text in ("A1", "1E5", "B12", "well 3", "JAN1", "1-1", "007")] == [None] * 7
+
+
+def test_a_pointer_of_git_lfs(tmp_path: Path) -> None:
+    """A table that Git LFS has not fetched is told with the command that does."""
+    with pytest.raises(SegueError, match="t.csv: is a pointer of Git LFS, not the file itself; get it with: git lfs"):
+        read(tmp_path, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")

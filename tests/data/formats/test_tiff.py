@@ -339,3 +339,24 @@ def test_sets_of_files(tmp_path: Path) -> None:
         message = "one of a set of files" if i else "1 of 2 planes that its metadata name are missing"
         with pytest.raises(SegueError, match=message):
             read_image(tmp_path / f"s{i}.ome.tif")
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_previews_of_lsm(tmp_path: Path, step: int) -> None:
+    """Zeiss LSM has a preview behind each plane, which counts as no page, whatever its size."""
+    settings = {"MagicNumber": 67127628, "StructureSize": 500, "DimensionX": 24, "DimensionY": 16, "DimensionZ": 3}
+    settings |= {"DimensionChannels": 1, "DimensionTime": 1, "DataType": 2, "VoxelSizeX": 1e-7, "VoxelSizeY": 1e-7}
+    record = np.zeros((), np.dtype([(name, kind) for name, kind in tifffile.TIFF.CZ_LSMINFO]))
+    for name, value in settings.items():
+        record[name] = value
+    extra = [(34412, 1, record.nbytes, record.tobytes(), True)]
+    planes = [DEEP, DEEP + 1, DEEP + 2]
+    options: dict[str, Any] = {"metadata": None, "contiguous": False, "photometric": "minisblack"}
+    with tifffile.TiffWriter(tmp_path / "a.lsm") as writer:
+        for index, plane in enumerate(planes):
+            writer.write(plane, extratags=[] if index else extra, **options)
+            writer.write(GRAY[::step, ::step], subfiletype=1, **options)
+    for index, plane in enumerate(planes):
+        actual = read_image(tmp_path / "a.lsm", pages="z", page=index)
+        np.testing.assert_array_equal(actual.image[0], plane)
+        assert actual.pixel_size_nm == pytest.approx(100)
