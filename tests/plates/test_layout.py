@@ -143,6 +143,10 @@ def test_table_of_wells(screen: Path):
         ("plate,well\nP,A1\nP,A01\n", "line 3: the well 'P/A1' occurs twice"),
         ("plate,well,time_h\nP,A1,3\n", "the column 'time_h' cannot be a condition"),
         ("plate,well,dose\nP,A1,\n", "line 2: 'dose' is empty"),
+        ("plate,well,experiment\nP,A1,E1\nP,A2,\n", "column 'experiment' is empty in line 3 (1 in all); fill it in"),
+        ("plate,well,experiment\nP,A1\nP,A2,E1\n", "column 'experiment' is empty in line 2 (1 in all); fill it in"),
+        ("plate,well,experiment\nP,A1,1-Jan\nP,A2,E1\n", "column 'experiment': '1-Jan' is a date among other text"),
+        ("plate,well\nP,A1\n,A2\n", "column 'plate' is empty in line 3 (1 in all); fill it in"),
         ("plate,stained\nP,1\n", "needs rows, and the columns well; found 1 rows and the columns plate, stained"),
         ("plate,well\nQ,B2\n", "none of the wells found (P/A1, P/A2) is one of those requested (Q/B2)"),
     ):
@@ -334,6 +338,8 @@ def test_manifest(screen: Path):
     message = told(lambda: find_layout(spec, screen))
     assert f"line {len(lines) + 1}: time is 'one'; give a whole number" in message
     assert f"line {len(lines) + 2}: a cell is empty, channel" in message
+    table.write_text("\n".join([*lines, ",A2,1,1,1,brightfield,x.tif"]), encoding="utf-8")
+    assert f"column 'plate' is empty in line {len(lines) + 1} (1 in all)" in told(lambda: find_layout(spec, screen))
     table.write_text("well,path\nA1,x\n", encoding="utf-8")
     assert "needs rows, and the columns well, channel, path" in told(lambda: find_layout(spec, screen))
 

@@ -276,7 +276,8 @@ def cut_tiles(spec: PrepareSpec, pair: ImageLabelPair, channels: Sequence[str] |
 def _pixel_size_nm(spec: PrepareSpec, pair: ImageLabelPair, file_nm: float | None, notes: list[str]) -> float:
     """Returns the table's size, else the file's, else the spec's, else NaN; a file must not contradict the spec.
 
-    The spec's size is used for a file's that equals it but for rounding. A table that gives each image its size corrects the files; that it does is added to `notes`.
+    The spec's size is used for a file's that equals it but for rounding. A table that gives each image its size
+    corrects the files; that it does is added to `notes`.
     """
     if pair.pixel_size_nm is not None:
         if file_nm is not None and abs(file_nm - pair.pixel_size_nm) > SQUARE_TOLERANCE * file_nm:

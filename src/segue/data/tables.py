@@ -20,6 +20,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from segue.errors import SegueError
+from segue.storage import LFS_POINTER, placeholder
 
 Cell = str | int | float
 
@@ -77,6 +78,18 @@ class Table:
         """Returns the first row whose cell of the column is empty, and how many are; None if none is."""
         empty = [row for row, cells in enumerate(self.rows) if not cells.get(column)]
         return (empty[0], len(empty)) if empty else None
+
+    def empty_cell(self, column: str) -> str | None:
+        """Returns a sentence with the line of the first empty cell of a column; None if none is empty."""
+        empty = self.first_empty(column)
+        if empty is None:
+            return None
+        row, count = empty
+        return f"{self.path}: column '{column}' is empty in line {self.lines[row]} ({count} in all); fill it in."
+
+    def partly_empty(self, column: str) -> str | None:
+        """Returns the same sentence, None also if the whole column is empty or there is none of that name."""
+        return self.empty_cell(column) if any(row.get(column) for row in self.rows) else None
 
     def typed(self, column: str) -> Sequence[Cell]:
         """Returns a column as integers if all its cells are, else as numbers if all are, else as text.
@@ -231,6 +244,8 @@ def _read_text(path: Path) -> str:
         content = path.read_bytes()
     except (OSError, ValueError) as error:
         raise SegueError(f"{path}: cannot be read as a CSV table ({error}); correct the path or the file.") from error
+    if content.startswith(LFS_POINTER):
+        raise SegueError(f"{path}: {placeholder(path)}.")
     workbook = next((kind for mark, kind in WORKBOOKS.items() if content.startswith(mark)), None)
     if workbook is not None:
         raise SegueError(f"{path}: is {workbook}, not a CSV table; export its sheet as CSV UTF-8 and give that file.")

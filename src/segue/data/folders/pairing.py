@@ -244,10 +244,12 @@ def _groups_of_table(table: Table, problems: list[str]) -> list[str]:
     """Returns the column group, [] without one, if all its cells are empty or a cell is wrong; adds to `problems`."""
     if not any(row.get("group") for row in table.rows):
         return []
-    empty = _empty_cell(table, "group")
-    problems += empty
+    empty = table.partly_empty("group")
+    if empty is not None:
+        problems.append(empty)
+        return []
     try:
-        return [] if empty else table.texts("group")
+        return table.texts("group")
     except SegueError as error:
         problems.append(str(error))
         return []
@@ -258,7 +260,8 @@ def _parts_of_table(table: Table, problems: list[str]) -> list[PartName | None]:
     texts = [row.get("split", "") for row in table.rows]
     if not any(texts):
         return [None] * len(texts)
-    problems += _empty_cell(table, "split")
+    empty = table.partly_empty("split")
+    problems += [] if empty is None else [empty]
     parts: list[PartName | None] = [next((part for part in PARTS if part == text.lower()), None) for text in texts]
     problems += [
         f"{table.line(number)}: split is '{text}'; allowed are {', '.join(PARTS)}: correct it."
@@ -284,15 +287,6 @@ def _sizes_of_table(table: Table, problems: list[str]) -> list[float | None]:
             problems.append(str(error))
         sizes_nm.append(size_nm)
     return sizes_nm
-
-
-def _empty_cell(table: Table, column: str) -> list[str]:
-    """Returns a problem with the line of the first empty cell of a column, [] without any."""
-    empty = table.first_empty(column)
-    if empty is None:
-        return []
-    row, count = empty
-    return [f"{table.path}: column '{column}' is empty in line {table.lines[row]} ({count} in all); fill it in."]
 
 
 def _file_of(table: Table, number: int, column: str, root: Path, problems: list[str]) -> Path | None:
@@ -328,7 +322,7 @@ def _condition_columns(
     values: dict[str, Sequence[str | int | float]] = {}
     problems, notes = [], []
     for name in sorted(set(table.columns) - set(TABLE_COLUMNS)):
-        empty = _empty_cell(table, name)
+        empty = table.empty_cell(name)
         values[name] = [0] * len(table.rows)
         if name in STANDARD_COLUMNS or name in constants:
             problems.append(
@@ -338,8 +332,8 @@ def _condition_columns(
             problems.append(f"{table.path}: the column '{name}' is a pixel size; give it in nm as pixel_size_nm.")
         elif not is_condition_name(name):
             problems.append(f"{table.path}: the column '{name}' cannot be stored by that name; leave out its / or .")
-        elif empty:
-            problems += empty
+        elif empty is not None:
+            problems.append(empty)
         else:
             try:
                 values[name] = table.typed(name)

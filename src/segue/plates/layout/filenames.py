@@ -150,6 +150,7 @@ def scan_manifest(spec: FilesSpec, root: Path) -> ScanResult:
         raise SegueError(
             f"{table.path}: a field is given by the columns row and column, or by field; correct the columns."
         )
+    _refuse_partly_empty(table, ("plate",))
     scan = ScanResult()
     for number, row in enumerate(table.rows):
         entry = _manifest_entry(row, columns, spec, root)
@@ -205,6 +206,8 @@ def read_wells(path: Path, plates: Sequence[str]) -> dict[tuple[str, str], WellR
         raise SegueError(
             f"{path}: the column '{reserved[0]}' cannot be a condition, since the name is reserved; rename it."
         )
+    _refuse_partly_empty(table, ("plate", "experiment"))
+    experiments = table.texts("experiment") if "experiment" in columns else [""] * len(table.rows)
     values = {name: _condition(table, name) for name in columns if name not in WELL_COLUMNS}
     wells: dict[tuple[str, str], WellRow] = {}
     for number, row in enumerate(table.rows):
@@ -224,7 +227,7 @@ def read_wells(path: Path, plates: Sequence[str]) -> dict[tuple[str, str], WellR
                 f"{context}: the well '{'/'.join(key)}' {'occurs twice' if key[1] else 'has no name'}; correct it."
             )
         conditions = {name: column[number] for name, column in values.items()}
-        wells[key] = WellRow(BOOLEANS.get(stained), row.get("experiment") or None, conditions)
+        wells[key] = WellRow(BOOLEANS.get(stained), experiments[number] or None, conditions)
     return wells
 
 
@@ -274,6 +277,14 @@ def read_rows(path: Path, known: Sequence[str], required: Sequence[str]) -> Tabl
             f"{', '.join(table.columns) or 'none'}: correct it."
         )
     return table
+
+
+def _refuse_partly_empty(table: Table, columns: Sequence[str]) -> None:
+    """Raises SegueError if some cells of a column are empty, as of merged cells, which would be named by default."""
+    for column in columns:
+        sentence = table.partly_empty(column)
+        if sentence is not None:
+            raise SegueError(sentence)
 
 
 def _changed(name: str, text: str) -> str:
