@@ -189,6 +189,7 @@ def test_floats_beyond_float32(tmp_path: Path, value: float) -> None:
         (values((20, 30), "float64") / 7, False),  # rounded, by far less than the contrast
         (values((20, 30), "float64") / 7 + 1e7, True),
         (values((20, 30), "float64") * 1e-48, True),
+        (np.full((20, 30), 0.1), False),
     ],
 )
 def test_rounding_is_told(tmp_path: Path, image: np.ndarray, is_told: bool) -> None:

@@ -117,7 +117,7 @@ def read_image(
                 "or leave the image out."
             )
     image = to_acquired(path, pixels)
-    return replace(acquisition, image=image, notes=(*acquisition.notes, *_rounding(pixels, image)))
+    return replace(acquisition, image=image, notes=(*acquisition.notes, *rounding_notes(pixels, image)))
 
 
 def read_stack(path: Path, *, labels: bool = False) -> Stack:
@@ -254,13 +254,13 @@ def to_acquired(path: Path, pixels: np.ndarray) -> np.ndarray:
     return pixels.astype(dtype, copy=False)
 
 
-def _rounding(pixels: np.ndarray, image: np.ndarray) -> tuple[str, ...]:
+def rounding_notes(pixels: np.ndarray, image: np.ndarray) -> tuple[str, ...]:
     """Returns a note if `image`, float32, does not hold what the floats of a file show."""
-    if pixels.dtype.kind != "f" or pixels.dtype.itemsize <= image.dtype.itemsize or not pixels.size:
+    if pixels.dtype.kind != "f" or pixels.dtype.itemsize <= image.dtype.itemsize or not np.isfinite(pixels).all():
         return ()
-    error = np.abs(pixels - image).max()
+    error, contrast = np.abs(pixels - image).max(), np.ptp(pixels)
     is_whole = error > 0 and bool((pixels == np.round(pixels)).all())
-    if not is_whole and error <= MAX_ROUNDING * (pixels.max() - pixels.min()):
+    if not is_whole and (error <= MAX_ROUNDING * contrast or contrast == 0):
         return ()
     return (f"{pixels.dtype} values are rounded to float32 by up to {error:.2g}; subtract an offset, or scale them",)
 

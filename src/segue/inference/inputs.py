@@ -218,7 +218,10 @@ def open_image(image: ImageInput, channels: tuple[str, ...]) -> OpenImage:
         blocks = TiffBlocks(image.path) if is_large and is_tiff else None
     pixels = RegionReader(image.path, stack, index, channel_axis, order, is_gray, dtype, blocks)
     if not is_large or (not image.path.is_dir() and (blocks is None or not blocks.has_small_chunks)):
-        return OpenImage(pixels[:, :, :], stack.pixel_size_nm, (*stack.notes, *notes))
+        planes = pixels.planes(order, slice(None), slice(None))
+        acquired = image_io.to_acquired(image.path, planes)
+        notes = (*notes, *image_io.rounding_notes(planes, acquired))
+        return OpenImage(acquired, stack.pixel_size_nm, (*stack.notes, *notes))
     return OpenImage(pixels, stack.pixel_size_nm, (*stack.notes, *notes))
 
 
@@ -278,10 +281,13 @@ class RegionReader:
         """Returns (C, h, w), or (h, w) for one channel; raises SegueError naming the file for damaged bytes."""
         channel, rows, columns = key
         chosen = (self.order[channel],) if isinstance(channel, int) else self.order[channel]
-        with _decoding(self.path):
-            planes = self._planes(chosen, rows, columns)
-        planes = image_io.to_acquired(self.path, planes)
+        planes = image_io.to_acquired(self.path, self.planes(chosen, rows, columns))
         return planes[0] if isinstance(channel, int) else planes
+
+    def planes(self, channels: tuple[int, ...], rows: slice, columns: slice) -> np.ndarray:
+        """Returns (channels, h, w) in the type of the file; raises SegueError for damaged bytes."""
+        with _decoding(self.path):
+            return self._planes(channels, rows, columns)
 
     def _planes(self, channels: tuple[int, ...], rows: slice, columns: slice) -> np.ndarray:
         if self.blocks is not None:
