@@ -361,7 +361,7 @@ def describe_folder_scores(result: FolderScores, folder: str) -> list[str]:
         for row in result.images.to_dict("records")
     ]
     totals = {name: None if math.isnan(value) else value for name, value in result.scores.items()}
-    notes = [f"{note} ({count} image{'s' * (count > 1)})" for note, count in result.notes.items()]
+    notes = [f"{note} ({count} image{'s' * (count > 1)})" if count else note for note, count in result.notes.items()]
     table = format_table([("image", *columns), *rows])
     return [table, "", f"{folder}: {len(rows)} images together", describe_scores(totals, result.classes), *notes]
 
