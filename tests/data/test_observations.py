@@ -97,10 +97,12 @@ def test_odd_images_are_told() -> None:
 
 @pytest.mark.parametrize("highest", [0, 3, 5])
 def test_a_single_black_image(highest: int) -> None:
-    """An image of the lowest counts is black whatever others are; a float image of small numbers is not."""
+    """An image of the lowest counts is black whatever others are; small floats and negative numbers are not."""
     image = np.random.default_rng(0).integers(0, highest + 1, (1, 20, 30)).astype(np.uint8)
     assert "1 of 1 images are nearly black" in notes_on_images({"a.tif": observation(image)})[0]
     assert notes_on_images({"a.tif": observation(picture().astype(np.float32) / 4000)}) == []
+    signed = (picture().astype(np.int32) - 32768).astype(np.int16)  # as ImageJ stores signed numbers
+    assert notes_on_images({"a.tif": observation(signed)}) == []
 
 
 @pytest.mark.parametrize("value", [0, 80, 4095])

@@ -198,4 +198,4 @@ def notes_on_images(observations: Mapping[str, Observation]) -> list[str]:
 
 
 def _has_no_counts(one: Observation) -> bool:
-    return one.is_integer and one.highest <= BLACK_COUNTS
+    return one.is_integer and one.mean >= 0 and one.highest <= BLACK_COUNTS  # signed numbers are no counts
