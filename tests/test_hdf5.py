@@ -35,6 +35,8 @@ def test_a_truncated_file(path: Path) -> None:
     assert message(path).startswith("the HDF5 file is truncated")
     path.write_bytes(b"")
     assert message(path).startswith("is empty")
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    assert message(path).endswith("get it with: git lfs pull.")
     path.write_bytes(b"a table, perhaps" * 10)
     assert message(path).startswith("is not an HDF5 file")
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from segue.units import length_nm, pixel_size_nm, ratio, square_pixel_nm, time_h
+from segue.units import common_size_nm, length_nm, pixel_size_nm, ratio, size_range, square_pixel_nm, time_h
 
 MICROMETERS = (
     "um", "UM", "µm", "μm", "\\u00b5m", "\\u00B5m", "\\xb5m", "&micro;m", "Âµm", "micron", "Microns", "micrometer",
@@ -79,3 +79,18 @@ def test_pixels_that_are_not_square() -> None:
     assert size is None
     assert "100 × 50 nm, which are not square" in notes[0]
     assert square_pixel_nm(100, None) == (None, ())
+
+
+@pytest.mark.parametrize(
+    ("sizes_nm", "common", "text"),
+    [
+        ([650.0], 650.0, "650 nm"),
+        ([649.9999999999999, 650.0, 650.0], 650.0, "650 nm"),
+        ([650.0, 650.01], None, "650 to 650.01 nm"),
+        ([0.05, 0.0500001], 0.05, "0.05 nm"),
+        ([62.5, 125.0], None, "62.5 to 125 nm"),
+    ],
+)
+def test_sizes_that_are_one_but_for_rounding(sizes_nm: list[float], common: float | None, text: str) -> None:
+    """Sizes that differ by the rounding of a ratio are the most frequent one; others are a range."""
+    assert common_size_nm(sizes_nm) == common and size_range(sizes_nm) == text

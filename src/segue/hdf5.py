@@ -28,7 +28,7 @@ import numpy as np
 
 from segue.errors import SegueError
 from segue.formatting import format_bytes
-from segue.storage import replacing, require_regular
+from segue.storage import placeholder, replacing, require_regular
 
 Node: TypeAlias = Any  # an h5py file, group or dataset: h5py types every item as a union of all of these and links
 
@@ -138,6 +138,9 @@ def open_file(path: Path) -> Node:
     try:
         if path.stat().st_size == 0:
             raise SegueError(f"{path}: is empty; copy it again or make it again.")
+        absent = placeholder(path)
+        if absent:
+            raise SegueError(f"{path}: {absent}.")
         if not h5py.is_hdf5(path):
             raise SegueError(f"{path}: is not an HDF5 file; give a dataset made by segue, or prepare one from images.")
         file = h5py.File(path, "r")

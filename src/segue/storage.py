@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 MAX_NAME_BYTES = 120  # of the name of a file that the user chose; systems allow 255 with all that is added
 
 
@@ -66,6 +67,18 @@ def read_json(path: Path, remedy: str = "remove it, and make it again") -> Any:
         return None
     except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, nested too deeply
         raise SegueError(f"{path}: is damaged, not JSON as segue writes it ({error}); {remedy}.") from None
+
+
+def placeholder(path: Path) -> str:
+    """Returns what stands in a file's place, and the remedy, if it is empty or a pointer of Git LFS, else ""."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(LFS_POINTER))
+    except OSError:
+        return ""
+    if not start:
+        return "has 0 bytes; copy it again from its source, or leave it out"
+    return "is a pointer of Git LFS, not the file itself; get it with: git lfs pull" if start == LFS_POINTER else ""
 
 
 def read_bytes(path: Path, what: str) -> bytes:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import html
 import math
 import re
+import statistics
 import unicodedata
+from collections.abc import Sequence
 
 MIN_PIXEL_NM = 1e-3  # 1 pm: an atomically resolved micrograph has some 10 pm
 MAX_PIXEL_NM = 1e5  # 0.1 mm: a stereo microscope has some 10 µm, a scanner at 300 dpi 85 µm, a screen 265 µm
 SQUARE_TOLERANCE = 0.01  # relative, of width and height
+ROUNDING = 1e-5  # relative, between a size and what a file states as a ratio, or as inches
 MAX_SIZE_FACTOR = 1.25  # between pixel sizes that count as one: of images that are trained on together, say
 
 # SI prefixes: symbol, word, factor. Symbols are compared with their case first: Mm is a megameter.
@@ -60,6 +63,19 @@ def pixel_size_nm(value: object, unit: object) -> float | None:
     """
     size = length_nm(value, unit)
     return size if size is not None and MIN_PIXEL_NM * (1 - 1e-9) <= size <= MAX_PIXEL_NM * (1 + 1e-9) else None
+
+
+def common_size_nm(sizes_nm: Sequence[float]) -> float | None:
+    """Returns the size that all have but for rounding, the most frequent; None if they differ, or without any."""
+    if not sizes_nm or max(sizes_nm) > (1 + ROUNDING) * min(sizes_nm):
+        return None
+    return statistics.mode(sizes_nm)
+
+
+def size_range(sizes_nm: Sequence[float]) -> str:
+    """Returns known sizes as text: "650 nm" if they are one but for rounding, else "650 to 1300 nm"."""
+    size_nm = common_size_nm(sizes_nm)
+    return f"{min(sizes_nm):g} to {max(sizes_nm):g} nm" if size_nm is None else f"{size_nm:g} nm"
 
 
 def square_pixel_nm(width_nm: float | None, height_nm: float | None) -> tuple[float | None, tuple[str, ...]]:

@@ -13,8 +13,10 @@ from pathlib import Path
 import h5py
 import pytest
 from samples.cli import COMMAND, assert_refused, run_segue
+from samples.folders import make_folder
 
-from segue.cli.describe import describe_scores
+from segue.cli.describe import describe, describe_scores
+from segue.errors import SegueError
 
 StudyFile = Callable[..., Path]
 
@@ -159,6 +161,38 @@ def test_inspecting_a_network():
     """The published network's parameters are listed by part."""
     text = run_segue("inspect", "resunet").stdout
     assert "14,323,492" in text and "multiples of 32" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            'name = "x"\nimages = "images/*.png"\ntile_px = 16\n[labels]\nfiles = "labels/{stem}.png"\n'
+            'kind = "classes"\nnames = ["background", "cell"]\n',
+            ["segue prepare", "3, 3 of them with labels", "3, e.g. w0_0 of w0_0.png", "tiles   12\n"],
+        ),
+        (
+            'name = "x"\nimages = "images/w0_*.png"\ntile_px = 32\ngroup = "all-{folder}"\n',
+            [
+                "2, 0 of them with labels",
+                "1, e.g. all-images of w0_0.png",
+                "tiles   2\n",
+                "note: images = 'images/w0_*",
+            ],
+        ),
+        ('name = "x"\nstructures = 2\n', ["segue simulate", "tiles"]),
+    ],
+)
+def test_inspecting_what_makes_a_dataset(tmp_path: Path, text: str, words: list[str]):
+    """A specification of `segue prepare` or `segue simulate` is described with what it would make."""
+    make_folder(tmp_path, 3)
+    (tmp_path / "s.toml").write_text(text, encoding="utf-8")
+    described = describe(str(tmp_path / "s.toml"))
+    assert all(word in described for word in words), described
+    if "simulate" not in described:
+        (tmp_path / "images/w0_0.png").write_bytes(b"no image")
+        with pytest.raises(SegueError, match=r"w0_0\.png"):
+            describe(str(tmp_path / "s.toml"))
 
 
 def test_a_class_that_a_part_lacks_is_named():

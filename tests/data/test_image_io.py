@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import imagecodecs
 import numpy as np
@@ -141,7 +141,7 @@ def test_truncated_files_are_named(tmp_path: Path, kind: str, keep: float) -> No
         tifffile.imwrite(path, image, photometric="minisblack", compression="zlib" if kind == "zlib.tif" else None)
     whole = path.read_bytes()
     path.write_bytes(whole[: keep if keep >= 1 else int(len(whole) * keep)])
-    with pytest.raises(SegueError, match="truncated or corrupt") as raised:
+    with pytest.raises(SegueError, match="truncated or corrupt" if keep else "has 0 bytes; copy it again") as raised:
         read_image(path)
     assert kind in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -168,14 +168,69 @@ def test_nan_and_infinity_are_counted(tmp_path: Path) -> None:
         read_image(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize("value", [4e38, -4e38, 1e300])
+def test_floats_beyond_float32(tmp_path: Path, value: float) -> None:
+    """Finite numbers that float32 does not hold are named as such; the largest that it holds is read."""
+    image = values((40, 50), "float64")
+    image[0, 0] = value
+    tifffile.imwrite(tmp_path / "a.tif", image)
+    with pytest.raises(SegueError, match=r"a.tif: 1 of 2000 pixels are beyond 3.4e\+38, .*; divide them by a constant"):
+        read_image(tmp_path / "a.tif")
+    image[0, 0] = np.finfo(np.float32).max
+    tifffile.imwrite(tmp_path / "a.tif", image)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").image[0], image)
+
+
+@pytest.mark.parametrize(
+    ("image", "is_told"),
+    [
+        (values((20, 30), "float64") + 2**26, True),  # whole numbers above 2^24
+        (values((20, 30), "float64") * 8 + 2**26, False),  # exact in float32
+        (values((20, 30), "float64") / 7, False),  # rounded, by far less than the contrast
+        (values((20, 30), "float64") / 7 + 1e7, True),
+        (values((20, 30), "float64") * 1e-48, True),
+        (np.full((20, 30), 0.1), False),
+    ],
+)
+def test_rounding_is_told(tmp_path: Path, image: np.ndarray, is_told: bool) -> None:
+    """Float64 becomes float32; where the image would not be the same any more, a note says by how much."""
+    tifffile.imwrite(tmp_path / "a.tif", image)
+    notes = read_image(tmp_path / "a.tif").notes
+    assert ["are rounded to float32 by up to" in note for note in notes] == [True] * is_told
+
+
+@pytest.mark.parametrize(("dtype", "read_as"), [("uint64", "uint32"), ("int64", "int32")])
+def test_integers_of_64_bits(tmp_path: Path, dtype: str, read_as: str) -> None:
+    """They are read as those of 32 bits if they fit, else refused with the largest."""
+    image = values((20, 30), dtype)
+    image[0, 0] = np.iinfo(read_as).max
+    tifffile.imwrite(tmp_path / "a.tif", image)
+    actual = read_image(tmp_path / "a.tif").image[0]
+    assert actual.dtype == read_as
+    np.testing.assert_array_equal(actual, image)
+    image[0, 0] += np.ones((), dtype)
+    tifffile.imwrite(tmp_path / "a.tif", image)
+    with pytest.raises(SegueError, match=rf"a.tif: 1 of 600 pixels are beyond .*, the largest number of {read_as}"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.png", "a.jpg", "a.bmp", "a.mrc"])
+def test_pointers_of_git_lfs(tmp_path: Path, name: str) -> None:
+    """A file that Git LFS has not fetched is told with the command that does."""
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    for read in (read_image, read_header):
+        with pytest.raises(SegueError, match=rf"{name}: is a pointer of Git LFS, not the file itself; .*git lfs pull"):
+            read(tmp_path / name)
+
+
 def test_files_that_are_no_images(tmp_path: Path) -> None:
     """A missing file, another format and another content under the name are told apart."""
-    (tmp_path / "a.bmp").write_bytes(b"x")
+    (tmp_path / "a.gif").write_bytes(b"x")
     (tmp_path / "a.png").write_text("not a picture")
     Image.fromarray(values((4, 5), "uint8")).save(tmp_path / "a.tif", "PNG")
     for name, message in [
         ("b.png", "there is no such file"),
-        ("a.bmp", "'.bmp' files cannot be read"),
+        ("a.gif", "'.gif' files cannot be read"),
         ("a.png", "is no image of a known format, in spite of its suffix '.png'"),
         ("a.tif", "is a PNG file, in spite of its suffix '.tif'; rename it"),
     ]:
@@ -236,6 +291,9 @@ def test_values_map_masks_to_classes(tmp_path: Path) -> None:
         ("a.png", np.zeros((20, 30, 3), np.uint8), "is an image of 3 channels, a picture of labels"),
         ("a.tif", np.full((20, 30), 0.5, np.float32), "600 labels are not whole numbers .the first is 0.5"),
         ("a.tif", np.full((20, 30), np.nan, np.float32), "600 labels are not whole numbers"),
+        ("a.tif", np.full((20, 30), 1 + 1e-12), "600 labels are not whole numbers .the first is 1.000000000001"),
+        ("a.tif", np.full((20, 30), 3 - 1e-9), "not whole numbers .the first is 2.999999999"),
+        ("a.tif", np.full((20, 30), 1.0000001, np.float32), "not whole numbers .the first is 1.0000001"),
         ("a.tif", np.full((20, 30), -2, np.int16), "holds the label -2; below 0 only -1"),
         ("a.png", np.full((20, 30), 255, np.uint8), "holds the class value.s. 255, but only 0 to 2 are named"),
         ("a.tif", np.full((20, 30), 2**31, np.uint32), "holds the label 2147483648; the highest allowed"),
@@ -275,3 +333,19 @@ def test_labels_page_by_page(tmp_path: Path) -> None:
     for page, count in ((0, 4), (None, 1)):
         with pytest.raises(SegueError, match=rf"holds 3 page.s. of labels, but its image has {count}"):
             read_labels(tmp_path / "a.tif", NUCLEI, shape=(20, 30), page=page, count=count)
+
+
+@pytest.mark.parametrize("axes", ["TYX", "ZYX", None])
+def test_labels_of_other_axes(tmp_path: Path, axes: str | None) -> None:
+    """Labels along time are not those of images along depth; pages of which nothing is stated are either."""
+    labels = values((3, 20, 30)) % 5
+    options: dict[str, Any] = {"imagej": True, "metadata": {"axes": axes}} if axes else {"metadata": None}
+    tifffile.imwrite(tmp_path / "a.tif", labels, photometric="minisblack", **options)
+    cases: list[tuple[Literal["time", "z"], str]] = [("time", "time points"), ("z", "planes in depth")]
+    for pages, words in cases:
+        if axes in (None, f"{pages[0].upper()}YX"):
+            actual = read_labels(tmp_path / "a.tif", NUCLEI, shape=(20, 30), page=1, count=3, pages=pages)
+            np.testing.assert_array_equal(actual, labels[1])
+        else:
+            with pytest.raises(SegueError, match=f"a.tif: holds 3 .* to its metadata, but its image has 3 {words};"):
+                read_labels(tmp_path / "a.tif", NUCLEI, shape=(20, 30), page=1, count=3, pages=pages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,12 +64,15 @@ def test_copies_within_and_across_groups() -> None:
     one, other = observation(picture(0)), observation(picture(1))
     problems, notes = judge_copies(pairs_of("a", "a", "b", "c"), [one, one, other, one], refuse=True)
     assert notes == [
-        "1 of 4 images is a copy of an image of the same group, perhaps rotated or reflected (e.g. 1.tif of 0.tif)"
+        "1 of 4 images is a copy, perhaps rotated or reflected, of an image of the same group (e.g. 1.tif of 0.tif)"
     ]
     assert len(problems) == 1 and problems[0].startswith("3.tif: is the same picture as 0.tif")
     assert "groups 'c' and 'a'" in problems[0]
     problems, notes = judge_copies(pairs_of("a", "b"), [one, one], refuse=False)
-    assert problems == [] and notes[0].startswith("1 of 2 images is a copy of an image of another group")
+    assert problems == [] and notes == [
+        "1 of 2 images is a copy, perhaps rotated or reflected, of an image of another group (e.g. 1.tif of 0.tif), so "
+        "that one can be in training and one in test: leave one of the two out"
+    ]
     parts = [replace(pair, part=part) for pair, part in zip(pairs_of("a", "b"), ("train", "test"), strict=True)]
     problems, notes = judge_copies(parts, [one, one], refuse=False)
     assert notes == [] and problems[0].startswith("1.tif: is the same picture as 0.tif")
@@ -93,19 +97,51 @@ def test_odd_images_are_told() -> None:
 
 @pytest.mark.parametrize("highest", [0, 3, 5])
 def test_a_single_black_image(highest: int) -> None:
-    """An image of the lowest counts is black whatever others are; a float image of small numbers is not."""
+    """An image of the lowest counts is black whatever others are; small floats and negative numbers are not."""
     image = np.random.default_rng(0).integers(0, highest + 1, (1, 20, 30)).astype(np.uint8)
     assert "1 of 1 images are nearly black" in notes_on_images({"a.tif": observation(image)})[0]
     assert notes_on_images({"a.tif": observation(picture().astype(np.float32) / 4000)}) == []
+    signed = (picture().astype(np.int32) - 32768).astype(np.int16)  # as ImageJ stores signed numbers
+    assert notes_on_images({"a.tif": observation(signed)}) == []
+
+
+@pytest.mark.parametrize("value", [0, 80, 4095])
+def test_an_image_of_one_value_is_black_only_if_it_is_dark(value: int) -> None:
+    """A field burnt out, or lit and empty, has no contrast; only a dark one is black."""
+    good = {f"{i}.tif": observation(picture(i)) for i in range(3)}
+    image = np.full((1, 20, 30), value, np.uint16)
+    [note] = notes_on_images(good | {"odd.tif": observation(image)})[:1]
+    words = "nearly black" if value < 200 else "without contrast"
+    assert note.startswith(f"1 of 4 images are {words} (e.g. odd.tif: mean {value}, standard deviation 0; usual are ")
+
+
+def by_name(sizes_nm: Sequence[float | None]) -> dict[str, float | None]:
+    return {f"{index}.tif": size for index, size in enumerate(sizes_nm)}
 
 
 def test_pixel_sizes_that_differ_are_told_with_numbers() -> None:
-    [note] = notes_on_pixel_sizes([650.0, 100.0, 650.0, None])
+    unknown, note = notes_on_pixel_sizes(by_name([650.0, 100.0, 650.0, None]))
+    assert unknown.startswith(
+        "the pixel size of 1 of 4 images (e.g. 3.tif) is not known, that of the others is 100 to 650"
+    )
     assert "(1 of 100 nm, 2 of 650 nm, 1 of unknown size)" in note
-    [note] = notes_on_pixel_sizes([100.0 * 2**n for n in range(7)])
+    [note] = notes_on_pixel_sizes(by_name([100.0 * 2**n for n in range(7)]))
     assert "(1 of 100 nm, 1 of 200 nm, …, 1 of 3200 nm, 1 of 6400 nm)" in note
 
 
-@pytest.mark.parametrize("sizes_nm", [[], [None], [100.0], [100.0, 124.9], [None, 650.0, 650.0]])
+@pytest.mark.parametrize("sizes_nm", [[], [None], [100.0], [100.0, 124.9], [650.0, 649.9999999999999]])
 def test_pixel_sizes_that_are_alike_are_not_told(sizes_nm: list[float | None]) -> None:
-    assert notes_on_pixel_sizes(sizes_nm) == []
+    assert notes_on_pixel_sizes(by_name(sizes_nm)) == []
+
+
+@pytest.mark.parametrize(
+    ("sizes_nm", "words"),
+    [
+        ([None, 650.0, 650.0], "1 of 3 images (e.g. 0.tif) is not known, that of the others is 650 nm: give"),
+        ([650.0, 649.9999999999999, None], "1 of 3 images (e.g. 2.tif) is not known, that of the others is 650 nm"),
+        ([650.0, None, 700.0, None], "2 of 4 images (e.g. 1.tif) is not known, that of the others is 650 to 700 nm"),
+    ],
+)
+def test_pixel_sizes_that_some_lack_are_told(sizes_nm: list[float | None], words: str) -> None:
+    [note] = notes_on_pixel_sizes(by_name(sizes_nm))
+    assert words in note

@@ -123,7 +123,32 @@ def test_what_is_left_out_is_told(tmp_path: Path):
         ("images/*.tif", "l/{stem}.tif", ("images/a.png", "l/a.tif"), "(there is e.g. "),
         ("i/{a}_{b}.tif", "l/{a}/{b}.tif", ("i/x_y_z.tif", "l/x/y_z.tif"), "in several ways (a is 'x' or 'x_y')"),
         ("i/*.tif", "l/*/{stem}.tif", ("i/a.tif", "l/1/a.tif", "l/2/a.tif"), "has 2 label images"),
-        ("{folder}/{stem}.tif", "l/{stem}.png", ("d/a.tif", "e/a.tif", "l/a.png"), "this label belongs to 2 images"),
+        ("{folder}/{stem}.tif", "l/{stem}.png", ("d/a.tif", "e/a.tif", "l/a.png"), "is the label image of 2 images, "),
+        (
+            "i/{stem}_000*.png", "l/{stem}.png", ("i/c1_0000.png", "i/c1_0001.png", "l/c1.png"),
+            "if they are channels of one image, choose one by the pattern, or stack them into one file",
+        ),
+        (
+            "r/**/*.tif", "l/**/{stem}.tif", ("r/x/a.tif", "r/y/a.tif", "l/x/a.tif", "l/y/a.tif"),
+            "l/y/a.tif; name the folders on both sides: write images = 'r/{folder}/{stem}.tif' and files = "
+            "'l/{folder}/{stem}.tif'",
+        ),
+        (
+            "r/*/*.tif", "l/*/{stem}.tif", ("r/x/a.tif", "r/y/a.tif", "l/x/a.tif", "l/y/a.tif"),
+            "write images = 'r/{folder}/{stem}.tif' and files = 'l/{folder}/{stem}.tif'",
+        ),
+        (
+            "i/*.tif", "l/{stem}*.tif", ("i/a.tif", "l/a_1.tif", "l/a_2.tif"),
+            "l/a_2.tif; give a pattern that one of them matches",
+        ),
+        (
+            "i/*.tif", "l/{stem}.png", ("i/a.tif", "i/b.tiff", "l/a.png", "l/b.png"),
+            "i/b.tiff, which images = 'i/*.tif' does not match: write images = 'i/*.*' and files = 'l/{stem}.png')",
+        ),
+        (
+            "i/{stem}_r.tif", "l/{stem}.png", ("i/a_r.tif", "i/b.tif", "l/a.png", "l/b.png"),
+            "i/b.tif, which images = 'i/{stem}_r.tif' does not match); add it, or leave the label out",
+        ),
     ],
 )  # fmt: skip
 def test_near_misses_are_suggested(tmp_path: Path, images: str, files: str, lying: tuple[str, ...], words: str):
@@ -131,6 +156,40 @@ def test_near_misses_are_suggested(tmp_path: Path, images: str, files: str, lyin
     with pytest.raises(SegueError) as caught:
         pair(write(tmp_path, *lying), images, files)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("images", "files", "lying", "words", "suggestions"),
+    [
+        ("i/*.tif", "l/{stem}.tif", ("i/b.tif", "l/a.tif"), "l/b.tif; add it", 0),
+        ("*_i.tif", "{stem}_m.tif", ("a_i.tif", "a_m.tif"), "label image without an image of that name; add it", 1),
+        # no part of a name is cut out of a word or a number
+        ("i/*.tif", "l/{stem}.tif", ("i/img_1.tif", "l/mask_01.tif"), "(there is mask_01.tif); add it", 0),
+        ("i/*.tif", "l/{stem}.tif", ("i/cell.tif", "l/cells.tif"), "(there is cells.tif); add it", 0),
+        # a pattern that would pair fewer files than the present one is none
+        (
+            "i/*.tif", "l/{stem}.tif", ("i/a.tif", "i/b.tif", "i/c.tif", "l/a.tif", "l/b.tif", "l/c_mask.tif"),
+            "(there is c_mask.tif); add it", 0,
+        ),
+        (
+            "i/*.tif", "l/{stem}.tif", ("i/img_1.tif", "i/img_2.tif", "l/mask_1.tif", "l/mask_2.tif"),
+            "(there is mask_1.tif: write images = 'i/img_{stem}.tif' and files = 'l/mask_{stem}.tif'); add it", 2,
+        ),
+        (
+            "i/*.png", "l/{stem}.png", ("i/c1_0000.png", "i/c1_0001.png", "l/c1.png"),
+            "(there is c1.png, as for c1_0000.png: if both are channels of one image, choose one by the pattern, or "
+            "stack them into one file)", 1,
+        ),
+    ],
+)  # fmt: skip
+def test_suggested_patterns_pair_more_files(
+    tmp_path: Path, images: str, files: str, lying: tuple[str, ...], words: str, suggestions: int
+):
+    """A file that is near is named; a pattern is suggested only where whole names agree and more files pair."""
+    with pytest.raises(SegueError) as caught:
+        pair(write(tmp_path, *lying), images, files)
+    message = str(caught.value)
+    assert words in message and message.count("write images") == suggestions
 
 
 @pytest.mark.parametrize(
@@ -200,8 +259,19 @@ def test_a_manifest_keeps_its_text(tmp_path: Path):
         ("image,label\ni0.tif,l0.tif\ni1.tif\n", "line 3: label is empty; fill it in"),
         ("image,label,n\ni0.tif,l0.tif,\"a\nb\"\ni1.tif,l9.tif,c\n", "line 4: there is no file"),
         ("image,label\ni0.tif,l0.tif\ni1.tiff,l1.tif\n", "(did you mean 'i1.tif'?)"),
-        ("image,label,pixel_size_nm\ni0.tif,l0.tif,1_0\n", "line 2: pixel_size_nm is '1_0'; give a length"),
-        ("image;label;pixel_size_nm\ni0.tif;l0.tif;62,5\n", "line 2: pixel_size_nm is '62,5'; give a length"),
+        ("image,label,pixel_size_nm\ni0.tif,l0.tif,1_0\n", "line 2, column 'pixel_size_nm': '1_0' is no number"),
+        ("image;label;pixel_size_nm\ni0.tif;l0.tif;62,5\n", "'62,5' has a decimal comma; write 62.5."),
+        ("image;label;pixel_size_nm\ni0.tif;l0.tif;1,250\n", "write 1.250, or 1250 if it separates thousands"),
+        ("image,label,pixel_size_nm\ni0.tif,l0.tif,0.0000001\n", "which measures 0.001 to 100000 nm"),
+        ("image,label,pixel_size_nm\ni0.tif,l0.tif,1e12\n", "'1e12' is no pixel of a microscope"),
+        ("image,label,pixel_size_nm\ni0.tif,l0.tif,-65\n", "'-65' is no pixel of a microscope"),
+        ("image,label,group\ni0.tif,l0.tif,P1\ni1.tif,l1.tif,\n", "column 'group' is empty in line 3 (1 in all)"),
+        ("image,label,group\ni0.tif,l0.tif,\ni1.tif,l1.tif,P1\n", "column 'group' is empty in line 2 (1 in all)"),
+        ("image,group,label\ni0.tif, ,l0.tif\ni1.tif,P1,l1.tif\n", "column 'group' is empty in line 2 (1 in all)"),
+        ("image,label,group\ni0.tif,l0.tif,1-Jan\ni1.tif,l1.tif,P1\n", "line 2, column 'group': '1-Jan' is a date"),
+        ("image,label,group\ni0.tif,l0.tif,P1\ni1.tif,l1.tif,01. Mrz\n", "line 3, column 'group': '01. Mrz' is a"),
+        ("image,label,split\ni0.tif,l0.tif,train\ni1.tif,l1.tif,\n", "column 'split' is empty in line 3 (1 in all)"),
+        ("image,label,split\ni0.tif,l0.tif\ni1.tif,l1.tif,test\n", "column 'split' is empty in line 2 (1 in all)"),
         ("image,label,pixel_size_um\ni0.tif,l0.tif,1\n", "'pixel_size_um' is a pixel size; give it in nm"),
         ("image,label,a/b\ni0.tif,l0.tif,1\n", "the column 'a/b' cannot be stored by that name"),
         ("image,label,dose\ni0.tif,l0.tif,\n", "column 'dose' is empty in line 2 (1 in all)"),
@@ -213,6 +283,34 @@ def test_mistakes_of_a_manifest(tmp_path: Path, text: str, words: str):
     with pytest.raises(SegueError) as caught:
         manifest(tmp_path, text)
     assert words in str(caught.value)
+
+
+def test_mistakes_of_a_split_are_told_once(tmp_path: Path):
+    """A part of another name is told at its line, and not as a row without a part or as a divided group."""
+    text = "image,label,split,group\ni0.tif,l0.tif,val,a\ni1.tif,l1.tif,train,a\n"
+    with pytest.raises(SegueError) as caught:
+        manifest(tmp_path, text)
+    allowed = "allowed are train, validation, test: correct it."
+    assert str(caught.value) == f"{tmp_path / 't.csv'}: line 2: split is 'val'; {allowed}"
+
+
+def test_a_column_without_cells_is_none(tmp_path: Path):
+    """Empty columns group, split and pixel_size_nm are as if they were not there; groups keep their text."""
+    paired = manifest(tmp_path, "image,label,group,split,pixel_size_nm\ni0.tif,l0.tif,,,\ni1.tif,l1.tif,,,\n")
+    assert [(one.group, one.part, one.pixel_size_nm) for one in paired.pairs] == [
+        ("i0", None, None),
+        ("i1", None, None),
+    ]
+    paired = manifest(tmp_path, "image,label,group\ni0.tif,l0.tif,007\ni1.tif,l1.tif,7\n")
+    assert [one.group for one in paired.pairs] == ["007", "7"]
+
+
+@pytest.mark.parametrize("size_nm", [1e9, 1e-7, 0, -65])
+def test_a_pixel_size_of_no_microscope_is_refused(size_nm: float):
+    """The specification has the limits of the files' metadata, which are themselves allowed."""
+    with pytest.raises(SpecError, match="pixel_size_nm: found"):
+        make_spec(pixel_size_nm=size_nm)
+    assert [make_spec(pixel_size_nm=limit).pixel_size_nm for limit in (1e-3, 1e5)] == [1e-3, 1e5]
 
 
 def test_a_column_that_is_nearly_known_is_told(tmp_path: Path):

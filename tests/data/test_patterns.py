@@ -99,3 +99,18 @@ def test_impossible_names(tmp_path: Path, pattern: str):
         assert not find_files(pattern, tmp_path).files
     except SegueError as error:
         assert "cannot be" in str(error)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        ("{slide} [[]x={x},w=64].tif", "slide 1 [x=100,w=64].tif"),  # as QuPath names tiles
+        ("a[&&]b[||]c[~~]{stem}.tif", "a&b|c~d.tif"),
+        ("[!&&[]{stem}.tif", "xd.tif"),
+    ],
+)
+def test_signs_in_brackets(tmp_path: Path, pattern: str, name: str) -> None:
+    """[[] stands for [; no sign in brackets has a meaning but ! and -, and none makes Python warn."""
+    touch(tmp_path, name, "&y.tif")
+    assert list(matches(pattern, tmp_path)) == [name]

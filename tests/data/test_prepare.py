@@ -149,7 +149,7 @@ def test_a_table_tells_all_its_mistakes(tmp_path: Path) -> None:
         "column 'kv' is empty in line 3",
         "the column 'source' cannot be a condition",
         "this image occurs 2 times",
-        "this label belongs to 2 images",
+        "is the label image of 2 images",
     ]:
         assert part in message
     write_table(tmp_path / "table.csv", [{"picture": 1}])

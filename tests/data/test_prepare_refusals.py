@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from samples.folders import make_folder, make_spec, refused, write_table
 
@@ -138,6 +140,51 @@ def test_numbered_objects_are_taken(tmp_path: Path) -> None:
     assert "8 values in 2 of 2 label images, 0 of them in several parts; 8 parts" in text and "note" not in text
 
 
+def write_sizes(where: Path, *sizes_nm: float | None) -> Path:
+    """Writes a TIFF for each pixel size, without a size for None."""
+    (where / "images").mkdir(parents=True)
+    for index, size in enumerate(sizes_nm):
+        image = np.random.default_rng(index).integers(100, 4000, (16, 16)).astype(np.uint16)
+        metadata = {"axes": "YX"} | ({} if size is None else {"PhysicalSizeX": size / 1e3, "PhysicalSizeY": size / 1e3})
+        tifffile.imwrite(where / f"images/a{index}.ome.tif", image, metadata=metadata)
+    return where
+
+
+@pytest.mark.parametrize(
+    ("sizes_nm", "words", "attribute", "notes"),
+    [
+        ((650, 650, None), "650 nm of 2 images, unknown of 1, e.g. a2.ome.tif", None, 1),
+        ((None, 650, 700), "650 to 700 nm of 2 images, unknown of 1, e.g. a0.ome.tif", None, 1),
+        ((650, 649.9999999999999, 650), "650 nm\n", 650, 0),
+        ((650, 700), "650 to 700 nm\n", None, 0),
+        ((None, None), "unknown\n", None, 0),
+    ],
+)
+def test_pixel_sizes_of_a_dataset(
+    tmp_path: Path, sizes_nm: tuple[float | None, ...], words: str, attribute: float | None, notes: int
+) -> None:
+    """A size of some images is not one of all, and sizes that are equal but for rounding are one."""
+    spec = make_spec(images="images/*.ome.tif").model_copy(update={"labels": None})
+    messages: list[str] = []
+    out = prepare(spec, tmp_path / "a.h5", root=write_sizes(tmp_path, *sizes_nm), log=messages.append).path
+    assert f"pixel size {words}" in re.sub(" +", " ", describe(out))
+    with Dataset(out) as dataset:
+        assert dataset.attributes.get("pixel_size_nm") == attribute
+    assert sum("is not known, that of the others is 650" in note for note in messages) == len(messages) == notes
+
+
+def test_the_size_of_the_specification_is_that_of_files_but_for_rounding(tmp_path: Path) -> None:
+    """Files that round 650 nm have the 650 nm of the specification, as has one without a size; another size differs."""
+    spec = make_spec(images="images/*.ome.tif", pixel_size_nm=650).model_copy(update={"labels": None})
+    out = prepare(spec, tmp_path / "a.h5", root=write_sizes(tmp_path, None, 649.9999999999999, 650.0001)).path
+    with Dataset(out) as dataset:
+        assert set(dataset.samples()["pixel_size_nm"]) == {650.0} and dataset.attributes["pixel_size_nm"] == 650.0
+    assert "picture" not in describe(out)
+    out = prepare(spec, tmp_path / "b.h5", root=write_sizes(tmp_path / "b", None, 651)).path
+    with Dataset(out) as dataset:
+        assert sorted(dataset.samples()["pixel_size_nm"]) == [650.0, 651.0]
+
+
 def test_one_picture_twice(tmp_path: Path) -> None:
     """A picture saved again, or rotated, is noted, and refused in another group if asked; blank ones are no copies."""
     write_discs(tmp_path, None, names="abc")
@@ -153,7 +200,7 @@ def test_one_picture_twice(tmp_path: Path) -> None:
         spec = make_spec(labels=INSTANCES, **changes)
         prepare(spec, tmp_path / f"{len(notes)}.h5", root=tmp_path, log=notes.append)
     assert ["of another group" in note for note in notes] == [True, False]
-    assert all(note.startswith("2 of 3 images are copies of an image of") for note in notes)
+    assert all(note.startswith("2 of 3 images are copies, perhaps rotated or reflected, of an") for note in notes)
     parts = {"a": "train", "b": "train", "c": "test"}
     rows = [f"images/{name}.png,labels/{name}.png,{part}" for name, part in parts.items()]
     (tmp_path / "m.csv").write_text("\n".join(["image,label,split", *rows]) + "\n")

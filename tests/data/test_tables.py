@@ -85,6 +85,11 @@ def test_known_columns_in_any_writing(tmp_path: Path):
         ("image,label\na,Z\ufffdrich\n", "a character that was lost"),
         ("image,label\na,Zürich\n".encode("cp1252"), "line 2, character 4: the byte 0xfc after 'a,Z' is not UTF-8"),
         ("image,label\na,b\n".encode("utf-16-le"), "UTF-16 without its byte order mark"),
+        ("# plate 3, 2024\nimage,label\na,b\n", "line 1: '# plate 3' is above the names of the columns in line 2"),
+        ("My experiment\n\nImage;Label\na;b\n", "line 1: 'My experiment' is above the names .* line 3; remove"),
+        ("My experiment,,\nimage,label,x\na,b,1\n", "line 1: 'My experiment' is above the names"),
+        (",image,label\n0,a,b\n", r"line 2, column 1: '0' is in a column without a name; .* index=False"),
+        ("Unnamed: 0,image,label\n0,a,b\n", "line 2, column 1: '0' is in a column without a name"),
         (b"PK\x03\x04 and more", "is an Excel or OpenDocument workbook, .* export its sheet as CSV"),
         (b"\xd0\xcf\x11\xe0 and more", "is an Excel workbook"),
         (b"\x89PNG\r\n", "is not UTF-8"),
@@ -177,3 +182,9 @@ def test_single_cells():
     assert [changed_name(text) for text in ("1-Jan", "Sep-02", "2024-01-02", "1.2.2024")] == ["a date"] * 4
     assert [changed_name(text) for text in ("1.00E+05", "1E+05")] == ["a number"] * 2
     assert [changed_name(text) for text in ("A1", "1E5", "B12", "well 3", "JAN1", "1-1", "007")] == [None] * 7
+
+
+def test_a_pointer_of_git_lfs(tmp_path: Path) -> None:
+    """A table that Git LFS has not fetched is told with the command that does."""
+    with pytest.raises(SegueError, match=r"t\.csv: is a pointer of Git LFS, not the file itself; .* git lfs pull"):
+        read(tmp_path, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")

@@ -69,6 +69,30 @@ def test_objects_of_a_folder(tmp_path: Path, target: Target):
     assert result.images["ap_mean"].tolist() == [scores(each)["ap_mean"] for each in counts]
 
 
+@pytest.mark.parametrize("value", [1, 255])
+def test_masks_are_no_objects_to_score(tmp_path: Path, value: int):
+    """Masks are refused before anything is predicted; their parts, or masks of each object, are scored as objects."""
+    pairs, used = folder(tmp_path), model(Foreground(("background", "cell")))
+    expected = evaluate_folder(used, tmp_path, context="model").scores
+    for k, (_, labels) in enumerate(pairs):
+        tifffile.imwrite(tmp_path / f"labels/i{k}.tif", ((labels > 0) * value).astype(np.uint8))
+        for number in range(1, k + 2):
+            (tmp_path / f"masks/i{k}").mkdir(exist_ok=True, parents=True)
+            mask = ((labels == number) * value).astype(np.uint8)
+            tifffile.imwrite(tmp_path / f"masks/i{k}/m{number}.tif", mask)
+    with pytest.raises(SegueError, match=f"look like masks: a single value, {value}, .* in a specification"):
+        evaluate_folder(used, tmp_path, context="model")
+    labels = '[labels]\nkind = "instances"\nnames = ["background", "cell"]\n'
+    for number, (files, setting) in enumerate(
+        (("labels/{stem}.tif", "number_parts"), ("masks/{stem}/*.tif", "one_object_per_file"))
+    ):
+        spec = tmp_path / f"s{number}.toml"
+        spec.write_text(
+            f'name = "x"\nimages = "images/*.tif"\ntile_px = 8\n{labels}files = "{files}"\n{setting} = true\n'
+        )
+        assert evaluate_folder(used, spec, context="model").scores == pytest.approx(expected, nan_ok=True)
+
+
 def test_classes_of_a_folder(tmp_path: Path):
     """Classes of pixels are counted over all images."""
     pairs, used = folder(tmp_path, classes=True), model(Classes(("background", "cell"), False))

@@ -183,6 +183,20 @@ def test_channels_of_files_by_name_and_in_order(tmp_path: Path, monkeypatch: pyt
         inputs.open_image(named, ("RFP", "nuclei"))
 
 
+def test_numbers_of_64_bits(tmp_path: Path):
+    """Floats are rounded with a word, and refused where float32 ends; integers are read as those of 32 bits."""
+    image = image_of(1)[None]
+    for pixels, notes in ((image.astype(np.uint64), 0), (image.astype(np.float64), 0), (image + 2.0**40, 1)):
+        tifffile.imwrite(tmp_path / "a.tif", pixels)
+        opened = inputs.open_image(inputs.ImageInput("a", tmp_path / "a.tif"), ("intensity",))
+        assert np.array_equal(opened.image, pixels.astype(opened.image.dtype))
+        assert opened.image.dtype == ("uint32" if pixels.dtype.kind == "u" else "float32")
+        assert ["rounded to float32" in note for note in opened.notes] == [True] * notes
+    tifffile.imwrite(tmp_path / "a.tif", image * 1e40)
+    with pytest.raises(SegueError, match="the largest number of float32"):
+        inputs.open_image(inputs.ImageInput("a", tmp_path / "a.tif"), ("intensity",))
+
+
 def test_pages_are_images_or_the_models_channels(tmp_path: Path):
     """Pages of which the file says nothing are images each, or the channels of a model that takes as many."""
     stack = np.stack([image_of(1), image_of(2)])

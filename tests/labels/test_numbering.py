@@ -92,6 +92,57 @@ def test_divided_objects_and_specks_are_counted() -> None:
 
 
 @pytest.mark.parametrize(
+    ("stray", "number", "divided", "repeated"),
+    [
+        ([(0, 0)], 1, 1, 0),  # one pixel
+        ([(0, 0), (1, 1), (0, 71), (71, 0)], 1, 1, 0),  # a speck of two pixels, and two of one
+        ([(0, 0), (0, 1), (0, 2)], 1, 1, 1),  # three pixels in a row are no speck
+        ([(y, x) for y in range(0, 72, 12) for x in range(0, 72, 24)], 10, 1, 0),  # an object of nothing but specks
+    ],
+)
+def test_objects_with_stray_pixels_are_counted(
+    stray: list[tuple[int, int]], number: int, divided: int, repeated: int
+) -> None:
+    """An object of which a pixel lies apart is in several parts, and the note says so with its number."""
+    labels = DISCS.copy()
+    labels[tuple(zip(*stray, strict=True))] = number
+    actual = measure(labels)
+    assert (actual.objects_divided, actual.objects_repeated) == (divided, repeated)
+    refusal, [note] = judged(labels, DISCS)
+    total = 18 + (number > 9)
+    assert not refusal and note.startswith(f"{divided} of {total} objects is in several parts with the same number")
+    assert ("of 1 all but one part are specks of 2 pixels at most" in note) == (divided > repeated)
+
+
+def test_specks_beside_every_object_are_no_numbers_used_twice() -> None:
+    """A hundred objects with a stray pixel each are told; points without areas are a mask or classes."""
+    labels = discs(100)
+    labels[1::24, 1::24] = np.arange(1, 101).reshape(10, 10)
+    refusal, [note] = judged(labels)
+    assert not refusal and note.startswith("100 of 100 objects are in several parts")
+    points = np.zeros((40, 40), np.int32)
+    points[::5, ::5] = 255
+    assert "look like masks" in judged(points)[0]
+    points[::10, ::5] = 1
+    assert "look like classes" in judged(points)[0]
+
+
+@pytest.mark.parametrize("value", [1, 128, 255])
+def test_masks_of_which_most_have_one_cell(value: int) -> None:
+    """If no image has a second number, one image with several parts shows that all are masks; otherwise it is told."""
+    one, several = (DISCS == 5) * value, (DISCS > 0) * value
+    refusal, _ = judged(one, one, one, several)
+    assert refusal.startswith("1 of 4 label images look like masks")
+    assert (
+        "and no image has a second value; if each value is an object all the same, set number_parts = false" in refusal
+    )
+    assert not judged(one, one, one, several, number_parts=False)[0]
+    refusal, notes = judged(one, one, DISCS, several)
+    assert not refusal and notes[0].startswith("1 of 4 label images look like masks")
+    assert judged(one, one) == ("", [])
+
+
+@pytest.mark.parametrize(
     ("labels", "classes", "words"),
     [
         (DISCS, 30, "look like a numbering of objects"),
@@ -118,7 +169,8 @@ def test_measures_of_a_small_image() -> None:
     labels[11, 11] = -1
     actual = measure(labels)
     assert (actual.values, actual.lowest, actual.highest) == (2, 3, 7)
-    assert (actual.parts, actual.specks, actual.objects_divided, actual.objects_specks) == (2, 1, 0, 0)
+    assert (actual.parts, actual.specks, actual.objects_divided, actual.objects_specks) == (2, 1, 1, 0)
+    assert actual.objects_repeated == 0
     assert (actual.holed, actual.rings, actual.slivers) == (1, 1, 0)
     assert (actual.smallest_px, actual.median_px, actual.largest_px) == (12, 16, 20)
     assert actual.background == pytest.approx((144 - 33) / 144, abs=1e-6)

@@ -143,6 +143,10 @@ def test_table_of_wells(screen: Path):
         ("plate,well\nP,A1\nP,A01\n", "line 3: the well 'P/A1' occurs twice"),
         ("plate,well,time_h\nP,A1,3\n", "the column 'time_h' cannot be a condition"),
         ("plate,well,dose\nP,A1,\n", "line 2: 'dose' is empty"),
+        ("plate,well,experiment\nP,A1,E1\nP,A2,\n", "column 'experiment' is empty in line 3 (1 in all); fill it in"),
+        ("plate,well,experiment\nP,A1\nP,A2,E1\n", "column 'experiment' is empty in line 2 (1 in all); fill it in"),
+        ("plate,well,experiment\nP,A1,1-Jan\nP,A2,E1\n", "column 'experiment': '1-Jan' is a date among other text"),
+        ("plate,well\nP,A1\n,A2\n", "column 'plate' is empty in line 3 (1 in all); fill it in"),
         ("plate,stained\nP,1\n", "needs rows, and the columns well; found 1 rows and the columns plate, stained"),
         ("plate,well\nQ,B2\n", "none of the wells found (P/A1, P/A2) is one of those requested (Q/B2)"),
     ):
@@ -334,6 +338,8 @@ def test_manifest(screen: Path):
     message = told(lambda: find_layout(spec, screen))
     assert f"line {len(lines) + 1}: time is 'one'; give a whole number" in message
     assert f"line {len(lines) + 2}: a cell is empty, channel" in message
+    table.write_text("\n".join([*lines, ",A2,1,1,1,brightfield,x.tif"]), encoding="utf-8")
+    assert f"column 'plate' is empty in line {len(lines) + 1} (1 in all)" in told(lambda: find_layout(spec, screen))
     table.write_text("well,path\nA1,x\n", encoding="utf-8")
     assert "needs rows, and the columns well, channel, path" in told(lambda: find_layout(spec, screen))
 
@@ -442,13 +448,16 @@ def test_mistakes_of_the_table_are_told_at_once():
     ("rows", "words"),
     [
         ("zero,0", "line 2: time is 'zero'; give a whole number"),
-        ("0,noon", "line 2: time_h is 'noon'; give a number of hours"),
+        ("0,noon", "line 2, column 'time_h': 'noon' is no number"),
         ("0,1\n0,2", "line 3: time 0 occurs twice"),
         ("0,0,5", "line 2: 3 cells under 2 columns"),
-        ("0,1_0", "line 2: time_h is '1_0'; give a number of hours"),
-        ("0,nan", "line 2: time_h is 'nan'; give a number of hours"),
+        ("0,1_0", "line 2, column 'time_h': '1_0' is no number"),
+        ("0,nan", "line 2, column 'time_h': 'nan' is no number"),
         ("٣,1", "line 2: time is '٣'; give a whole number"),
         ("1.0,1", "line 2: time is '1.0'; give a whole number"),
+        ('0,"0,5"', "line 2, column 'time_h': '0,5' has a decimal comma; write 0.5"),
+        ("0,5\n1,0", "time 1 is at 0 h, time 0 at 5 h; hours must grow with the time index"),
+        ("2,4\n0,0\n1,4", "time 2 is at 4 h, time 1 at 4 h; hours must grow"),
     ],
 )
 def test_mistakes_of_the_table_of_times_are_told(tmp_path: Path, rows: str, words: str):
@@ -456,6 +465,19 @@ def test_mistakes_of_the_table_of_times_are_told(tmp_path: Path, rows: str, word
     (tmp_path / "times.csv").write_text(f"time,time_h\n{rows}\n", encoding="utf-8")
     with pytest.raises(SegueError, match=words):
         read_times(tmp_path / "times.csv")
+
+
+def test_times_in_any_order_of_rows(tmp_path: Path):
+    """Rows may be in any order, and hours begin below 0, as before a treatment."""
+    (tmp_path / "times.csv").write_text("time,time_h\n2,3.5\n0,-1\n1,0\n", encoding="utf-8")
+    assert read_times(tmp_path / "times.csv") == {0: -1, 1: 0, 2: 3.5}
+
+
+@pytest.mark.parametrize("size_um", [1e9, 1e-7, 0])
+def test_a_pixel_size_of_no_microscope_is_refused(size_um: float):
+    """A plate's pixel size has the limits of the files' metadata."""
+    with pytest.raises(ValidationError, match="pixel_size_um"):
+        FilesSpec.model_validate({"pattern": "{well}.tif", "channels": {"a": "w1"}, "pixel_size_um": size_um})
 
 
 def test_the_specification_is_light():

@@ -54,6 +54,9 @@ def describe(what: str, *, settings: Sequence[str] = (), sizes: Sizes | None = N
             return plate.text
         if "stages" not in table and "data" in table:
             return describe_stage(path)
+        kind = next((kind for kind, keys in MAKER_KEYS.items() if keys & set(table)), None)
+        if kind is not None and "stages" not in table:
+            return describe_preparation(path, kind)
         from segue.study.plan import plan_study
 
         return describe_plan(plan_study(path))
@@ -106,6 +109,34 @@ def describe_stage(path: Path) -> str:
     return "\n".join(
         [align_rows(rows), describe_network(spec.network, Sizes(channels, target.channels, spec.batch, height))]
     )
+
+
+MAKER_KEYS = {"prepare": {"images", "manifest", "tile_px"}, "simulate": {"structures", "specimen", "wave", "imaging"}}
+
+
+def describe_preparation(path: Path, kind: str) -> str:
+    """Returns what a specification of `segue prepare` or `segue simulate` would make, without decoding any image."""
+    from segue.study.datasets import MAKERS
+
+    maker = MAKERS[kind]
+    spec = load(maker.spec, path)
+    files = maker.inputs(spec, path.parent)
+    counts = maker.expected(spec, path.parent, files)
+    rows = [("makes", f"a dataset: segue {kind} {path} OUT.h5")]
+    if kind == "prepare":
+        groups = len({pair.group for pair in files.pairs})
+        labeled = sum(pair.label is not None for pair in files.pairs)
+        first = files.pairs[0]
+        rows += [
+            ("images", f"{len(files.pairs)}, {labeled} of them with labels"),
+            ("groups", f"{groups}, e.g. {first.group} of {first.source}"),
+        ]
+    rows += [
+        ("tiles", f"{counts['tiles']:,}"),
+        ("disk", f"up to {format_bytes(counts.get('bytes_while_making', counts['bytes']))} meanwhile"),
+    ]
+    notes = [f"note: {note}" for note in files.notes] if kind == "prepare" else []
+    return "\n".join([align_rows(rows), *notes])
 
 
 @dataclass(frozen=True)
@@ -330,7 +361,7 @@ def describe_folder_scores(result: FolderScores, folder: str) -> list[str]:
         for row in result.images.to_dict("records")
     ]
     totals = {name: None if math.isnan(value) else value for name, value in result.scores.items()}
-    notes = [f"{note} ({count} image{'s' * (count > 1)})" for note, count in result.notes.items()]
+    notes = [f"{note} ({count} image{'s' * (count > 1)})" if count else note for note, count in result.notes.items()]
     table = format_table([("image", *columns), *rows])
     return [table, "", f"{folder}: {len(rows)} images together", describe_scores(totals, result.classes), *notes]
 

@@ -144,7 +144,8 @@ def inspect(
     what: Annotated[
         str,
         typer.Argument(
-            help="A dataset (.h5), a network's name, a run's folder, a stage, study or plate (.toml), or 'schedule'."
+            help="A dataset (.h5), a network's name, a run's folder, a specification (.toml: stage, study, plate, "
+            "prepare, simulate), or 'schedule'."
         ),
     ],
     which: Annotated[

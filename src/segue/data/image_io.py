@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from segue.data.formats.bmp import BMP
 from segue.data.formats.instruments.czi import CZI
 from segue.data.formats.instruments.dm import DM
 from segue.data.formats.instruments.emd import EMD
@@ -27,6 +28,8 @@ from segue.data.formats.instruments.ser import SER
 from segue.data.formats.jpeg import JPEG
 from segue.data.formats.png import PNG
 from segue.data.formats.stack import (
+    AXIS_OF_PAGES,
+    AXIS_WORDS,
     Acquisition,
     Color,
     Header,
@@ -41,8 +44,10 @@ from segue.data.formats.tiff import TIFF, is_white_is_zero, read_tiff_page
 from segue.data.spec import Layer
 from segue.errors import SegueError
 from segue.labels import IGNORED
+from segue.storage import placeholder
 
 MAX_LABEL = 2**31 - 1
+MAX_ROUNDING = 1e-3  # of an image's contrast, by numbers that float32 does not hold
 
 READERS: dict[str, Reader] = {
     ".png": PNG,
@@ -50,6 +55,7 @@ READERS: dict[str, Reader] = {
     ".tiff": TIFF,
     ".jpg": JPEG,
     ".jpeg": JPEG,
+    ".bmp": BMP,
     ".lsm": TIFF,
     ".stk": TIFF,
     ".czi": CZI,
@@ -70,6 +76,7 @@ SIGNATURES: Mapping[str, tuple[bytes, ...]] = {
     "PNG": (b"\x89PNG\r\n\x1a\n",),
     "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     "JPEG": (b"\xff\xd8\xff",),
+    "BMP": (b"BM",),
     "CZI": (b"ZISRAWFI",),
     "LIF": (b"\x70\0\0\0",),
     "OIR": (b"OLYMPUSR",),
@@ -94,22 +101,23 @@ def read_image(
     pages: what the pages of the file are: channels of one image, or an image each along "time" or "z", of which `page`
     is read. color: whether red, green and blue become three channels ("rgb") or their luma ("gray"); None asks.
 
-    Types: integers up to 32 bits and float32 as they are; one-bit images as uint8; float64 and float16 as float32.
-    Raises SegueError, one sentence naming the file, if it is missing or damaged, holds what is not read or not an image
-    (`formats`), has several pages or colors and is not told what they are, and for NaN or infinity.
+    Types: see `acquired_dtype`; a note tells if float32 rounds what the image shows. Raises SegueError, one sentence
+    naming the file, if it is missing or damaged, holds what is not read or not an image (`formats`), has several pages
+    or colors and is not told what they are, for NaN or infinity, and for numbers beyond those of its type.
     """
     reader = _reader_of(path)
     read = lambda: arrange(path, reader.read(path, False), pages=pages, page=page, color=color)  # noqa: E731
     acquisition = _call(reader, path, read)
-    image = _acquired_type(path, acquisition.image)
-    if image.dtype.kind == "f":
-        bad = int(image.size - np.count_nonzero(np.isfinite(image)))
+    pixels = acquisition.image
+    if pixels.dtype.kind == "f":
+        bad = int(pixels.size - np.count_nonzero(np.isfinite(pixels)))
         if bad:
             raise SegueError(
-                f"{path}: {bad} of {image.size} pixels are NaN or infinite; replace them by measured values, "
+                f"{path}: {bad} of {pixels.size} pixels are NaN or infinite; replace them by measured values, "
                 "or leave the image out."
             )
-    return replace(acquisition, image=image)
+    image = to_acquired(path, pixels)
+    return replace(acquisition, image=image, notes=(*acquisition.notes, *rounding_notes(pixels, image)))
 
 
 def read_stack(path: Path, *, labels: bool = False) -> Stack:
@@ -198,6 +206,9 @@ def _call(reader: Reader, path: Path, function: Callable[[], Any]) -> Any:
         if path.is_dir():
             raise SegueError(f"{path}: is a folder; give the path of an image file.") from error
         raise SegueError(f"{path}: cannot be read ({error.strerror}); check the file's permissions.") from error
+    absent = placeholder(path)
+    if absent:
+        raise SegueError(f"{path}: {absent}.")
     try:
         return function()
     except (SegueError, MemoryError):
@@ -213,17 +224,45 @@ def _call(reader: Reader, path: Path, function: Callable[[], Any]) -> Any:
         raise SegueError(not_decoded(path, reader.format, error)) from error
 
 
-def _acquired_type(path: Path, pixels: np.ndarray) -> np.ndarray:
-    kind, size = pixels.dtype.kind, pixels.dtype.itemsize
-    if kind == "b":
-        return pixels.astype(np.uint8)
-    if kind == "f":
-        return pixels.astype(np.float32)
-    if kind in "ui" and size <= 4:
-        return pixels.astype(pixels.dtype.newbyteorder("="))
-    raise SegueError(
-        f"{path}: the pixels are {pixels.dtype}; allowed are integers up to 32 bits and floats: convert it."
-    )
+def acquired_dtype(path: Path, dtype: np.dtype) -> np.dtype:
+    """Returns the type in which pixels of a file are used: integers up to 32 bits and float32 as they are.
+
+    Booleans become uint8, float16 and float64 float32, integers of 64 bits those of 32 (`to_acquired` checks them).
+    """
+    if dtype.kind == "b":
+        return np.dtype(np.uint8)
+    if dtype.kind == "f":
+        return np.dtype(np.float32)
+    if dtype.kind in "ui":
+        return dtype.newbyteorder("=") if dtype.itemsize <= 4 else np.dtype(f"{dtype.kind}4")
+    raise SegueError(f"{path}: the pixels are {dtype}; allowed are integers and floats: convert it.")
+
+
+def to_acquired(path: Path, pixels: np.ndarray) -> np.ndarray:
+    """Returns pixels in `acquired_dtype`; raises SegueError for numbers beyond it. NaN and infinity stay."""
+    dtype = acquired_dtype(path, pixels.dtype)
+    if pixels.dtype.itemsize > dtype.itemsize:
+        limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+        beyond = (pixels < limits.min) | (pixels > limits.max)
+        if dtype.kind == "f":
+            beyond &= np.isfinite(pixels)
+        if beyond.any():
+            raise SegueError(
+                f"{path}: {int(beyond.sum())} of {pixels.size} pixels are beyond {limits.max:.2g}, the largest number "
+                f"of {dtype}, such as {pixels[beyond][0]:.4g}; divide them by a constant, the same in all images."
+            )
+    return pixels.astype(dtype, copy=False)
+
+
+def rounding_notes(pixels: np.ndarray, image: np.ndarray) -> tuple[str, ...]:
+    """Returns a note if `image`, float32, does not hold what the floats of a file show."""
+    if pixels.dtype.kind != "f" or pixels.dtype.itemsize <= image.dtype.itemsize or not np.isfinite(pixels).all():
+        return ()
+    error, contrast = np.abs(pixels - image).max(), np.ptp(pixels)
+    is_whole = error > 0 and bool((pixels == np.round(pixels)).all())
+    if not is_whole and (error <= MAX_ROUNDING * contrast or contrast == 0):
+        return ()
+    return (f"{pixels.dtype} values are rounded to float32 by up to {error:.2g}; subtract an offset, or scale them",)
 
 
 # label images
@@ -237,11 +276,13 @@ def read_labels(
     values: Mapping[int, int] | None = None,
     page: int | None = None,
     count: int = 1,
+    pages: Pages | None = None,
     inverted: bool = False,
 ) -> np.ndarray:
     """Returns (H, W) int32 labels of an image file; `shape` (H, W) is that of its image.
 
-    page: the page to read where the image is one of `count` pages of its file; the label file must have as many.
+    page: the page to read where the image is one of `count` pages of its file; the label file must have as many, of
+    time or depth as `pages` says, if it states what they are.
     inverted: 0 and 1 of a mask change places (`is_inverted_mask`).
 
     `values` replaces values of the file by labels, e.g. {255: 1} for masks of 0 and 255, or {255: -1} where 255 means
@@ -249,7 +290,7 @@ def read_labels(
     classes that the layer does not name.
     """
     reader = _reader_of(path)
-    labels = _call(reader, path, lambda: _label_plane(path, reader.read(path, True), page, count))
+    labels = _call(reader, path, lambda: _label_plane(path, reader.read(path, True), page, count, pages))
     if labels.shape != shape:
         raise SegueError(
             f"{path}: the label image is {labels.shape[0]} × {labels.shape[1]} px, but its image is "
@@ -273,7 +314,7 @@ def is_inverted_mask(label: Path, image: Path) -> bool | None:
     return has_mark(image, None) if has_mark(label, 1) else None
 
 
-def _label_plane(path: Path, stack: Stack, page: int | None, count: int) -> np.ndarray:
+def _label_plane(path: Path, stack: Stack, page: int | None, count: int, pages: Pages | None) -> np.ndarray:
     """Returns (H, W) of a stack: its only plane, or `page` of `count`."""
     lengths = {letter: n for letter, n in zip(stack.axes, stack.pixels.shape, strict=True) if letter not in "YX"}
     planes = [letter for letter, n in lengths.items() if n > 1]
@@ -282,10 +323,16 @@ def _label_plane(path: Path, stack: Stack, page: int | None, count: int) -> np.n
             f"{path}: is an image of {max(lengths[letter] for letter in planes)} channels, a picture of labels; "
             "save the labels themselves: one channel, whose values are classes or objects."
         )
-    pages = int(np.prod([lengths[letter] for letter in planes], initial=1))
-    if pages != count or len(planes) > 1:
+    total = int(np.prod([lengths[letter] for letter in planes], initial=1))
+    if total != count or len(planes) > 1:
         raise SegueError(
-            f"{path}: holds {pages} page(s) of labels, but its image has {count}; labels need a page for each image."
+            f"{path}: holds {total} page(s) of labels, but its image has {count}; labels need a page for each image."
+        )
+    stated = None if pages is None else AXIS_OF_PAGES[pages]
+    if planes and stated is not None and planes[0] not in ("Q", stated):
+        raise SegueError(
+            f"{path}: holds {count} {AXIS_WORDS.get(planes[0], planes[0])} according to its metadata, but its image "
+            f"has {count} {AXIS_WORDS[stated]}; correct the metadata of one, or check the pair."
         )
     index = tuple(slice(None) if letter in "YX" else page if letter in planes else 0 for letter in stack.axes)
     plane = np.asarray(stack.pixels[index])
@@ -297,8 +344,8 @@ def _to_int32(path: Path, labels: np.ndarray) -> np.ndarray:
         odd = ~(labels == np.round(labels))  # also true for NaN
         if odd.any():
             raise SegueError(
-                f"{path}: {int(odd.sum())} labels are not whole numbers (the first is {labels[odd][0]:g}); "
-                "save labels as integers."
+                f"{path}: {int(odd.sum())} labels are not whole numbers (the first is {labels[odd][0]}); "
+                "round them, and save labels as integers."
             )
     if labels.size and (labels.max() > MAX_LABEL or labels.min() < -MAX_LABEL):
         raise SegueError(f"{path}: holds the label {labels.max()}; the highest allowed is {MAX_LABEL}: relabel it.")

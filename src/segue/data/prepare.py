@@ -28,12 +28,13 @@ from typing import Any
 import numpy as np
 
 from segue.data.dataset import Dataset
-from segue.data.folders.channels import channel_order, names_in_use
+from segue.data.folders.channels import channel_order, channels_left_out, names_in_use
 from segue.data.folders.observations import Observation, judge_copies, notes_on_images, notes_on_pixel_sizes, observe
 from segue.data.folders.pages import split_pages
 from segue.data.folders.pairing import ImageLabelPair, PairedFiles, pair_files, raise_problems, read_headers
 from segue.data.formats.stack import RGB
-from segue.data.image_io import is_inverted_mask, read_channel_names, read_image, read_labels
+from segue.data.image_io import read_channel_names, read_image
+from segue.data.label_files import read_label_files
 from segue.data.maker import is_made, make_parts, work_folders
 from segue.data.normalization import image_statistics
 from segue.data.spec import MAX_PADDING, PrepareSpec
@@ -44,9 +45,9 @@ from segue.errors import SegueError
 from segue.fingerprint import hash_each_file, hash_json
 from segue.hdf5 import open_file
 from segue.storage import make_folder, read_json, write_json
-from segue.units import SQUARE_TOLERANCE
+from segue.units import SQUARE_TOLERANCE, common_size_nm
 
-VERSION = 4  # increase when the same specification and files give a different dataset
+VERSION = 5  # increase when the same specification and files give a different dataset
 Progress = Callable[[int, int], None]  # done, of how many micrographs
 Log = Callable[[str], None]  # receives sentences on what was left out, or is not what it seems
 Metadata = dict[str, Any]  # of a part: channels and notes as its file states them, an observation, measures of labels
@@ -180,7 +181,7 @@ def part_keys(spec: PrepareSpec, pairs: Sequence[ImageLabelPair], channels: Sequ
     A key is a hash of what the part depends on: the content of the files, the pair's row, the settings for cutting, and
     the names by which `channels` are ordered.
     """
-    hashes = hash_each_file([path for pair in pairs for path in (pair.image, pair.label) if path])
+    hashes = hash_each_file([path for pair in pairs for path in (pair.image, *pair.labels)])
     settings = spec.model_dump(
         mode="json", include={"labels", "tile_px", "stride_px", "pixel_size_nm", "keep_micrographs", "pages", "color"}
     )
@@ -189,9 +190,9 @@ def part_keys(spec: PrepareSpec, pairs: Sequence[ImageLabelPair], channels: Sequ
         del settings["labels"]["number_parts"]  # undecided or false, the tiles are the same
     keys = []
     for pair in pairs:
-        image, label = hashes[pair.image], hashes[pair.label] if pair.label else None
+        image, labels = hashes[pair.image], [hashes[label] for label in pair.labels]
         row = [pair.source, pair.group, pair.pixel_size_nm, dict(pair.conditions), pair.page]
-        keys.append(hash_json([VERSION, settings, row, image, label]))
+        keys.append(hash_json([VERSION, settings, row, image, *labels]))
     return keys
 
 
@@ -227,30 +228,21 @@ def cut_tiles(spec: PrepareSpec, pair: ImageLabelPair, channels: Sequence[str] |
     image, notes = acquisition.image, list(acquisition.notes)
     names = names_in_use(acquisition.channels)
     source = "the specification" if spec.channels is not None else "the first image"
-    order = channel_order(pair.image, names, channels, source)
+    is_rgb = spec.color == "rgb" and len(image) == len(RGB) and spec.channels is not None
+    if is_rgb and {name.casefold() for name in spec.channels or ()} <= set(RGB):
+        names = RGB  # colors are chosen by name; other names are given to them
+    order = channel_order(pair.image, names, channels, source, subset=spec.channels is not None)
     if order is not None:
         image = image[order]
+        notes += channels_left_out(names, order)
     elif names is None and channels is not None and spec.channels is None and len(image) > 1:
         notes.append("states no names of channels: they are taken in the order of the first image's")
     height, width = image.shape[1:]
     labels = {}
     if spec.labels is not None and spec.layer is not None and pair.label is not None:
-        layer, values = spec.layer, spec.labels.values
-        inverted = is_inverted_mask(pair.label, pair.image)
-        if inverted is not None:
-            meaning = (
-                "as its image is: inverted" if inverted else "as its image is not: taken as stored, 1 for foreground"
-            )
-            notes.append(f"its label image is a one-bit mask marked WhiteIsZero, {meaning}")
-        labels[layer.name] = read_labels(
-            pair.label,
-            layer,
-            shape=(height, width),
-            values=values,
-            page=pair.page,
-            count=pair.page_count,
-            inverted=bool(inverted),
-        )
+        layer = spec.layer
+        labels[layer.name], of_labels = read_label_files(spec, pair, layer, (height, width))
+        notes += of_labels
         if spec.labels.number_parts:
             labels[layer.name] = numbering.number_parts(labels[layer.name])
     intensity = image_statistics(image)
@@ -284,7 +276,8 @@ def cut_tiles(spec: PrepareSpec, pair: ImageLabelPair, channels: Sequence[str] |
 def _pixel_size_nm(spec: PrepareSpec, pair: ImageLabelPair, file_nm: float | None, notes: list[str]) -> float:
     """Returns the table's size, else the file's, else the spec's, else NaN; a file must not contradict the spec.
 
-    A table that gives each image its size corrects the files; that it does is added to `notes`.
+    The spec's size is used for a file's that equals it but for rounding. A table that gives each image its size
+    corrects the files; that it does is added to `notes`.
     """
     if pair.pixel_size_nm is not None:
         if file_nm is not None and abs(file_nm - pair.pixel_size_nm) > SQUARE_TOLERANCE * file_nm:
@@ -296,7 +289,9 @@ def _pixel_size_nm(spec: PrepareSpec, pair: ImageLabelPair, file_nm: float | Non
             f"{pair.image}: its metadata say {file_nm:g} nm per pixel, the spec says {spec_nm:g}; remove pixel_size_nm "
             "from the spec, or give it per image in a manifest."
         )
-    return file_nm if file_nm is not None else spec_nm if spec_nm is not None else math.nan
+    if file_nm is None or (spec_nm is not None and common_size_nm((spec_nm, file_nm)) is not None):
+        return math.nan if spec_nm is None else spec_nm
+    return file_nm
 
 
 def _attributes(
@@ -304,14 +299,14 @@ def _attributes(
 ) -> tuple[dict[str, str | int | float], int]:
     """Returns the dataset's attributes and number of channels; raises SegueError if the micrographs differ in kind."""
     pairs_by_kind: dict[str, list[ImageLabelPair]] = {}
-    sizes_nm: set[float] = set()
+    sizes_nm: list[float] = []
     channels = 0
     for pair, path in zip(pairs, paths, strict=True):
         with open_file(path) as file:
             images = file["tiles/images"]
             channels = images.shape[1]
             pairs_by_kind.setdefault(f"{channels} channel(s) of {images.dtype}", []).append(pair)
-            sizes_nm.add(float(file["samples/pixel_size_nm"][0]))
+            sizes_nm.append(float(file["samples/pixel_size_nm"][0]))
     if len(pairs_by_kind) > 1:
         kinds = "; ".join(f"{kind}: {len(same)}, e.g. {same[0].image}" for kind, same in pairs_by_kind.items())
         raise SegueError(f"{context}: the images differ in kind ({kinds}); convert them to one, or leave some out.")
@@ -322,8 +317,9 @@ def _attributes(
         "name": spec.name,
         "provenance": json.dumps(spec.provenance.model_dump(by_alias=True), sort_keys=True, ensure_ascii=False),
     }
-    if len(sizes_nm) == 1 and np.isfinite(next(iter(sizes_nm))):
-        attributes["pixel_size_nm"] = next(iter(sizes_nm))
+    size_nm = common_size_nm(sizes_nm) if np.isfinite(sizes_nm).all() else None
+    if size_nm is not None:
+        attributes["pixel_size_nm"] = size_nm
     return attributes, channels
 
 
@@ -369,7 +365,7 @@ def _judge(
 
     observations = [Observation(**one["observation"]) for one in metadata]
     problems, notes = judge_copies(pairs, observations, refuse=spec.copies == "refuse")
-    notes += notes_on_pixel_sizes([one["pixel_size_nm"] for one in metadata])
+    notes += notes_on_pixel_sizes({p.source: one["pixel_size_nm"] for p, one in zip(pairs, metadata, strict=True)})
     notes += notes_on_images({pair.source: one for pair, one in zip(pairs, observations, strict=True)})
     layer = spec.layer
     if spec.labels is not None and layer is not None:

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_v
 from segue.data.folders.patterns import named_parts
 from segue.data.tables import is_condition_name
 from segue.spec import SpecModel, unknown
+from segue.units import MAX_PIXEL_NM, MIN_PIXEL_NM
 
 STANDARD_COLUMNS = ("group", "source", "y_px", "x_px", "pixel_size_nm", "picture", "split", "image", "label")
 
@@ -108,6 +109,7 @@ class LabelsSpec(SpecModel):
         default_factory=dict
     )  # label by value in the file where they differ, e.g. { 255 = 1 }
     number_parts: bool | None = None  # number the connected parts (8 neighbors) of each value; None: refuse masks
+    one_object_per_file: bool = False  # all files that belong to an image are joined, each the mask of one object
 
     @model_validator(mode="after")
     def _consistent(self) -> LabelsSpec:
@@ -121,6 +123,11 @@ class LabelsSpec(SpecModel):
             raise ValueError("names holds a name twice; give each class its own")
         if self.kind == "classes" and self.number_parts is not None:
             raise ValueError('number_parts makes objects of masks; set kind = "instances", or leave it out')
+        if self.one_object_per_file and (self.kind != "instances" or self.files is None or self.number_parts):
+            raise ValueError(
+                'one_object_per_file joins the files that a pattern finds into objects; it needs kind = "instances" '
+                "and files, without number_parts"
+            )
         return self
 
 
@@ -149,7 +156,7 @@ class PrepareSpec(SpecModel):
     channels: tuple[str, ...] | None = None
     pages: Literal["channels", "time", "z"] | None = None  # what the pages of a file are; time and z: an image each
     color: Literal["rgb", "gray"] | None = None  # color images: as red, green, blue, or as their luma
-    pixel_size_nm: float | None = Field(default=None, gt=0)  # if neither table nor file states it
+    pixel_size_nm: float | None = Field(default=None, ge=MIN_PIXEL_NM, le=MAX_PIXEL_NM)  # where no file states it
     group: str = "path"  # of an image: a key of GROUPS, or text with named parts: "lab2-{stem}", "{folder}/{stem}"
     group_pattern: str | None = None  # regular expression with one capture group, searched in the path with suffix
     sizes: tuple[tuple[int, int], ...] | None = None  # keep only images of these heights and widths
@@ -165,6 +172,8 @@ class PrepareSpec(SpecModel):
             raise ValueError("give either images, a pattern, or manifest, a CSV table")
         if self.labels is not None and (self.images is None) != (self.labels.files is None):
             raise ValueError("labels.files goes with images; a manifest has a column label instead")
+        if self.labels is not None and self.labels.one_object_per_file and self.pages in ("time", "z"):
+            raise ValueError(f'labels.one_object_per_file goes with one image a file, not with pages = "{self.pages}"')
         _check_named_parts(self.images, self.labels.files if self.labels else None, self.group)
         if self.stride_px is not None and self.stride_px > self.tile_px:
             raise ValueError(f"stride_px {self.stride_px} leaves gaps between tiles of {self.tile_px}; lower it")

@@ -27,11 +27,12 @@ from segue.labels import IGNORED, numbering
 from segue.labels.numbering import LabelMeasures
 from segue.spec import unknown
 from segue.storage import replacing
+from segue.units import size_range
 
 MAX_VALUES = 8
 MAX_SAMPLED_TILES = 1000  # of instance layers, whose fractions are not stored
 MAX_MEASURED = 200  # micrographs whose label images are measured, spread evenly
-STANDARD_COLUMNS = ("group", "source", "y_px", "x_px", "pixel_size_nm")
+STANDARD_COLUMNS = ("group", "source", "y_px", "x_px", "pixel_size_nm", "picture")
 
 
 def describe(path: Path, *, notes: bool = True) -> str:
@@ -146,9 +147,13 @@ def _caption(samples: Mapping[str, np.ndarray], index: int) -> tuple[str, str]:
 def _pixel_sizes(data: Dataset, samples: Mapping[str, np.ndarray]) -> str:
     if "pixel_size_nm" in data.attributes:
         return f"{_format(data.attributes['pixel_size_nm'])} nm"
-    sizes = samples.get("pixel_size_nm")
-    known = np.unique(sizes[np.isfinite(sizes)]) if sizes is not None else np.array([])
-    return f"{_format(known[0])} to {_format(known[-1])} nm" if len(known) else "unknown"
+    sizes_nm = dict(zip(samples["source"], samples.get("pixel_size_nm", ()), strict=False))  # of images
+    known = [size for size in sizes_nm.values() if math.isfinite(size)]
+    unknown_images = [source for source, size in sizes_nm.items() if not math.isfinite(size)]
+    if not known or not unknown_images:
+        return size_range(known) if known else "unknown"
+    counts = f"of {len(known)} images, unknown of {len(unknown_images)}"
+    return f"{size_range(known)} {counts}, e.g. {unknown_images[0]}"
 
 
 def _padding(data: Dataset) -> str:

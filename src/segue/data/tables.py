@@ -20,10 +20,12 @@ from decimal import Decimal
 from pathlib import Path
 
 from segue.errors import SegueError
+from segue.storage import LFS_POINTER, placeholder
 
 Cell = str | int | float
 
 MAX_TABLE_BYTES = 2**28
+MAX_TITLE_LINES = 10  # lines in which the names of the columns are looked for, if the first line has none of them
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 INVISIBLE = "\ufeff\u200b\u200e\u200f\u2060"  # at the ends of cells, from copying
 ENCODINGS = {  # by byte order mark; that of UTF-32 begins with that of UTF-16
@@ -77,6 +79,18 @@ class Table:
         empty = [row for row, cells in enumerate(self.rows) if not cells.get(column)]
         return (empty[0], len(empty)) if empty else None
 
+    def empty_cell(self, column: str) -> str | None:
+        """Returns a sentence with the line of the first empty cell of a column; None if none is empty."""
+        empty = self.first_empty(column)
+        if empty is None:
+            return None
+        row, count = empty
+        return f"{self.path}: column '{column}' is empty in line {self.lines[row]} ({count} in all); fill it in."
+
+    def partly_empty(self, column: str) -> str | None:
+        """Returns the same sentence, None also if the whole column is empty or there is none of that name."""
+        return self.empty_cell(column) if any(row.get(column) for row in self.rows) else None
+
     def typed(self, column: str) -> Sequence[Cell]:
         """Returns a column as integers if all its cells are, else as numbers if all are, else as text.
 
@@ -84,14 +98,32 @@ class Table:
         if different cells are different numbers: "007", "1_1", "1.50", "1E5", and a column of "1" and "1.0" stay text.
         Text is composed (NFC). Raises SegueError for decimal commas, and for dates among other text.
         """
-        texts = [unicodedata.normalize("NFC", row[column]) for row in self.rows]
-        self._refuse_changed_cells(column, texts)
+        texts = self.texts(column)
         numbers = [number for text in texts if (number := exact_number(text)) is not None]
         if len(numbers) < len(texts) or len(set(numbers)) < len(set(texts)):
             return texts
         if all(isinstance(number, int) for number in numbers):
             return numbers
         return [float(number) for number in numbers] if all(map(_is_exact_float, numbers)) else texts
+
+    def texts(self, column: str) -> list[str]:
+        """Returns the cells of a column as text, composed (NFC).
+
+        Raises SegueError for decimal commas, and for dates among other text.
+        """
+        texts = [unicodedata.normalize("NFC", row[column]) for row in self.rows]
+        self._refuse_changed_cells(column, texts)
+        return texts
+
+    def number(self, row: int, column: str) -> float:
+        """Returns the number of a cell, in any writing with a decimal point; raises SegueError for any other cell."""
+        text = self.rows[row][column]
+        number = decimal_number(text)
+        if number is not None:
+            return number
+        if re.fullmatch(DECIMAL_COMMA, text):
+            raise SegueError(f"{self.cell(row, column)} has a decimal comma; write {_without_comma(text)}.")
+        raise SegueError(f"{self.cell(row, column)} is no number; write it as 12, 0.5 or 1e-07, without a unit.")
 
     def note(self, column: str) -> str | None:
         """Returns a sentence if a column of which some cells are numbers is text throughout."""
@@ -106,7 +138,7 @@ class Table:
         commas = [row for row, text in enumerate(texts) if "," in text]
         if self.separator != "," and commas and all(re.fullmatch(DECIMAL_COMMA, text) for text in texts):
             raise SegueError(
-                f"{self.cell(commas[0], column)} has a decimal comma; write {texts[commas[0]].replace(',', '.')}."
+                f"{self.cell(commas[0], column)} has a decimal comma; write {_without_comma(texts[commas[0]])}."
             )
         dates = [row for row, text in enumerate(texts) if re.fullmatch(DAY_AND_MONTH, text, re.IGNORECASE)]
         if 0 < len(dates) < len(texts):
@@ -120,8 +152,8 @@ def read_table(path: Path, known: Sequence[str] = ()) -> Table:
     """Reads a CSV table; the names of `known` columns are recognized in any case, with spaces or hyphens for "_".
 
     Empty lines, and empty cells at the end of all lines, are left out. Raises SegueError if the file cannot be read as
-    text, with line and column for columns without a name or of one name, for more cells than columns, for cells without
-    a value (`DAMAGE`), and for quotes that join rows.
+    text, for lines above the names of the columns, with line and column for columns without a name or of one name, for
+    more cells than columns, for cells without a value (`DAMAGE`), and for quotes that join rows.
     """
     text = _read_text(path)
     separator, declared = _separator(path, text)
@@ -131,6 +163,9 @@ def read_table(path: Path, known: Sequence[str] = ()) -> Table:
     filled = ((line, cells) for line, cells in records if any(map(_stripped, cells)))
     first_line, header = next(filled, (1, []))
     names = [_column_name(_stripped(name), known) for name in header]
+    beginning = list(itertools.islice(filled, MAX_TITLE_LINES)) if known and not set(names) & set(known) else []
+    _refuse_title(path, first_line, header, beginning, known)
+    filled = itertools.chain(beginning, filled)
     for number, name in enumerate(names, 1):
         if name and names.index(name) < number - 1:
             raise SegueError(
@@ -187,6 +222,12 @@ def changed_name(text: str) -> str | None:
     return "a number" if re.fullmatch(SCIENTIFIC, text, re.IGNORECASE) else None
 
 
+def _without_comma(text: str) -> str:
+    """Returns how "0,5" is written with a point, and both meanings of "1,250"."""
+    pointed = text.replace(",", ".")
+    return f"{pointed}, or {text.replace(',', '')} if it separates thousands" if text[-4:-3] == "," else pointed
+
+
 def _is_exact_float(number: int | float) -> bool:
     return isinstance(number, float) or abs(number) <= MAX_EXACT
 
@@ -203,6 +244,8 @@ def _read_text(path: Path) -> str:
         content = path.read_bytes()
     except (OSError, ValueError) as error:
         raise SegueError(f"{path}: cannot be read as a CSV table ({error}); correct the path or the file.") from error
+    if content.startswith(LFS_POINTER):
+        raise SegueError(f"{path}: {placeholder(path)}.")
     workbook = next((kind for mark, kind in WORKBOOKS.items() if content.startswith(mark)), None)
     if workbook is not None:
         raise SegueError(f"{path}: is {workbook}, not a CSV table; export its sheet as CSV UTF-8 and give that file.")
@@ -260,9 +303,27 @@ def _stripped(cell: str) -> str:
 
 
 def _column_name(name: str, known: Sequence[str]) -> str:
-    """Returns the known column of that name, in any case and with any signs between words, else the name composed."""
+    """Returns the known column of that name, in any case and with any signs between words, else the name composed.
+
+    A column that pandas calls "Unnamed: 0" has no name.
+    """
+    if re.fullmatch(r"Unnamed: [0-9]+", name):
+        return ""
     plain = re.sub(r"[^0-9a-z]+", "_", name.casefold()).strip("_")
     return plain if plain in known else unicodedata.normalize("NFC", name)
+
+
+def _refuse_title(
+    path: Path, line: int, header: Sequence[str], rows: Sequence[tuple[int, list[str]]], known: Sequence[str]
+) -> None:
+    """Raises SegueError if one of the first rows has names of known columns, and the header before it has none."""
+    for later, cells in rows:
+        texts = itertools.chain.from_iterable(re.split(r"[,;\t]", cell) for cell in cells)
+        if {_column_name(_stripped(text), known) for text in texts} & set(known):
+            raise SegueError(
+                f"{path}: line {line}: '{_stripped(header[0])}' is above the names of the columns in line {later}; "
+                "remove the lines above them."
+            )
 
 
 def _check_row(context: str, cells: Sequence[str], names: Sequence[str], separator: str) -> None:
@@ -279,7 +340,10 @@ def _check_row(context: str, cells: Sequence[str], names: Sequence[str], separat
     for number, (name, cell, text) in enumerate(zip(names, cells, texts, strict=False), 1):
         where = f"{context}, column {number} '{name}': '{text}'" if name else f"{context}, column {number}: '{text}'"
         if text and not name:
-            raise SegueError(f"{where} is in a column without a name; name the column, or empty it.")
+            raise SegueError(
+                f"{where} is in a column without a name; name the column, or remove it (the index of pandas: "
+                "to_csv(…, index=False))."
+            )
         if len(names) == 1 and any(sign in text for sign in SEPARATORS if sign != separator):
             raise SegueError(f"{where} is several cells, but the header names one column; name all columns.")
         if len(cell.splitlines()) > 1 and cell.count(separator) >= max(1, len(names) - 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from segue.data.folders.channels import channel_order, names_in_use
+from segue.data.folders.channels import channel_order, channels_left_out, names_in_use
 from segue.data.folders.observations import picture_hash
-from segue.data.folders.pairing import ImageLabelPair, pair_files
-from segue.data.image_io import is_inverted_mask, read_image, read_labels
+from segue.data.folders.pairing import ImageLabelPair, pair_files, raise_problems, read_headers
+from segue.data.image_io import read_image
+from segue.data.label_files import read_label_files
 from segue.data.spec import PrepareSpec
 from segue.errors import SegueError
 from segue.evaluation import object_metrics, pixel_metrics
@@ -36,7 +38,7 @@ class FolderScores:
     """The scores of each image (a row each), of all together, and distinct sentences with the number of their images.
 
     `used_in_training` of an image: whether the model was trained or selected with it, perhaps rotated or reflected;
-    without the column that is not known.
+    without the column that is not known. The number is 0 for sentences on all images together.
 
     classes: names of the model's classes, the background first.
     """
@@ -68,21 +70,22 @@ def evaluate_folder(model: Model, folder: Path, *, context: str) -> FolderScores
             f"{folder}: has the classes {', '.join(spec.layer.names)}, but {context} was trained on "
             f"{', '.join(model.target.names)}; give labels of the same classes."
         )
-    pairs = pair_files(spec, root)
+    files = pair_files(spec, root)
     kind = spec.layer.kind
     if (kind == "instances") != model.target.decodes_objects:
         raise SegueError(
             f"{folder}: has labels of kind '{kind}', but {context} predicts "
             f"{'objects' if model.target.decodes_objects else 'classes of pixels'}; give labels of the other kind."
         )
+    pairs, problems = read_headers(files.pairs)
+    raise_problems(files.context, problems)
+    on_all = [*files.notes, *_judge_labels(spec, pairs, folder)]
     count, total = COUNTERS[kind]
-    notes: Counter[str] = Counter(pairs.notes)
+    notes: Counter[str] = Counter()
     counts, rows, reliability = [], [], []
-    measures: dict[str, numbering.LabelMeasures] = {}
-    for pair in pairs.pairs:
+    for pair in pairs:
         image, labels, sentences = _read(model, spec, pair)
         page = "" if pair.page is None else f" page {pair.page + 1}"
-        measures[f"{pair.label}{page}"] = numbering.measure(labels)
         predicted, expected = _predict(model, image, kind)
         counts.append(count(labels, predicted, expected, model))
         if expected is not None:
@@ -94,18 +97,12 @@ def evaluate_folder(model: Model, folder: Path, *, context: str) -> FolderScores
             sentences += [USED] * row["used_in_training"]
         rows.append(row | total([counts[-1]], model))
         notes.update(sentences)
-    classes = len(spec.layer.names) if kind == "classes" else None
-    refusal, odd = numbering.judge(measures, classes=classes, number_parts=spec.labels and spec.labels.number_parts)
-    if refusal:
-        where = "" if folder.is_file() else ", in a specification (.toml) that is given in place of the folder"
-        raise SegueError(f"{folder}: {refusal}{where}.")
-    notes.update(odd)
     scores = total(counts, model)
     if reliability:
         bins = np.sum(reliability, axis=0)
         scores["confidence_error"] = confidence.calibration_error(bins)
         scores["confidence_objects"] = bins[:, 0].sum()
-    return FolderScores(pd.DataFrame(rows), scores, model.target.names, dict(notes))
+    return FolderScores(pd.DataFrame(rows), scores, model.target.names, dict.fromkeys(on_all, 0) | dict(notes))
 
 
 def _predict(model: Model, image: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray | None]:
@@ -138,28 +135,43 @@ def _specification(model: Model, folder: Path) -> tuple[PrepareSpec, Path]:
 
 def _read(model: Model, spec: PrepareSpec, pair: ImageLabelPair) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Returns an image in the model's channels, its labels, and sentences on both."""
-    assert spec.labels is not None and spec.layer is not None and pair.label is not None
     acquisition = read_image(pair.image, pages=spec.pages, page=pair.page, color=spec.color)
-    order = channel_order(pair.image, names_in_use(acquisition.channels), model.channels, "the model")
+    order = channel_order(pair.image, names_in_use(acquisition.channels), model.channels, "the model", subset=True)
     image = acquisition.image if order is None else acquisition.image[order]
     if len(image) != len(model.channels):
         raise SegueError(
             f"{pair.image}: has {len(image)} channels, but the model takes {len(model.channels)} "
             f"({', '.join(model.channels)}); give images of these channels."
         )
-    labels = read_labels(
-        pair.label,
-        spec.layer,
-        shape=(image.shape[1], image.shape[2]),
-        values=spec.labels.values,
-        page=pair.page,
-        count=pair.page_count,
-        inverted=bool(is_inverted_mask(pair.label, pair.image)),
-    )
-    if spec.labels.number_parts:
-        labels = numbering.number_parts(labels)
+    labels, of_labels = _labels(spec, pair, (image.shape[1], image.shape[2]))
     differences = domain.describe_difference(model, replace(acquisition, image=image))
-    return image, labels, [*acquisition.notes, *differences]
+    notes = (*acquisition.notes, *of_labels, *channels_left_out(acquisition.channels, order))
+    return image, labels, [*notes, *differences]
+
+
+def _labels(spec: PrepareSpec, pair: ImageLabelPair, shape: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
+    """Returns the labels (H, W) of a pair, with their parts numbered if so specified, and notes."""
+    assert spec.labels is not None and spec.layer is not None
+    labels, notes = read_label_files(spec, pair, spec.layer, shape)
+    return numbering.number_parts(labels) if spec.labels.number_parts else labels, notes
+
+
+def _judge_labels(spec: PrepareSpec, pairs: Sequence[ImageLabelPair], folder: Path) -> list[str]:
+    """Returns notes on all label images, before any image is predicted; raises SegueError if they are no objects."""
+    assert spec.labels is not None and spec.layer is not None
+    measures = {}
+    for pair in pairs:
+        assert pair.header is not None
+        labels, _ = _labels(spec, pair, (pair.header.height, pair.header.width))
+        measures[pair.source if pair.page is None else f"{pair.source} page {pair.page + 1}"] = numbering.measure(
+            labels
+        )
+    classes = len(spec.layer.names) if spec.layer.kind == "classes" else None
+    refusal, notes = numbering.judge(measures, classes=classes, number_parts=spec.labels.number_parts)
+    if refusal:
+        where = "" if folder.suffix.lower() == ".toml" else ", in a specification (.toml) of `segue prepare`"
+        raise SegueError(f"{folder}: {refusal}{where}.")
+    return notes
 
 
 def _count_objects(labels: np.ndarray, predicted: np.ndarray, expected: np.ndarray | None, model: Model) -> Any:

@@ -27,7 +27,7 @@ from segue.storage import absolute, file_name
 
 LARGE_BYTES = 2**26  # of a plane; smaller ones are read whole
 PAGE_AXES = {"T": "t", "Z": "z", "Q": "p"}  # axes whose entries are images, and how these are numbered in names
-WITHOUT_PAGES = (".png", ".jpg", ".jpeg")
+WITHOUT_PAGES = tuple(suffix for suffix, reader in image_io.READERS.items() if reader.single)
 SIGNS = frozenset("*?[{")
 UNNAMED = "intensity"  # the name of the only channel of a dataset that names none
 
@@ -225,7 +225,7 @@ def open_image(image: ImageInput, channels: tuple[str, ...]) -> OpenImage:
         index = {axes[page_axis]: image.page}
     else:
         index = {}
-    dtype = _acquired_dtype(image.path, np.dtype(stack.pixels.dtype))
+    dtype = image_io.acquired_dtype(image.path, np.dtype(stack.pixels.dtype))
     channel_axis = next((letter for letter in "CSQ" if lengths.get(letter, 1) > 1 and letter not in index), None)
     if channel_axis == "C" and lengths.get("S", 1) > 1:
         raise SegueError(f"{image.path}: holds {lengths['C']} color images; save each as a separate image.")
@@ -237,7 +237,10 @@ def open_image(image: ImageInput, channels: tuple[str, ...]) -> OpenImage:
         blocks = TiffBlocks(image.path) if is_large and is_tiff else None
     pixels = RegionReader(image.path, stack, index, channel_axis, order, is_gray, dtype, blocks)
     if not is_large or (not image.path.is_dir() and (blocks is None or not blocks.has_small_chunks)):
-        return OpenImage(pixels[:, :, :], stack.pixel_size_nm, (*stack.notes, *notes))
+        planes = pixels.planes(order, slice(None), slice(None))
+        acquired = image_io.to_acquired(image.path, planes)
+        notes = (*notes, *image_io.rounding_notes(planes, acquired))
+        return OpenImage(acquired, stack.pixel_size_nm, (*stack.notes, *notes))
     return OpenImage(pixels, stack.pixel_size_nm, (*stack.notes, *notes))
 
 
@@ -252,16 +255,6 @@ def _decoding(path: Path) -> Iterator[None]:
         reader = image_io.READERS.get(path.suffix.lower())
         format = reader.format if reader is not None and path.is_file() else "OME-Zarr"
         raise SegueError(image_io.not_decoded(path, format, error)) from error
-
-
-def _acquired_dtype(path: Path, dtype: np.dtype) -> np.dtype:
-    if dtype.kind == "b":
-        return np.dtype(np.uint8)
-    if dtype.kind == "f":
-        return np.dtype(np.float32)
-    if dtype.kind in "ui" and dtype.itemsize <= 4:
-        return dtype.newbyteorder("=")
-    raise SegueError(f"{path}: the pixels are {dtype}; allowed are integers up to 32 bits and floats: convert it.")
 
 
 def _channel_order(
@@ -307,10 +300,13 @@ class RegionReader:
         """Returns (C, h, w), or (h, w) for one channel; raises SegueError naming the file for damaged bytes."""
         channel, rows, columns = key
         chosen = (self.order[channel],) if isinstance(channel, int) else self.order[channel]
-        with _decoding(self.path):
-            planes = self._planes(chosen, rows, columns)
-        planes = planes.astype(self.dtype, copy=False)
+        planes = image_io.to_acquired(self.path, self.planes(chosen, rows, columns))
         return planes[0] if isinstance(channel, int) else planes
+
+    def planes(self, channels: tuple[int, ...], rows: slice, columns: slice) -> np.ndarray:
+        """Returns (channels, h, w) in the type of the file; raises SegueError for damaged bytes."""
+        with _decoding(self.path):
+            return self._planes(channels, rows, columns)
 
     def _planes(self, channels: tuple[int, ...], rows: slice, columns: slice) -> np.ndarray:
         if self.blocks is not None:

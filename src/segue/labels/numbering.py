@@ -33,10 +33,11 @@ class LabelMeasures:
     """Counts of one label image; ignored pixels, −1, count as background of no value.
 
     values: different values above 0, from `lowest` to `highest` (0 without any). parts: connected parts of one value
-    each, without specks; specks: parts of at most SPECK_PX pixels. objects_divided: values of several parts.
-    objects_specks: values of at most SPECK_PX pixels in all. rings: parts that are thin rings. slivers: parts, specks
-    among them, without a pixel whose four neighbors have its value, and beside another value above 0. holed: parts
-    with a hole, background that they alone enclose. background: share of the pixels of value 0. largest_value,
+    each, without specks; specks: parts of at most SPECK_PX pixels. objects_divided: values of several parts, specks
+    among them; objects_repeated: values of several parts without specks. objects_specks: values of at most SPECK_PX
+    pixels in all. rings: parts that are thin rings. slivers: parts, specks among them, without a pixel whose four
+    neighbors have its value, and beside another value above 0. holed: parts with a hole, background that they alone
+    enclose. background: share of the pixels of value 0. largest_value,
     largest_share of the pixels, largest_holes and largest_sides (bits 1, 2, 4, 8: above, below, left, right) are of the
     largest part. smallest_px, median_px and largest_px: pixels of a value. shifted: whether all are multiples of 256.
     """
@@ -47,6 +48,7 @@ class LabelMeasures:
     parts: int
     specks: int
     objects_divided: int
+    objects_repeated: int
     objects_specks: int
     rings: int
     slivers: int
@@ -89,7 +91,8 @@ def measure(labels: np.ndarray) -> LabelMeasures:
     thin = interior <= THIN_SHARE * sizes
     values, index = np.unique(part_values, return_inverse=True)
     value_px = np.bincount(index, sizes, minlength=len(values)).astype(np.int64)
-    parts_of_value = np.bincount(index[~is_speck], minlength=len(values))
+    parts_of_value = np.bincount(index, minlength=len(values))
+    without_specks = np.bincount(index[~is_speck], minlength=len(values))
     largest = int(np.argmax(sizes)) if count else 0
     return LabelMeasures(
         values=len(values),
@@ -98,6 +101,7 @@ def measure(labels: np.ndarray) -> LabelMeasures:
         parts=int((~is_speck).sum()),
         specks=int(is_speck.sum()),
         objects_divided=int((parts_of_value > 1).sum()),
+        objects_repeated=int((without_specks > 1).sum()),
         objects_specks=int((value_px <= SPECK_PX).sum()),
         rings=int(((holes > 0) & thin & (sizes < RING_SHARE * filled)).sum()),
         slivers=int(((interior == 0) & touching).sum()),
@@ -174,7 +178,7 @@ class Likeness:
     """What label images may be instead of objects or classes.
 
     applies: whether one image looks so. words: what such images look like, and what to do, after "… label images".
-    is_refused: whether it cannot be objects: refused if most images look so.
+    is_refused: whether it cannot be objects: refused if most images look so, masks if no image has a second value.
     """
 
     applies: Callable[[LabelMeasures], bool]
@@ -189,6 +193,11 @@ def _is_picture(m: LabelMeasures) -> bool:
 def _is_inverted(m: LabelMeasures) -> bool:
     encloses = m.largest_holes >= NET_HOLES or (m.largest_share > 0.5 and (m.values > 1 or m.largest_holes > 0))
     return m.largest_sides == ALL_SIDES and encloses
+
+
+def _separate_parts(m: LabelMeasures) -> int:
+    """Returns the number of parts, without specks unless there is nothing else, as in an image of points."""
+    return m.parts or m.specks
 
 
 # of an image, the first that applies is told
@@ -211,19 +220,19 @@ INSTANCES: dict[str, Likeness] = {
         is_refused=True,
     ),
     "mask": Likeness(
-        lambda m: m.values == 1 and m.parts > 1,
+        lambda m: m.values == 1 and _separate_parts(m) > 1,
         "look like masks: a single value, {value}, in separate parts, so that all objects of an image would be one; "
         "set number_parts = true to number the parts",
         is_refused=True,
     ),
     "classes": Likeness(
-        lambda m: 1 < m.values <= MANY_VALUES and m.parts >= PARTS_PER_CLASS * m.values,
+        lambda m: 1 < m.values <= MANY_VALUES and _separate_parts(m) >= PARTS_PER_CLASS * m.values,
         'look like classes: few values, each in many parts; set kind = "classes" and name them, or number_parts = true '
         "to number the parts of each value",
         is_refused=True,
     ),
     "reused": Likeness(
-        lambda m: m.values > MANY_VALUES and 2 * m.objects_divided >= m.values,
+        lambda m: m.values > MANY_VALUES and 2 * (m.objects_repeated if m.parts else m.objects_divided) >= m.values,
         "use most numbers for several separate parts, as a numbering that was cut off at 255 or begins anew in each "
         "tile; save it with more bits, or set number_parts = true to number the parts",
         is_refused=True,
@@ -266,6 +275,8 @@ def judge(
         kind = next((kind for kind, likeness in kinds.items() if likeness.applies(m)), None)
         if kind is not None:
             names[kind].append(name)
+    # without a second number anywhere, what is one object by its number may be one cell of a mask
+    is_mask = bool(names.get("mask")) and all(m.values == 1 for m in labeled.values())
     refusal, notes = "", []
     for kind, images in names.items():
         if not images:
@@ -276,8 +287,10 @@ def judge(
             f"{len(images)} of {len(labeled)} label images {words} (e.g. {images[0]}: {example.values} "
             f"{'value' if example.values == 1 else 'values'}, {example.parts + example.specks} parts)"
         )
-        if kinds[kind].is_refused and number_parts is None and 2 * len(images) > len(labeled):
-            refusal = f"{sentence}; if each value is an object all the same, set number_parts = false"
+        is_usual, is_only = 2 * len(images) > len(labeled), kind == "mask" and is_mask
+        if kinds[kind].is_refused and number_parts is None and (is_usual or is_only):
+            alone = "" if is_usual else ", and no image has a second value"
+            refusal = f"{sentence}{alone}; if each value is an object all the same, set number_parts = false"
         else:
             notes.append(sentence)
     if classes is None:
@@ -288,6 +301,7 @@ def judge(
 def _notes_on_objects(labeled: Mapping[str, LabelMeasures]) -> list[str]:
     """Returns notes with counts: objects in parts, specks, images without background, numbers shifted by a byte."""
     total = sum(m.values for m in labeled.values())
+    specks_alone = sum(m.objects_divided - m.objects_repeated for m in labeled.values())
     notes = []
     for attribute, words in (
         ("objects_divided", "in several parts with the same number, which counts as one object"),
@@ -297,7 +311,9 @@ def _notes_on_objects(labeled: Mapping[str, LabelMeasures]) -> list[str]:
         if having:
             places = f"in {len(having)} of {len(labeled)} label images, e.g. {next(iter(having))}"
             count = sum(having.values())
-            notes.append(f"{count:,} of {total:,} objects {'is' if count == 1 else 'are'} {words} ({places})")
+            specks = f"; of {specks_alone:,} all but one part are specks of {SPECK_PX} pixels at most"
+            more = specks if attribute == "objects_divided" and specks_alone else ""
+            notes.append(f"{count:,} of {total:,} objects {'is' if count == 1 else 'are'} {words} ({places}{more})")
     full = [name for name, m in labeled.items() if not m.background]
     if full:
         notes.append(f"{len(full)} of {len(labeled)} label images have no background, no pixel of 0 (e.g. {full[0]})")

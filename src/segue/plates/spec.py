@@ -49,6 +49,7 @@ from segue.data.spec import SplitSpec
 from segue.data.tiling import Edge
 from segue.plates.synthetic.spec import SyntheticSpec
 from segue.spec import SpecModel, unknown
+from segue.units import MAX_PIXEL_NM, MIN_PIXEL_NM
 
 VERSION = 4  # increase when the same specification and files give a different dataset
 NUMBERS = ("time", "row", "column", "field")
@@ -58,6 +59,7 @@ MAX_CHUNK_BYTES = 2**28  # of labels, 4 bytes a pixel; several chunks are in mem
 FieldIndex = tuple[int, int]  # (row, column) of a field of view in the grid of its well, from 0
 FieldOrder = Literal["rows", "columns", "snake-rows", "snake-columns"]
 Action = Literal["exclude", "mark"]
+PixelSize = Annotated[float, Field(ge=MIN_PIXEL_NM / 1000, le=MAX_PIXEL_NM / 1000)]  # µm
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -91,7 +93,7 @@ class FilesSpec(SpecModel):
     plate: str = Field(default="P1", pattern=r"^[^/]+$")  # name of the plate if nothing else gives one
     wells: str | None = None
     overlap: float = Field(default=0.1, ge=0, lt=1)  # nominal, as a fraction of the tile's side
-    pixel_size_um: Positive | None = None  # None: from the metadata
+    pixel_size_um: PixelSize | None = None  # None: from the metadata
     interval_h: Positive | None = None  # from one time index to the next; index 0 is at 0 h
     times: str | None = None  # a CSV with the columns time and time_h, instead
     only_wells: tuple[str, ...] = ()  # "A1", on all plates, or "P1/A1"; (): all

@@ -150,3 +150,21 @@ def test_checksums(tmp_path: Path) -> None:
         path.write_bytes(bytes(damaged))
         with pytest.raises(SegueError, match=r"truncated or corrupt .the chunk IDAT has a wrong checksum"):
             read_image(path)
+
+
+@pytest.mark.parametrize(("bits", "channels"), [(16, 1), (16, 3), (8, 1)])
+def test_interlaced(tmp_path: Path, caplog: pytest.LogCaptureFixture, bits: int, channels: int) -> None:
+    """Adam7 is read without a remark of the decoder."""
+    pixels = RANDOM.integers(0, 2**bits, (9, 11, channels)).astype(f">u{bits // 8}")
+    passes = ((0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2), (1, 2, 0, 1))
+    parts = [pixels[y::dy, x::dx] for y, dy, x, dx in passes]
+    rows = b"".join(b"\0" + row.tobytes() for part in parts for row in part if part.size)
+    header = struct.pack(">IIBBBBB", 11, 9, bits, {1: 0, 3: 2}[channels], 0, 0, 1)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    path = tmp_path / "a.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    )
+    np.testing.assert_array_equal(read_image(path).image, np.moveaxis(pixels, -1, 0))
+    assert not caplog.records

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from PIL import Image
 
 from segue.data.formats.stack import Stack
 from segue.data.formats.tiff_tags import LOSSLESS, PHOTOMETRIC, REFUSED_PHOTOMETRIC, TAGS
-from segue.data.image_io import is_inverted_mask, read_header, read_image, read_page, read_stack
+from segue.data.image_io import count_pages, is_inverted_mask, read_header, read_image, read_page, read_stack
 from segue.errors import SegueError
 
 RANDOM = np.random.default_rng(0)
@@ -73,11 +73,15 @@ def test_white_is_zero_is_inverted(tmp_path: Path, settings: dict[str, Any], whi
     np.testing.assert_array_equal(stored(path), DEEP)
 
 
-def test_white_is_zero_leaves_other_samples(tmp_path: Path) -> None:
-    """Only gray is inverted, not an unspecified second sample."""
-    both = np.stack([GRAY, GRAY // 2], axis=-1)
-    path = write(tmp_path, both, photometric="miniswhite", planarconfig="contig", extrasamples=["unspecified"])
-    np.testing.assert_array_equal(read_image(path).image, np.stack([255 - GRAY, GRAY // 2]))
+def test_white_is_zero_of_several_samples(tmp_path: Path) -> None:
+    """Gray is inverted and opaque alpha dropped; of further samples it is open what is white."""
+    both = np.stack([GRAY, np.full_like(GRAY, 255)], axis=-1)
+    path = write(tmp_path, both, photometric="miniswhite", planarconfig="contig", extrasamples=["unassalpha"])
+    np.testing.assert_array_equal(read_image(path).image, 255 - GRAY[None])
+    for config, pixels in (("contig", both), ("separate", np.moveaxis(both, -1, 0))):
+        path = write(tmp_path, pixels, photometric="miniswhite", planarconfig=config, extrasamples=["unspecified"])
+        with pytest.raises(SegueError, match="is marked WhiteIsZero and has 2 samples per pixel"):
+            read_image(path)
 
 
 def test_one_bit_images_and_masks(tmp_path: Path) -> None:
@@ -103,6 +107,26 @@ def test_palettes(tmp_path: Path, scale: int) -> None:
     assert read_header(path).channels == 3
 
 
+@pytest.mark.parametrize("bits", [9, 12, 16])
+def test_palettes_of_acquired_data(tmp_path: Path, bits: int) -> None:
+    """More than eight bits are data with a table for display, as FluoView writes them: stored, and told."""
+    ramp = np.arange(2**16, dtype=np.uint16)[:: 2 ** (16 - bits)]
+    pixels = DEEP & np.uint16(2**bits - 1)
+    colormap = np.stack([0 * ramp, ramp, 0 * ramp])
+    if bits == 16:
+        path = write(tmp_path, pixels, photometric="palette", colormap=colormap)
+    else:
+        data = np.packbits(((pixels[:2, :8, None] >> np.arange(bits)[::-1]) & 1).astype(np.uint8)).tobytes()
+        tags = {262: (3,), 320: tuple(colormap.ravel().tolist())}
+        path, pixels = by_hand(tmp_path / "b.tif", data, tags, bits=(bits,)), pixels[:2, :8]
+    actual = read_image(path, color=None)
+    np.testing.assert_array_equal(actual.image, pixels[None])
+    (note,) = actual.notes
+    assert note == f"has a color table (PhotometricInterpretation Palette) over {bits} bits: pixels are as stored"
+    assert read_header(path).channels == 1 and actual.image.dtype == np.uint16
+    np.testing.assert_array_equal(stored(path), pixels)
+
+
 @pytest.mark.parametrize("kind", ["unassalpha", "assocalpha"])
 @pytest.mark.parametrize("first", [0, 2])
 def test_opaque_alpha_is_dropped(tmp_path: Path, kind: str, first: int) -> None:
@@ -117,15 +141,54 @@ def test_opaque_alpha_is_dropped(tmp_path: Path, kind: str, first: int) -> None:
         read_image(path)
 
 
-def test_planar_color_and_further_samples(tmp_path: Path) -> None:
-    """Planes stored apart are the same image; unspecified samples are channels; a fourth undeclared one is alpha."""
-    expected = np.moveaxis(COLOR, -1, 0)
-    path = write(tmp_path, expected, photometric="rgb", planarconfig="separate", extrasamples=["unspecified"])
-    np.testing.assert_array_equal(read_image(path).image, expected)
-    assert len(read_image(path, color="gray").image) == 2
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+def test_color_and_further_samples(tmp_path: Path, planes: Literal["contig", "separate"]) -> None:
+    """Color is three channels: a fourth sample (RGBX) is left out if opaque, and told; else refused."""
+    for pixels, opaque in ((OPAQUE, True), (COLOR, False)):
+        values = pixels if planes == "contig" else np.moveaxis(pixels, -1, 0)
+        path = write(tmp_path, values, photometric="rgb", planarconfig=planes, extrasamples=["unspecified"])
+        assert read_header(path).channels == 3
+        if opaque:
+            np.testing.assert_array_equal(read_image(path).image, np.moveaxis(OPAQUE[..., :3], -1, 0))
+            assert len(read_image(path, color="gray").image) == 1
+            assert "further samples beside its colors" in read_image(path).notes[0]
+        else:
+            with pytest.raises(SegueError, match=r"a.tif: has a further sample beside its colors .* not opaque"):
+                read_image(path)
     path = by_hand(tmp_path / "b.tif", bytes(range(64)), {262: (2,)}, bits=(8, 8, 8, 8))
     with pytest.raises(SegueError, match=r"b.tif: has a fourth sample that is not declared and is not opaque"):
         read_image(path)
+
+
+OME = (
+    '<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image '
+    'ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint16" SizeX="24" SizeY="16" SizeC="{}" '
+    'SizeZ="{}" SizeT="{}"><TiffData/></Pixels></Image></OME>'
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [(OME.format(2, 1, 1), 2), (OME.format(1, 1, 2), 2), (OME.format(1, 1, 1), 1),
+     ("ImageJ=1.53t\nimages=2\nchannels=2\nhyperstack=true\n", 2), ("ImageJ=1.53t\nimages=2\nframes=2\n", 2)],
+)  # fmt: skip
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_pages_that_metadata_do_not_name(tmp_path: Path, text: str, named: int, compression: str | None) -> None:
+    """No page of the image's size is dropped, of images and of labels; smaller ones are previews."""
+    planes = np.stack([DEEP, DEEP + 1, DEEP + 2])
+    options: dict[str, Any] = {"photometric": "minisblack", "metadata": None, "compression": compression}
+    path = write(tmp_path, planes, description=text, **options)
+    for read in (read_image, stored, lambda path: count_pages(path, "time")):
+        with pytest.raises(SegueError, match=f"a.tif: has 3 pages of 16 × 24 px, but its metadata name {named};"):
+            read(path)
+    if compression and text.startswith("ImageJ"):
+        return  # tifffile takes these for pages without metadata as soon as there are others
+    with tifffile.TiffWriter(tmp_path / "b.tif") as writer:
+        writer.write(planes[:named], description=text, **options)
+        writer.write(DEEP[::2, ::2], **options)  # a preview
+        writer.write(DEEP, subfiletype=1, **options)  # and a reduced copy
+    pages = stored(tmp_path / "b.tif")
+    np.testing.assert_array_equal(pages, planes[:named] if named > 1 else DEEP)
 
 
 def test_color_is_asked_for(tmp_path: Path) -> None:
@@ -276,3 +339,24 @@ def test_sets_of_files(tmp_path: Path) -> None:
         message = "one of a set of files" if i else "1 of 2 planes that its metadata name are missing"
         with pytest.raises(SegueError, match=message):
             read_image(tmp_path / f"s{i}.ome.tif")
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_previews_of_lsm(tmp_path: Path, step: int) -> None:
+    """Zeiss LSM has a preview behind each plane, which counts as no page, whatever its size."""
+    settings = {"MagicNumber": 67127628, "StructureSize": 500, "DimensionX": 24, "DimensionY": 16, "DimensionZ": 3}
+    settings |= {"DimensionChannels": 1, "DimensionTime": 1, "DataType": 2, "VoxelSizeX": 1e-7, "VoxelSizeY": 1e-7}
+    record = np.zeros((), np.dtype([(name, kind) for name, kind in tifffile.TIFF.CZ_LSMINFO]))
+    for name, value in settings.items():
+        record[name] = value
+    extra = [(34412, 1, record.nbytes, record.tobytes(), True)]
+    planes = [DEEP, DEEP + 1, DEEP + 2]
+    options: dict[str, Any] = {"metadata": None, "contiguous": False, "photometric": "minisblack"}
+    with tifffile.TiffWriter(tmp_path / "a.lsm") as writer:
+        for index, plane in enumerate(planes):
+            writer.write(plane, extratags=[] if index else extra, **options)
+            writer.write(GRAY[::step, ::step], subfiletype=1, **options)
+    for index, plane in enumerate(planes):
+        actual = read_image(tmp_path / "a.lsm", pages="z", page=index)
+        np.testing.assert_array_equal(actual.image[0], plane)
+        assert actual.pixel_size_nm == pytest.approx(100)

@@ -133,3 +133,38 @@ def test_metaseries(tmp_path: Path) -> None:
     actual = read_image(tmp_path / "a.tif")
     assert actual.pixel_size_nm == pytest.approx(325)
     assert actual.channels == ("DAPI",)
+
+
+@pytest.mark.parametrize(
+    ("per_unit", "unit", "nm"),
+    [
+        (1e4 / 0.325, "CENTIMETER", None),
+        (25400 / 0.325, "INCH", None),
+        (1e4 / 0.65, "CENTIMETER", 650),
+        (300, "INCH", 650),  # of a print
+        (118, "CENTIMETER", 650),
+        (1, "NONE", 650),
+    ],
+)
+def test_ome_and_resolution_tags(tmp_path: Path, per_unit: float, unit: str, nm: float | None) -> None:
+    """Resolution tags finer than any print must not contradict OME: else the size is not known, and both are told."""
+    metadata = {"axes": "YX", "PhysicalSizeX": 0.65, "PhysicalSizeY": 0.65}
+    options: dict[str, Any] = {"resolution": (per_unit,) * 2, "resolutionunit": unit}
+    tifffile.imwrite(tmp_path / "a.ome.tif", PLANE, ome=True, metadata=metadata, **options)
+    actual = read_image(tmp_path / "a.ome.tif")
+    assert actual.pixel_size_nm == (nm and pytest.approx(nm))
+    note = "its metadata contradict one another (650 nm (OME), 325 nm (XResolution) per pixel): "
+    assert actual.notes == (() if nm else (f"{note}the pixel size is not known",))
+
+
+@pytest.mark.parametrize(
+    ("items", "nm"),
+    [("AppMag = 20|MPP = 0.4990", 499), ("MPP=0.25|x", 250), ("MPP = 0|AppMag = 20", None), ("a", None)],
+)
+def test_aperio(tmp_path: Path, items: str, nm: float | None) -> None:
+    """Aperio states micrometers per pixel in the description."""
+    description = f"Aperio Image Library v11.2.1\r\n6x4 (256x256) J2K/YUV16 Q=70|{items}"
+    tifffile.imwrite(tmp_path / "a.tif", PLANE, description=description, metadata=None)
+    actual = read_image(tmp_path / "a.tif")
+    np.testing.assert_array_equal(actual.image[0], PLANE)
+    assert actual.pixel_size_nm == (nm and pytest.approx(nm))

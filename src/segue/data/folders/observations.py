@@ -14,12 +14,12 @@ import numpy as np
 
 from segue.data.folders.pairing import ImageLabelPair
 from segue.data.folders.saturation import saturation
-from segue.units import MAX_SIZE_FACTOR
+from segue.units import MAX_SIZE_FACTOR, size_range
 
 MIN_VALUES = 4  # an image of fewer different values is a mask, a label image or a dark field
 BLANK_SHARE = 0.999  # of the pixels have one value: a dark field, but for hot pixels
 SATURATED_SHARE = 1e-3  # from here on saturation is told: more than hot pixels, and the brightest objects are cut off
-BLACK_CONTRAST = 0.02  # of the median contrast of all images: noise alone
+MIN_CONTRAST = 0.02  # of the median contrast of all images; less is noise, or one value everywhere
 BLACK_MEAN = 0.05  # of the median brightness: an exposure 20 times shorter is an error
 BLACK_COUNTS = 5  # highest value of an integer image that is black whatever the others are: 2 % of 8 bits
 
@@ -119,11 +119,11 @@ def judge_copies(
         for first, second in refused
     ]
     notes = [
-        f"{len(copies)} of {len(pairs)} images {'is a copy' if len(copies) == 1 else 'are copies'} of an image {where}"
-        f", perhaps rotated or reflected (e.g. {_name(copies[0][1])} of {_name(copies[0][0])})"
-        for copies, where in (
-            (within, "of the same group"),
-            (across, "of another group, so that one can be in training and one in test: leave one out"),
+        f"{len(copies)} of {len(pairs)} images {'is a copy' if len(copies) == 1 else 'are copies'}, perhaps rotated or "
+        f"reflected, of an image {where} (e.g. {_name(copies[0][1])} of {_name(copies[0][0])}){consequence}"
+        for copies, where, consequence in (
+            (within, "of the same group", ""),
+            (across, "of another group", ", so that one can be in training and one in test: leave one of the two out"),
         )
         if copies
     ]
@@ -134,19 +134,29 @@ def _name(pair: ImageLabelPair) -> str:
     return str(pair.image) if pair.page is None else f"{pair.image}, page {pair.page}"
 
 
-def notes_on_pixel_sizes(sizes_nm: Sequence[float | None]) -> list[str]:
-    """Returns a note where sizes differ by more than MAX_SIZE_FACTOR, with the number of images of each size."""
-    counts = Counter(f"{size:.4g}" for size in sizes_nm if size is not None)
-    known = [size for size in sizes_nm if size is not None]
-    if not known or max(known) <= MAX_SIZE_FACTOR * min(known):
+def notes_on_pixel_sizes(sizes_nm: Mapping[str, float | None]) -> list[str]:
+    """Returns notes if some sizes are not known, or differ by more than MAX_SIZE_FACTOR; sizes by the image's name."""
+    known = [size for size in sizes_nm.values() if size is not None]
+    unknown = [name for name, size in sizes_nm.items() if size is None]
+    if not known:
         return []
+    notes = []
+    if unknown:
+        of_all = f"{len(unknown)} of {len(sizes_nm)} images (e.g. {unknown[0]})"
+        notes.append(
+            f"the pixel size of {of_all} is not known, that of the others is {size_range(known)}: give "
+            "pixel_size_nm, in a table for each image, or in the specification if all have one"
+        )
+    if max(known) <= MAX_SIZE_FACTOR * min(known):
+        return notes
+    counts = Counter(f"{size:.4g}" for size in known)
     listed = [f"{count} of {size} nm" for size, count in sorted(counts.items(), key=lambda item: float(item[0]))]
     listed = listed if len(listed) <= 5 else [*listed[:2], "…", *listed[-2:]]
-    unknown = len(sizes_nm) - len(known)
-    listed += [f"{unknown} of unknown size"] if unknown else []
+    listed += [f"{len(unknown)} of unknown size"] if unknown else []
     return [
+        *notes,
         f"the images differ in pixel size ({', '.join(listed)}), so that equal objects differ in size: bring them to "
-        "one size, or train on one by a condition (pixel_size_nm)"
+        "one size, or train on one by a condition (pixel_size_nm)",
     ]
 
 
@@ -155,7 +165,8 @@ def notes_on_images(observations: Mapping[str, Observation]) -> list[str]:
     lit = [one for one in observations.values() if not _has_no_counts(one)]
     mean = float(np.median([one.mean for one in lit])) if lit else 0.0
     contrast = float(np.median([one.contrast for one in lit])) if lit else 0.0
-    black = {name for name, one in observations.items() if _has_no_counts(one) or _is_darker(one, mean, contrast)}
+    black = {name for name, one in observations.items() if _has_no_counts(one) or 0 <= one.mean < BLACK_MEAN * mean}
+    flat = {name for name, one in observations.items() if one.contrast < MIN_CONTRAST * contrast} - black
     usual = f"; usual are {mean:.4g} and {contrast:.3g}" if lit else ""
     kinds = {
         "are nearly black": [
@@ -163,10 +174,15 @@ def notes_on_images(observations: Mapping[str, Observation]) -> list[str]:
             for name, one in observations.items()
             if name in black
         ],
+        "are without contrast": [
+            (name, f"mean {one.mean:.4g}, standard deviation {one.contrast:.3g}{usual}")
+            for name, one in observations.items()
+            if name in flat
+        ],
         f"have fewer than {MIN_VALUES} different values, as masks or empty fields": [
             (name, f"{one.values}")
             for name, one in observations.items()
-            if one.values < MIN_VALUES and name not in black
+            if one.values < MIN_VALUES and name not in black | flat
         ],
         "are saturated, with a pile-up at their highest value": [
             (name, f"{one.saturated:.1%} of the pixels at {one.level:g}")
@@ -182,8 +198,4 @@ def notes_on_images(observations: Mapping[str, Observation]) -> list[str]:
 
 
 def _has_no_counts(one: Observation) -> bool:
-    return one.is_integer and one.highest <= BLACK_COUNTS
-
-
-def _is_darker(one: Observation, mean: float, contrast: float) -> bool:
-    return one.contrast < BLACK_CONTRAST * contrast or 0 <= one.mean < BLACK_MEAN * mean
+    return one.is_integer and one.mean >= 0 and one.highest <= BLACK_COUNTS  # signed numbers are no counts

@@ -5,29 +5,31 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from segue.data.folders.hints import PatternHints
 from segue.data.folders.patterns import (
     MatchedFiles,
     NamedPath,
+    all_names,
     existing_path,
-    file_stem,
     fill,
     find_files,
     named_parts,
     near_miss,
-    without_compound_suffix,
+    texts_of,
 )
 from segue.data.image_io import READERS, Header, read_header
 from segue.data.spec import STANDARD_COLUMNS, PrepareSpec
 from segue.data.splits import PARTS, PartName
-from segue.data.tables import Table, decimal_number, is_condition_name, read_table
+from segue.data.tables import Table, is_condition_name, read_table
 from segue.errors import SegueError
 from segue.fingerprint import shared_folder
 from segue.storage import absolute
+from segue.units import MAX_PIXEL_NM, MIN_PIXEL_NM, pixel_size_nm
 
 MAX_LISTED_PROBLEMS = 10
 TABLE_COLUMNS = ("image", "label", "group", "split", "pixel_size_nm")
@@ -39,6 +41,7 @@ class ImageLabelPair:
     """An image file with its label file, if any.
 
     source: the path of the image relative to the deepest folder of all images. part: from a manifest's column split.
+    further_labels: if each file of labels is one object, the files after `label`.
     header: of the image, if it was read (`read_headers`). page: of `page_count` pages of the files, if each page is an
     image (`pages.split_pages`).
     """
@@ -50,9 +53,15 @@ class ImageLabelPair:
     part: PartName | None = None
     pixel_size_nm: float | None = None
     conditions: Mapping[str, str | int | float] = field(default_factory=dict)
+    further_labels: tuple[Path, ...] = ()
     header: Header | None = None
     page: int | None = None
     page_count: int = 1
+
+    @property
+    def labels(self) -> tuple[Path, ...]:
+        """Every file of its labels, sorted."""
+        return () if self.label is None else (self.label, *self.further_labels)
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ class PairedFiles:
     def paths(self) -> list[Path]:
         """Every file that the dataset is made from, sorted."""
         table = [self.table] if self.table else []
-        labels = (pair.label for pair in self.pairs if pair.label)
+        labels = (label for pair in self.pairs for label in pair.labels)
         return sorted({*table, *(pair.image for pair in self.pairs), *labels})
 
 
@@ -80,7 +89,7 @@ def pair_files(spec: PrepareSpec, root: Path) -> PairedFiles:
     """Returns the pairs of the specification; its paths start at `root`. Raises SegueError with all problems."""
     context = root / (spec.manifest or spec.images or "")
     pairs, problems, notes = (_from_table if spec.manifest else _by_name)(spec, root)
-    problems += _repeated_files(pairs)
+    problems += _repeated_files(pairs, in_table=spec.manifest is not None)
     if spec.sizes is not None:
         pairs, unreadable = read_headers(pairs)
         problems += unreadable
@@ -140,12 +149,12 @@ def _by_name(spec: PrepareSpec, root: Path) -> tuple[list[ImageLabelPair], list[
     parts = named_parts(pattern or "")
     images_by_parts: dict[tuple[str, ...], list[NamedPath]] = defaultdict(list)
     for image in matches.files:
-        images_by_parts[_parts(image, parts)].append(image)
+        images_by_parts[texts_of(image, parts)].append(image)
     # labels may lie beside the images, where one may match the patterns of both
     image_paths = {image.path for image in matches.files}
     labels_by_parts: dict[tuple[str, ...], list[Path]] = defaultdict(list)
     for label in candidates.files:
-        key = _parts(label, parts)
+        key = texts_of(label, parts)
         if label.path not in image_paths or any(image.path != label.path for image in images_by_parts[key]):
             labels_by_parts[key].append(label.path)
     label_paths = {path for paths in labels_by_parts.values() for path in paths}
@@ -158,43 +167,34 @@ def _by_name(spec: PrepareSpec, root: Path) -> tuple[list[ImageLabelPair], list[
         )
     folder = shared_folder([image.path for image in images])
     pairs, problems, used = [], [*matches.problems, *candidates.problems], set()
+    hints = PatternHints(spec.images, pattern or "", root, image_paths)
     for image in images:
-        labels = labels_by_parts.get(_parts(image, parts), [])
+        labels = labels_by_parts.get(texts_of(image, parts), [])
         used.update(labels)
         if pattern is not None and not labels:
-            hint = (
-                _label_hint(spec.images, pattern, image, root, image_paths)
-                if len(problems) < MAX_LISTED_PROBLEMS
-                else ""
-            )
-            expected = absolute(root / fill(pattern, _names(image)))
+            hint = hints.label_of(image) if len(problems) < MAX_LISTED_PROBLEMS else ""
+            expected = absolute(root / fill(pattern, all_names(image)))
             problems.append(f"{image.path}: has no label image {expected}{hint}; add it, or leave the image out.")
-        elif len(labels) > 1:
-            problems.append(
-                f"{image.path}: has {len(labels)} label images, {labels[0]} and {labels[1].name}; keep one."
-            )
+        elif len(labels) > 1 and not (spec.labels and spec.labels.one_object_per_file):
+            hint = hints.one_of(labels) if len(problems) < MAX_LISTED_PROBLEMS else ""
+            problems.append(f"{image.path}: has {len(labels)} label images, {labels[0]} and {labels[1]}{hint}.")
         else:
             source = image.path.relative_to(folder).as_posix()
             group, mismatch = _group_of(spec, source, image)
             problems += mismatch
-            label = labels[0] if labels else None
-            pairs.append(ImageLabelPair(image.path, label, source, group, None, None, spec.conditions))
+            first, further = (labels[0], tuple(labels[1:])) if labels else (None, ())
+            conditions = spec.conditions
+            pairs.append(
+                ImageLabelPair(image.path, first, source, group, conditions=conditions, further_labels=further)
+            )
+    beside = [path for path in matches.others if path not in label_paths]
     for path in sorted(label_paths - used - image_paths):
-        problems.append(f"{path}: is a label image without an image of that name; add it, or leave the label out.")
+        hint = hints.image_of(path, beside) if len(problems) < MAX_LISTED_PROBLEMS else ""
+        problems.append(
+            f"{path}: is a label image without an image of that name{hint}; add it, or leave the label out."
+        )
     left_out = {*matches.others, *candidates.others, *(label_paths - used)} - {image.path for image in images} - used
     return pairs, problems, _left_out(spec.images, left_out)
-
-
-def _names(image: NamedPath) -> dict[str, str]:
-    """Returns the text of the named parts; {stem} without ".ome", and of every file, {folder} that of its folder."""
-    folder = unicodedata.normalize("NFC", image.path.parent.name)
-    names = {"stem": file_stem(image.path.name), "folder": folder, **image.names}
-    return {**names, "stem": without_compound_suffix(names["stem"])}
-
-
-def _parts(file: NamedPath, parts: Sequence[str]) -> tuple[str, ...]:
-    names = _names(file)
-    return tuple(names[part] for part in parts)
 
 
 def _example(others: Sequence[Path]) -> str:
@@ -213,45 +213,14 @@ def _left_out(pattern: str, paths: Iterable[Path]) -> list[str]:
     return [f"images = '{pattern}': {number} left out, e.g. {example}{hint}"]
 
 
-def _label_hint(images: str, labels: str, image: NamedPath, root: Path, image_paths: Collection[Path]) -> str:
-    """Returns " (there is …: write images = … and files = …)" for a label that is called or lies otherwise, or ""."""
-    expected = root / fill(labels, _names(image))
-    # a folder of labels beside each folder of images
-    folder = image.path.parent
-    while folder != root.resolve() and root.resolve() in folder.parents:
-        sibling = folder / fill(labels, _names(image))
-        if sibling.is_file():
-            levels = len(folder.relative_to(root.resolve()).parts)
-            above = "/".join("{folder}" if levels == 1 else f"{{folder{level}}}" for level in range(levels))
-            inner = image.path.parent.relative_to(folder) / f"{{stem}}{image.path.suffix}"
-            return f" (there is {sibling}: write images = '{above}/{inner.as_posix()}' and files = '{above}/{labels}')"
-        folder = folder.parent
-    # a name of which a part is that of the image
-    stem = _names(image)["stem"]
-    near = absolute(expected).parent.glob("*") if expected.parent.is_dir() else ()
-    stems = {file_stem(path.name): path for path in sorted(near, reverse=True) if path not in image_paths}
-    contained = sorted((other for other in stems if other and (other in stem or stem in other)), key=len)
-    close = contained[-1:] or difflib.get_close_matches(stem, stems, n=1, cutoff=0.5)
-    if not close:
-        return near_miss(expected)
-    name = file_stem(image.path.name)
-    match = difflib.SequenceMatcher(None, name, close[0]).find_longest_match()
-    shared = name[match.a : match.a + match.size].strip("_-. ")
-    if not shared:
-        return f" (there is {stems[close[0]].name})"
-    written = (
-        (PurePosixPath(pattern).parent / path.name.replace(shared, "{stem}", 1)).as_posix()
-        for pattern, path in ((images, image.path), (labels, stems[close[0]]))
-    )
-    return " (there is {}: write images = '{}' and files = '{}')".format(stems[close[0]].name, *written)
-
-
 def _from_table(spec: PrepareSpec, root: Path) -> tuple[list[ImageLabelPair], list[str], list[str]]:
     """Returns the pairs of the table `spec.manifest`, a problem for each cell that is wrong, and notes on columns."""
     assert spec.manifest is not None
     table = read_table(root / spec.manifest, TABLE_COLUMNS)
     _check_columns(table, labeled=spec.labels is not None)
     columns, problems, notes = _condition_columns(table, spec.conditions)
+    groups = _groups_of_table(table, problems)
+    parts, sizes_nm = _parts_of_table(table, problems), _sizes_of_table(table, problems)
     files = []
     names = ("image", "label") if spec.labels is not None else ("image",)
     for number in range(len(table.rows)):
@@ -259,23 +228,65 @@ def _from_table(spec: PrepareSpec, root: Path) -> tuple[list[ImageLabelPair], li
         files.append(paths if len(paths) == len(names) else [])
     folder = shared_folder([paths[0] for paths in files if paths])
     pairs = []
-    for number, (row, paths) in enumerate(zip(table.rows, files, strict=True)):
+    for number, paths in enumerate(files):
         if not paths:
             continue
         image, label = absolute(paths[0]), absolute(paths[1]) if len(paths) > 1 else None
         source = image.relative_to(folder).as_posix()
-        given = unicodedata.normalize("NFC", row.get("group", ""))
-        group, mismatch = (given, []) if given else _group_of(spec, source, NamedPath(image, {}))
-        part, size_nm, invalid = _part_and_size(table.line(number), row)
-        problems += mismatch + invalid
+        group, mismatch = (groups[number], []) if groups else _group_of(spec, source, NamedPath(image, {}))
+        problems += mismatch
         conditions = {**spec.conditions, **{name: values[number] for name, values in columns.items()}}
-        pairs.append(ImageLabelPair(image, label, source, group, part, size_nm, conditions))
-    with_part = sum(pair.part is not None for pair in pairs)
-    if 0 < with_part < len(pairs):
-        problems.append(
-            f"{table.path}: {len(pairs) - with_part} of {len(pairs)} rows name no split; fill the column or drop it."
-        )
+        pairs.append(ImageLabelPair(image, label, source, group, parts[number], sizes_nm[number], conditions))
     return pairs, problems, notes
+
+
+def _groups_of_table(table: Table, problems: list[str]) -> list[str]:
+    """Returns the column group, [] without one, if all its cells are empty or a cell is wrong; adds to `problems`."""
+    if not any(row.get("group") for row in table.rows):
+        return []
+    empty = table.partly_empty("group")
+    if empty is not None:
+        problems.append(empty)
+        return []
+    try:
+        return table.texts("group")
+    except SegueError as error:
+        problems.append(str(error))
+        return []
+
+
+def _parts_of_table(table: Table, problems: list[str]) -> list[PartName | None]:
+    """Returns the part of each row by the column split, None throughout without one; adds to `problems`."""
+    texts = [row.get("split", "") for row in table.rows]
+    if not any(texts):
+        return [None] * len(texts)
+    empty = table.partly_empty("split")
+    problems += [] if empty is None else [empty]
+    parts: list[PartName | None] = [next((part for part in PARTS if part == text.lower()), None) for text in texts]
+    problems += [
+        f"{table.line(number)}: split is '{text}'; allowed are {', '.join(PARTS)}: correct it."
+        for number, (text, part) in enumerate(zip(texts, parts, strict=True))
+        if text and part is None
+    ]
+    return parts
+
+
+def _sizes_of_table(table: Table, problems: list[str]) -> list[float | None]:
+    """Returns the pixel size of each row in nm, None where the cell is empty; adds to `problems`."""
+    sizes_nm: list[float | None] = []
+    for number, row in enumerate(table.rows):
+        size_nm = None
+        try:
+            size_nm = table.number(number, "pixel_size_nm") if row.get("pixel_size_nm") else None
+            if size_nm is not None and pixel_size_nm(size_nm, "nm") is None:
+                problems.append(
+                    f"{table.cell(number, 'pixel_size_nm')} is no pixel of a microscope, which measures "
+                    f"{MIN_PIXEL_NM:g} to {MAX_PIXEL_NM:g} nm; correct it."
+                )
+        except SegueError as error:
+            problems.append(str(error))
+        sizes_nm.append(size_nm)
+    return sizes_nm
 
 
 def _file_of(table: Table, number: int, column: str, root: Path, problems: list[str]) -> Path | None:
@@ -311,7 +322,7 @@ def _condition_columns(
     values: dict[str, Sequence[str | int | float]] = {}
     problems, notes = [], []
     for name in sorted(set(table.columns) - set(TABLE_COLUMNS)):
-        empty = table.first_empty(name)
+        empty = table.empty_cell(name)
         values[name] = [0] * len(table.rows)
         if name in STANDARD_COLUMNS or name in constants:
             problems.append(
@@ -322,10 +333,7 @@ def _condition_columns(
         elif not is_condition_name(name):
             problems.append(f"{table.path}: the column '{name}' cannot be stored by that name; leave out its / or .")
         elif empty is not None:
-            row, count = empty
-            problems.append(
-                f"{table.path}: column '{name}' is empty in line {table.lines[row]} ({count} in all); fill it in."
-            )
+            problems.append(empty)
         else:
             try:
                 values[name] = table.typed(name)
@@ -335,21 +343,6 @@ def _condition_columns(
         if close := difflib.get_close_matches(name.casefold(), TABLE_COLUMNS, n=1, cutoff=0.8):
             notes.append(f"{table.path}: column '{name}' is taken as a condition; if it is the {close[0]}, rename it")
     return values, problems, notes
-
-
-def _part_and_size(context: str, row: Mapping[str, str]) -> tuple[PartName | None, float | None, list[str]]:
-    problems = []
-    part: PartName | None = next((part for part in PARTS if part == row.get("split", "").lower()), None)
-    if row.get("split") and part is None:
-        problems.append(f"{context}: split is '{row['split']}'; allowed are {', '.join(PARTS)}: correct it.")
-    size_nm = None
-    if row.get("pixel_size_nm"):
-        size_nm = decimal_number(row["pixel_size_nm"])
-        if size_nm is None or size_nm <= 0:
-            problems.append(
-                f"{context}: pixel_size_nm is '{row['pixel_size_nm']}'; give a length above 0, such as 62.5."
-            )
-    return part, size_nm, problems
 
 
 def _group_of(spec: PrepareSpec, source: str, image: NamedPath) -> tuple[str, list[str]]:
@@ -362,7 +355,7 @@ def _group_of(spec: PrepareSpec, source: str, image: NamedPath) -> tuple[str, li
         return source, [
             f"{image.path}: group_pattern '{spec.group_pattern}' does not match '{source}'; correct the pattern."
         ]
-    names = _names(image)
+    names = all_names(image)
     groups = {
         "path": (PurePosixPath(source).parent / names["stem"]).as_posix(),
         "stem": names["stem"],
@@ -371,14 +364,31 @@ def _group_of(spec: PrepareSpec, source: str, image: NamedPath) -> tuple[str, li
     return groups.get(spec.group) or fill(spec.group, names), []
 
 
-def _repeated_files(pairs: Sequence[ImageLabelPair]) -> list[str]:
-    problems = []
-    for attribute, fault in (("image", "image occurs {} times; keep one"), ("label", "label belongs to {} images")):
-        counts = Counter(path for pair in pairs if (path := getattr(pair, attribute)) is not None)
-        for path, count in sorted(counts.items()):
-            if count > 1:
-                problems.append(f"{path}: this {fault.format(count)}; give each image its own row and label.")
-    return problems
+def _repeated_files(pairs: Sequence[ImageLabelPair], *, in_table: bool) -> list[str]:
+    """Returns a problem for each image that occurs several times, and for each label image of several images."""
+    by_image, by_label = defaultdict(list), defaultdict(list)
+    for pair in pairs:
+        by_image[pair.image].append(pair.image)
+        if pair.label is not None:
+            by_label[pair.label].append(pair.image)
+    remedy = (
+        "give each image its own row and label"
+        if in_table
+        else "if they are channels of one image, choose one by the pattern, or stack them into one file; if not, name "
+        "what they differ in on both sides, as in {folder}/{stem}"
+    )
+    return [
+        *(
+            f"{path}: this image occurs {len(images)} times; give each image one row."
+            for path, images in sorted(by_image.items())
+            if len(images) > 1
+        ),
+        *(
+            f"{path}: is the label image of {len(images)} images, {images[0]} and {images[1]}; {remedy}."
+            for path, images in sorted(by_label.items())
+            if len(images) > 1
+        ),
+    ]
 
 
 def _divided_groups(pairs: Sequence[ImageLabelPair], context: Path) -> list[str]:

@@ -13,7 +13,7 @@ import functools
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,6 +80,19 @@ def without_compound_suffix(stem: str) -> str:
     return stem[: len(stem) - len(compound)] or stem
 
 
+def all_names(file: NamedPath) -> dict[str, str]:
+    """Returns the text of the named parts; {stem} without ".ome", and of every file, {folder} that of its folder."""
+    folder = unicodedata.normalize("NFC", file.path.parent.name)
+    names = {"stem": file_stem(file.path.name), "folder": folder, **file.names}
+    return {**names, "stem": without_compound_suffix(names["stem"])}
+
+
+def texts_of(file: NamedPath, parts: Sequence[str]) -> tuple[str, ...]:
+    """Returns the texts of some named parts, by which an image and its label belong together."""
+    names = all_names(file)
+    return tuple(names[part] for part in parts)
+
+
 def find_files(pattern: str, root: Path) -> MatchedFiles:
     """Returns the files that a pattern relative to the folder `root` matches; it may begin with ../ or /.
 
@@ -114,7 +127,12 @@ def near_miss(path: Path) -> str:
         names = {name.casefold(): name for name, _ in reversed(list(_entries(parent.parent)))}
     except (SegueError, OSError, ValueError):
         return ""
-    close = difflib.get_close_matches(parent.name.casefold(), names, n=1, cutoff=0.6)
+    stem = file_stem(parent.name).casefold()
+    close = [  # also without their suffixes: x.png is not near m.png
+        name
+        for name in difflib.get_close_matches(parent.name.casefold(), names, n=3, cutoff=0.6)
+        if difflib.SequenceMatcher(None, stem, file_stem(names[name]).casefold()).ratio() >= 0.5
+    ]
     return f" (did you mean '{names[close[0]]}'?)" if close else ""
 
 
@@ -230,7 +248,7 @@ def _expression(part: str, *, lazy: bool) -> re.Pattern[str]:
             seen.add(name)
             expression += f"(?P<{name}>.+?)" if lazy else f"(?P<{name}>.+)"
         elif sign[0][0] == "[":
-            inner = sign[0][1:-1].replace("\\", r"\\")
+            inner = re.sub(r"[\\\[&~|]", r"\\\g<0>", sign[0][1:-1])  # signs of sets in later versions of Python
             expression += f"[{'^' + inner[1:] if inner[0] == '!' else inner}]"
         else:
             expression += ".*" if sign[0] == "*" else "."

@@ -11,6 +11,7 @@ import imagecodecs
 import numpy as np
 from PIL.PngImagePlugin import PngImageFile
 
+from segue.data.formats.codec_messages import quiet_codecs
 from segue.data.formats.exif import exif_problem
 from segue.data.formats.stack import Header, Reader, Stack
 from segue.errors import SegueError
@@ -79,7 +80,8 @@ def read_png(path: Path, labels: bool) -> Stack:
             if labels:
                 return Stack(pixels, "YX", size_nm, None, notes)
             return Stack(_colors(path, pixels, image, chunks), "YXS", size_nm, None, notes)
-    pixels = imagecodecs.png_decode(content)
+    with quiet_codecs():
+        pixels = imagecodecs.png_decode(content)
     channels = struct.unpack(">B", chunks[b"IHDR"][9:10])[0]  # color type
     if channels in (4, 6):
         if (pixels[..., -1] != np.iinfo(pixels.dtype).max).any():

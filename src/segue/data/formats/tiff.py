@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from segue.data.formats.codec_messages import quiet_codecs
 from segue.data.formats.stack import Header, Reader, Stack, UnsupportedError
 from segue.data.formats.tiff_tags import (
     ASSOCIATED_ALPHA,
@@ -45,6 +46,7 @@ COLORS = {COLOR_RGB: 3, YCBCR: 3}  # samples by PhotometricInterpretation; 1 for
 # tags that must be equal in all pages of an image
 PAGE_TAGS = (256, 257, 258, 262, 266, 274, 277, 284, 320, 338, 339)
 WIDTH, LENGTH, BITS, SAMPLES = 256, 257, 258, 277
+PALETTE_BITS = 8  # at most, of an index into a palette; deeper images with one are data with a table for display
 UNCALIBRATED = (20, 21)  # values of ImageJ's calibration function: none, uncalibrated optical density
 STORAGE_TAGS = frozenset({256, 257, 273, 278, 279, 322, 323, 324, 325, 347, 513, 514, 519, 520, 521})
 
@@ -57,8 +59,10 @@ def read_tiff_header(path: Path) -> Header:
     pages = directories(path, (WIDTH, LENGTH, BITS, SAMPLES, 254, 255, 262))
     full = [page for page in pages if not is_reduced(page)] or pages
     first = full[0]
-    samples = 3 if first.get(262) == PALETTE else int(first.get(SAMPLES) or 1)
-    return Header(int(first[LENGTH]), int(first[WIDTH]), samples * len(full), int(_tuple(first.get(BITS) or 1)[0]))
+    bits = int(_tuple(first.get(BITS) or 1)[0])
+    is_indexed = first.get(262) == PALETTE and bits <= PALETTE_BITS
+    samples = 3 if is_indexed or first.get(262) == COLOR_RGB else int(first.get(SAMPLES) or 1)
+    return Header(int(first[LENGTH]), int(first[WIDTH]), samples * len(full), bits)
 
 
 def directories(path: Path, codes: Sequence[int]) -> Sequence[Mapping[int, Any]]:
@@ -130,7 +134,7 @@ class Samples:
     palette: np.ndarray | None = None
     offset: int = 0
     nodata: float | None = None
-    undeclared: bool = False  # the fourth sample of RGB without ExtraSamples
+    opaque_kind: str = "an alpha channel"  # what must be opaque, in words
     bits: int = 8
 
     @property
@@ -154,7 +158,8 @@ class Samples:
         return (*shape[:axis], self.count - len(self.alpha), *shape[axis + 1 :])
 
     def apply(self, path: Path, values: np.ndarray) -> np.ndarray:
-        """Returns the pixels that stored values stand for; raises SegueError for transparent ones and no data."""
+        """Returns the pixels that stored values stand for; raises SegueError for transparent ones and no data, and for
+        further samples of colors that hold anything."""
         if values.dtype.kind == "b":
             values = values.astype(np.uint8)
         if self.nodata is not None:
@@ -175,9 +180,9 @@ class Samples:
         opaque = 1 if values.dtype.kind == "f" else 2**self.bits - 1
         for index in self.alpha:
             if (np.take(values, index, axis=self.axis) != opaque).any():
-                what = "a fourth sample that is not declared" if self.undeclared else "an alpha channel"
                 raise SegueError(
-                    f"{path}: has {what} and is not opaque everywhere; save the image without transparency."
+                    f"{path}: has {self.opaque_kind} and is not opaque everywhere ({opaque:g}); save the image without "
+                    "transparency, and channels beside colors in a file of their own."
                 )
         channels = [index for index in range(self.count) if index not in self.alpha]
         return np.take(values, channels, axis=self.axis)
@@ -214,12 +219,25 @@ def samples_of(path: Path, page: Any, *, labels: bool) -> tuple[Samples, tuple[s
     notes = []
     extra = [int(value) for value in _tuple(tags[338]) if value is not None][: count - colors]
     undeclared = photometric == COLOR_RGB and count == 4 and not extra
-    extra = [UNASSOCIATED_ALPHA] if undeclared else extra + [UNSPECIFIED] * (count - colors - len(extra))
-    alpha = tuple(colors + i for i, value in enumerate(extra) if value in (ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA))
+    extra += [UNSPECIFIED] * (count - colors - len(extra))
+    is_alpha = [value in (ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA) for value in extra]
+    opaque_kind = "a fourth sample that is not declared" if undeclared else Samples.opaque_kind
+    if colors == 3 and not all(is_alpha):
+        notes += [] if undeclared else ["has further samples beside its colors, opaque everywhere: left out"]
+        opaque_kind = opaque_kind if undeclared else "a further sample beside its colors (ExtraSamples: unspecified)"
+        is_alpha = [True] * len(extra)
+    alpha = tuple(colors + i for i, is_one in enumerate(is_alpha) if is_one)
     white = palette = None
-    if photometric == WHITE_IS_ZERO:
-        white = None if labels else _white(path, page, bits)
-    if photometric == PALETTE and not labels:
+    if photometric == WHITE_IS_ZERO and not labels:
+        if not all(is_alpha):
+            raise SegueError(
+                f"{path}: is marked WhiteIsZero and has {count} samples per pixel, of which only the first is known to "
+                "be inverted; save it as BlackIsZero."
+            )
+        white = _white(path, page, bits)
+    if photometric == PALETTE and bits > PALETTE_BITS:
+        notes.append(f"has a color table (PhotometricInterpretation Palette) over {bits} bits: pixels are as stored")
+    elif photometric == PALETTE and not labels:
         palette = _palette(path, page, count)
     nodata = _nodata(tags.get(42113))
     offset = 0
@@ -229,9 +247,8 @@ def samples_of(path: Path, page: Any, *, labels: bool) -> tuple[Samples, tuple[s
     notes += _scaling(tags.get(42112))
     if labels and nodata == 0:
         nodata = None
-    return Samples(axis, count, colors, alpha, white, palette, offset, nodata, undeclared=undeclared, bits=bits), tuple(
-        notes
-    )
+    samples = Samples(axis, count, colors, alpha, white, palette, offset, nodata, opaque_kind=opaque_kind, bits=bits)
+    return samples, tuple(notes)
 
 
 def _white(path: Path, page: Any, bits: int) -> int:
@@ -340,7 +357,7 @@ def _decode(source: Any) -> np.ndarray:
 
 def select_series(path: Path, tiff: Any) -> Any:
     """Returns the only image series of the file at full resolution; raises SegueError if there are several."""
-    marks = directories(path, (254, 255, 262))
+    marks = directories(path, (WIDTH, LENGTH, 254, 255, 262))
     if any(mark.get(262) == MASK or (mark.get(254) or 0) & PART_OF_MASK for mark in marks):
         raise SegueError(f"{path}: {REFUSED_PHOTOMETRIC[MASK]}.")
     reduced = {index for index, mark in enumerate(marks) if is_reduced(mark)}
@@ -362,7 +379,23 @@ def select_series(path: Path, tiff: Any) -> Any:
     if any(page is None for page in series.pages):
         missing = sum(page is None for page in series.pages)
         raise SegueError(f"{path}: {missing} of {len(series.pages)} planes that its metadata name are missing.")
+    _check_count(path, series, [mark for index, mark in enumerate(marks) if index not in reduced])
     return series
+
+
+def _check_count(path: Path, series: Any, pages: Sequence[Mapping[int, Any]]) -> None:
+    """Raises SegueError if the file has more pages of the series' size than its metadata name: these would be lost.
+
+    Pages of other sizes are previews, labels of slides and the like.
+    """
+    size = (series.keyframe.imagewidth, series.keyframe.imagelength)
+    count = sum((page.get(WIDTH), page.get(LENGTH)) == size for page in pages)
+    named = math.prod(series.shape) // math.prod(series.keyframe.shape)
+    if count > named and not series.keyframe.is_reduced:
+        raise SegueError(
+            f"{path}: has {count} pages of {size[1]} × {size[0]} px, but its metadata name {named}; save the pages "
+            "that belong together again, or correct the metadata."
+        )
 
 
 def all_series(tiff: Any) -> list[Any]:
@@ -487,7 +520,8 @@ def tifffile_errors() -> Iterator[list[str]]:
     logger.addHandler(handler)
     logger.propagate = False
     try:
-        yield messages
+        with quiet_codecs():
+            yield messages
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagate

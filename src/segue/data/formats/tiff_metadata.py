@@ -17,6 +17,8 @@ from segue.data.formats.tiff_electron import SIZES, Size
 from segue.units import SQUARE_TOLERANCE, length_nm, pixel_size_nm, ratio, square_pixel_nm
 
 CENTIMETER, INCH = 3, 2  # values of ResolutionUnit
+UNIT_OF_RESOLUTION_NM = {CENTIMETER: 1e7, INCH: 2.54e7}
+MIN_PRINT_NM = 1e4  # 2540 dots per inch: no print is finer
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ def read_metadata(tiff: Any, series: Any) -> Metadata:
     """Returns what the metadata of an open `tifffile.TiffFile` say of one of its series.
 
     If several programs left metadata, the first to name channels counts; if their pixel sizes differ by more than one
-    per cent, the size is not known, and a note tells them.
+    per cent, the size is not known, and a note tells them. Resolution tags finer than any print are compared too.
     """
     sizes: dict[str, float] = {}
     channels: tuple[str, ...] | None = None
@@ -49,11 +51,23 @@ def read_metadata(tiff: Any, series: Any) -> Metadata:
         channels = channels or metadata.channels
         if metadata.pixel_size_nm is not None:
             sizes[name] = metadata.pixel_size_nm
+    resolution_nm = _resolution_nm(series) if sizes and not tiff.is_imagej else None  # ImageJ has its own use of them
+    if resolution_nm is not None and resolution_nm < MIN_PRINT_NM:
+        sizes["XResolution"] = resolution_nm
     if sizes and max(sizes.values()) > (1 + SQUARE_TOLERANCE) * min(sizes.values()):
         stated = ", ".join(f"{size:g} nm ({name})" for name, size in sizes.items())
         notes.append(f"its metadata contradict one another ({stated} per pixel): the pixel size is not known")
         sizes = {}
     return Metadata(next(iter(sizes.values()), None), channels, tuple(dict.fromkeys(notes)))
+
+
+def _resolution_nm(series: Any) -> float | None:
+    """Returns the pixel size by the tags XResolution, YResolution and ResolutionUnit, None if it is no microscope's."""
+    tags = series.keyframe.tags
+    unit_nm = UNIT_OF_RESOLUTION_NM.get(tags.valueof(296, INCH), 0)
+    per_unit = [ratio(tags.valueof(code)) or 0 for code in (282, 283)]
+    sizes = [pixel_size_nm(unit_nm / one if one > 0 else 0, "nm") for one in per_unit]
+    return square_pixel_nm(*sizes)[0]
 
 
 def _size(width: float | None, height: float | None, channels: Sequence[Any] | None = None) -> Metadata:
@@ -190,6 +204,16 @@ def _fluoview(tiff: Any, series: Any) -> Metadata | None:
     return _size(width, height)
 
 
+def _aperio(tiff: Any, series: Any) -> Metadata | None:
+    """Micrometers per pixel (MPP) in the description, "Aperio Image Library v1|AppMag = 20|MPP = 0.499"."""
+    if not tiff.is_svs:
+        return None
+    description = next((page.description for page in (series.keyframe, tiff.pages.first) if page.is_svs), "")
+    match = re.search(r"\|\s*MPP\s*=\s*([^|\s]+)", description)
+    size_nm = pixel_size_nm(match[1], "µm") if match else None
+    return _size(size_nm, size_nm)
+
+
 def _electron(read: Callable[[Any, Any], Size | None]) -> Callable[[Any, Any], Metadata | None]:
     """Returns a reader of the metadata of an electron microscope's program, of which only the pixel size is known."""
 
@@ -212,5 +236,6 @@ METADATA: Mapping[str, Callable[[Any, Any], Metadata | None]] = {
     "MetaSeries": _metaseries,
     "Micro-Manager": _micromanager,
     "FluoView": _fluoview,
+    "Aperio": _aperio,
     **{name: _electron(read) for name, read in SIZES.items()},
 }

@@ -31,7 +31,7 @@ PHOTOMETRIC: Mapping[int, str] = {
     WHITE_IS_ZERO: "gray, inverted to what a viewer shows; labels as stored, but see image_io.is_inverted_mask",
     BLACK_IS_ZERO: "gray, as stored",
     COLOR_RGB: "color",
-    PALETTE: "color, looked up in ColorMap; of labels, the stored numbers",
+    PALETTE: "color, looked up in ColorMap; of labels, and of more than eight bits, the stored numbers",
     YCBCR: "color, if compressed as JPEG",
 }
 REFUSED_PHOTOMETRIC: Mapping[int, str] = {
@@ -111,7 +111,10 @@ TAGS: Mapping[int, Tag] = {
     330: Tag("SubIFDs", "pyramids: full resolution only"),
     332: Tag("InkSet", "of Separated, which is refused"),
     336: Tag("DotRange", "of Separated, which is refused"),
-    338: Tag("ExtraSamples", "opaque alpha is dropped, other alpha refused, unspecified samples are channels"),
+    338: Tag(
+        "ExtraSamples",
+        "opaque alpha is dropped, other refused; unspecified samples: channels of gray; of color, as alpha",
+    ),
     339: Tag(
         "SampleFormat", "integers and floats; 4 (undefined) as unsigned; complex numbers are refused", _sample_format
     ),

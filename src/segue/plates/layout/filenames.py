@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import unicodedata
@@ -12,7 +13,7 @@ from pathlib import Path
 from segue.data.folders.patterns import SUFFIX, existing_path, is_hidden
 from segue.data.image_io import TIFF_SUFFIXES
 from segue.data.spec import STANDARD_COLUMNS
-from segue.data.tables import Table, changed_name, decimal_number, is_condition_name, is_whole_number, read_table
+from segue.data.tables import Table, changed_name, is_condition_name, is_whole_number, read_table
 from segue.errors import SegueError
 from segue.plates.layout.grid import USUAL_WELL, ImageEntry, Plane, ScanResult, well_name
 from segue.plates.spec import NUMBERS, FilesSpec, placeholders
@@ -149,6 +150,7 @@ def scan_manifest(spec: FilesSpec, root: Path) -> ScanResult:
         raise SegueError(
             f"{table.path}: a field is given by the columns row and column, or by field; correct the columns."
         )
+    _refuse_partly_empty(table, ("plate",))
     scan = ScanResult()
     for number, row in enumerate(table.rows):
         entry = _manifest_entry(row, columns, spec, root)
@@ -204,6 +206,8 @@ def read_wells(path: Path, plates: Sequence[str]) -> dict[tuple[str, str], WellR
         raise SegueError(
             f"{path}: the column '{reserved[0]}' cannot be a condition, since the name is reserved; rename it."
         )
+    _refuse_partly_empty(table, ("plate", "experiment"))
+    experiments = table.texts("experiment") if "experiment" in columns else [""] * len(table.rows)
     values = {name: _condition(table, name) for name in columns if name not in WELL_COLUMNS}
     wells: dict[tuple[str, str], WellRow] = {}
     for number, row in enumerate(table.rows):
@@ -223,7 +227,7 @@ def read_wells(path: Path, plates: Sequence[str]) -> dict[tuple[str, str], WellR
                 f"{context}: the well '{'/'.join(key)}' {'occurs twice' if key[1] else 'has no name'}; correct it."
             )
         conditions = {name: column[number] for name, column in values.items()}
-        wells[key] = WellRow(BOOLEANS.get(stained), row.get("experiment") or None, conditions)
+        wells[key] = WellRow(BOOLEANS.get(stained), experiments[number] or None, conditions)
     return wells
 
 
@@ -235,19 +239,22 @@ def wells_notes(path: Path) -> list[str]:
 
 
 def read_times(path: Path) -> dict[int, float]:
-    """Returns hours by time index."""
+    """Returns hours by time index, which grow with it."""
     table = read_rows(path, TIME_COLUMNS, TIME_COLUMNS)
     hours: dict[int, float] = {}
     for number, row in enumerate(table.rows):
         context = table.line(number)
         if not is_whole_number(row["time"]):
             raise SegueError(f"{context}: time is '{row['time']}'; give a whole number, 0 or more.")
-        hour = decimal_number(row["time_h"])
-        if hour is None:
-            raise SegueError(f"{context}: time_h is '{row['time_h']}'; give a number of hours, such as 0.5.")
         if int(row["time"]) in hours:
             raise SegueError(f"{context}: time {row['time']} occurs twice; keep one.")
-        hours[int(row["time"])] = hour
+        hours[int(row["time"])] = table.number(number, "time_h")
+    for earlier, later in itertools.pairwise(sorted(hours)):
+        if hours[later] <= hours[earlier]:
+            raise SegueError(
+                f"{path}: time {later} is at {hours[later]:g} h, time {earlier} at {hours[earlier]:g} h; hours must "
+                "grow with the time index: correct one."
+            )
     return hours
 
 
@@ -270,6 +277,14 @@ def read_rows(path: Path, known: Sequence[str], required: Sequence[str]) -> Tabl
             f"{', '.join(table.columns) or 'none'}: correct it."
         )
     return table
+
+
+def _refuse_partly_empty(table: Table, columns: Sequence[str]) -> None:
+    """Raises SegueError if some cells of a column are empty, as of merged cells, which would be named by default."""
+    for column in columns:
+        sentence = table.partly_empty(column)
+        if sentence is not None:
+            raise SegueError(sentence)
 
 
 def _changed(name: str, text: str) -> str:

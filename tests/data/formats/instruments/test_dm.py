@@ -76,7 +76,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
         read_image(write_dm(tmp_path / "s.dm3", [spectrum]))
     path = tmp_path / "t.dm3"
     path.write_bytes(b"")
-    with pytest.raises(SegueError, match=r"t\.dm3: the DM3 or DM4 file is truncated or corrupt"):
+    with pytest.raises(SegueError, match=r"t\.dm3: has 0 bytes"):
         read_image(path)
     path.write_bytes(write_dm(tmp_path / "o.dm3", [image]).read_bytes()[:120])
     with pytest.raises(SegueError, match=r"t\.dm3: the DM3 or DM4 file is truncated or corrupt"):
