@@ -74,6 +74,30 @@ def test_a_fault_keeps_every_bond_and_changes_the_stacking(name: str, seed: int)
     assert shells(faulted) - shells(perfect)
 
 
+@pytest.mark.parametrize(
+    ("crystal", "faults", "count", "moments"),
+    [
+        ("CdSe", (0, 2), 331, [5069.8189065127135, 2974.630255147377, 2600.011737288818]),
+        ("Cu", (1, 2), 777, [11838.843526212795, 6854.3382485578795, 6357.01128675236]),
+        ("Si", (2, 2), 464, [6971.347608741289, 4121.439305558152, 3901.980415919313]),
+        ("Fe", (0, 0), 785, [12056.576776204287, 7422.482418933123, 6851.080349281677]),
+        ("Fe3O4", (0, 0), 882, [13516.116726754102, 8271.378817392584, 7569.9318321568175]),
+    ],
+)
+def test_equal_specifications_give_the_atoms_of_before(
+    crystal: str, faults: tuple[int, int], count: int, moments: list[float]
+) -> None:
+    """Numbers, order and places of the atoms of spheres are those that datasets were made with: series keep their
+    groups only as long as they do. `moments`: the sum over the atoms of index / count × position."""
+    table = {"crystal": crystal, "particles": [1, 3], "diameter_nm": [1.4, 2.2], "spacing_nm": 0.3}
+    spec = validate(SpecimenSpec, table | {"stacking_faults": faults, "support_nm": [0.3, 0.6]}, context="x")
+    specimen = build(spec, field_A=60.0, seed=4, index=2)
+    positions = specimen.particles.positions_A
+    assert (len(positions), len(specimen.support.numbers)) == (count, 1364)
+    np.testing.assert_allclose(np.arange(count) / count @ positions, moments, rtol=1e-9)
+    assert specimen.height_A == pytest.approx(28.55212957065772, rel=1e-12)
+
+
 def test_particles_stand_inside_the_field_and_apart() -> None:
     """Spheres lie wholly inside the field, at least the spacing apart across its border too, on the support."""
     spec = SpecimenSpec(particles=(2, 5), diameter_nm=(1.2, 1.6), spacing_nm=0.4, support_nm=(0.3, 0.6))
