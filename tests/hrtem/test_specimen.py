@@ -10,16 +10,16 @@ from scipy.spatial import KDTree
 
 from segue import rng
 from segue.errors import SegueError, SpecError
+from segue.hrtem.crystals import CRYSTALS, crystal_sites
 from segue.hrtem.specimen import (
     CARBON_SPACING_A,
-    CRYSTALS,
+    Atoms,
     SpecimenSpec,
-    _unit_cell,
     amorphous_carbon,
     build,
-    crystal_sphere,
-    hrtem_libraries,
+    cut_crystal,
     random_rotation,
+    read_material,
 )
 from segue.spec import validate
 
@@ -38,8 +38,12 @@ NEAREST_A = {
 NEIGHBORS = {"ZnS": 4, "CdSe": 4, "Cu": 12, "Ag": 12, "C": 4, "Si": 4}
 
 
-def sphere(name: str, diameter_A: float, *, faults: int = 0, seed: int = 0):
-    return crystal_sphere(name, diameter_A, faults=faults, random=rng.numpy_generator(seed, "test"))
+def sphere(name: str, diameter_A: float, *, faults: int = 0, twins: int = 0, seed: int = 0) -> Atoms:
+    """Returns a sphere in the axes of its lattice."""
+    material = read_material(SpecimenSpec(crystal=name, stacking_faults=0))
+    random = rng.numpy_generator(seed, "test")
+    which, positions, _ = cut_crystal(material, diameter_A, faults=faults, twins=twins, random=random)
+    return Atoms(material.sites.numbers[which, 0], positions)
 
 
 @pytest.mark.parametrize("name", CRYSTALS)
@@ -48,8 +52,8 @@ def test_spheres_have_the_crystals_density_and_bonds(name: str) -> None:
     atoms = sphere(name, 40.0)
     distances = KDTree(atoms.positions_A).query(atoms.positions_A, k=2)[0][:, 1]
     assert distances.min() == pytest.approx(NEAREST_A[name], abs=2e-3)
-    numbers, _, cell = _unit_cell(name)
-    expected = len(numbers) / abs(np.linalg.det(cell)) * 4 / 3 * np.pi * 20.0**3
+    sites = crystal_sites(name)
+    expected = len(sites.numbers) / abs(np.linalg.det(sites.cell_A)) * 4 / 3 * np.pi * 20.0**3
     assert len(atoms.numbers) == pytest.approx(expected, rel=0.03)
     assert np.linalg.norm(atoms.positions_A, axis=1).max() <= 20.0
 
@@ -81,7 +85,7 @@ def test_a_fault_keeps_every_bond_and_changes_the_stacking(name: str, seed: int)
         ("Cu", (1, 2), 777, [11838.843526212795, 6854.3382485578795, 6357.01128675236]),
         ("Si", (2, 2), 464, [6971.347608741289, 4121.439305558152, 3901.980415919313]),
         ("Fe", (0, 0), 785, [12056.576776204287, 7422.482418933123, 6851.080349281677]),
-        ("Fe3O4", (0, 0), 882, [13516.116726754102, 8271.378817392584, 7569.9318321568175]),
+        ("Fe3O4", (0, 0), 882, [13516.116726754102, 8271.378817392584, 7569.9317821568175]),
     ],
 )
 def test_equal_specifications_give_the_atoms_of_before(
@@ -174,10 +178,3 @@ def test_mistakes_are_worded(table: dict, words: str) -> None:
     """Each mistake in a specimen's table says where it is and what to write instead."""
     with pytest.raises(SpecError, match=words):
         validate(SpecimenSpec, table, context="x.toml")
-
-
-def test_a_missing_extra_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without abTEM the error says which extra to install."""
-    monkeypatch.setitem(sys.modules, "abtem", None)
-    with pytest.raises(SegueError, match=r"segue\[hrtem\]"):
-        hrtem_libraries()
