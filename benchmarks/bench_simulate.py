@@ -21,7 +21,9 @@ from contest import parse
 
 from segue import rng
 from segue.hrtem.exit_wave import exit_waves, multislice, resample
-from segue.hrtem.imaging import Optics, expose, render
+from segue.hrtem.detector import expose
+from segue.hrtem.imaging import render
+from segue.hrtem.optics import Optics
 from segue.hrtem.series import SeriesSpec
 from segue.hrtem.specimen import Atoms, Specimen, build
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -52,7 +53,7 @@ def test_the_dataset_holds_every_condition_of_every_structure(uninterrupted: Pat
         assert dataset.tile_shape == (1, 80, 80)
         assert dataset.attributes["pixel_size_nm"] == pytest.approx(0.04)
         samples = dataset.samples()
-        for column in ("crystal", "support_nm", "defocus_nm_drawn", "minimum_contrast_nm", "structure", "source"):
+        for column in ("crystal", "support_nm", "defocus_nm_drawn", "zero_defocus_nm", "structure", "seed", "source"):
             assert column in samples
         assert len(set(samples["group"])) == 10
         assert len(set(samples["source"])) == 60
@@ -181,6 +182,29 @@ def test_more_conditions_leave_the_others_as_they_are() -> None:
     row = next(i for i in range(6) if many.samples["defocus_nm"][i] == 0 and many.samples["dose_e_per_A2"][i] == 400)
     np.testing.assert_array_equal(few.images[0], many.images[row])
     np.testing.assert_array_equal(few.labels["particles"][0], many.labels["particles"][row])
+
+
+def test_defocus_counts_from_a_plane_of_choice() -> None:
+    """From a zero 1 nm before the exit plane, -1 nm is the image of the exit plane, whatever the least contrast."""
+    at_exit = {"defocus_spread_nm": 0, "defocus_nm": [0], "dose_e_per_A2": 1e4, "zero_defocus_nm": 0}
+    before = at_exit | {"zero_defocus_nm": 1.0, "defocus_nm": [-1]}
+    images = [structure(tiny(imaging=imaging), 1).images.astype(float) for imaging in (at_exit, before)]
+    free = structure(tiny(imaging=at_exit | {"zero_defocus_nm": "minimum-contrast"}), 1)
+    assert free.samples["zero_defocus_nm"][0] > 0.3
+    spread = math.sqrt(2 * images[0].mean())  # of the difference of two Poisson images
+    assert (images[0] - images[1]).std() == pytest.approx(spread, rel=0.05)
+    assert (images[0] - free.images).std() > 1.25 * spread
+
+
+def test_images_of_an_integrating_detector_are_no_whole_counts() -> None:
+    """They are float32 with the mean of the dose, and stay whole where the detector changes nothing."""
+    detector = {"mode": "integrating", "mtf_at_nyquist": 0.5, "read_noise_e": 2.0}
+    part = structure(tiny(imaging={"detector": detector, "tile_px": 48}), 1)
+    assert part.images.dtype == np.float32
+    assert part.images[1].mean() == pytest.approx(400 * 0.16, rel=0.05)
+    assert not np.array_equal(part.images, part.images.round())
+    plain = structure(tiny(imaging={"detector": {"mode": "integrating"}}), 1)
+    np.testing.assert_array_equal(plain.images, structure(tiny(), 1).images)
 
 
 def test_a_tile_is_cut_from_a_larger_field() -> None:

@@ -18,8 +18,8 @@ from pydantic import Field, model_validator
 from segue.errors import SegueError
 from segue.fingerprint import hash_json
 from segue.hrtem.exit_wave import LabelsSpec, WaveSpec, grid_px
-from segue.hrtem.imaging import ImagingSpec, Optics
-from segue.hrtem.specimen import A_PER_NM, SpecimenSpec, require_hrtem_libraries
+from segue.hrtem.imaging import ImagingSpec
+from segue.hrtem.specimen import A_PER_NM, SpecimenSpec
 from segue.spec import SpecModel
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from segue.data.writer import GroupTiles
+    from segue.hrtem.detector import Cut
 
 VERSION = 2  # of what is produced: raise it by one whenever equal specifications give other samples
 LAYER = "particles"
@@ -90,8 +91,8 @@ def expected(spec: SeriesSpec) -> dict[str, int]:
     which they are compressed at least) and bytes_while_making (parts and dataset side by side).
     """
     tiles = spec.structures * len(spec.imaging.defocus_nm) * len(spec.imaging.dose_e_per_A2)
-    pixels = spec.imaging.tile_px**2
-    images, labels, columns = 2 * pixels * tiles, 4 * pixels * tiles // 20, 300 * tiles
+    pixels, pixel_bytes = spec.imaging.tile_px**2, 2 if spec.imaging.detector.counts_whole else 4
+    images, labels, columns = pixel_bytes * pixels * tiles, 4 * pixels * tiles // 20, 300 * tiles
     content = images + labels + columns
     whole = content + min(images, CHUNK_BYTES) + FILE_BYTES
     return {
@@ -131,7 +132,6 @@ def simulate(
     provenance = _provenance(spec)
     if is_made(out, "provenance", provenance):
         return
-    require_hrtem_libraries()
     folder = out.with_name(out.name + ".parts")
     parts = make_folder(folder / hash_json(_part_settings(spec), digest_size=16)[:16])
     paths = [parts / f"{index:05d}.h5" for index in range(spec.structures)]
@@ -175,9 +175,9 @@ def _write_structure(spec: SeriesSpec, item: tuple[int, Path]) -> bool:
 def structure(spec: SeriesSpec, index: int) -> GroupTiles:
     """Returns the tiles of structure `index`: one for each defocus and dose, in that order, defocus outermost.
 
-    Images are electrons counted per pixel, uint16 (n, 1, H, W). A tile is the whole acquired image; its place in the
-    simulated field is drawn once per structure. Every condition has streams of its own for its defocus and its
-    counts, so that adding one changes no other.
+    Images (n, 1, H, W) are electrons per pixel: uint16 where the detector gives whole numbers, else float32. A tile is
+    the whole acquired image; its place in the simulated field is drawn once per structure. Every condition has streams
+    of its own for its defocus and its noise, so that adding one changes no other.
     """
     import numpy as np
     import torch
@@ -187,36 +187,38 @@ def structure(spec: SeriesSpec, index: int) -> GroupTiles:
     from segue.hrtem.imaging import minimum_contrast_A, render
     from segue.hrtem.specimen import build
 
-    imaging, optics, size_px = spec.imaging, optics_of(spec), _field_px(spec)
+    imaging, optics, size_px = spec.imaging, spec.imaging.optics(spec.wave.energy_keV), _field_px(spec)
     specimen = build(spec.specimen, field_A=A_PER_NM * spec.wave.field_nm, seed=spec.seed, index=index)
     vacuum = vacuum_wave(specimen, spec.wave, size_px=size_px)
-    mask = particle_mask(vacuum, spec.labels, crystal=spec.specimen.crystal, pixel_size_A=imaging.pixel_size_A)
+    mask = particle_mask(vacuum.numpy(), spec.labels, crystal=spec.specimen.crystal, pixel_size_A=imaging.pixel_size_A)
     thickness_A = specimen.height_A - specimen.particles_from_A
-    zero_A = minimum_contrast_A(torch.from_numpy(vacuum), optics, thickness_A=thickness_A)
-    waves = torch.from_numpy(exit_waves(specimen, spec.wave, size_px=size_px, seed=spec.seed, index=index))
+    if imaging.zero_defocus_nm == "minimum-contrast":
+        zero_A = minimum_contrast_A(vacuum, optics, thickness_A=thickness_A)
+    else:
+        zero_A = A_PER_NM * imaging.zero_defocus_nm
+    waves = exit_waves(specimen, spec.wave, size_px=size_px, seed=spec.seed, index=index)
     place = rng.numpy_generator(spec.seed, "tile", index)
     top, left = (int(n) for n in place.integers(0, size_px - imaging.tile_px + 1, size=2))
     cut = (slice(top, top + imaging.tile_px), slice(left, left + imaging.tile_px))
 
     conditions = _conditions(spec)
     sampled_nm = np.array([_sample_defocus_nm(spec, index, *condition) for condition in conditions])
-    intensities = render(waves, torch.from_numpy(A_PER_NM * sampled_nm + zero_A), optics)[:, *cut]
+    intensities = render(waves, torch.from_numpy(A_PER_NM * sampled_nm + zero_A), optics)
     images = np.stack(
-        [_counted(spec, index, image, *condition) for image, condition in zip(intensities, conditions, strict=True)]
+        [
+            _acquired(spec, index, image, cut, *condition)
+            for image, condition in zip(intensities, conditions, strict=True)
+        ]
     )
     columns = {
         "crystal": spec.specimen.crystal,
         "particles": len(specimen.diameters_A),
         "support_nm": specimen.support_A / A_PER_NM,
-        "minimum_contrast_nm": zero_A / A_PER_NM,
+        "zero_defocus_nm": zero_A / A_PER_NM,
         "structure": index,
+        "seed": spec.seed,
     }
     return _group_tiles(spec, index, images, mask[cut], sampled_nm=sampled_nm, columns=columns)
-
-
-def optics_of(spec: SeriesSpec) -> Optics:
-    imaging = spec.imaging
-    return Optics(spec.wave.energy_keV, imaging.pixel_size_A, imaging.focal_spread_A, imaging.spherical_aberration_mm)
 
 
 def _conditions(spec: SeriesSpec) -> list[tuple[float, float]]:
@@ -230,22 +232,36 @@ def _sample_defocus_nm(spec: SeriesSpec, index: int, defocus_nm: float, dose_e_p
     return defocus_nm + spec.imaging.defocus_spread_nm * float(random.standard_normal())
 
 
-def _counted(
-    spec: SeriesSpec, index: int, intensity: torch.Tensor, defocus_nm: float, dose_e_per_A2: float
+def _acquired(
+    spec: SeriesSpec,
+    index: int,
+    intensity: torch.Tensor,
+    cut: Cut,
+    defocus_nm: float,
+    dose_e_per_A2: float,
 ) -> np.ndarray:
-    """Returns the electrons counted, (H, W) uint16."""
+    """Returns the tile (h, w) of an expected image (H, W), in electrons: uint16 where they are whole, else float32."""
     from segue import rng
-    from segue.hrtem.imaging import expose
+    from segue.hrtem.detector import acquire
 
-    generator = rng.torch_generator(spec.seed, "counts", index, defocus_nm, dose_e_per_A2)
-    counts = expose(intensity, dose_e_per_A2, pixel_size_A=spec.imaging.pixel_size_A, generator=generator)
-    highest = float(counts.max())
+    imaging = spec.imaging
+    image = acquire(
+        intensity,
+        dose_e_per_A2,
+        pixel_size_A=imaging.pixel_size_A,
+        cut=cut,
+        detector=imaging.detector,
+        generator=rng.torch_generator(spec.seed, "counts", index, defocus_nm, dose_e_per_A2),
+    )
+    if not imaging.detector.counts_whole:
+        return image.numpy()
+    highest = float(image.max())
     if highest > 65535:
         raise SegueError(
             f"imaging.dose_e_per_A2: at {dose_e_per_A2:g} a pixel of structure {index} counted {highest:.0f} "
             "electrons, more than 16 bits hold; lower the dose."
         )
-    return counts.numpy().astype("uint16")
+    return image.numpy().astype("uint16")
 
 
 def _group_tiles(
