@@ -36,7 +36,8 @@ def simulate(spec: PathLike, out: PathLike, *, workers: int = 1, progress: Progr
     """Simulates the HRTEM series of a TOML specification into a dataset, and returns its path."""
     from segue.hrtem import series
 
-    series.simulate(load_spec(series.SeriesSpec, Path(spec)), Path(out), workers=workers, progress=progress)
+    settings, root = load_spec(series.SeriesSpec, Path(spec)), Path(spec).parent
+    series.simulate(settings, Path(out), root=root, workers=workers, progress=progress)
     return Path(out)
 
 

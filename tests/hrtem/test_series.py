@@ -16,7 +16,7 @@ import pytest
 from segue.data.dataset import Dataset
 from segue.errors import SegueError, SpecError
 from segue.fingerprint import hash_dataset
-from segue.hrtem.series import SeriesSpec, expected, group_of, simulate, structure
+from segue.hrtem.series import SeriesSpec, expected, group_of, resolve, simulate, structure
 from segue.spec import load, validate
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -231,6 +231,32 @@ def test_series_of_the_same_structures_share_groups() -> None:
     assert group.endswith("/00003")
     others = [tiny(seed=6), tiny(specimen={"diameter_nm": 1.5}), tiny(wave={"field_nm": 4.0})]
     assert len({group_of(spec, 3) for spec in others} | {group}) == 4
+
+
+def test_a_structure_file_is_known_by_its_content(tmp_path: Path) -> None:
+    """The same file elsewhere is the same series; a changed one is another."""
+    dimer = "2\n\nAu 0 0 0\nAu 0 0 2.6\n"
+    for name, text in (("a", dimer), ("b", dimer), ("c", dimer.replace("2.6", "2.7"))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dimer.xyz").write_text(text)
+    specimen = {key: value for key, value in TINY["specimen"].items() if key != "diameter_nm"} | {
+        "structure_file": "dimer.xyz",
+        "shape": "whole",
+        "stacking_faults": 0,
+    }
+    spec = validate(SeriesSpec, TINY | {"specimen": specimen, "structures": 1}, context="x")
+    first, same, other = (resolve(spec, tmp_path / name) for name in "abc")
+    assert group_of(first, 0) == group_of(same, 0) != group_of(other, 0)
+    assert group_of(first, 0).startswith("file-")
+    simulate(spec, tmp_path / "out.h5", root=tmp_path / "a")
+    written = (tmp_path / "out.h5").stat().st_mtime_ns
+    simulate(spec, tmp_path / "out.h5", root=tmp_path / "b")
+    assert (tmp_path / "out.h5").stat().st_mtime_ns == written
+    with Dataset(tmp_path / "out.h5") as dataset:
+        assert set(dataset.samples()["crystal"]) == {"Au2"}
+        assert str(tmp_path) not in dataset.attributes["provenance"]
+    with pytest.raises(SegueError, match="holds a dataset of another specification"):
+        simulate(spec, tmp_path / "out.h5", root=tmp_path / "c")
 
 
 def test_all_mistakes_are_reported_at_once() -> None:

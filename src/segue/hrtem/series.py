@@ -17,9 +17,10 @@ from pydantic import Field, model_validator
 
 from segue.errors import SegueError
 from segue.fingerprint import hash_json
+from segue.hrtem import waves
 from segue.hrtem.exit_wave import LabelsSpec, WaveSpec, grid_px
 from segue.hrtem.imaging import ImagingSpec
-from segue.hrtem.specimen import A_PER_NM, SpecimenSpec
+from segue.hrtem.specimen import A_PER_NM, SpecimenSpec, locate
 from segue.spec import SpecModel
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from segue.data.writer import GroupTiles
     from segue.hrtem.detector import Cut
+    from segue.hrtem.waves import StructureWaves
 
 VERSION = 2  # of what is produced: raise it by one whenever equal specifications give other samples
 LAYER = "particles"
@@ -37,11 +39,16 @@ MAX_COUNTS_PER_PX = 8000.0  # expected electrons per pixel; fringes reach severa
 
 
 class SeriesSpec(SpecModel):
-    """A series of simulated structures, each imaged under every condition of `imaging`."""
+    """A series of simulated structures, each imaged under every condition of `imaging`.
+
+    `waves_folder`, a path relative to the specification, keeps the exit waves, from which another series of the same
+    structures with the same folder is rendered without computing them again. It changes no image.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     seed: Annotated[int, Field(ge=0)] = 0
     structures: Annotated[int, Field(ge=1)]
+    waves_folder: Annotated[str, Field(min_length=1)] | None = Field(default=None, exclude=True)
     specimen: SpecimenSpec = SpecimenSpec()
     wave: WaveSpec = WaveSpec()
     imaging: ImagingSpec = ImagingSpec()
@@ -67,7 +74,7 @@ class SeriesSpec(SpecModel):
                 f"wave.sampling_A: found {self.wave.sampling_A:g}, coarser than imaging.pixel_size_A = {pixel_A:g}; "
                 "sample the wave at least as finely as the image"
             )
-        if self.specimen.diameter_nm[1] > self.wave.field_nm:
+        if self.specimen.shape != "whole" and self.specimen.diameter_nm[1] > self.wave.field_nm:
             errors.append(
                 f"specimen.diameter_nm: found up to {self.specimen.diameter_nm[1]:g}, more than wave.field_nm = "
                 f"{self.wave.field_nm:g}; take smaller particles or a larger field"
@@ -88,13 +95,15 @@ def expected(spec: SeriesSpec) -> dict[str, int]:
 
     structures, tiles, field_px (image pixels across the field), grid_px (multislice points across it), bytes (at most,
     of the dataset: its last chunk of images may be half empty; labels are counted at a twentieth of their size, to
-    which they are compressed at least) and bytes_while_making (parts and dataset side by side).
+    which they are compressed at least), bytes_while_making (parts and dataset side by side) and bytes_of_waves (in
+    `waves_folder`, all of them; 0 without one).
     """
     tiles = spec.structures * len(spec.imaging.defocus_nm) * len(spec.imaging.dose_e_per_A2)
     pixels, pixel_bytes = spec.imaging.tile_px**2, 2 if spec.imaging.detector.counts_whole else 4
     images, labels, columns = pixel_bytes * pixels * tiles, 4 * pixels * tiles // 20, 300 * tiles
     content = images + labels + columns
     whole = content + min(images, CHUNK_BYTES) + FILE_BYTES
+    bytes_of_waves = waves.expected_bytes(spec.structures, spec.wave.frozen_phonons, _field_px(spec))
     return {
         "structures": spec.structures,
         "tiles": tiles,
@@ -102,26 +111,44 @@ def expected(spec: SeriesSpec) -> dict[str, int]:
         "grid_px": grid_px(A_PER_NM * spec.wave.field_nm, spec.wave.sampling_A),
         "bytes": whole,
         "bytes_while_making": whole + content + FILE_BYTES * spec.structures,
+        "bytes_of_waves": bytes_of_waves if spec.waves_folder else 0,
     }
 
 
 def group_of(spec: SeriesSpec, index: int) -> str:
     """Returns the group of structure `index`: the same wherever the same atoms stand in the same field.
 
-    It names the crystal and digests the specimen, the seed and the field, but neither the series' name nor how it is
-    imaged, so that two series of the same structures share their groups and no split can separate them.
+    It names the crystal and digests the specimen (a structure file by its content), the seed and the field, but neither
+    the series' name nor how it is imaged, so that two series of the same structures share their groups and no split can
+    separate them.
     """
+    if spec.specimen.structure_file is not None and spec.specimen.structure_sha256 is None:
+        raise ValueError("the structure file has not been read; call `resolve` first")
     specimen = spec.specimen.model_dump(mode="json", exclude_defaults=True)
     atoms = {"seed": spec.seed, "field_nm": spec.wave.field_nm, "specimen": specimen}
-    return f"{spec.specimen.crystal}-{hash_json(atoms, digest_size=16)[:8]}/{index:05d}"
+    return f"{spec.specimen.crystal or 'file'}-{hash_json(atoms, digest_size=16)[:8]}/{index:05d}"
+
+
+def resolve(spec: SeriesSpec, root: Path) -> SeriesSpec:
+    """Returns the specification with its structure file, relative to `root`, found, read and known by its content.
+
+    Without a file it is `spec` itself. Raises SegueError for a file or for surface energies that are unsuitable.
+    """
+    specimen = locate(spec.specimen, root)
+    return spec if specimen is spec.specimen else spec.model_copy(update={"specimen": specimen})
 
 
 def simulate(
-    spec: SeriesSpec, out: Path, *, workers: int = 1, progress: Callable[[int, int], None] | None = None
+    spec: SeriesSpec,
+    out: Path,
+    *,
+    root: Path = Path(),
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Writes the series' dataset `out`; `progress(done, structures)` is called as structures finish.
 
-    An interrupted call continues from the structures that are done; if `out` is finished, it returns at once. Raises
+    Paths in the specification are relative to `root`. An interrupted call continues from the structures that are done; if `out` is finished, it returns at once. Raises
     SegueError if `out` holds anything else, or if a worker process is killed.
     """
     from segue.data.maker import is_made, make_parts, work_folders
@@ -129,6 +156,7 @@ def simulate(
     from segue.data.writer import merge_parts
     from segue.storage import make_folder
 
+    spec = resolve(spec, root)
     provenance = _provenance(spec)
     if is_made(out, "provenance", provenance):
         return
@@ -139,7 +167,7 @@ def simulate(
         if is_made(out, "provenance", provenance):  # by another process, while this one waited
             return
         make_parts(
-            partial(_write_structure, spec),
+            partial(_write_structure, spec, None if spec.waves_folder is None else root / spec.waves_folder),
             list(enumerate(paths)),
             finished=lambda item: item[1].exists() or None,
             workers=workers,
@@ -156,7 +184,7 @@ def simulate(
         )
 
 
-def _write_structure(spec: SeriesSpec, item: tuple[int, Path]) -> bool:
+def _write_structure(spec: SeriesSpec, waves_folder: Path | None, item: tuple[int, Path]) -> bool:
     """Writes the part file of one structure, on one thread: its result must not depend on the number of workers."""
     import torch
 
@@ -166,59 +194,95 @@ def _write_structure(spec: SeriesSpec, item: tuple[int, Path]) -> bool:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        write_part(path, structure(spec, index))
+        write_part(path, structure(spec, index, waves_folder))
     finally:
         torch.set_num_threads(threads)
     return True
 
 
-def structure(spec: SeriesSpec, index: int) -> GroupTiles:
+def structure(spec: SeriesSpec, index: int, waves_folder: Path | None = None) -> GroupTiles:
     """Returns the tiles of structure `index`: one for each defocus and dose, in that order, defocus outermost.
 
     Images (n, 1, H, W) are electrons per pixel: uint16 where the detector gives whole numbers, else float32. A tile is
     the whole acquired image; its place in the simulated field is drawn once per structure. Every condition has streams
-    of its own for its defocus and its noise, so that adding one changes no other.
+    of its own for its defocus and its noise, so that adding one changes no other. Waves are read from `waves_folder`
+    where they are there, and written to it where not.
     """
     import numpy as np
     import torch
 
-    from segue import rng
-    from segue.hrtem.exit_wave import exit_waves, particle_mask, vacuum_wave
+    from segue.hrtem.exit_wave import particle_mask
     from segue.hrtem.imaging import minimum_contrast_A, render
-    from segue.hrtem.specimen import build
 
-    imaging, optics, size_px = spec.imaging, spec.imaging.optics(spec.wave.energy_keV), _field_px(spec)
-    specimen = build(spec.specimen, field_A=A_PER_NM * spec.wave.field_nm, seed=spec.seed, index=index)
-    vacuum = vacuum_wave(specimen, spec.wave, size_px=size_px)
-    mask = particle_mask(vacuum.numpy(), spec.labels, crystal=spec.specimen.crystal, pixel_size_A=imaging.pixel_size_A)
-    thickness_A = specimen.height_A - specimen.particles_from_A
+    imaging, optics = spec.imaging, spec.imaging.optics(spec.wave.energy_keV)
+    made = structure_waves(spec, index, waves_folder)
+    mask = particle_mask(
+        made.vacuum.numpy(), spec.labels, crystal=spec.specimen.crystal, pixel_size_A=imaging.pixel_size_A
+    )
     if imaging.zero_defocus_nm == "minimum-contrast":
-        zero_A = minimum_contrast_A(vacuum, optics, thickness_A=thickness_A)
+        zero_A = minimum_contrast_A(made.vacuum, optics, thickness_A=made.thickness_A)
     else:
         zero_A = A_PER_NM * imaging.zero_defocus_nm
-    waves = exit_waves(specimen, spec.wave, size_px=size_px, seed=spec.seed, index=index)
-    place = rng.numpy_generator(spec.seed, "tile", index)
-    top, left = (int(n) for n in place.integers(0, size_px - imaging.tile_px + 1, size=2))
-    cut = (slice(top, top + imaging.tile_px), slice(left, left + imaging.tile_px))
+    cut = tile_cut(spec, index)
 
     conditions = _conditions(spec)
     sampled_nm = np.array([_sample_defocus_nm(spec, index, *condition) for condition in conditions])
-    intensities = render(waves, torch.from_numpy(A_PER_NM * sampled_nm + zero_A), optics)
+    intensities = render(made.exit, torch.from_numpy(A_PER_NM * sampled_nm + zero_A), optics)
     images = np.stack(
         [
             _acquired(spec, index, image, cut, *condition)
             for image, condition in zip(intensities, conditions, strict=True)
         ]
     )
-    columns = {
-        "crystal": spec.specimen.crystal,
-        "particles": len(specimen.diameters_A),
-        "support_nm": specimen.support_A / A_PER_NM,
-        "zero_defocus_nm": zero_A / A_PER_NM,
-        "structure": index,
-        "seed": spec.seed,
-    }
+    columns = {**made.columns, "zero_defocus_nm": zero_A / A_PER_NM, "structure": index, "seed": spec.seed}
     return _group_tiles(spec, index, images, mask[cut], sampled_nm=sampled_nm, columns=columns)
+
+
+def structure_waves(spec: SeriesSpec, index: int, folder: Path | None = None) -> StructureWaves:
+    """Returns the waves of structure `index`, computed, or read from `folder`, where they are kept."""
+    if folder is None:
+        return _compute_waves(spec, index)
+    path = waves_file(spec, index, folder)
+    if path.exists():
+        return waves.read_waves(path)
+    made = _compute_waves(spec, index)
+    waves.write_waves(path, made)
+    return made
+
+
+def waves_file(spec: SeriesSpec, index: int, folder: Path) -> Path:
+    """Returns the file of a structure's waves: the same for all series that differ only in imaging and number."""
+    settings = spec.model_dump(mode="json", include={"seed", "specimen", "wave"})
+    identity = {"version": VERSION, "pixel_size_A": spec.imaging.pixel_size_A, **settings}
+    return folder / hash_json(identity, digest_size=16)[:16] / f"{index:05d}.h5"
+
+
+def _compute_waves(spec: SeriesSpec, index: int) -> StructureWaves:
+    from segue.hrtem.exit_wave import exit_waves, vacuum_wave
+    from segue.hrtem.specimen import build
+
+    size_px = _field_px(spec)
+    specimen = build(spec.specimen, field_A=A_PER_NM * spec.wave.field_nm, seed=spec.seed, index=index)
+    return waves.StructureWaves(
+        exit=exit_waves(specimen, spec.wave, size_px=size_px, seed=spec.seed, index=index),
+        vacuum=vacuum_wave(specimen, spec.wave, size_px=size_px),
+        thickness_A=specimen.height_A - specimen.particles_from_A,
+        columns={
+            "crystal": specimen.formula,
+            "particles": len(specimen.parts),
+            "support_nm": specimen.support_A / A_PER_NM,
+        },
+    )
+
+
+def tile_cut(spec: SeriesSpec, index: int) -> Cut:
+    """Returns the place of a structure's tile in its field."""
+    from segue import rng
+
+    random = rng.numpy_generator(spec.seed, "tile", index)
+    tile_px = spec.imaging.tile_px
+    top, left = (int(n) for n in random.integers(0, _field_px(spec) - tile_px + 1, size=2))
+    return slice(top, top + tile_px), slice(left, left + tile_px)
 
 
 def _conditions(spec: SeriesSpec) -> list[tuple[float, float]]:

@@ -21,6 +21,7 @@ from segue.hrtem.crystals import CRYSTALS, CrystalName, Fault, Sites, crystal_si
 from segue.hrtem.structure_file import read_structure, require_crystal
 from segue.hrtem.wulff import Polyhedron, miller_indices, wulff_polyhedron
 from segue.spec import SpecModel
+from segue.storage import absolute
 
 A_PER_NM = 10  # specifications give lengths in nm; atoms, waves and optics are computed in Å
 CONTACT_GAP_A = 1.5  # between the support's surface and the lowest point of a particle
@@ -69,7 +70,7 @@ class SpecimenSpec(SpecModel):
 
     `crystal` names one of the nine; `structure_file` is a crystal or a particle of your own, a path relative to the
     specification. Its content decides what the series is, not its path: `structure_sha256` is the digest of the file,
-    filled in when it is read, and checked if it is written. `shape`: "sphere" or "wulff", cut from the crystal, or
+    filled in by `locate`, and checked if it is written. `shape`: "sphere" or "wulff", cut from the crystal, or
     "whole", the atoms of the file as they are. `diameter_nm` (or half of it, `radius_nm`) is that of the sphere, or of
     a sphere with the volume of the Wulff shape, whose relative `surface_energies` are given by family of planes.
     `stacking_faults` and `twins` are numbers of planes in each particle; a shape is that of the crystal without them.
@@ -215,6 +216,21 @@ class Specimen:
     def diameters_A(self) -> np.ndarray:
         """(n,)."""
         return np.array([part.diameter_A for part in self.parts])
+
+
+def locate(spec: SpecimenSpec, root: Path) -> SpecimenSpec:
+    """Returns a specification whose structure file, relative to `root`, has an absolute path and its digest.
+
+    Without a file it is `spec` itself. Raises SegueError for a file or for surface energies that are unsuitable.
+    """
+    located = spec
+    if spec.structure_file is not None:
+        path = absolute(root / spec.structure_file)
+        digest = read_structure(path, spec.structure_sha256).sha256
+        located = spec.model_copy(update={"structure_file": str(path), "structure_sha256": digest})
+    if spec.structure_file is not None or spec.shape == "wulff":
+        read_material(located)
+    return located
 
 
 def build(spec: SpecimenSpec, *, field_A: float, seed: int, index: int) -> Specimen:

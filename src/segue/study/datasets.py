@@ -50,8 +50,8 @@ def _settings(spec: SpecModel) -> Any:
     return spec.model_dump(mode="json", exclude_defaults=True, exclude={"title"})
 
 
-def _simulation_identity(spec: SeriesSpec, root: Path, inputs: None, cache: Path) -> Mapping[str, Any]:
-    return {"kind": "simulate", "version": series.VERSION, "spec": _settings(spec)}
+def _simulation_identity(spec: SeriesSpec, root: Path, inputs: SeriesSpec, cache: Path) -> Mapping[str, Any]:
+    return {"kind": "simulate", "version": series.VERSION, "spec": _settings(inputs)}
 
 
 def _preparation_identity(spec: PrepareSpec, root: Path, inputs: PairedFiles, cache: Path) -> Mapping[str, Any]:
@@ -60,7 +60,7 @@ def _preparation_identity(spec: PrepareSpec, root: Path, inputs: PairedFiles, ca
 
 
 def _simulate(spec: SeriesSpec, out: Path, root: Path, workers: int, progress: Progress | None) -> None:
-    series.simulate(spec, out, workers=workers, progress=progress)
+    series.simulate(spec, out, root=root, workers=workers, progress=progress)
 
 
 def _prepare(spec: PrepareSpec, out: Path, root: Path, workers: int, progress: Progress | None) -> None:
@@ -81,7 +81,7 @@ MAKERS: dict[str, Maker] = {
     "simulate": Maker(
         SeriesSpec,
         tile_px=lambda spec: spec.imaging.tile_px,
-        inputs=lambda spec, root: None,
+        inputs=series.resolve,
         identity=_simulation_identity,
         expected=lambda spec, root, inputs: series.expected(spec),
         make=_simulate,
