@@ -108,7 +108,7 @@ class AberrationsSpec(SpecModel):
             raise ValueError(f"{defocus[0]} is not set here: give imaging.defocus_nm, positive underfocus, −C10")
         by_symbol: dict[str, Any] = {}
         for name, value in table.items():
-            symbol = ALIASES[name] if name in ALIASES else name
+            symbol = str(ALIASES.get(name, name))
             if symbol in by_symbol:
                 raise ValueError(f"{symbol} is given twice, once as {name}; remove one")
             by_symbol[symbol] = 1e3 * value if name == "Cs_mm" and isinstance(value, int | float) else value

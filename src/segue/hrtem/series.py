@@ -148,8 +148,9 @@ def simulate(
 ) -> None:
     """Writes the series' dataset `out`; `progress(done, structures)` is called as structures finish.
 
-    Paths in the specification are relative to `root`. An interrupted call continues from the structures that are done; if `out` is finished, it returns at once. Raises
-    SegueError if `out` holds anything else, or if a worker process is killed.
+    Paths in the specification are relative to `root`. An interrupted call continues from the structures that are done;
+    if `out` is finished, it returns at once. Raises SegueError if `out` holds anything else, or if a worker process is
+    killed.
     """
     from segue.data.maker import is_made, make_parts, work_folders
     from segue.data.spec import Layer
