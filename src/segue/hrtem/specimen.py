@@ -99,7 +99,12 @@ class SpecimenSpec(SpecModel):
         if "radius_nm" in table:
             if "diameter_nm" in table:
                 raise ValueError("found both radius_nm and diameter_nm; give one of them")
-            radii = _as_range(table.pop("radius_nm"))
+            try:
+                radii = _as_range(table.pop("radius_nm"))
+            except ValueError as error:
+                raise ValueError(f"radius_nm: {error}") from None
+            if radii[0] <= 0:
+                raise ValueError(f"radius_nm: found {list(radii)}; give numbers above 0")
             table["diameter_nm"] = (2 * radii[0], 2 * radii[1])
         if table.get("structure_file") is not None:
             table.setdefault("crystal", None)
