@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from segue import api
 from segue.data.dataset import Dataset
 from segue.errors import SegueError, SpecError
 from segue.fingerprint import hash_dataset
-from segue.hrtem.series import SeriesSpec, expected, group_of, resolve, simulate, structure
+from segue.hrtem.series import SeriesSpec, expected, group_of, resolve, simulate, structure, waves_file
 from segue.spec import load, validate
+from segue.study.datasets import series_files
 
 STUDIES = Path(__file__).parents[2] / "studies"
 TINY = {
@@ -301,26 +303,86 @@ def test_tables_that_do_not_fit_each_other_are_refused(changes: dict, words: str
 
 
 @pytest.mark.parametrize(
-    ("name", "tiles", "grid_px"),
+    ("name", "datasets", "tiles", "grid_px"),
     [
-        ("demo-series", 160 * 4, 192),
-        ("hrtem-defocus-series", 1024 * 11, 1280),
-        ("hrtem-noise-series", 1024 * 5, 1280),
-        ("hrtem-structure-series", 1024, 1280),
+        ("demo-series", 1, 160 * 4, 192),
+        ("hrtem-defocus-series", 1, 1024 * 11, 1280),
+        ("hrtem-noise-series", 1, 1024 * 5, 1280),
+        ("hrtem-structure-series", 18, 1024, 1280),
+        ("small-defocus-series", 1, 96 * 11, 320),
+        ("small-noise-series", 1, 96 * 5, 320),
+        ("small-structure-series", 18, 48, 320),
     ],
 )
-def test_the_studies_series_load_and_count(name: str, tiles: int, grid_px: int) -> None:
+def test_the_studies_series_load_and_count(name: str, datasets: int, tiles: int, grid_px: int) -> None:
     """Every series file loads, with the counts and the grid that one computes by hand."""
-    spec = load(SeriesSpec, STUDIES / f"{name}.toml")
-    counted = expected(spec)
-    assert (counted["tiles"], counted["grid_px"]) == (tiles, grid_px)
-    assert counted["bytes"] > tiles * spec.imaging.tile_px**2 * 2
+    specs = series_files(STUDIES / f"{name}.toml", Path("out")).values()
+    assert len(specs) == datasets
+    for spec in specs:
+        counted = expected(spec)
+        assert (counted["tiles"], counted["grid_px"]) == (tiles, grid_px)
+        assert counted["bytes"] > tiles * spec.imaging.tile_px**2 * 2
 
 
-def test_defocus_and_noise_series_show_the_same_structures() -> None:
-    """The noise series and the defocus series share their groups, as their files say."""
+def test_the_studies_conditions_are_the_published_ones() -> None:
+    """Defoci, doses, particles and crystals of the three series stand as the reference gives them."""
     defocus, noise = (load(SeriesSpec, STUDIES / f"hrtem-{name}-series.toml") for name in ("defocus", "noise"))
+    assert defocus.imaging.defocus_nm == list(range(-25, 26, 5))
+    assert (defocus.imaging.dose_e_per_A2, defocus.imaging.defocus_spread_nm) == ([400], 1.5)
+    assert (noise.imaging.defocus_nm, noise.imaging.dose_e_per_A2) == ([-10], [30, 75, 150, 300, 600])
+    files = series_files(STUDIES / "hrtem-structure-series.toml", Path("out"))
+    assert {spec.specimen.diameter_nm for spec in files.values()} == {(2.0, 4.0), (5.0, 7.0)}
+    assert len({spec.specimen.crystal for spec in files.values()}) == 9
+    assert Path("out/hrtem-structure-series-Fe3O4-2.5,3.5.h5") in files
+    for spec in (defocus, noise, *files.values()):
+        assert spec.specimen.particles == (1, 5)
+        assert (spec.wave.frozen_phonons, spec.imaging.tile_px, spec.imaging.focal_spread_A) == (8, 512, 10)
+        assert spec in (defocus, noise) or (spec.imaging.defocus_nm, spec.imaging.dose_e_per_A2) == ([-10], [300])
+
+
+@pytest.mark.parametrize("size", ["hrtem", "small"])
+def test_defocus_and_noise_series_show_the_same_structures(size: str) -> None:
+    """The noise series and the defocus series share their groups and their exit waves, as their files say."""
+    defocus, noise = (load(SeriesSpec, STUDIES / f"{size}-{name}-series.toml") for name in ("defocus", "noise"))
     assert group_of(defocus, 7) == group_of(noise, 7)
+    assert waves_file(defocus, 7, STUDIES) == waves_file(noise, 7, STUDIES)
+    assert defocus.waves_folder == noise.waves_folder is not None
+
+
+def test_each_makes_a_dataset_for_every_value(tmp_path: Path) -> None:
+    """A file with `each` makes datasets named by their values, the same as by a file for each, counted together."""
+    path = tmp_path / "tiny.toml"
+    text = """
+        name = "tiny"
+        seed = 5
+        structures = 1
+        specimen = { crystal = { each = ["Cu", "CdSe"] }, stacking_faults = 0, particles = 1, diameter_nm = 1.2 }
+        wave = { field_nm = 2.56, sampling_A = 0.25, slice_thickness_A = 4.0, frozen_phonons = 1 }
+        imaging = { tile_px = 64, pixel_size_A = 0.4 }
+    """
+    path.write_text(text)
+    calls: list[tuple[int, int]] = []
+    lines: list[str] = []
+    out = api.simulate(path, tmp_path / "all", progress=lambda *call: calls.append(call), log=lines.append)
+    assert sorted(file.name for file in out.iterdir()) == ["tiny-CdSe.h5", "tiny-Cu.h5"]
+    assert (calls[0], calls[-1]) == ((0, 2), (2, 2))
+    assert lines[0].startswith("2 structures, 2 images")
+    path.write_text(text.replace('{ each = ["Cu", "CdSe"] }', '"Cu"'))
+    assert hash_dataset(api.simulate(path, tmp_path / "cu.h5")) == hash_dataset(out / "tiny-Cu.h5")
+
+
+def test_mistakes_in_each_are_refused(tmp_path: Path) -> None:
+    """A file as the output of several datasets, an empty `each` and `except` are refused in a sentence."""
+    path = tmp_path / "tiny.toml"
+    path.write_text('name = "tiny"\nstructures = 1\nseed = { each = [1, 2] }')
+    with pytest.raises(SegueError, match=r"all.h5: .* makes 2 datasets, one for each of its values; give a folder"):
+        api.simulate(path, tmp_path / "all.h5")
+    path.write_text('name = "tiny"\nstructures = 1\nseed = { each = [] }')
+    with pytest.raises(SpecError, match=r"seed: found .*; write seed = { each = \[first, second"):
+        api.simulate(path, tmp_path / "all")
+    path.write_text('name = "tiny"\nstructures = 1\nseed = { each = [1], except = "pretrain.seed" }')
+    with pytest.raises(SpecError, match="seed: found `except`, but a dataset has no ancestors"):
+        api.simulate(path, tmp_path / "all")
 
 
 def test_the_disk_needed_is_foreseen(uninterrupted: Path) -> None:

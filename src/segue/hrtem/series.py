@@ -8,7 +8,7 @@ number of workers and any interruption give the same dataset. Parts wait in `<ou
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -256,6 +256,28 @@ def waves_file(spec: SeriesSpec, index: int, folder: Path) -> Path:
     settings = spec.model_dump(mode="json", include={"seed", "specimen", "wave"})
     identity = {"version": VERSION, "pixel_size_A": spec.imaging.pixel_size_A, **settings}
     return folder / hash_json(identity, digest_size=16)[:16] / f"{index:05d}.h5"
+
+
+def missing_waves(spec: SeriesSpec, root: Path) -> dict[Path, int]:
+    """Returns the folder that keeps the series' waves and the bytes of those that are not there; empty without one."""
+    if spec.waves_folder is None:
+        return {}
+    paths = [waves_file(spec, index, root / spec.waves_folder) for index in range(spec.structures)]
+    missing = sum(not path.exists() for path in paths)
+    return {paths[0].parent: expected(spec)["bytes_of_waves"] * missing // spec.structures}
+
+
+def describe(specs: Sequence[SeriesSpec], root: Path) -> list[str]:
+    """Returns sentences on what several series will have, and on the disk they need."""
+    from segue.formatting import format_bytes
+
+    sizes = [expected(spec) for spec in specs]
+    structures, images, size = (sum(each[name] for each in sizes) for name in ("structures", "tiles", "bytes"))
+    folders = {folder: size for spec in specs for folder, size in missing_waves(resolve(spec, root), root).items()}
+    return [
+        f"{structures:,} structures, {images:,} images: {format_bytes(size)}",
+        *(f"exit waves in {folder}: {format_bytes(size)}" for folder, size in folders.items() if size),
+    ]
 
 
 def _compute_waves(spec: SeriesSpec, index: int) -> StructureWaves:
