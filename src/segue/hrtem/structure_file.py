@@ -92,9 +92,9 @@ def _read(path: Path) -> StructureFile:
             return StructureFile(sites, _formula(sites), digest)
     except _UnusableError as error:
         raise SegueError(f"{path}: {error}.") from None
-    except KeyError as error:
-        raise SegueError(f"{path}: found {error}, which is no element; correct the file.") from None
     except Exception as error:  # of ASE's parsers, which raise whatever a line that they cannot read leads to
+        if isinstance(error, KeyError) and str(error.args[0]).isalpha():
+            raise SegueError(f"{path}: found {error}, which is no element; correct the file.") from None
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise SegueError(
             f"{path}: cannot be read as a structure of the format {kind} ({reason}); correct the file."
@@ -109,11 +109,16 @@ def _read_other(text: str, kind: str) -> Sites:
     """Returns the sites of the one structure in a file that ASE reads."""
     import ase.io
 
+    lines = text.splitlines()
     if not text.strip():
         raise _UnusableError("is empty; give a file with atoms")
+    if kind == "vasp" and any(len(word) > 9 or int(word) > len(lines) for word in _counts(lines)):
+        raise _UnusableError("has fewer lines than atoms; complete the file")
     structures: Any = ase.io.read(io.StringIO(text), format=kind, index=":")
-    if len(structures) != 1:
+    if len(structures) > 1:
         raise _UnusableError(f"holds {len(structures)} structures; keep the one to simulate")
+    if not structures:
+        raise _UnusableError("has no atoms; give a file with atoms")
     atoms: AseAtoms = structures[0]
     numbers = np.asarray(atoms.numbers)
     occupancies = np.asarray(atoms.arrays.get("occupancy", np.ones(len(atoms))), float)
@@ -123,6 +128,11 @@ def _read_other(text: str, kind: str) -> Sites:
         raise _UnusableError("has a cell without volume; correct its vectors")
     fractions = atoms.positions @ np.linalg.inv(cell)
     return Sites(numbers[:, None], occupancies[:, None], fractions, cell, periodic, None)
+
+
+def _counts(lines: list[str]) -> list[str]:
+    """Returns the numbers of atoms in a POSCAR, for which a reader would make room before it reads them."""
+    return [word for line in lines[5:7] for word in line.split() if word.isascii() and word.isdigit()]
 
 
 # --- CIF, where symmetry makes the atoms of the cell and one site may be listed once for each of its elements
@@ -146,7 +156,11 @@ def _read_cif(text: str) -> Sites:
     entries = np.column_stack(columns)
     shares = block.get("_atom_site_occupancy")
     occupancies = np.ones(len(entries)) if shares is None else _numbers(shares, "_atom_site_occupancy")
-    elements = [atomic_numbers[symbol] for symbol in block.get_symbols()]
+    try:
+        symbols = block.get_symbols()
+    except (AttributeError, RuntimeError):  # of labels that do not begin with an element, or are "?"
+        raise _UnusableError("has sites without an element; complete _atom_site_type_symbol") from None
+    elements = [atomic_numbers[symbol] for symbol in symbols]
 
     rotations, translations = _symmetry(block)
     fractions = np.zeros((0, 3))
