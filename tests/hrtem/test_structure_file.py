@@ -140,6 +140,7 @@ def test_a_particle_is_placed_whole(tmp_path: Path) -> None:
         ("x.vasp", OBLIQUE.replace("1 1\n", "1 99999999999\n"), "has fewer lines than atoms"),
         ("x.xyz", "", "is empty; give a file with atoms"),
         ("x.xyz", "0\n\n", "has no atoms"),
+        ("x.xyz", DIMER.replace("2.6", "1e9"), r"extends over 1e\+09 Å; at most 2000 fit a field"),
         ("x.xyz", DIMER + DIMER, "holds 2 structures; keep the one"),
         ("x.xyz", DIMER.replace("2.6", "nan"), "coordinates that are no finite numbers"),
         ("x.xyz", DIMER.replace("Au 0 0 0", "X 0 0 0"), "atoms that are no element from hydrogen"),

@@ -45,6 +45,7 @@ MAX_ATOMIC_NUMBER = 103  # of the scattering factors
 SAME_SITE_A = 0.1
 MIN_DISTANCE_A = 0.6  # H2 has 0.74
 MIN_ALTERNATIVE_A = 1.5  # nearer sites, occupied at most once together, are alternatives of each other
+MAX_EXTENT_A = 2000.0  # of a cell or particle: the largest field
 MAX_GAP_A = 8.0  # of empty space through a crystal; layered ones have less, boxes around a particle more
 
 
@@ -246,6 +247,9 @@ def _check(sites: Sites) -> None:
         raise _UnusableError("has no atoms; give a file with atoms")
     if not np.isfinite(sites.fractions).all() or not np.isfinite(sites.cell_A).all():
         raise _UnusableError("has coordinates that are no finite numbers; correct the file")
+    extent = max(np.abs(sites.cell_A).max(), np.ptp(sites.fractions @ sites.cell_A, axis=0).max())
+    if extent > MAX_EXTENT_A:
+        raise _UnusableError(f"extends over {extent:.3g} Å; at most {MAX_EXTENT_A:g} fit a field; correct the file")
     elements = sites.numbers[sites.occupancies > 0]
     if (elements < 1).any() or (elements > MAX_ATOMIC_NUMBER).any():
         raise _UnusableError(
