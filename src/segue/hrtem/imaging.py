@@ -8,6 +8,7 @@ dose and noise in `detector`.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -71,7 +72,14 @@ class ImagingSpec(SpecModel):
 
 
 def render(waves: torch.Tensor, defocus_A: torch.Tensor, optics: Optics) -> torch.Tensor:
-    """Returns intensities (n, H, W) float32, 1 in vacuum, of exit waves (phonons, H, W) under n defoci.
+    """Returns intensities (n, H, W) float32, 1 in vacuum, of exit waves (phonons, H, W) under n defoci."""
+    import torch
+
+    return torch.cat(list(render_batches(waves, defocus_A, optics)))
+
+
+def render_batches(waves: torch.Tensor, defocus_A: torch.Tensor, optics: Optics) -> Iterator[torch.Tensor]:
+    """Yields the intensities of `render`, a few defoci at once.
 
     The intensity is the mean over the phonons of |wave|². The waves are transformed once; a defocus is a product of
     two lines, for its phase π λ k² defocus is a sum over the axes. The spreads enter as envelopes on the wave, which
@@ -79,10 +87,10 @@ def render(waves: torch.Tensor, defocus_A: torch.Tensor, optics: Optics) -> torc
     """
     import torch
 
+    count, *shape = waves.shape
     wavelength = optics.wavelength_A
     ky, kx = (
-        torch.fft.fftfreq(size, d=optics.pixel_size_A, dtype=torch.float64, device=waves.device)
-        for size in waves.shape[-2:]
+        torch.fft.fftfreq(size, d=optics.pixel_size_A, dtype=torch.float64, device=waves.device) for size in shape
     )
     k2 = ky[:, None] ** 2 + kx[None, :] ** 2
     omega = wavelength * torch.complex(kx[None, :].expand_as(k2), ky[:, None].expand_as(k2))
@@ -92,14 +100,17 @@ def render(waves: torch.Tensor, defocus_A: torch.Tensor, optics: Optics) -> torc
     rows = _phases(turn[:, None] * ky**2).to(waves.dtype)
     columns = _phases(turn[:, None] * kx**2).to(waves.dtype)
     gradient = chi_gradient(omega, optics) if optics.angular_spread_mrad else None
-    batch = max(1, BLOCK_VALUES // waves.numel())
-    images = []
+    at_once = max(1, BLOCK_VALUES // math.prod(shape))
+    batch = max(1, at_once // count)
     for row, column, defocus in zip(*(values.split(batch) for values in (rows, columns, defocus_A)), strict=True):
         lens = row[:, :, None] * column[:, None, :]
         if gradient is not None:
             lens = lens * angular_envelope(omega, gradient, defocus[:, None, None], optics).to(torch.float32)
-        images.append(torch.view_as_real(torch.fft.ifft2(spectra * lens[:, None])).square().sum(-1).mean(1))
-    return torch.cat(images)
+        squares = torch.zeros(len(row), *shape, 2, dtype=torch.float32, device=waves.device)  # of both parts
+        for some in spectra.split(min(count, at_once)):
+            for wave in torch.view_as_real(torch.fft.ifft2(some * lens[:, None])).unbind(1):
+                squares.addcmul_(wave, wave)
+        yield (squares[..., 0] + squares[..., 1]) / count
 
 
 def _phases(angles: torch.Tensor) -> torch.Tensor:
@@ -126,6 +137,6 @@ def minimum_contrast_A(wave: torch.Tensor, optics: Optics, *, thickness_A: float
 def _min_variance_defocus(wave: torch.Tensor, defocus_A: torch.Tensor, optics: Optics) -> float:
     import torch
 
-    batches = defocus_A.split(max(1, BLOCK_VALUES // wave.numel()))
-    variances = [render(wave[None], batch, optics).double().var(dim=(-2, -1)) for batch in batches]
-    return float(defocus_A[int(torch.cat(variances).argmin())])
+    batches = render_batches(wave[None], defocus_A, optics)
+    variances = torch.cat([images.double().var(dim=(-2, -1)) for images in batches])
+    return float(defocus_A[int(variances.argmin())])
