@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from segue import rng
-from segue.hrtem.imaging import minimum_contrast_A, render
+from segue.hrtem.imaging import ImagingSpec, minimum_contrast_A, render
 from segue.hrtem.optics import AberrationsSpec, Optics, wavelength_A
 
 OPTICS = Optics(energy_keV=300, pixel_size_A=0.4, focal_spread_A=0.0)
@@ -107,3 +109,12 @@ def test_least_contrast_of_a_weak_phase_lies_where_theory_says() -> None:
     wave = torch.exp(1j * phase).to(torch.complex64)
     assert expected > 30
     assert minimum_contrast_A(wave, optics, thickness_A=100.0) == pytest.approx(expected, abs=0.11)
+
+
+def test_the_documented_settings_are_the_defaults() -> None:
+    """The settings of docs/hrtem-imaging.md are accepted, and all but the aberrations are those without any."""
+    text = (Path(__file__).parents[2] / "docs" / "hrtem-imaging.md").read_text(encoding="utf-8")
+    table = tomllib.loads(text.split("```toml\n")[1].split("```")[0])["imaging"]
+    assert table.pop("aberrations")["Cs_mm"] == 1.2
+    assert set(table) | {"aberrations"} == set(ImagingSpec.model_fields)
+    assert ImagingSpec.model_validate(table) == ImagingSpec()

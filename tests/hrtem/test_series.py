@@ -188,7 +188,7 @@ def test_more_conditions_leave_the_others_as_they_are() -> None:
 
 def test_defocus_counts_from_a_plane_of_choice() -> None:
     """From a zero 1 nm before the exit plane, -1 nm is the image of the exit plane, whatever the least contrast."""
-    at_exit = {"defocus_spread_nm": 0, "defocus_nm": [0], "dose_e_per_A2": 1e4, "zero_defocus_nm": 0}
+    at_exit = {"defocus_spread_nm": 0, "defocus_nm": [0], "dose_e_per_A2": 4e4, "zero_defocus_nm": 0}
     before = at_exit | {"zero_defocus_nm": 1.0, "defocus_nm": [-1]}
     images = [structure(tiny(imaging=imaging), 1).images.astype(float) for imaging in (at_exit, before)]
     free = structure(tiny(imaging=at_exit | {"zero_defocus_nm": "minimum-contrast"}), 1)
