@@ -282,33 +282,38 @@ def _transmissions(
     from_exit = _slices_from_exit(positions[:, 2], np.asarray(heights_A)[specimens], beam.slice_thickness_A)
     if len(from_exit) == 0:
         return
-    slices = from_exit.max() - from_exit
-    occupied = np.bincount(slices) > 0
+    count = int(from_exit.max()) + 1
+    slices = count - 1 - from_exit
+    occupied = np.bincount(slices, minlength=count) > 0
     order = np.lexsort((numbers, slices // 2))
     borders = np.flatnonzero(np.diff(slices[order] // 2) | np.diff(numbers[order])) + 1
     pairs: dict[int, list[AtomGroup]] = {}
     for members in np.split(order, borders):
         group = AtomGroup(int(numbers[members[0]]), positions[members, :2], specimens[members], slices[members] % 2)
         pairs.setdefault(int(slices[members[0]]) // 2, []).append(group)
-    for first in range(0, len(occupied), 2):
-        if first // 2 not in pairs:
-            yield from (None, None)
+    for first in range(0, count, 2):
+        parts = range(min(2, count - first))
+        if not occupied[first : first + 2].any():
+            yield from (None for _ in parts)
             continue
         phase, loss = _phases(pairs[first // 2], len(atoms), beam, tables)
         amplitude = loss.neg_().exp_()
         real, imaginary = torch.cos(phase).mul_(amplitude), torch.sin(phase).mul_(amplitude)
-        for part in range(first, min(first + 2, len(occupied))):
-            yield torch.complex(real[part % 2], imaginary[part % 2]) if occupied[part] else None
+        for part in parts:
+            yield torch.complex(real[part], imaginary[part]) if occupied[first + part] else None
 
 
 def _phases(groups: list[AtomGroup], count: int, beam: Beam, tables: _Tables) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the real and the imaginary part of w, each (2, count, grid, grid) float32, of two slices."""
-    shape, device = (count, beam.grid_px, beam.grid_px), tables.propagator.device
-    totals = [torch.zeros(shape, dtype=torch.complex64, device=device) for _ in range(2)]
+    totals: list[torch.Tensor] = []
     for group in groups:
-        spectrum = torch.fft.fft2(spread_atoms(group, count, beam, device))
-        for total, factor in zip(totals, tables.phases[group.number], strict=True):
-            total.addcmul_(spectrum, factor)
+        spectrum = torch.fft.fft2(spread_atoms(group, count, beam, tables.propagator.device))
+        factors = tables.phases[group.number]
+        if totals:
+            for total, factor in zip(totals, factors, strict=True):
+                total.addcmul_(spectrum, factor)
+        else:
+            totals = [spectrum * factor for factor in factors]
     phase, loss = (torch.stack((slices.real, slices.imag)) for slices in map(_inverse, totals))
     return phase, loss
 
