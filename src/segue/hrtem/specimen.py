@@ -248,7 +248,7 @@ def build(spec: SpecimenSpec, *, field_A: float, seed: int, index: int) -> Speci
     lowest = surface + CONTACT_GAP_A
     parts, depths = [], [0.0]
     for (x, y), diameter in zip(centers_xy, diameters, strict=True):
-        particle = _particle(spec, material, diameter, random)
+        particle = _particle(spec, material, float(diameter), random)
         if spec.shape == "sphere":
             below, depth = diameter / 2, diameter
         else:
@@ -330,13 +330,13 @@ def _place(
                 placed.append(float(diameter))
                 break
     if len(placed) < spec.particles[0]:
-        smallest, largest = (around * size / A_PER_NM for size in (diameters.min(), diameters.max()))
-        if spec.shape == "sphere":
-            smallest, largest = spec.diameter_nm
+        across = f"{around * diameters.max() / A_PER_NM:.3g} nm"
+        nominal = f"{spec.diameter_nm[0]:g}–{spec.diameter_nm[1]:g} nm"
+        size = {"sphere": nominal, "wulff": f"{nominal}, up to {across} from corner to corner", "whole": across}
         raise SegueError(
             f"specimen.particles: found room for {len(placed)} of at least {spec.particles[0]} particles of "
-            f"{smallest:.3g}–{largest:.3g} nm, {spec.spacing_nm:g} nm apart, in a field of "
-            f"{field_A / A_PER_NM:g} nm; ask for fewer or smaller particles, less spacing or a larger field."
+            f"{size[spec.shape]}, {spec.spacing_nm:g} nm apart, in a field of {field_A / A_PER_NM:g} nm; ask for "
+            "fewer or smaller particles, less spacing or a larger field."
         )
     return np.array(centers).reshape(-1, 2), np.array(placed)
 
