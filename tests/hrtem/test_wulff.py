@@ -101,6 +101,8 @@ def test_open_shapes_are_refused() -> None:
     for energies in ({"100": 1.0}, {"100": 1.0, "001": 1.0}):  # wurtzite has no plane that turns one end to the other
         with pytest.raises(ValueError, match="enclose no volume; add planes"):
             wulff_polyhedron(energies, sites.cell_A, sites.rotations)
+    with pytest.raises(ValueError, match="found 1 and 1000; leave out planes of over 100 times"):
+        wulff_polyhedron({"111": 1.0, "100": 1000.0}, sites.cell_A, sites.rotations)
 
 
 @pytest.mark.parametrize(

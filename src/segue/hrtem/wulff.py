@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 
+MAX_RATIO = 100  # of energies, beyond which the shape is ill-conditioned
+
+
 @dataclass(frozen=True)
 class Polyhedron:
     """The points x with `normals` @ x ≤ `distances`: (n, 3) unit vectors and (n,); and its corners (m, 3)."""
@@ -52,14 +55,19 @@ def wulff_polyhedron(energies: Mapping[str, float], cell_A: np.ndarray, rotation
 
     energies: of families of planes, by their indices in the cell (rows of `cell_A`); every plane of a family, to
     which the point group `rotations` (m, 3, 3; in fractions of the cell) turns it, has its energy, and the lowest one
-    if it is in two families. Raises ValueError if the planes leave the shape open.
+    if it is in two families. Raises ValueError if the planes leave the shape open, or energies differ too much.
     """
     from scipy.spatial import ConvexHull, QhullError
 
+    lowest, highest = min(energies.values()), max(energies.values())
+    if highest > MAX_RATIO * lowest:
+        raise ValueError(
+            f"found {lowest:g} and {highest:g}; leave out planes of over {MAX_RATIO} times the lowest energy"
+        )
     planes: dict[tuple[int, ...], float] = {}
     for name, energy in energies.items():
         for plane in {tuple(map(int, np.array(miller_indices(name)) @ rotation)) for rotation in rotations}:
-            planes[plane] = min(energy, planes.get(plane, math.inf))
+            planes[plane] = min(energy / lowest, planes.get(plane, math.inf))
     ordered = sorted(planes)
     normals = np.array(ordered) @ np.linalg.inv(cell_A).T
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
