@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-
 MAX_RATIO = 100  # of energies, beyond which the shape is ill-conditioned
 
 
