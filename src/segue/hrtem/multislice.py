@@ -334,7 +334,8 @@ def spread_atoms(group: AtomGroup, count: int, beam: Beam, device: torch.device 
     """Returns (count, grid, grid) complex64: each atom as the kernel around its place, the slices as the two parts.
 
     The kernel is exp(β (√(1 − x²) − 1)) along each axis (Barnett, Magland and af Klinteberg, SIAM J. Sci. Comput. 41,
-    2019, C479). What its spectrum folds back is below 1e-6 up to the aperture, and below 1e-3 up to `PHASE_BAND`.
+    2019, C479). What its spectrum folds back is below 1e-4 up to the aperture, where nearly all of a phase is, and
+    1e-2 at `PHASE_BAND`, where a phase is less than 1e-3 of its greatest.
     """
     size = beam.grid_px
     places = torch.from_numpy(group.positions_A).to(device) * (size / beam.field_A)
