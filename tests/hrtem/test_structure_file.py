@@ -73,8 +73,8 @@ def test_a_cif_gives_all_atoms_of_its_cell(tmp_path: Path) -> None:
 
 
 def test_oblique_cells_keep_their_distances_and_density(tmp_path: Path) -> None:
-    """A sphere cut from a triclinic POSCAR has the distance and the density of its cell."""
-    path = written(tmp_path, OBLIQUE, "POSCAR")
+    """A sphere cut from a triclinic POSCAR has the distance and the density of its cell, wherever its atoms stand."""
+    path = written(tmp_path, OBLIQUE.replace("0.5 0.5 0.5", "4.5 -6.5 0.5"), "POSCAR")
     spec = SpecimenSpec(structure_file=str(path), stacking_faults=0, particles=1, diameter_nm=3.0, support_nm=0)
     atoms = build(spec, field_A=40.0, seed=0, index=0).particles
     assert len(atoms.numbers) == pytest.approx(2 / 80 * 4 / 3 * np.pi * 15.0**3, rel=0.05)

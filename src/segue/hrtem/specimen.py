@@ -358,13 +358,13 @@ def _particle(spec: SpecimenSpec, material: Material, diameter_A: float, random:
         which, positions, defects = cut_crystal(material, diameter_A, faults=faults, twins=twins, random=random)
     rotation = random_rotation(random)
     numbers = material.sites.elements(which, random)
-    there = numbers > 0
-    if not there.any():
+    occupied = numbers > 0
+    if not occupied.any():
         raise SegueError(
             f"specimen.diameter_nm: a particle of {diameter_A / A_PER_NM:.3g} nm holds no atom; take larger ones."
         )
     defects = tuple(replace(one, normal=rotation @ one.normal, row=rotation @ one.row) for one in defects)
-    return Particle(Atoms(numbers[there], positions[there] @ rotation.T), np.zeros(3), diameter_A, defects)
+    return Particle(Atoms(numbers[occupied], positions[occupied] @ rotation.T), np.zeros(3), diameter_A, defects)
 
 
 def cut_crystal(
@@ -384,7 +384,7 @@ def cut_crystal(
     faces_A = 1 / np.linalg.norm(np.linalg.inv(sites.cell_A), axis=0)  # distances between opposite faces of the cell
     ranges = [np.arange(-n, n + 1) for n in np.ceil(farthest / faces_A).astype(int) + 1]
     corners = np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1).reshape(-1, 1, 3)
-    positions = (corners + sites.fractions).reshape(-1, 3) @ sites.cell_A
+    positions = (corners + sites.fractions % 1.0).reshape(-1, 3) @ sites.cell_A
     for slip in slips:
         positions = slip.apply(positions)
     positions = positions - center
@@ -443,13 +443,13 @@ def _slips(
     span = 0.8 * radius / period * fault.planes_per_cell
     planes = np.arange(np.ceil(around - span), np.floor(around + span) + 1).astype(int)
     slips = []
-    faulted = random.choice(planes, size=min(faults, len(planes)), replace=False) if faults else planes[:0]
-    for plane in faulted:
+    fault_planes = random.choice(planes, size=min(faults, len(planes)), replace=False) if faults else planes[:0]
+    for plane in fault_planes:
         sign = -1 if fault.alternating and plane % 2 else 1
         height = float((plane / fault.planes_per_cell + fault.origin) * period)
         slips.append(_Slip("fault", normal, row, height, sign * np.array(fault.shift) @ cell, height))
     if twins:
-        free = np.setdiff1d(planes, faulted)
+        free = np.setdiff1d(planes, fault_planes)
         for plane in random.choice(free, size=min(twins, len(free)), replace=False):
             height = float((plane / fault.planes_per_cell + fault.origin) * period)
             axis = plane % fault.planes_per_cell * np.array(fault.shift) @ cell

@@ -146,8 +146,10 @@ def _read_cif(text: str) -> Sites:
 
     blocks = [block for block in parse_cif(io.StringIO(text)) if "_atom_site_fract_x" in block]
     if len(blocks) != 1:
-        found = f"{len(blocks)} structures; keep the one to simulate" if blocks else "no atoms with fract_x, _y and _z"
-        raise _UnusableError(f"holds {found}")
+        content = (
+            f"{len(blocks)} structures; keep the one to simulate" if blocks else "no atoms with fract_x, _y and _z"
+        )
+        raise _UnusableError(f"holds {content}")
     block = blocks[0]
     lengths_and_angles = block.get_cellpar()
     if lengths_and_angles is None:
@@ -182,11 +184,11 @@ def _read_cif(text: str) -> Sites:
                 fractions = np.vstack([fractions, image % 1.0])
         contents += [{element: float(occupancy)} for _ in range(len(fractions) - len(contents))]
     width = max(map(len, contents))
-    numbers, shared = np.zeros((len(contents), width), int), np.zeros((len(contents), width))
+    numbers, probabilities = np.zeros((len(contents), width), int), np.zeros((len(contents), width))
     for row, content in enumerate(contents):
         numbers[row, : len(content)] = list(content)
-        shared[row, : len(content)] = list(content.values())
-    return Sites(numbers, shared, fractions, cell, True, rotations)
+        probabilities[row, : len(content)] = list(content.values())
+    return Sites(numbers, probabilities, fractions, cell, True, rotations)
 
 
 def _numbers(values: Any, what: str) -> np.ndarray:

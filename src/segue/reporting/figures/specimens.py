@@ -216,11 +216,11 @@ def _draw_along_row(axes: Axes, particle: Particle) -> None:
     first = particle.defects[0]
     across = np.cross(first.row, first.normal)
     centered = particle.atoms.positions_A - particle.center_A
-    seen = Atoms(
+    projected = Atoms(
         particle.atoms.numbers, np.column_stack([centered @ across, centered @ first.normal, centered @ first.row])
     )
-    width_nm = float(np.abs(seen.positions_A).max()) / A_PER_NM * 2.1
-    _draw_atoms(axes, seen, (0, 1), 2, width_nm)
+    width_nm = float(np.abs(projected.positions_A).max()) / A_PER_NM * 2.1
+    _draw_atoms(axes, projected, (0, 1), 2, width_nm)
     for defect in particle.defects:
         axes.axhline(defect.offset_A / A_PER_NM, color=VERMILION, linewidth=1, linestyle=LINES[defect.kind])
     axes.set(xlim=(-width_nm / 2, width_nm / 2), ylim=(-width_nm / 2, width_nm / 2), aspect="equal")
@@ -251,9 +251,13 @@ def _draw_spectrum(axes: Axes, simulated: SimulatedStructure) -> None:
     power = np.abs(np.fft.fftshift(np.fft.fft2((image - image.mean()) * window))) ** 2
     greatest = float(np.quantile(power, 0.9999)) or 1.0
     limit = 0.5 / simulated.spec.imaging.pixel_size_A
-    shown = np.log10(np.maximum(power, greatest * 10**-SPECTRUM_DECADES))
+    logarithm = np.log10(np.maximum(power, greatest * 10**-SPECTRUM_DECADES))
     axes.imshow(
-        shown, cmap="gray", extent=(-limit, limit, limit, -limit), vmax=np.log10(greatest), interpolation="antialiased"
+        logarithm,
+        cmap="gray",
+        extent=(-limit, limit, limit, -limit),
+        vmax=np.log10(greatest),
+        interpolation="antialiased",
     )
     edge = min(limit, 1.05)
     for spacing_A in (4, 2, 1):
