@@ -111,3 +111,5 @@ def test_a_structure_of_a_series_or_a_line_for_each_of_its_values(tmp_path: Path
             heights.append(picture.size[1] / picture.size[0])
     assert heights == pytest.approx([0.435, 0.46], abs=0.01)
     assert_refused(run_segue("draw", "series", tmp_path / "one.toml", tmp_path / "one.gif"), ".png, .svg or .pdf")
+    done = run_segue("draw", "series", tmp_path / "one.toml", tmp_path / "x.png", "--structure", 1)
+    assert_refused(done, "has the structures 0 to 0, not 1")

@@ -132,6 +132,11 @@ def series(
         )
         for table, values in expanded
     }
+    for settings in specs.values():
+        if structure >= settings.structures:
+            raise SegueError(
+                f"{spec}: has the structures 0 to {settings.structures - 1}, not {structure}; give another --structure."
+            )
     structures = {}
     with open_progress() as report:
         for name, settings in specs.items():
