@@ -37,13 +37,16 @@ def simulate(
     out: PathLike,
     *,
     workers: int = 1,
+    batch: int | None = None,
     progress: Progress | None = None,
     log: Callable[[str], None] | None = None,
 ) -> Path:
     """Simulates the HRTEM series of a TOML specification into a dataset, and returns its path.
 
     Of a specification with `each`, `out` is a folder with a dataset for each combination of its values, named by the
-    series and the values. `log` receives what is going to be made and the disk it needs.
+    series and the values. `log` receives what is going to be made and the disk it needs. Waves are computed on a GPU
+    where there is one; `batch` is the number computed at once (8 there, 1 on a CPU), each needs about 130 bytes per
+    point of the grid.
     """
     from segue.hrtem import series
     from segue.study.datasets import series_files
@@ -59,7 +62,7 @@ def simulate(
             if progress is not None:
                 progress(before + done, total)
 
-        series.simulate(settings, file, root=root, workers=workers, progress=report)
+        series.simulate(settings, file, root=root, workers=workers, batch=batch, progress=report)
         before += settings.structures
     return Path(out)
 

@@ -16,7 +16,7 @@ from segue.hrtem.exit_wave import (
 )
 from segue.hrtem.imaging import minimum_contrast_A, render
 from segue.hrtem.optics import Optics
-from segue.hrtem.specimen import Atoms, Specimen, SpecimenSpec, build
+from segue.hrtem.specimen import Specimen, SpecimenSpec, build
 
 WAVE = WaveSpec(field_nm=3.2, sampling_A=0.2, slice_thickness_A=2.0, frozen_phonons=1, phonon_sigma_A=0.0)
 SMALL = SpecimenSpec(particles=1, diameter_nm=1.2, spacing_nm=0.2, support_nm=0.5)

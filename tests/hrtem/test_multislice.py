@@ -283,6 +283,13 @@ def test_batches_equal_single_specimens() -> None:
     torch.testing.assert_close(single[3], torch.ones(48, 48, dtype=torch.complex64))
 
 
+def test_all_is_computed_on_the_device() -> None:
+    """On a device without values nothing is taken from the CPU on the way, nor read back."""
+    atoms = [random_atoms(20, height_A=5.0, seed=seed) for seed in (0, 1)]
+    waves = multislice(atoms, [5.0, 9.0], BEAM, size_px=48, device="meta", batch=2)
+    assert waves.device.type == "meta" and waves.shape == (2, 48, 48)
+
+
 def test_fewer_points_have_the_same_values() -> None:
     """A wave on half the points, where it has no higher frequencies, has every second value."""
     atoms = random_atoms(20, height_A=4.0)

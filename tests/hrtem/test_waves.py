@@ -12,6 +12,7 @@ import torch
 from segue.errors import SegueError
 from segue.fingerprint import hash_dataset
 from segue.hrtem import series
+from segue.hrtem.exit_wave import Execution
 from segue.hrtem.series import SeriesSpec, expected, simulate, structure, structure_waves, waves_file
 from segue.hrtem.waves import StructureWaves, read_waves, write_waves
 from segue.spec import validate
@@ -37,9 +38,9 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     compute = series._compute_waves
 
-    def counted(settings: SeriesSpec, index: int) -> StructureWaves:
+    def counted(settings: SeriesSpec, index: int, execution: Execution) -> StructureWaves:
         calls.append(index)
-        return compute(settings, index)
+        return compute(settings, index, execution)
 
     monkeypatch.setattr(series, "_compute_waves", counted)
     return calls

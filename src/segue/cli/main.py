@@ -73,6 +73,10 @@ def simulate(
     spec: Spec,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The dataset to write; a folder if the file has `each`.")],
     workers: Workers = CORES,
+    batch: Annotated[
+        int | None,
+        typer.Option("--batch", min=1, help="Waves computed at once by a worker: 8 on a GPU, 1 on a CPU unless given."),
+    ] = None,
 ) -> None:
     """Simulate an HRTEM series into a dataset."""
     from segue import api
@@ -82,6 +86,7 @@ def simulate(
             spec,
             out,
             workers=workers,
+            batch=batch,
             progress=lambda done, total: report("structures", done, total),
             log=lambda note: print(note, file=sys.stderr, flush=True),
         )

@@ -7,12 +7,14 @@ field, so that waves, images and labels of a structure lie on one grid. The phas
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import Field
 
 from segue import rng
+from segue.device import default_device
 from segue.hrtem.crystals import CRYSTALS
 from segue.hrtem.specimen import A_PER_NM, MASK_BLUR_A, Atoms, Positive, Specimen
 from segue.spec import SpecModel
@@ -48,6 +50,26 @@ class LabelsSpec(SpecModel):
     level: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
 
+@dataclass(frozen=True)
+class Execution:
+    """Where waves are computed, and how many at once: no setting of the specimen, and of no effect but rounding.
+
+    Of a grid of 1280 points each wave of a batch needs about 0.2 GB. On a CPU one at a time is fastest.
+    """
+
+    device: str = "cpu"
+    batch: int = 1
+
+
+ON_CPU = Execution()
+
+
+def default_execution(batch: int | None = None) -> Execution:
+    """Returns the GPU with 8 waves at once where torch sees one, else the CPU with one; `batch` replaces the number."""
+    device = default_device()
+    return Execution(device, batch or (1 if device == "cpu" else 8))
+
+
 def grid_px(field_A: float, sampling_A: float) -> int:
     """Returns the smallest number of points at a spacing of at most `sampling_A` whose FFT is fast.
 
@@ -67,12 +89,11 @@ def _without_small_factors(count: int) -> int:
 
 
 def exit_waves(
-    specimen: Specimen, wave: WaveSpec, *, size_px: int, seed: int, index: int, device: str = "cpu", batch: int = 1
+    specimen: Specimen, wave: WaveSpec, *, size_px: int, seed: int, index: int, execution: Execution = ON_CPU
 ) -> torch.Tensor:
     """Returns (phonons, size, size) complex64: the waves behind particles and support, one per frozen phonon.
 
-    Every phonon configuration has its own stream, so that more of them leave the first ones as they are. `batch` of
-    them are computed at once (`multislice`).
+    Every phonon configuration has its own stream, so that more of them leave the first ones as they are.
     """
     atoms = specimen.support + specimen.particles
     moved = []
@@ -81,25 +102,26 @@ def exit_waves(
         displaced = atoms.positions_A + wave.phonon_sigma_A * random.standard_normal(atoms.positions_A.shape)
         displaced[:, 2] = displaced[:, 2].clip(0, specimen.height_A)
         moved.append(Atoms(atoms.numbers, displaced))
-    return _multislice(moved, specimen.height_A, wave, size_px=size_px, device=device, batch=batch)
+    return _multislice(moved, specimen.height_A, wave, size_px=size_px, execution=execution)
 
 
-def vacuum_wave(specimen: Specimen, wave: WaveSpec, *, size_px: int, device: str = "cpu") -> torch.Tensor:
+def vacuum_wave(specimen: Specimen, wave: WaveSpec, *, size_px: int, execution: Execution = ON_CPU) -> torch.Tensor:
     """Returns (size, size) complex64: the wave behind the particles alone, at rest and without support.
 
     Its exit plane is that of `exit_waves`, so that a defocus means the same in both.
     """
-    return _multislice([specimen.particles], specimen.height_A, wave, size_px=size_px, device=device, batch=1)[0]
+    return _multislice([specimen.particles], specimen.height_A, wave, size_px=size_px, execution=execution)[0]
 
 
 def _multislice(
-    atoms: list[Atoms], height_A: float, wave: WaveSpec, *, size_px: int, device: str, batch: int
+    atoms: list[Atoms], height_A: float, wave: WaveSpec, *, size_px: int, execution: Execution
 ) -> torch.Tensor:
     from segue.hrtem.multislice import Beam, multislice
 
     field_A = A_PER_NM * wave.field_nm
     beam = Beam(field_A, grid_px(field_A, wave.sampling_A), wave.energy_keV, wave.slice_thickness_A)
-    return multislice(atoms, [height_A] * len(atoms), beam, size_px=size_px, device=device, batch=batch)
+    heights_A = [height_A] * len(atoms)
+    return multislice(atoms, heights_A, beam, size_px=size_px, device=execution.device, batch=execution.batch)
 
 
 def particle_mask(wave: np.ndarray, labels: LabelsSpec, *, crystal: str | None, pixel_size_A: float) -> np.ndarray:

@@ -348,10 +348,10 @@ def spread_atoms(group: AtomGroup, count: int, beam: Beam, device: torch.device 
     index = 2 * ((specimens * size + rows[:, :, None]) * size + columns[:, None, :]) + parts
     values = weights[:, 1, :, None] * weights[:, 0, None, :]
     grid = torch.zeros(count * size * size * 2, device=device)
-    if grid.is_cuda:  # sorts, so that sums do not depend on the order of threads
-        grid.index_put_((index.flatten(),), values.flatten(), accumulate=True)
-    else:  # one after another
+    if grid.device.type == "cpu":  # one after another
         grid.scatter_add_(0, index.flatten(), values.flatten())
+    else:  # sorts, so that sums do not depend on the order of threads
+        grid.index_put_((index.flatten(),), values.flatten(), accumulate=True)
     return torch.view_as_complex(grid.view(count, size, size, 2))
 
 

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from segue.errors import SegueError
 from segue.fingerprint import hash_json
 from segue.hrtem import waves
-from segue.hrtem.exit_wave import LabelsSpec, WaveSpec, grid_px
+from segue.hrtem.exit_wave import ON_CPU, Execution, LabelsSpec, WaveSpec, default_execution, grid_px
 from segue.hrtem.imaging import ImagingSpec
 from segue.hrtem.specimen import A_PER_NM, SpecimenSpec, locate
 from segue.spec import SpecModel
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from segue.hrtem.detector import Cut
     from segue.hrtem.waves import StructureWaves
 
-VERSION = 2  # of what is produced: raise it by one whenever equal specifications give other samples
+VERSION = 3  # of what is produced: raise it by one whenever equal specifications give other samples
 LAYER = "particles"
 CHUNK_BYTES = 16 * 10**6  # of images in a dataset
 FILE_BYTES = 40_000  # HDF5's own, in each file
@@ -144,13 +144,14 @@ def simulate(
     *,
     root: Path = Path(),
     workers: int = 1,
+    batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Writes the series' dataset `out`; `progress(done, structures)` is called as structures finish.
 
     Paths in the specification are relative to `root`. An interrupted call continues from the structures that are done;
-    if `out` is finished, it returns at once. Raises SegueError if `out` holds anything else, or if a worker process is
-    killed.
+    if `out` is finished, it returns at once. `batch` waves are computed together (`default_execution`). Raises
+    SegueError if `out` holds anything else, or if a worker process is killed.
     """
     from segue.data.maker import is_made, make_parts, work_folders
     from segue.data.spec import Layer
@@ -168,7 +169,7 @@ def simulate(
         if is_made(out, "provenance", provenance):  # by another process, while this one waited
             return
         make_parts(
-            partial(_write_structure, spec, None if spec.waves_folder is None else root / spec.waves_folder),
+            partial(_write_structure, spec, None if spec.waves_folder is None else root / spec.waves_folder, batch),
             list(enumerate(paths)),
             finished=lambda item: item[1].exists() or None,
             workers=workers,
@@ -185,23 +186,27 @@ def simulate(
         )
 
 
-def _write_structure(spec: SeriesSpec, waves_folder: Path | None, item: tuple[int, Path]) -> bool:
+def _write_structure(spec: SeriesSpec, waves_folder: Path | None, batch: int | None, item: tuple[int, Path]) -> bool:
     """Writes the part file of one structure, on one thread: its result must not depend on the number of workers."""
     import torch
 
+    from segue import device
     from segue.data.writer import write_part
 
     index, path = item
+    device.keep_freed_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        write_part(path, structure(spec, index, waves_folder))
+        write_part(path, structure(spec, index, waves_folder, default_execution(batch)))
     finally:
         torch.set_num_threads(threads)
     return True
 
 
-def structure(spec: SeriesSpec, index: int, waves_folder: Path | None = None) -> GroupTiles:
+def structure(
+    spec: SeriesSpec, index: int, waves_folder: Path | None = None, execution: Execution = ON_CPU
+) -> GroupTiles:
     """Returns the tiles of structure `index`: one for each defocus and dose, in that order, defocus outermost.
 
     Images (n, 1, H, W) are electrons per pixel: uint16 where the detector gives whole numbers, else float32. A tile is
@@ -216,7 +221,7 @@ def structure(spec: SeriesSpec, index: int, waves_folder: Path | None = None) ->
     from segue.hrtem.imaging import minimum_contrast_A, render
 
     imaging, optics = spec.imaging, spec.imaging.optics(spec.wave.energy_keV)
-    made = structure_waves(spec, index, waves_folder)
+    made = structure_waves(spec, index, waves_folder, execution)
     mask = particle_mask(
         made.vacuum.numpy(), spec.labels, crystal=spec.specimen.crystal, pixel_size_A=imaging.pixel_size_A
     )
@@ -239,14 +244,16 @@ def structure(spec: SeriesSpec, index: int, waves_folder: Path | None = None) ->
     return _group_tiles(spec, index, images, mask[cut], sampled_nm=sampled_nm, columns=columns)
 
 
-def structure_waves(spec: SeriesSpec, index: int, folder: Path | None = None) -> StructureWaves:
+def structure_waves(
+    spec: SeriesSpec, index: int, folder: Path | None = None, execution: Execution = ON_CPU
+) -> StructureWaves:
     """Returns the waves of structure `index`, computed, or read from `folder`, where they are kept."""
     if folder is None:
-        return _compute_waves(spec, index)
+        return _compute_waves(spec, index, execution)
     path = waves_file(spec, index, folder)
     if path.exists():
         return waves.read_waves(path)
-    made = _compute_waves(spec, index)
+    made = _compute_waves(spec, index, execution)
     waves.write_waves(path, made)
     return made
 
@@ -280,15 +287,15 @@ def describe(specs: Sequence[SeriesSpec], root: Path) -> list[str]:
     ]
 
 
-def _compute_waves(spec: SeriesSpec, index: int) -> StructureWaves:
+def _compute_waves(spec: SeriesSpec, index: int, execution: Execution) -> StructureWaves:
     from segue.hrtem.exit_wave import exit_waves, vacuum_wave
     from segue.hrtem.specimen import build
 
     size_px = _field_px(spec)
     specimen = build(spec.specimen, field_A=A_PER_NM * spec.wave.field_nm, seed=spec.seed, index=index)
     return waves.StructureWaves(
-        exit=exit_waves(specimen, spec.wave, size_px=size_px, seed=spec.seed, index=index),
-        vacuum=vacuum_wave(specimen, spec.wave, size_px=size_px),
+        exit=exit_waves(specimen, spec.wave, size_px=size_px, seed=spec.seed, index=index, execution=execution).cpu(),
+        vacuum=vacuum_wave(specimen, spec.wave, size_px=size_px, execution=execution).cpu(),
         thickness_A=specimen.height_A - specimen.particles_from_A,
         columns={
             "crystal": specimen.formula,
