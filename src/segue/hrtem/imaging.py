@@ -75,38 +75,60 @@ def render(waves: torch.Tensor, defocus_A: torch.Tensor, optics: Optics) -> torc
     """Returns intensities (n, H, W) float32, 1 in vacuum, of exit waves (phonons, H, W) under n defoci."""
     import torch
 
-    return torch.cat(list(render_batches(waves, defocus_A, optics)))
+    return torch.cat(list(render_spectra(lens_spectra(waves, optics), defocus_A, optics)))
 
 
-def render_batches(waves: torch.Tensor, defocus_A: torch.Tensor, optics: Optics) -> Iterator[torch.Tensor]:
-    """Yields the intensities of `render`, a few defoci at once.
+def lens_spectra(waves: torch.Tensor, optics: Optics) -> torch.Tensor:
+    """Returns the spectra (phonons, H, W) of waves behind the lens, in focus: with aberrations and focal spread."""
+    import torch
 
-    The intensity is the mean over the phonons of |wave|². The waves are transformed once; a defocus is a product of
-    two lines, for its phase π λ k² defocus is a sum over the axes. The spreads enter as envelopes on the wave, which
-    holds where the unscattered beam is strong; that of the illumination depends on the defocus.
+    ky, kx = _lines(waves, optics)
+    lens = focal_envelope(ky[:, None] ** 2 + kx**2, optics)
+    if optics.aberrations:
+        return torch.fft.fft2(waves) * torch.polar(lens, -chi(_angles(ky, kx, optics), optics)).to(waves.dtype)
+    return torch.fft.fft2(waves) * lens.to(torch.float32)
+
+
+def _angles(ky: torch.Tensor, kx: torch.Tensor, optics: Optics) -> torch.Tensor:
+    """Returns the angles ω (H, W) in rad of the frequencies along the axes."""
+    import torch
+
+    return optics.wavelength_A * torch.complex(*torch.broadcast_tensors(kx, ky[:, None]))
+
+
+def _lines(waves: torch.Tensor, optics: Optics) -> list[torch.Tensor]:
+    import torch
+
+    return [
+        torch.fft.fftfreq(size, d=optics.pixel_size_A, dtype=torch.float64, device=waves.device)
+        for size in waves.shape[-2:]
+    ]
+
+
+def render_spectra(spectra: torch.Tensor, defocus_A: torch.Tensor, optics: Optics) -> Iterator[torch.Tensor]:
+    """Yields the intensities of `render` from `lens_spectra`, a few defoci at once.
+
+    The intensity is the mean over the phonons of |wave|². A defocus is a product of two lines, for its phase π λ k²
+    defocus is a sum over the axes. The spreads enter as envelopes on the wave, which holds where the unscattered beam
+    is strong; that of the illumination depends on the defocus.
     """
     import torch
 
-    count, *shape = waves.shape
-    wavelength = optics.wavelength_A
-    ky, kx = (
-        torch.fft.fftfreq(size, d=optics.pixel_size_A, dtype=torch.float64, device=waves.device) for size in shape
-    )
-    k2 = ky[:, None] ** 2 + kx[None, :] ** 2
-    omega = wavelength * torch.complex(kx[None, :].expand_as(k2), ky[:, None].expand_as(k2))
-    spectra = torch.fft.fft2(waves) * torch.polar(focal_envelope(k2, optics), -chi(omega, optics)).to(waves.dtype)
-    defocus_A = defocus_A.to(waves.device, torch.float64)
-    turn = math.pi * wavelength * defocus_A
-    rows = _phases(turn[:, None] * ky**2).to(waves.dtype)
-    columns = _phases(turn[:, None] * kx**2).to(waves.dtype)
-    gradient = chi_gradient(omega, optics) if optics.angular_spread_mrad else None
+    count, *shape = spectra.shape
+    ky, kx = _lines(spectra, optics)
+    defocus_A = defocus_A.to(spectra.device, torch.float64)
+    turn = math.pi * optics.wavelength_A * defocus_A
+    rows = _phases(turn[:, None] * ky**2).to(spectra.dtype)
+    columns = _phases(turn[:, None] * kx**2).to(spectra.dtype)
+    omega = _angles(ky, kx, optics) if optics.angular_spread_mrad else None
+    gradient = None if omega is None else chi_gradient(omega, optics)
     at_once = max(1, BLOCK_VALUES // math.prod(shape))
     batch = max(1, at_once // count)
     for row, column, defocus in zip(*(values.split(batch) for values in (rows, columns, defocus_A)), strict=True):
         lens = row[:, :, None] * column[:, None, :]
-        if gradient is not None:
+        if omega is not None and gradient is not None:
             lens = lens * angular_envelope(omega, gradient, defocus[:, None, None], optics).to(torch.float32)
-        squares = torch.zeros(len(row), *shape, 2, dtype=torch.float32, device=waves.device)  # of both parts
+        squares = torch.zeros(len(row), *shape, 2, dtype=torch.float32, device=spectra.device)  # of both parts
         for some in spectra.split(min(count, at_once)):
             for wave in torch.view_as_real(torch.fft.ifft2(some * lens[:, None])).unbind(1):
                 squares.addcmul_(wave, wave)
@@ -129,14 +151,14 @@ def minimum_contrast_A(wave: torch.Tensor, optics: Optics, *, thickness_A: float
     import torch
 
     coarse = torch.arange(0.0, math.ceil(thickness_A) + 1.0, dtype=torch.float64)
-    best = _min_variance_defocus(wave, coarse, optics)
+    spectra = lens_spectra(wave[None], optics)
+    best = _min_variance_defocus(spectra, coarse, optics)
     fine = best + 0.1 * torch.arange(-10, 11, dtype=torch.float64)
-    return round(_min_variance_defocus(wave, fine, optics), 1)
+    return round(_min_variance_defocus(spectra, fine, optics), 1)
 
 
-def _min_variance_defocus(wave: torch.Tensor, defocus_A: torch.Tensor, optics: Optics) -> float:
+def _min_variance_defocus(spectra: torch.Tensor, defocus_A: torch.Tensor, optics: Optics) -> float:
     import torch
 
-    batches = render_batches(wave[None], defocus_A, optics)
-    variances = torch.cat([images.double().var(dim=(-2, -1)) for images in batches])
-    return float(defocus_A[int(variances.argmin())])
+    variances = [images.double().var(dim=(-2, -1)) for images in render_spectra(spectra, defocus_A, optics)]
+    return float(defocus_A[int(torch.cat(variances).argmin())])

@@ -156,11 +156,15 @@ def simulate(
     from segue.data.maker import is_made, make_parts, work_folders
     from segue.data.spec import Layer
     from segue.data.writer import merge_parts
-    from segue.storage import make_folder
+    from segue.storage import make_folder, write_json
 
     spec = resolve(spec, root)
     provenance = _provenance(spec)
-    if is_made(out, "provenance", provenance):
+    waves_folder = None if spec.waves_folder is None else (root / spec.waves_folder).absolute()
+    made = is_made(out, "provenance", provenance)
+    if waves_folder is not None:
+        write_json(waves_record(out), {"waves_folder": str(waves_folder)})
+    if made:
         return
     folder = out.with_name(out.name + ".parts")
     parts = make_folder(folder / hash_json(_part_settings(spec), digest_size=16)[:16])
@@ -169,7 +173,7 @@ def simulate(
         if is_made(out, "provenance", provenance):  # by another process, while this one waited
             return
         make_parts(
-            partial(_write_structure, spec, None if spec.waves_folder is None else root / spec.waves_folder, batch),
+            partial(_write_structure, spec, waves_folder, batch),
             list(enumerate(paths)),
             finished=lambda item: item[1].exists() or None,
             workers=workers,
@@ -265,6 +269,11 @@ def waves_file(spec: SeriesSpec, index: int, folder: Path) -> Path:
     return folder / hash_json(identity, digest_size=16)[:16] / f"{index:05d}.h5"
 
 
+def waves_record(dataset: Path) -> Path:
+    """Returns the file beside a dataset that says where its exit waves are kept: no part of the dataset's content."""
+    return dataset.with_name(f"{dataset.name}.waves.json")
+
+
 def missing_waves(spec: SeriesSpec, root: Path) -> dict[Path, int]:
     """Returns the folder that keeps the series' waves and the bytes of those that are not there; empty without one."""
     if spec.waves_folder is None:
@@ -326,6 +335,13 @@ def _sample_defocus_nm(spec: SeriesSpec, index: int, defocus_nm: float, dose_e_p
     return defocus_nm + spec.imaging.defocus_spread_nm * float(random.standard_normal())
 
 
+def noise_generator(spec: SeriesSpec, index: int, defocus_nm: float, dose_e_per_A2: float) -> torch.Generator:
+    """Returns the random numbers of an image's noise, by its nominal conditions."""
+    from segue import rng
+
+    return rng.torch_generator(spec.seed, "counts", index, defocus_nm, dose_e_per_A2)
+
+
 def _acquired(
     spec: SeriesSpec,
     index: int,
@@ -335,7 +351,6 @@ def _acquired(
     dose_e_per_A2: float,
 ) -> np.ndarray:
     """Returns the tile (h, w) of an expected image (H, W), in electrons: uint16 where they are whole, else float32."""
-    from segue import rng
     from segue.hrtem.detector import acquire
 
     imaging = spec.imaging
@@ -345,7 +360,7 @@ def _acquired(
         pixel_size_A=imaging.pixel_size_A,
         cut=cut,
         detector=imaging.detector,
-        generator=rng.torch_generator(spec.seed, "counts", index, defocus_nm, dose_e_per_A2),
+        generator=noise_generator(spec, index, defocus_nm, dose_e_per_A2),
     )
     if not imaging.detector.counts_whole:
         return image.numpy()
@@ -407,6 +422,19 @@ def _field_px(spec: SeriesSpec) -> int:
 def _part_settings(spec: SeriesSpec) -> dict[str, object]:
     """Returns the settings that determine a structure's part: all but the number of structures."""
     return {"version": VERSION, "spec": spec.model_dump(mode="json", exclude={"structures"})}
+
+
+def made_from(provenance: str) -> SeriesSpec | None:
+    """Returns the series that a dataset was simulated from by this version, None for any other dataset."""
+    from pydantic import ValidationError
+
+    try:
+        record = json.loads(provenance)
+        if record["made_by"] == "segue simulate" and record["version"] == VERSION:
+            return SeriesSpec.model_validate(record["spec"])
+    except (ValueError, KeyError, TypeError, ValidationError):
+        pass
+    return None
 
 
 def _provenance(spec: SeriesSpec) -> str:
