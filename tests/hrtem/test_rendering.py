@@ -111,7 +111,7 @@ def test_little_memory_gives_the_same_images(series: Path) -> None:
 def stage(folder: Path, series: Path, render: str = "", more: str = "") -> Path:
     path = folder / f"{len(list(folder.glob('*.toml')))}.toml"
     path.write_text(
-        f"epochs = 2\nbatch = 4\naugment = 'dihedral'\nprecision = 'fp32'\n{render}\n{more}\n"
+        f"epochs = 1\nbatch = 4\naugment = 'dihedral'\nprecision = 'fp32'\n{render}\n{more}\n"
         "split = { validation = 0.2, test = 0.2 }\nnetwork = { name = 'resunet', width = 8 }\n"
         f"target = {{ name = 'classes' }}\n[[data]]\ndataset = '{series.as_posix()}'\n"
     )
@@ -125,19 +125,17 @@ def _history(run: Path) -> list[float]:
 
 
 def test_training_with_stored_noise_is_training_on_the_stored_images(series: Path, tmp_path: Path) -> None:
-    """The losses agree to rounding with and without rendering; with fresh noise they do not, and repeat themselves."""
+    """The losses agree to rounding with and without rendering; with fresh noise they do not."""
     runs = {
         name: _history(api.train(stage(tmp_path, series, render), tmp_path / name))
         for name, render in (
             ("plain", ""),
             ("stored", "render = { noise = 'stored' }"),
             ("fresh", "render = {}"),
-            ("again", "render = {}\nmemory_gb = 0.0008"),  # waves are read again
         )
     }
     np.testing.assert_allclose(runs["stored"], runs["plain"], rtol=1e-5)
     assert np.abs(np.subtract(runs["fresh"], runs["plain"])).max() > 1e-3
-    np.testing.assert_allclose(runs["again"], runs["fresh"], rtol=1e-5)
 
 
 @pytest.mark.parametrize(

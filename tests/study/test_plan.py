@@ -148,6 +148,22 @@ def test_tiles_that_do_not_fit_are_told_by_the_plan(tmp_path: Path):
         plan_study(tmp_path / "study.toml")
 
 
+def test_rendering_without_waves_is_told_by_the_plan(tmp_path: Path):
+    """A stage that renders its images from exit waves that no series keeps is refused; with a folder for them it is
+    planned, and is another training than one on the stored images."""
+    shutil.copy(STUDIES / "demo-series.toml", tmp_path)
+    text = (STUDIES / "demo.toml").read_text(encoding="utf-8")
+    path = tmp_path / "study.toml"
+    path.write_text(text.replace("epochs    = 5", "epochs    = 5\nrender    = { noise = 'fresh' }"), encoding="utf-8")
+    with pytest.raises(SpecError, match=r"stages.pretrain.render: dataset 'cdse' keeps no exit waves; name a waves_f"):
+        plan_study(path)
+    series = tmp_path / "demo-series.toml"
+    series.write_text(series.read_text(encoding="utf-8").replace("seed = 1", 'seed = 1\nwaves_folder = "waves"'))
+    rendered = {training.key for training in plan_study(path).trainings}
+    path.write_text(text, encoding="utf-8")
+    assert not rendered & {training.key for training in plan_study(path).trainings}
+
+
 def test_variants_merge_over_their_stage():
     """Named partial tables give an axis of their own and replace only what they name."""
     table = {
