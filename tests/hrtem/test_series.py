@@ -110,14 +110,16 @@ def strike(done, structures):
         os.kill(os.getpid(), signal.SIGKILL)
 
 if __name__ == "__main__":
-    simulate(SeriesSpec.model_validate_json(sys.argv[1]), Path(sys.argv[2]), workers=2, progress=strike)
+    spec = SeriesSpec.model_validate_json(sys.argv[1]).model_copy(update={"waves_folder": "waves"})
+    simulate(spec, Path(sys.argv[2]), root=Path(sys.argv[2]).parent, workers=2, progress=strike)
 """
 
 
 @pytest.mark.slow  # the maker's own tests kill it within the default tier
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_killed_and_started_again_gives_the_same_dataset(uninterrupted: Path, tmp_path: Path) -> None:
-    """SIGKILL of a run with two workers ends its workers; started again in one process, the content is the same."""
+    """SIGKILL of a run with two workers, which keeps its waves, ends its workers; started again in one process, the
+    content is that of a run without interruption or waves."""
     script, out = tmp_path / "run.py", tmp_path / "killed.h5"
     script.write_text(SCRIPT)
     parts = out.with_name("killed.h5.parts")
@@ -133,7 +135,9 @@ def test_killed_and_started_again_gives_the_same_dataset(uninterrupted: Path, tm
     done = list(parts.glob("*/?????.h5"))
     written = {path: path.stat().st_mtime_ns for path in done}
     seen: list[tuple[int, int]] = []
-    simulate(tiny(), out, progress=lambda finished, structures: seen.append((finished, structures)))
+    again = tiny(waves_folder="waves")
+    simulate(again, out, root=tmp_path, progress=lambda finished, structures: seen.append((finished, structures)))
+    assert len(list((tmp_path / "waves").glob("*/?????.h5"))) == 10
     assert seen[0] == (len(done), 10)
     assert seen[-1] == (10, 10)
     assert written
