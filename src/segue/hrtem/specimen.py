@@ -496,6 +496,9 @@ def amorphous_carbon(
         pairs = KDTree(candidates, boxsize=period).query_pairs(CARBON_SPACING_A, output_type="ndarray")
         candidates = np.delete(candidates, np.unique(pairs.max(axis=1, initial=-1)) if len(pairs) else [], axis=0)
         if len(candidates):
+            while placed and len(placed[-1]) < 4 * len(candidates):  # few trees are faster than many
+                candidates = np.concatenate([placed.pop(), candidates])
+                trees.pop()
             placed.append(candidates)
             trees.append(KDTree(candidates, boxsize=period))
     return Atoms(np.full(count, 6), np.concatenate(placed) if placed else np.zeros((0, 3)))
