@@ -22,6 +22,7 @@ from segue.hrtem.optics import (
     chi,
     chi_gradient,
     focal_envelope,
+    max_displacement_A,
     wavelength_A,
 )
 from segue.spec import validate
@@ -113,6 +114,19 @@ def test_the_envelope_of_the_illumination_is_its_closed_form() -> None:
     expected = torch.exp(-((math.pi * 0.5e-3 * 700 * k) ** 2))
     actual = angular_envelope(omega, chi_gradient(omega, optics), defocus, optics)[0, 0]
     torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("table", [{}, {"Cs_mm": 1.2}, {"coma_nm": 500}, {"C34_um": 20}])
+def test_the_largest_displacement_is_that_of_the_gradient(table: dict[str, float]) -> None:
+    """Without spreads it is |∇χ| λ / 2π at Nyquist's frequency in the worst direction; spreads bound it."""
+    aberrations = AberrationsSpec.model_validate(table).coefficients()
+    azimuth = torch.linspace(0, 2 * math.pi, 721, dtype=torch.float64)
+    omega = torch.polar(torch.full_like(azimuth, wavelength_A(300) / 0.8), azimuth)
+    gradient = chi_gradient(omega, Optics(300, 0.4, aberrations=aberrations)) / (2 * math.pi) * wavelength_A(300)
+    expected = float((gradient.abs() + 200 * omega.abs()).max())
+    assert max_displacement_A(Optics(300, 0.4, aberrations=aberrations), 200.0) == pytest.approx(expected, rel=1e-6)
+    damped = Optics(300, 0.4, 10, 0.5, aberrations)
+    assert max_displacement_A(damped, 200.0) <= math.sqrt(math.log(10)) * wavelength_A(300) / (math.pi * 0.5e-3)
 
 
 def test_the_envelope_of_the_focal_spread_averages_defoci() -> None:

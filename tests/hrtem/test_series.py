@@ -15,8 +15,9 @@ import pytest
 
 from segue import api
 from segue.data.dataset import Dataset
-from segue.errors import SegueError, SpecError
+from segue.errors import SegueError, SegueWarning, SpecError
 from segue.fingerprint import hash_dataset
+from segue.hrtem.optics import max_displacement_A
 from segue.hrtem.series import SeriesSpec, expected, group_of, resolve, simulate, structure, waves_file
 from segue.spec import load, validate
 from segue.study.datasets import series_files
@@ -200,6 +201,19 @@ def test_defocus_counts_from_a_plane_of_choice() -> None:
     spread = math.sqrt(2 * images[0].mean())  # of the difference of two Poisson images
     assert (images[0] - images[1]).std() == pytest.approx(spread, rel=0.05)
     assert (images[0] - free.images).std() > 1.25 * spread
+
+
+def test_detail_displaced_over_the_border_is_told(tmp_path: Path) -> None:
+    """Spherical aberration without angular spread, which the periodic field cannot hold, is warned of; the studies'
+    conditions are not, in which it stays inside."""
+    uncorrected = tiny(structures=1, imaging={"aberrations": {"Cs_mm": 1.2}})
+    with pytest.warns(
+        SegueWarning, match=r"displace the finest detail by up to \d+ nm, beyond the border .* of 3.2 nm"
+    ):
+        simulate(uncorrected, tmp_path / "cs.h5")
+    for name in ("demo", "hrtem-defocus", "small-defocus"):
+        spec = load(SeriesSpec, STUDIES / f"{name}-series.toml")
+        assert max_displacement_A(spec.imaging.optics(300), 300) < 5 * spec.wave.field_nm / 2
 
 
 def test_images_of_an_integrating_detector_are_no_whole_counts() -> None:

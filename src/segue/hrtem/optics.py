@@ -16,6 +16,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from pydantic import model_validator
 
 from segue.spec import SpecModel
@@ -181,6 +182,19 @@ def chi_gradient(omega: torch.Tensor, optics: Optics) -> torch.Tensor:
         if power:
             gradient_A += scale * 2 * power * (omega**multiplicity * turn).real * omega * alpha2 ** (power - 1)
     return 2 * math.pi / optics.wavelength_A * gradient_A
+
+
+def max_displacement_A(optics: Optics, defocus_A: float) -> float:
+    """Returns how far aberrations and a defocus displace detail at most, |∇χ| λ / 2π, where it keeps a tenth of its
+    amplitude in spite of the spreads: up to Nyquist's frequency, and an upper bound over the directions."""
+    k = np.linspace(0, 0.5 / optics.pixel_size_A, 500)
+    alpha = optics.wavelength_A * k
+    displacement_A = abs(defocus_A) * alpha
+    for aberration in optics.aberrations:
+        displacement_A += abs(aberration.coefficient_A) * alpha**aberration.order
+    focal = 0.5 * math.pi * optics.wavelength_A * optics.focal_spread_A * k**2
+    angular = math.pi * 1e-3 * optics.angular_spread_mrad / optics.wavelength_A * displacement_A
+    return float(displacement_A[np.exp(-(focal**2) - angular**2) >= 0.1].max())
 
 
 def focal_envelope(k2: torch.Tensor, optics: Optics) -> torch.Tensor:

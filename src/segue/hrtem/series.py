@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
-from segue.errors import SegueError
+from segue.errors import SegueError, warn
 from segue.fingerprint import hash_json
 from segue.hrtem import waves
 from segue.hrtem.exit_wave import ON_CPU, Execution, LabelsSpec, WaveSpec, default_execution, grid_px
 from segue.hrtem.imaging import ImagingSpec
+from segue.hrtem.optics import max_displacement_A
 from segue.hrtem.specimen import A_PER_NM, SpecimenSpec, locate
 from segue.spec import SpecModel
 
@@ -161,6 +162,7 @@ def simulate(
     spec = resolve(spec, root)
     provenance = _provenance(spec)
     waves_folder = None if spec.waves_folder is None else (root / spec.waves_folder).absolute()
+    _warn_of_border(spec)
     made = is_made(out, "provenance", provenance)
     if waves_folder is not None:
         write_json(waves_record(out), {"waves_folder": str(waves_folder)})
@@ -187,6 +189,18 @@ def simulate(
             channels=["HRTEM"],
             attributes={"pixel_size_nm": spec.imaging.pixel_size_A / A_PER_NM, "provenance": provenance},
             splits={},
+        )
+
+
+def _warn_of_border(spec: SeriesSpec) -> None:
+    """Warns of aberrations that displace detail across the border of the field, which is periodic."""
+    defocus_A = A_PER_NM * (max(map(abs, spec.imaging.defocus_nm)) + 3 * spec.imaging.defocus_spread_nm)
+    displaced_nm = max_displacement_A(spec.imaging.optics(spec.wave.energy_keV), defocus_A) / A_PER_NM
+    if displaced_nm > spec.wave.field_nm / 2:
+        warn(
+            f"{spec.name}: aberrations and defocus displace the finest detail by up to {displaced_nm:.0f} nm, beyond "
+            f"the border of the field of {spec.wave.field_nm:g} nm, where it comes in again from the other side; a "
+            "microscope damps it by imaging.angular_spread_mrad, or take a larger wave.field_nm"
         )
 
 
