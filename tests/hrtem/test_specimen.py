@@ -14,12 +14,10 @@ from segue.hrtem.exit_wave import WaveSpec, vacuum_wave
 from segue.hrtem.imaging import render
 from segue.hrtem.optics import Optics
 from segue.hrtem.specimen import (
-    CARBON_SPACING_A,
     Atoms,
     Particle,
     Specimen,
     SpecimenSpec,
-    amorphous_carbon,
     build,
     cut_crystal,
     random_rotation,
@@ -249,17 +247,6 @@ def test_too_many_particles_are_refused() -> None:
         build(spec, field_A=40.0, seed=0, index=0)
 
 
-def test_amorphous_carbon_has_its_density_and_least_distance() -> None:
-    """The film holds density × volume atoms, none nearer than a bond, also across the periodic border."""
-    atoms = amorphous_carbon(30.0, 20.0, 2.0, rng.numpy_generator(0, "test"))
-    assert len(atoms.numbers) == round(2.0 * 6.02214076e23 / 12.011 * 1e-24 * 30.0**2 * 20.0)
-    tree = KDTree(atoms.positions_A, boxsize=[30.0, 30.0, 0.0])
-    assert tree.query(atoms.positions_A, k=2)[0][:, 1].min() >= CARBON_SPACING_A
-    assert atoms.positions_A[:, 2].min() >= 0
-    assert atoms.positions_A[:, 2].max() <= 20.0
-    assert np.histogram(atoms.positions_A[:, 2], bins=4, range=(0, 20))[0].std() < 0.03 * len(atoms.numbers)
-
-
 def test_no_support_is_allowed() -> None:
     """A support of thickness 0 has no atoms."""
     assert len(build(SpecimenSpec(support_nm=0), field_A=128.0, seed=0, index=0).support.numbers) == 0
@@ -316,3 +303,47 @@ def test_mistakes_are_worded(table: dict, words: str) -> None:
     """Each mistake in a specimen's table says where it is and what to write instead."""
     with pytest.raises(SpecError, match=words):
         validate(SpecimenSpec, table, context="x.toml")
+
+
+def test_patches_lie_flat_on_a_sheet_of_graphene() -> None:
+    """Their atoms are above the sheet, inside their circle and not thicker than given; nothing else is in the cell."""
+    spec = SpecimenSpec(
+        shape="patch",
+        particles=3,
+        diameter_nm=3.0,
+        thickness_nm=1.5,
+        spacing_nm=0,
+        stacking_faults=0,
+        support="graphene",
+    )
+    specimen = build(spec, field_A=120.0, seed=0, index=0)
+    assert specimen.formula == "C"
+    assert specimen.support_A == 0
+    assert len(specimen.parts) == 3
+    assert np.ptp(specimen.support.positions_A[:, 2]) == 0
+    for part in specimen.parts:
+        x, y, z = (part.atoms.positions_A - part.center_A).T
+        assert np.hypot(x, y).max() <= 15.0
+        assert np.ptp(z) <= 15.0
+        assert (part.atoms.positions_A[:, 2] > specimen.support.positions_A[0, 2] + 1.4).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"shape": "patch", "crystal": "Cu"}, "amorphous carbon"),
+        ({"shape": "patch"}, "a patch, which has no"),
+        ({"thickness_nm": 1.0}, "that of patches"),
+        ({"support": "graphene", "support_nm": 3}, "one layer"),
+    ],
+)
+def test_settings_that_contradict_a_patch_or_graphene(settings: dict[str, object], words: str) -> None:
+    """Each is named with its remedy."""
+    with pytest.raises(SpecError, match=words):
+        validate(SpecimenSpec, settings, context="series.toml")
+
+
+def test_a_specification_is_read_back_from_its_record() -> None:
+    """What a dataset stores of a specimen describes it again, whatever its shape."""
+    for spec in (SpecimenSpec(shape="patch", stacking_faults=0, support="graphene"), SpecimenSpec()):
+        assert SpecimenSpec.model_validate(spec.model_dump(mode="json")) == spec

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from segue.errors import SegueError, warn
 from segue.fingerprint import hash_json
 from segue.hrtem import waves
+from segue.hrtem.carbon import MIN_GRAPHENE_FIELD_A
 from segue.hrtem.exit_wave import ON_CPU, Execution, LabelsSpec, WaveSpec, default_execution, grid_px
 from segue.hrtem.imaging import ImagingSpec
 from segue.hrtem.optics import max_displacement_A
@@ -79,6 +80,11 @@ class SeriesSpec(SpecModel):
             errors.append(
                 f"specimen.diameter_nm: found up to {self.specimen.diameter_nm[1]:g}, more than wave.field_nm = "
                 f"{self.wave.field_nm:g}; take smaller particles or a larger field"
+            )
+        if self.specimen.support == "graphene" and field_A < MIN_GRAPHENE_FIELD_A:
+            errors.append(
+                f"wave.field_nm: found {self.wave.field_nm:g}, in which graphene would be strained by more than 6 %; "
+                f"take at least {MIN_GRAPHENE_FIELD_A / A_PER_NM:g}"
             )
         counts = max(self.imaging.dose_e_per_A2) * pixel_A**2
         if counts > MAX_COUNTS_PER_PX:

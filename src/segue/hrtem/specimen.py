@@ -1,4 +1,4 @@
-"""Specimens as lists of atoms: crystalline particles with faults and twins on an amorphous carbon support.
+"""Specimens as lists of atoms: particles, crystals with faults and twins or islands of carbon, on a carbon support.
 
 A specimen is sampled in this order: the particles (number, diameters, places), the crystal inside each (faults, twins,
 lattice origin, orientation, elements of mixed sites), then the support. Lengths are Å inside this module, nm in the
@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from segue import rng
 from segue.errors import SegueError
+from segue.hrtem.carbon import amorphous_carbon, carbon_island, graphene
 from segue.hrtem.crystals import CRYSTALS, CrystalName, Fault, Sites, crystal_sites
 from segue.hrtem.structure_file import read_structure, require_crystal
 from segue.hrtem.wulff import Polyhedron, miller_indices, wulff_polyhedron
@@ -26,11 +27,9 @@ from segue.storage import absolute
 A_PER_NM = 10  # specifications give lengths in nm; atoms, waves and optics are computed in Å
 CONTACT_GAP_A = 1.5  # between the support's surface and the lowest point of a particle
 EDGE_GAP_A = 1.0  # empty space in front of and behind all atoms, so that no phonon leaves the cell
-CARBON_SPACING_A = 1.4  # the minimum distance between two atoms of the support, about a C–C bond
 MAX_PLACEMENT_TRIES = 200
 MASK_BLUR_A = 1.6  # of the labels of structure files: that of six of the published study's nine crystals
-AVOGADRO_PER_MOL = 6.02214076e23
-CARBON_G_PER_MOL = 12.011
+CARBON = 6
 
 
 def _as_range(value: Any) -> Any:
@@ -73,6 +72,9 @@ class SpecimenSpec(SpecModel):
     filled in by `locate`, and checked if it is written. `shape`: "sphere" or "wulff", cut from the crystal, or
     "whole", the atoms of the file as they are. `diameter_nm` (or half of it, `radius_nm`) is that of the sphere, or of
     a sphere with the volume of the Wulff shape, whose relative `surface_energies` are given by family of planes.
+    "patch" is no crystal but an island of amorphous carbon with a wavy outline inside a circle of that diameter, and
+    `thickness_nm` high at its middle. `support`: a film of amorphous carbon, or a sheet of graphene, strained a little
+    to be periodic across the field; density is that of patches too.
     `stacking_faults` and `twins` are numbers of planes in each particle; a shape is that of the crystal without them.
     """
 
@@ -80,12 +82,14 @@ class SpecimenSpec(SpecModel):
     structure_file: Annotated[str, Field(min_length=1)] | None = Field(default=None, exclude=True)
     structure_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     particles: Counts = (1, 5)
-    shape: Literal["sphere", "wulff", "whole"] = "sphere"
+    shape: Literal["sphere", "wulff", "whole", "patch"] = "sphere"
     surface_energies: Annotated[dict[Plane, Positive], Field(min_length=1)] | None = None
     diameter_nm: Lengths = (3.0, 5.0)
+    thickness_nm: Lengths = (0.5, 2.0)
     spacing_nm: Annotated[float, Field(ge=0)] = 1.0
     stacking_faults: Counts = (0, 2)
     twins: Counts = (0, 0)
+    support: Literal["amorphous-carbon", "graphene"] = "amorphous-carbon"
     support_nm: ThicknessRange = (2.0, 8.0)
     support_density_g_per_cm3: Annotated[float, Field(gt=0, le=2.6)] = 2.0  # amorphous carbon: 1.8–2.1, sputtered film
 
@@ -106,7 +110,7 @@ class SpecimenSpec(SpecModel):
             if radii[0] <= 0:
                 raise ValueError(f"radius_nm: found {list(radii)}; give numbers above 0")
             table["diameter_nm"] = (2 * radii[0], 2 * radii[1])
-        if table.get("structure_file") is not None:
+        if table.get("structure_file") is not None or table.get("shape") == "patch":
             table.setdefault("crystal", None)
         return table
 
@@ -115,8 +119,12 @@ class SpecimenSpec(SpecModel):
         errors = []
         crystal = CRYSTALS[self.crystal] if self.crystal else None
         fault = crystal.fault if crystal else None
-        name = f"crystal '{self.crystal}'" if self.crystal else "a structure file"
-        if (crystal is None) == (self.structure_file is None and self.structure_sha256 is None):
+        is_patch = self.shape == "patch"
+        name = f"crystal '{self.crystal}'" if self.crystal else "a patch" if is_patch else "a structure file"
+        from_file = self.structure_file is not None or self.structure_sha256 is not None
+        if is_patch and (crystal or from_file):
+            errors.append('crystal: found with shape = "patch", which is of amorphous carbon; leave out one of them')
+        elif not is_patch and (crystal is None) == (not from_file):
             errors.append("crystal: give either `crystal`, the name of one, or `structure_file`")
         if self.stacking_faults[1] > 0 and fault is None:
             faulted = ", ".join(name for name, crystal in CRYSTALS.items() if crystal.fault)
@@ -143,8 +151,12 @@ class SpecimenSpec(SpecModel):
             errors.append(
                 'shape: found "whole" with a crystal, which has no end; give a `structure_file`, or another shape'
             )
-        if self.shape == "whole" and "diameter_nm" in self.model_fields_set:
+        if self.shape == "whole" and self.diameter_nm != (3.0, 5.0):
             errors.append('diameter_nm: found with shape = "whole", which has the size of the file; leave it out')
+        if not is_patch and self.thickness_nm != (0.5, 2.0):
+            errors.append(f'thickness_nm: found with shape = "{self.shape}"; it is that of patches; leave it out')
+        if self.support == "graphene" and self.support_nm != (2.0, 8.0):
+            errors.append('support_nm: found with support = "graphene", which is one layer; leave it out')
         if self.particles[1] == 0:
             errors.append("particles: found 0; there would be nothing to segment; allow at least one")
         if errors:
@@ -243,7 +255,7 @@ def build(spec: SpecimenSpec, *, field_A: float, seed: int, index: int) -> Speci
     random = rng.numpy_generator(seed, "specimen", index)
     material = read_material(spec)
     centers_xy, diameters = _place(spec, material, field_A, random)
-    support_A = A_PER_NM * float(random.uniform(*spec.support_nm))
+    support_A = A_PER_NM * float(random.uniform(*spec.support_nm)) if spec.support == "amorphous-carbon" else 0.0
     surface = EDGE_GAP_A + support_A
     lowest = surface + CONTACT_GAP_A
     parts, depths = [], [0.0]
@@ -257,11 +269,16 @@ def build(spec: SpecimenSpec, *, field_A: float, seed: int, index: int) -> Speci
         center = np.array([x, y, lowest + below])
         parts.append(replace(particle, atoms=particle.atoms.moved(center), center_A=center))
         depths.append(depth)
-    carbon = amorphous_carbon(
-        field_A, support_A, spec.support_density_g_per_cm3, rng.numpy_generator(seed, "support", index)
-    )
+    random_support = rng.numpy_generator(seed, "support", index)
+    if spec.support == "graphene":
+        carbon = graphene(field_A, random_support)
+    else:
+        carbon = amorphous_carbon(field_A, support_A, spec.support_density_g_per_cm3, random_support)
+    support = Atoms(np.full(len(carbon), CARBON), carbon)
     height = lowest + max(depths) + EDGE_GAP_A
-    return Specimen(tuple(parts), carbon.moved([0, 0, EDGE_GAP_A]), support_A, surface, float(height), material.formula)
+    return Specimen(
+        tuple(parts), support.moved([0, 0, EDGE_GAP_A]), support_A, surface, float(height), material.formula
+    )
 
 
 @dataclass(frozen=True)
@@ -277,6 +294,9 @@ class Material:
 def read_material(spec: SpecimenSpec) -> Material:
     """Returns what a specification's particles consist of; raises SegueError for a structure file that is unsuitable,
     and for surface energies whose planes leave the shape open."""
+    if spec.shape == "patch":
+        carbon = Sites(np.array([[CARBON]]), np.ones((1, 1)), np.zeros((1, 3)), np.eye(3), False, None)
+        return Material(carbon, "C", None, None)
     if spec.crystal is None:
         if spec.structure_file is None:
             raise SegueError("specimen.structure_file: missing; give the path of the file with structure_sha256.")
@@ -332,7 +352,12 @@ def _place(
     if len(placed) < spec.particles[0]:
         across = f"{around * diameters.max() / A_PER_NM:.3g} nm"
         nominal = f"{spec.diameter_nm[0]:g}–{spec.diameter_nm[1]:g} nm"
-        size = {"sphere": nominal, "wulff": f"{nominal}, up to {across} from corner to corner", "whole": across}
+        size = {
+            "sphere": nominal,
+            "patch": nominal,
+            "wulff": f"{nominal}, up to {across} from corner to corner",
+            "whole": across,
+        }
         raise SegueError(
             f"specimen.particles: found room for {len(placed)} of at least {spec.particles[0]} particles of "
             f"{size[spec.shape]}, {spec.spacing_nm:g} nm apart, in a field of {field_A / A_PER_NM:g} nm; ask for "
@@ -347,16 +372,20 @@ def _centered(positions_A: np.ndarray) -> np.ndarray:
 
 
 def _particle(spec: SpecimenSpec, material: Material, diameter_A: float, random: np.random.Generator) -> Particle:
-    """Returns a particle about the origin, in a random orientation."""
+    """Returns a particle about the origin, in a random orientation; a patch lies flat."""
     faults = int(random.integers(spec.stacking_faults[0], spec.stacking_faults[1] + 1))
     twins = int(random.integers(spec.twins[0], spec.twins[1] + 1)) if spec.twins[1] else 0
     if spec.shape == "whole":
         sites = material.sites
         which, positions = np.arange(len(sites.fractions)), _centered(sites.fractions @ sites.cell_A)
         defects: tuple[Defect, ...] = ()
+    elif spec.shape == "patch":
+        thickness_A = A_PER_NM * float(random.uniform(*spec.thickness_nm))
+        positions = carbon_island(diameter_A, thickness_A, spec.support_density_g_per_cm3, random)
+        which, defects = np.zeros(len(positions), int), ()
     else:
         which, positions, defects = cut_crystal(material, diameter_A, faults=faults, twins=twins, random=random)
-    rotation = random_rotation(random)
+    rotation = np.eye(3) if spec.shape == "patch" else random_rotation(random)
     numbers = material.sites.elements(which, random)
     occupied = numbers > 0
     if not occupied.any():
@@ -470,35 +499,3 @@ def random_rotation(random: np.random.Generator) -> np.ndarray:
             [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
         ]
     )
-
-
-def amorphous_carbon(
-    field_A: float, thickness_A: float, density_g_per_cm3: float, random: np.random.Generator
-) -> Atoms:
-    """Returns carbon atoms at random places with 0 ≤ z ≤ thickness, at least `CARBON_SPACING_A` apart.
-
-    The film is periodic across the field. Atoms that come too close to another are drawn again until none does;
-    at 2 g/cm³ the atoms fill 14 % of the volume, far from the 38 % at which random placing jams.
-    """
-    from scipy.spatial import KDTree
-
-    per_A3 = density_g_per_cm3 * AVOGADRO_PER_MOL / CARBON_G_PER_MOL * 1e-24
-    count = round(per_A3 * field_A**2 * thickness_A)
-    period = [field_A, field_A, 0.0]  # 0: not periodic
-    placed: list[np.ndarray] = []
-    trees: list[KDTree] = []
-    while missing := count - sum(map(len, placed)):
-        # a product can round up to the field's edge, where the periodic tree refuses it
-        candidates = random.uniform(size=(missing, 3)) * [field_A, field_A, thickness_A]
-        candidates[:, :2] %= field_A
-        for tree in trees:
-            candidates = candidates[np.isinf(tree.query(candidates, distance_upper_bound=CARBON_SPACING_A)[0])]
-        pairs = KDTree(candidates, boxsize=period).query_pairs(CARBON_SPACING_A, output_type="ndarray")
-        candidates = np.delete(candidates, np.unique(pairs.max(axis=1, initial=-1)) if len(pairs) else [], axis=0)
-        if len(candidates):
-            while placed and len(placed[-1]) < 4 * len(candidates):  # few trees are faster than many
-                candidates = np.concatenate([placed.pop(), candidates])
-                trees.pop()
-            placed.append(candidates)
-            trees.append(KDTree(candidates, boxsize=period))
-    return Atoms(np.full(count, 6), np.concatenate(placed) if placed else np.zeros((0, 3)))
