@@ -149,7 +149,9 @@ def _higher_orders(number: int, energy_keV: float, nyquist_per_A: float) -> Cubi
     first = 1j * interaction_constant(energy_keV) * projected_potential_spectrum(number, k)
     cut = _aperture(k / nyquist_per_A) * (first + waves @ higher)
     tau = (2 * math.pi * k * k_weights * cut) @ waves
-    logarithm = 2 * math.pi * r * r_weights * (np.log1p(tau) - tau)
+    # continuous from where it is 0: behind a heavy atom the phase passes π
+    angle = np.unwrap(np.angle(1 + tau)[::-1])[::-1]
+    logarithm = 2 * math.pi * r * r_weights * (np.log(np.abs(1 + tau)) + 1j * angle - tau)
     return CubicSpline(knots, -1j * (knot_waves @ np.column_stack([higher, logarithm])))
 
 
