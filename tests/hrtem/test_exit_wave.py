@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from segue.hrtem.exit_wave import (
+    Execution,
     LabelsSpec,
     WaveSpec,
     exit_waves,
@@ -85,6 +86,15 @@ def test_more_phonons_leave_the_first_ones_as_they_are() -> None:
     two = exit_waves(specimen, moving.model_copy(update={"frozen_phonons": 2}), size_px=80, seed=2, index=0)
     assert torch.equal(one[0], two[0])
     assert (two[0] - two[1]).abs().max() > 0.01
+
+
+def test_phonons_at_once_are_those_one_by_one() -> None:
+    """A batch of phonons, also an uneven last one, gives the waves of one after another."""
+    specimen = build(SMALL, field_A=32.0, seed=2, index=0)
+    moving = WAVE.model_copy(update={"phonon_sigma_A": 0.1, "frozen_phonons": 3})
+    single = exit_waves(specimen, moving, size_px=80, seed=2, index=0)
+    batched = exit_waves(specimen, moving, size_px=80, seed=2, index=0, execution=Execution(batch=2))
+    torch.testing.assert_close(batched, single, rtol=0, atol=2e-6)
 
 
 def test_a_threshold_above_all_phases_gives_no_mask() -> None:
