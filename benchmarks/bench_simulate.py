@@ -1,125 +1,204 @@
-"""Images rendered per second, against calling abTEM anew for each condition: both measured here, in one process.
+"""One structure from atoms to images, by segue and by an abTEM script that does the same, in turns.
 
-    python benchmarks/bench_simulate.py [--size 256] [--phonons 2] [--structures 3]
+    python benchmarks/bench_simulate.py [--size 640] [--phonons 8] [--rounds 3] [--device cuda] [--batch 8]
 
-One structure of CdSe spheres on carbon under five defoci with noise. *segue* computes its exit waves once and renders
-every condition from them; *waves kept* lets abTEM do the same, rendering each condition by its own transfer function;
-*anew* runs abTEM's multislice for each condition. All use one thread and the same grid, atoms and slices; the first
-structure of each (libraries loading, compiling) is not counted. Prints medians per structure and the ratios.
+CdSe spheres on 4 nm of carbon, 0.1 Å, slices of 2 Å; by default the study's field of 12.8 nm. Each way has a process of
+its own of one thread and makes the exit waves of all frozen phonons and from them images of 11 defoci and 5 doses; its
+first round (libraries, compilers, plans of transforms) does not count. *Transforms* are two transforms of the grid for
+each slice and phonon, which no multislice does without. Prints processor time, which other work on the machine disturbs
+least, the greatest memory of each process, and how many structures two processes make in the time of one. On a GPU
+(--device) all of it is wall time.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import multiprocessing
 import time
 from collections.abc import Callable
+from functools import partial
+from statistics import median
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from contest import parse
+from contest import head, hold, machine, parse, ratio, row
 
-from segue import rng
-from segue.hrtem.exit_wave import exit_waves, multislice, resample
-from segue.hrtem.imaging import Optics, expose, render
-from segue.hrtem.series import SeriesSpec
-from segue.hrtem.specimen import Atoms, Specimen, build
+from segue import device
+from segue.hrtem.detector import expose
+from segue.hrtem.exit_wave import Execution, WaveSpec, exit_waves, grid_px
+from segue.hrtem.imaging import render
+from segue.hrtem.optics import Optics
+from segue.hrtem.specimen import Specimen, SpecimenSpec, build
 
-DEFOCI_NM = (-10.0, -5.0, 0.0, 5.0, 10.0)
-DOSE_E_PER_A2 = 400.0
+DEFOCI_NM = tuple(range(-25, 26, 5))
+DOSES_E_PER_A2 = (30.0, 75.0, 150.0, 300.0, 600.0)
 PIXEL_SIZE_A = 0.2
+FOCAL_SPREAD_A = 10.0
+STRUCTURES_OF_STUDY = 20_000
+T = TypeVar("T")
 
 
-def series(size_px: int, phonons: int) -> SeriesSpec:
-    field_nm = size_px * PIXEL_SIZE_A / 10
-    return SeriesSpec.model_validate(
-        {
-            "name": "bench",
-            "structures": 1,
-            "specimen": {
-                "particles": [1, 2],
-                "diameter_nm": [0.3 * field_nm, 0.4 * field_nm],
-                "spacing_nm": 0.3,
-                "support_nm": 3.0,
-            },
-            "wave": {"field_nm": field_nm, "sampling_A": 0.1, "frozen_phonons": phonons},
-            "imaging": {"tile_px": size_px, "pixel_size_A": PIXEL_SIZE_A, "defocus_nm": list(DEFOCI_NM)},
-        }
-    )
+class Settings(NamedTuple):
+    size: int
+    phonons: int
+    device: str
+    batch: int
+
+    @property
+    def field_A(self) -> float:
+        return self.size * PIXEL_SIZE_A
+
+    @property
+    def wave(self) -> WaveSpec:
+        return WaveSpec(field_nm=self.field_A / 10, frozen_phonons=self.phonons)
+
+    def specimen(self) -> Specimen:
+        diameter_nm = 0.3 * self.field_A / 10
+        spec = SpecimenSpec(
+            particles=(2, 2), diameter_nm=(diameter_nm, diameter_nm), spacing_nm=0.2, support_nm=(4.0, 4.0)
+        )
+        return build(spec, field_A=self.field_A, seed=0, index=0)
 
 
-def by_segue(spec: SeriesSpec, specimen: Specimen, size_px: int) -> np.ndarray:
-    waves = exit_waves(specimen, spec.wave, size_px=size_px, seed=0, index=0)
-    optics = Optics(spec.wave.energy_keV, PIXEL_SIZE_A, spec.imaging.focal_spread_A)
-    intensity = render(torch.from_numpy(waves), 10 * torch.tensor(DEFOCI_NM), optics)
-    generator = torch.Generator().manual_seed(0)
-    return expose(intensity, DOSE_E_PER_A2, pixel_size_A=PIXEL_SIZE_A, generator=generator).numpy()
+class Cost(NamedTuple):
+    waves_s: float
+    images_s: float
+    memory_mb: float
 
 
-def image_by_abtem(spec: SeriesSpec, waves: list[np.ndarray], defocus_nm: float) -> np.ndarray:
+def by_segue(settings: Settings) -> Callable[[], Cost]:
+    device.keep_freed_memory()
+    specimen, execution = settings.specimen(), Execution(settings.device, settings.batch)
+    optics = Optics(settings.wave.energy_keV, PIXEL_SIZE_A, FOCAL_SPREAD_A)
+    generator = torch.Generator(settings.device).manual_seed(0)
+
+    def waves() -> torch.Tensor:
+        return exit_waves(specimen, settings.wave, size_px=settings.size, seed=0, index=0, execution=execution)
+
+    def images(exit: torch.Tensor) -> None:
+        for intensity in render(exit, 10.0 * torch.tensor(DEFOCI_NM), optics):
+            for dose in DOSES_E_PER_A2:
+                check(expose(intensity, dose, pixel_size_A=PIXEL_SIZE_A, generator=generator), dose)
+
+    return partial(cost, settings, waves, images)
+
+
+def by_abtem(settings: Settings) -> Callable[[], Cost]:
     import abtem
+    import ase
 
-    ctf = abtem.CTF(
-        defocus=10 * defocus_nm, focal_spread=spec.imaging.focal_spread_A, energy=1e3 * spec.wave.energy_keV
-    )
-    with abtem.config.set({"diagnostics.progress_bar": False, "dask.lazy": False, "fftw.threads": 1}):
-        images = [
-            abtem.Waves(wave, energy=1e3 * spec.wave.energy_keV, sampling=PIXEL_SIZE_A).apply_ctf(ctf).intensity()
-            for wave in waves
-        ]
-        noisy = images[0].copy()
-        noisy.array[:] = np.mean([image.array for image in images], axis=0)
-        return np.asarray(noisy.poisson_noise(dose_per_area=DOSE_E_PER_A2, seed=0).array)
-
-
-def waves_by_abtem(spec: SeriesSpec, specimen: Specimen, size_px: int) -> list[np.ndarray]:
+    abtem.config.set({"diagnostics.progress_bar": False, "dask.lazy": False, "fftw.threads": 1})
+    specimen, wave = settings.specimen(), settings.wave
     atoms = specimen.support + specimen.particles
-    waves = []
-    for phonon in range(spec.wave.frozen_phonons):
-        random = rng.numpy_generator(0, "phonon", 0, phonon)
-        displaced = atoms.positions_A + spec.wave.phonon_sigma_A * random.standard_normal(atoms.positions_A.shape)
-        moved = Atoms(atoms.numbers, displaced)
-        full = multislice(moved, field_A=10 * spec.wave.field_nm, height_A=specimen.height_A, wave=spec.wave)
-        waves.append(resample(full, size_px))
-    return waves
+    cell_A = [settings.field_A, settings.field_A, specimen.height_A]
+    cell = ase.Atoms(numbers=atoms.numbers, positions=atoms.positions_A, cell=cell_A, pbc=True)
+
+    def waves() -> abtem.Waves:
+        phonons = abtem.FrozenPhonons(cell, settings.phonons, sigmas=wave.phonon_sigma_A, seed=0)
+        potential = abtem.Potential(
+            phonons,
+            gpts=grid_px(settings.field_A, wave.sampling_A),
+            slice_thickness=wave.slice_thickness_A,
+            parametrization="lobato",
+            projection="infinite",
+        )
+        exit_wave = abtem.PlaneWave(energy=1e3 * wave.energy_keV).multislice(potential, lazy=False)
+        return exit_wave.downsample(gpts=(settings.size, settings.size))
+
+    def images(exit: abtem.Waves) -> None:
+        for defocus_nm in DEFOCI_NM:
+            ctf = abtem.CTF(defocus=10 * defocus_nm, focal_spread=FOCAL_SPREAD_A, energy=1e3 * wave.energy_keV)
+            intensity = exit.apply_ctf(ctf).intensity().mean(0)
+            for dose in DOSES_E_PER_A2:
+                check(torch.from_numpy(intensity.poisson_noise(dose_per_area=dose, seed=0).array), dose)
+
+    return partial(cost, settings, waves, images)
 
 
-def kept(spec: SeriesSpec, specimen: Specimen, size_px: int) -> np.ndarray:
-    waves = waves_by_abtem(spec, specimen, size_px)
-    return np.stack([image_by_abtem(spec, waves, defocus) for defocus in DEFOCI_NM])
+def transforms(settings: Settings) -> Callable[[], Cost]:
+    size, specimen = grid_px(settings.field_A, settings.wave.sampling_A), settings.specimen()
+    count = 2 * int(np.ceil(specimen.height_A / settings.wave.slice_thickness_A))
+    grids = torch.randn(settings.batch, size, size, dtype=torch.complex64, device=settings.device)
+
+    def waves() -> None:
+        for _ in range(count * settings.phonons // settings.batch):
+            torch.fft.fft2(grids)
+
+    return partial(cost, settings, waves, lambda _: None)
 
 
-def anew(spec: SeriesSpec, specimen: Specimen, size_px: int) -> np.ndarray:
-    return np.stack([image_by_abtem(spec, waves_by_abtem(spec, specimen, size_px), defocus) for defocus in DEFOCI_NM])
+def cost(settings: Settings, waves: Callable[[], T], images: Callable[[T], None]) -> Cost:
+    clock = time.process_time if settings.device == "cpu" else time.perf_counter
+    began = clock()
+    exit = waves()
+    finish(settings)
+    between = clock()
+    images(exit)
+    finish(settings)
+    return Cost(between - began, clock() - between, peak_memory_mb())
+
+
+def finish(settings: Settings) -> None:
+    if settings.device != "cpu":
+        torch.cuda.synchronize()
+
+
+def check(image: torch.Tensor, dose: float) -> None:
+    """Refuses images of a wrong number of electrons: a fast wrong way is none."""
+    assert abs(float(image.double().mean()) / (dose * PIXEL_SIZE_A**2) - 1) < 0.05
+
+
+def peak_memory_mb() -> float:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def seconds_of_structure(settings: Settings, structures: int) -> float:
+    torch.set_num_threads(1)
+    measure = by_segue(settings)
+    measure()
+    began = time.perf_counter()
+    for _ in range(structures):
+        measure()
+    return time.perf_counter() - began
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--size", type=int, default=256, help="pixels across the image")
-    parser.add_argument("--phonons", type=int, default=2)
-    parser.add_argument("--structures", type=int, default=3)
-    arguments = parse(parser, size=64, phonons=1, structures=1)
-    torch.set_num_threads(1)
-    spec = series(arguments.size, arguments.phonons)
-    ways: dict[str, Callable[[SeriesSpec, Specimen, int], np.ndarray]] = {
-        "segue": by_segue,
-        "waves kept": kept,
-        "anew": anew,
-    }
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    for index in range(arguments.structures + 1):
-        specimen = build(spec.specimen, field_A=10 * spec.wave.field_nm, seed=0, index=index)
-        for way, images in ways.items():
-            start = time.perf_counter()
-            actual = images(spec, specimen, arguments.size)
-            elapsed = time.perf_counter() - start
-            assert abs(actual.mean() / (DOSE_E_PER_A2 * PIXEL_SIZE_A**2) - 1) < 0.05
-            if index:
-                seconds[way].append(elapsed)
-    rates = {way: len(DEFOCI_NM) / statistics.median(times) for way, times in seconds.items()}
-    print(f"{arguments.size}² px, {arguments.phonons} phonons, {len(DEFOCI_NM)} defoci, one thread")
-    for way, rate in rates.items():
-        print(f"{way:>10}: {rate:8.2f} images/s   segue is {rates['segue'] / rate:.2f} × as fast")
+    parser.add_argument("--size", type=int, default=640, help="pixels of 0.2 Å across the image")
+    parser.add_argument("--phonons", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=1, help="waves at once")
+    arguments = parse(parser, size=96, phonons=1, rounds=1)
+    settings = Settings(arguments.size, arguments.phonons, arguments.device, arguments.batch)
+    ways = {"segue": by_segue, "abTEM": by_abtem, "transforms": transforms}
+    results = hold({name: partial(way, settings) for name, way in ways.items()}, rounds=arguments.rounds, threads=1)
+    print(machine(1))
+    print(f"{settings.size}² px, {settings.phonons} phonons, {len(DEFOCI_NM)} defoci × {len(DOSES_E_PER_A2)} doses\n")
+    print(head("way", "exit waves, s", "images, s", "memory, MB", "waves: segue takes"))
+    ours = [each.waves_s for each in results["segue"]]
+    for name, costs in results.items():
+        waves_s, images_s, memory_mb = (median(values) for values in zip(*costs, strict=True))
+        share = ratio(ours, [each.waves_s for each in costs])
+        print(row(name, f"{waves_s:.2f}", f"{images_s:.2f}", f"{memory_mb:.0f}", f"{share:.2f} × its time"))
+    totals = {name: [each.waves_s + each.images_s for each in costs] for name, costs in results.items()}
+    images = len(DEFOCI_NM) * len(DOSES_E_PER_A2)
+    print(
+        f"\nfrom atoms to {images} images: segue is {ratio(totals['abTEM'], totals['segue']):.2f} × as fast as abTEM, "
+        f"{images / median(totals['segue']):.2f} images/s; images take "
+        f"{100 * median(each.images_s / each.waves_s for each in results['segue']):.1f} % of the time of waves"
+    )
+    print(
+        f"{STRUCTURES_OF_STUDY:,} structures: {STRUCTURES_OF_STUDY * median(totals['segue']) / 3600:,.0f} hours of it"
+    )
+    if settings.device == "cpu":
+        with multiprocessing.get_context("spawn").Pool(2) as pool:
+            alone = pool.apply(seconds_of_structure, (settings, arguments.rounds))
+            both = pool.starmap(seconds_of_structure, [(settings, arguments.rounds)] * 2)
+        print(f"two processes make {2 * alone / max(both):.2f} × as many structures as one")
 
 
 if __name__ == "__main__":

@@ -32,11 +32,38 @@ COUNT_VALUES = ("count", "fraction", "density_per_mm2")  # of the cells of a cla
 Progress = Callable[[int, int], None]
 
 
-def simulate(spec: PathLike, out: PathLike, *, workers: int = 1, progress: Progress | None = None) -> Path:
-    """Simulates the HRTEM series of a TOML specification into a dataset, and returns its path."""
-    from segue.hrtem import series
+def simulate(
+    spec: PathLike,
+    out: PathLike,
+    *,
+    workers: int = 1,
+    batch: int | None = None,
+    progress: Progress | None = None,
+    log: Callable[[str], None] | None = None,
+) -> Path:
+    """Simulates the HRTEM series of a TOML specification into a dataset, and returns its path.
 
-    series.simulate(load_spec(series.SeriesSpec, Path(spec)), Path(out), workers=workers, progress=progress)
+    Of a specification with `each`, `out` is a folder with a dataset for each combination of its values, named by the
+    series and the values. `log` receives what is going to be made and the disk it needs. Waves are computed on a GPU
+    where there is one; `batch` is the number computed at once (8 there, 1 on a CPU), each needs about 130 bytes per
+    point of the grid.
+    """
+    from segue.hrtem import series
+    from segue.study.datasets import series_files
+
+    root, files = Path(spec).parent, series_files(Path(spec), Path(out))
+    total, before = sum(settings.structures for settings in files.values()), 0
+    if log is not None:
+        for line in series.describe(list(files.values()), root):
+            log(line)
+    for file, settings in files.items():
+
+        def report(done: int, _: int, before: int = before) -> None:
+            if progress is not None:
+                progress(before + done, total)
+
+        series.simulate(settings, file, root=root, workers=workers, batch=batch, progress=report)
+        before += settings.structures
     return Path(out)
 
 

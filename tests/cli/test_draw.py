@@ -78,3 +78,38 @@ def test_what_cannot_be_drawn_is_refused(folder: Path):
     ):
         assert_refused(run_segue("draw", *arguments), message)
     assert not list(folder.glob("x.*"))
+
+
+SERIES = """
+name = "drawn"
+structures = 1
+[specimen]
+crystal = "Cu"
+diameter_nm = 1.2
+stacking_faults = 0
+particles = 1
+support_nm = 0
+[wave]
+field_nm = 2.4
+sampling_A = 0.3
+slice_thickness_A = 4.0
+frozen_phonons = 1
+[imaging]
+tile_px = 40
+pixel_size_A = 0.6
+"""
+
+
+def test_a_structure_of_a_series_or_a_line_for_each_of_its_values(tmp_path: Path):
+    """The figure of a series is a picture; with `each` it has a line for each value."""
+    (tmp_path / "one.toml").write_text(SERIES)
+    (tmp_path / "each.toml").write_text(SERIES.replace('"Cu"', '{ each = ["Cu", "Ag"] }'))
+    heights = []
+    for name in ("one", "each"):
+        assert f"figure: {tmp_path / name}.png" in draw("series", tmp_path / f"{name}.toml", tmp_path / f"{name}.png")
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            heights.append(picture.size[1] / picture.size[0])
+    assert heights == pytest.approx([0.435, 0.46], abs=0.01)
+    assert_refused(run_segue("draw", "series", tmp_path / "one.toml", tmp_path / "one.gif"), ".png, .svg or .pdf")
+    done = run_segue("draw", "series", tmp_path / "one.toml", tmp_path / "x.png", "--structure", 1)
+    assert_refused(done, "has the structures 0 to 0, not 1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -12,11 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from segue import api
 from segue.data.dataset import Dataset
-from segue.errors import SegueError, SpecError
+from segue.errors import SegueError, SegueWarning, SpecError
 from segue.fingerprint import hash_dataset
-from segue.hrtem.series import SeriesSpec, expected, group_of, simulate, structure
+from segue.hrtem.optics import max_displacement_A
+from segue.hrtem.series import SeriesSpec, expected, group_of, resolve, simulate, structure, waves_file
 from segue.spec import load, validate
+from segue.study.datasets import series_files
 
 STUDIES = Path(__file__).parents[2] / "studies"
 TINY = {
@@ -52,7 +56,7 @@ def test_the_dataset_holds_every_condition_of_every_structure(uninterrupted: Pat
         assert dataset.tile_shape == (1, 80, 80)
         assert dataset.attributes["pixel_size_nm"] == pytest.approx(0.04)
         samples = dataset.samples()
-        for column in ("crystal", "support_nm", "defocus_nm_drawn", "minimum_contrast_nm", "structure", "source"):
+        for column in ("crystal", "support_nm", "defocus_nm_drawn", "zero_defocus_nm", "structure", "seed", "source"):
             assert column in samples
         assert len(set(samples["group"])) == 10
         assert len(set(samples["source"])) == 60
@@ -107,14 +111,16 @@ def strike(done, structures):
         os.kill(os.getpid(), signal.SIGKILL)
 
 if __name__ == "__main__":
-    simulate(SeriesSpec.model_validate_json(sys.argv[1]), Path(sys.argv[2]), workers=2, progress=strike)
+    spec = SeriesSpec.model_validate_json(sys.argv[1]).model_copy(update={"waves_folder": "waves"})
+    simulate(spec, Path(sys.argv[2]), root=Path(sys.argv[2]).parent, workers=2, progress=strike)
 """
 
 
 @pytest.mark.slow  # the maker's own tests kill it within the default tier
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_killed_and_started_again_gives_the_same_dataset(uninterrupted: Path, tmp_path: Path) -> None:
-    """SIGKILL of a run with two workers ends its workers; started again in one process, the content is the same."""
+    """SIGKILL of a run with two workers, which keeps its waves, ends its workers; started again in one process, the
+    content is that of a run without interruption or waves."""
     script, out = tmp_path / "run.py", tmp_path / "killed.h5"
     script.write_text(SCRIPT)
     parts = out.with_name("killed.h5.parts")
@@ -130,7 +136,9 @@ def test_killed_and_started_again_gives_the_same_dataset(uninterrupted: Path, tm
     done = list(parts.glob("*/?????.h5"))
     written = {path: path.stat().st_mtime_ns for path in done}
     seen: list[tuple[int, int]] = []
-    simulate(tiny(), out, progress=lambda finished, structures: seen.append((finished, structures)))
+    again = tiny(waves_folder="waves")
+    simulate(again, out, root=tmp_path, progress=lambda finished, structures: seen.append((finished, structures)))
+    assert len(list((tmp_path / "waves").glob("*/?????.h5"))) == 10
     assert seen[0] == (len(done), 10)
     assert seen[-1] == (10, 10)
     assert written
@@ -183,6 +191,42 @@ def test_more_conditions_leave_the_others_as_they_are() -> None:
     np.testing.assert_array_equal(few.labels["particles"][0], many.labels["particles"][row])
 
 
+def test_defocus_counts_from_a_plane_of_choice() -> None:
+    """From a zero 1 nm before the exit plane, -1 nm is the image of the exit plane, whatever the least contrast."""
+    at_exit = {"defocus_spread_nm": 0, "defocus_nm": [0], "dose_e_per_A2": 4e4, "zero_defocus_nm": 0}
+    before = at_exit | {"zero_defocus_nm": 1.0, "defocus_nm": [-1]}
+    images = [structure(tiny(imaging=imaging), 1).images.astype(float) for imaging in (at_exit, before)]
+    free = structure(tiny(imaging=at_exit | {"zero_defocus_nm": "minimum-contrast"}), 1)
+    assert free.samples["zero_defocus_nm"][0] > 0.3
+    spread = math.sqrt(2 * images[0].mean())  # of the difference of two Poisson images
+    assert (images[0] - images[1]).std() == pytest.approx(spread, rel=0.05)
+    assert (images[0] - free.images).std() > 1.25 * spread
+
+
+def test_detail_displaced_over_the_border_is_told(tmp_path: Path) -> None:
+    """Spherical aberration without angular spread, which the periodic field cannot hold, is warned of; the studies'
+    conditions are not, in which it stays inside."""
+    uncorrected = tiny(structures=1, imaging={"aberrations": {"Cs_mm": 1.2}})
+    with pytest.warns(
+        SegueWarning, match=r"displace the finest detail by up to \d+ nm, beyond the border .* of 3.2 nm"
+    ):
+        simulate(uncorrected, tmp_path / "cs.h5")
+    for name in ("demo", "hrtem-defocus", "small-defocus"):
+        spec = load(SeriesSpec, STUDIES / f"{name}-series.toml")
+        assert max_displacement_A(spec.imaging.optics(300), 300) < 5 * spec.wave.field_nm  # half of it, in Å
+
+
+def test_images_of_an_integrating_detector_are_no_whole_counts() -> None:
+    """They are float32 with the mean of the dose, and stay whole where the detector changes nothing."""
+    detector = {"mode": "integrating", "mtf_at_nyquist": 0.5, "read_noise_e": 2.0}
+    part = structure(tiny(imaging={"detector": detector, "tile_px": 48}), 1)
+    assert part.images.dtype == np.float32
+    assert part.images[1].mean() == pytest.approx(400 * 0.16, rel=0.05)
+    assert not np.array_equal(part.images, part.images.round())
+    plain = structure(tiny(imaging={"detector": {"mode": "integrating"}}), 1)
+    np.testing.assert_array_equal(plain.images, structure(tiny(), 1).images)
+
+
 def test_a_tile_is_cut_from_a_larger_field() -> None:
     """With tiles smaller than the field, image and mask are cut at the same place: the window of the whole."""
     whole, cut = structure(tiny(), 2), structure(tiny(imaging={"tile_px": 48}), 2)
@@ -207,6 +251,32 @@ def test_series_of_the_same_structures_share_groups() -> None:
     assert group.endswith("/00003")
     others = [tiny(seed=6), tiny(specimen={"diameter_nm": 1.5}), tiny(wave={"field_nm": 4.0})]
     assert len({group_of(spec, 3) for spec in others} | {group}) == 4
+
+
+def test_a_structure_file_is_known_by_its_content(tmp_path: Path) -> None:
+    """The same file elsewhere is the same series; a changed one is another."""
+    dimer = "2\n\nAu 0 0 0\nAu 0 0 2.6\n"
+    for name, text in (("a", dimer), ("b", dimer), ("c", dimer.replace("2.6", "2.7"))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dimer.xyz").write_text(text)
+    specimen = {key: value for key, value in TINY["specimen"].items() if key != "diameter_nm"} | {
+        "structure_file": "dimer.xyz",
+        "shape": "whole",
+        "stacking_faults": 0,
+    }
+    spec = validate(SeriesSpec, TINY | {"specimen": specimen, "structures": 1}, context="x")
+    first, same, other = (resolve(spec, tmp_path / name) for name in "abc")
+    assert group_of(first, 0) == group_of(same, 0) != group_of(other, 0)
+    assert group_of(first, 0).startswith("file-")
+    simulate(spec, tmp_path / "out.h5", root=tmp_path / "a")
+    written = (tmp_path / "out.h5").stat().st_mtime_ns
+    simulate(spec, tmp_path / "out.h5", root=tmp_path / "b")
+    assert (tmp_path / "out.h5").stat().st_mtime_ns == written
+    with Dataset(tmp_path / "out.h5") as dataset:
+        assert set(dataset.samples()["crystal"]) == {"Au2"}
+        assert str(tmp_path) not in dataset.attributes["provenance"]
+    with pytest.raises(SegueError, match="holds a dataset of another specification"):
+        simulate(spec, tmp_path / "out.h5", root=tmp_path / "c")
 
 
 def test_all_mistakes_are_reported_at_once() -> None:
@@ -251,26 +321,86 @@ def test_tables_that_do_not_fit_each_other_are_refused(changes: dict, words: str
 
 
 @pytest.mark.parametrize(
-    ("name", "tiles", "grid_px"),
+    ("name", "datasets", "tiles", "grid_px"),
     [
-        ("demo-series", 160 * 4, 192),
-        ("hrtem-defocus-series", 1024 * 11, 1280),
-        ("hrtem-noise-series", 1024 * 5, 1280),
-        ("hrtem-structure-series", 1024, 1280),
+        ("demo-series", 1, 160 * 4, 192),
+        ("hrtem-defocus-series", 1, 1024 * 11, 1280),
+        ("hrtem-noise-series", 1, 1024 * 5, 1280),
+        ("hrtem-structure-series", 18, 1024, 1280),
+        ("small-defocus-series", 1, 96 * 11, 320),
+        ("small-noise-series", 1, 96 * 5, 320),
+        ("small-structure-series", 18, 48, 320),
     ],
 )
-def test_the_studies_series_load_and_count(name: str, tiles: int, grid_px: int) -> None:
+def test_the_studies_series_load_and_count(name: str, datasets: int, tiles: int, grid_px: int) -> None:
     """Every series file loads, with the counts and the grid that one computes by hand."""
-    spec = load(SeriesSpec, STUDIES / f"{name}.toml")
-    counted = expected(spec)
-    assert (counted["tiles"], counted["grid_px"]) == (tiles, grid_px)
-    assert counted["bytes"] > tiles * spec.imaging.tile_px**2 * 2
+    specs = series_files(STUDIES / f"{name}.toml", Path("out")).values()
+    assert len(specs) == datasets
+    for spec in specs:
+        counted = expected(spec)
+        assert (counted["tiles"], counted["grid_px"]) == (tiles, grid_px)
+        assert counted["bytes"] > tiles * spec.imaging.tile_px**2 * 2
 
 
-def test_defocus_and_noise_series_show_the_same_structures() -> None:
-    """The noise series and the defocus series share their groups, as their files say."""
+def test_the_studies_conditions_are_the_published_ones() -> None:
+    """Defoci, doses, particles and crystals of the three series stand as the reference gives them."""
     defocus, noise = (load(SeriesSpec, STUDIES / f"hrtem-{name}-series.toml") for name in ("defocus", "noise"))
+    assert defocus.imaging.defocus_nm == list(range(-25, 26, 5))
+    assert (defocus.imaging.dose_e_per_A2, defocus.imaging.defocus_spread_nm) == ([400], 1.5)
+    assert (noise.imaging.defocus_nm, noise.imaging.dose_e_per_A2) == ([-10], [30, 75, 150, 300, 600])
+    files = series_files(STUDIES / "hrtem-structure-series.toml", Path("out"))
+    assert {spec.specimen.diameter_nm for spec in files.values()} == {(2.0, 4.0), (5.0, 7.0)}
+    assert len({spec.specimen.crystal for spec in files.values()}) == 9
+    assert Path("out/hrtem-structure-series-Fe3O4-2.5,3.5.h5") in files
+    for spec in (defocus, noise, *files.values()):
+        assert spec.specimen.particles == (1, 5)
+        assert (spec.wave.frozen_phonons, spec.imaging.tile_px, spec.imaging.focal_spread_A) == (8, 512, 10)
+        assert spec in (defocus, noise) or (spec.imaging.defocus_nm, spec.imaging.dose_e_per_A2) == ([-10], [300])
+
+
+@pytest.mark.parametrize("size", ["hrtem", "small"])
+def test_defocus_and_noise_series_show_the_same_structures(size: str) -> None:
+    """The noise series and the defocus series share their groups and their exit waves, as their files say."""
+    defocus, noise = (load(SeriesSpec, STUDIES / f"{size}-{name}-series.toml") for name in ("defocus", "noise"))
     assert group_of(defocus, 7) == group_of(noise, 7)
+    assert waves_file(defocus, 7, STUDIES) == waves_file(noise, 7, STUDIES)
+    assert defocus.waves_folder == noise.waves_folder is not None
+
+
+def test_each_makes_a_dataset_for_every_value(tmp_path: Path) -> None:
+    """A file with `each` makes datasets named by their values, the same as by a file for each, counted together."""
+    path = tmp_path / "tiny.toml"
+    text = """
+        name = "tiny"
+        seed = 5
+        structures = 1
+        specimen = { crystal = { each = ["Cu", "CdSe"] }, stacking_faults = 0, particles = 1, diameter_nm = 1.2 }
+        wave = { field_nm = 2.56, sampling_A = 0.25, slice_thickness_A = 4.0, frozen_phonons = 1 }
+        imaging = { tile_px = 64, pixel_size_A = 0.4 }
+    """
+    path.write_text(text)
+    calls: list[tuple[int, int]] = []
+    lines: list[str] = []
+    out = api.simulate(path, tmp_path / "all", progress=lambda *call: calls.append(call), log=lines.append)
+    assert sorted(file.name for file in out.iterdir()) == ["tiny-CdSe.h5", "tiny-Cu.h5"]
+    assert (calls[0], calls[-1]) == ((0, 2), (2, 2))
+    assert lines[0].startswith("2 structures, 2 images")
+    path.write_text(text.replace('{ each = ["Cu", "CdSe"] }', '"Cu"'))
+    assert hash_dataset(api.simulate(path, tmp_path / "cu.h5")) == hash_dataset(out / "tiny-Cu.h5")
+
+
+def test_mistakes_in_each_are_refused(tmp_path: Path) -> None:
+    """A file as the output of several datasets, an empty `each` and `except` are refused in a sentence."""
+    path = tmp_path / "tiny.toml"
+    path.write_text('name = "tiny"\nstructures = 1\nseed = { each = [1, 2] }')
+    with pytest.raises(SegueError, match=r"all.h5: .* makes 2 datasets, one for each of its values; give a folder"):
+        api.simulate(path, tmp_path / "all.h5")
+    path.write_text('name = "tiny"\nstructures = 1\nseed = { each = [] }')
+    with pytest.raises(SpecError, match=r"seed: found .*; write seed = { each = \[first, second"):
+        api.simulate(path, tmp_path / "all")
+    path.write_text('name = "tiny"\nstructures = 1\nseed = { each = [1], except = "pretrain.seed" }')
+    with pytest.raises(SpecError, match="seed: found `except`, but a dataset has no ancestors"):
+        api.simulate(path, tmp_path / "all")
 
 
 def test_the_disk_needed_is_foreseen(uninterrupted: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from segue.cli.describe import describe_plan
 from segue.errors import SegueError, SpecError
 from segue.study import grid
 from segue.study.plan import Plan, plan_study
@@ -144,6 +146,22 @@ def test_tiles_that_do_not_fit_are_told_by_the_plan(tmp_path: Path):
     (tmp_path / "study.toml").write_text(text)
     with pytest.raises(SpecError, match=r"stages.pretrain: dataset 'cdse': its tiles are 100x100 px.*multiples of 32"):
         plan_study(tmp_path / "study.toml")
+
+
+def test_rendering_without_waves_is_told_by_the_plan(tmp_path: Path):
+    """A stage that renders its images from exit waves that no series keeps is refused; with a folder for them it is
+    planned, and is another training than one on the stored images."""
+    shutil.copy(STUDIES / "demo-series.toml", tmp_path)
+    text = (STUDIES / "demo.toml").read_text(encoding="utf-8")
+    path = tmp_path / "study.toml"
+    path.write_text(text.replace("epochs    = 5", "epochs    = 5\nrender    = { noise = 'fresh' }"), encoding="utf-8")
+    with pytest.raises(SpecError, match=r"stages.pretrain.render: dataset 'cdse' keeps no exit waves; name a waves_f"):
+        plan_study(path)
+    series = tmp_path / "demo-series.toml"
+    series.write_text(series.read_text(encoding="utf-8").replace("seed = 1", 'seed = 1\nwaves_folder = "waves"'))
+    rendered = {training.key for training in plan_study(path).trainings}
+    path.write_text(text, encoding="utf-8")
+    assert not rendered & {training.key for training in plan_study(path).trainings}
 
 
 def test_variants_merge_over_their_stage():
@@ -300,6 +318,31 @@ def test_disk_needed_is_counted(plan_of: Callable[[str], Plan]):
     plan = plan_of("hrtem-defocus")
     assert plan.disk()["weights"] == 30 * 2 * 4 * 14_323_492
     assert plan.disk()["datasets"] > 1e9
+
+
+def test_disk_of_exit_waves_is_counted_once(tmp_path: Path):
+    """Series of the same structures share their waves, 9 of 640² complex pixels a structure; what is there is left
+    out, and without a folder there are none."""
+    text = (STUDIES / "hrtem-noise.toml").read_text(encoding="utf-8")
+    other = '[datasets.other]\nsimulate = "hrtem-defocus-series.toml"\n\n'
+    other += '[domains]\n"0 nm" = { dataset = "other", defocus_nm = 0 }'
+    both = text.replace("[domains]", other)
+    (tmp_path / "both.toml").write_text(both, encoding="utf-8")
+    for name in ("defocus", "noise"):
+        shutil.copy(STUDIES / f"hrtem-{name}-series.toml", tmp_path)
+    plan = plan_study(tmp_path / "both.toml")
+    assert len(plan.datasets) == 2
+    assert plan.disk()["waves"] == pytest.approx(1024 * 9 * 640**2 * 8, rel=1e-3)
+    assert "30.2 GB for exit waves" in describe_plan(plan)
+    (folder,) = {folder for dataset in plan.datasets.values() for folder in dataset.kept()}
+    folder.mkdir(parents=True)
+    for index in range(512):
+        (folder / f"{index:05d}.h5").touch()
+    assert plan.disk()["waves"] == pytest.approx(512 * 9 * 640**2 * 8, rel=1e-3)
+    for name in ("defocus", "noise"):
+        path = tmp_path / f"hrtem-{name}-series.toml"
+        path.write_text(path.read_text(encoding="utf-8").replace("waves_folder", "# waves_folder"), encoding="utf-8")
+    assert plan_study(tmp_path / "both.toml").disk()["waves"] == 0
 
 
 @pytest.mark.parametrize(

@@ -398,16 +398,17 @@ def describe_plan(plan: Plan) -> str:
     rows.append(("all", *(f"{n:,}" for n in sums.values())))
     need = plan.disk()
     uncounted = f" (and {need['uncounted']:,} networks of unknown size)" if need["uncounted"] else ""
+    waves = f"{format_bytes(need['waves'])} for exit waves, " if need["waves"] else ""
     lines = [
         plan.study.spec.title or plan.study.spec.name,
         format_table([head, *rows]),
         f"{plan.evaluation_count:,} evaluations on {len(plan.evaluations)} domains "
         f"({plan.study.spec.evaluate.part} part), datasets: {len(plan.datasets)}",
-        f"disk still needed: {format_bytes(need['datasets'])} for datasets, {format_bytes(need['weights'])} for "
+        f"disk still needed: {format_bytes(need['datasets'])} for datasets, {waves}{format_bytes(need['weights'])} for "
         f"weights{uncounted}; "
         f"{format_bytes(need['free'])} free in {plan.store.folder}",
     ]
-    if need["datasets"] + need["weights"] > need["free"]:
+    if need["datasets"] + need["waves"] + need["weights"] > need["free"]:
         lines.append('WARNING: this exceeds the free disk space; choose another --store, or keep = "metrics"')
     lines += [f"WARNING: {sentence}" for sentence in domain_warnings(plan)]
     return "\n".join(lines)

@@ -1,4 +1,7 @@
-"""`segue draw`: drawings of networks and of the activations of trained ones; heavy imports are deferred."""
+"""`segue draw`: drawings of networks, of the activations of trained ones, and of simulated structures.
+
+Heavy imports are deferred.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Draw a network, its receptive field, its activations, or a dataset in its feature space.",
+    help="Draw a network, its receptive field, its activations, a dataset in its feature space, or an HRTEM series.",
 )
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
 Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="A TIFF or PNG image.")]
@@ -102,6 +105,48 @@ def embedding(
     _save(embedding_figure(_model(run), dataset, by=by, images=images), out)
 
 
+@app.command()
+def series(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.toml", help="The specification of an HRTEM series.")],
+    out: Figure,
+    structure: Annotated[int, typer.Option("--structure", min=0, help="Number of the structure, from 0.")] = 0,
+) -> None:
+    """Draw a structure of an HRTEM series before it is simulated: its atoms, its label, and all its images.
+
+    Of a specification with `each`, a line of the figure is the structure of one combination of its values.
+    """
+    from segue.cli.progress import open_progress
+    from segue.hrtem.series import SeriesSpec, resolve
+    from segue.reporting.figures.specimens import sheet_figure, simulate_structure, structure_figure
+    from segue.spec import validate
+    from segue.study.datasets import expand_specification
+
+    _format(out)
+    try:
+        expanded = expand_specification(spec, {})
+    except ValueError as error:
+        raise SegueError(f"{spec}: {error}.") from None
+    specs = {
+        ", ".join(str(value).replace(",", "–") for value in values.values()): resolve(
+            validate(SeriesSpec, table, context=str(spec)), spec.parent
+        )
+        for table, values in expanded
+    }
+    for settings in specs.values():
+        if structure >= settings.structures:
+            raise SegueError(
+                f"{spec}: has the structures 0 to {settings.structures - 1}, not {structure}; give another --structure."
+            )
+    structures = {}
+    with open_progress() as report:
+        for name, settings in specs.items():
+            report("structures", len(structures), len(specs))
+            structures[name] = simulate_structure(settings, structure)
+        report("structures", len(structures), len(specs))
+    single = next(iter(structures.values()))
+    _save(structure_figure(single) if len(structures) == 1 else sheet_figure(structures), out)
+
+
 def _model(run: Path) -> TrainedModel:
     from segue.training.run_folder import load_run
 
@@ -117,9 +162,14 @@ def _image(path: Path) -> Any:
 def _save(figure: Any, out: Path) -> None:
     from segue.storage import replacing
 
-    kind = out.suffix.lower().removeprefix(".")
-    if kind not in ("png", "svg", "pdf"):
-        raise SegueError(f"{out}: a figure is a .png, .svg or .pdf file; give a name with one of these endings.")
+    kind = _format(out)
     with replacing(out) as partial:
         figure.savefig(partial, format=kind, dpi=150)
     print(f"figure: {out}")
+
+
+def _format(out: Path) -> str:
+    kind = out.suffix.lower().removeprefix(".")
+    if kind not in ("png", "svg", "pdf"):
+        raise SegueError(f"{out}: a figure is a .png, .svg or .pdf file; give a name with one of these endings.")
+    return kind

@@ -69,13 +69,29 @@ def main() -> None:
 
 
 @app.command()
-def simulate(spec: Spec, out: OutFile, workers: Workers = CORES) -> None:
+def simulate(
+    spec: Spec,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The dataset to write; a folder if the file has `each`.")],
+    workers: Workers = CORES,
+    batch: Annotated[
+        int | None,
+        typer.Option("--batch", min=1, help="Waves computed at once by a worker: 8 on a GPU, 1 on a CPU unless given."),
+    ] = None,
+) -> None:
     """Simulate an HRTEM series into a dataset."""
     from segue import api
 
     with open_progress() as report:
-        api.simulate(spec, out, workers=workers, progress=lambda done, total: report("structures", done, total))
-    _inspect_dataset(out)
+        api.simulate(
+            spec,
+            out,
+            workers=workers,
+            batch=batch,
+            progress=lambda done, total: report("structures", done, total),
+            log=lambda note: print(note, file=sys.stderr, flush=True),
+        )
+    for dataset in sorted(out.glob("*.h5")) if out.is_dir() else [out]:
+        _inspect_dataset(dataset)
 
 
 def _print_note(note: str) -> None:

@@ -341,3 +341,28 @@ class PercentileSpec(SpecModel):
 
 
 NormalizeSpec = Literal["background", "image", "none", "tile"] | PercentileSpec
+
+
+class RenderSpec(SpecModel):
+    """Training images rendered from the exit waves of a simulated series, on the training device, batch by batch.
+
+    noise: "fresh" draws noise, and the defocus about the nominal one, anew at each visit; "stored" repeats the
+    dataset's own, whose images these then are to rounding. defocus_nm and dose_e_per_A2, ranges [minimum, maximum]
+    drawn uniformly at each visit, replace the nominal values (domain randomization; fresh only).
+    """
+
+    noise: Literal["fresh", "stored"] = "fresh"
+    defocus_nm: tuple[float, float] | None = None
+    dose_e_per_A2: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RenderSpec:
+        for name in ("defocus_nm", "dose_e_per_A2"):
+            values = getattr(self, name)
+            if values is not None and self.noise == "stored":
+                raise ValueError(
+                    f'{name} is drawn anew, but noise = "stored" repeats the dataset\'s images; remove one'
+                )
+            if values is not None and values[0] > values[1]:
+                raise ValueError(f"{name}: found {list(values)}; a range is [minimum, maximum]; swap the two")
+        return self

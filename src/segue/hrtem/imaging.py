@@ -1,18 +1,20 @@
-"""Imaging in torch: exit waves → defocus, focal spread, spherical aberration → dose. abTEM is not needed here.
+"""Imaging in torch: exit waves → intensities under any defocus, and the plane that defocus is counted from.
 
-Defocus follows abTEM and Kirkland: positive is underfocus (the lens is too weak), C10 = −defocus, and the wave is
-multiplied by exp(−i χ) with χ = 2π/λ (−½ defocus α² + ¼ Cs α⁴), α = λ k. Raising the defocus by d thus shows the
-plane that lies d before the exit plane.
+Defocus follows abTEM and Kirkland: positive is underfocus (the lens is too weak), C10 = −defocus. Raising the defocus
+by d thus shows the plane that lies d before the exit plane. The other aberrations and the spreads are in `optics`,
+dose and noise in `detector`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from segue.hrtem.detector import DetectorSpec
+from segue.hrtem.optics import AberrationsSpec, Optics, angular_envelope, chi, chi_gradient, focal_envelope
 from segue.spec import SpecModel
 
 if TYPE_CHECKING:
@@ -37,83 +39,106 @@ Series = (BeforeValidator(_as_list), AfterValidator(_different), Field(min_lengt
 class ImagingSpec(SpecModel):
     """The conditions under which every structure is imaged: each defocus with each dose.
 
-    `defocus_nm` are nominal values from the minimum-contrast defocus of the structure's particles in vacuum, positive
-    = underfocus; each image's own is drawn about them with standard deviation `defocus_spread_nm`. `focal_spread_A`
-    is the 1/e half-width of the focal distribution (√2 standard deviations), as in abTEM. `tile_px` may be less than
-    the field; a tile is then cut at a random place, and shows only those particles that stand there.
+    `defocus_nm` are nominal values, positive = underfocus, from the zero of defocus: by default the minimum-contrast
+    defocus of the structure's particles in vacuum; a number is that many nm before the exit plane (0: the exit plane).
+    Each image's own is drawn about them with standard deviation `defocus_spread_nm`. `focal_spread_A` is the 1/e
+    half-width of the focal distribution (√2 standard deviations), as in abTEM, or with the convention "sigma" its
+    standard deviation; `angular_spread_mrad` is the 1/e half-angle of the illumination. `tile_px` may be less than the
+    field; a tile is then cut at a random place, and shows only those particles that stand there.
     """
 
+    RENAMED = {"spherical_aberration_mm": "aberrations.Cs_mm"}
     tile_px: Annotated[int, Field(ge=16)] = 512
     pixel_size_A: Annotated[float, Field(gt=0, le=1)] = 0.2
     defocus_nm: Annotated[list[float], *Series] = Field(default=[-10.0])
     defocus_spread_nm: Annotated[float, Field(ge=0)] = 1.5
+    zero_defocus_nm: Literal["minimum-contrast"] | float = "minimum-contrast"
     focal_spread_A: Annotated[float, Field(ge=0)] = 10.0
-    spherical_aberration_mm: float = 0.0
+    focal_spread_convention: Literal["1/e", "sigma"] = "1/e"
+    angular_spread_mrad: Annotated[float, Field(ge=0, le=100)] = 0.0
+    aberrations: AberrationsSpec = AberrationsSpec()
     dose_e_per_A2: Annotated[list[Annotated[float, Field(gt=0)]], *Series] = Field(default=[400.0])
+    detector: DetectorSpec = DetectorSpec()
 
-
-@dataclass(frozen=True)
-class Optics:
-    """Parameters of the microscope that are the same for all images."""
-
-    energy_keV: float
-    pixel_size_A: float
-    focal_spread_A: float
-    spherical_aberration_mm: float = 0.0
-
-
-def wavelength_A(energy_keV: float) -> float:
-    """Returns the relativistic electron wavelength h / √(2 m e E (1 + eE / 2mc²)), CODATA 2018."""
-    energy_eV = 1e3 * energy_keV
-    return 12.398419843320026e3 / math.sqrt(energy_eV * (2 * 510998.95 + energy_eV))
+    def optics(self, energy_keV: float) -> Optics:
+        """Returns the microscope's parameters at an energy of the electrons."""
+        return Optics(
+            energy_keV,
+            self.pixel_size_A,
+            self.focal_spread_A * (math.sqrt(2) if self.focal_spread_convention == "sigma" else 1),
+            self.angular_spread_mrad,
+            self.aberrations.coefficients(),
+        )
 
 
 def render(waves: torch.Tensor, defocus_A: torch.Tensor, optics: Optics) -> torch.Tensor:
-    """Returns intensities (n, H, W) float32, 1 in vacuum, of exit waves (phonons, H, W) under n defoci.
+    """Returns intensities (n, H, W) float32, 1 in vacuum, of exit waves (phonons, H, W) under n defoci."""
+    import torch
 
-    The intensity is the mean over the phonons of |wave|². The waves are transformed once; a defocus is a product of
-    two lines, for its phase π λ k² defocus is a sum over the axes. The focal spread enters as the envelope
-    exp(−(π λ k² spread / 2)²) on the wave (Kirkland, Advanced Computing in Electron Microscopy, section 3.2).
+    return torch.cat(list(render_spectra(lens_spectra(waves, optics), defocus_A, optics)))
+
+
+def lens_spectra(waves: torch.Tensor, optics: Optics) -> torch.Tensor:
+    """Returns the spectra (phonons, H, W) of waves behind the lens, in focus: with aberrations and focal spread."""
+    import torch
+
+    ky, kx = _lines(waves, optics)
+    lens = focal_envelope(ky[:, None] ** 2 + kx**2, optics)
+    if optics.aberrations:
+        return torch.fft.fft2(waves) * torch.polar(lens, -chi(_angles(ky, kx, optics), optics)).to(waves.dtype)
+    return torch.fft.fft2(waves) * lens.to(torch.float32)
+
+
+def _angles(ky: torch.Tensor, kx: torch.Tensor, optics: Optics) -> torch.Tensor:
+    """Returns the angles ω (H, W) in rad of the frequencies along the axes."""
+    import torch
+
+    return optics.wavelength_A * torch.complex(*torch.broadcast_tensors(kx, ky[:, None]))
+
+
+def _lines(waves: torch.Tensor, optics: Optics) -> list[torch.Tensor]:
+    import torch
+
+    return [
+        torch.fft.fftfreq(size, d=optics.pixel_size_A, dtype=torch.float64, device=waves.device)
+        for size in waves.shape[-2:]
+    ]
+
+
+def render_spectra(spectra: torch.Tensor, defocus_A: torch.Tensor, optics: Optics) -> Iterator[torch.Tensor]:
+    """Yields the intensities of `render` from `lens_spectra`, a few defoci at once.
+
+    The intensity is the mean over the phonons of |wave|². A defocus is a product of two lines, for its phase π λ k²
+    defocus is a sum over the axes. The spreads enter as envelopes on the wave, which holds where the unscattered beam
+    is strong; that of the illumination depends on the defocus.
     """
     import torch
 
-    wavelength = wavelength_A(optics.energy_keV)
-    ky, kx = (
-        torch.fft.fftfreq(size, d=optics.pixel_size_A, dtype=torch.float64, device=waves.device)
-        for size in waves.shape[-2:]
-    )
-    k2 = ky[:, None] ** 2 + kx[None, :] ** 2
-    envelope = torch.exp(-((0.5 * math.pi * wavelength * optics.focal_spread_A * k2) ** 2))
-    cs_A = 1e7 * optics.spherical_aberration_mm
-    still = torch.polar(envelope, -0.5 * math.pi * cs_A * wavelength**3 * k2**2).to(waves.dtype)
-    spectra = torch.fft.fft2(waves) * still
-    turn = math.pi * wavelength * defocus_A.to(waves.device, torch.float64)
-    rows = _phases(turn[:, None] * ky**2).to(waves.dtype)
-    columns = _phases(turn[:, None] * kx**2).to(waves.dtype)
-    batch = max(1, BLOCK_VALUES // waves.numel())
-    images = []
-    for row, column in zip(rows.split(batch), columns.split(batch), strict=True):
-        lens = row[:, None, :, None] * column[:, None, None, :]
-        images.append(torch.view_as_real(torch.fft.ifft2(spectra * lens)).square().sum(-1).mean(1))
-    return torch.cat(images)
+    count, *shape = spectra.shape
+    ky, kx = _lines(spectra, optics)
+    defocus_A = defocus_A.to(spectra.device, torch.float64)
+    turn = math.pi * optics.wavelength_A * defocus_A
+    rows = _phases(turn[:, None] * ky**2).to(spectra.dtype)
+    columns = _phases(turn[:, None] * kx**2).to(spectra.dtype)
+    omega = _angles(ky, kx, optics) if optics.angular_spread_mrad else None
+    gradient = None if omega is None else chi_gradient(omega, optics)
+    at_once = max(1, BLOCK_VALUES // math.prod(shape))
+    batch = max(1, at_once // count)
+    for row, column, defocus in zip(*(values.split(batch) for values in (rows, columns, defocus_A)), strict=True):
+        lens = row[:, :, None] * column[:, None, :]
+        if omega is not None and gradient is not None:
+            lens = lens * angular_envelope(omega, gradient, defocus[:, None, None], optics).to(torch.float32)
+        squares = torch.zeros(len(row), *shape, 2, dtype=torch.float32, device=spectra.device)  # of both parts
+        for some in spectra.split(min(count, at_once)):
+            for wave in torch.view_as_real(torch.fft.ifft2(some * lens[:, None])).unbind(1):
+                squares.addcmul_(wave, wave)
+        yield (squares[..., 0] + squares[..., 1]) / count
 
 
 def _phases(angles: torch.Tensor) -> torch.Tensor:
     import torch
 
     return torch.polar(torch.ones_like(angles), angles)
-
-
-def expose(
-    intensity: torch.Tensor, dose_e_per_A2: float | torch.Tensor, *, pixel_size_A: float, generator: torch.Generator
-) -> torch.Tensor:
-    """Returns electrons counted per pixel, float32 whole numbers: Poisson of intensity × dose × pixel area.
-
-    The dose is one number or one for each image (n, 1, 1); the generator lives where the intensity does.
-    """
-    import torch
-
-    return torch.poisson(intensity * (dose_e_per_A2 * pixel_size_A**2), generator=generator)
 
 
 def minimum_contrast_A(wave: torch.Tensor, optics: Optics, *, thickness_A: float) -> float:
@@ -126,14 +151,14 @@ def minimum_contrast_A(wave: torch.Tensor, optics: Optics, *, thickness_A: float
     import torch
 
     coarse = torch.arange(0.0, math.ceil(thickness_A) + 1.0, dtype=torch.float64)
-    best = _min_variance_defocus(wave, coarse, optics)
+    spectra = lens_spectra(wave[None], optics)
+    best = _min_variance_defocus(spectra, coarse, optics)
     fine = best + 0.1 * torch.arange(-10, 11, dtype=torch.float64)
-    return round(_min_variance_defocus(wave, fine, optics), 1)
+    return round(_min_variance_defocus(spectra, fine, optics), 1)
 
 
-def _min_variance_defocus(wave: torch.Tensor, defocus_A: torch.Tensor, optics: Optics) -> float:
+def _min_variance_defocus(spectra: torch.Tensor, defocus_A: torch.Tensor, optics: Optics) -> float:
     import torch
 
-    batches = defocus_A.split(max(1, BLOCK_VALUES // wave.numel()))
-    variances = [render(wave[None], batch, optics).double().var(dim=(-2, -1)) for batch in batches]
+    variances = [images.double().var(dim=(-2, -1)) for images in render_spectra(spectra, defocus_A, optics)]
     return float(defocus_A[int(torch.cat(variances).argmin())])

@@ -8,18 +8,21 @@ number of workers and any interruption give the same dataset. Parts wait in `<ou
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
-from segue.errors import SegueError
+from segue.errors import SegueError, warn
 from segue.fingerprint import hash_json
-from segue.hrtem.exit_wave import LabelsSpec, WaveSpec, grid_px
-from segue.hrtem.imaging import ImagingSpec, Optics
-from segue.hrtem.specimen import A_PER_NM, SpecimenSpec, require_hrtem_libraries
+from segue.hrtem import waves
+from segue.hrtem.carbon import MIN_GRAPHENE_FIELD_A
+from segue.hrtem.exit_wave import ON_CPU, Execution, LabelsSpec, WaveSpec, default_execution, grid_px
+from segue.hrtem.imaging import ImagingSpec
+from segue.hrtem.optics import max_displacement_A
+from segue.hrtem.specimen import A_PER_NM, SpecimenSpec, locate
 from segue.spec import SpecModel
 
 if TYPE_CHECKING:
@@ -27,8 +30,10 @@ if TYPE_CHECKING:
     import torch
 
     from segue.data.writer import GroupTiles
+    from segue.hrtem.detector import Cut
+    from segue.hrtem.waves import StructureWaves
 
-VERSION = 2  # of what is produced: raise it by one whenever equal specifications give other samples
+VERSION = 3  # of what is produced: raise it by one whenever equal specifications give other samples
 LAYER = "particles"
 CHUNK_BYTES = 16 * 10**6  # of images in a dataset
 FILE_BYTES = 40_000  # HDF5's own, in each file
@@ -36,11 +41,16 @@ MAX_COUNTS_PER_PX = 8000.0  # expected electrons per pixel; fringes reach severa
 
 
 class SeriesSpec(SpecModel):
-    """A series of simulated structures, each imaged under every condition of `imaging`."""
+    """A series of simulated structures, each imaged under every condition of `imaging`.
+
+    `waves_folder`, a path relative to the specification, keeps the exit waves, from which another series of the same
+    structures with the same folder is rendered without computing them again. It changes no image.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     seed: Annotated[int, Field(ge=0)] = 0
     structures: Annotated[int, Field(ge=1)]
+    waves_folder: Annotated[str, Field(min_length=1)] | None = Field(default=None, exclude=True)
     specimen: SpecimenSpec = SpecimenSpec()
     wave: WaveSpec = WaveSpec()
     imaging: ImagingSpec = ImagingSpec()
@@ -66,10 +76,15 @@ class SeriesSpec(SpecModel):
                 f"wave.sampling_A: found {self.wave.sampling_A:g}, coarser than imaging.pixel_size_A = {pixel_A:g}; "
                 "sample the wave at least as finely as the image"
             )
-        if self.specimen.diameter_nm[1] > self.wave.field_nm:
+        if self.specimen.shape != "whole" and self.specimen.diameter_nm[1] > self.wave.field_nm:
             errors.append(
                 f"specimen.diameter_nm: found up to {self.specimen.diameter_nm[1]:g}, more than wave.field_nm = "
                 f"{self.wave.field_nm:g}; take smaller particles or a larger field"
+            )
+        if self.specimen.support == "graphene" and field_A < MIN_GRAPHENE_FIELD_A:
+            errors.append(
+                f"wave.field_nm: found {self.wave.field_nm:g}, in which graphene would be strained by more than 6 %; "
+                f"take at least {MIN_GRAPHENE_FIELD_A / A_PER_NM:g}"
             )
         counts = max(self.imaging.dose_e_per_A2) * pixel_A**2
         if counts > MAX_COUNTS_PER_PX:
@@ -87,13 +102,15 @@ def expected(spec: SeriesSpec) -> dict[str, int]:
 
     structures, tiles, field_px (image pixels across the field), grid_px (multislice points across it), bytes (at most,
     of the dataset: its last chunk of images may be half empty; labels are counted at a twentieth of their size, to
-    which they are compressed at least) and bytes_while_making (parts and dataset side by side).
+    which they are compressed at least), bytes_while_making (parts and dataset side by side) and bytes_of_waves (in
+    `waves_folder`, all of them; 0 without one).
     """
     tiles = spec.structures * len(spec.imaging.defocus_nm) * len(spec.imaging.dose_e_per_A2)
-    pixels = spec.imaging.tile_px**2
-    images, labels, columns = 2 * pixels * tiles, 4 * pixels * tiles // 20, 300 * tiles
+    pixels, pixel_bytes = spec.imaging.tile_px**2, 2 if spec.imaging.detector.counts_whole else 4
+    images, labels, columns = pixel_bytes * pixels * tiles, 4 * pixels * tiles // 20, 300 * tiles
     content = images + labels + columns
     whole = content + min(images, CHUNK_BYTES) + FILE_BYTES
+    bytes_of_waves = waves.expected_bytes(spec.structures, spec.wave.frozen_phonons, _field_px(spec))
     return {
         "structures": spec.structures,
         "tiles": tiles,
@@ -101,37 +118,62 @@ def expected(spec: SeriesSpec) -> dict[str, int]:
         "grid_px": grid_px(A_PER_NM * spec.wave.field_nm, spec.wave.sampling_A),
         "bytes": whole,
         "bytes_while_making": whole + content + FILE_BYTES * spec.structures,
+        "bytes_of_waves": bytes_of_waves if spec.waves_folder else 0,
     }
 
 
 def group_of(spec: SeriesSpec, index: int) -> str:
     """Returns the group of structure `index`: the same wherever the same atoms stand in the same field.
 
-    It names the crystal and digests the specimen, the seed and the field, but neither the series' name nor how it is
-    imaged, so that two series of the same structures share their groups and no split can separate them.
+    It names the crystal and digests the specimen (a structure file by its content), the seed and the field, but neither
+    the series' name nor how it is imaged, so that two series of the same structures share their groups and no split can
+    separate them.
     """
+    if spec.specimen.structure_file is not None and spec.specimen.structure_sha256 is None:
+        raise ValueError("the structure file has not been read; call `resolve` first")
     specimen = spec.specimen.model_dump(mode="json", exclude_defaults=True)
     atoms = {"seed": spec.seed, "field_nm": spec.wave.field_nm, "specimen": specimen}
-    return f"{spec.specimen.crystal}-{hash_json(atoms, digest_size=16)[:8]}/{index:05d}"
+    return f"{spec.specimen.crystal or 'file'}-{hash_json(atoms, digest_size=16)[:8]}/{index:05d}"
+
+
+def resolve(spec: SeriesSpec, root: Path) -> SeriesSpec:
+    """Returns the specification with its structure file, relative to `root`, found, read and known by its content.
+
+    Without a file it is `spec` itself. Raises SegueError for a file or for surface energies that are unsuitable.
+    """
+    specimen = locate(spec.specimen, root)
+    return spec if specimen is spec.specimen else spec.model_copy(update={"specimen": specimen})
 
 
 def simulate(
-    spec: SeriesSpec, out: Path, *, workers: int = 1, progress: Callable[[int, int], None] | None = None
+    spec: SeriesSpec,
+    out: Path,
+    *,
+    root: Path = Path(),
+    workers: int = 1,
+    batch: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Writes the series' dataset `out`; `progress(done, structures)` is called as structures finish.
 
-    An interrupted call continues from the structures that are done; if `out` is finished, it returns at once. Raises
+    Paths in the specification are relative to `root`. An interrupted call continues from the structures that are done;
+    if `out` is finished, it returns at once. `batch` waves are computed together (`default_execution`). Raises
     SegueError if `out` holds anything else, or if a worker process is killed.
     """
     from segue.data.maker import is_made, make_parts, work_folders
     from segue.data.spec import Layer
     from segue.data.writer import merge_parts
-    from segue.storage import make_folder
+    from segue.storage import make_folder, write_json
 
+    spec = resolve(spec, root)
     provenance = _provenance(spec)
-    if is_made(out, "provenance", provenance):
+    waves_folder = None if spec.waves_folder is None else (root / spec.waves_folder).absolute()
+    _warn_of_border(spec)
+    made = is_made(out, "provenance", provenance)
+    if waves_folder is not None:
+        write_json(waves_record(out), {"waves_folder": str(waves_folder)})
+    if made:
         return
-    require_hrtem_libraries()
     folder = out.with_name(out.name + ".parts")
     parts = make_folder(folder / hash_json(_part_settings(spec), digest_size=16)[:16])
     paths = [parts / f"{index:05d}.h5" for index in range(spec.structures)]
@@ -139,7 +181,7 @@ def simulate(
         if is_made(out, "provenance", provenance):  # by another process, while this one waited
             return
         make_parts(
-            partial(_write_structure, spec),
+            partial(_write_structure, spec, waves_folder, batch),
             list(enumerate(paths)),
             finished=lambda item: item[1].exists() or None,
             workers=workers,
@@ -156,67 +198,150 @@ def simulate(
         )
 
 
-def _write_structure(spec: SeriesSpec, item: tuple[int, Path]) -> bool:
+def _warn_of_border(spec: SeriesSpec) -> None:
+    """Warns of aberrations that displace detail across the border of the field, which is periodic."""
+    defocus_A = A_PER_NM * (max(map(abs, spec.imaging.defocus_nm)) + 3 * spec.imaging.defocus_spread_nm)
+    displaced_nm = max_displacement_A(spec.imaging.optics(spec.wave.energy_keV), defocus_A) / A_PER_NM
+    if displaced_nm > spec.wave.field_nm / 2:
+        warn(
+            f"{spec.name}: aberrations and defocus displace the finest detail by up to {displaced_nm:.0f} nm, beyond "
+            f"the border of the field of {spec.wave.field_nm:g} nm, where it comes in again from the other side; a "
+            "microscope damps it by imaging.angular_spread_mrad, or take a larger wave.field_nm"
+        )
+
+
+def _write_structure(spec: SeriesSpec, waves_folder: Path | None, batch: int | None, item: tuple[int, Path]) -> bool:
     """Writes the part file of one structure, on one thread: its result must not depend on the number of workers."""
     import torch
 
+    from segue import device
     from segue.data.writer import write_part
 
     index, path = item
+    device.keep_freed_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        write_part(path, structure(spec, index))
+        write_part(path, structure(spec, index, waves_folder, default_execution(batch)))
     finally:
         torch.set_num_threads(threads)
     return True
 
 
-def structure(spec: SeriesSpec, index: int) -> GroupTiles:
+def structure(
+    spec: SeriesSpec, index: int, waves_folder: Path | None = None, execution: Execution = ON_CPU
+) -> GroupTiles:
     """Returns the tiles of structure `index`: one for each defocus and dose, in that order, defocus outermost.
 
-    Images are electrons counted per pixel, uint16 (n, 1, H, W). A tile is the whole acquired image; its place in the
-    simulated field is drawn once per structure. Every condition has streams of its own for its defocus and its
-    counts, so that adding one changes no other.
+    Images (n, 1, H, W) are electrons per pixel: uint16 where the detector gives whole numbers, else float32. A tile is
+    the whole acquired image; its place in the simulated field is drawn once per structure. Every condition has streams
+    of its own for its defocus and its noise, so that adding one changes no other. Waves are read from `waves_folder`
+    where they are there, and written to it where not.
     """
     import numpy as np
     import torch
 
-    from segue import rng
-    from segue.hrtem.exit_wave import exit_waves, particle_mask, vacuum_wave
+    from segue.hrtem.exit_wave import particle_mask
     from segue.hrtem.imaging import minimum_contrast_A, render
-    from segue.hrtem.specimen import build
 
-    imaging, optics, size_px = spec.imaging, optics_of(spec), _field_px(spec)
-    specimen = build(spec.specimen, field_A=A_PER_NM * spec.wave.field_nm, seed=spec.seed, index=index)
-    vacuum = vacuum_wave(specimen, spec.wave, size_px=size_px)
-    mask = particle_mask(vacuum, spec.labels, crystal=spec.specimen.crystal, pixel_size_A=imaging.pixel_size_A)
-    thickness_A = specimen.height_A - specimen.particles_from_A
-    zero_A = minimum_contrast_A(torch.from_numpy(vacuum), optics, thickness_A=thickness_A)
-    waves = torch.from_numpy(exit_waves(specimen, spec.wave, size_px=size_px, seed=spec.seed, index=index))
-    place = rng.numpy_generator(spec.seed, "tile", index)
-    top, left = (int(n) for n in place.integers(0, size_px - imaging.tile_px + 1, size=2))
-    cut = (slice(top, top + imaging.tile_px), slice(left, left + imaging.tile_px))
+    imaging, optics = spec.imaging, spec.imaging.optics(spec.wave.energy_keV)
+    made = structure_waves(spec, index, waves_folder, execution)
+    mask = particle_mask(
+        made.vacuum.numpy(), spec.labels, crystal=spec.specimen.crystal, pixel_size_A=imaging.pixel_size_A
+    )
+    if imaging.zero_defocus_nm == "minimum-contrast":
+        zero_A = minimum_contrast_A(made.vacuum, optics, thickness_A=made.thickness_A)
+    else:
+        zero_A = A_PER_NM * imaging.zero_defocus_nm
+    cut = tile_cut(spec, index)
 
     conditions = _conditions(spec)
     sampled_nm = np.array([_sample_defocus_nm(spec, index, *condition) for condition in conditions])
-    intensities = render(waves, torch.from_numpy(A_PER_NM * sampled_nm + zero_A), optics)[:, *cut]
+    intensities = render(made.exit, torch.from_numpy(A_PER_NM * sampled_nm + zero_A), optics)
     images = np.stack(
-        [_counted(spec, index, image, *condition) for image, condition in zip(intensities, conditions, strict=True)]
+        [
+            _acquired(spec, index, image, cut, *condition)
+            for image, condition in zip(intensities, conditions, strict=True)
+        ]
     )
-    columns = {
-        "crystal": spec.specimen.crystal,
-        "particles": len(specimen.diameters_A),
-        "support_nm": specimen.support_A / A_PER_NM,
-        "minimum_contrast_nm": zero_A / A_PER_NM,
-        "structure": index,
-    }
+    columns = {**made.columns, "zero_defocus_nm": zero_A / A_PER_NM, "structure": index, "seed": spec.seed}
     return _group_tiles(spec, index, images, mask[cut], sampled_nm=sampled_nm, columns=columns)
 
 
-def optics_of(spec: SeriesSpec) -> Optics:
-    imaging = spec.imaging
-    return Optics(spec.wave.energy_keV, imaging.pixel_size_A, imaging.focal_spread_A, imaging.spherical_aberration_mm)
+def structure_waves(
+    spec: SeriesSpec, index: int, folder: Path | None = None, execution: Execution = ON_CPU
+) -> StructureWaves:
+    """Returns the waves of structure `index`, computed, or read from `folder`, where they are kept."""
+    if folder is None:
+        return _compute_waves(spec, index, execution)
+    path = waves_file(spec, index, folder)
+    if path.exists():
+        return waves.read_waves(path)
+    made = _compute_waves(spec, index, execution)
+    waves.write_waves(path, made)
+    return made
+
+
+def waves_file(spec: SeriesSpec, index: int, folder: Path) -> Path:
+    """Returns the file of a structure's waves: the same for all series that differ only in imaging and number."""
+    settings = spec.model_dump(mode="json", include={"seed", "specimen", "wave"})
+    identity = {"version": VERSION, "pixel_size_A": spec.imaging.pixel_size_A, **settings}
+    return folder / hash_json(identity, digest_size=16)[:16] / f"{index:05d}.h5"
+
+
+def waves_record(dataset: Path) -> Path:
+    """Returns the file beside a dataset that says where its exit waves are kept: no part of the dataset's content."""
+    return dataset.with_name(f"{dataset.name}.waves.json")
+
+
+def missing_waves(spec: SeriesSpec, root: Path) -> dict[Path, int]:
+    """Returns the folder that keeps the series' waves and the bytes of those that are not there; empty without one."""
+    if spec.waves_folder is None:
+        return {}
+    paths = [waves_file(spec, index, root / spec.waves_folder) for index in range(spec.structures)]
+    missing = sum(not path.exists() for path in paths)
+    return {paths[0].parent: expected(spec)["bytes_of_waves"] * missing // spec.structures}
+
+
+def describe(specs: Sequence[SeriesSpec], root: Path) -> list[str]:
+    """Returns sentences on what several series will have, and on the disk they need."""
+    from segue.formatting import format_bytes
+
+    sizes = [expected(spec) for spec in specs]
+    structures, images, size = (sum(each[name] for each in sizes) for name in ("structures", "tiles", "bytes"))
+    folders = {folder: size for spec in specs for folder, size in missing_waves(resolve(spec, root), root).items()}
+    return [
+        f"{structures:,} structures, {images:,} images: {format_bytes(size)}",
+        *(f"exit waves in {folder}: {format_bytes(size)}" for folder, size in folders.items() if size),
+    ]
+
+
+def _compute_waves(spec: SeriesSpec, index: int, execution: Execution) -> StructureWaves:
+    from segue.hrtem.exit_wave import exit_waves, vacuum_wave
+    from segue.hrtem.specimen import build
+
+    size_px = _field_px(spec)
+    specimen = build(spec.specimen, field_A=A_PER_NM * spec.wave.field_nm, seed=spec.seed, index=index)
+    return waves.StructureWaves(
+        exit=exit_waves(specimen, spec.wave, size_px=size_px, seed=spec.seed, index=index, execution=execution).cpu(),
+        vacuum=vacuum_wave(specimen, spec.wave, size_px=size_px, execution=execution).cpu(),
+        thickness_A=specimen.height_A - specimen.particles_from_A,
+        columns={
+            "crystal": specimen.formula,
+            "particles": len(specimen.parts),
+            "support_nm": specimen.support_A / A_PER_NM,
+        },
+    )
+
+
+def tile_cut(spec: SeriesSpec, index: int) -> Cut:
+    """Returns the place of a structure's tile in its field."""
+    from segue import rng
+
+    random = rng.numpy_generator(spec.seed, "tile", index)
+    tile_px = spec.imaging.tile_px
+    top, left = (int(n) for n in random.integers(0, _field_px(spec) - tile_px + 1, size=2))
+    return slice(top, top + tile_px), slice(left, left + tile_px)
 
 
 def _conditions(spec: SeriesSpec) -> list[tuple[float, float]]:
@@ -230,22 +355,42 @@ def _sample_defocus_nm(spec: SeriesSpec, index: int, defocus_nm: float, dose_e_p
     return defocus_nm + spec.imaging.defocus_spread_nm * float(random.standard_normal())
 
 
-def _counted(
-    spec: SeriesSpec, index: int, intensity: torch.Tensor, defocus_nm: float, dose_e_per_A2: float
-) -> np.ndarray:
-    """Returns the electrons counted, (H, W) uint16."""
+def noise_generator(spec: SeriesSpec, index: int, defocus_nm: float, dose_e_per_A2: float) -> torch.Generator:
+    """Returns the random numbers of an image's noise, by its nominal conditions."""
     from segue import rng
-    from segue.hrtem.imaging import expose
 
-    generator = rng.torch_generator(spec.seed, "counts", index, defocus_nm, dose_e_per_A2)
-    counts = expose(intensity, dose_e_per_A2, pixel_size_A=spec.imaging.pixel_size_A, generator=generator)
-    highest = float(counts.max())
+    return rng.torch_generator(spec.seed, "counts", index, defocus_nm, dose_e_per_A2)
+
+
+def _acquired(
+    spec: SeriesSpec,
+    index: int,
+    intensity: torch.Tensor,
+    cut: Cut,
+    defocus_nm: float,
+    dose_e_per_A2: float,
+) -> np.ndarray:
+    """Returns the tile (h, w) of an expected image (H, W), in electrons: uint16 where they are whole, else float32."""
+    from segue.hrtem.detector import acquire
+
+    imaging = spec.imaging
+    image = acquire(
+        intensity,
+        dose_e_per_A2,
+        pixel_size_A=imaging.pixel_size_A,
+        cut=cut,
+        detector=imaging.detector,
+        generator=noise_generator(spec, index, defocus_nm, dose_e_per_A2),
+    )
+    if not imaging.detector.counts_whole:
+        return image.numpy()
+    highest = float(image.max())
     if highest > 65535:
         raise SegueError(
             f"imaging.dose_e_per_A2: at {dose_e_per_A2:g} a pixel of structure {index} counted {highest:.0f} "
             "electrons, more than 16 bits hold; lower the dose."
         )
-    return counts.numpy().astype("uint16")
+    return image.numpy().astype("uint16")
 
 
 def _group_tiles(
@@ -297,6 +442,19 @@ def _field_px(spec: SeriesSpec) -> int:
 def _part_settings(spec: SeriesSpec) -> dict[str, object]:
     """Returns the settings that determine a structure's part: all but the number of structures."""
     return {"version": VERSION, "spec": spec.model_dump(mode="json", exclude={"structures"})}
+
+
+def made_from(provenance: str) -> SeriesSpec | None:
+    """Returns the series that a dataset was simulated from by this version, None for any other dataset."""
+    from pydantic import ValidationError
+
+    try:
+        record = json.loads(provenance)
+        if record["made_by"] == "segue simulate" and record["version"] == VERSION:
+            return SeriesSpec.model_validate(record["spec"])
+    except (ValueError, KeyError, TypeError, ValidationError):
+        pass
+    return None
 
 
 def _provenance(spec: SeriesSpec) -> str:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,8 +17,8 @@ from segue.hrtem import series
 from segue.hrtem.series import SeriesSpec
 from segue.plates import preflight
 from segue.plates.spec import PlateSpec
-from segue.spec import SpecModel, attempt, read_toml
-from segue.storage import is_file
+from segue.spec import SpecModel, attempt, read_toml, validate
+from segue.storage import file_names, is_file
 from segue.study import grid
 from segue.study.spec import DatasetSource, Label, Table
 from segue.training.identity import dataset_identity
@@ -35,7 +32,8 @@ class Maker:
 
     tile_px(spec): the side of its tiles; inputs(spec, root): computed once for the next two; identity(spec, root,
     inputs, cache): the content of its key, raw files by their content (`cache`: hashes of unchanged files);
-    expected(spec, root, inputs): the `tiles` and `bytes` it will have; make(spec, out, root, workers, progress).
+    expected(spec, root, inputs): the `tiles` and `bytes` it will have; make(spec, out, root, workers, progress);
+    kept(spec, root, inputs): the folders of files that are kept for other datasets, and the bytes they still need.
     """
 
     spec: type[SpecModel]
@@ -44,14 +42,15 @@ class Maker:
     identity: Callable[[Any, Path, Any, Path], Mapping[str, Any]]
     expected: Callable[[Any, Path, Any], Mapping[str, int]]
     make: Callable[[Any, Path, Path, int, Progress | None], object]
+    kept: Callable[[Any, Path, Any], Mapping[Path, int]] = lambda spec, root, inputs: {}
 
 
 def _settings(spec: SpecModel) -> Any:
     return spec.model_dump(mode="json", exclude_defaults=True, exclude={"title"})
 
 
-def _simulation_identity(spec: SeriesSpec, root: Path, inputs: None, cache: Path) -> Mapping[str, Any]:
-    return {"kind": "simulate", "version": series.VERSION, "spec": _settings(spec)}
+def _simulation_identity(spec: SeriesSpec, root: Path, inputs: SeriesSpec, cache: Path) -> Mapping[str, Any]:
+    return {"kind": "simulate", "version": series.VERSION, "spec": _settings(inputs)}
 
 
 def _preparation_identity(spec: PrepareSpec, root: Path, inputs: PairedFiles, cache: Path) -> Mapping[str, Any]:
@@ -60,7 +59,7 @@ def _preparation_identity(spec: PrepareSpec, root: Path, inputs: PairedFiles, ca
 
 
 def _simulate(spec: SeriesSpec, out: Path, root: Path, workers: int, progress: Progress | None) -> None:
-    series.simulate(spec, out, workers=workers, progress=progress)
+    series.simulate(spec, out, root=root, workers=workers, progress=progress)
 
 
 def _prepare(spec: PrepareSpec, out: Path, root: Path, workers: int, progress: Progress | None) -> None:
@@ -81,10 +80,11 @@ MAKERS: dict[str, Maker] = {
     "simulate": Maker(
         SeriesSpec,
         tile_px=lambda spec: spec.imaging.tile_px,
-        inputs=lambda spec, root: None,
+        inputs=series.resolve,
         identity=_simulation_identity,
         expected=lambda spec, root, inputs: series.expected(spec),
         make=_simulate,
+        kept=lambda spec, root, inputs: series.missing_waves(inputs, root),
     ),
     "prepare": Maker(
         PrepareSpec,
@@ -140,6 +140,10 @@ class PlannedDataset:
             return {"bytes": self.root.stat().st_size}
         return MAKERS[self.kind].expected(self.spec, self.root, self._inputs)
 
+    def kept(self) -> Mapping[Path, int]:
+        """Returns the folders of what is kept for other datasets, and the bytes that they still need."""
+        return {} if self.spec is None else MAKERS[self.kind].kept(self.spec, self.root, self._inputs)
+
     def make(self, out: Path, *, workers: int, progress: Progress | None) -> None:
         if self.spec is not None:
             MAKERS[self.kind].make(self.spec, out, self.root, workers, progress)
@@ -186,41 +190,52 @@ def dataset_family(name: str, source: DatasetSource, folder: Path) -> tuple[Data
     kind, file = next((kind, file) for kind in MAKERS if (file := getattr(source, kind)) is not None)
     path, prefix = folder / file, f"datasets.{name}.{kind}"
     try:
-        table = read_toml(path)
-        combinations = _combinations(source.set)
+        expanded = expand_specification(path, source.set)
     except (SegueError, ValueError) as error:
         return DatasetFamily(()), [f"{prefix}: {error}"]
     datasets, mistakes = [], []
-    for values in combinations:
-        changed = table
-        for dotted, value in values.items():
-            changed = _override(changed, dotted.split("."), value)
-        spec, problems = attempt(MAKERS[kind].spec, changed)
+    for table, varied in expanded:
+        spec, problems = attempt(MAKERS[kind].spec, table)
         if spec is None:
             mistakes.append(str(SpecError(f"{prefix}: {path}", problems)))
         else:
-            varied = {dotted: grid.label(value) for dotted, value in values.items() if _is_axis(source.set[dotted])}
             label = f"{name}[{', '.join(f'{k}={v}' for k, v in varied.items())}]" if varied else name
             datasets.append(PlannedDataset(label, kind, path.parent, spec, varied))
     return DatasetFamily(tuple(datasets)), mistakes
 
 
-def _is_axis(value: Any) -> bool:
-    return isinstance(value, dict) and "each" in value
+def expand_specification(path: Path, settings: Mapping[str, Any]) -> list[tuple[Table, dict[str, Label]]]:
+    """Returns the tables of a specification, one for each combination of the values of `each` in it, and these values.
+
+    `settings` override the file's by dotted name. Raises SegueError for a file that cannot be read and ValueError for a
+    mistaken `each`.
+    """
+    table = read_toml(path)
+    for dotted, value in settings.items():
+        table = grid.override(table, dotted.split("."), value)
+    return [
+        (expanded, {dotted: grid.label(value) for dotted, value in values.items()})
+        for expanded, values in grid.expand_each(table)
+    ]
 
 
-def _combinations(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns every combination of the values of `set`: dotted name -> value."""
-    choices: list[list[tuple[str, Any]]] = []
-    for path, value in settings.items():
-        if _is_axis(value) and not (isinstance(value["each"], list) and value["each"]):
-            raise ValueError(f"set.{path}: found {json.dumps(value)}; write {{ each = [first, second, ...] }}")
-        choices.append([(path, choice) for choice in (value["each"] if _is_axis(value) else [value])])
-        grid.require_few(math.prod(map(len, choices)))
-    return [dict(combination) for combination in itertools.product(*choices)]
+def series_files(path: Path, out: Path) -> dict[Path, SeriesSpec]:
+    """Returns the datasets that a specification of HRTEM series makes, and the series of each.
 
-
-def _override(table: Table, path: list[str], value: Any) -> Table:
-    head, *rest = path
-    inner = table.get(head)
-    return {**table, head: _override(inner if isinstance(inner, dict) else {}, rest, value) if rest else value}
+    It is `out`, or of a specification with `each` a file in the folder `out` for each combination of its values. Raises
+    SegueError for mistakes in any of them.
+    """
+    try:
+        expanded = expand_specification(path, {})
+    except ValueError as error:
+        raise SpecError(str(path), [str(error)]) from None
+    specs = [validate(SeriesSpec, table, context=str(path)) for table, _ in expanded]
+    if not any(values for _, values in expanded):
+        return {out: specs[0]}
+    if out.suffix or is_file(out):
+        raise SegueError(f"{out}: {path} makes {len(specs)} datasets, one for each of its values; give a folder.")
+    labels = [
+        "-".join([spec.name, *map(str, values.values())]) for spec, (_, values) in zip(specs, expanded, strict=True)
+    ]
+    names = file_names(labels)
+    return {out / f"{names[label]}.h5": spec for label, spec in zip(labels, specs, strict=True)}

@@ -41,9 +41,6 @@ MAX_SIDE_BY_SIDE = 4  # models in one process: more would leave other workers wi
 
 END_S = 25  # to save checkpoints when asked to end: clusters kill after 30 s
 
-# optional packages of a stage: the extra that installs them, and the packages
-EXTRAS = {"simulate": ("hrtem", ("ase", "abtem")), "tensorboard": ("tensorboard", ("tensorboard",))}
-
 
 @dataclass(frozen=True)
 class Event:
@@ -137,22 +134,14 @@ def run_study(
 
 def require_extras(plan: Plan) -> None:
     """Raises SegueError where something that is still to be done needs a package that is not installed."""
-    needs = {
-        dataset.kind: f"dataset {dataset.name}"
-        for key, dataset in plan.datasets.items()
-        if dataset.kind in EXTRAS and not plan.dataset_file(key).exists()
-    }
+    if importlib.util.find_spec("tensorboard") is not None:
+        return
     existing = plan.store.existing()
     for training in plan.trainings:
         if training.template.spec.tensorboard and training.key not in existing:
-            needs.setdefault("tensorboard", training.label)
-    for kind, name in needs.items():
-        extra, packages = EXTRAS[kind]
-        missing = [package for package in packages if importlib.util.find_spec(package) is None]
-        if missing:
             raise SegueError(
-                f"{plan.study.path}: {name} needs {' and '.join(missing)}, not installed in this Python; run "
-                f"`pip install 'segue[{extra}]'`. Nothing was run."
+                f"{plan.study.path}: {training.label} needs tensorboard, not installed in this Python; run "
+                "`pip install 'segue[tensorboard]'`. Nothing was run."
             )
 
 

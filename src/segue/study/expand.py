@@ -12,7 +12,7 @@ from segue import networks
 from segue.errors import SegueError, SpecError
 from segue.spec import MAX_MISTAKES, attempt, read_toml, unknown, unknown_key
 from segue.study import grid
-from segue.study.datasets import DatasetFamily, dataset_family
+from segue.study.datasets import DatasetFamily, PlannedDataset, dataset_family
 from segue.study.spec import MAX_TRAININGS, Label, StudySpec, Table
 from segue.training.spec import ParentSpec, StageSpec
 
@@ -160,7 +160,8 @@ def _expand_stage(
         grid.require_few(len(points) * len(parents) + sum(map(len, known.values())))
     except ValueError as error:
         return (), [f"{prefix}.{error}"]
-    tiles = {dataset.name: dataset.tile_px for family in datasets.values() for dataset in family.members}
+    members = {dataset.name: dataset for family in datasets.values() for dataset in family.members}
+    tiles = {name: dataset.tile_px for name, dataset in members.items()}
     configurations, mistakes = [], []
     for point in points:
         stage_spec, domain, problems = _stage_spec(prefix, point.table, spec, datasets)
@@ -180,7 +181,7 @@ def _expand_stage(
             axes = {**(parent.axes if parent else {}), **own_axes}
             differs = any(value != getattr(stage_spec, key) for key, value in inherited.items())
             joined = stage_spec.model_copy(update=inherited) if differs else stage_spec
-            mistakes += _network_mistakes(prefix, joined, tiles)
+            mistakes += _network_mistakes(prefix, joined, tiles) + _render_mistakes(prefix, joined, members)
             configurations.append(Configuration(name, parent, axes, tuple(own_axes), point.table, joined, domain))
     if not configurations and not mistakes and (parents or parent_name is None):
         mistakes.append(f"{prefix}: `except` leaves no combination; widen `each` or drop `except`")
@@ -268,6 +269,16 @@ def _network_mistakes(prefix: str, spec: StageSpec, tiles: Mapping[str, int | No
             except SegueError as error:
                 mistakes.append(str(error))
     return mistakes
+
+
+def _render_mistakes(prefix: str, spec: StageSpec, members: Mapping[str, PlannedDataset]) -> list[str]:
+    """Returns the datasets to be made that will have no exit waves, for a stage that renders its images from them."""
+    used = [members[item.dataset] for item in spec.data if item.dataset in members]
+    return [
+        f"{prefix}.render: dataset '{dataset.name}' keeps no exit waves; name a waves_folder in its series"
+        for dataset in used
+        if spec.render is not None and dataset.kind != "file" and getattr(dataset.spec, "waves_folder", None) is None
+    ]
 
 
 def _data(

@@ -45,14 +45,31 @@ def expand_grid(table: Table) -> list[GridPoint]:
         for pair, paired in _pairs(merged):
             plain, axes = split_axes(paired)
             require_few(len(points) + math.prod(len(axis.values) for axis in axes))
-            for values in itertools.product(*(axis.values for axis in axes)):
-                point = plain
-                for axis, value in zip(axes, values, strict=True):
-                    point = _with(point, axis.path.split("."), value)
-                chosen = {axis.path: value for axis, value in zip(axes, values, strict=True)}
-                avoid = {axis.path: axis.avoid for axis in axes if axis.avoid}
-                points.append(GridPoint(_named(point, pair), variant | pair_label(pair) | chosen, avoid))
+            avoid = {axis.path: axis.avoid for axis in axes if axis.avoid}
+            for point, values in _combinations(plain, axes):
+                points.append(GridPoint(_named(point, pair), variant | pair_label(pair) | values, avoid))
     return points
+
+
+def expand_each(table: Table) -> list[tuple[Table, dict[str, Any]]]:
+    """Returns every table that the axes in one span, in the order written, with their values by dotted path.
+
+    Raises ValueError, worded for the user, for a malformed axis, `except`, and too many tables.
+    """
+    plain, axes = split_axes(table)
+    for axis in axes:
+        if axis.avoid:
+            raise ValueError(f"{axis.path}: found `except`, but a dataset has no ancestors; leave values out instead")
+    require_few(math.prod(len(axis.values) for axis in axes))
+    return list(_combinations(plain, axes))
+
+
+def _combinations(plain: Table, axes: list[Axis]) -> Iterator[tuple[Table, dict[str, Any]]]:
+    for values in itertools.product(*(axis.values for axis in axes)):
+        point = plain
+        for axis, value in zip(axes, values, strict=True):
+            point = override(point, axis.path.split("."), value)
+        yield point, {axis.path: value for axis, value in zip(axes, values, strict=True)}
 
 
 def require_few(count: int) -> None:
@@ -157,9 +174,11 @@ def _axis(table: Table, path: str) -> Axis:
     return Axis(path, tuple(values), tuple(names))
 
 
-def _with(table: Table, path: list[str], value: Any) -> Table:
+def override(table: Table, path: list[str], value: Any) -> Table:
+    """Returns the table with a value at a path, in tables that are added where there are none."""
     head, *rest = path
-    return {**table, head: _with(table[head], rest, value) if rest else value}
+    inner = table.get(head)
+    return {**table, head: override(inner if isinstance(inner, dict) else {}, rest, value) if rest else value}
 
 
 def lookup(table: Any, path: str) -> Any:

@@ -138,7 +138,8 @@ class Plan:
         return evaluation.key(self.study.spec.evaluate.part, self.study.spec.evaluate.every_epoch)
 
     def disk(self) -> dict[str, int]:
-        """Returns the bytes needed for `datasets` and `weights` that do not exist yet, and those `free` at the store.
+        """Returns the bytes needed for `datasets`, exit `waves` and `weights` that do not exist yet, and those `free`
+        at the store.
 
         The weights of networks whose size is unknown until they are built are not counted; `uncounted` is their number.
         """
@@ -155,8 +156,13 @@ class Plan:
             uncounted += parameters is None and copies > 0
             weights += 4 * (parameters or 0) * copies
         there = next(folder for folder in [self.store.folder, *self.store.folder.absolute().parents] if folder.is_dir())
+        waves: dict[Path, int] = {}
+        for member in missing:
+            for folder, size in member.kept().items():  # several datasets share a folder
+                waves[folder] = max(size, waves.get(folder, 0))
         return {
             "datasets": sum(member.expected()["bytes"] for member in missing),
+            "waves": sum(waves.values()),
             "weights": weights,
             "uncounted": uncounted,
             "free": shutil.disk_usage(there).free,

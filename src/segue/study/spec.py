@@ -20,7 +20,8 @@ Label = str | int | float | bool
 class DatasetSource(SpecModel):
     """Where a dataset comes from: `simulate`, `prepare` or `plate`, a TOML specification, or a finished HDF5 `file`.
 
-    `set` overrides values of the specification by dotted key; `{each = [...]}` there makes a dataset per value.
+    `set` overrides values of the specification by dotted key; `{each = [...]}` there or in the specification makes a
+    dataset per value.
     """
 
     simulate: str | None = None

@@ -29,6 +29,7 @@ from segue.errors import SegueError
 from segue.evaluation import pixel_metrics
 from segue.evaluation.evaluate import class_scores, score_many
 from segue.formatting import format_bytes
+from segue.hrtem.rendering import Renderer
 from segue.inference.predict import autocast
 from segue.storage import make_folder
 from segue.targets.target import Target
@@ -36,7 +37,7 @@ from segue.training import cache, checkpoint, freezing, logging, optimizers, sch
 from segue.training.cache import FeatureCache, TargetCache
 from segue.training.checkpoint import CheckpointClock, Progress
 from segue.training.distributed import SINGLE_PROCESS, ProcessGroup
-from segue.training.inputs.sampler import EpochPlan, augment_spec, plan_epoch
+from segue.training.inputs.sampler import EpochPlan, augment_spec, epoch_stream, plan_epoch
 from segue.training.run_folder import RunFolder
 from segue.training.spec import StageSpec
 
@@ -84,8 +85,9 @@ class PassSettings:
     """Settings of a pass over the data.
 
     chunk_ids (n,) and window decide in which order samples may be visited (`data.streaming.epoch_order`), in any order
-    without them; sample_counts returns the pixels of each class in each training sample (n, K). These change the
-    result, the rest does not. energy_J reads the energy meter.
+    without them; sample_counts returns the pixels of each class in each training sample (n, K); renderer makes images
+    in place of those that the source reads. These change the result, the rest does not. energy_J reads the energy
+    meter.
     """
 
     device: str
@@ -93,6 +95,7 @@ class PassSettings:
     chunk_ids: np.ndarray | None = None
     window: int | None = None
     sample_counts: Callable[[], np.ndarray] | None = None
+    renderer: Renderer | None = None
     group: ProcessGroup = SINGLE_PROCESS
     energy_J: Callable[[], float | None] = lambda: None
 
@@ -186,6 +189,8 @@ def train_epoch(
         for step, ((start, stop), (images, stored_labels)) in enumerate(zip(shards, batches, strict=True), start=first):
             # read and augment, once for all models
             part = plan[start:stop]
+            if settings.renderer is not None:
+                images = settings.renderer.render(part.samples, part.ids, epoch_stream(spec, epoch))
             images, labels = augment(augment_spec(spec), images, stored_labels, part.params)
             batch = Batch(part, images, labels, stored_labels)
 

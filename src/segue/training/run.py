@@ -215,6 +215,7 @@ def _train(tasks: Sequence[TrainTask], context: RunContext) -> dict[Path, SegueE
                     data.chunk_ids,
                     data.window,
                     data.sample_counts,
+                    data.renderer,
                     group,
                     energy_J=lambda: meter.read()["energy_J"],
                 )

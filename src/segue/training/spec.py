@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from segue.data.spec import AugmentSpec, NormalizeSpec, SplitSpec
+from segue.data.spec import AugmentSpec, NormalizeSpec, RenderSpec, SplitSpec
 from segue.networks.registry import NetworkSpec, divisor, is_dense
 from segue.spec import SpecModel
 from segue.targets.specs import ClassesSpec, TargetSpec
@@ -99,7 +99,8 @@ class StageSpec(SpecModel):
 
     Data
         data, split, normalize; sampling favors rare classes; augment changes the images; shuffle_window is the number
-        of samples within which the order is random ("auto": all, unless they are large). `order = "shared"` gives
+        of samples within which the order is random ("auto": all, unless they are large); render makes the training
+        images of simulated series anew from their exit waves. `order = "shared"` gives
         all initializations the same order and augmentation, so that seeds can share one pass over the data.
     Model
         network, target; `from` a parent, of which `weights` ("best" or "last") and `load` (parts, all without it) are
@@ -142,6 +143,7 @@ class StageSpec(SpecModel):
     batch: Count = 16
     accumulate: Count = 1
     augment: Literal["none", "dihedral", "dihedral-all"] | AugmentSpec = "none"
+    render: RenderSpec | None = None
     optimizer: OptimizerSpec = AdamSpec()
     schedule: ScheduleSpec = ConstantSpec(name="constant")
     warmup: WarmupSpec | None = None
@@ -275,8 +277,8 @@ class StageSpec(SpecModel):
 
 
 PASS_FIELDS = (
-    "data", "split", "normalize", "sampling", "shuffle_window", "order", "batch", "augment", "validation", "threads",
-    "memory_gb", "tf32", "power_w", "seed", "draw",
+    "data", "split", "normalize", "sampling", "shuffle_window", "order", "batch", "augment", "render", "validation",
+    "threads", "memory_gb", "tf32", "power_w", "seed", "draw",
 )  # fmt: skip
 
 

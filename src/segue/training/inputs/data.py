@@ -38,6 +38,7 @@ from segue.data.splits import Neighbors, PartName
 from segue.data.streaming import StreamedSource
 from segue.device import free_memory
 from segue.errors import SegueError
+from segue.hrtem.rendering import Renderer
 from segue.inference import domain
 from segue.inference.domain import TrainingSet
 from segue.targets.specs import Spec
@@ -79,7 +80,8 @@ class StageData:
     as far as the datasets have them; groups: the groups over all splits, and the pictures, with the ancestors';
     splits_used: the groups trained on by split, also by ancestors; ancestry: "unknown" where a parent does not record
     which groups it was trained on. leak: None where the split leaks no groups. training_set: pixel sizes and statistics
-    of the images trained on.
+    of the images trained on. renderer: renders the training images, in place of those of `training`; None where they
+    are used as stored.
     """
 
     training: Source
@@ -97,6 +99,7 @@ class StageData:
     ancestry: Literal["known", "unknown"]
     leak: Leak | None
     training_set: TrainingSet
+    renderer: Renderer | None = None
 
     @property
     def groups_record(self) -> dict[str, Any]:
@@ -178,6 +181,13 @@ def load_data(spec: StageSpec, inputs: Inputs, *, context: str, device: str, log
             title=f"{label_counts['train']:,} training and {label_counts['validation']:,} validation {spec.label_unit}",
         )  # fmt: skip
         count_classes = _class_counter(training_source, training, log)
+        renderer = None
+        if spec.render is not None:
+            renderer = Renderer.from_parts(
+                training, spec.render, normalization=spec.normalize, seed=spec.seed, device=device,
+                memory_limit=None if spec.memory_gb is None else int(spec.memory_gb * 1e9),
+            )  # fmt: skip
+            log(renderer.describe())
     return StageData(
         training=training_source,
         validation=validation_source,
@@ -194,6 +204,7 @@ def load_data(spec: StageSpec, inputs: Inputs, *, context: str, device: str, log
         ancestry=ancestry,
         leak=leak,
         training_set=training_set,
+        renderer=renderer,
     )
 
 

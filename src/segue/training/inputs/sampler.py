@@ -53,7 +53,7 @@ def plan_epoch(
     `data.streaming.epoch_order`, None for all. counts returns the pixels of each class in each sample (n, K); only
     class-balanced sampling calls it.
     """
-    purpose = (spec.init if spec.order == "own" else "shared", spec.draw if spec.draws else -1, epoch)
+    purpose = epoch_stream(spec, epoch)
     count, repeats = len(chunk_ids), repeats_per_sample(spec)
 
     # which samples
@@ -75,6 +75,11 @@ def plan_epoch(
     return EpochPlan(samples, samples * repeats + repeat, params[visits])
 
 
+def epoch_stream(spec: StageSpec, epoch: int) -> tuple[str | int, ...]:
+    """Returns what the random streams of an epoch depend on, beside the seed and their purpose."""
+    return (spec.init if spec.order == "own" else "shared", spec.draw if spec.draws else -1, epoch)
+
+
 def augment_spec(spec: StageSpec) -> AugmentSpec:
     """Returns the augmentation of a stage, whether it is given by name or as a table."""
     return spec.augment if isinstance(spec.augment, AugmentSpec) else AUGMENT_PRESETS[spec.augment]
@@ -87,6 +92,8 @@ def repeats_per_sample(spec: StageSpec) -> int:
 
 def is_fixed(spec: StageSpec) -> bool:
     """Returns whether a visit, identified by its id, looks the same in every epoch, so that features can be cached."""
+    if spec.render is not None and spec.render.noise == "fresh":
+        return False
     return augment_spec(spec) in (AUGMENT_PRESETS["none"], AUGMENT_PRESETS["dihedral-all"])
 
 
