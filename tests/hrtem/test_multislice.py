@@ -325,8 +325,15 @@ def test_unknown_elements_are_refused() -> None:
         multislice([Atoms(np.array([104]), np.array([[1.0, 1.0, 1.0]]))], [2.0], BEAM, size_px=32)
 
 
-@pytest.mark.parametrize("z_A", [-0.1, 4.1, math.nan])
-def test_atoms_outside_are_refused(z_A: float) -> None:
+@pytest.mark.parametrize("place_A", [(1, 1, -0.1), (1, 1, 4.1), (1, 1, math.nan), (1, math.inf, 2)])
+def test_atoms_outside_are_refused(place_A: tuple[float, float, float]) -> None:
     """An atom before the entrance, behind the exit plane or nowhere is refused, not moved."""
-    with pytest.raises(SegueError, match="1 of 1 outside the specimen's height"):
-        multislice([Atoms(np.array([6]), np.array([[1.0, 1.0, z_A]]))], [4.0], BEAM, size_px=32)
+    with pytest.raises(SegueError, match="1 of 1 outside the specimen"):
+        multislice([Atoms(np.array([6]), np.array([place_A]))], [4.0], BEAM, size_px=32)
+
+
+@pytest.mark.parametrize(("size_px", "batch", "words"), [(65, 1, "size_px: found 65"), (32, 0, "batch: found 0")])
+def test_impossible_sizes_are_refused(size_px: int, batch: int, words: str) -> None:
+    """More points than the grid has, and no wave at a time."""
+    with pytest.raises(SegueError, match=words):
+        multislice([random_atoms(2, height_A=4.0)], [4.0], BEAM, size_px=size_px, batch=batch)

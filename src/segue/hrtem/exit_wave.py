@@ -67,7 +67,8 @@ ON_CPU = Execution()
 def default_execution(batch: int | None = None) -> Execution:
     """Returns the GPU with 8 waves at once where torch sees one, else the CPU with one; `batch` replaces the number."""
     device = default_device()
-    return Execution(device, batch or (1 if device == "cpu" else 8))
+    default = 1 if device == "cpu" else 8
+    return Execution(device, default if batch is None else batch)
 
 
 def grid_px(field_A: float, sampling_A: float) -> int:

@@ -201,8 +201,12 @@ def multislice(
 
     The waves are cut in Fourier space to `size_px` points across the field, at most those of the grid; values at common
     points stay what they are. `batch` specimens (structures, or frozen phonons of one, of any height) are computed at
-    once; each needs about 100 bytes per point of the grid. On a CPU one at a time is fastest.
+    once; each needs about 130 bytes per point of the grid. On a CPU one at a time is fastest.
     """
+    if not 1 <= size_px <= beam.grid_px:
+        raise SegueError(f"size_px: found {size_px}; a wave of {beam.grid_px} points is cut to 1 to {beam.grid_px}.")
+    if batch < 1:
+        raise SegueError(f"batch: found {batch}; at least one wave is computed at once; give 1 or more.")
     tables = _tables(beam, np.unique(np.concatenate([one.numbers for one in atoms])), device)
     waves = torch.empty((len(atoms), size_px, size_px), dtype=torch.complex64, device=device)
     for start in range(0, len(atoms), batch):
@@ -281,7 +285,7 @@ def _transmissions(
     numbers = np.concatenate([one.numbers for one in atoms])
     positions = np.concatenate([one.positions_A for one in atoms])
     specimens = np.repeat(np.arange(len(atoms)), [len(one.numbers) for one in atoms])
-    from_exit = _slices_from_exit(positions[:, 2], np.asarray(heights_A)[specimens], beam.slice_thickness_A)
+    from_exit = _slices_from_exit(positions, np.asarray(heights_A)[specimens], beam.slice_thickness_A)
     if len(from_exit) == 0:
         return
     count = int(from_exit.max()) + 1
@@ -320,13 +324,15 @@ def _phases(groups: list[AtomGroup], count: int, beam: Beam, tables: _Tables) ->
     return phase, loss
 
 
-def _slices_from_exit(z_A: np.ndarray, heights_A: np.ndarray, slice_thickness_A: float) -> np.ndarray:
+def _slices_from_exit(positions_A: np.ndarray, heights_A: np.ndarray, slice_thickness_A: float) -> np.ndarray:
     """Returns (n,) int: each atom's slice, counted back from the exit plane. Raises SegueError for atoms outside."""
-    outside = ~((z_A >= 0) & (z_A <= heights_A))
+    z_A = positions_A[:, 2]
+    outside = ~(np.isfinite(positions_A).all(1) & (z_A >= 0) & (z_A <= heights_A))
     if outside.any():
+        place = ", ".join(f"{value:g}" for value in positions_A[outside][0])
         raise SegueError(
-            f"atoms: found {outside.sum()} of {len(z_A)} outside the specimen's height, the first at z = "
-            f"{z_A[outside][0]:g} Å of {heights_A[outside][0]:g}; move them inside or raise the height."
+            f"atoms: found {outside.sum()} of {len(z_A)} outside the specimen, the first at ({place}) Å of a height of "
+            f"{heights_A[outside][0]:g}; move them inside or raise the height."
         )
     # an atom at the border of two slices stands at the entrance of the later one, whatever the rounding
     return np.maximum(np.ceil((heights_A - z_A) / slice_thickness_A - 1e-9).astype(np.int64) - 1, 0)
