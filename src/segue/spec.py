@@ -41,6 +41,7 @@ PATTERNS = {  # of names -> what they allow
     r"^[A-Za-z0-9][A-Za-z0-9._-]*$": "letters of English, digits, and . _ -, the first a letter or digit",
     r"^[A-Za-z0-9_-]+$": "letters of English, digits, and _ -",
     r"^[^/]+$": "any characters but the slash",
+    r"^[0-9a-f]{64}$": "64 digits and letters from a to f",
 }
 REMEDIES = {  # pydantic's type of error -> what to do; braces are its bounds
     "greater_than": "give a number above {gt}",

@@ -398,7 +398,7 @@ class ClusterExecutor:
     def submit(self, tasks: Sequence[StudyTask]) -> None:
         key = tasks[0].key
         self._tasks[key] = tasks
-        self._running[key] = self._client.submit(run_tasks, tasks, key=key, pure=False)
+        self._running[key] = self._client.submit(_run_until_signal, tasks, key=key, pure=False)
         self._completed.add(self._running[key])
 
     def end(self, number: int) -> None:
@@ -418,6 +418,15 @@ class ClusterExecutor:
         error = result[1] if isinstance(result, tuple) else result
         message = f"its worker was lost ({error}); run the study again to resume from its checkpoint"
         return [TaskResult(task.key, False, message) for task in self._tasks[future.key]]
+
+
+def _run_until_signal(tasks: Sequence[StudyTask]) -> list[TaskResult]:
+    """Runs tasks in a worker; one that was asked to end is not a failure, whose trace Dask would print."""
+    try:
+        return run_tasks(tasks)
+    except signals.Terminated as ended:
+        message = f"its worker was ended by {ended.name}; run the study again to resume from its checkpoint"
+        return [TaskResult(task.key, False, message) for task in tasks]
 
 
 def _local_cluster(workers: int) -> Any:
