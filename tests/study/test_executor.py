@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
+import pytest
 
+from segue import signals
+from segue.study import executor
 from segue.study.executor import group_tasks, run_study
 from segue.study.plan import plan_study
 from segue.study.table import collect
-from segue.study.worker import StudyTask
+from segue.study.worker import StudyTask, TaskResult
 from segue.training.spec import Inputs, StageSpec, TrainTask
 
 StudyFile = Callable[..., Path]
@@ -81,3 +86,18 @@ def test_only_what_pays_shares_a_pass():
     assert [len(group) for group in group_tasks(plain, workers=1, max_size=2)] == [2, 2]
     seeds = [planned(f"seed{k}", init=k, order="shared", **rotated) for k in range(3)]
     assert [len(group) for group in group_tasks(seeds, workers=1, max_size=None)] == [3]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_that_is_asked_to_end_says_so_without_a_trace(monkeypatch: pytest.MonkeyPatch, number: signal.Signals):
+    """All its tasks are unfinished, with a sentence; an exception would be printed by Dask with its trace."""
+
+    def run(tasks: object) -> list[TaskResult]:
+        raise signals.Terminated(number)
+
+    monkeypatch.setattr(executor, "run_tasks", run)
+    tasks = [SimpleNamespace(key="a"), SimpleNamespace(key="b")]
+    results = executor._run_until_signal(tasks)  # type: ignore[arg-type]
+    assert [result.key for result in results] == ["a", "b"]
+    assert not any(result.trained for result in results)
+    assert all(f"ended by {number.name}; run the study again" in str(result.error) for result in results)
