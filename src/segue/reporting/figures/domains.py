@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure, SubFigure
 
 from segue.inference.domain_shift import DISTANCES, DomainImages, DomainShift, are_calibrated, feature_distance
-from segue.reporting.figures.style import ReportFigure, category_colors, hide_axes, style
+from segue.reporting.figures.style import ReportFigure, category_colors, hide_axes, scale_axis, style
 from segue.reporting.formatting import Table, format_number
 
 IMAGES = 2  # of each domain
@@ -53,13 +53,14 @@ def _draw_curves(panel: SubFigure, domains: Mapping[str, DomainImages]) -> None:
     for name, domain in domains.items():
         density, _ = np.histogram(domain.images, bins=BINS, density=True)
         histograms.plot((BINS[1:] + BINS[:-1]) / 2, density, color=colors[name], linewidth=1.4)
-        spectra.semilogy(*domain.statistics.spectrum(per_nm=calibrated), color=colors[name], linewidth=1.4, label=name)
+        spectra.plot(*domain.statistics.spectrum(per_nm=calibrated), color=colors[name], linewidth=1.4, label=name)
     histograms.set_title("Pixel values")
     histograms.set_xlabel("standard deviations from the image's mean")
     histograms.set_ylabel("density")
     spectra.set_title("Power spectrum, radial mean")
     spectra.set_xlabel("spatial frequency, 1/nm" if calibrated else "spatial frequency, periods per pixel")
     spectra.set_ylabel("power, nm²" if calibrated else "power (white noise: 1)")
+    scale_axis(spectra, "y", np.concatenate([line.get_ydata() for line in spectra.get_lines()]))
     spectra.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
