@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from samples.datasets import make_dataset, make_part
 
 from segue.inference.domain_shift import DomainShift, feature_distance, histogram_distance, measure
 from segue.reporting.analysis.comparison import compare
+from segue.reporting.analysis.domains import domain_shift
 from segue.reporting.figures.domains import distance_tables, domains_figure
 from segue.reporting.formatting import format_number
 from segue.reporting.page.page import figure_list
+from segue.study.plan import plan_study
 from segue.study.table import StudyResults
 
 
@@ -55,3 +59,32 @@ def test_domains_are_on_the_page(make: Callable[..., StudyResults]) -> None:
     assert entries["domains"].heading == "Domains"
     assert entries["domains"].tables[-1].summary.startswith("Distances between encoder features (pretrain)")
     assert "domains" not in {entry.figure.name for entry in figure_list(compare(results, None))}
+
+
+STUDY = """
+name = "domains"
+datasets = { one = { file = "one.h5" }, other = { file = "other.h5" } }
+domains = { a = { dataset = "one" }, b = { dataset = "other" } }
+[stages.train]
+domain  = "a"
+epochs  = 1
+network = { name = "unet", width = 8, depth = 2 }
+target  = { name = "classes", layer = "cells" }
+[evaluate]
+domains = ["a"]
+"""
+
+
+def test_the_domains_of_a_study_are_read_from_its_datasets(tmp_path: Path) -> None:
+    """Those that are trained on or scored, without features where nothing was trained; one alone is no comparison."""
+    for name in ("one", "other"):
+        folder = tmp_path / name
+        folder.mkdir()
+        make_dataset(folder, {name: make_part(name)}).rename(tmp_path / f"{name}.h5")
+    (tmp_path / "study.toml").write_text(STUDY.replace('["a"]', '"all"'))
+    made = domain_shift(plan_study(tmp_path / "study.toml"), pd.DataFrame())
+    assert made is not None
+    assert list(made.domains) == ["a", "b"]
+    assert made.features == {}
+    (tmp_path / "study.toml").write_text(STUDY)
+    assert domain_shift(plan_study(tmp_path / "study.toml"), pd.DataFrame()) is None

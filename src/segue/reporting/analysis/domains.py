@@ -13,6 +13,7 @@ from segue.errors import SegueError
 from segue.inference.domain_shift import DomainImages, DomainShift, read_domain
 from segue.study.plan import Plan
 from segue.training.run_folder import TrainedModel, load_run
+from segue.training.spec import DataSpec
 
 MAX_DOMAINS = 12
 IMAGES = 32  # of each domain
@@ -24,11 +25,15 @@ def domain_shift(plan: Plan, table: pd.DataFrame) -> DomainShift | None:
     Features are those of the first run in the table whose weights were kept and that takes such images.
     """
     domains: dict[str, DomainImages] = {}
-    for evaluation in plan.evaluations[:MAX_DOMAINS]:
-        path = plan.dataset_file(evaluation.dataset)
+    keys = {dataset.name: key for key, dataset in plan.datasets.items()}
+    for name, settings in plan.study.spec.domains.items():
+        entry, _ = plan.study.datasets[settings["dataset"]].select(settings)
+        data = DataSpec.model_validate(entry)
+        if data.dataset not in keys or len(domains) == MAX_DOMAINS:
+            continue
         try:
-            with Dataset(path) as dataset:
-                domains[evaluation.domain] = read_domain(dataset, conditions=evaluation.data.conditions, most=IMAGES)
+            with Dataset(plan.dataset_file(keys[data.dataset])) as dataset:
+                domains[name] = read_domain(dataset, conditions=data.conditions, most=IMAGES)
         except SegueError:  # its dataset is not there, or has nothing to measure: the page shows the others
             continue
     if len(domains) < 2:
