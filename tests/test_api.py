@@ -54,7 +54,7 @@ def test_every_name_is_there():
 
 CALLS: dict[str, tuple[Any, ...]] = {
     "count": ("no", "no.h5", "no.csv"), "evaluate": ("no", "no.h5"), "evaluate_folder": ("no", "no"),
-    "film": ("no", "no.gif"), "load": ("no",),
+    "film": ("no", "no.gif"), "load": ("no",), "match": ("no", "no", "no.h5"),
     "plan": ("no.toml",), "plate": ("no.toml", "no.h5"), "predict": ("no", [[0.0]]),
     "predict_files": ("no", ["no.tif"], "no"), "prepare": ("no.toml", "no.h5"),
     "probabilities": ("no", [[0.0]]), "report": ("no.toml", "no.html"), "run_study": ("no.toml",),

@@ -38,10 +38,10 @@ def test_readme_names_the_two_commands():
 
 
 def test_shipped_data_stays_small():
-    """Everything that ships with the repository as data stays under 15 MB."""
+    """Everything that ships with the repository as data stays under 30 MB."""
     listed = subprocess.run(["git", "ls-files", "-z", "examples", "tests"], cwd=ROOT, capture_output=True, check=False)
     files = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
-    assert sum(file.stat().st_size for file in files if file.exists()) < 20e6
+    assert sum(file.stat().st_size for file in files if file.exists()) < 30e6
 
 
 def told_default(field: FieldInfo) -> str:

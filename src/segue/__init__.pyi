@@ -3,6 +3,7 @@ from .api import evaluate as evaluate
 from .api import evaluate_folder as evaluate_folder
 from .api import film as film
 from .api import load as load
+from .api import match as match
 from .api import plan as plan
 from .api import plate as plate
 from .api import predict as predict

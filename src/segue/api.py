@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +84,41 @@ def prepare(
 
     settings, folder = load_spec(PrepareSpec, Path(spec)), Path(spec).parent
     preparing.prepare(settings, Path(out), root=folder, workers=workers, progress=progress, log=log or warn)
+    return Path(out)
+
+
+def match(
+    source: PathLike,
+    reference: PathLike,
+    out: PathLike,
+    *,
+    conditions: Mapping[str, Any] | None = None,
+    spectrum: bool = True,
+    histogram: bool = True,
+    figure: PathLike | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Writes a dataset's images, matched to those of another in power spectrum and histogram, and returns its path.
+
+    Groups, labels and conditions stay; `conditions` selects samples. figure: a .png, .svg or .pdf of both domains
+    before and after. See `segue.inference.match_domains.match_dataset`.
+    """
+    from segue.inference.match_domains import match_dataset
+
+    if figure is not None:
+        from segue.reporting.figures.style import figure_format
+
+        figure_format(Path(figure))
+    matched = match_dataset(
+        Path(source), Path(reference), Path(out),
+        conditions=conditions, spectrum=spectrum, histogram=histogram, progress=progress,
+    )  # fmt: skip
+    if figure is not None:
+        from segue.reporting.figures.domains import domains_figure
+        from segue.reporting.figures.style import write_figure
+
+        domains = {"before": matched.before, "after": matched.after, "reference": matched.reference}
+        write_figure(domains_figure(domains), Path(figure))
     return Path(out)
 
 
@@ -505,6 +540,7 @@ def report(
         from dataclasses import replace
 
         from segue.reporting.analysis.comparison import compare
+        from segue.reporting.analysis.domains import domain_shift
         from segue.reporting.figures.objects import typical_runs
         from segue.reporting.video.film import runs_with_film
         from segue.study.examples import example_images, object_examples
@@ -516,7 +552,11 @@ def report(
         objects = object_examples(planned, typical_runs(compare(results, metric)))
         films = runs_with_film(planned, results.table)
         results = replace(
-            results, examples=example_images(planned, results.table), object_examples=objects, films=films
+            results,
+            examples=example_images(planned, results.table),
+            object_examples=objects,
+            films=films,
+            domain_shift=domain_shift(planned, results.table),
         )
     else:
         from segue.reporting.analysis.table_import import from_table

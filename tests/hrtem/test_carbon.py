@@ -9,7 +9,8 @@ from scipy.spatial import KDTree
 from segue import rng
 from segue.errors import SpecError
 from segue.hrtem.carbon import CARBON_SPACING_A, amorphous_carbon, carbon_island, graphene
-from segue.hrtem.series import SeriesSpec
+from segue.hrtem.series import SeriesSpec, structure
+from segue.hrtem.specimen import build
 from segue.spec import validate
 
 
@@ -66,3 +67,23 @@ def test_an_island_lies_inside_its_ellipsoid() -> None:
     assert ((np.hypot(x, y) / 20) ** 2 + (z / 15) ** 2 <= 1 + 1e-9).all()
     half_ellipsoid = 2 / 3 * np.pi * 20**2 * 15 * 2.0 * 6.02214076e23 / 12.011 * 1e-24
     assert half_ellipsoid / 3 < len(positions) < half_ellipsoid
+
+
+def test_a_series_of_patches_on_graphene_labels_the_patches() -> None:
+    """The label covers the island and nothing of the sheet; images and label repeat; groups say what they are."""
+    table = {
+        "name": "patches", "structures": 1, "wave": {"field_nm": 5.12, "sampling_A": 0.2, "frozen_phonons": 1},
+        "specimen": {"shape": "patch", "particles": 1, "diameter_nm": 2.5, "thickness_nm": 2.0, "stacking_faults": 0,
+                     "support": "graphene"},
+        "imaging": {"tile_px": 128, "pixel_size_A": 0.4},
+        "labels": {"phase_threshold_rad": 0.06, "blur_A": 3.0},
+    }  # fmt: skip
+    spec = validate(SeriesSpec, table, context="series.toml")
+    tiles = structure(spec, 0)
+    label = tiles.labels["particles"][0]
+    specimen = build(spec.specimen, field_A=51.2, seed=0, index=0)
+    x, y = np.floor(specimen.particles.positions_A[:, :2].T / 0.4).astype(int)
+    assert label[y, x].mean() > 0.95
+    assert 0.05 < label.mean() < 0.3
+    assert tiles.samples["group"][0].startswith("patch-")
+    assert np.array_equal(tiles.images, structure(spec, 0).images)

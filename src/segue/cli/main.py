@@ -115,6 +115,37 @@ def prepare(spec: Spec, out: OutFile, workers: Workers = 1) -> None:
 
 
 @app.command()
+def match(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="The dataset whose images are changed (.h5).")],
+    reference: Annotated[Path, typer.Argument(metavar="REFERENCE", help="The dataset that they are to look like.")],
+    out: OutFile,
+    spectrum: Annotated[bool, typer.Option(help="Match the radial power spectrum, by a filter.")] = True,
+    histogram: Annotated[bool, typer.Option(help="Match the histogram, by mapping values.")] = True,
+    where: Annotated[
+        list[str] | None, typer.Option("--where", help="Only samples of a condition, such as defocus_nm=-10.")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", help="Draw both domains, before and after: .png, .svg or .pdf.")
+    ] = None,
+) -> None:
+    """Make a dataset whose images agree with another's in power spectrum and histogram."""
+    from segue import api
+
+    with open_progress() as report:
+        api.match(
+            dataset,
+            reference,
+            out,
+            conditions=dict(_condition(text) for text in where or ()),
+            spectrum=spectrum,
+            histogram=histogram,
+            figure=figure,
+            progress=lambda done, total: report("images", done, total),
+        )
+    _inspect_dataset(out, notes=False)
+
+
+@app.command()
 def plate(
     spec: Annotated[Path | None, typer.Argument(metavar="SPEC.toml", help="The TOML specification.")] = None,
     out: Annotated[Path | None, typer.Argument(metavar="OUT.h5", help="The dataset to write.")] = None,

@@ -125,15 +125,16 @@ def expected(spec: SeriesSpec) -> dict[str, int]:
 def group_of(spec: SeriesSpec, index: int) -> str:
     """Returns the group of structure `index`: the same wherever the same atoms stand in the same field.
 
-    It names the crystal and digests the specimen (a structure file by its content), the seed and the field, but neither
-    the series' name nor how it is imaged, so that two series of the same structures share their groups and no split can
-    separate them.
+    It names the crystal, "file" or "patch", and digests the specimen (a structure file by its content), the seed and
+    the field, but neither the series' name nor how it is imaged, so that two series of the same structures share their
+    groups and no split can separate them.
     """
     if spec.specimen.structure_file is not None and spec.specimen.structure_sha256 is None:
         raise ValueError("the structure file has not been read; call `resolve` first")
     specimen = spec.specimen.model_dump(mode="json", exclude_defaults=True)
     atoms = {"seed": spec.seed, "field_nm": spec.wave.field_nm, "specimen": specimen}
-    return f"{spec.specimen.crystal or 'file'}-{hash_json(atoms, digest_size=16)[:8]}/{index:05d}"
+    kind = spec.specimen.crystal or ("patch" if spec.specimen.shape == "patch" else "file")
+    return f"{kind}-{hash_json(atoms, digest_size=16)[:8]}/{index:05d}"
 
 
 def resolve(spec: SeriesSpec, root: Path) -> SeriesSpec:

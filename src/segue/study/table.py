@@ -19,6 +19,7 @@ import pandas as pd
 from segue.data.dataset import Dataset
 from segue.data.spec import SplitSpec
 from segue.fingerprint import stage_hash
+from segue.inference.domain_shift import DomainShift
 from segue.storage import read_json
 from segue.study.expand import Configuration
 from segue.study.plan import Evaluation, Plan, PlannedTraining
@@ -97,6 +98,7 @@ class StudyResults:
     targets: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     variants: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     films: dict[str, Path] = field(default_factory=dict)  # stage -> the folder of a run that kept a film
+    domain_shift: DomainShift | None = None  # images of the domains, where their datasets are at hand
 
 
 LEAK_COLUMNS = ("neighbouring_pairs", "validation_tiles", "validation_tiles_near")

@@ -253,8 +253,14 @@ def theme() -> tuple[str, str]:
 def write_figure(figure: Figure, out: Path | str) -> Path:
     """Returns `out`, the figure written by its extension: PNG, SVG or PDF; it appears only when complete."""
     path = Path(out)
+    kind = figure_format(path)
+    with replacing(path) as partial, style():
+        figure.savefig(partial, format=kind, dpi=200)
+    return path
+
+
+def figure_format(path: Path) -> str:
+    """Returns the format of a figure's file, "png", "svg" or "pdf"; raises SegueError for another extension."""
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise SegueError(f"{path}: a figure is written as .png, .svg or .pdf; give one of these extensions.")
-    with replacing(path) as partial, style():
-        figure.savefig(partial, format=path.suffix[1:], dpi=200)
-    return path
+    return path.suffix[1:]

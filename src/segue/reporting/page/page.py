@@ -20,6 +20,7 @@ from segue.reporting.analysis.bootstrap import RESAMPLES
 from segue.reporting.analysis.comparison import Comparison, compare, numeric
 from segue.reporting.analysis.leakage import leakage
 from segue.reporting.analysis.ranking import ranking
+from segue.reporting.figures.domains import distance_tables, domain_shift_figure
 from segue.reporting.figures.effects import effects_figure
 from segue.reporting.figures.examples import examples_figure
 from segue.reporting.figures.failures import failures_figure
@@ -57,6 +58,7 @@ FIGURE_PREFIXES = (
     "effects-",
     "learning-curves",
     "loss-curves",
+    "domains",
     "examples",
     "objects",
     "reliability",
@@ -163,6 +165,8 @@ def figure_list(comparison: Comparison) -> list[Entry]:
         entries.append(Entry(figure, "Learning curves", "curves"))
     if "failures" not in names and (figure := examples_figure(comparison.results.examples)):
         entries.append(Entry(figure, "Examples", "examples"))  # else the same micrographs are shown already
+    if shift := comparison.results.domain_shift:
+        entries.append(Entry(domain_shift_figure(shift), "Domains", "domains", tables=distance_tables(shift)))
     return entries
 
 
