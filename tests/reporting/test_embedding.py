@@ -13,14 +13,13 @@ from matplotlib.colors import to_hex
 from segue import networks, rng
 from segue.data.dataset import Dataset
 from segue.errors import SegueError
+from segue.inference.features import box_means, mean_features
 from segue.networks.registry import NetworkSpec
 from segue.reporting.figures.network_views import (
     Embedding,
-    box_means,
     draw_embedding,
     embed,
     embedding_figure,
-    mean_features,
     principal_components,
 )
 from segue.training.run_folder import TrainedModel

@@ -45,8 +45,8 @@ BY_HAND = {
         "reconstructed": (3, 15),
         "labeled": (3, 15),
     },
-    # 2 kinds of simulation x 2 defoci; these, or no pretraining, x 4 numbers of labels; 3 draws
-    "sim-to-real-hrtem": {"pretrain": (4, 12), "transfer": (16, 48), "scratch": (4, 12)},
+    # 4 simulated domains; 4 numbers of labels after each of them, and from scratch; 2 draws
+    "sim-to-real-hrtem": {"pretrain": (4, 8), "transfer": (16, 32), "scratch": (4, 8)},
     # 3 optimizers x 2 networks x with and without class weights; the split by wells and by chunks; 2 seeds
     "live-dead": {"train": (12, 24), "wells": (2, 4), "chunks": (2, 4)},
 }

@@ -59,8 +59,8 @@ def _encode(model: TrainedModel, domain: DomainImages) -> np.ndarray:
     import torch
 
     from segue.data.normalization import intensity_stats, normalize
+    from segue.inference.features import mean_features
     from segue.networks.network import Network, evaluating
-    from segue.reporting.figures.network_views import mean_features
 
     if len(model.channels) != 1 or model.spec.normalize == "none":
         raise SegueError(f"{model.folder}: takes several channels, or acquired values.")
