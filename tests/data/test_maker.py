@@ -61,7 +61,7 @@ def command(tmp_path: Path) -> list[str]:
     return [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "spec.toml")]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_killed_and_called_again_it_continues(tmp_path: Path, command: list[str], workers: int) -> None:
     """After SIGKILL in the midst, the same call uses the parts that are there and ends with the same content."""
     prepare(load(PrepareSpec, tmp_path / "spec.toml"), tmp_path / "whole.h5", root=tmp_path)
@@ -76,7 +76,7 @@ def test_killed_and_called_again_it_continues(tmp_path: Path, command: list[str]
     assert not parts.exists()
 
 
-@pytest.mark.parametrize("limit", [1000, 100_000])
+@pytest.mark.parametrize("limit", [1000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_a_full_disk_is_told_in_one_sentence(tmp_path: Path, command: list[str], limit: int) -> None:
     """Where no room is left for a part or for the dataset, one sentence says so; afterwards the same call succeeds."""
     out = tmp_path / "a.h5"

@@ -82,6 +82,7 @@ def require_killed_is_undisturbed(spec: StageSpec, folder: Path, kills: int) -> 
     assert sorted(path.name for path in folder.iterdir()) == ["killed", "undisturbed"]
 
 
+@pytest.mark.slow
 def test_killed_twice(tiles: Path, tmp_path: Path):
     """A stage with everything that has a memory, killed twice within its steps and once more at a random moment,
     ends as the undisturbed one."""

@@ -274,6 +274,7 @@ def test_the_published_rate(tiles: Path, tmp_path: Path):
     assert actual["lr"].tolist() == actual["lr_max"].tolist() == [1e-3, 5e-4, 2.5e-4, 1.25e-4]
 
 
+@pytest.mark.slow
 def test_ten_times_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A dataset ten times larger than `memory_gb` trains to the end; what it holds at once never exceeds that."""
     limit = 1_900_000
