@@ -61,7 +61,8 @@ def command(tmp_path: Path) -> list[str]:
     return [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "spec.toml")]
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_killed_and_called_again_it_continues(tmp_path: Path, command: list[str], workers: int) -> None:
     """After SIGKILL in the midst, the same call uses the parts that are there and ends with the same content."""
     prepare(load(PrepareSpec, tmp_path / "spec.toml"), tmp_path / "whole.h5", root=tmp_path)

@@ -251,7 +251,7 @@ def naive_boundary(labels: np.ndarray, ignored: np.ndarray) -> np.ndarray:
     return actual & (labels > 0) & ~ignored
 
 
-@pytest.mark.parametrize("tolerance_px", [0, 1, 1.5, 2, 5**0.5, 4.3, 1000, 1e30])
+@pytest.mark.parametrize("tolerance_px", [0, 1, 1.5, 2, 5**0.5, 4.3, 1e30])
 def test_boundary_counts_equal_a_distance_transform(tolerance_px: float):
     """Boundary pixels near each other equal those within the tolerance in a Euclidean distance transform."""
     cases = [pairs()[0], pairs()[2], *(random_maps(f"edges-{index}") for index in range(3))]

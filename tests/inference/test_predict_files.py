@@ -280,8 +280,8 @@ def test_names_stay_when_images_are_added(folder: Path, tmp_path: Path):
     assert images == ["a", "b", "c-t000", "c-t001", "other/a"]
     assert run([tmp_path / "other", folder], out).skipped == run([folder], out).skipped + 1 == 5
     after = tree(out)
-    kept = {name for name in before if not name.startswith(("images.", "objects."))}
-    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    outputs = {name for name in before if not name.startswith(("images.", "objects."))}
+    assert {name: after[name] for name in outputs} == {name: before[name] for name in outputs}
 
 
 @pytest.mark.parametrize("content", ["", "garbage", "not as long as it was"])

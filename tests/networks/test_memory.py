@@ -65,6 +65,7 @@ def test_estimating_changes_nothing():
     assert not any(module.training for module in network.modules())
 
 
+@pytest.mark.slow
 def test_the_largest_is_described():
     """ViT-H's parameters and the memory of a step are told without occupying it."""
     spec = NetworkSpec(name="vit-vit_huge_patch14_224", patch_px=16, side_px=224)

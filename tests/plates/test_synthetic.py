@@ -127,6 +127,7 @@ def test_camera_statistics():
     assert abs(tile.var() / (500 / 0.4 + (3 / 0.4) ** 2) - 1) < 0.05
 
 
+@pytest.mark.slow
 def test_broken_off_and_continued(plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A run that is interrupted, then ends on a full disk, keeps the wells that are whole and nothing else; two
     processes make the others, and every file has the bytes that one process writes in one run."""

@@ -301,6 +301,7 @@ split = { stored = "published" }
 """
 
 
+@pytest.mark.slow
 def test_from_a_study_to_the_section(plate: Path, tmp_path: Path) -> None:
     """Two stages that differ in the split alone, trained: they are found to be alike and tested on the same wells, and
     the page shows both with the count of neighbours."""

@@ -102,6 +102,7 @@ def test_axis_of_rates_ends_where_rates_live(study: StudyResults) -> None:
         assert low == pytest.approx(study.histories["lr_max"].min() / 1.6) and high == pytest.approx(0.05 * 1.6)
 
 
+@pytest.mark.slow
 def test_words_of_the_figure_do_not_overlap() -> None:
     """Legend, titles of columns, axes and labels of neighbouring rows keep apart, also with eight long names."""
     results = without_metrics(made_courses(1, variants=8), "accuracy|precision|recall")

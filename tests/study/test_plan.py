@@ -336,7 +336,7 @@ def test_disk_of_exit_waves_is_counted_once(tmp_path: Path):
     assert len(plan.datasets) == 2
     assert plan.disk()["waves"] == pytest.approx(1024 * 9 * 640**2 * 8, rel=1e-3)
     assert "30.2 GB for exit waves" in describe_plan(plan)
-    (folder,) = {folder for dataset in plan.datasets.values() for folder in dataset.kept()}
+    (folder,) = {folder for dataset in plan.datasets.values() for folder in dataset.shared_bytes()}
     folder.mkdir(parents=True)
     for index in range(512):
         (folder / f"{index:05d}.h5").touch()

@@ -152,6 +152,7 @@ def test_two_processes_are_one(tmp_path: Path, in_two: Callable[[str], tuple[Sta
     assert moved(alone, spec) > 0.01
 
 
+@pytest.mark.slow
 def test_two_processes_killed_go_on(tmp_path: Path, in_two: Callable[[str], tuple[StageSpec, Path]]):
     """Two processes killed in the middle of an epoch, begun again, end with the weights and the history, losses and
     counts of pixels of the interrupted epoch included, of two that were left alone."""
@@ -290,6 +291,7 @@ def test_a_fleet_is_each_alone(tiles: Path, tmp_path: Path, alone: tuple[Path, d
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dropout", "sgd", "stops"]
 
 
+@pytest.mark.slow
 def test_a_fleet_killed_goes_on(tiles: Path, tmp_path: Path, alone: tuple[Path, dict[str, str]]):
     """A fleet killed at several moments, one of its states lost so that its members are at different steps, ends with
     the same bytes."""

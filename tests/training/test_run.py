@@ -212,6 +212,7 @@ def interrupting(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return after
 
 
+@pytest.mark.slow
 def test_fp16_with_its_scaling_resumes(
     tiles: Path, tmp_path: Path, interrupting: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ):

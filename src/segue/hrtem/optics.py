@@ -162,8 +162,8 @@ def chi(omega: torch.Tensor, optics: Optics) -> torch.Tensor:
     alpha2 = torch.view_as_real(omega).square().sum(-1)
     path_A = torch.zeros_like(alpha2)
     for order, multiplicity, coefficient_A, angle_rad in optics.aberrations:
-        turned = (omega**multiplicity * cmath.exp(-1j * multiplicity * angle_rad)).real
-        path_A += coefficient_A / (order + 1) * turned * alpha2 ** ((order + 1 - multiplicity) // 2)
+        real_part = (omega**multiplicity * cmath.exp(-1j * multiplicity * angle_rad)).real
+        path_A += coefficient_A / (order + 1) * real_part * alpha2 ** ((order + 1 - multiplicity) // 2)
     return 2 * math.pi / optics.wavelength_A * path_A
 
 

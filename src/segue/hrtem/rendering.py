@@ -162,13 +162,13 @@ class Renderer:
     def _conditions(self, sample: WaveSample, visit: tuple[str | int, ...]) -> tuple[float, float]:
         """Returns the defocus and the dose drawn for a visit."""
         random = rng.numpy_generator(self.seed, "render", "conditions", *visit)
-        drawn = {
+        values = {
             name: getattr(sample, name) if limits is None else float(random.uniform(*limits))
             for name in ("defocus_nm", "dose_e_per_A2")
             for limits in [getattr(self.settings, name)]
         }
         spread_nm = sample.spec.imaging.defocus_spread_nm
-        return drawn["defocus_nm"] + spread_nm * float(random.standard_normal()), drawn["dose_e_per_A2"]
+        return values["defocus_nm"] + spread_nm * float(random.standard_normal()), values["dose_e_per_A2"]
 
     def _spectra_of(self, sample: WaveSample, optics: Optics) -> torch.Tensor:
         """Returns the spectra of a structure's waves on the device, read where they are not in memory."""

@@ -450,8 +450,8 @@ class _Slip:
         beyond = heights > self.height_A
         if self.kind == "fault":
             return positions_A + np.outer(beyond, self.vector_A)
-        turned = 2 * (self.vector_A + np.outer(heights, self.normal)) - positions_A
-        return np.where(beyond[:, None], turned, positions_A)
+        rotated = 2 * (self.vector_A + np.outer(heights, self.normal)) - positions_A
+        return np.where(beyond[:, None], rotated, positions_A)
 
     def defect(self, center: np.ndarray) -> Defect:
         return Defect(self.kind, self.normal, self.mirror_A - float(center @ self.normal), self.row)

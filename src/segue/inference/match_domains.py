@@ -105,12 +105,12 @@ def _write(
         write_part(paths[-1], tiles)
         if progress is not None:
             progress(start + len(rows), len(indices))
-    kept = {name: dataset.attributes[name] for name in ("pixel_size_nm",) if name in dataset.attributes}
+    pixel_size = {name: dataset.attributes[name] for name in ("pixel_size_nm",) if name in dataset.attributes}
     merge_parts(
         paths,
         out,
         layers=list(dataset.layers.values()),
         channels=dataset.channels,
-        attributes={**kept, "provenance": provenance},
+        attributes={**pixel_size, "provenance": provenance},
         splits={},
     )

@@ -33,7 +33,7 @@ class Maker:
     tile_px(spec): the side of its tiles; inputs(spec, root): computed once for the next two; identity(spec, root,
     inputs, cache): the content of its key, raw files by their content (`cache`: hashes of unchanged files);
     expected(spec, root, inputs): the `tiles` and `bytes` it will have; make(spec, out, root, workers, progress);
-    kept(spec, root, inputs): the folders of files that are kept for other datasets, and the bytes they still need.
+    shared_bytes(spec, root, inputs): the folders of files that other datasets share, and the bytes they still need.
     """
 
     spec: type[SpecModel]
@@ -42,7 +42,7 @@ class Maker:
     identity: Callable[[Any, Path, Any, Path], Mapping[str, Any]]
     expected: Callable[[Any, Path, Any], Mapping[str, int]]
     make: Callable[[Any, Path, Path, int, Progress | None], object]
-    kept: Callable[[Any, Path, Any], Mapping[Path, int]] = lambda spec, root, inputs: {}
+    shared_bytes: Callable[[Any, Path, Any], Mapping[Path, int]] = lambda spec, root, inputs: {}
 
 
 def _settings(spec: SpecModel) -> Any:
@@ -84,7 +84,7 @@ MAKERS: dict[str, Maker] = {
         identity=_simulation_identity,
         expected=lambda spec, root, inputs: series.expected(spec),
         make=_simulate,
-        kept=lambda spec, root, inputs: series.missing_waves(inputs, root),
+        shared_bytes=lambda spec, root, inputs: series.missing_waves(inputs, root),
     ),
     "prepare": Maker(
         PrepareSpec,
@@ -140,9 +140,9 @@ class PlannedDataset:
             return {"bytes": self.root.stat().st_size}
         return MAKERS[self.kind].expected(self.spec, self.root, self._inputs)
 
-    def kept(self) -> Mapping[Path, int]:
-        """Returns the folders of what is kept for other datasets, and the bytes that they still need."""
-        return {} if self.spec is None else MAKERS[self.kind].kept(self.spec, self.root, self._inputs)
+    def shared_bytes(self) -> Mapping[Path, int]:
+        """Returns the folders of what other datasets share, and the bytes that they still need."""
+        return {} if self.spec is None else MAKERS[self.kind].shared_bytes(self.spec, self.root, self._inputs)
 
     def make(self, out: Path, *, workers: int, progress: Progress | None) -> None:
         if self.spec is not None:

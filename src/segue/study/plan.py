@@ -158,7 +158,7 @@ class Plan:
         there = next(folder for folder in [self.store.folder, *self.store.folder.absolute().parents] if folder.is_dir())
         waves: dict[Path, int] = {}
         for member in missing:
-            for folder, size in member.kept().items():  # several datasets share a folder
+            for folder, size in member.shared_bytes().items():  # several datasets share a folder
                 waves[folder] = max(size, waves.get(folder, 0))
         return {
             "datasets": sum(member.expected()["bytes"] for member in missing),

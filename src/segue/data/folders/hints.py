@@ -55,8 +55,8 @@ class PatternHints:
         # a name of which a part is that of the image
         expected = absolute(self.root / fill(self.labels, names))
         stem = names["stem"]
-        beside = sorted(expected.parent.glob("*"), reverse=True) if expected.parent.is_dir() else ()
-        stems = {file_stem(path.name): path for path in beside if path not in self.image_paths}
+        siblings = sorted(expected.parent.glob("*"), reverse=True) if expected.parent.is_dir() else ()
+        stems = {file_stem(path.name): path for path in siblings if path not in self.image_paths}
         contained = sorted((other for other in stems if other and (other in stem or stem in other)), key=len)
         close = contained[-1:] or difflib.get_close_matches(stem, stems, n=1, cutoff=0.5)
         if not close:

@@ -187,9 +187,9 @@ def _by_name(spec: PrepareSpec, root: Path) -> tuple[list[ImageLabelPair], list[
             pairs.append(
                 ImageLabelPair(image.path, first, source, group, conditions=conditions, further_labels=further)
             )
-    beside = [path for path in matches.others if path not in label_paths]
+    unmatched = [path for path in matches.others if path not in label_paths]
     for path in sorted(label_paths - used - image_paths):
-        hint = hints.image_of(path, beside) if len(problems) < MAX_LISTED_PROBLEMS else ""
+        hint = hints.image_of(path, unmatched) if len(problems) < MAX_LISTED_PROBLEMS else ""
         problems.append(
             f"{path}: is a label image without an image of that name{hint}; add it, or leave the label out."
         )
