@@ -77,7 +77,8 @@ def test_killed_and_called_again_it_continues(tmp_path: Path, command: list[str]
     assert not parts.exists()
 
 
-@pytest.mark.parametrize("limit", [1000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [1000, 100_000])
 def test_a_full_disk_is_told_in_one_sentence(tmp_path: Path, command: list[str], limit: int) -> None:
     """Where no room is left for a part or for the dataset, one sentence says so; afterwards the same call succeeds."""
     out = tmp_path / "a.h5"

@@ -68,6 +68,7 @@ def test_a_transformer_feeds_its_decoder_from_all_quarters():
     assert "3 attention" in blocks[1].layers
 
 
+@pytest.mark.slow
 def test_decoders_without_a_list_of_blocks_are_told_by_their_children():
     """A feature pyramid network shows its pyramid, top down, and its head takes what is merged."""
     actual = sources(trace_blocks(built("fpn-mobilenet_v2"), (1, 64, 64)))

@@ -287,6 +287,7 @@ def test_any_number_of_classes(names: tuple[str, ...]) -> None:
     assert png_bytes(sheet_figure(scene(truth, names), shots)).startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_files_play(trained: Path, tmp_path: Path) -> None:
     """One pass writes an MP4 of H.264 in yuv420p, a GIF and a sheet; each decodes to a frame per epoch, and a rest."""
     outs = [tmp_path / name for name in ("film.mp4", "film.gif", "film.png")]

@@ -122,6 +122,7 @@ def test_words_of_the_figure_do_not_overlap() -> None:
     assert legend.x1 <= figure.bbox.x1 and titles[-1].x1 <= figure.bbox.x1
 
 
+@pytest.mark.slow
 def test_at_most_eight_columns_and_the_caption_says_so() -> None:
     """Ten courses of eight seeds are drawn as eight columns with bands, and the caption tells both."""
     results = without_metrics(made_courses(8, variants=10))

@@ -208,6 +208,7 @@ def test_page_shows_objects_and_failures(study: StudyResults, tmp_path: Path) ->
     assert {path.name for path in (tmp_path / "page-figures").iterdir()} >= {"objects.svg", "failures.png"}
 
 
+@pytest.mark.slow
 def test_pictures_are_the_same_bytes_each_time(study: StudyResults) -> None:
     """Equal examples give equal pictures, as the page promises of all its figures."""
     examples = few_objects(study).object_examples

@@ -303,6 +303,7 @@ def test_names_of_stages_are_no_markup(name: str) -> None:
     assert re.fullmatch(r"[A-Za-z0-9_-]+-a", str(ids[0])) and len(ids) == 1
 
 
+@pytest.mark.slow
 def test_large_examples_are_reduced(make: Callable[..., StudyResults], tmp_path: Path) -> None:
     """Eight examples of 1024 by 768 pixels, odd sizes too, do not make a page that is slow to open."""
     generator = np.random.default_rng(0)

@@ -38,6 +38,7 @@ def planned(name: str, **more: object) -> StudyTask:
     return StudyTask(train, name, None, {}, "test", False, True, 60.0)
 
 
+@pytest.mark.slow
 def test_side_by_side_gives_the_same_table(study_file: StudyFile, tmp_path: Path):
     """A study trained side by side has the table, histories and weights of one trained stage by stage."""
     path = study_file(STAGE.replace("RATES", "1e-3, 1e-4"))

@@ -118,6 +118,7 @@ def found_at(state: Path) -> int:
     return 0 if actual is None else actual[0].updates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "damaged"),
     [("tensors.safetensors", 0), *itertools.product(["tensors.safetensors", "progress.json"], [1, 2])],

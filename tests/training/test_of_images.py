@@ -155,6 +155,7 @@ def test_several_targets_of_one_network(objects: Path, tmp_path: Path):
     assert 0 <= score_run(model, objects, spec.data[0], "test")["scores"]["tile_ap50"] <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("augment", "images"), [("none", 12), ("dihedral", 12), ("dihedral-all", 4)])
 def test_cached_targets_change_no_bit(
     objects: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, augment: str, images: int
