@@ -45,8 +45,9 @@ def match_dataset(
     """Writes the samples of `source` that meet `conditions` to the dataset `out`, matched to those of `reference`.
 
     One transformation, fixed by up to 256 images of each, is applied to all images, which become float32 with mean 0
-    and variance 1 before their values are mapped. A finished `out` of the same settings is left as it is. Raises
-    SegueError for datasets of several channels, and if `out` holds anything else.
+    and variance 1 before their values are mapped. Images of all parts of `reference` count, without their labels: of a
+    domain whose test part must not be seen at all, give a dataset without it. A finished `out` of the same settings is
+    left as it is. Raises SegueError for datasets of several channels, and if `out` holds anything else.
     """
     if not (spectrum or histogram):
         raise SegueError("match: neither spectrum nor histogram is left; leave one of them.")
@@ -72,7 +73,9 @@ def match_dataset(
         if not is_made(out, "provenance", provenance):
             folder = make_folder(out.with_name(f"{out.name}.parts"))
             with work_folders(out, folder):
-                _write(dataset, dataset.select(conditions), transformation, folder, out, provenance, progress)
+                if not is_made(out, "provenance", provenance):  # by another process, while this one waited
+                    rows = dataset.select(conditions)
+                    _write(dataset, rows, transformation, folder, out, provenance, progress)
     after = measure(transformation.apply(before.images), before.statistics.pixel_size_nm)
     return Matched(before, after, target)
 
