@@ -11,10 +11,12 @@ import threading
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 from samples.folders import make_folder, make_spec
+from threadpoolctl import threadpool_limits
 
-from segue.data.maker import work_folders
+from segue.data.maker import make_parts, work_folders
 from segue.data.prepare import Prepared, prepare
 from segue.data.spec import PrepareSpec
 from segue.fingerprint import hash_dataset
@@ -116,3 +118,16 @@ def test_a_second_process_waits_for_the_first(tmp_path: Path) -> None:
     assert isinstance(done, Prepared) and done.cut_now == 0
     assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
     assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.h5"]
+
+
+def product(seed: int) -> bytes:
+    left, right = np.random.default_rng(seed).standard_normal((2, 700, 700), dtype=np.float32)
+    return (left[:, :37] @ right[:37]).tobytes() + np.linalg.inv(left).tobytes()
+
+
+def test_parts_do_not_depend_on_the_threads_of_blas():
+    with threadpool_limits(1):
+        expected = [product(seed) for seed in range(2)]
+    with threadpool_limits(2):
+        made = make_parts(product, [0, 1], finished=lambda _: None, workers=1, context="here")
+    assert made.results == expected

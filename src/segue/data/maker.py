@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from filelock import FileLock, Timeout
+from threadpoolctl import threadpool_limits
 
 from segue.data.dataset import Dataset
 from segue.errors import SegueError, warn
@@ -67,8 +68,9 @@ def make_parts(
     """Calls `make` for every item whose part does not exist yet, in `workers` processes.
 
     `finished` returns the result of a part that is there already, else None. `make` must write its part so that it
-    appears only when it is whole (`storage.replacing`). `progress(done, total)` is called at the start and after every
-    part. Errors as in `parallel.map_unordered`.
+    appears only when it is whole (`storage.replacing`); while it runs, BLAS has one thread, for products of several
+    threads differ in their last bits. `progress(done, total)` is called at the start and after every part. Errors as in
+    `parallel.map_unordered`.
     """
     results: dict[int, Result] = {}
     for index, item in enumerate(items):
@@ -87,7 +89,8 @@ def make_parts(
 
 
 def _make_item(make: Callable[[Item], Result], numbered: tuple[int, Item]) -> Result:
-    return make(numbered[1])
+    with threadpool_limits(1, user_api="blas"):
+        return make(numbered[1])
 
 
 @contextlib.contextmanager
