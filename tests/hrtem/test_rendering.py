@@ -164,3 +164,20 @@ def test_datasets_without_waves_are_refused(series: Path, tmp_path: Path) -> Non
         waves_record(copy).write_text(json.dumps({"waves_folder": str(tmp_path / "lost")}))
         with pytest.raises(SegueError, match=r"the exit waves of 6 structures that are not there"):
             renderer(dataset)
+
+
+@pytest.mark.parametrize(("dose", "is_refused"), [(49_000.0, False), (50_001.0, True), (900_000.0, True)])
+def test_doses_beyond_16_bits_are_refused(series: Path, dose: float, is_refused: bool) -> None:
+    """Of 0.4 Å pixels, 8,000 electrons are 50,000 per Å²."""
+    with Dataset(series) as dataset:
+        if is_refused:
+            with pytest.raises(
+                SegueError,
+                match=r"dose_e_per_A2: found up to .*, which is .* electrons per pixel of 0.4 Å; at most 8000 .*lower",
+            ):
+                renderer(dataset, dose_e_per_A2=(100, dose))
+        else:
+            image = renderer(dataset, normalization="none", dose_e_per_A2=(dose, dose)).render(
+                np.array([0]), np.array([0]), STREAM
+            )
+            assert abs(float(image.mean()) / (dose * 0.16) - 1) < 0.02

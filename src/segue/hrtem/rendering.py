@@ -74,6 +74,18 @@ def wave_samples(dataset: Dataset, indices: np.ndarray) -> list[WaveSample]:
     return waves
 
 
+def _require_countable(settings: RenderSpec, samples: Sequence[WaveSample]) -> None:
+    """Raises SegueError for doses whose electrons per pixel would not fit the 16 bits of the dataset's images."""
+    for pixel_size_A in {sample.spec.imaging.pixel_size_A for sample in samples}:
+        dose = (settings.dose_e_per_A2 or (0.0, 0.0))[1]
+        counts = dose * pixel_size_A**2
+        if counts > series.MAX_COUNTS_PER_PX:
+            raise SegueError(
+                f"render.dose_e_per_A2: found up to {dose:g}, which is {counts:.0f} electrons per pixel of "
+                f"{pixel_size_A:g} Å; at most {series.MAX_COUNTS_PER_PX:.0f} are counted; lower the dose."
+            )
+
+
 @dataclass
 class Renderer:
     """Renders samples on `device`; spectra of at most `max_bytes` stay there, those used last.
@@ -105,8 +117,10 @@ class Renderer:
         place = torch.device(device)
         free = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else free_memory()
         limits = [MEMORY_FRACTION * limit for limit in (free, memory_limit) if limit is not None]
+        samples = [sample for part in parts for sample in wave_samples(part.dataset, np.asarray(part.indices))]
+        _require_countable(settings, samples)
         return cls(
-            [sample for part in parts for sample in wave_samples(part.dataset, np.asarray(part.indices))],
+            samples,
             np.concatenate([micrograph_statistics(part.dataset, part.indices, normalization) for part in parts]),
             settings, normalization, seed, place, int(min(limits, default=2**31)),
         )  # fmt: skip
