@@ -7,6 +7,7 @@ from typing import cast
 
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
+from scipy.ndimage import gaussian_filter1d
 
 from segue.inference.domain_shift import DISTANCES, DomainImages, DomainShift, are_calibrated, feature_distance
 from segue.reporting.figures.style import ReportFigure, category_colors, hide_axes, scale_axis, style
@@ -15,6 +16,7 @@ from segue.reporting.formatting import Table, format_number
 IMAGES = 2  # of each domain
 COLUMNS = 6  # domains in a row
 BINS = np.linspace(-5, 5, 101)  # standard deviations
+SMOOTHING_BINS = 1.5  # counts of few electrons fall into some bins twice and into others once
 MAX_PX = 256  # of an image's side in the figure
 GRAYS = (0.5, 99.5)  # percentiles at which images are black and white
 
@@ -52,6 +54,7 @@ def _draw_curves(panel: SubFigure, domains: Mapping[str, DomainImages]) -> None:
     histograms, spectra = panel.subplots(1, 2)
     for name, domain in domains.items():
         density, _ = np.histogram(domain.images, bins=BINS, density=True)
+        density = gaussian_filter1d(density, SMOOTHING_BINS)
         histograms.plot((BINS[1:] + BINS[:-1]) / 2, density, color=colors[name], linewidth=1.4)
         spectra.plot(*domain.statistics.spectrum(per_nm=calibrated), color=colors[name], linewidth=1.4, label=name)
     histograms.set_title("Pixel values")
@@ -71,7 +74,7 @@ def domain_shift_figure(shift: DomainShift) -> ReportFigure:
     return ReportFigure(
         "domains",
         domains_figure(shift.domains),
-        "Images of the domains",
+        "Images of the domains.",
         f"Every image with mean 0 and variance 1; {images:,} images in all, {IMAGES} of each domain above.",
         f"Images, histograms and power spectra of {', '.join(names)}.",
     )
