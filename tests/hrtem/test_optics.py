@@ -22,6 +22,7 @@ from segue.hrtem.optics import (
     chi,
     chi_gradient,
     focal_envelope,
+    least_contrast_defocus_A,
     max_displacement_A,
     wavelength_A,
 )
@@ -190,3 +191,20 @@ def test_the_former_name_of_spherical_aberration_is_reported() -> None:
     """The name that the setting had says what it is called now."""
     with pytest.raises(SpecError, match=r"`spherical_aberration_mm` is called `aberrations.Cs_mm` now"):
         validate(ImagingSpec, {"spherical_aberration_mm": 1.2}, context="x")
+
+
+@pytest.mark.parametrize(
+    ("aberrations", "expected_A"),
+    [
+        ({"Cs_mm": 1.2}, 213.9),  # 0.44 √(Cs λ)
+        ({"Cs_mm": 0.5}, 138.0),
+        ({"Cs_mm": -0.02}, -27.6),
+        ({"Cs_mm": 0.02, "astigmatism_nm": 5, "coma_nm": 100}, 27.6),
+        ({"Cs_mm": 0.001}, 2.51),  # (√2 − 1) Cs λ² k² at Nyquist's k, which comes before
+        ({}, 0.0),
+        ({"astigmatism_nm": 20}, 0.0),
+    ],
+)
+def test_aberrations_move_the_least_contrast(aberrations: dict, expected_A: float) -> None:
+    optics = Optics(300, 0.4, 10.0, aberrations=AberrationsSpec(**aberrations).coefficients())
+    assert least_contrast_defocus_A(optics) == pytest.approx(expected_A, rel=0.01, abs=0.05)

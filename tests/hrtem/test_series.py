@@ -203,6 +203,15 @@ def test_defocus_counts_from_a_plane_of_choice() -> None:
     assert (images[0] - free.images).std() > 1.25 * spread
 
 
+def test_the_zero_of_defocus_follows_the_aberrations() -> None:
+    """With a Cs of -0.02 mm least contrast lies 2.76 nm nearer than without, whatever the particles."""
+    free, corrected = (
+        structure(tiny(imaging={"aberrations": aberrations}), 1) for aberrations in ({}, {"Cs_mm": -0.02})
+    )
+    shift = corrected.samples["zero_defocus_nm"][0] - free.samples["zero_defocus_nm"][0]
+    assert shift == pytest.approx(-2.76, abs=0.03)
+
+
 def test_detail_displaced_over_the_border_is_told(tmp_path: Path) -> None:
     """Spherical aberration without angular spread, which the periodic field cannot hold, is warned of; the studies'
     conditions are not, in which it stays inside."""
@@ -251,6 +260,25 @@ def test_series_of_the_same_structures_share_groups() -> None:
     assert group.endswith("/00003")
     others = [tiny(seed=6), tiny(specimen={"diameter_nm": 1.5}), tiny(wave={"field_nm": 4.0})]
     assert len({group_of(spec, 3) for spec in others} | {group}) == 4
+
+
+@pytest.mark.parametrize("specimen", [{"crystal": "Ag"}, {"diameter_nm": 1.5}, {"support_nm": 0.9}])
+def test_structures_of_other_groups_share_nothing(specimen: dict) -> None:
+    """With equal seeds and index: other places, carbon, defoci and noise, so that no split can separate halves."""
+    first, other = structure(tiny(), 0), structure(tiny(specimen=specimen), 0)
+    assert first.samples["group"][0] != other.samples["group"][0]
+    assert not np.isin(first.samples["defocus_nm_drawn"], other.samples["defocus_nm_drawn"]).any()
+    for image, twin in zip(first.images[:, 0], other.images[:, 0], strict=True):
+        assert abs(np.corrcoef(image.ravel(), twin.ravel())[0, 1]) < 0.1
+
+
+def test_series_of_the_same_structures_share_places_and_noise() -> None:
+    """However they are written, and whatever else is imaged."""
+    diameter = TINY["specimen"]["diameter_nm"]
+    specimen = {key: value for key, value in TINY["specimen"].items() if key != "diameter_nm"}
+    radius = [d / 2 for d in diameter] if isinstance(diameter, list) else diameter / 2
+    spec = validate(SeriesSpec, TINY | {"specimen": specimen | {"radius_nm": radius}, "name": "other"}, context="x")
+    np.testing.assert_array_equal(structure(spec, 1).images, structure(tiny(), 1).images)
 
 
 def test_a_structure_file_is_known_by_its_content(tmp_path: Path) -> None:

@@ -39,8 +39,10 @@ Series = (BeforeValidator(_as_list), AfterValidator(_different), Field(min_lengt
 class ImagingSpec(SpecModel):
     """The conditions under which every structure is imaged: each defocus with each dose.
 
-    `defocus_nm` are nominal values, positive = underfocus, from the zero of defocus: by default the minimum-contrast
-    defocus of the structure's particles in vacuum; a number is that many nm before the exit plane (0: the exit plane).
+    `defocus_nm` are nominal values, positive = underfocus, from the zero of defocus: by default the plane in which the
+    structure's particles in vacuum have least contrast without aberrations, plus the defocus at which the aberrations
+    give least contrast (`optics.least_contrast_defocus_A`); a number is that many nm before the exit plane (0: the exit
+    plane).
     Each image's own is drawn about them with standard deviation `defocus_spread_nm`. `focal_spread_A` is the 1/e
     half-width of the focal distribution (√2 standard deviations), as in abTEM, or with the convention "sigma" its
     standard deviation; `angular_spread_mrad` is the 1/e half-angle of the illumination. `tile_px` may be less than the

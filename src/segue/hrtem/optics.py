@@ -197,6 +197,35 @@ def max_displacement_A(optics: Optics, defocus_A: float) -> float:
     return float(displacement_A[np.exp(-(focal**2) - angular**2) >= 0.1].max())
 
 
+def least_contrast_defocus_A(optics: Optics) -> float:
+    """Returns the defocus in Å, to 0.1, at which a weak phase object at the exit plane has least contrast.
+
+    There |sin χ| ≤ 0.3 holds up to the highest frequency, which with spherical aberration alone is the case at
+    0.44 √(Cs λ) (Spence, High-Resolution Electron Microscopy, 4th ed., section 6.5). Where the pixels or the focal
+    spread end the frequencies before that, it is the defocus of the least |χ| in between. Aberrations that differ in
+    direction do not move it.
+    """
+    wavelength = optics.wavelength_A
+    axial = [aberration for aberration in optics.aberrations if aberration.multiplicity == 0]
+    k = np.linspace(0, 0.5 / optics.pixel_size_A, 1000)
+    k = k[np.exp(-((0.5 * math.pi * wavelength * optics.focal_spread_A * k**2) ** 2)) >= 0.1]
+    phase = sum(
+        (2 * math.pi * a.coefficient_A / wavelength / (a.order + 1) * (wavelength * k) ** (a.order + 1) for a in axial),
+        np.zeros_like(k),
+    )
+    # the defocus whose phase is 1 rad where that of the aberration is
+    step = sum(abs(a.coefficient_A / wavelength) ** (2 / (a.order + 1)) * wavelength for a in axial) / 200
+    best = 0.0
+    for spacing, count in ((step, 200), (0.1, math.ceil(step / 0.1))):
+        defocus = best + spacing * np.arange(-count, count + 1)
+        chi = np.abs(phase - math.pi * wavelength * np.multiply.outer(defocus, k**2))
+        beyond = chi > math.asin(0.3)
+        band = np.where(beyond.any(axis=1), beyond.argmax(axis=1), len(k))
+        widest = np.flatnonzero(band == band.max())
+        best = float(defocus[widest[chi[widest, : band.max()].max(axis=1).argmin()]])
+    return round(best, 1)
+
+
 def focal_envelope(k2: torch.Tensor, optics: Optics) -> torch.Tensor:
     """Returns exp(−(π λ k² Δ / 2)²), k² in 1/Å²: defoci spread as exp(−(defocus / Δ)²), by the focal spread Δ.
 

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
+from segue import rng
 from segue.errors import SegueError, warn
 from segue.fingerprint import hash_json
 from segue.hrtem import waves
 from segue.hrtem.carbon import MIN_GRAPHENE_FIELD_A
 from segue.hrtem.exit_wave import ON_CPU, Execution, LabelsSpec, WaveSpec, default_execution, grid_px
 from segue.hrtem.imaging import ImagingSpec
-from segue.hrtem.optics import max_displacement_A
+from segue.hrtem.optics import least_contrast_defocus_A, max_displacement_A
 from segue.hrtem.specimen import A_PER_NM, SpecimenSpec, locate
 from segue.spec import SpecModel
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from segue.hrtem.detector import Cut
     from segue.hrtem.waves import StructureWaves
 
-VERSION = 3  # of what is produced: raise it by one whenever equal specifications give other samples
+VERSION = 4  # of what is produced: raise it by one whenever equal specifications give other samples
 LAYER = "particles"
 CHUNK_BYTES = 16 * 10**6  # of images in a dataset
 FILE_BYTES = 40_000  # HDF5's own, in each file
@@ -129,12 +131,26 @@ def group_of(spec: SeriesSpec, index: int) -> str:
     the field, but neither the series' name nor how it is imaged, so that two series of the same structures share their
     groups and no split can separate them.
     """
+    kind = spec.specimen.crystal or ("patch" if spec.specimen.shape == "patch" else "file")
+    return f"{kind}-{_atoms_digest(spec)[:8]}/{index:05d}"
+
+
+def structures_seed(spec: SeriesSpec) -> int:
+    """Returns the seed of all random numbers of a series' structures and their images.
+
+    It is that of the specification only where specimen and field are equal too: structures of different groups have
+    neither places, carbon and noise in common.
+    """
+    return rng.derive(spec.seed, _atoms_digest(spec))
+
+
+def _atoms_digest(spec: SeriesSpec) -> str:
+    """Returns the digest of what decides the atoms of all structures; ValueError for an unread structure file."""
     if spec.specimen.structure_file is not None and spec.specimen.structure_sha256 is None:
         raise ValueError("the structure file has not been read; call `resolve` first")
     specimen = spec.specimen.model_dump(mode="json", exclude_defaults=True)
     atoms = {"seed": spec.seed, "field_nm": spec.wave.field_nm, "specimen": specimen}
-    kind = spec.specimen.crystal or ("patch" if spec.specimen.shape == "patch" else "file")
-    return f"{kind}-{hash_json(atoms, digest_size=16)[:8]}/{index:05d}"
+    return hash_json(atoms, digest_size=16)
 
 
 def resolve(spec: SeriesSpec, root: Path) -> SeriesSpec:
@@ -251,7 +267,9 @@ def structure(
         made.vacuum.numpy(), spec.labels, crystal=spec.specimen.crystal, pixel_size_A=imaging.pixel_size_A
     )
     if imaging.zero_defocus_nm == "minimum-contrast":
-        zero_A = minimum_contrast_A(made.vacuum, optics, thickness_A=made.thickness_A)
+        without = replace(optics, aberrations=())
+        middle_A = minimum_contrast_A(made.vacuum, without, thickness_A=made.thickness_A)
+        zero_A = round(middle_A + least_contrast_defocus_A(optics), 1)
     else:
         zero_A = A_PER_NM * imaging.zero_defocus_nm
     cut = tile_cut(spec, index)
@@ -265,7 +283,7 @@ def structure(
             for image, condition in zip(intensities, conditions, strict=True)
         ]
     )
-    columns = {**made.columns, "zero_defocus_nm": zero_A / A_PER_NM, "structure": index, "seed": spec.seed}
+    columns = {**made.columns, "zero_defocus_nm": round(zero_A / A_PER_NM, 6), "structure": index, "seed": spec.seed}
     return _group_tiles(spec, index, images, mask[cut], sampled_nm=sampled_nm, columns=columns)
 
 
@@ -321,10 +339,10 @@ def _compute_waves(spec: SeriesSpec, index: int, execution: Execution) -> Struct
     from segue.hrtem.exit_wave import exit_waves, vacuum_wave
     from segue.hrtem.specimen import build
 
-    size_px = _field_px(spec)
-    specimen = build(spec.specimen, field_A=A_PER_NM * spec.wave.field_nm, seed=spec.seed, index=index)
+    size_px, seed = _field_px(spec), structures_seed(spec)
+    specimen = build(spec.specimen, field_A=A_PER_NM * spec.wave.field_nm, seed=seed, index=index)
     return waves.StructureWaves(
-        exit=exit_waves(specimen, spec.wave, size_px=size_px, seed=spec.seed, index=index, execution=execution).cpu(),
+        exit=exit_waves(specimen, spec.wave, size_px=size_px, seed=seed, index=index, execution=execution).cpu(),
         vacuum=vacuum_wave(specimen, spec.wave, size_px=size_px, execution=execution).cpu(),
         thickness_A=specimen.height_A - specimen.particles_from_A,
         columns={
@@ -337,9 +355,7 @@ def _compute_waves(spec: SeriesSpec, index: int, execution: Execution) -> Struct
 
 def tile_cut(spec: SeriesSpec, index: int) -> Cut:
     """Returns the place of a structure's tile in its field."""
-    from segue import rng
-
-    random = rng.numpy_generator(spec.seed, "tile", index)
+    random = rng.numpy_generator(structures_seed(spec), "tile", index)
     tile_px = spec.imaging.tile_px
     top, left = (int(n) for n in random.integers(0, _field_px(spec) - tile_px + 1, size=2))
     return slice(top, top + tile_px), slice(left, left + tile_px)
@@ -350,17 +366,13 @@ def _conditions(spec: SeriesSpec) -> list[tuple[float, float]]:
 
 
 def _sample_defocus_nm(spec: SeriesSpec, index: int, defocus_nm: float, dose_e_per_A2: float) -> float:
-    from segue import rng
-
-    random = rng.numpy_generator(spec.seed, "defocus", index, defocus_nm, dose_e_per_A2)
+    random = rng.numpy_generator(structures_seed(spec), "defocus", index, defocus_nm, dose_e_per_A2)
     return defocus_nm + spec.imaging.defocus_spread_nm * float(random.standard_normal())
 
 
 def noise_generator(spec: SeriesSpec, index: int, defocus_nm: float, dose_e_per_A2: float) -> torch.Generator:
     """Returns the random numbers of an image's noise, by its nominal conditions."""
-    from segue import rng
-
-    return rng.torch_generator(spec.seed, "counts", index, defocus_nm, dose_e_per_A2)
+    return rng.torch_generator(structures_seed(spec), "counts", index, defocus_nm, dose_e_per_A2)
 
 
 def _acquired(

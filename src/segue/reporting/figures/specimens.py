@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Rectangle
 
 from segue.hrtem.detector import Cut
-from segue.hrtem.series import SeriesSpec, structure, tile_cut
+from segue.hrtem.series import SeriesSpec, structure, structures_seed, tile_cut
 from segue.hrtem.specimen import A_PER_NM, Atoms, Particle, Specimen, build
 from segue.reporting.figures.examples import gray_levels
 from segue.reporting.figures.style import INK, VERMILION, WIDTH_IN, hide_axes, style
@@ -63,7 +63,7 @@ def simulate_structure(spec: SeriesSpec, index: int) -> SimulatedStructure:
     order = np.lexsort((np.arange(len(doses)), doses))
     return SimulatedStructure(
         spec=spec,
-        specimen=build(spec.specimen, field_A=A_PER_NM * spec.wave.field_nm, seed=spec.seed, index=index),
+        specimen=build(spec.specimen, field_A=A_PER_NM * spec.wave.field_nm, seed=structures_seed(spec), index=index),
         cut=tile_cut(spec, index),
         images=tiles.images[order, 0],
         label=tiles.labels["particles"][0],
