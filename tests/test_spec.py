@@ -191,3 +191,39 @@ def test_thousands_of_mistakes_are_told_in_part():
     text = mistakes({"title": "t", **{f"k{index}": 1 for index in range(5000)}})
     assert "and 4,900 more mistakes" in text
     assert text.count("unknown key") == 100
+
+
+class Numbers(SpecModel):
+    count: Annotated[int, Field(gt=0)] = 1
+    size: float = 1.0
+    sizes: tuple[float, ...] = ()
+    plain: bool = False
+    either: int | Literal["all"] | None = None
+    title: str = ""
+
+
+@pytest.mark.parametrize(
+    ("table", "mistake"),
+    [
+        ({"count": "3"}, "count: found '3'; give a whole number"),
+        ({"count": True}, "count: found True; give a whole number"),
+        ({"count": 2.5}, "count: found 2.5; give a whole number"),
+        ({"size": "1.2"}, "size: found '1.2'; give a number"),
+        ({"size": False}, "size: found False; give a number"),
+        ({"sizes": [1, "2"]}, r"sizes\[1\]: found '2'; give a number"),
+        ({"plain": "true"}, "plain: found 'true'; give true or false"),
+        ({"plain": 1}, "plain: found 1; give true or false"),
+        ({"either": "3"}, "either: found '3'; give a whole number"),
+        ({"title": 3}, "title: found 3; give a text, in quotes"),
+    ],
+)
+def test_values_are_what_they_are_written_as(table: dict, mistake: str):
+    """No text is taken for a number and no switch for 1, which would pass every check that looks at numbers only."""
+    with pytest.raises(SpecError, match=mistake):
+        validate(Numbers, table, context="file.toml")
+
+
+def test_whole_numbers_may_be_written_with_an_exponent():
+    assert validate(Numbers, {"count": 1e3, "size": 2, "either": 4}, context="file.toml") == Numbers(
+        count=1000, size=2.0, either=4
+    )

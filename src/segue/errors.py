@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 
 class SegueError(Exception):
@@ -32,3 +33,16 @@ def warn(message: str) -> None:
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "segue":
         level, frame = level + 1, frame.f_back
     warnings.warn(message, SegueWarning, stacklevel=level)
+
+
+def print_warnings() -> None:
+    """Makes the warnings of segue sentences on standard error, for the command line; others stay as Python has them."""
+    show = warnings.showwarning
+
+    def print_or_show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, SegueWarning):
+            print(f"WARNING: {message}", file=sys.stderr, flush=True)
+        else:
+            show(message, category, *place, **more)
+
+    warnings.showwarning = print_or_show

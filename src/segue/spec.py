@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic_core import PydanticKnownError, core_schema
 
 from segue.errors import SegueError, SpecError
 from segue.storage import require_regular
@@ -26,14 +27,40 @@ MAX_MISTAKES = 100  # reported of a file
 MAX_NAMES = 100  # named in a mistake, and compared with what was written
 
 
+def _as_written(schema: Any) -> Any:
+    """Returns a schema that takes no text or switch for a number, and no text or number for a switch."""
+    if isinstance(schema, list):
+        return [_as_written(item) for item in schema]
+    if isinstance(schema, tuple):
+        return tuple(_as_written(item) for item in schema)
+    if not isinstance(schema, dict):
+        return schema
+    kind = schema.get("type")
+    if kind in ("float", "bool"):
+        return {**schema, "strict": True}
+    if kind == "int":  # not strict, which would refuse 1e3
+        return core_schema.no_info_before_validator_function(_require_number, schema)
+    return {key: value if key in ("metadata", "serialization") else _as_written(value) for key, value in schema.items()}
+
+
+def _require_number(value: Any) -> Any:
+    if isinstance(value, (str, bool)):
+        raise PydanticKnownError("int_type")
+    return value
+
+
 class SpecModel(BaseModel):
-    """A frozen table of a specification file; unknown keys are mistakes.
+    """A frozen table of a specification file; unknown keys are mistakes, and so are numbers and switches in quotes.
 
     RENAMED: former names -> current ones, of keys ("average": "ema") and of values ('name = "rare"': 'name = "…"').
     """
 
     RENAMED: ClassVar[Mapping[str, str]] = {}
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return _as_written(handler(source))
 
 
 PATTERNS = {  # of names -> what they allow

@@ -9,7 +9,7 @@ from scipy.spatial import KDTree
 from segue import rng
 from segue.errors import SpecError
 from segue.hrtem.carbon import CARBON_SPACING_A, amorphous_carbon, carbon_island, graphene
-from segue.hrtem.series import SeriesSpec, structure
+from segue.hrtem.series import SeriesSpec, structure, structures_seed
 from segue.hrtem.specimen import build
 from segue.spec import validate
 
@@ -81,7 +81,7 @@ def test_a_series_of_patches_on_graphene_labels_the_patches() -> None:
     spec = validate(SeriesSpec, table, context="series.toml")
     tiles = structure(spec, 0)
     label = tiles.labels["particles"][0]
-    specimen = build(spec.specimen, field_A=51.2, seed=0, index=0)
+    specimen = build(spec.specimen, field_A=51.2, seed=structures_seed(spec), index=0)
     x, y = np.floor(specimen.particles.positions_A[:, :2].T / 0.4).astype(int)
     assert label[y, x].mean() > 0.95
     assert 0.05 < label.mean() < 0.3

@@ -176,9 +176,11 @@ def test_abtems_names_are_aliases(alias: str) -> None:
     ("table", "words"),
     [
         ({"C10_nm": 5.0}, "aberrations: C10_nm is not set here: give imaging.defocus_nm"),
-        ({"Cs_mm": 1.0, "C30_um": 1000.0}, "aberrations: C30_um is given twice, once as C30_um; remove one"),
+        ({"Cs_mm": 1.0, "C30_um": 1000.0}, "aberrations: C30_um is given twice, for Cs_mm is the same; remove one"),
         ({"C31_um": 1.0}, r"aberrations: unknown key 'C31_um'; did you mean 'C\d\d_um'"),
         ({"coma_nm": "large"}, "aberrations.C21_nm: found 'large'; give a number"),
+        ({"Cs_mm": "1.2"}, "aberrations.C30_um: found '1.2'; give a number"),
+        ({"Cs_mm": True}, "aberrations.C30_um: found True; give a number"),
     ],
 )
 def test_mistaken_aberrations_are_refused(table: dict, words: str) -> None:

@@ -26,6 +26,7 @@ SERIES = {
     "specimen": {"particles": 1, "diameter_nm": 1.2, "support_nm": 0.4},
     "wave": {"field_nm": 3.2, "sampling_A": 0.25, "slice_thickness_A": 4.0, "frozen_phonons": 2},
     "imaging": {"tile_px": 64, "pixel_size_A": 0.4, "defocus_nm": [-10, 10], "dose_e_per_A2": [100, 400]},
+    "labels": {"phase_threshold_rad": 0.098},
 }
 STREAM = ("shared", 0, 3)
 

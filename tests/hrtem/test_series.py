@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +204,33 @@ def test_defocus_counts_from_a_plane_of_choice() -> None:
     assert (images[0] - free.images).std() > 1.25 * spread
 
 
+@pytest.mark.parametrize(
+    ("threshold_rad", "is_small"), [(math.pi / 16, True), (math.pi / 32, False), (math.pi / 64, False)]
+)
+def test_labels_smaller_than_the_particles_are_told(tmp_path: Path, threshold_rad: float, is_small: bool) -> None:
+    """Thin silicon turns the phase by less than the default threshold over more than half of its area."""
+    spec = tiny(
+        structures=3,
+        specimen={"crystal": "Si", "particles": 1, "stacking_faults": 0, "diameter_nm": 1.6},
+        imaging={"defocus_nm": 0, "dose_e_per_A2": 100},
+        labels={"phase_threshold_rad": threshold_rad},
+    )
+    out = tmp_path / "si.h5"
+    if is_small:
+        with pytest.warns(
+            SegueWarning, match=r"in \d of 3 structures the labels cover less than half .* = 0.196; lower"
+        ):
+            simulate(spec, out)
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            simulate(spec, out)
+    with Dataset(out) as dataset:
+        samples = dataset.samples()
+    assert ((samples["labeled_fraction"] < 0.5).any()) == is_small
+    np.testing.assert_allclose(samples["particle_area_nm2"], math.pi * 0.8**2, rtol=0.25)
+
+
 def test_the_zero_of_defocus_follows_the_aberrations() -> None:
     """With a Cs of -0.02 mm least contrast lies 2.76 nm nearer than without, whatever the particles."""
     free, corrected = (
@@ -284,6 +312,7 @@ def test_series_of_the_same_structures_share_places_and_noise() -> None:
 def test_a_structure_file_is_known_by_its_content(tmp_path: Path) -> None:
     """The same file elsewhere is the same series; a changed one is another."""
     dimer = "2\n\nAu 0 0 0\nAu 0 0 2.6\n"
+    labels = {"phase_threshold_rad": 0.02}
     for name, text in (("a", dimer), ("b", dimer), ("c", dimer.replace("2.6", "2.7"))):
         (tmp_path / name).mkdir()
         (tmp_path / name / "dimer.xyz").write_text(text)
@@ -292,7 +321,7 @@ def test_a_structure_file_is_known_by_its_content(tmp_path: Path) -> None:
         "shape": "whole",
         "stacking_faults": 0,
     }
-    spec = validate(SeriesSpec, TINY | {"specimen": specimen, "structures": 1}, context="x")
+    spec = validate(SeriesSpec, TINY | {"specimen": specimen, "structures": 1, "labels": labels}, context="x")
     first, same, other = (resolve(spec, tmp_path / name) for name in "abc")
     assert group_of(first, 0) == group_of(same, 0) != group_of(other, 0)
     assert group_of(first, 0).startswith("file-")
@@ -405,6 +434,7 @@ def test_each_makes_a_dataset_for_every_value(tmp_path: Path) -> None:
         specimen = { crystal = { each = ["Cu", "CdSe"] }, stacking_faults = 0, particles = 1, diameter_nm = 1.2 }
         wave = { field_nm = 2.56, sampling_A = 0.25, slice_thickness_A = 4.0, frozen_phonons = 1 }
         imaging = { tile_px = 64, pixel_size_A = 0.4 }
+        labels = { phase_threshold_rad = 0.098 }
     """
     path.write_text(text)
     calls: list[tuple[int, int]] = []

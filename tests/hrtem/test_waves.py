@@ -26,6 +26,7 @@ def spec(**changes: Any) -> SeriesSpec:
         "specimen": {"particles": 1, "diameter_nm": 1.2, "support_nm": 0.4},
         "wave": {"field_nm": 2.56, "sampling_A": 0.25, "slice_thickness_A": 4.0, "frozen_phonons": 2},
         "imaging": {"tile_px": 64, "pixel_size_A": 0.4, "defocus_nm": [-10, 10]},
+        "labels": {"phase_threshold_rad": 0.098},
     }
     for name, value in changes.items():
         table[name] = {**table[name], **value} if isinstance(value, dict) else value
@@ -80,6 +81,21 @@ def test_images_from_waves_that_were_read_are_equal(tmp_path: Path, computed: li
         np.testing.assert_array_equal(part.images, parts[0].images)
         for name, values in parts[0].samples.items():
             np.testing.assert_array_equal(part.samples[name], values)
+
+
+def test_a_folder_named_later_is_filled(tmp_path: Path, computed: list[int]) -> None:
+    """The dataset stays; the same call again computes what a killed one has not, and nothing else."""
+    without = spec().model_copy(update={"waves_folder": None})
+    simulate(without, tmp_path / "a.h5")
+    assert computed == [0, 1]
+    before = (tmp_path / "a.h5").stat().st_mtime_ns
+    simulate(spec(), tmp_path / "a.h5", root=tmp_path)
+    assert computed == [0, 1, 0, 1]
+    waves_file(spec(), 1, tmp_path / "waves").unlink()
+    simulate(spec(), tmp_path / "a.h5", root=tmp_path)
+    simulate(spec(), tmp_path / "a.h5", root=tmp_path)
+    assert computed == [0, 1, 0, 1, 1]
+    assert (tmp_path / "a.h5").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from segue.cli import draw
 from segue.cli.plate import count, film
 from segue.cli.predict import predict
 from segue.cli.progress import open_progress
-from segue.errors import SegueError
+from segue.errors import SegueError, print_warnings
 from segue.formatting import format_duration
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ StorePath = Annotated[
 
 def main() -> None:
     """Runs the command line; prints a mistake of the user as one message."""
+    print_warnings()
     try:
         with signals.ending_on_signals():
             app()

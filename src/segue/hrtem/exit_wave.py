@@ -16,7 +16,7 @@ from pydantic import Field
 from segue import rng
 from segue.device import default_device
 from segue.hrtem.crystals import CRYSTALS
-from segue.hrtem.specimen import A_PER_NM, MASK_BLUR_A, Atoms, Positive, Specimen
+from segue.hrtem.specimen import A_PER_NM, MASK_BLUR_A, Atoms, Specimen
 from segue.spec import SpecModel
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class LabelsSpec(SpecModel):
     files).
     """
 
-    phase_threshold_rad: Positive = math.pi / 16
+    phase_threshold_rad: Annotated[float, Field(gt=0, lt=math.pi)] = math.pi / 16
     blur_A: Annotated[float, Field(ge=0)] | None = None
     level: Annotated[float, Field(gt=0, lt=1)] = 0.1
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from pydantic import model_validator
 
-from segue.spec import SpecModel
+from segue.spec import SpecModel, unknown_key
 
 if TYPE_CHECKING:
     import torch
@@ -107,12 +107,16 @@ class AberrationsSpec(SpecModel):
             return table
         if defocus := [name for name in table if name.startswith(("C10", "defocus"))]:
             raise ValueError(f"{defocus[0]} is not set here: give imaging.defocus_nm, positive underfocus, −C10")
+        known = [*cls.model_fields, *ALIASES]
+        if foreign := [name for name in table if name not in known]:
+            raise ValueError(unknown_key(cls, foreign[0], known))
         by_symbol: dict[str, Any] = {}
         for name, value in table.items():
             symbol = str(ALIASES.get(name, name))
             if symbol in by_symbol:
-                raise ValueError(f"{symbol} is given twice, once as {name}; remove one")
-            by_symbol[symbol] = 1e3 * value if name == "Cs_mm" and isinstance(value, int | float) else value
+                alias = next(alias for alias, other in ALIASES.items() if other == symbol)
+                raise ValueError(f"{symbol} is given twice, for {alias} is the same; remove one")
+            by_symbol[symbol] = 1e3 * value if name == "Cs_mm" and type(value) in (int, float) else value
         return by_symbol
 
     def coefficients(self) -> tuple[Aberration, ...]:

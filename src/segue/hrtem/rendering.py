@@ -56,7 +56,7 @@ def wave_samples(dataset: Dataset, indices: np.ndarray) -> list[WaveSample]:
             f"{dataset.path}: render needs a dataset that this version of `segue simulate` made; simulate it again, or "
             "remove render."
         )
-    remedy = "name a waves_folder in its series, remove the dataset, and simulate it again"
+    remedy = "name a waves_folder in its series and run `segue simulate` with it and this dataset again"
     record = series.waves_record(dataset.path)
     if not record.is_file():
         raise SegueError(f"{dataset.path}: render needs the exit waves, but {record.name} is not beside it; {remedy}.")

@@ -7,8 +7,9 @@ number of workers and any interruption give the same dataset. Parts wait in `<ou
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 VERSION = 4  # of what is produced: raise it by one whenever equal specifications give other samples
 LAYER = "particles"
+MIN_LABELED = 0.5  # of the particles' area
 CHUNK_BYTES = 16 * 10**6  # of images in a dataset
 FILE_BYTES = 40_000  # HDF5's own, in each file
 MAX_COUNTS_PER_PX = 8000.0  # expected electrons per pixel; fringes reach several times that and must fit 16 bits
@@ -190,6 +192,8 @@ def simulate(
     if waves_folder is not None:
         write_json(waves_record(out), {"waves_folder": str(waves_folder)})
     if made:
+        if waves_folder is not None:
+            _make_missing_waves(spec, waves_folder, workers=workers, batch=batch, progress=progress)
         return
     folder = out.with_name(out.name + ".parts")
     parts = make_folder(folder / hash_json(_part_settings(spec), digest_size=16)[:16])
@@ -213,6 +217,56 @@ def simulate(
             attributes={"pixel_size_nm": spec.imaging.pixel_size_A / A_PER_NM, "provenance": provenance},
             splits={},
         )
+    _warn_of_small_labels(spec, out)
+
+
+def _make_missing_waves(
+    spec: SeriesSpec,
+    folder: Path,
+    *,
+    workers: int,
+    batch: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Computes waves that a finished series has not kept, as where `waves_folder` was named later."""
+    from segue.data.maker import make_parts
+
+    indices = range(spec.structures)
+    if all(waves_file(spec, index, folder).exists() for index in indices):
+        return
+    make_parts(
+        partial(_write_waves, spec, folder, batch),
+        indices,
+        finished=lambda index: waves_file(spec, index, folder).exists() or None,
+        workers=workers,
+        context=folder,
+        progress=progress,
+    )
+
+
+def _write_waves(spec: SeriesSpec, folder: Path, batch: int | None, index: int) -> bool:
+    with _one_thread():
+        structure_waves(spec, index, folder, default_execution(batch))
+    return True
+
+
+def _warn_of_small_labels(spec: SeriesSpec, out: Path) -> None:
+    """Warns of structures whose particles are thinner than the labels' threshold of the phase over half their area."""
+    import numpy as np
+
+    from segue.data.dataset import Dataset
+
+    with Dataset(out) as dataset:
+        samples = dataset.samples()
+    _, first = np.unique(samples["structure"], return_index=True)
+    fractions = samples["labeled_fraction"][first]
+    small = int((fractions < MIN_LABELED).sum())
+    if small:
+        warn(
+            f"{out}: in {small} of {len(fractions)} structures the labels cover less than half of the particles, down "
+            f"to {100 * fractions.min():.0f} %, for elsewhere the phase behind these is below "
+            f"labels.phase_threshold_rad = {spec.labels.phase_threshold_rad:.3g}; lower it, or take larger particles"
+        )
 
 
 def _warn_of_border(spec: SeriesSpec) -> None:
@@ -228,21 +282,28 @@ def _warn_of_border(spec: SeriesSpec) -> None:
 
 
 def _write_structure(spec: SeriesSpec, waves_folder: Path | None, batch: int | None, item: tuple[int, Path]) -> bool:
-    """Writes the part file of one structure, on one thread: its result must not depend on the number of workers."""
-    import torch
-
+    """Writes the part file of one structure."""
     from segue import device
     from segue.data.writer import write_part
 
     index, path = item
     device.keep_freed_memory()
+    with _one_thread():
+        write_part(path, structure(spec, index, waves_folder, default_execution(batch)))
+    return True
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Has torch use one thread: what is computed must not depend on the number of workers."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        write_part(path, structure(spec, index, waves_folder, default_execution(batch)))
+        yield
     finally:
         torch.set_num_threads(threads)
-    return True
 
 
 def structure(
@@ -283,7 +344,14 @@ def structure(
             for image, condition in zip(intensities, conditions, strict=True)
         ]
     )
-    columns = {**made.columns, "zero_defocus_nm": round(zero_A / A_PER_NM, 6), "structure": index, "seed": spec.seed}
+    labeled_nm2 = mask.sum() * (imaging.pixel_size_A / A_PER_NM) ** 2
+    columns = {
+        **made.columns,
+        "labeled_fraction": float(labeled_nm2 / made.columns["particle_area_nm2"]),
+        "zero_defocus_nm": round(zero_A / A_PER_NM, 6),
+        "structure": index,
+        "seed": spec.seed,
+    }
     return _group_tiles(spec, index, images, mask[cut], sampled_nm=sampled_nm, columns=columns)
 
 
@@ -329,8 +397,9 @@ def describe(specs: Sequence[SeriesSpec], root: Path) -> list[str]:
     sizes = [expected(spec) for spec in specs]
     structures, images, size = (sum(each[name] for each in sizes) for name in ("structures", "tiles", "bytes"))
     folders = {folder: size for spec in specs for folder, size in missing_waves(resolve(spec, root), root).items()}
+    counts = [f"{n:,} {noun}{'s' * (n != 1)}" for n, noun in ((structures, "structure"), (images, "image"))]
     return [
-        f"{structures:,} structures, {images:,} images: {format_bytes(size)}",
+        f"{', '.join(counts)}: {format_bytes(size)}",
         *(f"exit waves in {folder}: {format_bytes(size)}" for folder, size in folders.items() if size),
     ]
 
@@ -348,6 +417,7 @@ def _compute_waves(spec: SeriesSpec, index: int, execution: Execution) -> Struct
         columns={
             "crystal": specimen.formula,
             "particles": len(specimen.parts),
+            "particle_area_nm2": specimen.particle_area_A2 / A_PER_NM**2,
             "support_nm": specimen.support_A / A_PER_NM,
         },
     )

@@ -29,6 +29,7 @@ CONTACT_GAP_A = 1.5  # between the support's surface and the lowest point of a p
 EDGE_GAP_A = 1.0  # empty space in front of and behind all atoms, so that no phonon leaves the cell
 MAX_PLACEMENT_TRIES = 200
 MASK_BLUR_A = 1.6  # of the labels of structure files: that of six of the published study's nine crystals
+FOOTPRINT_A = 2.5  # of an atom, about the distance of neighbors
 CARBON = 6
 
 
@@ -223,6 +224,12 @@ class Specimen:
     def particles(self) -> Atoms:
         """The atoms of all particles."""
         return sum((part.atoms for part in self.parts), Atoms(np.zeros(0, int), np.zeros((0, 3))))
+
+    @property
+    def particle_area_A2(self) -> float:
+        """The area that the particles' atoms cover, seen along the beam, in squares of `FOOTPRINT_A`."""
+        squares = np.floor(self.particles.positions_A[:, :2] / FOOTPRINT_A).astype(int)
+        return len(np.unique(squares, axis=0)) * FOOTPRINT_A**2
 
     @property
     def centers_A(self) -> np.ndarray:
