@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,9 +52,9 @@ StorePath = Annotated[
 
 def main() -> None:
     """Runs the command line; prints a mistake of the user as one message."""
-    print_warnings()
     try:
-        with signals.ending_on_signals():
+        with warnings.catch_warnings(), signals.ending_on_signals():
+            print_warnings()
             app()
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
