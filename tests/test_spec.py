@@ -199,6 +199,7 @@ class Numbers(SpecModel):
     sizes: tuple[float, ...] = ()
     plain: bool = False
     either: int | Literal["all"] | None = None
+    by_number: dict[int, int] = {}
     title: str = ""
 
 
@@ -211,6 +212,7 @@ class Numbers(SpecModel):
         ({"size": "1.2"}, "size: found '1.2'; give a number"),
         ({"size": False}, "size: found False; give a number"),
         ({"sizes": [1, "2"]}, r"sizes\[1\]: found '2'; give a number"),
+        ({"by_number": {"255": "1"}}, "by_number.255: found '1'; give a whole number"),
         ({"plain": "true"}, "plain: found 'true'; give true or false"),
         ({"plain": 1}, "plain: found 1; give true or false"),
         ({"either": "3"}, "either: found '3'; give a whole number"),
@@ -224,6 +226,6 @@ def test_values_are_what_they_are_written_as(table: dict, mistake: str):
 
 
 def test_whole_numbers_may_be_written_with_an_exponent():
-    assert validate(Numbers, {"count": 1e3, "size": 2, "either": 4}, context="file.toml") == Numbers(
-        count=1000, size=2.0, either=4
-    )
+    table = {"count": 1e3, "size": 2, "either": 4, "by_number": {"255": 1}}
+    expected = Numbers(count=1000, size=2.0, either=4, by_number={255: 1})
+    assert validate(Numbers, table, context="file.toml") == expected

@@ -40,7 +40,8 @@ def _as_written(schema: Any) -> Any:
         return {**schema, "strict": True}
     if kind == "int":  # not strict, which would refuse 1e3
         return core_schema.no_info_before_validator_function(_require_number, schema)
-    return {key: value if key in ("metadata", "serialization") else _as_written(value) for key, value in schema.items()}
+    stays = ("keys_schema", "metadata", "serialization")  # keys of TOML are texts, of numbers too
+    return {key: value if key in stays else _as_written(value) for key, value in schema.items()}
 
 
 def _require_number(value: Any) -> Any:

@@ -31,6 +31,12 @@ BY_HAND = {
     "hrtem-structure": {"pretrain": (18, 54), "transfer": (918, 2754)},
     # 40 unordered pairs x 3 mixtures x 2 rates; 3 seeds (published: 720)
     "hrtem-baseline": {"mixture": (240, 720)},
+    # small editions: 3 domains, 6 ordered pairs; 4 domains, 12 pairs; 3 freezes, 2 sizes or 1; 3 seeds
+    "small-defocus": {"pretrain": (3, 9), "transfer": (6 * 2 * 3, 108)},
+    "small-noise": {"pretrain": (3, 9), "transfer": (6 * 3, 54)},
+    "small-structure": {"pretrain": (4, 12), "transfer": (12 * 3, 108)},
+    # 3 unordered pairs x 3 mixtures; 3 seeds
+    "small-baseline": {"mixture": (9, 27)},
     # 1 pretraining; 4 numbers of labels, from the pretrained weights and from scratch; 2 inits x 5 draws
     "nuclei-transfer": {"pretrain": (1, 10), "transfer": (4, 40), "scratch": (4, 40)},
     # 3 optimizers with their schedules x with and without class weights; 3 seeds
