@@ -333,6 +333,9 @@ MISTAKES: list[tuple[dict[str, object], str]] = [
     ({"ema": {"decay": 1.0}}, "ema.decay: found 1.0; "),
     ({"early_stopping": {"patience": 0}}, "early_stopping.patience: found 0; "),
     ({"memory_gb": 0}, "memory_gb: found 0; "),
+    ({"memory_gb": 1e308}, r"memory_gb: found 1e\+308; give a number of 1e\+06 or less"),
+    ({"power_w": 1e308}, r"power_w: found 1e\+308; give a number of 1e\+06 or less"),
+    ({"power_w": 0}, "power_w: found 0; give a number above 0"),
     ({"shuffle_window": 0}, "shuffle_window: found 0; "),
     ({"patience": 3}, "at the top: unknown key 'patience'"),
 ]
