@@ -107,3 +107,51 @@ def test_a_chunk_with_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
         array.id.write_direct_chunk((0,), chunk)
         with pytest.raises(OSError):
             array[...]
+
+
+def nested(path: Path, levels: int) -> None:
+    """Writes groups within groups."""
+    with h5py.File(path, "w", libver=("v110", "v110")) as file:
+        group = file.id
+        for _ in range(levels):
+            group = h5py.h5g.create(group, b"g")
+
+
+@pytest.mark.parametrize("levels", [51, 5_000, 40_000])  # of the last, HDF5 itself runs out of stack
+def test_deeply_nested_groups_are_refused(levels: int, tmp_path: Path) -> None:
+    nested(tmp_path / "deep.h5", levels)
+    assert "is nested in more than 50 groups; copy the arrays into it" in message(tmp_path / "deep.h5")
+
+
+def test_nested_groups_are_opened(tmp_path: Path) -> None:
+    nested(tmp_path / "shallow.h5", 50)
+    with open_file(tmp_path / "shallow.h5") as file:
+        assert "/".join("g" * 50) in file
+
+
+@pytest.mark.parametrize(
+    ("name", "target"), [("again", "values"), ("group/up", "/"), ("group/self", "group"), ("group/values", "values")]
+)
+def test_second_names_are_refused(name: str, target: str, path: Path) -> None:
+    """A second name of an array, or of a group that contains it, with which a walk through the file would not end."""
+    with h5py.File(path, "r+") as file:
+        file.create_group("group")
+        file[name] = file[target]
+    assert "is a second name of a group or array, but a dataset must hold each of them once" in message(path)
+
+
+@pytest.mark.parametrize("how", ["fixed", "variable", "attribute"])
+def test_text_that_is_not_utf8(how: str, path: Path) -> None:
+    """Text of another encoding is one sentence, not a traceback."""
+    with h5py.File(path, "r+") as file:
+        dtype = h5py.string_dtype("utf-8", 4 if how == "fixed" else None)
+        file.create_dataset(
+            "text", data=np.array([b"\xfc\xdf"], dtype=object if how == "variable" else dtype), dtype=dtype
+        )
+        file["text"].attrs["unit"] = np.bytes_(b"\xb5m")
+    with (
+        open_file(path) as file,
+        pytest.raises(SegueError, match=r"a\.h5: holds text that is not UTF-8"),
+        reading(path),
+    ):
+        file["text"].attrs["unit"].decode() if how == "attribute" else file["text"].asstr()[()]

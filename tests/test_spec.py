@@ -168,6 +168,8 @@ def test_every_old_name_leads_to_a_setting():
         ("'a\\u0000' = 1\n\"b\\u0000\" = 2", "character NUL"),
         ("x = { each = [1979-05-27] }", "the date or time 1979-05-27"),
         ("x = 07:32:00", "the date or time 07:32:00"),
+        (f"x = {2**63}", "x: found a whole number beyond 64 bits"),
+        (f"x = [{{ y = -{10**400} }}]", r"x\[0\]\.y: found a whole number beyond 64 bits"),
         ("#" + "x" * 2_000_000, "at most 2,000,000"),
     ],
 )
@@ -178,6 +180,12 @@ def test_what_no_specification_holds_is_refused_before_it_is_used(tmp_path: Path
     with pytest.raises(SegueError, match=message) as raised:
         read_toml(path)
     assert str(raised.value).startswith(str(path))
+
+
+def test_whole_numbers_of_64_bits_are_read(tmp_path: Path):
+    """The greatest and the least that TOML has."""
+    (tmp_path / "a.toml").write_text(f"x = {2**63 - 1}\ny = -{2**63}\n", encoding="utf-8")
+    assert read_toml(tmp_path / "a.toml") == {"x": 2**63 - 1, "y": -(2**63)}
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "n" * 300, "n" * 5000, "a\0b", "/dev/null/x"])

@@ -136,6 +136,14 @@ def resolve_precision(setting: Literal["auto"] | Precision, device: str | torch.
     return "bf16" if cpu_flags() & {"amx_bf16", "avx512_bf16"} else "fp32"
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error says that there is not enough memory: of Python, torch's CPU, or a GPU."""
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
 def set_tf32(on: bool) -> None:
     """Lets a GPU round float32 inputs of matrix products and convolutions to TF32 (10 bits of mantissa), or forbids it.
 

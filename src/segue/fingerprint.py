@@ -165,10 +165,15 @@ def _add_dataset(digest: Any, dataset: Node, name: str) -> None:
 
     from segue.hdf5 import require_stored_inside
 
-    require_stored_inside(Path(dataset.file.filename), dataset)
+    path = Path(dataset.file.filename)
+    require_stored_inside(path, dataset)
     _add(digest, "dataset", name)
     _add_attributes(digest, dataset)
-    if h5py.check_string_dtype(dataset.dtype) is not None:
+    is_text = h5py.check_string_dtype(dataset.dtype) is not None
+    if dataset.shape is None or (dataset.dtype.hasobject and not is_text):
+        held = "no values" if dataset.shape is None else "references or lists"
+        raise SegueError(f"{path}: {name[1:]} holds {held}, not numbers or text; remove it, or make the file again.")
+    if is_text:
         _add_values(digest, dataset.asstr()[()])
         return
     _add(digest, _type_name(dataset.dtype), str(dataset.shape))
@@ -186,7 +191,7 @@ def _add_dataset(digest: Any, dataset: Node, name: str) -> None:
 
 
 def _add_attributes(digest: Any, owner: Node, *, without: Collection[str] = ()) -> None:
-    for key in sorted(set(owner.attrs).difference(without)):
+    for key in sorted({_text(key) for key in owner.attrs}.difference(without)):
         _add(digest, "attribute", key)
         _add_values(digest, owner.attrs[key])
 
@@ -194,11 +199,14 @@ def _add_attributes(digest: Any, owner: Node, *, without: Collection[str] = ()) 
 def _add_values(digest: Any, values: Any) -> None:
     array = np.asarray(values)
     if array.dtype.kind in "OUS":
-        texts = [value.decode() if isinstance(value, bytes) else str(value) for value in array.ravel()]
-        _add(digest, "str", str(array.shape), *texts)
+        _add(digest, "str", str(array.shape), *map(_text, array.ravel()))
     else:
         _add(digest, _type_name(array.dtype), str(array.shape))
         digest.update(_plain_bytes(array))
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _add(digest: Any, *texts: str) -> None:

@@ -154,17 +154,26 @@ def open_file(path: Path) -> Node:
 
 
 def _refuse_links(path: Path, file: Node) -> None:
-    """Raises SegueError for a link to another place or file, anywhere in the file."""
+    """Raises SegueError for a link to another place or file, a second name of a group or array (a walk through the file
+    might not end), and for groups nested deeper than HDF5 itself can visit."""
+    addresses = {h5py.h5g.get_objinfo(file.id).objno[0]}
 
-    def linked(name: bytes, info: Any) -> bytes | None:
-        return name if info.type != HARD_LINK else None
+    def problem(name: bytes, info: Any) -> str | None:
+        where = name.decode(errors="backslashreplace")
+        if where.encode() != name:
+            return f"{where} is a name that is not UTF-8"
+        if info.type != HARD_LINK:
+            return f"{where} is a link to another place or file, but a dataset must hold all of its arrays"
+        if name.count(b"/") >= MAX_LEVELS:
+            return f"{where[:80]} … is nested in more than {MAX_LEVELS} groups"
+        if info.u in addresses:
+            return f"{where} is a second name of a group or array, but a dataset must hold each of them once"
+        addresses.add(info.u)
+        return None
 
-    name = file.id.links.visit(linked, info=True)
-    if name is not None:
-        raise SegueError(
-            f"{path}: {os.fsdecode(name)} is a link to another place or file, but a dataset must hold all of its "
-            "arrays; copy them into it, or make it again."
-        )
+    found = file.id.links.visit(problem, info=True)
+    if found is not None:
+        raise SegueError(f"{path}: {found}; copy the arrays into it, or make it again.")
 
 
 def require_stored_inside(path: Path, array: Node) -> None:
@@ -193,6 +202,8 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except (OSError, RuntimeError) as error:
         raise SegueError(f"{path}: {_failure(error)}.") from error
+    except UnicodeError as error:
+        raise SegueError(f"{path}: holds text that is not UTF-8 ({error}); make it again.") from error
 
 
 # what HDF5's words mean and what to do; whatever has none of them is damage
@@ -220,6 +231,7 @@ def _first_words(error: Exception) -> str:
 
 
 HARD_LINK = 0  # HDF5's H5L_TYPE_HARD
+MAX_LEVELS = 50  # of groups
 METADATA_VERSIONS = ("v110", "v110")  # the lowest in which HDF5 has checksums of all that is not an array
 MAX_COMPRESSION = 1100  # deflate reaches 1032
 CHECKSUM: dict[str, Any] = {"fletcher32": True}

@@ -22,6 +22,7 @@ from segue.storage import require_regular
 
 MAX_BYTES = 2 * 10**6  # of a specification
 MAX_DEPTH = 50
+MAX_INTEGER = 2**63
 MAX_ENTRIES = 10_000  # of a table or list
 MAX_MISTAKES = 100  # reported of a file
 MAX_NAMES = 100  # named in a mistake, and compared with what was written
@@ -139,6 +140,8 @@ def _excess(table: dict[str, Any]) -> str | None:
             waiting += [(name, entry, depth + 1) for name, entry in inner]
         elif isinstance(value, str) and "\0" in value:
             return f"{place!r}: found a text with the character NUL, which no name or path can have; remove it"
+        elif isinstance(value, int) and not -MAX_INTEGER <= value < MAX_INTEGER:
+            return f"{place}: found a whole number beyond 64 bits, which TOML does not have; give a smaller one"
         elif isinstance(value, (datetime.date, datetime.time)):
             return f"{place}: found the date or time {value}; no setting is one: put it in quotes to make it a text"
     return None

@@ -180,7 +180,16 @@ def test_inspecting_a_network():
                 "note: images = 'images/w0_*",
             ],
         ),
-        ('name = "x"\nstructures = 2\n', ["segue simulate", "tiles"]),
+        ('name = "x"\nstructures = 2\n', ["a dataset: segue simulate", "OUT.h5", "tiles  2\n"]),
+        (
+            'name = "x"\nstructures = { each = [2, 3] }\n[imaging]\ndefocus_nm = [0, 10]\n',
+            ["2 datasets: segue simulate", "FOLDER\n", "tiles  10\n"],
+        ),
+        (
+            'name = "x"\nstructures = 4\n[specimen]\nradius_nm = { each = [[0.5, 1.0], [1.0, 1.5]] }\n'
+            'crystal = { each = ["Cu", "CdSe"] }\n',
+            ["4 datasets: segue simulate", "FOLDER\n", "tiles  16\n"],
+        ),
     ],
 )
 def test_inspecting_what_makes_a_dataset(tmp_path: Path, text: str, words: list[str]):

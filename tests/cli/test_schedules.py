@@ -13,6 +13,7 @@ from PIL import Image
 from samples.cli import assert_refused, run_segue
 
 from segue.cli import schedules
+from segue.errors import SegueError
 from segue.training.schedules import SCHEDULES
 
 
@@ -115,6 +116,26 @@ def test_a_study_file(study_file, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("epochs", "schedule"), [(10**9, '"constant"'), (10**7, '"cosine_restarts", period = 1'), (20_001, '"cosine"')]
+)
+def test_a_file_of_too_many_epochs_is_refused(epochs: int, schedule: str, tmp_path: Path):
+    """A curve that would take gigabytes is refused before it is computed."""
+    path = tmp_path / "stage.toml"
+    text = f'epochs = {epochs}\nschedule = {{ name = {schedule} }}\ndata = [{{ dataset = "d.h5" }}]\n'
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SegueError, match=rf"have {epochs:,} epochs together; at most 20,000"):
+        schedules.schedules_of_file(path)
+
+
+def test_the_epochs_of_all_schedules_of_a_study_count(study_file):
+    """Two distinct schedules of 15,000 epochs are refused together; one of 20,000 is described."""
+    stage = '\n[stages.one]\ndomain = "high"\nepochs = 15000\nschedule = { name = "exponential", gamma = GAMMA }\n'
+    with pytest.raises(SegueError, match=r"\(2\) have 30,000 epochs together"):
+        schedules.schedules_of_file(study_file(stage.replace("GAMMA", "{ each = [0.9, 0.5] }")))
+    assert schedules.schedule_by_name("exponential", ["gamma=0.5"], lr=1.0, epochs=20_000).epochs == 20_000
+
+
+@pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["schedule", "cosin"], "unknown name 'cosin'; did you mean 'cosine'? allowed: constant, cosine,"),
@@ -126,6 +147,8 @@ def test_a_study_file(study_file, tmp_path: Path):
         (["schedule", "cosine", "--set", "warmup.epochs=100"], "found 100 of 100 epochs"),
         (["schedule", "cosine", "--lr", "0"], "lr: found 0.0"),
         (["schedule", "--lr", "1"], "no schedule is named"),
+        (["schedule", "cosine", "--epochs", "20001"], "(1) have 20,001 epochs together; at most 20,000 are described"),
+        (["schedule", "cosine", "--epochs", "1" + "0" * 18], "at most 20,000 are described: give fewer epochs"),
         (["schedule", "no.toml"], "no.toml: there is no such file"),
         (["schedule", "cosine", "--sheet", "x.jpg"], "x.jpg: the drawing is a PNG picture"),
         (["resunet", "cosine"], "apply to a schedule; write: segue inspect schedule NAME"),

@@ -305,6 +305,8 @@ def test_all_copies_of_each_sample() -> None:
     [
         ({"scale": [1.2, 0.8]}, "augment.scale: found .1.2, 0.8.; allowed: two numbers above 0, the lower first"),
         ({"scale": [0.01, 1]}, "augment.scale: found .* allowed: factors between 0.1 and 10"),
+        ({"blur_px": [0, 101]}, r"augment.blur_px: found \[0, 101\]; allowed: up to 100 px; lower it"),
+        ({"blur_px": [1e30, 1e30]}, "augment.blur_px: found .*; allowed: up to 100 px"),
         ({"noise": [-1, 1]}, "augment.noise: found .-1, 1.; allowed: two numbers 0 or above"),
         ({"elastic": {"amplitude_px": 9, "sigma_px": 4}}, "augment.elastic: found amplitude_px 9 above sigma_px 4"),
         ({"probability": 0.5}, "found probability 0.5 without a change"),

@@ -407,7 +407,7 @@ def retyped(file: h5py.File, name: str, values: np.ndarray) -> None:
         ("tiles/class_counts/cells", lambda a: a + 2**62, "numbers of pixels that no tile"),
         ("samples/y_px", lambda a: a - 10**6, "negative positions"),
         ("samples/group", lambda a: np.zeros(len(a), np.int8), "must hold text"),
-        ("samples/group", lambda a: np.array([b"\xff"] * len(a), h5py.string_dtype()), "not a complete segue dataset"),
+        ("samples/group", lambda a: np.array([b"\xff"] * len(a), h5py.string_dtype()), "holds text that is not UTF-8"),
         ("splits/default", lambda a: a * 0 + 7, "other numbers than 0 to 2"),
         ("micrographs/b%2F1/image", lambda a: np.float64(5), "not 1 × H × W"),
         ("micrographs/b%2F1/image", lambda a: a[0, :4], "not 1 × H × W"),

@@ -6,6 +6,7 @@ import torch
 
 from segue import networks, rng
 from segue.errors import SegueError, SpecError
+from segue.networks import registry
 from segue.networks.registry import SMP_DECODERS, SMP_ENCODERS, NetworkSpec
 from segue.spec import validate
 
@@ -88,6 +89,35 @@ def test_bad_networks_are_refused_by_name(table: dict[str, object], message: str
     """A network that cannot be is refused before anything is built, with what is allowed."""
     with pytest.raises(SpecError, match=message):
         validate(NetworkSpec, table, context="stage.toml")
+
+
+@pytest.mark.parametrize(
+    ("table", "size"),
+    [
+        ({"name": "unet", "width": 10**6, "depth": 1}, r"\d+ TB"),
+        ({"name": "resunet", "width": 10**9}, r"\d+ TB"),
+        ({"name": "mlp", "width": 10**8}, r"\d+ TB"),
+    ],
+)
+def test_networks_larger_than_memory_are_refused(table: dict[str, object], size: str, monkeypatch: pytest.MonkeyPatch):
+    """Before any of it is allocated."""
+    monkeypatch.setattr(registry, "free_memory", lambda: 64 * 10**9)
+    spec = NetworkSpec.model_validate(table)
+    with pytest.raises(SegueError, match=f"its weights take .*{size}, but 64.0 GB of memory are free; lower its width"):
+        networks.build(spec, channels=1, classes=2)
+
+
+def test_weights_may_take_all_free_memory(monkeypatch: pytest.MonkeyPatch):
+    """The limit is 4 bytes for each of the parameters."""
+    spec = NetworkSpec(width=8)
+    needed = 4 * networks.parameter_count(spec, channels=1, classes=2)
+    monkeypatch.setattr(registry, "free_memory", lambda: needed)
+    networks.build(spec, channels=1, classes=2)
+    monkeypatch.setattr(registry, "free_memory", lambda: needed - 1)
+    with pytest.raises(SegueError, match="its weights take"):
+        networks.build(spec, channels=1, classes=2)
+    with torch.device("meta"):
+        networks.build(spec, channels=1, classes=2)
 
 
 def test_tiles_that_do_not_fit_are_refused():

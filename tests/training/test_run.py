@@ -15,11 +15,11 @@ from samples.stages import SGD, history, require_same_bytes, spec_of, train, wei
 
 from segue import networks, rng
 from segue.data.streaming import StreamedSource
-from segue.errors import SpecError
+from segue.errors import SegueError, SpecError
 from segue.inference.predict import forward
 from segue.spec import validate
 from segue.study.evaluate import score_run
-from segue.training import checkpoint, freezing, schedules
+from segue.training import checkpoint, freezing, loop, schedules
 from segue.training.logging import load_film
 from segue.training.run_folder import load_run
 from segue.training.spec import StageSpec
@@ -333,6 +333,9 @@ MISTAKES: list[tuple[dict[str, object], str]] = [
     ({"ema": {"decay": 1.0}}, "ema.decay: found 1.0; "),
     ({"early_stopping": {"patience": 0}}, "early_stopping.patience: found 0; "),
     ({"memory_gb": 0}, "memory_gb: found 0; "),
+    ({"memory_gb": 1e308}, r"memory_gb: found 1e\+308; give a number of 1e\+06 or less"),
+    ({"power_w": 1e308}, r"power_w: found 1e\+308; give a number of 1e\+06 or less"),
+    ({"power_w": 0}, "power_w: found 0; give a number above 0"),
     ({"shuffle_window": 0}, "shuffle_window: found 0; "),
     ({"patience": 3}, "at the top: unknown key 'patience'"),
 ]
@@ -359,3 +362,29 @@ def test_mistaken_settings_are_told(table: dict[str, object], message: str):
 def test_what_is_no_mistake(table: dict[str, object]):
     """What lies at the edge of what is refused is taken."""
     validate(StageSpec, {"data": [{"dataset": "x"}], **table}, context="stage.toml")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nmore"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        MemoryError("Unable to allocate 7.3 TiB"),
+    ],
+)
+@pytest.mark.parametrize("place", ["train", "init_state"])
+def test_memory_that_is_too_small_is_told(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, place: str
+):
+    """When the model is made and when it is trained: one sentence that says what to lower; other errors stay."""
+
+    def fail(*arguments: object, **settings: object) -> None:
+        raise error
+
+    monkeypatch.setattr(loop, place, fail)
+    with pytest.raises(SegueError, match=r"run: the training does not fit into memory \(.*\); lower batch, raise"):
+        train(spec_of(tiles, images=4), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    error = RuntimeError("a bug")
+    with pytest.raises(RuntimeError, match=r"^a bug$"):
+        train(spec_of(tiles, images=4), tmp_path / "run")

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from samples.stages import inputs_of, spec_of, train, write_tiles
 
 from segue.errors import SegueError
+from segue.inference.confidence import FEATURES
 from segue.training.inputs.data import load_data
 from segue.training.run_folder import RunFolder, load_run
 
@@ -87,6 +88,30 @@ def test_whatever_a_json_file_holds_is_told(run: Path, name: str, content: bytes
     RunFolder(run).write_digests()
     with pytest.raises(SegueError, match=f"{name}.*copy the run again, or train it again"):
         RunFolder(run).read(run / name)
+
+
+@pytest.mark.parametrize(
+    "value", [float("inf"), float("nan"), [10**400], "x", None], ids=["infinity", "nan", "huge", "text", "null"]
+)
+@pytest.mark.parametrize("name", ["objects", "bias", "weights", "features"])
+def test_whatever_the_confidence_holds_is_told(run: Path, name: str, value: object) -> None:
+    """Infinity and numbers beyond those of floats too."""
+    record = {"features": list(FEATURES), "bias": 0.0, "objects": 50}
+    record |= dict.fromkeys(("mean", "scale", "weights"), [1.0] * len(FEATURES)) | {name: value}
+    metrics = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps({**metrics, "confidence": record}))
+    RunFolder(run).write_digests()
+    with pytest.raises(SegueError, match=r"metrics.json: the confidence of objects cannot be read .*; copy the run"):
+        load_run(run)
+
+
+@pytest.mark.parametrize("name", ["²", "x", "1.5"])
+def test_weights_of_no_epoch_are_passed_over(run: Path, name: str) -> None:
+    """Names that are no numbers, also of digits that no number has."""
+    (run / "epochs").mkdir()
+    for stem in ("10", "9", name):
+        (run / "epochs" / f"{stem}.safetensors").touch()
+    assert list(RunFolder(run).epoch_files()) == [9, 10]
 
 
 @pytest.mark.parametrize(

@@ -116,13 +116,15 @@ MAKER_KEYS = {"prepare": {"images", "manifest", "tile_px"}, "simulate": {"struct
 
 def describe_preparation(path: Path, kind: str) -> str:
     """Returns what a specification of `segue prepare` or `segue simulate` would make, without decoding any image."""
-    from segue.study.datasets import MAKERS
+    from segue.study.datasets import MAKERS, series_files
 
-    maker = MAKERS[kind]
-    spec = load(maker.spec, path)
-    files = maker.inputs(spec, path.parent)
-    counts = maker.expected(spec, path.parent, files)
-    rows = [("makes", f"a dataset: segue {kind} {path} OUT.h5")]
+    maker, root = MAKERS[kind], path.parent
+    specs = [load(maker.spec, path)] if kind == "prepare" else [*series_files(path, root / "FOLDER").values()]
+    inputs = [maker.inputs(spec, root) for spec in specs]
+    counts = [maker.expected(spec, root, files) for spec, files in zip(specs, inputs, strict=True)]
+    made = "a dataset" if len(specs) == 1 else f"{len(specs)} datasets"
+    rows = [("makes", f"{made}: segue {kind} {path} {'OUT.h5' if len(specs) == 1 else 'FOLDER'}")]
+    files = inputs[0]
     if kind == "prepare":
         groups = len({pair.group for pair in files.pairs})
         labeled = sum(pair.label is not None for pair in files.pairs)
@@ -131,9 +133,11 @@ def describe_preparation(path: Path, kind: str) -> str:
             ("images", f"{len(files.pairs)}, {labeled} of them with labels"),
             ("groups", f"{groups}, e.g. {first.group} of {first.source}"),
         ]
+    finished = sum(count["bytes"] for count in counts)  # one is made after another
+    parts = max(count.get("bytes_while_making", count["bytes"]) - count["bytes"] for count in counts)
     rows += [
-        ("tiles", f"{counts['tiles']:,}"),
-        ("disk", f"up to {format_bytes(counts.get('bytes_while_making', counts['bytes']))} meanwhile"),
+        ("tiles", f"{sum(count['tiles'] for count in counts):,}"),
+        ("disk", f"up to {format_bytes(finished + parts)} meanwhile"),
     ]
     notes = [f"note: {note}" for note in files.notes] if kind == "prepare" else []
     return "\n".join([align_rows(rows), *notes])

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 STEPS = 100  # per epoch, in what is shown
 CONSTANT_VALUE = 1.0  # the constant monitored value
 MAX_CHANGES = 24  # that are listed one by one
+MAX_EPOCHS = 20_000  # of all schedules that are described at once
 LOW_MEDIAN = 0.1  # a curve half of which lies below this share of its peak is drawn on a logarithmic axis
 DEFAULT_LR, DEFAULT_EPOCHS = 0.05, 100
 
@@ -98,7 +99,9 @@ def schedule_by_name(name: str, settings: Iterable[str], *, lr: float | None, ep
     tables: dict[str, Any] = {key: table.pop(key) for key in ("warmup",) if key in table}
     tables["schedule"] = {**table, "name": name}
     tables |= {key: value for key, value in (("lr", lr), ("epochs", epochs)) if value is not None}
-    return validate(PlottedSchedule, tables, context=where)
+    plotted = validate(PlottedSchedule, tables, context=where)
+    _require_few_epochs([plotted], where)
+    return plotted
 
 
 def schedules_of_file(path: Path) -> list[PlottedSchedule]:
@@ -120,12 +123,24 @@ def schedules_of_file(path: Path) -> list[PlottedSchedule]:
     for name, stage in stages:
         tables = {"schedule": stage.schedule, "warmup": stage.warmup, "lr": stage.optimizer.lr, "epochs": stage.epochs}
         used.setdefault(repr(tables), (tables, []))[1].append(name)
-    return [
+    plotted = [
         validate(
             PlottedSchedule, {**tables, "used_by": ", ".join(dict.fromkeys(filter(None, names)))}, context=str(path)
         )
         for tables, names in used.values()
     ]
+    _require_few_epochs(plotted, str(path))
+    return plotted
+
+
+def _require_few_epochs(plotted: Sequence[PlottedSchedule], context: str) -> None:
+    """Raises SegueError before the curves, of STEPS points per epoch, take more memory and time than is sensible."""
+    epochs = sum(course.epochs for course in plotted)
+    if epochs > MAX_EPOCHS:
+        raise SegueError(
+            f"{context}: its schedules ({len(plotted)}) have {epochs:,} epochs together; at most {MAX_EPOCHS:,} are "
+            "described: give fewer epochs, or one schedule by its name."
+        )
 
 
 def rows(course: PlottedSchedule) -> list[tuple[str, str]]:

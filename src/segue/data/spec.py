@@ -236,6 +236,7 @@ def _check_pattern(pattern: str) -> None:
 
 
 Range = tuple[float, float]
+MAX_BLUR_PX = 100  # of a kernel six times as wide
 
 
 class ElasticSpec(SpecModel):
@@ -305,6 +306,8 @@ class AugmentSpec(SpecModel):
             )
         if name == "scale" and value is not None and not (value[0] >= 0.1 and value[1] <= 10):
             raise ValueError(f"{context}; allowed: factors between 0.1 and 10; narrow the range")
+        if name == "blur_px" and value is not None and value[1] > MAX_BLUR_PX:
+            raise ValueError(f"{context}; allowed: up to {MAX_BLUR_PX} px; lower it")
         return value
 
     @model_validator(mode="after")

@@ -18,13 +18,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, StrictBool, field_validator, model_validator
 
+from segue.device import free_memory
 from segue.errors import SegueError
+from segue.formatting import format_bytes
 from segue.spec import SpecModel, parse_settings, unknown, validate
 
 if TYPE_CHECKING:
     from segue.networks.network import Network
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
+BYTES_PER_PARAMETER = 4  # float32
 
 
 class NetworkSpec(SpecModel):
@@ -523,8 +526,17 @@ def build(spec: NetworkSpec, *, channels: int, classes: int) -> Network:
     """Returns the untrained network for images (N, channels, H, W), initialized from torch's global generator.
 
     Pretrained weights are not loaded yet: see `load_pretrained`. Raises SegueError if its encoder, decoder, norm and
-    depth settings are incompatible, or timm has no such model.
+    depth settings are incompatible, timm has no such model, or there is not enough memory.
     """
+    import torch
+
+    needed = BYTES_PER_PARAMETER * (parameter_count(spec, channels=channels, classes=classes) or 0)
+    free = None if torch.get_default_device().type == "meta" else free_memory()
+    if free is not None and needed > free:
+        raise SegueError(
+            f"network '{spec.name}': its weights take {format_bytes(needed)}, but {format_bytes(free)} of memory are "
+            "free; lower its width or depth."
+        )
     network = spec.kind.build(spec, channels, classes)
     if spec.norm not in (None, "none"):
         from segue.networks.normalization import replace_batch_norms

@@ -105,13 +105,21 @@ def collects(errors: dict[Path, SegueError], folder: Path) -> Iterator[None]:
     """Records the error that stops the run of `folder`, worded for the user; the other runs continue."""
     try:
         yield
-    except (SegueError, OSError, SafetensorError) as error:
+    except (SegueError, OSError, SafetensorError, RuntimeError, MemoryError) as error:
         errors[folder] = _worded(error, folder)
 
 
 def _worded(error: Exception, folder: Path) -> SegueError:
+    """Returns the error as a user can correct it; raises it again where no user can."""
     if isinstance(error, SegueError):
         return error
+    if devices.is_out_of_memory(error):
+        return SegueError(
+            f"{folder}: the training does not fit into memory ({str(error).splitlines()[0][:200]}); lower batch, raise "
+            "accumulate, set memory_gb for the data, or take a smaller network."
+        )
+    if isinstance(error, (RuntimeError, MemoryError)):
+        raise error
     if isinstance(error, OSError):
         return SegueError(refusal(folder, error))
     return SegueError(
@@ -220,7 +228,7 @@ def _train(tasks: Sequence[TrainTask], context: RunContext) -> dict[Path, SegueE
                     energy_J=lambda: meter.read()["energy_J"],
                 )
                 loop.train(list(states.values()), training=data.training, validation=data.validation, settings=settings)
-        except (SegueError, OSError) as error:
+        except (SegueError, OSError, RuntimeError, MemoryError) as error:
             return errors | {folder: _worded(error, folder) for folder in states}
 
     # write the runs; seconds and energy are each model's share

@@ -354,7 +354,7 @@ class RunFolder:
     def epoch_files(self) -> dict[int, Path]:
         """Returns the weights of every epoch of a finished run, in order; raises SegueError without any."""
         self.require_finished()
-        epochs = sorted(int(file.stem) for file in self.epochs.glob("*.safetensors") if file.stem.isdigit())
+        epochs = sorted(int(file.stem) for file in self.epochs.glob("*.safetensors") if file.stem.isdecimal())
         if not epochs:
             raise SegueError(
                 f"{self.path}: the weights of its epochs were not kept; write keep_epochs = true in its stage (of a "
@@ -411,7 +411,7 @@ def load_run(folder: Path | str) -> TrainedModel:
         )
     try:
         calibration = confidence.from_record(run.read(run.metrics).get("confidence"))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise SegueError(f"{run.metrics}: the confidence of objects cannot be read ({error}); {REMEDY}.") from None
     network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return TrainedModel(

@@ -161,9 +161,9 @@ class StageSpec(SpecModel):
     threads: Count = 1
     keep_epochs: bool = False
     film: Annotated[int, Field(ge=0)] = 0
-    memory_gb: Annotated[float | None, Field(gt=0)] = None
+    memory_gb: Annotated[float | None, Field(gt=0, le=10**6)] = None
     cache_features: bool = True
-    power_w: Annotated[float | None, Field(gt=0)] = None
+    power_w: Annotated[float | None, Field(gt=0, le=10**6)] = None
     tensorboard: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
     init: Annotated[int, Field(ge=0)] = 0

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from segue.data.formats.stack import Stack
 from segue.errors import SegueError
+from segue.formatting import format_bytes
 from segue.units import pixel_size_nm, square_pixel_nm
+
+MAX_MISSING_CHUNKS = 10**6
+MAX_CHUNK_BYTES = 4 * 2**30
 
 
 def is_zarr(path: Path) -> bool:
@@ -33,6 +38,10 @@ def read_ome_zarr(path: Path) -> Stack:
         axes = "".join(str(axis["name"] if isinstance(axis, Mapping) else axis).upper() for axis in multiscale["axes"])
         shape = tuple(array.shape)
         size_nm, note = _pixel_size_nm(multiscale, level, axes)
+        chunks = math.prod(-(-side // part) for side, part in zip(shape, array.shards or array.chunks, strict=True))
+        missing = max(0, chunks - _stored_chunks(path / array.path))
+        channels = (attributes.get("omero") or {}).get("channels") or ()
+        names = tuple(str(channel.get("label", index)) for index, channel in enumerate(channels))
     except SegueError:
         raise
     except Exception as error:  # whatever foreign metadata make zarr raise
@@ -42,14 +51,28 @@ def read_ome_zarr(path: Path) -> Stack:
         ) from error
     if len(axes) != len(shape) or len(set(axes)) != len(axes) or not set("YX") <= set(axes):
         raise SegueError(f"{path}: has the axes {', '.join(axes)} and {len(shape)} dimensions; write it again.")
+    if missing > MAX_MISSING_CHUNKS:
+        raise SegueError(
+            f"{path}: lacks {missing:,} of {chunks:,} chunks of its {' × '.join(map(str, shape))} pixels; it was not "
+            "copied whole, or its shape is wrong: copy it again, or write it again."
+        )
+    chunk_bytes = math.prod(array.chunks) * array.dtype.itemsize
+    if chunk_bytes > MAX_CHUNK_BYTES:
+        raise SegueError(
+            f"{path}: has chunks of {format_bytes(chunk_bytes)}, each of which is read as a whole; allowed are "
+            f"{format_bytes(MAX_CHUNK_BYTES)}: write it again in smaller chunks."
+        )
     notes = []
-    missing = int(array.nchunks) - int(array.nchunks_initialized)
     if missing:
-        notes.append(f"lacks {missing} of {array.nchunks} chunks, whose pixels count as {array.fill_value}")
-    channels = (attributes.get("omero") or {}).get("channels") or ()
-    names = tuple(str(channel.get("label", index)) for index, channel in enumerate(channels))
+        notes.append(f"lacks {missing} of {chunks} chunks, whose pixels count as {array.fill_value}")
     count = shape[axes.index("C")] if "C" in axes else 1
     return Stack(array, axes, size_nm, names if len(names) == count else None, (*notes, *note))
+
+
+def _stored_chunks(folder: Path) -> int:
+    """Returns the number of files of an array's chunks (or shards), however many its shape has."""
+    files = (name for _, _, names in os.walk(folder) for name in names)
+    return sum(not name.startswith(".") and name != "zarr.json" for name in files)
 
 
 def _without_image(attributes: Mapping[str, Any]) -> str:
