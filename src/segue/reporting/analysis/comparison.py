@@ -363,20 +363,21 @@ def mixture_images(mixture: str, domains: Sequence[str]) -> dict[str, float]:
 
 def _with_lineage(runs: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """Returns `runs` with root, the run that a run descends from or itself, its domain, and `labels` as numbers."""
-    by_run = rows.drop_duplicates("run").set_index("run")
-    parents, trained_on = dict(by_run["parent"]), dict(by_run["domain"])
+    by_run = rows.drop_duplicates("run")
+    parents = {run: parent for run, parent in zip(by_run["run"], by_run["parent"], strict=True) if parent}
+    trained_on = dict(zip(by_run["run"], by_run["domain"], strict=True))
 
     def root_of(run: str) -> str:
-        while parents.get(run):
+        while run in parents:
             run = parents[run]
         return run
 
-    roots = runs["run"].map(root_of) if len(runs) else runs["run"]
+    roots = pd.Series([root_of(run) for run in runs["run"]], index=runs.index, dtype=object)
     runs = runs.assign(root=roots, root_domain=roots.map(trained_on).fillna("external"))
     return runs.assign(labels=numeric(runs, "labels")) if "labels" in runs.columns else runs
 
 
 def _in_order(names: pd.Series, order: Sequence[str]) -> list[str]:
-    present = [str(name) for name in dict.fromkeys(names.dropna())]
+    present = [str(name) for name in names.dropna().unique()]
     rest = sorted(name for name in present if name not in order)
     return [name for name in order if name in present] + natural_order(rest)

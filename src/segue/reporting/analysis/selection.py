@@ -43,13 +43,14 @@ def select_results(results: StudyResults, *, where: Sequence[str] = (), without:
     histories = results.histories
     if "run" in histories.columns:
         histories = histories[histories["run"].isin(set(table["run"]))]
-    left = set(table["evaluated_domain"].astype(str))
+    left = set(table["evaluated_domain"].unique())
+    domains = left | set(table["domain"].unique())
     return replace(
         results,
         table=table,
         histories=histories,
         counts={**results.counts, **count_table(table, results.stages, results.parents)},
-        domains=[domain for domain in results.domains if domain in left or domain in set(table["domain"])],
+        domains=[domain for domain in results.domains if domain in domains],
         examples=[example for example in results.examples if example.domain in left],
         notes=[*results.notes, *notes],
     )

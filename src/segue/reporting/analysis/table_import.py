@@ -17,7 +17,7 @@ from segue.reporting.analysis.published import compare_stated
 from segue.reporting.analysis.reduction import reduce_rows
 from segue.reporting.analysis.selection import count_table, is_level
 from segue.reporting.formatting import natural_order, plural, quantity
-from segue.spec import load
+from segue.spec import load, unknown
 from segue.study.table import ComparedPair, StudyResults
 
 MAX_COLUMNS_NAMED = 12  # in a message
@@ -59,6 +59,9 @@ def from_table(path: Path, *, columns: Path | None = None) -> StudyResults:
         _require_column(table, mapping.epoch, f"{source}: epoch", path)
         table = table.assign(epoch=_numbers(table, mapping.epoch, f"{source}: epoch"))
     results = _from_stages(table, mapping, path, source) if mapping.stages else _from_tidy(table, mapping, path, source)
+    unknown_domains = [name for pair in mapping.compare for name in (pair.source, pair.target) if name not in results.domains]
+    if unknown_domains:
+        raise SegueError(f"{source}: compare: {unknown(unknown_domains[0], results.domains, 'domain')}.")
     pairs = [ComparedPair(pair.source, pair.target, tuple(pair.where), pair.statistic) for pair in mapping.compare]
     return replace(results, compared_pairs=pairs, stated=compare_stated(results, mapping.stated, source))
 
@@ -282,11 +285,11 @@ def _stage_rows(table: pd.DataFrame, mapping: ColumnMapping, name: str, source: 
     rows = pd.concat(frames, ignore_index=True)
     rows = rows if mapping.floor is None else _with_floor(rows, mapping, source)
     known = set(rows["evaluated_domain"])
-    unknown = [domain for domain in rows["domain"].unique() if not stage.parts and domain not in known]
-    if unknown:
+    untested = [domain for domain in rows["domain"].unique() if not stage.parts and domain not in known]
+    if untested:
         present = natural_order(sorted(map(str, known)))
         raise SegueError(
-            f"{context}: found '{unknown[0]}' in {stage.domain}, on which nothing is evaluated: there are values on "
+            f"{context}: found '{untested[0]}' in {stage.domain}, on which nothing is evaluated: there are values on "
             f"{', '.join(present[: 2 * MAX_COLUMNS_NAMED])}."
         )
     return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from segue.reporting.analysis.comparison import Comparison, Matrix, matrix
 from segue.reporting.figures.style import (
@@ -13,12 +14,14 @@ from segue.reporting.figures.style import (
     ReportFigure,
     Tooltips,
     category_colors,
+    legend_columns,
     new_figure,
     scale_axis,
     style,
 )
 from segue.reporting.formatting import Table, format_number, plural, stage_label
 
+MAX_LEGEND_ENTRIES = 12
 MIN_DOMAINS = 3  # tested on, below which there is no spread worth a figure
 
 
@@ -58,7 +61,7 @@ def _is_complete(of_stage: Matrix) -> bool:
 
 def _draw(comparison: Comparison, by_stage: dict[str, Matrix]) -> tuple[Figure, Tooltips]:
     heights = [0.75 + 0.25 * len(one.rows) for one in by_stage.values()]
-    figure = new_figure(sum(heights) + 0.3)
+    figure = new_figure(sum(heights) + 0.6)
     grid = figure.subplots(len(by_stage), 1, squeeze=False, sharex=True, height_ratios=heights).ravel()
     colors = category_colors(comparison.results.domains)
     tooltips = Tooltips()
@@ -84,6 +87,11 @@ def _draw(comparison: Comparison, by_stage: dict[str, Matrix]) -> tuple[Figure, 
         axes.set_ylabel("trained on")
         axes.grid(axis="y", visible=False)
         axes.spines["left"].set_visible(False)
+    tested = list(dict.fromkeys(column for one in by_stage.values() for column in one.columns))
+    if len(tested) <= MAX_LEGEND_ENTRIES:
+        look = {"linestyle": "none", "marker": "o", "markersize": 6, "markeredgecolor": PAPER}
+        handles = [Line2D([], [], color=colors.get(name, MUTED), label=name, **look) for name in tested]
+        figure.legend(handles=handles, loc="outside upper left", ncols=legend_columns(handles, 130), columnspacing=1.2)
     scale_axis(grid[0], "x", np.concatenate([one.values.ravel() for one in by_stage.values()]), 5)
     grid[-1].set_xlabel(f"median {comparison.metric.label} in each domain tested on")
     return figure, tooltips

@@ -70,7 +70,7 @@ def _draw(comparison: Comparison, panels: dict[tuple[str, str], Matrix]) -> tupl
     tooltips = Tooltips()
     for axes, ((first, second), one) in zip(grid, panels.items(), strict=False):
         draw_matrix(axes, one, cmap, scale, tooltips, frames_diagonal=False)
-        axes.set_ylabel(axis_label(first))
+        axes.set_ylabel(axis_label(first).replace(": ", ":\n"))
         axes.set_xlabel(axis_label(second))
     for axes in grid[len(panels) :]:
         axes.set_visible(False)

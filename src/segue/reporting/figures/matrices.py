@@ -51,20 +51,20 @@ def matrices_figure(comparison: Comparison, *, second: bool = False) -> ReportFi
         return None
     transfers = comparison.transfer_stages
     scratch = {stage for transfer in transfers for stage in comparison.scratch_stages(transfer)}
-    panels = []
+    panels, mixtures = [], []
     for stage in comparison.stages:
         if stage in transfers or stage in scratch:
             continue
         title = f"after {stage_label(stage)}"
         if (pairs := pair_matrix(comparison, stage, second=second)) is not None:
-            panels.append(Panel(f"{title} of two domains", "mixed with", "tested on", pairs))
+            mixtures.append(Panel(f"{title} of two domains", "mixed with", "tested on", pairs))
         else:
             panels.append(Panel(title, "trained on", "tested on", matrix(comparison, stage, second=second)))
     for stage in transfers:
         values = matrix(comparison, stage, after_transfer=True, second=second)
         title = f"after {stage_label(stage)}, in the target domain"
         panels.append(Panel(title, "pretrained on", "transferred to, tested on", values))
-    panels = [panel for panel in panels if np.isfinite(panel.matrix.values).any()]
+    panels = [panel for panel in [*panels, *mixtures] if np.isfinite(panel.matrix.values).any()]
     if all(panel.matrix.values.size == 1 for panel in panels):
         return None
     with style():
