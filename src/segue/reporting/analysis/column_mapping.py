@@ -84,7 +84,8 @@ class StatedNumber(SpecModel):
     """Something that a publication states, and how it follows from the table.
 
     `value` is as printed: a number, to whose last digit the table is rounded, or a level. The `statistic` is over the
-    runs of `stage` in their own domain, in all `others`, or in `all`, of those rows that match `where` and `without`. With `by`, it is taken per combination of these columns, and `of_groups` of the results.
+    runs of `stage` in their own domain, in all `others`, or in `all`, of those rows that match `where` and `without`.
+    With `by`, it is taken per combination of these columns, and `of_groups` of the results.
     """
 
     statement: str

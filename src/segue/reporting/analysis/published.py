@@ -15,6 +15,7 @@ from segue.reporting.analysis.selection import select_rows
 from segue.reporting.formatting import format_number
 from segue.study.table import StatedValue, StudyResults
 
+
 def compare_stated(results: StudyResults, stated: Sequence[StatedNumber], source: Path) -> list[StatedValue]:
     """Returns each statement with what the table gives; raises SegueError for one that the table cannot answer."""
     if not stated:
@@ -35,7 +36,9 @@ def _compare(comparison: Comparison, stated: StatedNumber, context: str) -> Stat
         raise SegueError(f"{context}: {fault}; correct `by`, `where` or `without`.")
     if bool(stated.by) != bool(stated.of_groups):
         raise SegueError(f"{context}: give `by`, columns, together with `of_groups`, what is taken of their values.")
-    computed = _of_groups(frame, stated, context) if stated.of_groups else _rounded(_statistic(frame, stated), stated, context)
+    computed = (
+        _of_groups(frame, stated, context) if stated.of_groups else _rounded(_statistic(frame, stated), stated, context)
+    )
     agrees = computed.partition(" (")[0] == stated.value
     return StatedValue(stated.statement, stated.place, stated.value, computed, agrees, stated.note)
 

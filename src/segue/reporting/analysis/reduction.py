@@ -46,10 +46,10 @@ def reduce_rows(table: pd.DataFrame, metric: str, rule: str | None, source: Path
         first = repeated.iloc[0]
         count = int((repeated[key] == first[key]).all(axis=1).sum())
         raise SegueError(
-            f"{source}: run '{first['run']}' of the stage {first['stage']} has {count:,} rows with different values for the "
-            f"domain '{first['evaluated_domain']}', as have {len(repeated.drop_duplicates(key)):,} runs and domains in "
-            f"all; a page needs one. Name the rule that reduces them, reduce = one of {', '.join(RULES)} (with `epoch`, "
-            "the column of epochs), or select rows by a column that tells them apart."
+            f"{source}: run '{first['run']}' of the stage {first['stage']} has {count:,} rows with different values "
+            f"for the domain '{first['evaluated_domain']}', as have {len(repeated.drop_duplicates(key)):,} runs and "
+            f"domains in all; a page needs one. Name the rule that reduces them, reduce = one of {', '.join(RULES)} "
+            "(with `epoch`, the column of epochs), or select rows by a column that tells them apart."
         )
     if rule is None:
         return rows, []

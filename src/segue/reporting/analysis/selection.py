@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from segue.errors import SegueError
-from segue.reporting.formatting import natural_order, plural, quantity
+from segue.reporting.formatting import level_label, natural_order, plural, quantity
 from segue.spec import unknown
 from segue.study.table import StudyResults
 
@@ -56,9 +56,7 @@ def select_results(results: StudyResults, *, where: Sequence[str] = (), without:
     )
 
 
-def select_rows(
-    frame: pd.DataFrame, where: Sequence[str], without: Sequence[str], context: str
-) -> pd.DataFrame:
+def select_rows(frame: pd.DataFrame, where: Sequence[str], without: Sequence[str], context: str) -> pd.DataFrame:
     """Returns the rows of `frame` that match all of `where` and none of `without`; errors begin with `context`."""
     chosen = np.ones(len(frame), dtype=bool)
     for is_included, conditions in ((True, where), (False, without)):
@@ -85,15 +83,13 @@ def is_level(values: pd.Series, level: str) -> pd.Series:
     def is_equal(value: object) -> bool:
         if str(value) == level or (isinstance(value, (bool, np.bool_)) and str(value).lower() == level.lower()):
             return True
-        other = quantity(value) if number is not None else None
-        return other is not None and other[0] == number[0] and number[1] in ("", other[1])
+        other = quantity(value)
+        return number is not None and other is not None and other[0] == number[0] and number[1] in ("", other[1])
 
     return values.isin([value for value in values.dropna().unique() if is_equal(value)])
 
 
-def count_table(
-    table: pd.DataFrame, stages: dict[str, list[str]], parents: dict[str, str | None]
-) -> dict[str, int]:
+def count_table(table: pd.DataFrame, stages: dict[str, list[str]], parents: dict[str, str | None]) -> dict[str, int]:
     """Returns the counts of a table by itself: models are runs of stages from which no other starts."""
     runs = table.drop_duplicates("run")
     columns = [axis for axes in stages.values() for axis in axes if axis in table.columns]
@@ -114,7 +110,8 @@ def _matches(table: pd.DataFrame, column: str, levels: Sequence[str], context: s
     for level in levels:
         matching = is_level(table[column], level)
         if not matching.any():
-            present = [str(value) for value in natural_order(table[column].dropna().unique())]
+            values = natural_order(table[column].dropna().unique())
+            present = [level_label(value) if isinstance(value, float) else str(value) for value in values]
             named = ", ".join(present[:MAX_LEVELS_NAMED]) + (", …" if len(present) > MAX_LEVELS_NAMED else "")
             raise SegueError(f"{context}: '{level}' does not occur in the column {column}; it has {named}.")
         matches |= matching

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,16 +51,20 @@ def from_table(path: Path, *, columns: Path | None = None) -> StudyResults:
     source = columns or path
     if mapping.floor is not None and mapping.metric != "loss":
         raise SegueError(f'{source}: floor: is subtracted from a raw loss, metric = "loss"; remove one of them.')
-    # our names, beside theirs: a column may serve two
+    # our names; a column may serve two, and stages may name it by either
     for ours, theirs in mapping.columns.items():
         _require_column(table, theirs, f"{source}: columns.{ours}", path)
-    ours = {ours: table[theirs] for ours, theirs in mapping.columns.items()}
-    table = table.drop(columns=[theirs for theirs in set(mapping.columns.values()) if theirs not in ours]).assign(**ours)
+    named = {ours: table[theirs] for ours, theirs in mapping.columns.items()}
+    if not mapping.stages:
+        table = table.drop(columns=list(set(mapping.columns.values())))
+    table = table.assign(**named)
     if mapping.epoch is not None:
         _require_column(table, mapping.epoch, f"{source}: epoch", path)
         table = table.assign(epoch=_numbers(table, mapping.epoch, f"{source}: epoch"))
     results = _from_stages(table, mapping, path, source) if mapping.stages else _from_tidy(table, mapping, path, source)
-    unknown_domains = [name for pair in mapping.compare for name in (pair.source, pair.target) if name not in results.domains]
+    unknown_domains = [
+        name for pair in mapping.compare for name in (pair.source, pair.target) if name not in results.domains
+    ]
     if unknown_domains:
         raise SegueError(f"{source}: compare: {unknown(unknown_domains[0], results.domains, 'domain')}.")
     pairs = [ComparedPair(pair.source, pair.target, tuple(pair.where), pair.statistic) for pair in mapping.compare]
@@ -100,28 +105,28 @@ def _numbers(table: pd.DataFrame, column: str, context: str) -> pd.Series:
     texts = table[column][numbers.isna() & table[column].notna()]
     if len(texts):
         raise SegueError(
-            f"{context}: the column {column} has the text '{texts.iloc[0]}' in {plural(len(texts), 'row')}; it must hold "
-            "numbers, or be empty."
+            f"{context}: the column {column} has the text '{texts.iloc[0]}' in {plural(len(texts), 'row')}; it must "
+            "hold numbers, or be empty."
         )
     return numbers
 
 
-def _text(value: object) -> object:
+def _text(value: Any) -> Any:
     """Returns an identifier as a text: 3.0, which pandas makes of 3 beside empty cells, as "3"."""
     if pd.isna(value):
         return value
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _texts(values: pd.Series, name: Callable[[object], object] = _text) -> pd.Series:
+def _texts(values: pd.Series, name: Callable[[Any], Any] = _text) -> pd.Series:
     return values.map({value: name(value) for value in values.unique()}).astype(object)
 
 
-def _domain_name(domains: ImportedDomains) -> Callable[[object], object]:
+def _domain_name(domains: ImportedDomains) -> Callable[[Any], Any]:
     """Returns the function that names domains: a number by its value, sign and unit, a text as it is."""
     unit = f" {domains.unit}" if domains.unit else ""
 
-    def name(value: object) -> object:
+    def name(value: Any) -> Any:
         number = quantity(value)
         if number is None or number[1] not in ("", domains.unit):
             return _text(value)
@@ -205,8 +210,8 @@ def _from_stages(table: pd.DataFrame, mapping: ColumnMapping, path: Path, source
     if (trained_on > 1).any():
         stage_name, run = trained_on.index[trained_on > 1][0]
         raise SegueError(
-            f"{source}: stages.{stage_name}: the rows of '{run}' were trained on {trained_on.max()} domains; `run` must "
-            "name the column that tells models apart."
+            f"{source}: stages.{stage_name}: the rows of '{run}' were trained on {trained_on.max()} domains; `run` "
+            "must name the column that tells models apart."
         )
     # one row for each run and domain
     histories = _histories(tidy, mapping, pd.concat(losses, ignore_index=True) if losses else None)
@@ -255,7 +260,7 @@ def _rows_with(table: pd.DataFrame, levels: Mapping[str, str | int | float], con
 
 
 def _stage_rows(table: pd.DataFrame, mapping: ColumnMapping, name: str, source: Path) -> pd.DataFrame:
-    """Returns the rows of one stage; run "<stage>-<id>" starts from "<parent>-<id>", where id is of the model or row."""
+    """Returns the rows of one stage; run "<stage>-<id>" starts from "<parent>-<id>", id is of the model or row."""
     stage = mapping.stages[name]
     model = _texts(table[stage.run]) if stage.run else pd.Series(table.index, index=table.index).astype(str)
     shared = pd.DataFrame({"study": mapping.title or "imported", "stage": name, "run": f"{name}-" + model})
@@ -296,7 +301,7 @@ def _stage_rows(table: pd.DataFrame, mapping: ColumnMapping, name: str, source: 
 
 
 def _settings(
-    table: pd.DataFrame, stage: ImportedStage, name: str, domain_name: Callable[[object], object], context: str
+    table: pd.DataFrame, stage: ImportedStage, name: str, domain_name: Callable[[Any], Any], context: str
 ) -> dict[str, pd.Series]:
     """Returns the columns with what a stage was trained on."""
     if not stage.parts:
@@ -306,8 +311,8 @@ def _settings(
     stated = [numbers for numbers in images if numbers is not None]
     if len(stage.parts) < 2 or len(stated) < len(images) - 1 or (len(stated) < len(images) and not stage.total_images):
         raise SegueError(
-            f"{context}.parts: give two or more, each with `images`, the column with its number; one may have the rest of "
-            "`total_images`."
+            f"{context}.parts: give two or more, each with `images`, the column with its number; one may have the rest "
+            "of `total_images`."
         )
     rest = (stage.total_images or 0) - pd.concat(stated, axis=1).sum(axis=1)
     counts = [rest if numbers is None else numbers for numbers in images]
@@ -322,7 +327,7 @@ def _settings(
 
 def _value_columns(
     table: pd.DataFrame, mapping: ColumnMapping, stage: ImportedStage, context: str
-) -> list[tuple[pd.Series | object, str]]:
+) -> list[tuple[Any, str]]:
     """Returns the evaluated domain, of all rows or of each, and the column with the values there."""
     name = _domain_name(mapping.domains)
     if stage.parts:

@@ -38,7 +38,7 @@ def baselines_figure(comparison: Comparison) -> tuple[ReportFigure, Table] | Non
     """
     frame = _runs(comparison)
     both = frame.groupby(["source", "target"])["kind"].nunique() if len(frame) else pd.Series(dtype=int)
-    available = [pair for pair in both.index[both == 2]]
+    available = list(both.index[both == 2])
     if not available:
         return None
     order = {name: place for place, name in enumerate(comparison.results.domains)}
@@ -53,8 +53,8 @@ def baselines_figure(comparison: Comparison) -> tuple[ReportFigure, Table] | Non
     runs = sum(int((part["kind"] != "before").sum()) for _, part in panels)
     caption = (
         f"{metric.label.capitalize()} ({metric.direction}) against the number of labeled images of the target. Dashed:"
-        " pretrained on the source, then transferred to the target, tested on the target. Solid: trained in one stage on"
-        " a mixture of both, tested on the target and, thin, on the source. Dotted: the pretrained networks before"
+        " pretrained on the source, then transferred to the target, tested on the target. Solid: trained in one stage"
+        " on a mixture of both, tested on the target and, thin, on the source. Dotted: the pretrained networks before"
         f" transfer. Lines join {' or '.join(f'{name}s' for name in statistics)}; dots are single runs"
         f" ({plural(runs, 'run')})."
     )
@@ -135,9 +135,7 @@ def _draw(comparison: Comparison, panels: Sequence[tuple[ComparedPair, pd.DataFr
     return figure, tooltips
 
 
-def _draw_pair(
-    axes: Axes, comparison: Comparison, pair: ComparedPair, frame: pd.DataFrame, tooltips: Tooltips
-) -> None:
+def _draw_pair(axes: Axes, comparison: Comparison, pair: ComparedPair, frame: pd.DataFrame, tooltips: Tooltips) -> None:
     axes.set_title(f"{pair.source} → {pair.target}")
     axes.set_xscale("log")
     transfer, mixture = (frame[frame["kind"] == kind] for kind in ("transfer", "mixture"))
@@ -172,16 +170,23 @@ def _draw_line(
         return
     axes.scatter(frame["images"], frame[column], s=8, color=look["color"], alpha=0.35, linewidths=0, zorder=2)
     axes.plot(values.index, values[pair.statistic], label=label, zorder=3, **look)
-    for images, row in values.iterrows():
-        (mark,) = axes.plot([images], [row.iloc[0]], "o", color=look["color"], markersize=4, zorder=4)
-        text = f"{label}, {level_label(images)} images: {pair.statistic} {format_number(float(row.iloc[0]))}"
-        tooltips.add(mark, f"{text}, {plural(int(row.iloc[1]), 'run')}")
+    for images, value, runs in zip(values.index, values[pair.statistic], values["count"], strict=True):
+        (mark,) = axes.plot([images], [value], "o", color=look["color"], markersize=4, zorder=4)
+        text = f"{label}, {level_label(images)} images: {pair.statistic} {format_number(float(value))}"
+        tooltips.add(mark, f"{text}, {plural(int(runs), 'run')}")
 
 
 def _table(comparison: Comparison, frame: pd.DataFrame, available: Sequence[tuple[str, str]]) -> Table:
     """Returns all pairs: medians over all configurations, by number of images of the target."""
     metric = comparison.metric.label
-    columns = ["source → target", "images of the target", f"transfer, median {metric}", "runs", "mixture, median", "runs"]
+    columns = [
+        "source → target",
+        "images of the target",
+        f"transfer, median {metric}",
+        "runs",
+        "mixture, median",
+        "runs",
+    ]
     rows = []
     known = frame[frame["images"].notna()]
     for (source, target, images), part in known.groupby(["source", "target", "images"], sort=True):

@@ -1,4 +1,4 @@
-"""How evenly a network does over domains: medians in every domain tested, by the domain trained on, and their spread."""
+"""How evenly networks do over domains: medians in every domain tested, by the domain trained on, and their spread."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def generalization_figure(comparison: Comparison) -> tuple[ReportFigure, Table] 
         figure, tooltips = _draw(comparison, by_stage)
     metric = comparison.metric
     caption = (
-        f"A line per domain trained on: the median {metric.label} of its runs in each domain tested on (dots; the domain"
-        f" trained on has a ring). On the right, the spread: the standard deviation of these medians, population, over"
-        f" {plural(max(len(one.columns) for one in by_stage.values()), 'domain')}. A network that generalizes has its dots"
-        " close together and at the better end."
+        f"A line per domain trained on: the median {metric.label} of its runs in each domain tested on (dots; that"
+        " trained on has a ring). On the right, the spread: the population standard deviation of these medians over"
+        f" {plural(max(len(one.columns) for one in by_stage.values()), 'domain')}. A network that generalizes has its"
+        " dots close together and at the better end."
     )
     alt = f"Median {metric.label} in each domain, by the domain trained on"
     report_figure = ReportFigure("generalization", figure, "Spread over domains.", caption, alt, tooltips)

@@ -56,7 +56,9 @@ def _matrix(comparison: Comparison, stage: str, first: str, second: str) -> Matr
         cell = rows.index(row), columns.index(column)
         values[cell], counts[cell] = part.median(), part.count()
         quartiles[cell] = part.quantile([0.25, 0.75])
-    return Matrix([level_label(row) for row in rows], [level_label(column) for column in columns], values, quartiles, counts)
+    return Matrix(
+        [level_label(row) for row in rows], [level_label(column) for column in columns], values, quartiles, counts
+    )
 
 
 def _draw(comparison: Comparison, panels: dict[tuple[str, str], Matrix]) -> tuple[Figure, Tooltips]:

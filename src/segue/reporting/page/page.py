@@ -290,7 +290,13 @@ def _stated(results: StudyResults) -> dict[str, Any] | None:
 
     def table(stated: list[StatedValue], summary: str = "") -> Table:
         rows = [
-            [one.statement, one.place, one.published, one.computed, "" if one.agrees else f"differs. {one.note}".strip()]
+            [
+                one.statement,
+                one.place,
+                one.published,
+                one.computed,
+                "" if one.agrees else f"differs. {one.note}".strip(),
+            ]
             for one in stated
         ]
         return Table(columns, rows, numeric=(2, 3), summary=summary)
