@@ -72,7 +72,7 @@ class Comparison:
     @cached_property
     def stages(self) -> list[str]:
         """The stages that have finished runs, parents first."""
-        finished = set(self.runs["stage"])
+        finished = set(self.runs["stage"].unique())
         return [stage for stage in self.results.stages if stage in finished]
 
     @cached_property
@@ -93,9 +93,9 @@ class Comparison:
     def scratch_stages(self, transfer: str) -> list[str]:
         """Returns the stages without parent or children that were trained on domains `transfer` was trained on."""
         parents = self.results.parents
-        domains = set(self.stage_runs(transfer)["domain"])
+        domains = set(self.stage_runs(transfer)["domain"].unique())
         alone = [stage for stage in self.stages if not parents.get(stage) and stage not in parents.values()]
-        return [stage for stage in alone if domains & set(self.stage_runs(stage)["domain"])]
+        return [stage for stage in alone if domains & set(self.stage_runs(stage)["domain"].unique())]
 
     def cluster_levels(self, frame: pd.DataFrame) -> dict[str, ClusterLevel]:
         """Returns for `estimate` the clusters of dependent runs of `frame`; empty if nothing was repeated.
@@ -109,7 +109,7 @@ class Comparison:
         if seeds:
             return {name: ClusterLevel(ids, np.zeros(len(ids))) for name, ids in seeds.items()}
         roots = frame["root"].to_numpy()
-        strata = frame.groupby(roots)["configuration"].transform("min").to_numpy()
+        strata = frame["configuration"].groupby(roots).transform("min").to_numpy()
         return {"independent runs": ClusterLevel(roots, strata)}
 
     def estimate(self, frame: pd.DataFrame, column: str = "value") -> Estimate:

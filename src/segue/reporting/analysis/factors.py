@@ -187,7 +187,7 @@ def _pairs(part: pd.DataFrame, cells: np.ndarray, reference: pd.Series) -> pd.Da
     Runs of a cell enter by their median. Common values of pairs are read from this level's runs: those of the reference
     differ by the level alone, so their seeds and parents correspond one to one.
     """
-    runs = part.assign(cell=cells, median=part.groupby(cells)["value"].transform("median").to_numpy())
+    runs = part.assign(cell=cells, median=part["value"].groupby(cells).transform("median").to_numpy())
     pairs = runs.drop_duplicates("cell")
     pairs = pairs.assign(difference=pairs["median"].to_numpy() - reference.reindex(pairs["cell"]).to_numpy())
     return pairs[np.isfinite(pairs["difference"])]

@@ -289,7 +289,7 @@ def _stage_rows(table: pd.DataFrame, mapping: ColumnMapping, name: str, source: 
     ]
     rows = pd.concat(frames, ignore_index=True)
     rows = rows if mapping.floor is None else _with_floor(rows, mapping, source)
-    known = set(rows["evaluated_domain"])
+    known = set(rows["evaluated_domain"].unique())
     untested = [domain for domain in rows["domain"].unique() if not stage.parts and domain not in known]
     if untested:
         present = natural_order(sorted(map(str, known)))
@@ -394,7 +394,7 @@ def _results(
         cost=pd.DataFrame({"stage": [], "runs": []}),
         stages=axes,
         parents=parents,
-        domains=natural_order(map(str, table["evaluated_domain"])),
+        domains=natural_order(map(str, table["evaluated_domain"].unique())),
         examples=[],
         source=mapping.source,
     )
