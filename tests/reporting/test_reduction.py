@@ -78,6 +78,7 @@ def test_equal_rows_count_once() -> None:
     ("change", "rule", "message"),
     [
         (lambda frame: frame.drop(columns="epoch"), "last", "needs epochs; give their column as `epoch`"),
+        (lambda frame: frame.replace({"epoch": {3: None}}), "last", "the epoch is missing in 4 rows"),
         (lambda frame: frame[frame["evaluated_domain"] == "b"], "best", "run 'p' has no loss in its own domain"),
         (lambda frame: pd.concat([frame, frame.assign(loss=0.0)]), "last", "has 2 rows with different values"),
     ],

@@ -204,6 +204,7 @@ def test_a_column_serves_two_of_our_names(tmp_path: Path) -> None:
             ('values = "error"', 'values = "phase"'),
             "the column phase has the text 'first' in 2 rows; it must hold numbers",
         ),
+        (('domain = "on"', ""), "give either `domain` and `values`, or `parts` of a mixture"),
         (("[stages", '[[compare]]\nsource = "5"\ntarget = "6"\n[stages'), "compare: unknown domain '6'"),
     ],
 )
@@ -213,6 +214,14 @@ def test_mistakes_in_a_long_mapping(tmp_path: Path, change: tuple[str, str], mes
     with pytest.raises(SegueError) as caught:
         from_table(tmp_path / "t.csv", columns=tmp_path / "m.toml")
     assert message in str(caught.value)
+
+
+def test_empty_names_are_refused(tmp_path: Path) -> None:
+    """A row without a run would be lost without a word."""
+    long_table().assign(model=[1, None, 2]).to_csv(tmp_path / "t.csv", index=False)
+    (tmp_path / "m.toml").write_text(LONG)
+    with pytest.raises(SegueError, match="the column model is empty in 1 row"):
+        from_table(tmp_path / "t.csv", columns=tmp_path / "m.toml")
 
 
 def test_rows_of_one_run_have_one_domain(tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ AXES = {
     "epochs": "epochs",
     "batch": "batch size",
     "variant": "variant",
+    "pair": "pair of domains",
 }
 LEVELS = {"inverse_frequency": "inverse frequency", "median_frequency": "median frequency"}
 STAGES = {
@@ -74,6 +75,7 @@ STAGES = {
     "scratch": "training from scratch",
     "finetune": "fine-tuning",
     "tune": "tuning",
+    "mixture": "training on mixtures",
 }
 
 

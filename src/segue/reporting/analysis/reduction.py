@@ -28,7 +28,8 @@ def reduce_rows(table: pd.DataFrame, metric: str, rule: str | None, source: Path
     agree in every metric count once. Raises SegueError, which names `source`, where several rows remain without a rule.
     """
     key = ["stage", "run", "evaluated_domain", *(["split"] if "split" in table.columns else [])]
-    metrics = [name for name in map(str, table.columns) if re.match(SCORES, name) or name == metric]
+    scores = [name for name in map(str, table.columns) if re.match(SCORES, name) or name == metric]
+    metrics = [name for name in scores if pd.api.types.is_numeric_dtype(table[name])]
     if rule in BY_EPOCH:
         if "epoch" not in table.columns:
             raise SegueError(f'{source}: reduce = "{rule}" needs epochs; give their column as `epoch`.')
@@ -59,6 +60,8 @@ def reduce_rows(table: pd.DataFrame, metric: str, rule: str | None, source: Path
 
 
 def _at_epoch(table: pd.DataFrame, metric: str, rule: str, source: Path) -> pd.DataFrame:
+    if table["epoch"].isna().any():
+        raise SegueError(f"{source}: the epoch is missing in {plural(int(table['epoch'].isna().sum()), 'row')}.")
     runs = [table["stage"], table["run"]]
     if rule == "last":
         return table[table["epoch"] == table.groupby(runs)["epoch"].transform("max")].assign(

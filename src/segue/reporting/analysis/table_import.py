@@ -13,7 +13,7 @@ import pandas as pd
 
 from segue.errors import SegueError
 from segue.reporting.analysis.column_mapping import ColumnMapping, ImportedDomains, ImportedStage
-from segue.reporting.analysis.comparison import IDENTITY, SCORES
+from segue.reporting.analysis.comparison import IDENTITY, SCORES, numeric
 from segue.reporting.analysis.published import compare_stated
 from segue.reporting.analysis.reduction import reduce_rows
 from segue.reporting.analysis.selection import count_table, is_level
@@ -150,7 +150,7 @@ def _from_tidy(table: pd.DataFrame, mapping: ColumnMapping, path: Path, source: 
     for column in map(str, table.columns):
         if column in ("domain", "evaluated_domain") or column.endswith(".domain"):
             table[column] = _texts(table[column], _domain_name(mapping.domains))
-        elif re.match(SCORES, column):
+        elif re.match(SCORES, column) and "." not in column and numeric(table, column).notna().any():
             table[column] = _numbers(table, column, str(path))
     if mapping.floor is not None:
         table = _with_floor(table, mapping, source)
@@ -192,6 +192,8 @@ def _from_stages(table: pd.DataFrame, mapping: ColumnMapping, path: Path, source
         context = f"{source}: stages.{name}"
         if stage.parent is not None and name in _lineage(stages, stage.parent, source):
             raise SegueError(f"{context}: parent '{stage.parent}' descends from {name} itself; name the earlier stage.")
+        if bool(stage.parts) == bool(stage.domain and stage.values):
+            raise SegueError(f"{context}: give either `domain` and `values`, or `parts` of a mixture.")
         for column in _columns(stage):
             _require_column(table, column, context, path)
     # the rows of each stage
@@ -290,6 +292,9 @@ def _stage_rows(table: pd.DataFrame, mapping: ColumnMapping, name: str, source: 
     rows = pd.concat(frames, ignore_index=True)
     rows = rows if mapping.floor is None else _with_floor(rows, mapping, source)
     known = set(rows["evaluated_domain"].unique())
+    for column, values in ((stage.run, rows["run"]), (stage.evaluated_domain, rows["evaluated_domain"])):
+        if values.isna().any():
+            raise SegueError(f"{context}: the column {column} is empty in {plural(int(values.isna().sum()), 'row')}.")
     untested = [domain for domain in rows["domain"].unique() if not stage.parts and domain not in known]
     if untested:
         present = natural_order(sorted(map(str, known)))
@@ -368,7 +373,12 @@ def _training_losses(table: pd.DataFrame, mapping: ColumnMapping, name: str, sou
 def _histories(table: pd.DataFrame, mapping: ColumnMapping, training: pd.DataFrame | None = None) -> pd.DataFrame:
     """Returns run, stage, epoch, the run's settings, validation_loss in its own domain, and train_loss where known."""
     own = table[table["domain"] == table["evaluated_domain"]]
-    if mapping.epoch is None or mapping.metric != "loss" or own.duplicated(["run", "epoch"]).any():
+    if (
+        mapping.epoch is None
+        or mapping.metric != "loss"
+        or "loss" not in own.columns
+        or own.duplicated(["run", "epoch"]).any()
+    ):
         return pd.DataFrame({"run": [], "stage": [], "epoch": []})
     axes = [column for column in map(str, table.columns) if "." in column]
     frame = own[["run", "stage", "epoch", *axes]].assign(validation_loss=own["loss"])
