@@ -13,6 +13,7 @@ from segue.reporting.analysis.comparison import Comparison, Matrix, sorted_level
 from segue.reporting.figures.matrices import color_scale, draw_matrix
 from segue.reporting.figures.style import SCALE, ReportFigure, Tooltips, new_figure, style
 from segue.reporting.formatting import axis_label, level_label, plural, stage_label
+from segue.storage import file_name
 
 MAX_LEVELS = 8  # of a setting that is drawn
 MAX_PANELS = 9
@@ -42,7 +43,7 @@ def interactions_figure(comparison: Comparison, stage: str) -> ReportFigure | No
     caption += f" The first {MAX_PANELS} of {len(panels)} pairs." if len(panels) > MAX_PANELS else ""
     title = f"Settings of {stage_label(stage)} in pairs."
     alt = f"Median {metric.label} for each two settings"
-    return ReportFigure(f"interactions-{stage}", figure, title, caption, alt, tooltips)
+    return ReportFigure(file_name(f"interactions-{stage}"), figure, title, caption, alt, tooltips)
 
 
 def _matrix(comparison: Comparison, stage: str, first: str, second: str) -> Matrix:
