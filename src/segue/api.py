@@ -265,6 +265,10 @@ def _warn_of_leaks(line: str) -> None:
         warn(line.removeprefix("WARNING: "))
 
 
+def _as_list(paths: PathLike | Sequence[PathLike] | None) -> Sequence[PathLike]:
+    return [] if paths is None else [paths] if isinstance(paths, (str, Path)) else paths
+
+
 def _as_typed(path: Path) -> str:
     """Returns the path as one would type it: relative if it is below the current folder."""
     absolute = path.absolute()
@@ -523,20 +527,28 @@ def table(study: PathLike, *, store: PathLike | None = None) -> pd.DataFrame:
 
 
 def report(
-    what: PathLike,
+    what: PathLike | Sequence[PathLike],
     out: PathLike,
     *,
     store: PathLike | None = None,
     metric: str | None = None,
-    columns: PathLike | None = None,
+    columns: PathLike | Sequence[PathLike] | None = None,
+    where: Sequence[str] = (),
+    without: Sequence[str] = (),
 ) -> Path:
-    """Writes the page of a study file, or of a table (Parquet, CSV) made anywhere, and returns its path.
+    """Writes the page of a study file, or of tables (Parquet, CSV) made anywhere, and returns its path.
 
-    metric: the column to compare by, by default the loss; columns: a TOML file that maps the columns of a table made
-    elsewhere.
+    metric: the column to compare by, by default the loss; columns: a TOML file that maps the columns of tables made
+    elsewhere, or one for each of them; where, without: conditions "COLUMN=VALUE" on the rows of the table, such as
+    "transfer.domain=0 nm". The page says how many rows they leave out.
     """
-    path, page = Path(what), Path(out)
+    from segue.reporting.analysis.selection import select_results
+
+    paths = [Path(one) for one in _as_list(what)]
+    path, page = paths[0], Path(out)
     if path.suffix == ".toml":
+        if len(paths) > 1:
+            raise SegueError(f"{paths[1]}: a page is of one study, or of tables; give {path} alone.")
         from dataclasses import replace
 
         from segue.reporting.analysis.comparison import compare
@@ -549,6 +561,7 @@ def report(
         planned = plan(path, store=store)
         option = f" --store {_as_typed(Path(store))}" if store is not None else ""
         results = collect(planned, command=f"segue study run {_as_typed(path)}{option}")
+        results = select_results(results, where=where, without=without)
         objects = object_examples(planned, typical_runs(compare(results, metric)))
         films = runs_with_film(planned, results.table)
         results = replace(
@@ -559,9 +572,10 @@ def report(
             domain_shift=domain_shift(planned, results.table),
         )
     else:
-        from segue.reporting.analysis.table_import import from_table
+        from segue.reporting.analysis.table_import import from_tables
 
-        results = from_table(path, columns=None if columns is None else Path(columns))
+        results = from_tables(paths, columns=[Path(one) for one in _as_list(columns)])
+        results = select_results(results, where=where, without=without)
     from segue.reporting.page.page import write_page
 
     write_page(results, page, metric=metric)

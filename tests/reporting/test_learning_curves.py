@@ -313,6 +313,7 @@ def test_page_shows_the_courses(study: StudyResults, tmp_path: Path) -> None:
     assert {path.stem for path in (tmp_path / "page-figures").glob("*.svg")} == {
         "learning-curves-train",
         "effects-train",
+        "interactions-train",
     }
     assert "levels compare only within one" in text and 'id="matrices"' not in text
     assert "inverse_frequency" not in text.split("<pre>")[0].split('href="data:')[0]

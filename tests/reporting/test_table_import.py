@@ -11,12 +11,29 @@ import pytest
 from segue.errors import SegueError
 from segue.reporting.analysis.comparison import before_and_after, compare, matrix
 from segue.reporting.analysis.factors import factors
-from segue.reporting.analysis.table_import import from_table
+from segue.reporting.analysis.table_import import from_table, from_tables
 from segue.reporting.page.page import write_page
-from segue.spec import read_toml
 from segue.study.table import StudyResults
 
-MAPPING = Path(__file__).parents[2] / "examples" / "published-hrtem-columns.toml"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+MAPPING = """
+title      = "made"
+metric     = "loss_adjusted"
+split      = "validation"
+domains    = { unit = "nm", signed = true }
+
+[stages.pretrain]
+domain = "pretrain_defocus_nm"
+values = "pretrain_loss_at_{domain}"
+axes   = { "optimizer.lr" = "pretrain_lr" }
+
+[stages.transfer]
+parent = "pretrain"
+domain = "transfer_defocus_nm"
+values = "transfer_loss_at_{domain}"
+labels = "transfer_images"
+axes   = { images = "transfer_images", freeze = "freeze", "optimizer.lr" = "transfer_lr" }
+"""
 
 
 @pytest.fixture
@@ -41,19 +58,25 @@ def wide(tmp_path: Path) -> Path:
     return tmp_path / "wide.parquet"
 
 
-def test_wide_table_becomes_tidy(wide: Path) -> None:
+@pytest.fixture
+def mapping(tmp_path: Path) -> Path:
+    (tmp_path / "mapping.toml").write_text(MAPPING)
+    return tmp_path / "mapping.toml"
+
+
+def test_wide_table_becomes_tidy(wide: Path, mapping: Path) -> None:
     """Every model gives its stages, every column of a domain a row, and domains are named as the columns are."""
-    results = from_table(wide, columns=MAPPING)
-    assert results.domains == ["-5 nm", "+0 nm", "+5 nm"]
+    results = from_table(wide, columns=mapping)
+    assert results.domains == ["-5 nm", "0 nm", "+5 nm"]
     assert results.parents == {"pretrain": None, "transfer": "pretrain"}
     assert len(results.table) == 32 * 2 * 3
     assert results.counts["models"] == 32
-    assert set(results.table["transfer.domain"].dropna()) == {"-5 nm", "+0 nm", "+5 nm"}
+    assert set(results.table["transfer.domain"].dropna()) == {"-5 nm", "0 nm", "+5 nm"}
 
 
-def test_wide_table_keeps_its_values(wide: Path) -> None:
+def test_wide_table_keeps_its_values(wide: Path, mapping: Path) -> None:
     """Matrices, pairs and factors are those that went into the table."""
-    comparison = compare(from_table(wide, columns=MAPPING))
+    comparison = compare(from_table(wide, columns=mapping))
     before = matrix(comparison, "pretrain")
     assert before.rows == ["-5 nm", "+5 nm"]
     assert before.values[0] == pytest.approx([0.1005, 0.1505, 0.2005])
@@ -64,9 +87,9 @@ def test_wide_table_keeps_its_values(wide: Path) -> None:
     assert (before_and_after(comparison, "transfer")["change"] < 0).all()
 
 
-def test_page_from_a_wide_table(wide: Path, tmp_path: Path) -> None:
+def test_page_from_a_wide_table(wide: Path, mapping: Path, tmp_path: Path) -> None:
     """A page is made without histories, examples, costs or seeds."""
-    write_page(from_table(wide, columns=MAPPING), tmp_path / "page.html")
+    write_page(from_table(wide, columns=mapping), tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     assert "Learning curves" not in text and "Trained on × tested on" in text and "adjusted loss" in text
 
@@ -109,7 +132,7 @@ def test_long_table_is_renamed(tmp_path: Path) -> None:
 def test_mapping_mistakes_are_named(wide: Path, tmp_path: Path, change: str, message: str) -> None:
     """A mapping that does not fit the table says which key, what was found and what there is."""
     wrong = {"values": 'values = "loss"', "domain": 'domain = "defocus"', "parent": 'parent = "before"'}
-    text = MAPPING.read_text().replace(change, wrong[change.split()[0]])
+    text = MAPPING.replace(change, wrong[change.split()[0]])
     (tmp_path / "m.toml").write_text(text)
     with pytest.raises(SegueError, match=r"m\.toml") as caught:
         from_table(wide, columns=tmp_path / "m.toml")
@@ -131,8 +154,133 @@ def test_tables_that_cannot_be_read_are_named(wide: Path, tmp_path: Path) -> Non
         assert message in str(caught.value) and name in str(caught.value)
 
 
-def test_mapping_of_the_examples_is_complete() -> None:
-    """The mapping that ships names both stages, the labels and the split that its values are of."""
-    tables = read_toml(MAPPING)
-    assert set(tables["stages"]) == {"pretrain", "transfer"}
-    assert tables["split"] == "validation" and tables["stages"]["transfer"]["labels"] == "transfer_images"
+LONG = """
+metric = "loss"
+floor = 0.3
+columns = { defocus = "condition", "stage_name" = "phase" }
+[stages.pretrain]
+rows = { stage_name = "first" }
+run = "model"
+domain = "on"
+evaluated_domain = "at"
+values = "error"
+axes = { lr = "condition", "optimizer.lr" = "condition" }
+"""
+
+
+def long_table() -> pd.DataFrame:
+    return pd.DataFrame(
+        {"phase": ["first", "first", "second"], "model": [1, 1, 2], "on": [5, 5, 5], "at": [5, 30, 5],
+         "error": [0.4, 0.5, 0.6], "condition": [1e-3, 1e-3, 1e-4]}
+    )  # fmt: skip
+
+
+def test_long_table_of_stages(tmp_path: Path) -> None:
+    """Rows of each stage, the floor off the loss, a column that serves two settings, and rows of no stage told."""
+    long_table().to_csv(tmp_path / "t.csv", index=False)
+    (tmp_path / "m.toml").write_text(LONG)
+    results = from_table(tmp_path / "t.csv", columns=tmp_path / "m.toml")
+    assert results.table["loss_adjusted"].tolist() == pytest.approx([0.1, 0.2])
+    assert results.table["pretrain.lr"].tolist() == results.table["pretrain.optimizer.lr"].tolist() == [1e-3, 1e-3]
+    assert results.notes == ["1 of 3 rows of t.csv belong to no stage."]
+
+
+def test_a_column_serves_two_of_our_names(tmp_path: Path) -> None:
+    table = pd.DataFrame({"run": ["m", "n"], "d": ["x", "y"], "stage": "s", "loss": [0.1, 0.3]})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    (tmp_path / "m.toml").write_text('columns = { domain = "d", evaluated_domain = "d" }')
+    results = from_table(tmp_path / "t.csv", columns=tmp_path / "m.toml")
+    assert compare(results).runs["value"].tolist() == [0.1, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("floor = 0.3", "floor = 0.45"), "floor: found a loss of 0.4 below the floor 0.45"),
+        (('metric = "loss"', 'metric = "dice_mean"'), "floor: is subtracted from a raw loss"),
+        (('"first"', '"third"'), "stages.pretrain.rows: no row of the table has {'stage_name': 'third'}"),
+        (('domain = "on"', 'domain = "model"'), "found '1' in model, on which nothing is evaluated: there are values"),
+        (
+            ('values = "error"', 'values = "phase"'),
+            "the column phase has the text 'first' in 2 rows; it must hold numbers",
+        ),
+        (('domain = "on"', ""), "give either `domain` and `values`, or `parts` of a mixture"),
+        (("[stages", '[[compare]]\nsource = "5"\ntarget = "6"\n[stages'), "compare: unknown domain '6'"),
+    ],
+)
+def test_mistakes_in_a_long_mapping(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    long_table().to_csv(tmp_path / "t.csv", index=False)
+    (tmp_path / "m.toml").write_text(LONG.replace(*change))
+    with pytest.raises(SegueError) as caught:
+        from_table(tmp_path / "t.csv", columns=tmp_path / "m.toml")
+    assert message in str(caught.value)
+
+
+def test_empty_names_are_refused(tmp_path: Path) -> None:
+    """A row without a run would be lost without a word."""
+    long_table().assign(model=[1, None, 2]).to_csv(tmp_path / "t.csv", index=False)
+    (tmp_path / "m.toml").write_text(LONG)
+    with pytest.raises(SegueError, match="the column model is empty in 1 row"):
+        from_table(tmp_path / "t.csv", columns=tmp_path / "m.toml")
+
+
+def test_rows_of_one_run_have_one_domain(tmp_path: Path) -> None:
+    """Else `run` does not tell models apart, and their values would be mixed."""
+    long_table().assign(on=[5, 30, 5]).to_csv(tmp_path / "t.csv", index=False)
+    (tmp_path / "m.toml").write_text(LONG)
+    with pytest.raises(SegueError, match="the rows of 'pretrain-1' were trained on 2 domains; `run` must name"):
+        from_table(tmp_path / "t.csv", columns=tmp_path / "m.toml")
+
+
+def test_texts_among_the_values_are_refused(tmp_path: Path) -> None:
+    """A metric that holds a text would otherwise be left out without a word."""
+    long_table().assign(error=["0.4", "failed", "0.6"]).to_csv(tmp_path / "t.csv", index=False)
+    (tmp_path / "m.toml").write_text(LONG)
+    with pytest.raises(SegueError, match="the column error has the text 'failed' in 1 row; it must hold numbers"):
+        from_table(tmp_path / "t.csv", columns=tmp_path / "m.toml")
+
+
+MIXTURES = """
+metric = "loss"
+domains = { unit = "nm" }
+[stages.mixture]
+total_images = 100
+[[stages.mixture.parts]]
+domain = "a"
+values = "loss_a"
+images = "n"
+[[stages.mixture.parts]]
+domain = "b"
+values = "loss_b"
+"""
+
+
+def test_mixtures_have_a_row_for_each_part(tmp_path: Path) -> None:
+    """The rest of the images is of the second; a run's value is the mean over both."""
+    table = pd.DataFrame({"a": [5, 5], "b": [30, 30], "n": [25, 75], "loss_a": [0.2, 0.1], "loss_b": [0.4, 0.7]})
+    table.to_parquet(tmp_path / "t.parquet")
+    (tmp_path / "m.toml").write_text(MIXTURES)
+    results = from_table(tmp_path / "t.parquet", columns=tmp_path / "m.toml")
+    assert set(results.table["domain"]) == {"5 nm:25+30 nm:75", "5 nm:75+30 nm:25"}
+    assert compare(results).runs["value"].tolist() == pytest.approx([0.3, 0.4])
+    table.assign(n=[25, 100]).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(SegueError, match="a row has no images of a part"):
+        from_table(tmp_path / "t.parquet", columns=tmp_path / "m.toml")
+    (tmp_path / "m.toml").write_text(MIXTURES.replace("total_images = 100\n", ""))
+    with pytest.raises(SegueError, match="give two or more, each with `images`"):
+        from_table(tmp_path / "t.parquet", columns=tmp_path / "m.toml")
+
+
+def test_tables_of_different_stages_are_one_page(wide: Path, mapping: Path, tmp_path: Path) -> None:
+    """Two tables: their stages side by side; the same stage in both, or mappings that do not fit, are refused."""
+    table = pd.DataFrame({"a": [-5], "b": [5], "n": [25], "loss_a": [0.2], "loss_b": [0.4]})
+    table.to_parquet(tmp_path / "t.parquet")
+    other = MIXTURES.replace('"loss"\n', '"loss_adjusted"\n').replace('"nm"', '"nm", signed = true')
+    (tmp_path / "m.toml").write_text(other)
+    results = from_tables([wide, tmp_path / "t.parquet"], columns=[mapping, tmp_path / "m.toml"])
+    assert list(results.stages) == ["pretrain", "transfer", "mixture"]
+    assert results.counts["models"] == 33 and results.domains == ["-5 nm", "0 nm", "+5 nm"]
+    with pytest.raises(SegueError, match="has a stage 'pretrain', as wide has; rename one"):
+        from_tables([wide, wide], columns=[mapping])
+    with pytest.raises(SegueError, match="--columns: found 2 for 1 table; give one for all, or one for each"):
+        from_tables([wide], columns=[mapping, mapping])

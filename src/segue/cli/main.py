@@ -442,18 +442,32 @@ def study_table(
 
 @app.command()
 def report(
-    what: Annotated[Path, typer.Argument(metavar="STUDY_OR_TABLE", help="A study file, or a .parquet or .csv table.")],
+    what: Annotated[
+        list[Path], typer.Argument(metavar="STUDY_OR_TABLE...", help="A study file, or .parquet or .csv tables.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
     store: StorePath = None,
     metric: Annotated[str | None, typer.Option("--metric", help="The column to compare by; default: the loss.")] = None,
     columns: Annotated[
-        Path | None, typer.Option("--columns", help="TOML file that maps the columns of a table made elsewhere.")
+        list[Path] | None,
+        typer.Option("--columns", help="TOML file that maps the columns of tables made elsewhere; or one for each."),
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", metavar="COLUMN=VALUE", help="Use these rows only, such as transfer.images=64."),
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option("--without", metavar="COLUMN=VALUE", help="Leave out these rows; the page counts them."),
     ] = None,
 ) -> None:
     """Write figures and tables of a study as one self-contained page."""
     from segue import api
 
-    print(f"report: {api.report(what, out, store=store, metric=metric, columns=columns)}")
+    page = api.report(
+        what, out, store=store, metric=metric, columns=columns or [], where=where or [], without=without or []
+    )
+    print(f"report: {page}")
 
 
 @app.command()

@@ -66,6 +66,7 @@ AXES = {
     "epochs": "epochs",
     "batch": "batch size",
     "variant": "variant",
+    "pair": "pair of domains",
 }
 LEVELS = {"inverse_frequency": "inverse frequency", "median_frequency": "median frequency"}
 STAGES = {
@@ -74,6 +75,7 @@ STAGES = {
     "scratch": "training from scratch",
     "finetune": "fine-tuning",
     "tune": "tuning",
+    "mixture": "training on mixtures",
 }
 
 
@@ -221,6 +223,29 @@ def format_energy(joules: float) -> str:
     if math.isnan(joules):
         return "not measured"
     return f"{joules / 1e3:.1f} kJ" if joules < 3.6e6 else f"{joules / 3.6e6:.1f} kWh"
+
+
+NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+
+
+def quantity(value: object) -> tuple[float, str] | None:
+    """Returns the number and the unit of "-10 nm", 1e-4 or "30"; None for what is no number with at most a unit."""
+    text = str(value).strip()
+    match = NUMBER.match(text)
+    unit = text[match.end() :].strip() if match else ""
+    return None if match is None or re.search("[0-9]", unit) else (float(match.group()), unit)
+
+
+def natural_order(values: Iterable[Any]) -> list[Any]:
+    """Returns the distinct values: by their numbers where they differ in nothing else, else as they first appear.
+
+    "30", "150" and "-10 nm", "+5 nm" and "128-384", "256-256" are ordered by number; "Ag", "Cu" are left as they are.
+    """
+    distinct = list(dict.fromkeys(values))
+    texts = [str(value) for value in distinct]
+    if len({NUMBER.sub("#", text) for text in texts}) != 1 or not NUMBER.search(texts[0]):
+        return distinct
+    return sorted(distinct, key=lambda value: [float(number) for number in NUMBER.findall(str(value))])
 
 
 def join_names(names: Sequence[str]) -> str:

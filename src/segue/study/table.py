@@ -49,6 +49,31 @@ class ObjectExample:
 
 
 @dataclass(frozen=True)
+class StatedValue:
+    """What a publication states, where, and what its table gives, both as texts."""
+
+    statement: str
+    place: str
+    published: str
+    computed: str
+    agrees: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ComparedPair:
+    """A source and a target whose transfer is drawn against training on their mixtures.
+
+    `where` selects runs by conditions "COLUMN=VALUE"; lines join the `statistic` ("median" or "mean") of their runs.
+    """
+
+    source: str
+    target: str
+    where: tuple[str, ...] = ()
+    statistic: str = "median"
+
+
+@dataclass(frozen=True)
 class StudyResults:
     """A study as its report needs it. Frames may be empty, and optional columns absent.
 
@@ -76,6 +101,8 @@ class StudyResults:
         evaluated_domain, train_s, decode_s (of an image, the median; NaN where objects are not scored).
     reliability: (run, evaluated domain) -> (micrographs, bins, 3), objects by confidence (`confidence.reliability`),
         where the run has a calibrated confidence.
+    notes: which rows of a table are not in these results, a sentence each. source: where the table is from, "" for own
+        results. stated, compared_pairs: see `StatedValue`, `ComparedPair`.
     """
 
     name: str
@@ -99,6 +126,10 @@ class StudyResults:
     variants: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     films: dict[str, Path] = field(default_factory=dict)  # stage -> the folder of a run that kept a film
     domain_shift: DomainShift | None = None  # images of the domains, where their datasets are at hand
+    notes: list[str] = field(default_factory=list)
+    source: str = ""
+    stated: list[StatedValue] = field(default_factory=list)
+    compared_pairs: list[ComparedPair] = field(default_factory=list)
 
 
 LEAK_COLUMNS = ("neighbouring_pairs", "validation_tiles", "validation_tiles_near")

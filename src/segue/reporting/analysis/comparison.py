@@ -17,13 +17,14 @@ import pandas as pd
 
 from segue.errors import SegueError
 from segue.reporting.analysis.bootstrap import SEEDS, ClusterLevel, Estimate, estimate
-from segue.reporting.formatting import TILE_PREFIX, Metric, metric_for
+from segue.reporting.formatting import TILE_PREFIX, Metric, metric_for, natural_order
 from segue.spec import unknown
 from segue.study.table import StudyResults
 
 IDENTITY = ("stage", "run", "domain", "evaluated_domain")
 PREFERRED = ("loss", "dice_mean", "iou_mean", "accuracy")
 LOSSES = ("loss", "loss_adjusted")
+MAX_MIXTURES = 24  # that are rows of a matrix
 OBJECTS = (
     r"(tile_)?(ap\d\d|ap_mean|f1_50|precision_50|recall_50|pq|aji|boundary_f1|count_error_|merges|splits|objects_"
     r"|object_auprc|confidence_)"
@@ -71,7 +72,7 @@ class Comparison:
     @cached_property
     def stages(self) -> list[str]:
         """The stages that have finished runs, parents first."""
-        finished = set(self.runs["stage"])
+        finished = set(self.runs["stage"].unique())
         return [stage for stage in self.results.stages if stage in finished]
 
     @cached_property
@@ -92,9 +93,9 @@ class Comparison:
     def scratch_stages(self, transfer: str) -> list[str]:
         """Returns the stages without parent or children that were trained on domains `transfer` was trained on."""
         parents = self.results.parents
-        domains = set(self.stage_runs(transfer)["domain"])
+        domains = set(self.stage_runs(transfer)["domain"].unique())
         alone = [stage for stage in self.stages if not parents.get(stage) and stage not in parents.values()]
-        return [stage for stage in alone if domains & set(self.stage_runs(stage)["domain"])]
+        return [stage for stage in alone if domains & set(self.stage_runs(stage)["domain"].unique())]
 
     def cluster_levels(self, frame: pd.DataFrame) -> dict[str, ClusterLevel]:
         """Returns for `estimate` the clusters of dependent runs of `frame`; empty if nothing was repeated.
@@ -108,7 +109,7 @@ class Comparison:
         if seeds:
             return {name: ClusterLevel(ids, np.zeros(len(ids))) for name, ids in seeds.items()}
         roots = frame["root"].to_numpy()
-        strata = frame.groupby(roots)["configuration"].transform("min").to_numpy()
+        strata = frame["configuration"].groupby(roots).transform("min").to_numpy()
         return {"independent runs": ClusterLevel(roots, strata)}
 
     def estimate(self, frame: pd.DataFrame, column: str = "value") -> Estimate:
@@ -208,14 +209,37 @@ def matrix(comparison: Comparison, stage: str, *, after_transfer: bool = False, 
     else:
         frame = comparison.rows[comparison.rows["stage"] == stage]
         row, column = frame["domain"], frame["evaluated_domain"]
-    order = comparison.results.domains
+    return _matrix(frame[value], row, column, comparison.results.domains)
+
+
+def _matrix(values: pd.Series, row: pd.Series, column: pd.Series, order: Sequence[str]) -> Matrix:
     rows, columns = _in_order(row, order), _in_order(column, order)
-    grouped = frame[value].groupby([row.to_numpy(), column.to_numpy()])
+    grouped = values.groupby([row.to_numpy(), column.to_numpy()])
     quantiles = grouped.quantile(np.array([0.25, 0.5, 0.75])).unstack()
     index = pd.MultiIndex.from_product([rows, columns])
     spread = quantiles.reindex(index).to_numpy(dtype=float).reshape(len(rows), len(columns), 3)
     counts = grouped.count().reindex(index, fill_value=0).to_numpy(dtype=int).reshape(len(rows), len(columns))
     return Matrix(rows, columns, spread[..., 1], spread[..., [0, 2]], counts)
+
+
+def pair_matrix(comparison: Comparison, stage: str, *, second: bool = False) -> Matrix | None:
+    """Returns mixed with × tested on for a stage whose runs were all trained on two domains, both of which they met.
+
+    None for any other stage, and for one with few mixtures, which are rows of their own in `matrix`.
+    """
+    domains = comparison.results.domains
+    frame = comparison.rows[comparison.rows["stage"] == stage]
+    mixtures = {name: list(mixture_images(name, domains)) for name in frame["domain"].unique()}
+    if len(mixtures) <= MAX_MIXTURES or any(len(names) != 2 for names in mixtures.values()):
+        return None
+    is_inside = [e in mixtures[d] for d, e in zip(frame["domain"], frame["evaluated_domain"], strict=True)]
+    frame = frame[np.array(is_inside, dtype=bool)]
+    others = [
+        next(name for name in mixtures[d] if name != e)
+        for d, e in zip(frame["domain"], frame["evaluated_domain"], strict=True)
+    ]
+    rows = pd.Series(others, index=frame.index, dtype=object)
+    return _matrix(frame["second_value" if second else "value"], rows, frame["evaluated_domain"], domains)
 
 
 def before_and_after(comparison: Comparison, stage: str) -> pd.DataFrame:
@@ -230,13 +254,18 @@ def before_and_after(comparison: Comparison, stage: str) -> pd.DataFrame:
 
 
 def sorted_levels(values: pd.Series, domains: Sequence[str] = ()) -> list[Any]:
-    """Returns the distinct values: numbers ascending, domains as in the study, else "none", then by appearance."""
+    """Returns the distinct values: domains as in the study, numbers ascending, else "none", then by appearance.
+
+    Texts that differ in their numbers alone are in the order of these.
+    """
     present = list(values.dropna().unique())
     if domains:
-        return [name for name in domains if name in present] + [name for name in present if name not in domains]
+        rest = [name for name in present if name not in domains]
+        return [name for name in domains if name in present] + natural_order(rest)
     if pd.api.types.is_numeric_dtype(values):
         return sorted(present)
-    return sorted(present, key=lambda value: value != "none")  # "none" is the reference
+    reference = [value for value in present if value == "none"]
+    return reference + natural_order(value for value in present if value != "none")
 
 
 def _target_varies(results: StudyResults) -> bool:
@@ -311,7 +340,7 @@ def _in_own_domain(rows: pd.DataFrame, domains: Sequence[str]) -> pd.DataFrame:
     """Returns a row per run: where it was evaluated in its domain; for a mixture, the mean over its domains."""
     runs = rows[rows["domain"] == rows["evaluated_domain"]].drop_duplicates("run")
     rest = rows[~rows["run"].isin(runs["run"])]
-    mixtures = {mixture: _mixed_domains(str(mixture), domains) for mixture in rest["domain"].unique()}
+    mixtures = {mixture: mixture_images(str(mixture), domains) for mixture in rest["domain"].unique()}
     inside = [e in mixtures[d] for d, e in zip(rest["domain"], rest["evaluated_domain"], strict=True)]
     rest = rest[np.array(inside, dtype=bool)]
     if not rest.empty:
@@ -326,25 +355,29 @@ def _in_own_domain(rows: pd.DataFrame, domains: Sequence[str]) -> pd.DataFrame:
     return runs.reset_index(drop=True)
 
 
-def _mixed_domains(mixture: str, domains: Sequence[str]) -> set[str]:
-    return {name for name in domains if re.search(rf"(^|\+){re.escape(name)}:[\d.]+(\+|$)", mixture)}
+def mixture_images(mixture: str, domains: Sequence[str]) -> dict[str, float]:
+    """Returns domain -> its number of images, for a mixture such as "a:128+b:384"; empty for a single domain."""
+    matches = {name: re.search(rf"(?:^|\+){re.escape(name)}:([\d.]+)(?:\+|$)", mixture) for name in domains}
+    return {name: float(match.group(1)) for name, match in matches.items() if match}
 
 
 def _with_lineage(runs: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """Returns `runs` with root, the run that a run descends from or itself, its domain, and `labels` as numbers."""
-    by_run = rows.drop_duplicates("run").set_index("run")
-    parents, trained_on = dict(by_run["parent"]), dict(by_run["domain"])
+    by_run = rows.drop_duplicates("run")
+    parents = {run: parent for run, parent in zip(by_run["run"], by_run["parent"], strict=True) if parent}
+    trained_on = dict(zip(by_run["run"], by_run["domain"], strict=True))
 
     def root_of(run: str) -> str:
-        while parents.get(run):
+        while run in parents:
             run = parents[run]
         return run
 
-    roots = runs["run"].map(root_of) if len(runs) else runs["run"]
+    roots = pd.Series([root_of(run) for run in runs["run"]], index=runs.index, dtype=object)
     runs = runs.assign(root=roots, root_domain=roots.map(trained_on).fillna("external"))
     return runs.assign(labels=numeric(runs, "labels")) if "labels" in runs.columns else runs
 
 
 def _in_order(names: pd.Series, order: Sequence[str]) -> list[str]:
-    present = [str(name) for name in dict.fromkeys(names.dropna())]
-    return [name for name in order if name in present] + sorted(name for name in present if name not in order)
+    present = [str(name) for name in names.dropna().unique()]
+    rest = sorted(name for name in present if name not in order)
+    return [name for name in order if name in present] + natural_order(rest)

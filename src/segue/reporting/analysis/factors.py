@@ -99,14 +99,16 @@ def _factors(comparison: Comparison, stage: str) -> list[Factor]:
     frame = comparison.stage_runs(stage)
     frame = frame[np.isfinite(frame["value"])]
     axes = [axis for axis in comparison.axes(stage) if frame[axis].nunique(dropna=True) > 1]
-    targets = tuple(map(str, sorted_levels(frame["domain"], comparison.results.domains)))
+    # of mixtures the pair is the target: it stays where the shares of its domains change
+    target = f"{stage}.pair" if f"{stage}.pair" in axes else "domain"
+    targets = tuple(map(str, sorted_levels(frame[target], comparison.results.domains)))
     result = []
     for axis in axes:
         others = [column for column in [*comparison.axes(stage), *repeat_columns(frame)] if column != axis]
-        if axis != f"{stage}.domain" and f"{stage}.domain" not in others:
-            others.append("domain")
-        levels = _levels(comparison, frame[frame[axis].notna()], axis, others)
-        is_domain, is_target = axis.endswith(".domain"), axis == f"{stage}.domain"
+        is_domain, is_target = axis.endswith(".domain"), axis in (f"{stage}.domain", f"{stage}.pair")
+        if not is_target and f"{stage}.domain" not in others and target not in others:
+            others.append(target)
+        levels = _levels(comparison, frame[frame[axis].notna()], axis, others, target)
         result.append(Factor(axis, axis_label(axis), levels, is_domain, is_target, targets))
     return result
 
@@ -151,7 +153,9 @@ def against_scratch(comparison: Comparison, transfer: str, scratch: str) -> dict
     }
 
 
-def _levels(comparison: Comparison, frame: pd.DataFrame, axis: str, others: list[str]) -> tuple[Level, ...]:
+def _levels(
+    comparison: Comparison, frame: pd.DataFrame, axis: str, others: list[str], target: str
+) -> tuple[Level, ...]:
     """Returns the levels of an axis; `others` are the columns that the runs of a pair have in common."""
     domains = comparison.results.domains
     values = sorted_levels(frame[axis], domains if axis.endswith(".domain") else [])
@@ -171,7 +175,7 @@ def _levels(comparison: Comparison, frame: pd.DataFrame, axis: str, others: list
                 estimate=comparison.estimate(part),
                 second=comparison.estimate(part, "second_value") if comparison.second_metric else None,
                 difference=comparison.estimate(pairs, "difference") if len(pairs) else None,
-                paired_in=tuple(map(str, sorted_levels(pairs["domain"], domains))),
+                paired_in=tuple(map(str, sorted_levels(pairs[target], domains))),
             )
         )
     return tuple(levels)
@@ -183,7 +187,7 @@ def _pairs(part: pd.DataFrame, cells: np.ndarray, reference: pd.Series) -> pd.Da
     Runs of a cell enter by their median. Common values of pairs are read from this level's runs: those of the reference
     differ by the level alone, so their seeds and parents correspond one to one.
     """
-    runs = part.assign(cell=cells, median=part.groupby(cells)["value"].transform("median").to_numpy())
+    runs = part.assign(cell=cells, median=part["value"].groupby(cells).transform("median").to_numpy())
     pairs = runs.drop_duplicates("cell")
     pairs = pairs.assign(difference=pairs["median"].to_numpy() - reference.reindex(pairs["cell"]).to_numpy())
     return pairs[np.isfinite(pairs["difference"])]

@@ -101,7 +101,7 @@ def _draw(varied: Sequence[Factor], metric: Metric, domain_colors: dict[str, str
     tooltips = Tooltips()
     generator = numpy_generator("report", "jitter")
     limits = _difference_limits(varied)
-    at_edge = {"transform": left.get_yaxis_transform(), "va": "center"}
+    at_edge = {"transform": left.get_yaxis_transform(), "va": "center", "in_layout": False}
     for y, (factor, level) in enumerate(rows):
         if level is None:
             left.text(0, y + 0.1, factor.label, weight="bold", **at_edge)

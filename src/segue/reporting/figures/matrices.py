@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from segue.reporting.analysis.comparison import Comparison, Matrix, matrix
+from segue.reporting.analysis.comparison import Comparison, Matrix, matrix, pair_matrix
 from segue.reporting.figures.style import (
     FAINT,
     INK,
@@ -51,16 +51,20 @@ def matrices_figure(comparison: Comparison, *, second: bool = False) -> ReportFi
         return None
     transfers = comparison.transfer_stages
     scratch = {stage for transfer in transfers for stage in comparison.scratch_stages(transfer)}
-    panels = [
-        Panel(f"after {stage_label(stage)}", "trained on", "tested on", matrix(comparison, stage, second=second))
-        for stage in comparison.stages
-        if stage not in transfers and stage not in scratch
-    ]
+    panels, mixtures = [], []
+    for stage in comparison.stages:
+        if stage in transfers or stage in scratch:
+            continue
+        title = f"after {stage_label(stage)}"
+        if (pairs := pair_matrix(comparison, stage, second=second)) is not None:
+            mixtures.append(Panel(f"{title} of two domains", "mixed with", "tested on", pairs))
+        else:
+            panels.append(Panel(title, "trained on", "tested on", matrix(comparison, stage, second=second)))
     for stage in transfers:
         values = matrix(comparison, stage, after_transfer=True, second=second)
         title = f"after {stage_label(stage)}, in the target domain"
         panels.append(Panel(title, "pretrained on", "transferred to, tested on", values))
-    panels = [panel for panel in panels if np.isfinite(panel.matrix.values).any()]
+    panels = [panel for panel in [*panels, *mixtures] if np.isfinite(panel.matrix.values).any()]
     if all(panel.matrix.values.size == 1 for panel in panels):
         return None
     with style():
@@ -92,7 +96,7 @@ def _draw(panels: list[Panel], metric: Metric) -> tuple[Figure, Tooltips]:
     tooltips = Tooltips()
     cmap = colormaps[f"{SCALE}_r" if metric.lower_is_better else SCALE]
     for position, (axes, panel) in enumerate(zip(grid, panels, strict=True)):
-        _draw_matrix(axes, panel.matrix, cmap, scale, tooltips)
+        draw_matrix(axes, panel.matrix, cmap, scale, tooltips)
         axes.set_title(f"{'abcdefgh'[position % 8]} · {panel.title}", pad=8)
         axes.set_ylabel(panel.rows)
         axes.set_xlabel(panel.columns)
@@ -115,7 +119,10 @@ def color_scale(values: np.ndarray) -> Normalize:
     return LogNorm(low, high) if low > 0 and high / low > 5 else Normalize(low, high)
 
 
-def _draw_matrix(axes: Axes, matrix: Matrix, cmap: Colormap, scale: Normalize, tooltips: Tooltips) -> None:
+def draw_matrix(
+    axes: Axes, matrix: Matrix, cmap: Colormap, scale: Normalize, tooltips: Tooltips, *, frames_diagonal: bool = True
+) -> None:
+    """Draws the medians as cells with their numbers; `frames_diagonal` frames those of a domain tested on itself."""
     size = 9 if len(matrix.columns) <= 8 else 8
     for (i, j), value in np.ndenumerate(matrix.values):
         row, column = matrix.rows[i], matrix.columns[j]
@@ -126,8 +133,9 @@ def _draw_matrix(axes: Axes, matrix: Matrix, cmap: Colormap, scale: Normalize, t
         summary = f"median {format_number(value)}, quartiles {low} to {high}, {plural(int(matrix.counts[i, j]), 'run')}"
         tooltips.add(axes.add_patch(cell), f"{row} → {column}: {summary if known else 'no runs'}")
         ink = _readable_on(color) if known else MUTED
-        axes.text(j, i, format_cell(value), ha="center", va="center", fontsize=size, color=ink)
-        if known and row == column:
+        # inside its cell: to measure each for the layout takes longer than to draw the figure
+        axes.text(j, i, format_cell(value), ha="center", va="center", fontsize=size, color=ink, in_layout=False)
+        if known and frames_diagonal and row == column:
             axes.add_patch(Rectangle((j - 0.44, i - 0.41), 0.88, 0.82, fill=False, edgecolor=ink, linewidth=0.9))
     axes.set_xlim(-0.5, len(matrix.columns) - 0.5)
     axes.set_ylim(len(matrix.rows) - 0.5, -0.5)

@@ -20,10 +20,13 @@ from segue.reporting.analysis.bootstrap import RESAMPLES
 from segue.reporting.analysis.comparison import Comparison, compare, numeric
 from segue.reporting.analysis.leakage import leakage
 from segue.reporting.analysis.ranking import ranking
+from segue.reporting.figures.baselines import baselines_figure
 from segue.reporting.figures.domains import distance_tables, domain_shift_figure
 from segue.reporting.figures.effects import effects_figure
 from segue.reporting.figures.examples import examples_figure
 from segue.reporting.figures.failures import failures_figure
+from segue.reporting.figures.generalization import generalization_figure
+from segue.reporting.figures.interactions import interactions_figure
 from segue.reporting.figures.label_efficiency import label_efficiency_figure
 from segue.reporting.figures.leakage import leakage_figure
 from segue.reporting.figures.learning_curves import learning_curves_figure, loss_curves_figure
@@ -41,7 +44,7 @@ from segue.reporting.formatting import (
 )
 from segue.reporting.page.conclusions import conclusions
 from segue.reporting.page.rendering import remove_stale, render_figure, render_page, write
-from segue.study.table import StudyResults
+from segue.study.table import StatedValue, StudyResults
 
 COUNTS = {
     "configurations": "configurations",
@@ -54,8 +57,11 @@ COUNTS = {
 }
 FIGURE_PREFIXES = (
     "matrices",
+    "generalization",
     "efficiency",
+    "baselines",
     "effects-",
+    "interactions-",
     "learning-curves",
     "loss-curves",
     "domains",
@@ -108,6 +114,7 @@ def write_page(results: StudyResults, out: Path, *, metric: str | None = None) -
             counts={name: results.counts[key] for key, name in COUNTS.items() if key in results.counts},
             cost=_cost_table(results.cost),
             mixtures=_mixtures(results),
+            stated=_stated(results),
             entries=entries,
             rendered=rendered,
             failures=_failures(results),
@@ -133,13 +140,19 @@ def figure_list(comparison: Comparison) -> list[Entry]:
         entries.append(Entry(figure, "Trained on × tested on", "matrices"))
         if (figure := matrices_figure(comparison, second=True)) and comparison.second_metric:
             entries.append(Entry(figure, summary=f"The same by {comparison.second_metric.label}"))
+    if spread := generalization_figure(comparison):
+        entries.append(Entry(spread[0], "Spread over domains", "generalization", tables=(spread[1],)))
     if figure := label_efficiency_figure(comparison):
         entries.append(Entry(figure, "Label efficiency", "labels"))
+    if baselines := baselines_figure(comparison):
+        entries.append(Entry(baselines[0], "Transfer and mixtures", "baselines", tables=(baselines[1],)))
     heading = ("Effect of each factor", "factors")
     for stage in comparison.outcome_stages:
         if effects := effects_figure(comparison, stage):
             entries.append(Entry(effects[0], *heading, tables=(effects[1],)))
             heading = ("", "")
+            if figure := interactions_figure(comparison, stage):
+                entries.append(Entry(figure))
     entries += [] if comparison.reason else objects
     if leaks := leakage(comparison):
         first, others = leaks.metrics[:1], leaks.metrics[1:]
@@ -266,6 +279,32 @@ def _failures(results: StudyResults) -> dict[str, Any] | None:
         "total": f"{int(results.counts.get('finished', 0)) + len(failures):,}",
         "tables": [Table(["stage", "runs", "why"], rows, numeric=[1]), Table(columns, singles, summary=summary)],
     }
+
+
+def _stated(results: StudyResults) -> dict[str, Any] | None:
+    """Returns what a publication states beside what its table gives: the differences, then all; None without any."""
+    if not results.stated:
+        return None
+    differing = [one for one in results.stated if not one.agrees]
+    columns = ["stated", "where", "published", "the table gives", ""]
+
+    def table(stated: list[StatedValue], summary: str = "") -> Table:
+        rows = [
+            [
+                one.statement,
+                one.place,
+                one.published,
+                one.computed,
+                "" if one.agrees else f"differs. {one.note}".strip(),
+            ]
+            for one in stated
+        ]
+        return Table(columns, rows, numeric=(2, 3), summary=summary)
+
+    agreeing = [one for one in results.stated if one.agrees]
+    tables = [table(differing)] if differing else []
+    tables += [table(agreeing, f"{len(agreeing)} that agree, to the last digit printed")] if agreeing else []
+    return {"differing": len(differing), "total": len(results.stated), "tables": tables}
 
 
 def _download(results: StudyResults, folder: Path) -> dict[str, str]:
