@@ -128,7 +128,7 @@ def match(
         Path | None, typer.Option("--figure", help="Draw both domains, before and after: .png, .svg or .pdf.")
     ] = None,
 ) -> None:
-    """Make a dataset whose images agree with another's in power spectrum and histogram."""
+    """Make a dataset whose images agree with another's in power spectrum and histogram; print how far they do."""
     from segue import api
 
     with open_progress() as report:
@@ -142,7 +142,7 @@ def match(
             figure=figure,
             progress=lambda done, total: report("images", done, total),
         )
-    _inspect_dataset(out, notes=False)
+    _inspect_dataset(out)
 
 
 @app.command()
