@@ -15,7 +15,6 @@ from segue.inference.domain_shift import (
     DomainImages,
     DomainShift,
     are_calibrated,
-    common_band,
     common_pixels,
     feature_distance,
     relative_spectra,
@@ -62,7 +61,6 @@ def _draw_curves(panel: SubFigure, domains: Mapping[str, DomainImages]) -> None:
     colors = category_colors(list(domains))
     statistics = [domain.statistics for domain in domains.values()]
     unit = "1/nm" if are_calibrated(*statistics) else "periods per pixel"
-    band = common_band(*statistics)
     histograms, spectra = panel.subplots(1, 2)
     for color, domain in zip(colors.values(), common_pixels(*domains.values()), strict=True):
         density, _ = np.histogram(domain.images, bins=BINS, density=True)
@@ -75,8 +73,7 @@ def _draw_curves(panel: SubFigure, domains: Mapping[str, DomainImages]) -> None:
     histograms.set_ylabel("density")
     spectra.set_title("Power spectrum, radial mean")
     spectra.set_xlabel(f"spatial frequency, {unit}")
-    reach = "over each curve" if band is None else f"from {band[0]:.2g} to {band[1]:.2g}"
-    spectra.set_ylabel(f"power, relative to its mean {reach}")
+    spectra.set_ylabel("power (white noise: 1)")
     scale_axis(spectra, "y", np.concatenate([line.get_ydata() for line in spectra.get_lines()]))
     spectra.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 
