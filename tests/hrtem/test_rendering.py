@@ -157,14 +157,18 @@ def test_mistaken_settings_are_refused(table: dict, words: str) -> None:
 
 @pytest.mark.parametrize("defocus_nm", [-10, [-10, -10]])
 def test_one_number_is_a_range_of_one_value(series: Path, defocus_nm: float | list[float]) -> None:
-    """Every visit has the one defocus and dose, whatever the nominal ones are."""
-    settings = validate(RenderSpec, {"defocus_nm": defocus_nm, "dose_e_per_A2": 400}, context="x")
+    """Every visit has the one defocus, with the spread of its series, and the one dose, whatever the nominal ones."""
+    settings = validate(RenderSpec, {"defocus_nm": defocus_nm, "dose_e_per_A2": 200}, context="x")
     assert settings.defocus_nm == (-10.0, -10.0)
-    assert settings.dose_e_per_A2 == (400.0, 400.0)
+    assert settings.dose_e_per_A2 == (200.0, 200.0)
     with Dataset(series) as dataset:
-        one = renderer(dataset, defocus_nm=defocus_nm, dose_e_per_A2=400)
-        images = one.render(np.array([3, 5]), np.array([24, 25]), STREAM)
-    assert images.isfinite().all()
+        rendered = renderer(dataset, normalization="none", defocus_nm=defocus_nm, dose_e_per_A2=200)
+        visits = np.array([rendered._conditions(rendered.samples[1], (*STREAM, visit)) for visit in range(200)])
+        images = rendered.render(np.ones(8, int), np.arange(8), STREAM)
+    assert set(visits[:, 1]) == {200.0}
+    assert visits[:, 0].mean() == pytest.approx(-10, abs=0.4)
+    assert visits[:, 0].std() == pytest.approx(1.5, rel=0.15)
+    assert float(images.mean()) == pytest.approx(0.16 * 200, rel=0.02)
 
 
 def test_datasets_without_waves_are_refused(series: Path, tmp_path: Path) -> None:
