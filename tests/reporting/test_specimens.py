@@ -114,7 +114,8 @@ def test_bars_are_at_most_two_fifths_of_the_image(width_px: int, pixel_size_nm: 
 def test_the_support_is_named(settings: dict, words: str) -> None:
     """A film has its thickness; graphene is one layer and has none to state."""
     table = {name: value for name, value in SPEC["specimen"].items() if name != "support_nm" or not settings}
-    spec = validate(SeriesSpec, SPEC | {"specimen": table | settings}, context="x")
+    wave = SPEC["wave"] | {"field_nm": 4.4}  # wide enough for graphene
+    spec = validate(SeriesSpec, SPEC | {"specimen": table | settings, "wave": wave}, context="x")
     side = structure_figure(simulate_structure(spec, 0)).axes[1]
     assert side.get_xlabel() == words
 

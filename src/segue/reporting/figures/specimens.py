@@ -128,7 +128,7 @@ def sheet_figure(structures: Mapping[str, SimulatedStructure]) -> Figure:
         grid = figure.subplots(len(structures), 5, squeeze=False)
         for (name, simulated), line in zip(structures.items(), grid, strict=True):
             _draw_above(line[0], simulated, title=name)
-            line[0].set_title(name, fontsize=min(9.5, 230 / max(len(name), 1)))  # as wide as the panel
+            line[0].set_title(name, fontsize=min(9.5, 205 / max(len(name), 1)))  # as wide as the panel
             _draw_side(line[1], simulated)
             hide_axes(line[2])
             _draw_image(line[2], simulated, 0)
@@ -255,7 +255,7 @@ def _draw_image(axes: Axes, simulated: SimulatedStructure, position: int) -> Non
 def _draw_label(axes: Axes, simulated: SimulatedStructure) -> None:
     hide_axes(axes)
     axes.imshow(simulated.label, cmap="gray", vmin=0, vmax=1)
-    draw_scale_bar(axes, simulated.label.shape[-1], simulated.pixel_size_nm)
+    draw_scale_bar(axes, simulated.label.shape[-1], simulated.pixel_size_nm, color=VERMILION)
     axes.set_title("label")
 
 
