@@ -100,7 +100,8 @@ def match(
 ) -> Path:
     """Writes a dataset's images, matched to those of another in power spectrum and histogram, and returns its path.
 
-    Groups, labels and conditions stay; `conditions` selects samples. figure: a .png, .svg or .pdf of both domains
+    Groups, labels and conditions stay; `conditions` selects samples. The distances in both, before and after, are notes
+    of the dataset (`segue inspect`). figure: a .png, .svg or .pdf of both domains
     before and after. See `segue.inference.match_domains.match_dataset`.
     """
     from segue.inference.match_domains import match_dataset

@@ -65,6 +65,20 @@ class SpecModel(BaseModel):
         return _as_written(handler(source))
 
 
+def as_range(value: Any) -> Any:
+    """Returns (value, value) for one number and a tuple for [minimum, maximum]; for pydantic's BeforeValidator.
+
+    Raises ValueError for anything else, and for a range that runs backwards.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return (value, value)
+    if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(v, int | float) for v in value):
+        if value[0] > value[1]:
+            raise ValueError(f"found {list(value)}; a range is [minimum, maximum]; swap the two")
+        return tuple(value)
+    raise ValueError(f"found {_shortened(value)}; give one number or a range [minimum, maximum]")
+
+
 PATTERNS = {  # of names -> what they allow
     r"^[A-Za-z0-9._-]+$": "letters of English, digits, and . _ -",
     r"^[A-Za-z0-9][A-Za-z0-9._-]*$": "letters of English, digits, and . _ -, the first a letter or digit",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import h5py
@@ -19,6 +20,27 @@ from segue.fingerprint import hash_dataset
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return make_dataset(tmp_path, make_parts())
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a sentence " * 20, "a sentence " * 20),
+        ({"defocus_nm": -10}, '{"defocus_nm": -10}'),
+        (
+            {"name": "cdse", "wave": {"field_nm": 12.8, "note": "x" * 100}, "seed": 1},
+            "cdse, 4 settings (wave), in the attribute provenance",
+        ),
+        ({"a": "x" * 100}, "1 setting, in the attribute provenance"),
+        ([0] * 100, "100 entries, in the attribute provenance"),
+    ],
+)
+def test_long_tables_of_the_provenance_are_counted(path: Path, value: object, text: str) -> None:
+    """What a person reads is the name and the size of a long table; short ones and sentences stand as they are."""
+    with h5py.File(path, "r+") as file:
+        file.attrs["provenance"] = json.dumps({"spec": value})
+    lines = [line.strip() for line in describe(path).splitlines()]
+    assert [line.removeprefix("spec").strip() for line in lines if line.startswith("spec ")] == [text.strip()]
 
 
 def test_everything_is_told(path: Path) -> None:

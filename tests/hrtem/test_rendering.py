@@ -143,7 +143,10 @@ def test_training_with_stored_noise_is_training_on_the_stored_images(series: Pat
     ("table", "words"),
     [
         ({"noise": "stored", "defocus_nm": [-5, 5]}, 'defocus_nm is drawn anew, but noise = "stored" repeats'),
-        ({"dose_e_per_A2": [300, 100]}, r"dose_e_per_A2: found \[300.0, 100.0\]; a range is \[minimum, maximum\]"),
+        ({"dose_e_per_A2": [300, 100]}, r"dose_e_per_A2: found \[300, 100\]; a range is \[minimum, maximum\]"),
+        ({"dose_e_per_A2": 0}, r"found 0; give a number above 0"),
+        ({"defocus_nm": "focus"}, r"defocus_nm: found 'focus'; give one number or a range \[minimum, maximum\]"),
+        ({"defocus_nm": [1, 2, 3]}, r"defocus_nm: found \[1, 2, 3\]; give one number or a range"),
         ({"dose_e_per_A2": [0, 100]}, r"dose_e_per_A2\[0\]: found 0; give a number above 0"),
     ],
 )
@@ -151,6 +154,22 @@ def test_mistaken_settings_are_refused(table: dict, words: str) -> None:
     """What contradicts itself is refused, each in a sentence."""
     with pytest.raises(SpecError, match=words):
         validate(RenderSpec, table, context="x")
+
+
+@pytest.mark.parametrize("defocus_nm", [-10, [-10, -10]])
+def test_one_number_is_a_range_of_one_value(series: Path, defocus_nm: float | list[float]) -> None:
+    """Every visit has the one defocus, with the spread of its series, and the one dose, whatever the nominal ones."""
+    settings = validate(RenderSpec, {"defocus_nm": defocus_nm, "dose_e_per_A2": 200}, context="x")
+    assert settings.defocus_nm == (-10.0, -10.0)
+    assert settings.dose_e_per_A2 == (200.0, 200.0)
+    with Dataset(series) as dataset:
+        rendered = renderer(dataset, normalization="none", defocus_nm=defocus_nm, dose_e_per_A2=200)
+        visits = np.array([rendered._conditions(rendered.samples[1], (*STREAM, visit)) for visit in range(200)])
+        images = rendered.render(np.ones(8, int), np.arange(8), STREAM)
+    assert set(visits[:, 1]) == {200.0}
+    assert visits[:, 0].mean() == pytest.approx(-10, abs=0.4)
+    assert visits[:, 0].std() == pytest.approx(1.5, rel=0.15)
+    assert float(images.mean()) == pytest.approx(0.16 * 200, rel=0.02)
 
 
 def test_datasets_without_waves_are_refused(series: Path, tmp_path: Path) -> None:

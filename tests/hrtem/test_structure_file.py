@@ -30,6 +30,11 @@ def cif(*sites: str, group: str = "_symmetry_Int_Tables_number 225", lengths: st
     return f"data_x\n{cell}{angles}{group}\n{SITES}" + "\n".join(sites) + "\n"
 
 
+def named(name: str | None, number: int | str | None = None) -> str:
+    lines = [f"_symmetry_space_group_name_H-M '{name}'"] if name is not None else []
+    return "\n".join(lines + ([f"_symmetry_Int_Tables_number {number}"] if number is not None else []))
+
+
 GOLD = cif("Au1 Au 1.0 0 0 0")
 OBLIQUE = "x\n1.0\n4 0 0\n0 5 0\n2 1 4\nTi O\n1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n"
 DIMER = "2\n\nAu 0 0 0\nAu 0 0 2.6\n"
@@ -70,6 +75,29 @@ def test_a_cif_gives_all_atoms_of_its_cell(tmp_path: Path) -> None:
     np.testing.assert_array_equal(file.sites.numbers[order, 0], expected.numbers[expected_order, 0])
     np.testing.assert_allclose(file.sites.fractions[order] % 1, expected.fractions[expected_order] % 1, atol=1e-4)
     assert not file.sites.partial
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "second"),
+    [
+        ("P 1 21/c 1", 14, [-0.1, 0.65, 0.25]),  # second position of 0.1, 0.15, 0.25 in the International Tables
+        ("P 1 21/c 1", None, [-0.1, 0.65, 0.25]),
+        ("P 21/c", "?", [-0.1, 0.65, 0.25]),
+        ("P 1 21/n 1", 14, [0.4, 0.65, 0.25]),
+        ("P 1 2 1", 3, [-0.1, 0.15, -0.25]),
+        ("C 1 2/c 1", 15, [-0.1, 0.15, 0.25]),
+        ("?", 2, [-0.1, -0.15, -0.25]),
+        ("F m 3 m", 225, [-0.1, -0.15, 0.25]),
+    ],
+)
+def test_spellings_of_space_groups_mean_their_positions(
+    tmp_path: Path, name: str, number: int | str | None, second: list[float]
+) -> None:
+    """Full monoclinic symbols, unknown ones with a number, and "?" give the tabulated positions."""
+    text = cif("Au1 Au 1 0.1 0.15 0.25", group=named(name, number), lengths="14 14 14")
+    fractions = read_structure(written(tmp_path, text)).sites.fractions % 1
+    apart = fractions - np.array(second)
+    assert (np.abs(apart - apart.round()).max(axis=1) < 1e-9).sum() == 1
 
 
 def test_oblique_cells_keep_their_distances_and_density(tmp_path: Path) -> None:
@@ -119,8 +147,12 @@ def test_a_particle_is_placed_whole(tmp_path: Path) -> None:
     ("name", "text", "words"),
     [
         ("x.txt", GOLD, "is no structure file by its name; give one of .cif"),
-        ("x.cif", "", "holds no atoms with fract_x"),
-        ("x.cif", "hello", "cannot be read as a structure of the format cif"),
+        ("x.cif", "", "is empty; give a file with atoms"),
+        ("x.cif", "data_x\n", "holds no atoms with fract_x"),
+        ("x.cif", cif(), "has no atoms; give a file with atoms"),
+        ("x.cif", "hello", "is no CIF: no line begins with data_"),
+        ("x.cif", "<html>404 \0</html>\n", "is no CIF: no line begins with data_"),
+        ("x.cif", "data_x\n_a\n;cut off\n", "cannot be read as a structure of the format cif; it is damaged, cut off"),
         ("x.cif", cif("Q1 Qq 1.0 0 0 0"), "found 'Qq', which is no element"),
         ("x.cif", cif("Q1 ? 1.0 0 0 0"), "has sites without an element; complete _atom_site_type_symbol"),
         ("x.cif", GOLD.replace("_cell_length_a 4.0\n", ""), "has no cell; add _cell_length_a"),
@@ -132,6 +164,21 @@ def test_a_particle_is_placed_whole(tmp_path: Path) -> None:
         ("x.cif", cif("Au1 Au 0 0 0 0"), "occupancy that is not above 0"),
         ("x.cif", cif("Au1 Au 1 0 0 0", group=""), "neither symmetry operations nor a space group"),
         ("x.cif", cif("Au1 Au 1 0 0 0", group="_symmetry_Int_Tables_number 999"), "space group '999' is not known"),
+        (
+            "x.cif",
+            cif("Au1 Au 1 0 0 0", group=named("P b n m", 62)),
+            "'P b n m' is not known, and its axes are left open",
+        ),
+        ("x.cif", cif("Au1 Au 1 0 0 0", group=named("I m 3 m", 225)), "not known, and does not fit number 225"),
+        ("x.cif", cif("Au1 Au 1 0 0 0", group=named("P 1 21/c 1", 15)), "calls its space group 15 and .*, which is 14"),
+        ("x.cif", cif("Au1 Au 1 0 0 0", group=named("R -3 m H", 166)), "'R -3 m H' has two settings"),
+        ("x.cif", cif("Au1 Au 1 0 0 0", group=named("P 2", 3)), "'P 2' has two settings"),
+        ("x.cif", cif("Au1 Au 1 0 0 0", group=named(None, 14)), "'14' has two settings"),
+        (
+            "x.cif",
+            cif("Au1 Au 1 0 0 0", group="_symmetry_equiv_pos_as_xyz x,y"),
+            "symmetry operation 'x,y', which is none",
+        ),
         ("x.cif", cif("Si Si 1 0 0 0", group="_symmetry_Int_Tables_number 227"), "'227' has two settings; add the op"),
         ("x.cif", cif("Au1 Au 1.0 0 0 0", lengths="1 1 1"), r"4 atoms in a cell of 1 Å³; correct the cell"),
         ("POSCAR", OBLIQUE.replace("Ti O\n", ""), "cannot be read as a structure of the format vasp"),

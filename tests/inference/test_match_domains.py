@@ -10,6 +10,7 @@ import pytest
 from segue.data.dataset import Dataset
 from segue.data.normalization import image_statistics
 from segue.data.spec import Layer
+from segue.data.summary import describe
 from segue.data.writer import GroupTiles, merge_parts, write_part
 from segue.errors import SegueError
 from segue.inference.domain_shift import histogram_distance, log_spectral_distance_dB, read_domain
@@ -64,9 +65,9 @@ def test_the_dataset_looks_like_the_reference(datasets: tuple[Path, Path], tmp_p
     matched = match_dataset(source, reference, out)
     with Dataset(out) as new, Dataset(source) as old:
         for distance in (log_spectral_distance_dB, histogram_distance):
-            after = distance(read_domain(new).statistics, matched.reference.statistics)
-            assert after == pytest.approx(distance(matched.after.statistics, matched.reference.statistics), abs=1e-3)
-            assert after < 0.5 * distance(matched.before.statistics, matched.reference.statistics)
+            after = distance(read_domain(new), matched.reference)
+            assert after == pytest.approx(distance(matched.after, matched.reference), abs=1e-3)
+            assert after < 0.5 * distance(matched.before, matched.reference)
         images, labels = new.read(np.arange(8), layer="particles")
         labels_before = old.read(np.arange(8), layer="particles")[1]
         assert images.dtype == np.float32
@@ -99,3 +100,27 @@ def test_what_cannot_be_matched_is_refused(datasets: tuple[Path, Path], tmp_path
     with pytest.raises(SegueError, match="another specification or other files"):
         match_dataset(source, reference, reference)
     assert not (tmp_path / "o.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("sizes_nm", "unknown"), [((0.04, 0.04), ""), ((0.04, None), "reference"), ((None, None), "dataset and reference")]
+)
+def test_the_dataset_notes_its_distances(
+    tmp_path: Path, sizes_nm: tuple[float | None, float | None], unknown: str
+) -> None:
+    """Both distances, before and after, are in `segue inspect`; and that pixels were compared, where sizes lack."""
+    images = np.random.default_rng(0).gamma(2.0, 1.0, (2, 8, 1, 32, 32)).astype(np.float32)
+    images[1] += np.roll(images[1], 1, -1)
+    paths = [
+        write_dataset(tmp_path / f"{name}.h5", values, pixel_size_nm=size)
+        for name, values, size in zip("ab", images, sizes_nm, strict=True)
+    ]
+    matched = match_dataset(*paths, tmp_path / "matched.h5")
+    with Dataset(tmp_path / "matched.h5") as dataset:
+        notes = str(dataset.attributes["notes"]).splitlines()
+    before, after = (log_spectral_distance_dB(one, matched.reference) for one in (matched.before, matched.after))
+    assert notes[0] == f"power spectra: {before:.2g} dB from the reference before, {after:.2g} after"
+    assert notes[1].startswith("histograms: ")
+    assert len(notes) == (3 if unknown else 2)
+    assert not unknown or notes[2].startswith(f"the pixel size of the {unknown} is not known")
+    assert f" {notes[0]}\n" in describe(tmp_path / "matched.h5")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from samples.datasets import make_dataset, make_part
 
 from segue.inference.domain_shift import DomainShift, feature_distance, histogram_distance, measure
@@ -36,8 +37,8 @@ def test_the_tables_hold_the_distances() -> None:
     made = shift()
     spectra, histograms, features = distance_tables(made)
     assert spectra.columns == ["", "-10nm", "0nm"]
-    a, b = (domain.statistics for domain in made.domains.values())
-    assert histograms.rows[0] == ["-10nm", "–", format_number(histogram_distance(a, b))]
+    distance = format_number(histogram_distance(*made.domains.values()))
+    assert [list(row) for row in histograms.rows] == [["-10nm", "–", distance], ["0nm", distance, "–"]]
     assert features.rows[1][1] == format_number(feature_distance(*made.features.values()))
     assert len(distance_tables(replace(made, features={}))) == 2
 
@@ -49,6 +50,24 @@ def test_frequencies_are_in_nm_only_where_all_pixel_sizes_are_known() -> None:
     assert [axes.get_xlabel() for axes in known.get_axes()][-1] == "spatial frequency, 1/nm"
     other = {**made.domains, "real": measure(np.random.default_rng(1).normal(size=(3, 48, 48)))}
     assert [axes.get_xlabel() for axes in domains_figure(other).get_axes()][-1].endswith("periods per pixel")
+    assert distance_tables(made)[0].summary == "Distances between power spectra, dB"
+    summaries = [table.summary for table in distance_tables(DomainShift(other))]
+    assert summaries[0] == "Distances between power spectra, dB (pixel by pixel, where a size is not known: real)"
+
+
+def test_curves_do_not_depend_on_the_pixels() -> None:
+    """White noise with pixels of 0.02 and 0.04 nm: all of both curves is at 1, where each has frequencies."""
+    random = np.random.default_rng(0)
+    domains = {
+        f"{size:g} nm": measure(random.normal(size=(64, round(2 / size), round(2 / size))), size)
+        for size in (0.02, 0.04)
+    }
+    *_, spectra = domains_figure(domains).get_axes()
+    fine, coarse = spectra.get_lines()
+    assert np.asarray(fine.get_xdata())[-1] == pytest.approx(25, rel=0.03)
+    assert np.asarray(coarse.get_xdata())[-1] == pytest.approx(12.5, rel=0.05)
+    for line in (fine, coarse):
+        assert np.asarray(line.get_ydata()) == pytest.approx(1, abs=0.15)
 
 
 def test_domains_are_on_the_page(make: Callable[..., StudyResults]) -> None:

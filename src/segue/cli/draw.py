@@ -118,6 +118,7 @@ def series(
     from segue.cli.progress import open_progress
     from segue.hrtem.series import SeriesSpec, resolve
     from segue.reporting.figures.specimens import sheet_figure, simulate_structure, structure_figure
+    from segue.reporting.formatting import setting_label
     from segue.spec import validate
     from segue.study.datasets import expand_specification
 
@@ -127,7 +128,7 @@ def series(
     except ValueError as error:
         raise SegueError(f"{spec}: {error}.") from None
     specs = {
-        ", ".join(str(value).replace(",", "–") for value in values.values()): resolve(
+        ", ".join(setting_label(key, value) for key, value in values.items()): resolve(
             validate(SeriesSpec, table, context=str(spec)), spec.parent
         )
         for table, values in expanded

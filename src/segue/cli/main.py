@@ -130,7 +130,7 @@ def match(
         Path | None, typer.Option("--figure", help="Draw both domains, before and after: .png, .svg or .pdf.")
     ] = None,
 ) -> None:
-    """Make a dataset whose images agree with another's in power spectrum and histogram."""
+    """Make a dataset whose images agree with another's in power spectrum and histogram; print how far they do."""
     from segue import api
 
     with open_progress() as report:
@@ -144,7 +144,7 @@ def match(
             figure=figure,
             progress=lambda done, total: report("images", done, total),
         )
-    _inspect_dataset(out, notes=False)
+    _inspect_dataset(out)
 
 
 @app.command()

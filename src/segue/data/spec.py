@@ -7,11 +7,11 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from segue.data.folders.patterns import named_parts
 from segue.data.tables import is_condition_name
-from segue.spec import SpecModel, unknown
+from segue.spec import SpecModel, as_range, unknown
 from segue.units import MAX_PIXEL_NM, MIN_PIXEL_NM
 
 STANDARD_COLUMNS = ("group", "source", "y_px", "x_px", "pixel_size_nm", "picture", "split", "image", "label")
@@ -343,6 +343,7 @@ class PercentileSpec(SpecModel):
         return self
 
 
+Positive = Annotated[float, Field(gt=0)]
 NormalizeSpec = Literal["background", "image", "none", "tile"] | PercentileSpec
 
 
@@ -351,12 +352,12 @@ class RenderSpec(SpecModel):
 
     noise: "fresh" draws noise, and the defocus about the nominal one, anew at each visit; "stored" repeats the
     dataset's own, whose images these then are to rounding. defocus_nm and dose_e_per_A2, ranges [minimum, maximum]
-    drawn uniformly at each visit, replace the nominal values (domain randomization; fresh only).
+    drawn uniformly at each visit or one number, replace the nominal values (domain randomization; fresh only).
     """
 
     noise: Literal["fresh", "stored"] = "fresh"
-    defocus_nm: tuple[float, float] | None = None
-    dose_e_per_A2: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
+    defocus_nm: Annotated[tuple[float, float], BeforeValidator(as_range)] | None = None
+    dose_e_per_A2: Annotated[tuple[Positive, Positive], BeforeValidator(as_range)] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> RenderSpec:
@@ -366,6 +367,4 @@ class RenderSpec(SpecModel):
                 raise ValueError(
                     f'{name} is drawn anew, but noise = "stored" repeats the dataset\'s images; remove one'
                 )
-            if values is not None and values[0] > values[1]:
-                raise ValueError(f"{name}: found {list(values)}; a range is [minimum, maximum]; swap the two")
         return self

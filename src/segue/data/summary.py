@@ -30,6 +30,7 @@ from segue.storage import replacing
 from segue.units import size_range
 
 MAX_VALUES = 8
+MAX_VALUE_CHARACTERS = 100  # of a value of the provenance
 MAX_SAMPLED_TILES = 1000  # of instance layers, whose fractions are not stored
 MAX_MEASURED = 200  # micrographs whose label images are measured, spread evenly
 STANDARD_COLUMNS = ("group", "source", "y_px", "x_px", "pixel_size_nm", "picture")
@@ -267,7 +268,24 @@ def _provenance(attributes: Mapping[str, Any]) -> list[tuple[str, str]]:
         return [("provenance", text)]
     if not isinstance(provenance, dict):
         return [("provenance", text)]
-    return [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in provenance.items()]
+    return [(name, _brief(value)) for name, value in provenance.items()]
+
+
+def _brief(value: Any) -> str:
+    """Returns a value of the provenance as a person reads it: a long table by its name and the names of its tables."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str) or len(text) <= MAX_VALUE_CHARACTERS:
+        return text
+    if not isinstance(value, dict):
+        return f"{len(value)} entries, in the attribute provenance"
+    tables = ", ".join(key for key, inner in value.items() if isinstance(inner, dict))
+    name = f"{value['name']}, " if "name" in value else ""
+    count = _count_settings(value)
+    return f"{name}{count} setting{'s' * (count != 1)}{f' ({tables})' if tables else ''}, in the attribute provenance"
+
+
+def _count_settings(table: Mapping[str, Any]) -> int:
+    return sum(_count_settings(value) if isinstance(value, dict) else 1 for value in table.values())
 
 
 def _format(value: Any) -> str:

@@ -21,7 +21,7 @@ from segue.hrtem.carbon import amorphous_carbon, carbon_island, graphene
 from segue.hrtem.crystals import CRYSTALS, CrystalName, Fault, Sites, crystal_sites
 from segue.hrtem.structure_file import read_structure, require_crystal
 from segue.hrtem.wulff import Polyhedron, miller_indices, wulff_polyhedron
-from segue.spec import SpecModel
+from segue.spec import SpecModel, as_range
 from segue.storage import absolute
 
 A_PER_NM = 10  # specifications give lengths in nm; atoms, waves and optics are computed in Å
@@ -33,22 +33,11 @@ FOOTPRINT_A = 2.5  # of an atom, about the distance of neighbors
 CARBON = 6
 
 
-def _as_range(value: Any) -> Any:
-    """Returns [value, value] for one number; refuses a range that runs backwards."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return (value, value)
-    if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(v, int | float) for v in value):
-        if value[0] > value[1]:
-            raise ValueError(f"found {list(value)}; a range is [minimum, maximum]; swap the two")
-        return tuple(value)
-    raise ValueError(f"found {value!r}; give one number or a range [minimum, maximum]")
-
-
 Positive = Annotated[float, Field(gt=0)]
-Counts = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], BeforeValidator(_as_range)]
-Lengths = Annotated[tuple[Positive, Positive], BeforeValidator(_as_range)]
+Counts = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], BeforeValidator(as_range)]
+Lengths = Annotated[tuple[Positive, Positive], BeforeValidator(as_range)]
 ThicknessRange = Annotated[
-    tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], BeforeValidator(_as_range)
+    tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], BeforeValidator(as_range)
 ]
 
 
@@ -105,7 +94,7 @@ class SpecimenSpec(SpecModel):
             if "diameter_nm" in table:
                 raise ValueError("found both radius_nm and diameter_nm; give one of them")
             try:
-                radii = _as_range(table.pop("radius_nm"))
+                radii = as_range(table.pop("radius_nm"))
             except ValueError as error:
                 raise ValueError(f"radius_nm: {error}") from None
             if radii[0] <= 0:

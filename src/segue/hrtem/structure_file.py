@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from segue.storage import read_bytes, require_regular
 
 if TYPE_CHECKING:
     from ase import Atoms as AseAtoms
+    from ase.spacegroup import Spacegroup
 
 FORMATS = {  # suffix, or whole name, in lower case -> the name that ASE has for the format
     ".cif": "cif",
@@ -96,9 +98,9 @@ def _read(path: Path) -> StructureFile:
     except Exception as error:  # of ASE's parsers, which raise whatever a line that they cannot read leads to
         if isinstance(error, KeyError) and str(error.args[0]).isalpha():
             raise SegueError(f"{path}: found {error}, which is no element; correct the file.") from None
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise SegueError(
-            f"{path}: cannot be read as a structure of the format {kind} ({reason}); correct the file."
+            f"{path}: cannot be read as a structure of the format {kind}; it is damaged, cut off or of another format: "
+            "open it in a viewer of structures, and save it anew."
         ) from None
 
 
@@ -144,6 +146,10 @@ def _read_cif(text: str) -> Sites:
     from ase.data import atomic_numbers
     from ase.io.cif import parse_cif
 
+    if not text.strip():
+        raise _UnusableError("is empty; give a file with atoms")
+    if not re.search(r"^\s*data_", text, re.IGNORECASE | re.MULTILINE):
+        raise _UnusableError("is no CIF: no line begins with data_; give a CIF, or the file's own suffix")
     blocks = [block for block in parse_cif(io.StringIO(text)) if "_atom_site_fract_x" in block]
     if len(blocks) != 1:
         content = (
@@ -157,6 +163,8 @@ def _read_cif(text: str) -> Sites:
     cell = np.array(Cell.fromcellpar(_numbers(lengths_and_angles, "the cell")))
     columns = [_numbers(block.get(f"_atom_site_fract_{axis}"), f"_atom_site_fract_{axis}") for axis in "xyz"]
     entries = np.column_stack(columns)
+    if not len(entries):
+        raise _UnusableError("has no atoms; give a file with atoms")
     shares = block.get("_atom_site_occupancy")
     occupancies = np.ones(len(entries)) if shares is None else _numbers(shares, "_atom_site_occupancy")
     try:
@@ -206,38 +214,79 @@ def _near(fractions: np.ndarray, place: np.ndarray, cell: np.ndarray) -> np.ndar
 
 def _symmetry(block: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the rotations (m, 3, 3) and translations (m, 3) of a CIF, from its operations or else its space group."""
-    from ase.spacegroup import Spacegroup
-    from ase.spacegroup.spacegroup import SpacegroupNotFoundError, parse_sitesym
+    from ase.spacegroup.spacegroup import parse_sitesym
 
     def first(*names: str) -> Any:
-        return next((block[name] for name in names if name in block), None)
+        values = (block[name] for name in names if name in block)
+        return next((value for value in values if value not in ("?", ".")), None)  # CIF's words for nothing
 
     operations = first(
         "_space_group_symop_operation_xyz", "_space_group_symop.operation_xyz", "_symmetry_equiv_pos_as_xyz"
     )
     if operations:
-        rotations, translations = parse_sitesym([operations] if isinstance(operations, str) else operations)
+        listed = [operations] if isinstance(operations, str) else operations
+        rotations, translations = parse_sitesym(listed)
+        for operation, rotation in zip(listed, rotations, strict=True):
+            if abs(round(float(np.linalg.det(rotation)))) != 1:
+                raise _UnusableError(
+                    f"has the symmetry operation '{str(operation)[:60]}', which is none; write it such as '-x,y+1/2,-z'"
+                )
         return np.asarray(rotations, int), np.asarray(translations, float)
     number = first("_space_group_it_number", "_space_group.it_number", "_symmetry_int_tables_number")
     name = first("_space_group_name_h-m_alt", "_symmetry_space_group_name_h-m")
-    group = int(number) if name is None and number is not None else name
-    remedy = "add the operations, _space_group_symop_operation_xyz"
+    rotations, translations = _space_group(name, number).get_op()
+    return np.asarray(rotations, int), np.asarray(translations, float)
+
+
+ADD_OPERATIONS = "add the operations, _space_group_symop_operation_xyz"
+FIRST_OF_FIXED_AXES = 75  # space groups below it, but not those from it on, have other names for other axes
+
+
+def _space_group(name: str | None, number: Any) -> Spacegroup:
+    """Returns the space group of a Hermann–Mauguin symbol, or of a number in the International Tables.
+
+    A full monoclinic symbol, P 1 21/c 1, is the short one with the axis b. Where a symbol is not known, the number
+    decides, unless the atoms would depend on the choice of axes.
+    """
+    if name is None and number is None:
+        raise _UnusableError(f"states neither symmetry operations nor a space group; {ADD_OPERATIONS}")
+    stated = number if name is None else name
+    no = None if number is None else int(str(number)) if str(number).isdecimal() else 0
+    full = re.fullmatch(r"(\S) 1 (\S+) 1", name.strip()) if name is not None else None
+    symbols = [] if name is None else [name, f"{full[1]} {full[2]}"] if full else [name]
+    groups = [group for symbol in symbols for setting in (1, 2) if (group := _tabulated(symbol, setting))]
+    group = groups[0] if groups else None
+    by_number = None if no is None else _tabulated(no, 1)
+    if group is None and by_number is not None and (name is None or no is None or no >= FIRST_OF_FIXED_AXES):
+        same_lattice = name is None or name.strip()[:1].upper() == by_number.symbol[0]
+        group = by_number if same_lattice else None
     if group is None:
-        raise _UnusableError(f"states neither symmetry operations nor a space group; {remedy}")
-    try:
-        standard = Spacegroup(group)
-    except SpacegroupNotFoundError:
+        why = ""
+        if by_number is not None and no is not None:
+            why = ", and does not fit" if no >= FIRST_OF_FIXED_AXES else ", and its axes are left open by"
+            why += f" number {no}"
         raise _UnusableError(
-            f"has no symmetry operations, and its space group '{group}' is not known; {remedy}"
-        ) from None
-    if number is not None and standard.no != int(number):
-        raise _UnusableError(f"calls its space group {number} and '{group}', which is {standard.no}; {remedy}")
+            f"has no symmetry operations, and its space group '{stated}' is not known{why}; {ADD_OPERATIONS}"
+        )
+    if no is not None and group.no != no:
+        raise _UnusableError(f"calls its space group {number} and '{stated}', which is {group.no}; {ADD_OPERATIONS}")
+    other = _tabulated(group.no, 3 - group.setting)
+    is_open = other is not None and (not groups or other.symbol == group.symbol) and not full
+    if is_open:
+        raise _UnusableError(
+            f"has no symmetry operations, and its space group '{stated}' has two settings; {ADD_OPERATIONS}"
+        )
+    return group
+
+
+def _tabulated(group: str | int, setting: int) -> Spacegroup | None:
+    from ase.spacegroup import Spacegroup
+    from ase.spacegroup.spacegroup import SpacegroupNotFoundError, SpacegroupValueError
+
     try:
-        Spacegroup(standard.no, setting=2)
-    except SpacegroupNotFoundError:
-        rotations, translations = standard.get_op()
-        return np.asarray(rotations, int), np.asarray(translations, float)
-    raise _UnusableError(f"has no symmetry operations, and its space group '{group}' has two settings; {remedy}")
+        return Spacegroup(group, setting=setting)
+    except (SpacegroupNotFoundError, SpacegroupValueError):
+        return None
 
 
 # --- what no structure may hold

@@ -16,10 +16,18 @@ from segue.data.normalization import image_statistics
 from segue.data.writer import GroupTiles, merge_parts, write_part
 from segue.errors import SegueError
 from segue.fingerprint import hash_dataset
-from segue.inference.domain_shift import DomainImages, Matching, matching, measure, read_domain
+from segue.inference.domain_shift import (
+    DISTANCES,
+    DomainImages,
+    Matching,
+    are_calibrated,
+    matching,
+    measure,
+    read_domain,
+)
 from segue.storage import make_folder
 
-VERSION = 1  # increase when the same settings and datasets give a different dataset
+VERSION = 2  # increase when the same settings and datasets give a different dataset
 BLOCK = 64  # images in memory at once
 
 
@@ -30,6 +38,23 @@ class Matched:
     before: DomainImages
     after: DomainImages
     reference: DomainImages
+
+    @property
+    def notes(self) -> list[str]:
+        """The distances from the reference before and after, and what they are in where pixel sizes are not known."""
+        lines = []
+        for name, distance in DISTANCES.items():
+            measure, unit = name.split(", ")
+            before, after = (distance(one, self.reference) for one in (self.before, self.after))
+            lines.append(f"{measure}: {before:.2g} {unit} from the reference before, {after:.2g} after")
+        statistics = {"dataset": self.before.statistics, "reference": self.reference.statistics}
+        if not are_calibrated(*statistics.values()):
+            unknown = " and ".join(name for name, one in statistics.items() if one.pixel_size_nm is None)
+            lines.append(
+                f"the pixel size of the {unknown} is not known, or not the same for all images: pixels were compared "
+                "with pixels, frequencies in periods per pixel"
+            )
+        return lines
 
 
 def match_dataset(
@@ -44,10 +69,11 @@ def match_dataset(
 ) -> Matched:
     """Writes the samples of `source` that meet `conditions` to the dataset `out`, matched to those of `reference`.
 
-    One transformation, fixed by up to 256 images of each, is applied to all images, which become float32 with mean 0
-    and variance 1 before their values are mapped. Images of all parts of `reference` count, without their labels: of a
-    domain whose test part must not be seen at all, give a dataset without it. A finished `out` of the same settings is
-    left as it is. Raises SegueError for datasets of several channels, and if `out` holds anything else.
+    One transformation, fixed by up to 256 images of each, is applied to all images, which become float32, each with
+    mean 0 and variance 1 before it is filtered. The distances before and after are notes of the dataset. Images of all
+    parts of `reference` count, without their labels: of a domain whose test part must not be seen at all, give a
+    dataset without it. A finished `out` of the same settings is left as it is. Raises SegueError for datasets of
+    several channels or without common frequencies, and if `out` holds anything else.
     """
     if not (spectrum or histogram):
         raise SegueError("match: neither spectrum nor histogram is left; leave one of them.")
@@ -58,6 +84,8 @@ def match_dataset(
                 raise SegueError(f"{one.path}: has {len(one.channels)} channels; images of one channel are matched.")
         before, target = read_domain(dataset, conditions=conditions), read_domain(other)
         transformation = matching(before, target, spectrum=spectrum, histogram=histogram)
+        after = measure(transformation.apply(before.images), before.statistics.pixel_size_nm)
+        matched = Matched(before, after, target)
         provenance = json.dumps(
             {
                 "made_by": "segue match",
@@ -75,9 +103,9 @@ def match_dataset(
             with work_folders(out, folder):
                 if not is_made(out, "provenance", provenance):  # by another process, while this one waited
                     rows = dataset.select(conditions)
-                    _write(dataset, rows, transformation, folder, out, provenance, progress)
-    after = measure(transformation.apply(before.images), before.statistics.pixel_size_nm)
-    return Matched(before, after, target)
+                    attributes = {"provenance": provenance, "notes": "\n".join(matched.notes)}
+                    _write(dataset, rows, transformation, folder, out, attributes, progress)
+    return matched
 
 
 def _write(
@@ -86,7 +114,7 @@ def _write(
     transformation: Matching,
     folder: Path,
     out: Path,
-    provenance: str,
+    attributes: Mapping[str, str],
     progress: Callable[[int, int], None] | None,
 ) -> None:
     columns = dataset.samples()
@@ -114,6 +142,6 @@ def _write(
         out,
         layers=list(dataset.layers.values()),
         channels=dataset.channels,
-        attributes={**pixel_size, "provenance": provenance},
+        attributes={**pixel_size, **attributes},
         splits={},
     )

@@ -68,6 +68,19 @@ AXES = {
     "variant": "variant",
     "pair": "pair of domains",
 }
+UNITS = {  # endings of settings -> units
+    "e_per_A2": "e/Å²",
+    "g_per_cm3": "g/cm³",
+    "A": "Å",
+    "deg": "°",
+    "keV": "keV",
+    "mm": "mm",
+    "mrad": "mrad",
+    "nm": "nm",
+    "px": "px",
+    "rad": "rad",
+    "um": "µm",
+}
 LEVELS = {"inverse_frequency": "inverse frequency", "median_frequency": "median frequency"}
 STAGES = {
     "pretrain": "pretraining",
@@ -153,6 +166,28 @@ def level_label(value: Any) -> str:
             return f"{float(mantissa):g}e{int(exponent)}"
         return f"{int(number)}" if number == int(number) else f"{number:g}"
     return LEVELS.get(str(value), str(value))
+
+
+def setting_label(key: str, value: Any) -> str:
+    """Returns a setting of an HRTEM series and its value as a phrase, by its dotted key; a text stands for itself.
+
+    Two numbers are a range if they are of the specimen, and a list elsewhere.
+
+    >>> setting_label("specimen.radius_nm", "0.5,1.0")
+    'radius 0.5–1.0 nm'
+    >>> setting_label("imaging.defocus_nm", "-10,0")
+    'defocus −10, 0 nm'
+    >>> setting_label("specimen.crystal", "ZnS")
+    'ZnS'
+    """
+    values = str(value).split(",")
+    if not all(re.fullmatch(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", text) for text in values):
+        return str(value)
+    name = key.rpartition(".")[2]
+    ending = next((ending for ending in UNITS if name.endswith(f"_{ending}")), "")
+    words = name.removesuffix(f"_{ending}").replace("_", " ")
+    between = "–" if key.startswith("specimen.") and len(values) == 2 else ", "
+    return " ".join([words, between.join(values).replace("-", "−"), UNITS.get(ending, "")]).rstrip()
 
 
 def configuration_label(levels: Mapping[str, Any]) -> str:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import combinations
 from typing import cast
 
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
 from scipy.ndimage import gaussian_filter1d
 
-from segue.inference.domain_shift import DISTANCES, DomainImages, DomainShift, are_calibrated, feature_distance
+from segue.inference.domain_shift import (
+    DISTANCES,
+    DomainImages,
+    DomainShift,
+    are_calibrated,
+    common_pixels,
+    feature_distance,
+    relative_spectra,
+)
 from segue.reporting.figures.style import ReportFigure, category_colors, hide_axes, scale_axis, style
 from segue.reporting.formatting import Table, format_number
 
@@ -50,19 +59,21 @@ def domains_figure(domains: Mapping[str, DomainImages]) -> Figure:
 
 def _draw_curves(panel: SubFigure, domains: Mapping[str, DomainImages]) -> None:
     colors = category_colors(list(domains))
-    calibrated = are_calibrated(*(domain.statistics for domain in domains.values()))
+    statistics = [domain.statistics for domain in domains.values()]
+    unit = "1/nm" if are_calibrated(*statistics) else "periods per pixel"
     histograms, spectra = panel.subplots(1, 2)
-    for name, domain in domains.items():
+    for color, domain in zip(colors.values(), common_pixels(*domains.values()), strict=True):
         density, _ = np.histogram(domain.images, bins=BINS, density=True)
         density = gaussian_filter1d(density, SMOOTHING_BINS)
-        histograms.plot((BINS[1:] + BINS[:-1]) / 2, density, color=colors[name], linewidth=1.4)
-        spectra.plot(*domain.statistics.spectrum(per_nm=calibrated), color=colors[name], linewidth=1.4, label=name)
+        histograms.plot((BINS[1:] + BINS[:-1]) / 2, density, color=color, linewidth=1.4)
+    for (name, color), spectrum in zip(colors.items(), relative_spectra(*statistics), strict=True):
+        spectra.plot(*spectrum, color=color, linewidth=1.4, label=name)
     histograms.set_title("Pixel values")
     histograms.set_xlabel("standard deviations from the image's mean")
     histograms.set_ylabel("density")
     spectra.set_title("Power spectrum, radial mean")
-    spectra.set_xlabel("spatial frequency, 1/nm" if calibrated else "spatial frequency, periods per pixel")
-    spectra.set_ylabel("power, nm²" if calibrated else "power (white noise: 1)")
+    spectra.set_xlabel(f"spatial frequency, {unit}")
+    spectra.set_ylabel("power (white noise: 1)")
     scale_axis(spectra, "y", np.concatenate([line.get_ydata() for line in spectra.get_lines()]))
     spectra.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 
@@ -83,15 +94,15 @@ def domain_shift_figure(shift: DomainShift) -> ReportFigure:
 def distance_tables(shift: DomainShift) -> tuple[Table, ...]:
     """Returns a table of distances between all domains for each measure."""
     names = list(shift.domains)
+    unknown = [name for name in names if shift.domains[name].statistics.pixel_size_nm is None]
+    by_pixel = f" (pixel by pixel, where a size is not known: {', '.join(unknown)})" if unknown else ""
     tables = []
     for measure, distance in DISTANCES.items():
-        values = {
-            (a, b): distance(shift.domains[a].statistics, shift.domains[b].statistics) for a in names for b in names
-        }
-        tables.append(_table(f"Distances between {measure}", names, values))
+        values = {(a, b): distance(shift.domains[a], shift.domains[b]) for a, b in combinations(names, 2)}
+        tables.append(_table(f"Distances between {measure}{by_pixel}", names, values))
     if shift.features:
         names = list(shift.features)
-        values = {(a, b): feature_distance(shift.features[a], shift.features[b]) for a in names for b in names}
+        values = {(a, b): feature_distance(shift.features[a], shift.features[b]) for a, b in combinations(names, 2)}
         tables.append(
             _table(f"Distances between encoder features ({shift.model}), spreads within a domain", names, values)
         )
@@ -99,5 +110,6 @@ def distance_tables(shift: DomainShift) -> tuple[Table, ...]:
 
 
 def _table(summary: str, names: list[str], values: Mapping[tuple[str, str], float]) -> Table:
-    rows = [[a, *("–" if a == b else format_number(values[a, b]) for b in names)] for a in names]
+    cells = {pair: format_number(value) for (a, b), value in values.items() for pair in ((a, b), (b, a))}
+    rows = [[a, *(cells.get((a, b), "–") for b in names)] for a in names]
     return Table(["", *names], rows, range(1, len(names) + 1), summary)

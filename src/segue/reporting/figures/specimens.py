@@ -20,7 +20,7 @@ from segue.hrtem.detector import Cut
 from segue.hrtem.series import SeriesSpec, structure, structures_seed, tile_cut
 from segue.hrtem.specimen import A_PER_NM, Atoms, Particle, Specimen, build
 from segue.reporting.figures.examples import gray_levels
-from segue.reporting.figures.style import INK, VERMILION, WIDTH_IN, hide_axes, style
+from segue.reporting.figures.style import INK, VERMILION, WIDTH_IN, draw_scale_bar, hide_axes, style
 from segue.reporting.formatting import plural
 
 IMAGE_COLUMNS = 6
@@ -50,6 +50,18 @@ class SimulatedStructure:
     def clearest(self) -> np.ndarray:
         """The image of the first defocus with the highest dose."""
         return self.images[int(self.doses.argmax())]
+
+    @property
+    def pixel_size_nm(self) -> float:
+        return self.spec.imaging.pixel_size_A / A_PER_NM
+
+    @property
+    def support(self) -> str:
+        """What the particles stand on, such as "carbon film 3.4 nm"."""
+        if self.spec.specimen.support == "graphene":
+            return "graphene"
+        thickness_nm = self.specimen.support_A / A_PER_NM
+        return f"carbon film {thickness_nm:.1f} nm" if thickness_nm > 0 else "no support"
 
     def condition(self, position: int) -> str:
         defocus = f"{self.defoci_nm[position]:+g}".replace("-", "−").replace("+0", "0")
@@ -97,7 +109,7 @@ def structure_figure(simulated: SimulatedStructure) -> Figure:
             if position >= count:
                 axes.set_visible(False)
                 continue
-            _draw_image(axes, simulated.images[position])
+            _draw_image(axes, simulated, position)
             axes.set_title(simulated.condition(position), fontsize=8, fontweight="normal")
     return figure
 
@@ -116,9 +128,10 @@ def sheet_figure(structures: Mapping[str, SimulatedStructure]) -> Figure:
         grid = figure.subplots(len(structures), 5, squeeze=False)
         for (name, simulated), line in zip(structures.items(), grid, strict=True):
             _draw_above(line[0], simulated, title=name)
+            line[0].set_title(name, fontsize=min(9.5, 205 / max(len(name), 1)))  # as wide as the panel
             _draw_side(line[1], simulated)
             hide_axes(line[2])
-            _draw_image(line[2], simulated.images[0])
+            _draw_image(line[2], simulated, 0)
             line[2].set_title(simulated.condition(0))
             _draw_label(line[3], simulated)
             _draw_spectrum(line[4], simulated)
@@ -130,7 +143,7 @@ def _draw_above(axes: Axes, simulated: SimulatedStructure, title: str = "from ab
     _draw_support(axes, specimen.support, (0, 1), field_nm)
     _draw_atoms(axes, specimen.particles, (0, 1), 2, field_nm)
     rows, columns = simulated.cut
-    pixel_nm = simulated.spec.imaging.pixel_size_A / A_PER_NM
+    pixel_nm = simulated.pixel_size_nm
     side = pixel_nm * simulated.spec.imaging.tile_px
     corner = (pixel_nm * columns.start, pixel_nm * rows.start)
     axes.add_patch(Rectangle(corner, side, side, fill=False, edgecolor=VERMILION, linewidth=1))
@@ -146,8 +159,7 @@ def _draw_side(axes: Axes, simulated: SimulatedStructure) -> None:
     height_nm = specimen.height_A / A_PER_NM
     _frame(axes, field_nm, max(field_nm, height_nm), "from the side, beam ↓")
     axes.axhline(height_nm, color=VERMILION, linewidth=0.8, linestyle=(0, (1, 2)))
-    text = f"support {specimen.support_A / A_PER_NM:.1f} nm, {plural(len(specimen.parts), 'particle')}"
-    axes.set_xlabel(text, fontsize=7, labelpad=3)
+    axes.set_xlabel(f"{simulated.support}, {plural(len(specimen.parts), 'particle')}", fontsize=7, labelpad=3)
 
 
 def _draw_support(axes: Axes, support: Atoms, plane: tuple[int, int], field_nm: float) -> None:
@@ -234,13 +246,16 @@ def _draw_along_row(axes: Axes, particle: Particle) -> None:
     axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=2, fontsize=7, borderpad=0)
 
 
-def _draw_image(axes: Axes, image: np.ndarray) -> None:
+def _draw_image(axes: Axes, simulated: SimulatedStructure, position: int) -> None:
+    image = simulated.images[position]
     axes.imshow(gray_levels(image), cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
+    draw_scale_bar(axes, image.shape[-1], simulated.pixel_size_nm)
 
 
 def _draw_label(axes: Axes, simulated: SimulatedStructure) -> None:
     hide_axes(axes)
     axes.imshow(simulated.label, cmap="gray", vmin=0, vmax=1)
+    draw_scale_bar(axes, simulated.label.shape[-1], simulated.pixel_size_nm, color=VERMILION)
     axes.set_title("label")
 
 

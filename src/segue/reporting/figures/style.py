@@ -24,6 +24,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from segue.errors import SegueError
@@ -127,6 +129,22 @@ def hide_axes(axes: Axes) -> None:
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def draw_scale_bar(axes: Axes, width_px: int, pixel_size_nm: float, *, color: str = "white") -> None:
+    """Draws a bar of 1, 2 or 5 · 10ⁿ nm, a sixth to nearly half of an image's width, at its lower left with its length.
+
+    The axes are those of `imshow`, in px.
+    """
+    width_nm = width_px * pixel_size_nm
+    decade = 10.0 ** np.floor(np.log10(0.4 * width_nm))
+    length_nm = max(step * decade for step in (1, 2, 5) if step * decade <= 0.4 * width_nm)
+    bar_px, left, bottom = length_nm / pixel_size_nm, 0.05 * width_px, axes.get_ylim()[0] - 0.05 * width_px
+    axes.add_patch(Rectangle((left, bottom), bar_px, -0.02 * width_px, facecolor=color, edgecolor="black", lw=0.5))
+    axes.text(
+        left + bar_px / 2, bottom - 0.03 * width_px, f"{length_nm:g} nm", color=color, fontsize=7, ha="center",
+        va="bottom", path_effects=[withStroke(linewidth=1.5, foreground="black")],
+    )  # fmt: skip
 
 
 def plain_ticks(form: str = "g") -> FuncFormatter:
