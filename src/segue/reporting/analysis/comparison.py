@@ -7,7 +7,7 @@ itself was trained on, unless a matrix says otherwise.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -135,9 +135,23 @@ class Comparison:
         return self.results.variants.get(stage, {})
 
 
+AGGREGATES: dict[str, Callable[[Any], pd.Series]] = {  # of a grouped column
+    "median": lambda grouped: grouped.median(),
+    "mean": lambda grouped: grouped.mean(),
+    "min": lambda grouped: grouped.min(),
+    "max": lambda grouped: grouped.max(),
+    "std": lambda grouped: grouped.std(ddof=1),
+    "p05": lambda grouped: grouped.quantile(0.05),
+    "p25": lambda grouped: grouped.quantile(0.25),
+    "p75": lambda grouped: grouped.quantile(0.75),
+    "p95": lambda grouped: grouped.quantile(0.95),
+    "count": lambda grouped: grouped.count(),
+}
+
+
 @dataclass(frozen=True)
 class Matrix:
-    """Medians over runs: values[i, j] for runs of rows[i] in columns[j]; NaN where there are none."""
+    """Medians, or another aggregate, over runs: values[i, j] for rows[i] in columns[j]; NaN where there are none."""
 
     rows: list[str]
     columns: list[str]
@@ -196,17 +210,53 @@ def repeat_columns(runs: pd.DataFrame) -> list[str]:
     return [column for column in (*SEEDS, "repeat") if column in runs.columns]
 
 
-def matrix(comparison: Comparison, stage: str, *, after_transfer: bool = False, second: bool = False) -> Matrix:
+def select(frame: pd.DataFrame, where: Mapping[str, Sequence[Any]], *, context: str = "where") -> pd.DataFrame:
+    """Returns the rows of `frame` whose value in each column of `where` is one of those given, compared as text.
+
+    A number equals its text, so that 1e-4, 0.0001 and "1e-4" are one. Raises SegueError for a column or a value that
+    `frame` does not have.
+    """
+    for column, values in where.items():
+        if column not in frame.columns:
+            raise SegueError(f"{context}: {unknown(column, list(map(str, frame.columns)), 'column')}.")
+        texts = frame[column].map(_value_text)
+        allowed = {_value_text(value) for value in values}
+        if missing := allowed - set(texts):
+            present = sorted(set(texts))
+            raise SegueError(f"{context}: {column} is never '{min(missing)}'; it is {', '.join(present[:30])}.")
+        frame = frame[texts.isin(allowed)]
+    return frame
+
+
+def _value_text(value: object) -> str:
+    try:
+        return repr(float(str(value)))
+    except ValueError:
+        return str(value)
+
+
+def matrix(
+    comparison: Comparison,
+    stage: str,
+    *,
+    after_transfer: bool = False,
+    second: bool = False,
+    aggregate: str = "median",
+    where: Mapping[str, Sequence[Any]] | None = None,
+) -> Matrix:
     """Returns trained on × evaluated on for `stage`, or pretrained on × transferred to when `after_transfer`.
 
     After transfer, a run's column is its own domain, on which it is evaluated, and its row that of its root.
+    aggregate: a name of AGGREGATES, over the runs of a cell; where: column of the table -> values, see `select`.
     """
+    if aggregate not in AGGREGATES:
+        raise SegueError(f"aggregate: {unknown(aggregate, AGGREGATES, 'aggregate')}.")
     value = "second_value" if second else "value"
     if after_transfer:
-        frame = comparison.stage_runs(stage)
+        frame = select(comparison.stage_runs(stage), where or {})
         row, column = frame["root_domain"], frame["domain"]
     else:
-        frame = comparison.rows[comparison.rows["stage"] == stage]
+        frame = select(comparison.rows[comparison.rows["stage"] == stage], where or {})
         row, column = frame["domain"], frame["evaluated_domain"]
     order = comparison.results.domains
     rows, columns = _in_order(row, order), _in_order(column, order)
@@ -215,7 +265,10 @@ def matrix(comparison: Comparison, stage: str, *, after_transfer: bool = False, 
     index = pd.MultiIndex.from_product([rows, columns])
     spread = quantiles.reindex(index).to_numpy(dtype=float).reshape(len(rows), len(columns), 3)
     counts = grouped.count().reindex(index, fill_value=0).to_numpy(dtype=int).reshape(len(rows), len(columns))
-    return Matrix(rows, columns, spread[..., 1], spread[..., [0, 2]], counts)
+    values = spread[..., 1]
+    if aggregate != "median":
+        values = AGGREGATES[aggregate](grouped).reindex(index).to_numpy(dtype=float).reshape(counts.shape)
+    return Matrix(rows, columns, values, spread[..., [0, 2]], counts)
 
 
 def before_and_after(comparison: Comparison, stage: str) -> pd.DataFrame:
