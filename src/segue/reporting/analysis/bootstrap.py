@@ -59,6 +59,7 @@ class Estimate:
     standard_error: float = float("nan")
     test_degrees_of_freedom: int = 0
     equivalence_margin: float = float("nan")
+    mean: float = float("nan")  # of the resamples
 
     @property
     def p_value(self) -> float:
@@ -179,7 +180,9 @@ def _summarize(median: float, samples: np.ndarray, repeats: Repeats, runs: int) 
     one_sided = np.abs(np.quantile(usable, [1 - COVERAGE, COVERAGE]))
     margin = float(one_sided.max()) if max(freedom) >= MIN_DEGREES_OF_FREEDOM else float("nan")
     error = float(np.std(usable, ddof=1))
-    return Estimate(median, (float(low), float(high)), runs, units, max(freedom), error, min(freedom), margin)
+    return Estimate(
+        median, (float(low), float(high)), runs, units, max(freedom), error, min(freedom), margin, float(usable.mean())
+    )
 
 
 def interval_caption(lines: str, estimates: Sequence[Estimate]) -> str:

@@ -1,4 +1,4 @@
-"""Runs outside of the domain they were trained on: spread over domains, forgetting of the source, asymmetry of pairs."""
+"""Runs outside of the domain they were trained on: spread over domains, forgetting of the source, asymmetry."""
 
 from __future__ import annotations
 
@@ -123,7 +123,8 @@ def asymmetry(comparison: Comparison, stage: str, *, after_transfer: bool = Fals
     for a loss, a negative one says that the domain serves better as a source than it is served as a target. `excess`
     is the same after subtracting from each value that of networks trained on the tested domain itself, so that how
     hard a domain is cancels. `against_others` is the mean over partners j of (i → j) less the mean of (k → j) over the
-    other sources k: negative for a loss if the domain is a better source than the others are. Pairs of which one direction is missing are left out. None where there is no pair.
+    other sources k: negative for a loss if the domain is a better source than the others are. Pairs of which one
+    direction is missing are left out. None where there is no pair.
     """
     if after_transfer:
         frame = comparison.stage_runs(stage)
