@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from segue.errors import SegueError
+from segue.reporting.analysis.bootstrap import t_quantile
 from segue.reporting.analysis.comparison import Comparison
 from segue.reporting.analysis.ranking import choice_axes
 from segue.reporting.analysis.result import Analysis
@@ -29,7 +30,6 @@ from segue.reporting.formatting import axis_label, configuration_label, format_n
 from segue.spec import unknown
 
 MIN_DOMAINS = 3  # from which effects of settings are learned, besides the one left out
-COVERAGE = 0.95
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,9 @@ def records(comparison: Comparison, stage: str) -> Records | None:
     grouped = frame.groupby(["domain", "labels", "choice"])
     table = grouped.agg(
         y=("y", "mean"), loss=("loss", "mean"), runs=("y", "size"), source=("root_domain", "first"),
-        within=("y", lambda values: float(((values - values.mean()) ** 2).sum())),
+        within=("y", "var"),
     ).reset_index()  # fmt: skip
+    table["within"] = table["within"].fillna(0.0) * (table["runs"] - 1)
     choices = frame.drop_duplicates("choice").set_index("choice").sort_index()[[*axes, "root_domain"]]
     choices = choices.rename(columns={"root_domain": "source"})
     if len(choices) < 2:
@@ -120,7 +121,7 @@ def _before(comparison: Comparison, stage: str, choices: pd.DataFrame, inherited
         return pd.DataFrame(index=choices.index)
     if not keys:
         means = rows.groupby("evaluated_domain")["value"].mean()
-        return pd.DataFrame({domain: value for domain, value in means.items()}, index=choices.index)
+        return pd.DataFrame(dict(means.items()), index=choices.index)
     means = rows.groupby([*keys, "evaluated_domain"], dropna=False)["value"].mean().unstack()
     return choices[keys].merge(means.reset_index(), on=keys, how="left").set_axis(choices.index).drop(columns=keys)
 
@@ -136,27 +137,20 @@ def forecast(data: Records, table: pd.DataFrame, domain: str, *, with_before: bo
     choices = [c for c in fit.settings.index if data.choices.at[c, "source"] != domain]
     if x is not None:
         choices = [c for c in choices if np.isfinite(data.before.at[c, domain])]
-    places = [fit.settings.index.get_loc(c) for c in choices]
-    own = table[table["domain"] == domain].set_index("choice")
+    places = fit.settings.index.get_indexer(pd.Index(choices))
     covariate = data.before.loc[choices, domain].to_numpy(dtype=float) if x is not None else np.zeros(len(choices))
     y = fit.settings.to_numpy()[places] + fit.slope * covariate
     variance = fit.setting_variances[places]
-    from scipy.stats import t
-
     if domain in fit.domains.index:
-        y = y + fit.domains[domain]
-        seen = np.array([c in own.index for c in choices])
-        kept = np.array([fit.suits.get((domain, c), 0.0) for c in choices])
-        left = np.array([fit.suit_variances.get((domain, c), fit.between) for c in choices])
-        y = y + np.where(seen, kept, 0.0)
-        variance = variance + left + fit.residual / max(len(own), 1)
+        own = fit.suits[table["domain"] == domain].set_index("choice").reindex(choices)
+        y = y + fit.domains[domain] + own["suit"].fillna(0.0).to_numpy()
+        variance = variance + own["variance"].fillna(fit.between).to_numpy() + fit.residual / own["suit"].count()
         freedom = fit.freedom
     else:
-        y = y + fit.level + fit.level_slope * (covariate.mean() if x is not None else 0.0)
+        y = y + fit.level + fit.level_slope * covariate.mean()
         variance = variance + fit.between + fit.level_variance
         freedom = fit.level_freedom
-    quantile = float(t.ppf((1 + COVERAGE) / 2, max(freedom, 1)))
-    return Forecast(pd.Series(y, choices), pd.Series(np.sqrt(variance), choices), quantile)
+    return Forecast(pd.Series(y, choices), pd.Series(np.sqrt(variance), choices), t_quantile(max(freedom, 1)))
 
 
 def _known_before(data: Records, table: pd.DataFrame, domain: str) -> np.ndarray | None:
@@ -176,8 +170,7 @@ class _Fit:
     settings: pd.Series  # m, shrunken
     setting_variances: np.ndarray
     slope: float  # b
-    suits: dict[tuple[str, int], float]  # g, shrunken
-    suit_variances: dict[tuple[str, int], float]
+    suits: pd.DataFrame  # a row per row of the table: choice, suit (g, shrunken) and its variance
     between: float  # the variance of g
     residual: float  # the variance about the additive fit
     freedom: int
@@ -219,12 +212,11 @@ def _fit(data: Records, table: pd.DataFrame, x: np.ndarray | None) -> _Fit:
     # what suits a domain is pulled to nothing
     gaps = shifted["y"].to_numpy() - of_domains.to_numpy()[domain_codes] - settings[choice_codes]
     suits, suit_left, between = shrink(gaps, errors)
-    places = list(zip(table["domain"], table["choice"], strict=True))
+    of_rows = pd.DataFrame({"choice": table["choice"], "suit": suits, "variance": suit_left})
     # the level of a domain without runs
     level, level_slope, level_variance, level_freedom = _levels(of_domains, x, domain_codes)
     return _Fit(
-        of_domains, pd.Series(settings, choices), left + main_variance, slope,
-        dict(zip(places, suits, strict=True)), dict(zip(places, suit_left, strict=True)), between, residual, freedom,
+        of_domains, pd.Series(settings, choices), left + main_variance, slope, of_rows, between, residual, freedom,
         level, level_slope, level_variance, level_freedom,
     )  # fmt: skip
 
@@ -444,14 +436,14 @@ def judge(comparison: Comparison, stage: str) -> Analysis | None:
     if data.is_log:
         shares = {c: float((table[c] / table["best"] - 1).mean()) for c in columns}
         relative = "In percent of the best: " + ", ".join(f"{c} {100 * s:.1f}" for c, s in shares.items()) + "."
-    advice = over_domains("advice", by_domain["advice"])
-    spread = f"{format_number(advice['advice'])} [{format_number(advice['advice_low'])}, {format_number(advice['advice_high'])}]"
+    mean, low, high = map(format_number, over_domains("advice", by_domain["advice"]).values())
     notes = (
-        f"Regret in {comparison.metric.label}: the mean over repeats of the setting chosen without any run to or from the"
-        " domain, less the best of all settings tried there. without_before: advice that does not use the pretrained"
-        " networks' values in the domain; one_setting: the best over all other domains; random: any setting.",
+        f"Regret in {comparison.metric.label}: the mean over repeats of the setting chosen without any run to or from"
+        " the domain, less the best of all settings tried there. without_before: advice that does not use what the"
+        " pretrained networks score in the domain; one_setting: the best over all other domains; freeze_nothing, random:"
+        " a random one of those settings.",
         relative,
-        f"Advice, mean over {len(by_domain)} domains with its 95 % t interval: {spread}.",
+        f"Advice, mean over {len(by_domain)} domains with its 95 % t interval: {mean} [{low}, {high}].",
         f"Its 95 % interval held the observed value in {format_percent(float(np.mean(covered)))} of"
         f" {len(covered)} cases.",
     )

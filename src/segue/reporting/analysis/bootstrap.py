@@ -64,11 +64,11 @@ class Estimate:
     @property
     def p_value(self) -> float:
         """The two-sided p value of a median of zero, by a t test with the bootstrap's standard error; else NaN."""
-        from scipy.stats import t
+        from scipy.special import stdtr
 
         if self.interval is None or not self.standard_error > 0:
             return float("nan")
-        return float(2 * t.sf(abs(self.median) / self.standard_error, self.test_degrees_of_freedom))
+        return float(2 * stdtr(self.test_degrees_of_freedom, -abs(self.median) / self.standard_error))
 
     @property
     def excludes_zero(self) -> bool:
@@ -183,6 +183,13 @@ def _summarize(median: float, samples: np.ndarray, repeats: Repeats, runs: int) 
     return Estimate(
         median, (float(low), float(high)), runs, units, max(freedom), error, min(freedom), margin, float(usable.mean())
     )
+
+
+def t_quantile(freedom: float, probability: float = (1 + COVERAGE) / 2) -> float:
+    """Returns the quantile of Student's t distribution, by default of a 95 % interval."""
+    from scipy.special import stdtrit  # scipy.stats would take a second to import
+
+    return float(stdtrit(freedom, probability))
 
 
 def interval_caption(lines: str, estimates: Sequence[Estimate]) -> str:

@@ -46,6 +46,7 @@ class Comparison:
     the runs of a configuration where the table has no seeds.
     `repeated` says whether anything was repeated with another seed, without which no interval can be given.
     `reason` explains why the metric is one of objects if none was requested; else it is empty.
+    `images` has a row per (run, evaluated domain, image) where the table has a column `image`; `rows` are means of it.
     """
 
     results: StudyResults
@@ -56,6 +57,7 @@ class Comparison:
     runs: pd.DataFrame
     repeated: bool
     reason: str = ""
+    images: pd.DataFrame | None = None
 
     def axes(self, stage: str) -> list[str]:
         """Returns the axes of `stage` after those of its ancestors, as far as the table has them."""
@@ -194,6 +196,9 @@ def compare(results: StudyResults, metric: str | None = None) -> Comparison:
         evaluated_domain=table["evaluated_domain"].astype(str),
         parent=table["parent"].fillna("").astype(str) if "parent" in table.columns else "",
     )
+    images = rows if "image" in rows.columns else None
+    if images is not None:
+        rows = _mean_over_images(images)
     # a row per run, with its ancestor and its repeats
     runs = _with_lineage(_in_own_domain(rows, results.domains), rows)
     axes = [axis for stage_axes in results.stages.values() for axis in stage_axes if axis in runs.columns]
@@ -202,7 +207,18 @@ def compare(results: StudyResults, metric: str | None = None) -> Comparison:
     if not any(seed in runs.columns for seed in SEEDS):
         runs = runs.assign(repeat=configurations.cumcount())
     repeated = len(runs[repeat_columns(runs)].drop_duplicates()) > 1
-    return Comparison(results, first, second, split, rows, runs, repeated, reason)
+    if images is not None and "repeat" in runs.columns:
+        images = images.assign(repeat=images["run"].map(runs.set_index("run")["repeat"]))
+    return Comparison(results, first, second, split, rows, runs, repeated, reason, images)
+
+
+def _mean_over_images(images: pd.DataFrame) -> pd.DataFrame:
+    """Returns a row per run and evaluated domain, whose values are means over its images."""
+    keys = ["run", "evaluated_domain"]
+    means = images.groupby(keys)[["value", "second_value"]].mean()
+    rows = images.drop_duplicates(keys).drop(columns=["image", "group"], errors="ignore").set_index(keys)
+    rows[means.columns] = means
+    return rows.reset_index()
 
 
 def repeat_columns(runs: pd.DataFrame) -> list[str]:

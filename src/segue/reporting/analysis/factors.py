@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ class Level:
     """
 
     name: str
+    value: Any
     values: np.ndarray
     estimate: Estimate
     second: Estimate | None
@@ -167,6 +169,7 @@ def _levels(comparison: Comparison, frame: pd.DataFrame, axis: str, others: list
         levels.append(
             Level(
                 name=level_label(value),
+                value=value,
                 values=numbers[is_level],
                 estimate=comparison.estimate(part),
                 second=comparison.estimate(part, "second_value") if comparison.second_metric else None,

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from segue.errors import SegueError
+from segue.reporting.analysis.bootstrap import t_quantile
 from segue.reporting.analysis.comparison import Comparison, numeric, select
 from segue.reporting.analysis.ranking import choice_axes
 from segue.reporting.analysis.result import Analysis
@@ -208,12 +209,16 @@ def additive_effects(table: pd.DataFrame, rows: str, columns: str) -> tuple[pd.S
     """Returns the row and column effects of an additive least-squares fit of `y`; column effects have mean zero."""
     row_codes, row_names = pd.factorize(table[rows], sort=True)
     column_codes, column_names = pd.factorize(table[columns], sort=True)
-    design = np.zeros((len(table), len(row_names) + len(column_names)))
-    place = np.arange(len(table))
-    design[place, row_codes] = 1.0
-    design[place, len(row_names) + column_codes] = 1.0
-    solution = np.linalg.lstsq(design, table["y"].to_numpy(dtype=float), rcond=None)[0]
-    of_rows, of_columns = solution[: len(row_names)], solution[len(row_names) :]
+    shape, y = (len(row_names), len(column_names)), table["y"].to_numpy(dtype=float)
+    counts = np.zeros(shape)
+    np.add.at(counts, (row_codes, column_codes), 1.0)
+    # the normal equations, with the row effects eliminated
+    of_row, of_column = counts.sum(axis=1), counts.sum(axis=0)
+    row_sums = np.bincount(row_codes, weights=y, minlength=shape[0])
+    column_sums = np.bincount(column_codes, weights=y, minlength=shape[1])
+    reduced = np.diag(of_column) - counts.T @ (counts / of_row[:, None])
+    of_columns = np.linalg.lstsq(reduced, column_sums - counts.T @ (row_sums / of_row), rcond=1e-10)[0]
+    of_rows = (row_sums - counts @ of_columns) / of_row
     shift = of_columns.mean()
     return pd.Series(of_rows + shift, index=row_names), pd.Series(of_columns - shift, index=column_names)
 
@@ -259,12 +264,10 @@ def _scaled(values: pd.Series) -> pd.Series:
 
 def over_domains(name: str, values: pd.Series) -> dict[str, float]:
     """Returns the mean over domains with its 95 % t interval; NaN ends for a single domain."""
-    from scipy.stats import t
-
     count = int(values.count())
     half = float("nan")
     if count > 1:
-        half = float(t.ppf(0.975, count - 1) * values.std(ddof=1) / np.sqrt(count))
+        half = t_quantile(count - 1) * float(values.std(ddof=1) / np.sqrt(count))
     mean = float(values.mean())
     return {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}
 

@@ -8,6 +8,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from segue.reporting.analysis.bootstrap import t_quantile
 from segue.reporting.analysis.comparison import Comparison, repeat_columns
 from segue.reporting.analysis.result import Analysis
 from segue.reporting.formatting import axis_label, stage_label
@@ -50,7 +51,7 @@ def variance_shares(comparison: Comparison, stage: str, *, log: bool = False) ->
         parts = np.array([_shares(values, codes, configuration, repeats != one) for one in distinct])
         variance += (len(parts) - 1) / len(parts) * ((parts - parts.mean(axis=0)) ** 2).sum(axis=0)
         freedoms.append(len(parts) - 1)
-    half = _t_quantile(min(freedoms)) * np.sqrt(variance) if freedoms else np.full(len(shares), np.nan)
+    half = t_quantile(min(freedoms)) * np.sqrt(variance) if freedoms else np.full(len(shares), np.nan)
     names = [*(axis_label(axis) for axis in axes), "interactions", "repeats"]
     levels = [int(code.max()) + 1 for code in codes]
     table = pd.DataFrame(
@@ -131,9 +132,3 @@ def _averaged_over_orders(factor: int, count: int, explained: dict[tuple[int, ..
         orders = math.factorial(len(subset)) * math.factorial(count - 1 - len(subset)) / math.factorial(count)
         result += orders * (explained[tuple(sorted((*subset, factor)))] - before)
     return result
-
-
-def _t_quantile(freedom: int) -> float:
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, freedom))
