@@ -296,7 +296,7 @@ def advise(comparison: Comparison, stage: str, target: str | None, labels: float
     for c in order:
         ends = sorted(float(data.metric_value(y[c] + s * quantile * error[c])) for s in (-1, 1))
         rows.append(
-            {**{axis: data.choices.at[c, axis] for axis in data.axes}, "expected": expected[c],
+            {**{axis: level_label(data.choices.at[c, axis]) for axis in data.axes}, "expected": expected[c],
              "expected_low": ends[0], "expected_high": ends[1], "lost": data.sign * (expected[c] - expected[order[0]])}
         )  # fmt: skip
     where = f"to {target}" if target else "to a domain that the table does not have"
@@ -440,8 +440,8 @@ def judge(comparison: Comparison, stage: str) -> Analysis | None:
     notes = (
         f"Regret in {comparison.metric.label}: the mean over repeats of the setting chosen without any run to or from"
         " the domain, less the best of all settings tried there. without_before: advice that does not use what the"
-        " pretrained networks score in the domain; one_setting: the best over all other domains; freeze_nothing, random:"
-        " a random one of those settings.",
+        " pretrained networks score in the domain; one_setting: the best over all other domains; freeze_nothing,"
+        " random: a random one of those settings.",
         relative,
         f"Advice, mean over {len(by_domain)} domains with its 95 % t interval: {mean} [{low}, {high}].",
         f"Its 95 % interval held the observed value in {format_percent(float(np.mean(covered)))} of"

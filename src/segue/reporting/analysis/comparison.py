@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,11 +17,12 @@ import pandas as pd
 
 from segue.errors import SegueError
 from segue.reporting.analysis.bootstrap import SEEDS, ClusterLevel, Estimate, estimate
-from segue.reporting.formatting import TILE_PREFIX, Metric, metric_for
+from segue.reporting.formatting import TILE_PREFIX, Metric, level_label, metric_for
 from segue.spec import unknown
 from segue.study.table import StudyResults
 
 IDENTITY = ("stage", "run", "domain", "evaluated_domain")
+MAX_VALUES_NAMED = 30  # in a message
 PREFERRED = ("loss", "dice_mean", "iou_mean", "accuracy")
 LOSSES = ("loss", "loss_adjusted")
 OBJECTS = (
@@ -226,22 +227,52 @@ def repeat_columns(runs: pd.DataFrame) -> list[str]:
     return [column for column in (*SEEDS, "repeat") if column in runs.columns]
 
 
-def select(frame: pd.DataFrame, where: Mapping[str, Sequence[Any]], *, context: str = "where") -> pd.DataFrame:
-    """Returns the rows of `frame` whose value in each column of `where` is one of those given, compared as text.
+Conditions = Mapping[str, Sequence[Any]]  # column -> the values it may have
 
-    A number equals its text, so that 1e-4, 0.0001 and "1e-4" are one. Raises SegueError for a column or a value that
-    `frame` does not have.
+
+def select(frame: pd.DataFrame, where: Conditions, *, context: str = "where") -> pd.DataFrame:
+    """Returns the rows of `frame` that have, in each column of `where`, one of the values given.
+
+    Values are compared as text, numbers as numbers: 1e-4 and "0.0001" are one. Raises SegueError for a column or a
+    value that `frame` does not have.
     """
+    return frame[_is_selected(frame, where, context)]
+
+
+def restrict(comparison: Comparison, *, where: Conditions, without: Conditions) -> Comparison:
+    """Returns the comparison of the runs that have one of the values of `where`, and none of those of `without`.
+
+    A run without a value in a column, such as one of another stage, stays. `evaluated_domain` is a condition on where
+    runs are tested and removes no run. Raises SegueError for a column or a value that the table does not have.
+    """
+    rows, runs = comparison.rows, comparison.runs
+    for conditions, excluded in ((where, False), (without, True)):
+        for column, values in conditions.items():
+            context = "without" if excluded else "where"
+            selected = _is_selected(rows, {column: values}, context)
+            known = rows[column].notna() & (rows[column] != "")
+            rows = rows[~selected if excluded else selected | ~known]
+            if column != "evaluated_domain":
+                runs = runs[runs["run"].isin(set(rows["run"]))]
+                rows = rows[rows["run"].isin(set(runs["run"]))]
+    if runs.empty:
+        raise SegueError("where: no run meets all conditions; leave one out.")
+    repeated = len(runs[repeat_columns(runs)].drop_duplicates()) > 1
+    return replace(comparison, rows=rows, runs=runs, repeated=repeated)
+
+
+def _is_selected(frame: pd.DataFrame, where: Conditions, context: str) -> np.ndarray:
+    selected = np.ones(len(frame), dtype=bool)
     for column, values in where.items():
         if column not in frame.columns:
             raise SegueError(f"{context}: {unknown(column, list(map(str, frame.columns)), 'column')}.")
-        texts = frame[column].map(_value_text)
-        allowed = {_value_text(value) for value in values}
-        if missing := allowed - set(texts):
-            present = sorted(set(texts))
-            raise SegueError(f"{context}: {column} is never '{min(missing)}'; it is {', '.join(present[:30])}.")
-        frame = frame[texts.isin(allowed)]
-    return frame
+        codes, levels = pd.factorize(frame[column], use_na_sentinel=False)
+        texts, allowed = [_value_text(level) for level in levels], {_value_text(value) for value in values}
+        if missing := sorted(allowed - set(texts)):
+            present = ", ".join(sorted(map(level_label, levels))[:MAX_VALUES_NAMED])
+            raise SegueError(f"{context}: {column} is never '{missing[0]}'; it is {present}.")
+        selected &= np.array([text in allowed for text in texts], dtype=bool)[codes]
+    return selected
 
 
 def _value_text(value: object) -> str:
@@ -258,7 +289,7 @@ def matrix(
     after_transfer: bool = False,
     second: bool = False,
     aggregate: str = "median",
-    where: Mapping[str, Sequence[Any]] | None = None,
+    where: Conditions | None = None,
 ) -> Matrix:
     """Returns trained on × evaluated on for `stage`, or pretrained on × transferred to when `after_transfer`.
 

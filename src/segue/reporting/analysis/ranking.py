@@ -99,8 +99,8 @@ def rank_stability(comparison: Comparison, stage: str) -> Analysis | None:
     """Returns the rank of every setting, 1 the best, with the range of ranks that other seeds would give.
 
     A setting is a choice along `choice_axes`, ranked by its median over runs after subtracting from each value the
-    median of its target domain and number of labels, since not every setting meets every target. `best` is the share
-    of resamples in which it is first. The notes give Kendall's tau-b between the orders of single repeats (Kendall
+    median of its target domain and number of labels, since not every setting meets every target. `best_share` is the
+    share of resamples in which it is first. The notes give Kendall's tau-b between the orders of single repeats (Kendall
     1945, Biometrika 33, 239): 1 if all repeats give one order, 0 if they have nothing in common. None where there are
     not two settings.
     """
@@ -137,13 +137,13 @@ def rank_stability(comparison: Comparison, stage: str) -> Analysis | None:
                 "runs": int((codes == place).sum()),
                 "relative": relative[place],
                 **interval_columns("rank", estimates[place]),
-                "best": first.mean,
+                "best_share": first.mean,
             }
         )
     table = pd.DataFrame(records).sort_values("rank", kind="stable").reset_index(drop=True)
     notes = [
-        f"Relative: median {comparison.metric.label} less that of the same target and number of labels; best: share of"
-        " resamples in which the setting is first.",
+        f"Relative: median {comparison.metric.label} less that of the same target and number of labels; best share: of"
+        " resamples, those in which the setting is first.",
         interval_note(estimates[: len(settings)], resamples),
         _agreement(frame),
     ]
@@ -156,7 +156,9 @@ def _agreement(frame: pd.DataFrame) -> str:
 
     orders = frame.groupby(["setting", *repeat_columns(frame)])["relative"].median().unstack(repeat_columns(frame))
     orders = orders.loc[:, orders.notna().all()].to_numpy()
-    taus = [float(kendalltau(orders[:, a], orders[:, b])[0]) for a, b in combinations(range(orders.shape[1]), 2)]
+    taus = [
+        float(np.asarray(kendalltau(orders[:, a], orders[:, b]))[0]) for a, b in combinations(range(orders.shape[1]), 2)
+    ]
     if not taus:
         return ""
     return (

@@ -58,12 +58,13 @@ def cells(comparison: Comparison, stage: str, *, selection: str = "validation") 
     if not axes or frame.empty:
         return None
     validation = validation_values(comparison)
+    frame = frame.assign(selecting=frame["value"])
     is_selected = selection == "validation" and validation is not None
-    frame = frame.assign(selecting=frame["run"].map(validation) if is_selected else frame["value"])
+    if is_selected and validation is not None:
+        frame = frame.assign(selecting=frame["run"].map(validation))
+        frame = frame[np.isfinite(frame["selecting"])]
     if "labels" not in frame.columns:
         frame = frame.assign(labels=float("nan"))
-    if is_selected:
-        frame = frame[np.isfinite(frame["selecting"])]
     keys = frame[axes].drop_duplicates().reset_index(drop=True)
     if len(keys) < 2:
         return None
@@ -155,7 +156,7 @@ def regret_of_rules(
 ) -> Analysis | None:
     """Returns what is lost by restricting the choice, against the best choice found in each context.
 
-    A rule maps axes to the values it allows; by default there is one per level of each axis ("always freeze nothing"),
+    A rule maps axes of `choice_axes` to the values it allows; by default there is one per level of each axis ("always freeze nothing"),
     with one setting for every context, and a random setting. `best_within` is the regret of the best choice that the
     rule allows, which is what the restriction costs; `at_random` that of a random one among them. "Found" is selected
     on the means over repeats, so that regrets are too large by the optimism of that best. Averages over contexts with a
@@ -202,7 +203,7 @@ def one_setting(table: pd.DataFrame) -> int | None:
     effects = additive_effects(table.assign(y=_scaled(table["loss"])), "context", "choice")[1]
     contexts = table.groupby("choice")["context"].nunique()
     usual = contexts[contexts >= 0.5 * contexts.max()].index
-    return int(effects.reindex(usual).idxmin()) if len(usual) else None
+    return int(str(effects.reindex(usual).idxmin())) if len(usual) else None
 
 
 def additive_effects(table: pd.DataFrame, rows: str, columns: str) -> tuple[pd.Series, pd.Series]:
@@ -259,7 +260,7 @@ def _rules_of_levels(choices: pd.DataFrame) -> list[dict[str, list[Any]]]:
 
 
 def _scaled(values: pd.Series) -> pd.Series:
-    return np.log(values) if (values > 0).all() else values
+    return values.map(np.log) if (values > 0).all() else values
 
 
 def over_domains(name: str, values: pd.Series) -> dict[str, float]:

@@ -68,7 +68,8 @@ def level_tests(
     """Returns every level of every factor of a stage against the first one, in pairs that differ in nothing else.
 
     `p` is of a t test with the bootstrap's standard error and, as degrees of freedom, the repeats beyond the first;
-    `p_adjusted` corrects it for all comparisons of the table by a name of ADJUSTMENTS. `equivalent_within` is the least
+    `p_adjusted` corrects it for all comparisons of the table by a name of ADJUSTMENTS. Levels are called different
+    where it is below .05 and the interval excludes zero. `equivalent_within` is the least
     margin within which the two are equivalent; with `margin`, a column says whether they are within that one, in units
     of the metric. None where nothing varies in pairs.
     """
@@ -115,6 +116,6 @@ def _conclusion(difference: Estimate, p_adjusted: float, margin: float | None) -
     """Returns "different", "equivalent", both, or "undecided"; "" where nothing was repeated."""
     if not np.isfinite(p_adjusted):
         return ""
-    parts = ["different"] if p_adjusted < SIGNIFICANCE else []
+    parts = ["different"] if p_adjusted < SIGNIFICANCE and difference.excludes_zero else []
     parts += ["equivalent within the margin"] if margin is not None and is_equivalent(difference, margin) else []
     return ", but ".join(parts) or "undecided"
