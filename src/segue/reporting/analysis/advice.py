@@ -23,10 +23,10 @@ import pandas as pd
 from segue.errors import SegueError
 from segue.reporting.analysis.bootstrap import t_quantile
 from segue.reporting.analysis.comparison import Comparison
-from segue.reporting.analysis.ranking import choice_axes
+from segue.reporting.analysis.ranking import choice_axes, setting_label, setting_note
 from segue.reporting.analysis.result import Analysis
 from segue.reporting.analysis.selection import additive_effects, one_setting, over_domains
-from segue.reporting.formatting import axis_label, configuration_label, format_number, format_percent, level_label
+from segue.reporting.formatting import axis_label, format_number, format_percent, level_label
 from segue.spec import unknown
 
 MIN_DOMAINS = 3  # from which effects of settings are learned, besides the one left out
@@ -50,7 +50,7 @@ class Records:
     is_log: bool
 
     def label(self, choice: int) -> str:
-        return configuration_label({axis: self.choices.at[choice, axis] for axis in self.axes})
+        return setting_label({axis: self.choices.at[choice, axis] for axis in self.axes})
 
     def metric_value(self, y: Any) -> Any:
         """Returns scaled losses as values of the metric."""
@@ -134,10 +134,12 @@ def forecast(data: Records, table: pd.DataFrame, domain: str, *, with_before: bo
     """
     x = _known_before(data, table, domain) if with_before else None
     fit = _fit(data, table, x)
-    choices = [c for c in fit.settings.index if data.choices.at[c, "source"] != domain]
+    index = fit.settings.index
+    usable = data.choices["source"].loc[index].to_numpy() != domain
     if x is not None:
-        choices = [c for c in choices if np.isfinite(data.before.at[c, domain])]
-    places = fit.settings.index.get_indexer(pd.Index(choices))
+        usable &= np.isfinite(data.before[domain].loc[index].to_numpy(dtype=float))
+    choices = index[usable]
+    places = np.flatnonzero(usable)
     covariate = data.before.loc[choices, domain].to_numpy(dtype=float) if x is not None else np.zeros(len(choices))
     y = fit.settings.to_numpy()[places] + fit.slope * covariate
     variance = fit.setting_variances[places]
@@ -157,9 +159,8 @@ def _known_before(data: Records, table: pd.DataFrame, domain: str) -> np.ndarray
     """Returns (rows,) the scaled loss before the transfer; None where it is unknown for a row or for `domain`."""
     if domain not in data.before.columns or not set(table["domain"]) <= set(data.before.columns):
         return None
-    values = np.array(
-        [data.before.at[c, d] for c, d in zip(table["choice"], table["domain"], strict=True)], dtype=float
-    )
+    columns = data.before.columns.get_indexer(pd.Index(table["domain"]))
+    values = data.before.to_numpy(dtype=float)[data.before.index.get_indexer(pd.Index(table["choice"])), columns]
     is_known = np.isfinite(values).all() and np.ptp(values) > 0
     return values if is_known and data.before[domain].notna().any() else None
 
@@ -286,8 +287,10 @@ def advise(comparison: Comparison, stage: str, target: str | None, labels: float
     forecasts = [(weight, forecast(data, _at(data.table, n), name)) for n, weight in parts.items()]
     shared = set.intersection(*(set(f.y.index) for _, f in forecasts))
     index = sorted(shared)
-    y = sum(weight * f.y.loc[index] for weight, f in forecasts)
-    error = np.sqrt(sum(weight**2 * f.error.loc[index] ** 2 for weight, f in forecasts))
+    y, variance = pd.Series(0.0, index), pd.Series(0.0, index)
+    for weight, one in forecasts:
+        y, variance = y + weight * one.y.loc[index], variance + weight**2 * one.error.loc[index] ** 2
+    error = variance.map(np.sqrt)
     quantile = max(f.quantile for _, f in forecasts)
     order = y.sort_values().index
     metric = comparison.metric
@@ -368,8 +371,12 @@ def _simple_rules(data: Records, expected: dict[int, float], label: str) -> Anal
     table = pd.DataFrame(rows)
     return Analysis(
         "What simpler rules would lose", table if data.is_log else table.drop(columns="lost_share"),
-        (f"Lost: expected {label} less that of the advice, positive whichever way the metric points.",),
+        (setting_note(data.axes), f"Lost: expected {label} less that of the advice, positive for what is worse."),
     )  # fmt: skip
+
+
+def _least(values: pd.Series) -> int:
+    return int(values.index[int(np.nanargmin(values.to_numpy()))])
 
 
 def _everywhere(data: Records, table: pd.DataFrame, candidates: list[int]) -> int | None:
@@ -410,8 +417,8 @@ def judge(comparison: Comparison, stage: str) -> Analysis | None:
             }
             row: dict[str, Any] = {"domain": name, "best": float(losses.min())}
             for key, result in forecasts.items():
-                row[key] = float(losses[result.y.reindex(losses.index).idxmin()])
-            chosen = int(forecasts["advice"].y.reindex(losses.index).idxmin())
+                row[key] = float(losses[_least(result.y.reindex(losses.index))])
+            chosen = _least(forecasts["advice"].y.reindex(losses.index))
             half = forecasts["advice"].quantile * forecasts["advice"].error[chosen]
             observed = np.log(losses[chosen]) if data.is_log else losses[chosen]
             covered.append(abs(observed - forecasts["advice"].y[chosen]) <= half)

@@ -90,13 +90,17 @@ def forgetting(comparison: Comparison, stage: str) -> Analysis | None:
     own = [axis for axis in comparison.own_axes(stage) if axis != f"{stage}.domain"]
     groupings = {"root_domain": "source", "domain": "transferred to", **{axis: axis_label(axis) for axis in own}}
     records, estimates = [], []
+    resamples = affordable_resamples(len(runs))
+    changes, clusters = runs["change"].to_numpy(), comparison.cluster_levels(runs)
     for column, label in groupings.items():
         levels = sorted_levels(runs[column], comparison.results.domains if column.endswith("domain") else ())
         if len(levels) < 2 and column != "root_domain":
             continue
-        for level in levels:
+        codes = pd.Index(levels).get_indexer(pd.Index(runs[column]))
+        of_levels = estimate_contrasts(changes, codes, lambda medians: medians, clusters, resamples=resamples)
+        for level, estimate in zip(levels, of_levels, strict=True):
             part = runs[runs[column] == level]
-            estimates.append(comparison.estimate(part, "change"))
+            estimates.append(estimate)
             records.append(
                 {
                     "by": label,
@@ -110,7 +114,7 @@ def forgetting(comparison: Comparison, stage: str) -> Analysis | None:
     notes = (
         f"{comparison.metric.label.capitalize()} in the source domain before and after {stage_label(stage)}; change:"
         " median of the differences run by run.",
-        interval_note(estimates),
+        interval_note(estimates, resamples),
     )
     return Analysis(f"Forgetting of the source domain by {stage_label(stage)}", pd.DataFrame(records), notes)
 

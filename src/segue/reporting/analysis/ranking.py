@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,15 @@ import pandas as pd
 from segue.reporting.analysis.bootstrap import Estimate, estimate_contrasts
 from segue.reporting.analysis.comparison import Comparison, numeric, repeat_columns
 from segue.reporting.analysis.result import Analysis, affordable_resamples, interval_columns, interval_note
-from segue.reporting.formatting import Metric, configuration_label, format_number, metric_for, stage_label
+from segue.reporting.formatting import (
+    Metric,
+    axis_label,
+    configuration_label,
+    format_number,
+    level_label,
+    metric_for,
+    stage_label,
+)
 
 DATA_KEYS = {"domain", "images", "groups", "mix", "pair"}  # the training data, not the method
 SECONDARY = ("precision_", "recall_", "auprc_")
@@ -95,14 +105,24 @@ def choice_axes(comparison: Comparison, stage: str) -> list[str]:
     return [axis for axis in comparison.axes(stage) if axis not in given and frame[axis].nunique(dropna=False) > 1]
 
 
+def setting_label(values: Mapping[str, Any]) -> str:
+    """Returns the levels of axes, in their order: "+10 nm · 1e-3 · none · 1e-4"."""
+    return " · ".join(level_label(value) for value in values.values())
+
+
+def setting_note(axes: Sequence[str]) -> str:
+    """Returns what the parts of `setting_label` are."""
+    return f"Settings are {' · '.join(axis_label(axis) for axis in axes)}."
+
+
 def rank_stability(comparison: Comparison, stage: str) -> Analysis | None:
     """Returns the rank of every setting, 1 the best, with the range of ranks that other seeds would give.
 
     A setting is a choice along `choice_axes`, ranked by its median over runs after subtracting from each value the
     median of its target domain and number of labels, since not every setting meets every target. `best_share` is the
-    share of resamples in which it is first. The notes give Kendall's tau-b between the orders of single repeats (Kendall
-    1945, Biometrika 33, 239): 1 if all repeats give one order, 0 if they have nothing in common. None where there are
-    not two settings.
+    share of resamples in which it is first. The notes give Kendall's tau-b between the orders of single repeats
+    (Kendall 1945, Biometrika 33, 239): 1 if all repeats give one order, 0 if they have nothing in common. None where
+    there are not two settings.
     """
     axes = choice_axes(comparison, stage)
     frame = comparison.stage_runs(stage)
@@ -133,7 +153,7 @@ def rank_stability(comparison: Comparison, stage: str) -> Analysis | None:
         first = estimates[place + len(settings)]
         records.append(
             {
-                "setting": configuration_label({axis: row[axis] for axis in axes}),
+                "setting": setting_label({axis: row[axis] for axis in axes}),
                 "runs": int((codes == place).sum()),
                 "relative": relative[place],
                 **interval_columns("rank", estimates[place]),
@@ -144,6 +164,7 @@ def rank_stability(comparison: Comparison, stage: str) -> Analysis | None:
     notes = [
         f"Relative: median {comparison.metric.label} less that of the same target and number of labels; best share: of"
         " resamples, those in which the setting is first.",
+        setting_note(axes),
         interval_note(estimates[: len(settings)], resamples),
         _agreement(frame),
     ]
@@ -156,9 +177,8 @@ def _agreement(frame: pd.DataFrame) -> str:
 
     orders = frame.groupby(["setting", *repeat_columns(frame)])["relative"].median().unstack(repeat_columns(frame))
     orders = orders.loc[:, orders.notna().all()].to_numpy()
-    taus = [
-        float(np.asarray(kendalltau(orders[:, a], orders[:, b]))[0]) for a, b in combinations(range(orders.shape[1]), 2)
-    ]
+    pairs = combinations(range(orders.shape[1]), 2)
+    taus = [float(np.asarray(kendalltau(orders[:, a], orders[:, b]))[0]) for a, b in pairs]
     if not taus:
         return ""
     return (

@@ -15,9 +15,9 @@ import pandas as pd
 from segue.errors import SegueError
 from segue.reporting.analysis.bootstrap import t_quantile
 from segue.reporting.analysis.comparison import Comparison, numeric, select
-from segue.reporting.analysis.ranking import choice_axes
+from segue.reporting.analysis.ranking import choice_axes, setting_label, setting_note
 from segue.reporting.analysis.result import Analysis
-from segue.reporting.formatting import axis_label, configuration_label, format_number, level_label, stage_label
+from segue.reporting.formatting import axis_label, format_number, level_label, stage_label
 from segue.spec import unknown
 
 SELECTIONS = {
@@ -41,7 +41,7 @@ class Cells:
     selection: str
 
     def label(self, choice: int) -> str:
-        return configuration_label(self.choices[choice])
+        return setting_label(self.choices[choice])
 
 
 def cells(comparison: Comparison, stage: str, *, selection: str = "validation") -> Cells | None:
@@ -156,11 +156,11 @@ def regret_of_rules(
 ) -> Analysis | None:
     """Returns what is lost by restricting the choice, against the best choice found in each context.
 
-    A rule maps axes of `choice_axes` to the values it allows; by default there is one per level of each axis ("always freeze nothing"),
-    with one setting for every context, and a random setting. `best_within` is the regret of the best choice that the
-    rule allows, which is what the restriction costs; `at_random` that of a random one among them. "Found" is selected
-    on the means over repeats, so that regrets are too large by the optimism of that best. Averages over contexts with a
-    t interval over target domains; positive whichever way the metric points.
+    A rule maps axes of `choice_axes` to the values it allows; by default there is one per level of each axis ("always
+    freeze nothing"), with one setting for every context, and a random setting. `best_within` is the regret of the best
+    choice that the rule allows, which is what the restriction costs; `at_random` that of a random one among them.
+    "Found" is selected on the means over repeats, so that regrets are too large by the optimism of that best. Averages
+    over contexts with a t interval over target domains; positive whichever way the metric points.
     """
     data = cells(comparison, stage, selection=selection)
     if data is None:
@@ -189,6 +189,7 @@ def regret_of_rules(
         records.append(record)
     notes = (
         *_notes(comparison, data),
+        setting_note(list(choices.columns)),
         "Best within: the best setting that the rule allows, less the best found; at random: a random one of them.",
     )
     return Analysis(f"Regret of rules, {stage_label(stage)}", pd.DataFrame(records), notes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from segue.reporting.analysis.result import Analysis
 from segue.reporting.figures.style import (
-    BLUE,
+    CATEGORIES,
     INK,
     MUTED,
     PAPER,
@@ -29,13 +29,13 @@ MAX_CHARACTERS = 46  # of a row's name
 
 @dataclass(frozen=True)
 class Panel:
-    """A column of an analysis drawn against its rows, named by `name`; `group` is a column whose levels are headings.
+    """Columns of an analysis drawn against its rows, named by `name`; `group` is a column whose levels are headings.
 
-    zero: whether a line marks 0, for differences.
+    series: column -> its name in the legend, which a single one needs not; zero: whether a line marks 0.
     """
 
     analysis: Analysis
-    column: str
+    series: Mapping[str, str]
     name: str
     title: str
     label: str
@@ -52,6 +52,9 @@ def intervals_figure(name: str, panels: Sequence[Panel], title: str, alt: str) -
         grid = figure.subplots(1, len(panels), squeeze=False)[0]
         for place, (axes, panel) in enumerate(zip(grid, panels, strict=True)):
             _draw(axes, panel, lines, tooltips)
+            names = [tick.get_text() for tick in axes.get_yticklabels()]
+            if place and names == [tick.get_text() for tick in grid[0].get_yticklabels()]:
+                axes.tick_params(axis="y", labelleft=False)
             axes.set_title(f"{'abcd'[place]} · {panel.title}" if len(panels) > 1 else panel.title, pad=8)
     notes = list(dict.fromkeys(note for panel in panels for note in panel.analysis.notes))
     if any(len(panel.analysis.table) > MAX_ROWS for panel in panels):
@@ -71,13 +74,16 @@ def _draw(axes: Axes, panel: Panel, lines: int, tooltips: Tooltips) -> None:
             heading = row[panel.group]
             axes.text(0, y, str(heading), weight="bold", va="center", transform=axes.get_yaxis_transform())
             y += 1
-        value, low, high = (float(row.get(f"{panel.column}{end}", np.nan)) for end in ("", "_low", "_high"))
-        text = f"{row[panel.name]}: {format_number(value)}"
-        if np.isfinite(low):
-            axes.plot([low, high], [y, y], color=INK, linewidth=1.6, zorder=3, solid_capstyle="round")
-            text += f" [{format_number(low)}, {format_number(high)}]"
-        (mark,) = axes.plot([value], [y], "o", color=BLUE, markersize=6, markeredgecolor=PAPER, zorder=4)
-        tooltips.add(mark, text)
+        for column, color in zip(panel.series, CATEGORIES, strict=False):
+            value, low, high = (float(row.get(f"{column}{end}", np.nan)) for end in ("", "_low", "_high"))
+            text = f"{row[panel.name]}, {panel.series[column] or column}: {format_number(value)}"
+            if np.isfinite(low):
+                line = INK if len(panel.series) == 1 else color
+                axes.plot([low, high], [y, y], color=line, linewidth=1.6, zorder=3, solid_capstyle="round")
+                text += f" [{format_number(low)}, {format_number(high)}]"
+            look = {"color": color, "markersize": 6, "markeredgecolor": PAPER, "zorder": 4, "linestyle": ""}
+            (mark,) = axes.plot([value], [y], "o", label="" if ticks else panel.series[column], **look)
+            tooltips.add(mark, text)
         ticks.append((y, _shortened(str(row[panel.name]))))
         y += 1
     axes.set_yticks([place for place, _ in ticks], [text for _, text in ticks])
@@ -89,6 +95,8 @@ def _draw(axes: Axes, panel: Panel, lines: int, tooltips: Tooltips) -> None:
     axes.margins(x=0.07)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(plain_ticks())
+    if len(panel.series) > 1:
+        axes.legend(loc="lower right")
     if panel.zero:
         axes.axvline(0, color=MUTED, linewidth=0.9, zorder=1)
 

@@ -55,8 +55,16 @@ def _spread(comparison: Comparison) -> list[Entry]:
         if spread is None or len(spread.table) < 2:
             continue
         panels = [
-            Panel(spread, "spread", "trained_on", "spread over domains", f"standard deviation of the median {label}"),
-            Panel(spread, "elsewhere", "trained_on", "outside of the domain trained on", f"mean of the median {label}"),
+            Panel(
+                spread, {"spread": ""}, "trained_on", "spread over domains", f"standard deviation of the median {label}"
+            ),
+            Panel(
+                spread,
+                {"elsewhere": ""},
+                "trained_on",
+                "outside of the domain trained on",
+                f"mean of the median {label}",
+            ),
         ]
         entries.append(_entry(f"spread-{stage}", "Generalization over domains", panels, _numbers(spread)))
     return entries
@@ -71,10 +79,10 @@ def _asymmetry(comparison: Comparison) -> list[Entry]:
         if parts is None or len(panels) > 2:
             continue
         label = f"{comparison.metric.label} as source, less as target"
-        panels.append(Panel(parts[0], "difference", "domain", f"after {stage_label(stage)}", label, zero=True))
+        panels.append(Panel(parts[0], {"difference": ""}, "domain", f"after {stage_label(stage)}", label, zero=True))
         if is_transfer and len(parts[0].table) > 2:
             label = f"{comparison.metric.label}, less from others"
-            panels.append(Panel(parts[0], "against_others", "domain", "as source", label, zero=True))
+            panels.append(Panel(parts[0], {"against_others": ""}, "domain", "as source", label, zero=True))
         tables += parts
     if not panels:
         return []
@@ -86,7 +94,7 @@ def _forgetting(comparison: Comparison, stage: str) -> list[Entry]:
     if forgetting is None:
         return []
     label = f"change of {comparison.metric.label} in the source domain"
-    panels = [Panel(forgetting, "change", "level", stage_label(stage), label, group="by", zero=True)]
+    panels = [Panel(forgetting, {"change": ""}, "level", stage_label(stage), label, group="by", zero=True)]
     return [_entry(f"forgetting-{stage}", "Forgetting of the source domain", panels, _numbers(forgetting))]
 
 
@@ -95,7 +103,7 @@ def _variance(comparison: Comparison, stage: str) -> list[Entry]:
     if shares is None or len(shares.table) < 4:
         return []
     label = f"share of the variance of {comparison.metric.label}"
-    panels = [Panel(shares, "share", "factor", stage_label(stage), label, zero=True)]
+    panels = [Panel(shares, {"share": ""}, "factor", stage_label(stage), label, zero=True)]
     entry = _entry(f"variance-{stage}", "Shares of variance", panels, _numbers(shares, tests))
     return [entry]
 
@@ -106,8 +114,8 @@ def _images(comparison: Comparison, stage: str) -> list[Entry]:
         return []
     label = f"difference of {comparison.metric.label}"
     panels = [
-        Panel(differences, "over_seeds", "level", "intervals over seeds", label, group="factor", zero=True),
-        Panel(differences, "over_images", "level", "intervals over images", label, group="factor", zero=True),
+        Panel(differences, {"over_seeds": ""}, "level", "intervals over seeds", label, group="factor", zero=True),
+        Panel(differences, {"over_images": ""}, "level", "intervals over images", label, group="factor", zero=True),
     ]
     return [_entry(f"images-{stage}", "Seeds and images", panels, _numbers(differences))]
 
@@ -117,12 +125,18 @@ def _settings(comparison: Comparison, stage: str) -> list[Entry]:
     if ranks is None or rules is None:
         return []
     heading = "Choosing settings"
-    panels = [Panel(ranks, "rank", "setting", "ranks of settings", "rank, 1 is best")]
+    panels = [Panel(ranks, {"rank": ""}, "setting", "ranks of settings", "rank, 1 is best")]
     entries = [_entry(f"ranks-{stage}", heading, panels, _numbers(ranks))]
     label = f"regret in {comparison.metric.label}"
     panels = [
-        Panel(rules, "best_within", "rule", "the best setting within a rule", label, zero=True),
-        Panel(rules, "at_random", "rule", "a random one", label, zero=True),
+        Panel(
+            rules,
+            {"best_within": "best setting within the rule", "at_random": "a random one of them"},
+            "rule",
+            "rules",
+            label,
+            zero=True,
+        )
     ]
     tables = _numbers(rules, best_of_k(comparison, stage), selection_optimism(comparison, stage))
     entries.append(_entry(f"regret-{stage}", heading, panels, tables))
@@ -135,8 +149,13 @@ def _advice(comparison: Comparison, stage: str) -> list[Entry]:
         return []
     label = f"regret in {comparison.metric.label}"
     panels = [
-        Panel(judged, "advice", "domain", "advice", label, zero=True),
-        Panel(judged, "one_setting", "domain", "one setting everywhere", label, zero=True),
-        Panel(judged, "random", "domain", "a random setting", label, zero=True),
+        Panel(
+            judged,
+            {"advice": "advice", "one_setting": "one setting everywhere", "random": "a random setting"},
+            "domain",
+            "domains left out",
+            label,
+            zero=True,
+        )
     ]
     return [_entry(f"advice-{stage}", "Advice, judged by leaving domains out", panels, _numbers(judged))]
