@@ -25,7 +25,7 @@ from segue.reporting.analysis.bootstrap import t_quantile
 from segue.reporting.analysis.comparison import Comparison
 from segue.reporting.analysis.ranking import choice_axes, setting_label, setting_note
 from segue.reporting.analysis.result import Analysis
-from segue.reporting.analysis.selection import additive_effects, one_setting, over_domains
+from segue.reporting.analysis.selection import additive_effects, over_domains, settings_everywhere
 from segue.reporting.formatting import axis_label, format_number, format_percent, level_label
 from segue.spec import unknown
 
@@ -353,8 +353,7 @@ def _simple_rules(data: Records, expected: dict[int, float], label: str) -> Anal
     best = min(data.sign * value for value in expected.values())
     losses = pd.Series({c: data.sign * value for c, value in expected.items()})
     rules: dict[str, list[int]] = {}
-    everywhere = _everywhere(data, data.table, list(expected))
-    if everywhere is not None:
+    for everywhere in [choice for choice in _everywhere(data.table) if choice in expected][:1]:
         rules[f"one setting everywhere: {data.label(everywhere)}"] = [everywhere]
     for axis in data.axes:
         if axis.endswith(".freeze") and (data.choices[axis] == "none").any():
@@ -379,11 +378,9 @@ def _least(values: pd.Series) -> int:
     return int(values.index[int(np.nanargmin(values.to_numpy()))])
 
 
-def _everywhere(data: Records, table: pd.DataFrame, candidates: list[int]) -> int | None:
-    """Returns the candidate that is best over all domains and numbers of labels."""
-    contexts = table.groupby(["domain", "labels"]).ngroup()
-    rows = table.assign(context=contexts)
-    return one_setting(rows[rows["choice"].isin(candidates)])
+def _everywhere(table: pd.DataFrame) -> list[int]:
+    """Returns the choices by how good they are over all domains and numbers of labels, best first."""
+    return settings_everywhere(table.assign(context=table.groupby(["domain", "labels"]).ngroup()))
 
 
 def judge(comparison: Comparison, stage: str) -> Analysis | None:
@@ -403,6 +400,7 @@ def judge(comparison: Comparison, stage: str) -> Analysis | None:
     rows, covered = [], []
     for name in names:
         rest = data.table[(data.table["domain"] != name) & (data.table["source"] != name)]
+        everywhere = _everywhere(rest)
         for labels, tried in data.table[data.table["domain"] == name].groupby("labels"):
             losses = tried.set_index("choice")["loss"]
             training = _at(rest, float(str(labels)))
@@ -422,8 +420,7 @@ def judge(comparison: Comparison, stage: str) -> Analysis | None:
             half = forecasts["advice"].quantile * forecasts["advice"].error[chosen]
             observed = np.log(losses[chosen]) if data.is_log else losses[chosen]
             covered.append(abs(observed - forecasts["advice"].y[chosen]) <= half)
-            everywhere = _everywhere(data, rest, list(losses.index))
-            row["one_setting"] = float(losses[everywhere]) if everywhere is not None else float("nan")
+            row["one_setting"] = next((float(losses[c]) for c in everywhere if c in losses.index), float("nan"))
             if frozen:
                 free = [c for c in losses.index if all(data.choices.at[c, axis] == "none" for axis in frozen)]
                 row["freeze_nothing"] = float(losses[free].mean()) if free else float("nan")

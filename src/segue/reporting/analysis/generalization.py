@@ -77,12 +77,10 @@ def forgetting(comparison: Comparison, stage: str) -> Analysis | None:
     parent = comparison.results.parents.get(stage)
     if not parent:
         return None
-    rows = comparison.rows.drop_duplicates(["run", "evaluated_domain"]).set_index(["run", "evaluated_domain"])["value"]
     runs = comparison.stage_runs(stage)
-    after, before = (
-        rows.reindex(pd.MultiIndex.from_arrays([runs[name], runs["root_domain"]])).to_numpy(dtype=float)
-        for name in ("run", "parent")
-    )
+    at_source = pd.concat([_rows(comparison, name) for name in (stage, parent)])
+    at_source = at_source[at_source["evaluated_domain"] == at_source["root_domain"]].set_index("run")["value"]
+    after, before = (runs[name].map(at_source).to_numpy(dtype=float) for name in ("run", "parent"))
     runs = runs.assign(before=before, after=after, change=after - before)
     runs = runs[np.isfinite(runs["change"]) & (runs["domain"] != runs["root_domain"])]
     if runs.empty:

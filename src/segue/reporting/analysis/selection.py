@@ -172,8 +172,7 @@ def regret_of_rules(
     for rule in rules or _rules_of_levels(choices):
         texts = [f"{axis_label(axis)} {' or '.join(map(level_label, values))}" for axis, values in rule.items()]
         allowed["always " + ", ".join(texts)] = select(choices, rule, context="rule").index.to_numpy()
-    everywhere = one_setting(table)
-    if everywhere is not None:
+    for everywhere in settings_everywhere(table)[:1]:
         allowed[f"one setting everywhere: {data.label(everywhere)}"] = np.array([everywhere])
     best = table.groupby("context")["loss"].min()
     domains = table.groupby("context")["domain"].first()
@@ -195,8 +194,8 @@ def regret_of_rules(
     return Analysis(f"Regret of rules, {stage_label(stage)}", pd.DataFrame(records), notes)
 
 
-def one_setting(table: pd.DataFrame) -> int | None:
-    """Returns the choice with the least mean `loss` relative to its contexts, among those tried in nearly all.
+def settings_everywhere(table: pd.DataFrame) -> list[int]:
+    """Returns the choices by their mean `loss` relative to their contexts, best first, among those tried in many.
 
     Contexts are compared by the logarithm where all losses are positive; a choice that lacks hard contexts (a source is
     not transferred to itself) gains nothing by that, since contexts and choices are fitted together.
@@ -204,7 +203,7 @@ def one_setting(table: pd.DataFrame) -> int | None:
     effects = additive_effects(table.assign(y=_scaled(table["loss"])), "context", "choice")[1]
     contexts = table.groupby("choice")["context"].nunique()
     usual = contexts[contexts >= 0.5 * contexts.max()].index
-    return int(str(effects.reindex(usual).idxmin())) if len(usual) else None
+    return [int(str(choice)) for choice in effects.reindex(usual).sort_values(kind="stable").index]
 
 
 def additive_effects(table: pd.DataFrame, rows: str, columns: str) -> tuple[pd.Series, pd.Series]:
