@@ -184,6 +184,11 @@ class _Fit:
 def _fit(data: Records, table: pd.DataFrame, x: np.ndarray | None) -> _Fit:
     domain_codes, domains = pd.factorize(table["domain"], sort=True)
     choice_codes, choices = pd.factorize(table["choice"], sort=True)
+    if not _is_connected(domain_codes, choice_codes):
+        raise SegueError(
+            "advise: some target domains share no setting with the others, so that settings cannot be compared; run the"
+            " same settings in several domains."
+        )
     if len(domains) < 2:
         raise SegueError(
             "advise: the table has one target domain only, from which nothing is learned for another; add domains."
@@ -220,6 +225,16 @@ def _fit(data: Records, table: pd.DataFrame, x: np.ndarray | None) -> _Fit:
         of_domains, pd.Series(settings, choices), left + main_variance, slope, of_rows, between, residual, freedom,
         level, level_slope, level_variance, level_freedom,
     )  # fmt: skip
+
+
+def _is_connected(first: np.ndarray, second: np.ndarray) -> bool:
+    """Returns whether all levels of two factors are linked by cells, without which their effects are not comparable."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    offset, size = int(first.max()) + 1, int(first.max() + second.max()) + 2
+    graph = coo_array((np.ones(len(first)), (first, offset + second)), shape=(size, size))
+    return int(connected_components(graph, directed=False)[0]) == 1
 
 
 def _two_way_residuals(table: pd.DataFrame) -> np.ndarray:

@@ -44,7 +44,7 @@ def interval_note(estimates: Sequence[Estimate], resamples: int = RESAMPLES) -> 
         return "There are no intervals, since nothing was repeated with another seed."
     kind = max(repeated, key=lambda estimate: estimate.runs).interval_kind.replace("of the median, ", "")
     fewer = f" ({resamples:,} resamples)" if resamples < RESAMPLES else ""
-    return f"In brackets: {kind}{fewer}."
+    return f"Intervals: {kind}{fewer}."
 
 
 def affordable_resamples(rows: int) -> int:

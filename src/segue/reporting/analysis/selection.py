@@ -248,7 +248,7 @@ def selection_optimism(comparison: Comparison, stage: str) -> Analysis | None:
     return Analysis(f"Selection and report, {stage_label(stage)}", pd.DataFrame(records), (note, _INTERVAL))
 
 
-_INTERVAL = "In brackets: 95 % t interval over target domains."
+_INTERVAL = "Intervals: 95 % t interval over target domains."
 
 
 def _rules_of_levels(choices: pd.DataFrame) -> list[dict[str, list[Any]]]:

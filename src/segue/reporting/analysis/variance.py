@@ -69,7 +69,7 @@ def variance_shares(comparison: Comparison, stage: str, *, log: bool = False) ->
     ]
     if freedoms:
         notes.append(
-            f"In brackets: 95 % jackknife interval, leaving out one of {min(freedoms) + 1} repeats at a time,"
+            f"Intervals: 95 % jackknife interval, leaving out one of {min(freedoms) + 1} repeats at a time,"
             " for the same configurations."
         )
     notes += [f"Not among the factors, and so in the interactions: {', '.join(map(axis_label, ignored))}."] * bool(

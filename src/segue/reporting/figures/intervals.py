@@ -23,7 +23,7 @@ from segue.reporting.figures.style import (
 )
 from segue.reporting.formatting import format_number
 
-MAX_ROWS = 24  # of a panel; the table has all
+MAX_ROWS = 30  # of a panel; the table has all
 MAX_CHARACTERS = 46  # of a row's name
 
 
@@ -72,7 +72,8 @@ def _draw(axes: Axes, panel: Panel, lines: int, tooltips: Tooltips) -> None:
     for row in panel.analysis.table.head(MAX_ROWS).to_dict("records"):
         if panel.group and row[panel.group] != heading:
             heading = row[panel.group]
-            axes.text(0, y, str(heading), weight="bold", va="center", transform=axes.get_yaxis_transform())
+            box = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}  # over the line at 0
+            axes.text(0, y, str(heading), weight="bold", va="center", transform=axes.get_yaxis_transform(), bbox=box)
             y += 1
         for column, color in zip(panel.series, CATEGORIES, strict=False):
             value, low, high = (float(row.get(f"{column}{end}", np.nan)) for end in ("", "_low", "_high"))
