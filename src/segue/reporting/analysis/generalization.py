@@ -130,7 +130,8 @@ def asymmetry(comparison: Comparison, stage: str, *, after_transfer: bool = Fals
     """
     if after_transfer:
         frame = comparison.stage_runs(stage)
-        frame = frame[np.isfinite(frame["value"])].assign(source=frame["root_domain"], target=frame["domain"])
+        frame = frame[np.isfinite(frame["value"])]
+        frame = frame.assign(source=frame["root_domain"], target=frame["domain"])
     else:
         frame = _rows(comparison, stage)
         frame = frame.assign(source=frame["domain"], target=frame["evaluated_domain"])
