@@ -12,7 +12,7 @@ import pandas as pd
 from segue.reporting.analysis.bootstrap import RESAMPLES, Estimate
 from segue.reporting.formatting import Table, format_number, level_label
 
-MAX_WEIGHTS = 20_000_000  # of all resamples of an analysis together
+MAX_WEIGHTS = 10_000_000  # of all resamples of an analysis together
 
 
 @dataclass(frozen=True)

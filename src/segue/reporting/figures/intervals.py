@@ -24,7 +24,7 @@ from segue.reporting.figures.style import (
 from segue.reporting.formatting import format_number
 
 MAX_ROWS = 30  # of a panel; the table has all
-MAX_CHARACTERS = 46  # of a row's name
+MAX_CHARACTERS = 56  # of a row's name
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,16 @@ def _draw(axes: Axes, panel: Panel, lines: int, tooltips: Tooltips) -> None:
             box = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}  # over the line at 0
             axes.text(0, y, str(heading), weight="bold", va="center", transform=axes.get_yaxis_transform(), bbox=box)
             y += 1
-        for column, color in zip(panel.series, CATEGORIES, strict=False):
+        for place, (column, color) in enumerate(zip(panel.series, CATEGORIES, strict=False)):
+            at = y + 0.22 * (place - (len(panel.series) - 1) / 2)
             value, low, high = (float(row.get(f"{column}{end}", np.nan)) for end in ("", "_low", "_high"))
             text = f"{row[panel.name]}, {panel.series[column] or column}: {format_number(value)}"
             if np.isfinite(low):
                 line = INK if len(panel.series) == 1 else color
-                axes.plot([low, high], [y, y], color=line, linewidth=1.6, zorder=3, solid_capstyle="round")
+                axes.plot([low, high], [at, at], color=line, linewidth=1.6, zorder=3, solid_capstyle="round")
                 text += f" [{format_number(low)}, {format_number(high)}]"
             look = {"color": color, "markersize": 6, "markeredgecolor": PAPER, "zorder": 4, "linestyle": ""}
-            (mark,) = axes.plot([value], [y], "o", label="" if ticks else panel.series[column], **look)
+            (mark,) = axes.plot([value], [at], "o", label="" if ticks else panel.series[column], **look)
             tooltips.add(mark, text)
         ticks.append((y, _shortened(str(row[panel.name]))))
         y += 1
@@ -97,7 +98,7 @@ def _draw(axes: Axes, panel: Panel, lines: int, tooltips: Tooltips) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(plain_ticks())
     if len(panel.series) > 1:
-        axes.legend(loc="lower right")
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(panel.series))
     if panel.zero:
         axes.axvline(0, color=MUTED, linewidth=0.9, zorder=1)
 
