@@ -25,7 +25,7 @@ from segue.reporting.analysis.bootstrap import t_quantile
 from segue.reporting.analysis.comparison import Comparison
 from segue.reporting.analysis.ranking import choice_axes, setting_label, setting_note
 from segue.reporting.analysis.result import Analysis
-from segue.reporting.analysis.selection import additive_effects, over_domains, settings_everywhere
+from segue.reporting.analysis.choices import additive_effects, over_domains, settings_everywhere
 from segue.reporting.formatting import axis_label, format_number, format_percent, level_label
 from segue.spec import unknown
 

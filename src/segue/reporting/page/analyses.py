@@ -10,7 +10,7 @@ from segue.reporting.analysis.comparison import Comparison
 from segue.reporting.analysis.images import image_differences
 from segue.reporting.analysis.ranking import rank_stability
 from segue.reporting.analysis.result import Analysis, as_table
-from segue.reporting.analysis.selection import best_of_k, regret_of_rules, selection_optimism
+from segue.reporting.analysis.choices import best_of_k, regret_of_rules, selection_optimism
 from segue.reporting.analysis.significance import level_tests
 from segue.reporting.analysis.variance import variance_shares
 from segue.reporting.figures.intervals import Panel, intervals_figure

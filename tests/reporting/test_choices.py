@@ -12,7 +12,7 @@ import pytest
 from segue.errors import SegueError
 from segue.reporting.analysis.comparison import Comparison, compare
 from segue.reporting.analysis.ranking import choice_axes, rank_stability
-from segue.reporting.analysis.selection import (
+from segue.reporting.analysis.choices import (
     _expected_best,
     additive_effects,
     best_of_k,
