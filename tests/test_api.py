@@ -53,6 +53,7 @@ def test_every_name_is_there():
 
 
 CALLS: dict[str, tuple[Any, ...]] = {
+    "advise": ("no.toml",), "analyze": ("no.csv", "spread"),
     "count": ("no", "no.h5", "no.csv"), "evaluate": ("no", "no.h5"), "evaluate_folder": ("no", "no"),
     "film": ("no", "no.gif"), "load": ("no",), "match": ("no", "no", "no.h5"),
     "plan": ("no.toml",), "plate": ("no.toml", "no.h5"), "predict": ("no", [[0.0]]),

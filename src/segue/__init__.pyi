@@ -1,3 +1,5 @@
+from .api import advise as advise
+from .api import analyze as analyze
 from .api import count as count
 from .api import evaluate as evaluate
 from .api import evaluate_folder as evaluate_folder

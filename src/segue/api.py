@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from segue.data.spec import PrepareSpec
 from segue.errors import SegueError, warn
 from segue.spec import load as load_spec
-from segue.spec import read_toml, validate
+from segue.spec import read_toml, unknown, validate
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from segue.inference.predict_files import Prediction
     from segue.plates.counting.count import CountOptions
     from segue.plates.synthetic.spec import SyntheticSpec
+    from segue.reporting.analysis.advice import Advice
+    from segue.reporting.analysis.comparison import Comparison
+    from segue.reporting.analysis.result import Analysis
+    from segue.reporting.analysis.tables import Options
     from segue.study.executor import Progress as StudyProgress
     from segue.study.executor import Summary
     from segue.study.plan import Plan
@@ -525,6 +529,77 @@ def table(study: PathLike, *, store: PathLike | None = None) -> pd.DataFrame:
     from segue.study.table import collect
 
     return collect(plan(study, store=store), command="").table
+
+
+def analyze(
+    what: PathLike,
+    name: str,
+    *,
+    stage: str | None = None,
+    store: PathLike | None = None,
+    metric: str | None = None,
+    columns: PathLike | None = None,
+    options: Options | None = None,
+    where: Sequence[str] = (),
+    without: Sequence[str] = (),
+) -> list[Analysis]:
+    """Returns the tables of an analysis of a study file or of a table, as `segue study analyze` prints them.
+
+    name: a name of `segue.reporting.analysis.tables.ANALYSES`; metric, columns, where, without: see `report`.
+    """
+    from segue.reporting.analysis.tables import analyze
+
+    comparison = _comparison(what, store, metric, columns, where=where, without=without)
+    return analyze(comparison, name, stage, options=options)
+
+
+def advise(
+    what: PathLike,
+    *,
+    target: str | None = None,
+    labels: float | None = None,
+    stage: str | None = None,
+    store: PathLike | None = None,
+    metric: str | None = None,
+    columns: PathLike | None = None,
+) -> Advice:
+    """Returns which source, rates and frozen part to choose for a transfer to `target` with `labels` labels.
+
+    Learned from a study file's finished runs or from a table. target: a domain of it, or None for another; stage: a
+    transfer, by default the last one. See `segue.reporting.analysis.advice.advise`.
+    """
+    from segue.reporting.analysis.advice import advise
+
+    comparison = _comparison(what, store, metric, columns)
+    transfers = comparison.transfer_stages
+    if not transfers:
+        raise SegueError(f"{what}: has no finished transfer, from which to learn what to advise.")
+    if stage is not None and stage not in transfers:
+        raise SegueError(f"advise --stage: {unknown(stage, transfers, 'transfer')}.")
+    return advise(comparison, stage or transfers[-1], target, labels)
+
+
+def _comparison(
+    what: PathLike,
+    store: PathLike | None,
+    metric: str | None,
+    columns: PathLike | None,
+    *,
+    where: Sequence[str] = (),
+    without: Sequence[str] = (),
+) -> Comparison:
+    from segue.reporting.analysis.comparison import compare
+    from segue.reporting.analysis.selection import select_results
+
+    if Path(what).suffix == ".toml":
+        from segue.study.table import collect
+
+        results = collect(plan(what, store=store), command="")
+    else:
+        from segue.reporting.analysis.table_import import from_table
+
+        results = from_table(Path(what), columns=None if columns is None else Path(columns))
+    return compare(select_results(results, where=where, without=without), metric)
 
 
 def report(

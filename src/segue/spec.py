@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
 from pydantic_core import PydanticKnownError, core_schema
@@ -40,7 +40,7 @@ def _as_written(schema: Any) -> Any:
     if kind in ("float", "bool"):
         return {**schema, "strict": True}
     if kind == "int":  # not strict, which would refuse 1e3
-        return core_schema.no_info_before_validator_function(_require_number, schema)
+        return core_schema.no_info_before_validator_function(_require_number, cast(core_schema.IntSchema, schema))
     stays = ("keys_schema", "metadata", "serialization")  # keys of TOML are texts, of numbers too
     return {key: value if key in stays else _as_written(value) for key, value in schema.items()}
 

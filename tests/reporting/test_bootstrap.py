@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segue.reporting.analysis.bootstrap import ClusterLevel, estimate, weighted_median
+from segue.reporting.analysis.bootstrap import ClusterLevel, estimate, estimate_contrasts, weighted_median
 
 
 def seeds(ids: np.ndarray) -> dict[str, ClusterLevel]:
@@ -98,3 +98,23 @@ def test_crossed_seeds_widen_the_interval() -> None:
     ways = {"draws": ClusterLevel(first, np.zeros(36)), "initialisations": ClusterLevel(second, np.zeros(36))}
     widths = [np.ptp(estimate(values, {n: ways[n] for n in names}).interval) for names in (["draws"], list(ways))]
     assert widths[1] > widths[0]
+
+
+def test_one_group_gives_the_interval_of_the_median() -> None:
+    """Of a single group, median and interval are those of `estimate`; of two, a difference is that of medians."""
+    generator = np.random.default_rng(6)
+    values, ids = generator.normal(size=60), np.arange(60) % 9
+    (one,) = estimate_contrasts(values, np.zeros(60, dtype=int), lambda medians: medians, seeds(ids))
+    expected = estimate(values, seeds(ids))
+    assert (one.median, one.interval) == (expected.median, pytest.approx(expected.interval))
+    groups = np.arange(60) % 2
+    (both,) = estimate_contrasts(values, groups, lambda medians: medians[:, [1]] - medians[:, [0]], seeds(ids))
+    assert both.median == pytest.approx(np.median(values[groups == 1]) - np.median(values[groups == 0]))
+
+
+def test_shared_seeds_cancel_in_a_difference() -> None:
+    """What a seed adds to both groups alike leaves no doubt in their difference."""
+    ids, groups = np.repeat(np.arange(8), 2), np.tile([0, 1], 8)
+    values = np.random.default_rng(7).normal(size=8)[ids] + 3.0 * groups
+    (result,) = estimate_contrasts(values, groups, lambda medians: medians[:, [1]] - medians[:, [0]], seeds(ids))
+    assert result.interval == pytest.approx((3.0, 3.0))

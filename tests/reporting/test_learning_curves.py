@@ -314,6 +314,9 @@ def test_page_shows_the_courses(study: StudyResults, tmp_path: Path) -> None:
         "learning-curves-train",
         "effects-train",
         "interactions-train",
+        "variance-train",
+        "ranks-train",
+        "regret-train",
     }
     assert "levels compare only within one" in text and 'id="matrices"' not in text
     assert "inverse_frequency" not in text.split("<pre>")[0].split('href="data:')[0]

@@ -20,6 +20,7 @@ from segue.training.schedules import SCHEDULES
 
 if TYPE_CHECKING:
     from segue.evaluation.folder import FolderScores
+    from segue.reporting.analysis.result import Analysis
     from segue.study.plan import Plan
 
 
@@ -465,3 +466,21 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
         "  ".join([row[0].ljust(wide[0]), *(cell.rjust(w) for cell, w in zip(row[1:], wide[1:], strict=True))])
         for row in rows
     )
+
+
+def describe_analysis(analysis: Analysis) -> str:
+    """Returns the title, the table and the notes of an analysis as lines of text."""
+    from segue.reporting.analysis.result import as_table
+
+    table = as_table(analysis)
+    numeric = set(table.numeric)
+    columns = [[str(name), *(str(row[place]) for row in table.rows)] for place, name in enumerate(table.columns)]
+    widths = [max(map(len, column)) for column in columns]
+    lines = [
+        "  ".join(
+            column[line].rjust(width) if place in numeric else column[line].ljust(width)
+            for place, (column, width) in enumerate(zip(columns, widths, strict=True))
+        ).rstrip()
+        for line in range(len(table.rows) + 1)
+    ]
+    return "\n".join([analysis.title, *lines, *analysis.notes, ""])

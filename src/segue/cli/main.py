@@ -22,6 +22,7 @@ from segue.errors import SegueError, print_warnings
 from segue.formatting import format_duration
 
 if TYPE_CHECKING:
+    from segue.reporting.analysis.result import Analysis
     from segue.study.executor import Summary
 
 CORES = device.cpu_count()
@@ -440,6 +441,117 @@ def study_table(
     print(f"{len(table)} rows: {out}")
 
 
+StudyOrTable = Annotated[
+    Path, typer.Argument(metavar="STUDY_OR_TABLE", help="A study file, or a .parquet or .csv table.")
+]
+MetricName = Annotated[str | None, typer.Option("--metric", help="The column to compare by; default: the loss.")]
+Columns = Annotated[
+    Path | None, typer.Option("--columns", help="TOML file that maps the columns of a table made elsewhere.")
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option("--where", metavar="COLUMN=VALUE", help="Use these rows only, such as transfer.images=64."),
+]
+Without = Annotated[
+    list[str] | None,
+    typer.Option("--without", metavar="COLUMN=VALUE", help="Leave out these rows; notes count them."),
+]
+Stage = Annotated[str | None, typer.Option("--stage", help="One stage; default: all that it applies to.")]
+
+
+@study_app.command("analyze")
+def study_analyze(
+    what: StudyOrTable,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="ANALYSIS",
+            help="matrix, factors, tests, variance, spread, forgetting, asymmetry, labels, ranks, best-of-k, regret, "
+            "selection, images or advice.",
+        ),
+    ],
+    stage: Stage = None,
+    store: StorePath = None,
+    metric: MetricName = None,
+    columns: Columns = None,
+    where: Where = None,
+    without: Without = None,
+    rule: Annotated[
+        list[str] | None, typer.Option("--rule", help="For regret: a setting to fix, such as transfer.freeze=none.")
+    ] = None,
+    aggregate: Annotated[
+        str, typer.Option(help="For matrix: median, mean, min, max, std, p05, p25, p75, p95 or count.")
+    ] = "median",
+    adjust: Annotated[str, typer.Option(help="For tests: holm, benjamini-hochberg or none.")] = "holm",
+    margin: Annotated[
+        float | None, typer.Option(help="For tests: the margin of equivalence, in units of the metric.")
+    ] = None,
+    select: Annotated[
+        str,
+        typer.Option(
+            help="For best-of-k and regret: by which images the best is selected, validation, or paper for those "
+            "reported, as in the published study."
+        ),
+    ] = "validation",
+    log: Annotated[bool, typer.Option("--log", help="For variance: of the logarithm.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the first table, unrounded, as .csv or .parquet.")
+    ] = None,
+) -> None:
+    """Analyze results: matrices, effects, tests, spread, forgetting, asymmetry, ranks, regret, and more."""
+    from segue import api
+    from segue.reporting.analysis.selection import parse_conditions
+    from segue.reporting.analysis.tables import Options
+
+    options = Options(aggregate, adjust, margin, select, log, parse_conditions(rule or [], "--rule") or None)
+    results = api.analyze(
+        what, name, stage=stage, store=store, metric=metric, columns=columns,
+        options=options, where=where or [], without=without or [],
+    )  # fmt: skip
+    for result in results:
+        _print_analysis(result)
+    if out is not None:
+        from segue.storage import write_table
+
+        write_table(results[0].table, out)
+        print(f"{len(results[0].table)} rows: {out}")
+
+
+@study_app.command("advise")
+def study_advise(
+    what: StudyOrTable,
+    target: Annotated[
+        str | None, typer.Option("--target", help="The domain to transfer to; default: one not in the table.")
+    ] = None,
+    labels: Annotated[
+        float | None, typer.Option("--labels", min=1, help="Labels in it, for training and validation together.")
+    ] = None,
+    stage: Annotated[str | None, typer.Option("--stage", help="The transfer; default: the last.")] = None,
+    store: StorePath = None,
+    metric: MetricName = None,
+    columns: Columns = None,
+    most: Annotated[int, typer.Option("--most", min=1, help="Settings to list.")] = 10,
+) -> None:
+    """Advise which source, rates and frozen part to choose for a transfer, and judge such advice."""
+    from dataclasses import replace
+
+    from segue import api
+
+    advice = api.advise(what, target=target, labels=labels, stage=stage, store=store, metric=metric, columns=columns)
+    _print_analysis(replace(advice.settings, table=advice.settings.table.head(most)))
+    _print_analysis(advice.rules)
+    if advice.judged is None:
+        print("Fewer than four target domains: the advice cannot be judged by leaving domains out.")
+    else:
+        _print_analysis(advice.judged)
+
+
+def _print_analysis(analysis: Analysis) -> None:
+    from segue.cli.describe import describe_analysis
+
+    print(describe_analysis(analysis))
+
+
 @app.command()
 def report(
     what: Annotated[
@@ -447,19 +559,13 @@ def report(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
     store: StorePath = None,
-    metric: Annotated[str | None, typer.Option("--metric", help="The column to compare by; default: the loss.")] = None,
+    metric: MetricName = None,
     columns: Annotated[
         list[Path] | None,
         typer.Option("--columns", help="TOML file that maps the columns of tables made elsewhere; or one for each."),
     ] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option("--where", metavar="COLUMN=VALUE", help="Use these rows only, such as transfer.images=64."),
-    ] = None,
-    without: Annotated[
-        list[str] | None,
-        typer.Option("--without", metavar="COLUMN=VALUE", help="Leave out these rows; the page counts them."),
-    ] = None,
+    where: Where = None,
+    without: Without = None,
 ) -> None:
     """Write figures and tables of a study as one self-contained page."""
     from segue import api

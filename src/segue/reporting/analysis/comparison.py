@@ -7,7 +7,7 @@ itself was trained on, unless a matrix says otherwise.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,11 +17,12 @@ import pandas as pd
 
 from segue.errors import SegueError
 from segue.reporting.analysis.bootstrap import SEEDS, ClusterLevel, Estimate, estimate
-from segue.reporting.formatting import TILE_PREFIX, Metric, metric_for, natural_order
+from segue.reporting.formatting import TILE_PREFIX, Metric, level_label, metric_for, natural_order
 from segue.spec import unknown
 from segue.study.table import StudyResults
 
 IDENTITY = ("stage", "run", "domain", "evaluated_domain")
+MAX_VALUES_NAMED = 30  # in a message
 PREFERRED = ("loss", "dice_mean", "iou_mean", "accuracy")
 LOSSES = ("loss", "loss_adjusted")
 MAX_MIXTURES = 24  # that are rows of a matrix
@@ -47,6 +48,7 @@ class Comparison:
     the runs of a configuration where the table has no seeds.
     `repeated` says whether anything was repeated with another seed, without which no interval can be given.
     `reason` explains why the metric is one of objects if none was requested; else it is empty.
+    `images` has a row per (run, evaluated domain, image) where the table has a column `image`; `rows` are means of it.
     """
 
     results: StudyResults
@@ -57,6 +59,7 @@ class Comparison:
     runs: pd.DataFrame
     repeated: bool
     reason: str = ""
+    images: pd.DataFrame | None = None
 
     def axes(self, stage: str) -> list[str]:
         """Returns the axes of `stage` after those of its ancestors, as far as the table has them."""
@@ -136,9 +139,23 @@ class Comparison:
         return self.results.variants.get(stage, {})
 
 
+AGGREGATES: dict[str, Callable[[Any], pd.Series]] = {  # of a grouped column
+    "median": lambda grouped: grouped.median(),
+    "mean": lambda grouped: grouped.mean(),
+    "min": lambda grouped: grouped.min(),
+    "max": lambda grouped: grouped.max(),
+    "std": lambda grouped: grouped.std(ddof=1),
+    "p05": lambda grouped: grouped.quantile(0.05),
+    "p25": lambda grouped: grouped.quantile(0.25),
+    "p75": lambda grouped: grouped.quantile(0.75),
+    "p95": lambda grouped: grouped.quantile(0.95),
+    "count": lambda grouped: grouped.count(),
+}
+
+
 @dataclass(frozen=True)
 class Matrix:
-    """Medians over runs: values[i, j] for runs of rows[i] in columns[j]; NaN where there are none."""
+    """Medians, or another aggregate, over runs: values[i, j] for rows[i] in columns[j]; NaN where there are none."""
 
     rows: list[str]
     columns: list[str]
@@ -181,6 +198,9 @@ def compare(results: StudyResults, metric: str | None = None) -> Comparison:
         evaluated_domain=table["evaluated_domain"].astype(str),
         parent=table["parent"].fillna("").astype(str) if "parent" in table.columns else "",
     )
+    images = rows if "image" in rows.columns else None
+    if images is not None:
+        rows = _mean_over_images(images)
     # a row per run, with its ancestor and its repeats
     runs = _with_lineage(_in_own_domain(rows, results.domains), rows)
     axes = [axis for stage_axes in results.stages.values() for axis in stage_axes if axis in runs.columns]
@@ -189,7 +209,18 @@ def compare(results: StudyResults, metric: str | None = None) -> Comparison:
     if not any(seed in runs.columns for seed in SEEDS):
         runs = runs.assign(repeat=configurations.cumcount())
     repeated = len(runs[repeat_columns(runs)].drop_duplicates()) > 1
-    return Comparison(results, first, second, split, rows, runs, repeated, reason)
+    if images is not None and "repeat" in runs.columns:
+        images = images.assign(repeat=images["run"].map(runs.set_index("run")["repeat"]))
+    return Comparison(results, first, second, split, rows, runs, repeated, reason, images)
+
+
+def _mean_over_images(images: pd.DataFrame) -> pd.DataFrame:
+    """Returns a row per run and evaluated domain, whose values are means over its images."""
+    keys = ["run", "evaluated_domain"]
+    means = images.groupby(keys)[["value", "second_value"]].mean()
+    rows = images.drop_duplicates(keys).drop(columns=["image", "group"], errors="ignore").set_index(keys)
+    rows[means.columns] = means
+    return rows.reset_index()
 
 
 def repeat_columns(runs: pd.DataFrame) -> list[str]:
@@ -197,29 +228,78 @@ def repeat_columns(runs: pd.DataFrame) -> list[str]:
     return [column for column in (*SEEDS, "repeat") if column in runs.columns]
 
 
-def matrix(comparison: Comparison, stage: str, *, after_transfer: bool = False, second: bool = False) -> Matrix:
+Conditions = Mapping[str, Sequence[Any]]  # column -> the values it may have
+
+
+def select(frame: pd.DataFrame, where: Conditions, *, context: str = "where") -> pd.DataFrame:
+    """Returns the rows of `frame` that have, in each column of `where`, one of the values given.
+
+    Values are compared as text, numbers as numbers: 1e-4 and "0.0001" are one. Raises SegueError for a column or a
+    value that `frame` does not have.
+    """
+    return frame[_is_selected(frame, where, context)]
+
+
+def _is_selected(frame: pd.DataFrame, where: Conditions, context: str) -> np.ndarray:
+    selected = np.ones(len(frame), dtype=bool)
+    for column, values in where.items():
+        if column not in frame.columns:
+            raise SegueError(f"{context}: {unknown(column, list(map(str, frame.columns)), 'column')}.")
+        codes, levels = pd.factorize(frame[column], use_na_sentinel=False)
+        texts, allowed = [_value_text(level) for level in levels], {_value_text(value) for value in values}
+        if missing := sorted(allowed - set(texts)):
+            present = ", ".join(sorted(map(level_label, levels))[:MAX_VALUES_NAMED])
+            raise SegueError(f"{context}: {column} is never '{missing[0]}'; it is {present}.")
+        selected &= np.array([text in allowed for text in texts], dtype=bool)[codes]
+    return selected
+
+
+def _value_text(value: object) -> str:
+    try:
+        return repr(float(str(value)))
+    except ValueError:
+        return str(value)
+
+
+def matrix(
+    comparison: Comparison,
+    stage: str,
+    *,
+    after_transfer: bool = False,
+    second: bool = False,
+    aggregate: str = "median",
+    where: Conditions | None = None,
+) -> Matrix:
     """Returns trained on × evaluated on for `stage`, or pretrained on × transferred to when `after_transfer`.
 
     After transfer, a run's column is its own domain, on which it is evaluated, and its row that of its root.
+    aggregate: a name of AGGREGATES, over the runs of a cell; where: column of the table -> values, see `select`.
     """
+    if aggregate not in AGGREGATES:
+        raise SegueError(f"aggregate: {unknown(aggregate, AGGREGATES, 'aggregate')}.")
     value = "second_value" if second else "value"
     if after_transfer:
-        frame = comparison.stage_runs(stage)
+        frame = select(comparison.stage_runs(stage), where or {})
         row, column = frame["root_domain"], frame["domain"]
     else:
-        frame = comparison.rows[comparison.rows["stage"] == stage]
+        frame = select(comparison.rows[comparison.rows["stage"] == stage], where or {})
         row, column = frame["domain"], frame["evaluated_domain"]
-    return _matrix(frame[value], row, column, comparison.results.domains)
+    return _matrix(frame[value], row, column, comparison.results.domains, aggregate)
 
 
-def _matrix(values: pd.Series, row: pd.Series, column: pd.Series, order: Sequence[str]) -> Matrix:
+def _matrix(
+    values: pd.Series, row: pd.Series, column: pd.Series, order: Sequence[str], aggregate: str = "median"
+) -> Matrix:
     rows, columns = _in_order(row, order), _in_order(column, order)
     grouped = values.groupby([row.to_numpy(), column.to_numpy()])
     quantiles = grouped.quantile(np.array([0.25, 0.5, 0.75])).unstack()
     index = pd.MultiIndex.from_product([rows, columns])
     spread = quantiles.reindex(index).to_numpy(dtype=float).reshape(len(rows), len(columns), 3)
     counts = grouped.count().reindex(index, fill_value=0).to_numpy(dtype=int).reshape(len(rows), len(columns))
-    return Matrix(rows, columns, spread[..., 1], spread[..., [0, 2]], counts)
+    cells = spread[..., 1]
+    if aggregate != "median":
+        cells = AGGREGATES[aggregate](grouped).reindex(index).to_numpy(dtype=float).reshape(counts.shape)
+    return Matrix(rows, columns, cells, spread[..., [0, 2]], counts)
 
 
 def pair_matrix(comparison: Comparison, stage: str, *, second: bool = False) -> Matrix | None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from segue.reporting.analysis.bootstrap import SEEDS, Estimate, estimate
-from segue.reporting.analysis.comparison import Comparison, repeat_columns, sorted_levels
-from segue.reporting.formatting import axis_label, join_names, level_label, plural
+from segue.reporting.analysis.bootstrap import SEEDS, Estimate, estimate, estimate_contrasts
+from segue.reporting.analysis.comparison import Comparison, numeric, repeat_columns, sorted_levels
+from segue.reporting.analysis.result import Analysis, affordable_resamples, interval_columns, interval_note
+from segue.reporting.formatting import axis_label, join_names, level_label, plural, stage_label
 
 MAX_TARGETS_NAMED = 3
 
@@ -23,6 +25,7 @@ class Level:
     """
 
     name: str
+    value: Any
     values: np.ndarray
     estimate: Estimate
     second: Estimate | None
@@ -136,6 +139,52 @@ def _label_split(part: pd.DataFrame) -> tuple[tuple[float, float], ...]:
     return tuple(sorted((float(train), float(validation)) for train, validation in known.to_numpy()))
 
 
+def gain_per_doubling(comparison: Comparison, stage: str) -> Analysis | None:
+    """Returns, per target domain, the slope of the median value against the binary logarithm of the number of labels.
+
+    `change` is the difference per doubling of the labels, by least squares through the medians; `ratio`, where all
+    values are positive, the factor per doubling, by the same fit of their logarithm: below 1 if a loss falls. None
+    where the table does not state at least two numbers of labels.
+    """
+    frame = comparison.stage_runs(stage)
+    frame = frame[np.isfinite(frame["value"])]
+    frame = frame[numeric(frame, "labels") > 0]
+    counts = frame.groupby("domain")["labels"].nunique() if len(frame) else pd.Series(dtype=int)
+    domains = sorted_levels(frame["domain"], comparison.results.domains) if len(frame) else []
+    domains = [name for name in domains if counts[name] > 1]
+    if not domains:
+        return None
+    frame = frame[frame["domain"].isin(domains)]
+    codes, cells = pd.factorize(pd.MultiIndex.from_arrays([frame["domain"], frame["labels"]]), sort=True)
+    is_log = bool((frame["value"] > 0).all())
+    slopes = np.zeros((len(cells), len(domains)))  # from medians to slopes
+    for column, name in enumerate(domains):
+        places = [place for place, cell in enumerate(cells) if cell[0] == name]
+        doublings = np.log2([float(cells[place][1]) for place in places])
+        centered = doublings - doublings.mean()
+        slopes[places, column] = centered / (centered @ centered)
+
+    def contrasts(medians: np.ndarray) -> np.ndarray:
+        parts = [medians @ slopes]
+        return np.concatenate([*parts, *([np.exp(np.log(medians) @ slopes)] if is_log else [])], axis=1)
+
+    resamples = affordable_resamples(len(frame))
+    levels = comparison.cluster_levels(frame)
+    estimates = estimate_contrasts(frame["value"].to_numpy(), codes, contrasts, levels, resamples=resamples)
+    records = [
+        {
+            "domain": name,
+            "numbers": counts[name],
+            **interval_columns("change", estimates[place]),
+            **(interval_columns("ratio", estimates[len(domains) + place]) if is_log else {}),
+        }
+        for place, name in enumerate(domains)
+    ]
+    note = f"{comparison.metric.label.capitalize()} per doubling of the labeled {comparison.label_unit}."
+    title = f"Gain from more labels, {stage_label(stage)}"
+    return Analysis(title, pd.DataFrame(records), (note, interval_note(estimates, resamples)))
+
+
 def against_scratch(comparison: Comparison, transfer: str, scratch: str) -> dict[float, Estimate]:
     """Returns, by number of labels, the median of transfer less scratch on the same domain, labels and seeds.
 
@@ -171,6 +220,7 @@ def _levels(
         levels.append(
             Level(
                 name=level_label(value),
+                value=value,
                 values=numbers[is_level],
                 estimate=comparison.estimate(part),
                 second=comparison.estimate(part, "second_value") if comparison.second_metric else None,

@@ -1,15 +1,27 @@
-"""The best configuration of a stage on held-out images, and whether the next one is clearly behind."""
+"""The best configuration of a stage on held-out images, whether the next is clearly behind, and how sure ranks are."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from segue.reporting.analysis.bootstrap import Estimate
+from segue.reporting.analysis.bootstrap import Estimate, estimate_contrasts
 from segue.reporting.analysis.comparison import Comparison, numeric, repeat_columns
-from segue.reporting.formatting import Metric, configuration_label, metric_for
+from segue.reporting.analysis.result import Analysis, affordable_resamples, interval_columns, interval_note
+from segue.reporting.formatting import (
+    Metric,
+    axis_label,
+    configuration_label,
+    format_number,
+    level_label,
+    metric_for,
+    stage_label,
+)
 
 DATA_KEYS = {"domain", "images", "groups", "mix", "pair"}  # the training data, not the method
 SECONDARY = ("precision_", "recall_", "auprc_")
@@ -84,3 +96,92 @@ def _lead(comparison: Comparison, best: pd.DataFrame, second: pd.DataFrame, othe
 
 def _variants_differ_in_data(comparison: Comparison, stage: str) -> bool:
     return any(DATA_KEYS & set(settings) for settings in comparison.variants(stage).values())
+
+
+def choice_axes(comparison: Comparison, stage: str) -> list[str]:
+    """Returns the axes along which a user can choose: those of `stage` and its ancestors, not its target and labels."""
+    frame = comparison.stage_runs(stage)
+    given = {f"{stage}.{key}" for key in DATA_KEYS}
+    return [axis for axis in comparison.axes(stage) if axis not in given and frame[axis].nunique(dropna=False) > 1]
+
+
+def setting_label(values: Mapping[str, Any]) -> str:
+    """Returns the levels of axes, in their order: "+10 nm · 1e-3 · none · 1e-4"."""
+    return " · ".join(level_label(value) for value in values.values())
+
+
+def setting_note(axes: Sequence[str]) -> str:
+    """Returns what the parts of `setting_label` are."""
+    return f"Settings are {' · '.join(axis_label(axis) for axis in axes)}."
+
+
+def rank_stability(comparison: Comparison, stage: str) -> Analysis | None:
+    """Returns the rank of every setting, 1 the best, with the range of ranks that other seeds would give.
+
+    A setting is a choice along `choice_axes`, ranked by its median over runs after subtracting from each value the
+    median of its target domain and number of labels, since not every setting meets every target. `best_share` is the
+    share of resamples in which it is first. The notes give Kendall's tau-b between the orders of single repeats
+    (Kendall 1945, Biometrika 33, 239): 1 if all repeats give one order, 0 if they have nothing in common. None where
+    there are not two settings.
+    """
+    axes = choice_axes(comparison, stage)
+    frame = comparison.stage_runs(stage)
+    frame = frame[np.isfinite(frame["value"])]
+    if not axes or frame.empty:
+        return None
+    context = ["domain", *(["labels"] if "labels" in frame.columns else [])]
+    frame = frame.assign(
+        relative=frame["value"] - frame.groupby(context, dropna=False)["value"].transform("median"),
+        setting=frame.groupby(axes, dropna=False, sort=False).ngroup(),
+    )
+    settings = frame.drop_duplicates("setting").sort_values("setting")
+    if len(settings) < 2:
+        return None
+    sign = 1.0 if comparison.metric.lower_is_better else -1.0
+
+    def ranks(medians: np.ndarray) -> np.ndarray:
+        order = np.argsort(np.argsort(sign * medians, axis=1, kind="stable"), axis=1) + 1.0
+        return np.concatenate([order, order == 1], axis=1)
+
+    resamples = affordable_resamples(len(frame))
+    levels = comparison.cluster_levels(frame)
+    values, codes = frame["relative"].to_numpy(), frame["setting"].to_numpy()
+    estimates = estimate_contrasts(values, codes, ranks, levels, resamples=resamples)
+    relative = frame.groupby("setting")["relative"].median()
+    records = []
+    for place, (_, row) in enumerate(settings.iterrows()):
+        first = estimates[place + len(settings)]
+        records.append(
+            {
+                "setting": setting_label({axis: row[axis] for axis in axes}),
+                "runs": int((codes == place).sum()),
+                "relative": relative[place],
+                **interval_columns("rank", estimates[place]),
+                "best_share": first.mean,
+            }
+        )
+    table = pd.DataFrame(records).sort_values("rank", kind="stable").reset_index(drop=True)
+    notes = [
+        f"Relative: median {comparison.metric.label} less that of the same target and number of labels; best share: of"
+        " resamples, those in which the setting is first.",
+        setting_note(axes),
+        interval_note(estimates[: len(settings)], resamples),
+        _agreement(frame),
+    ]
+    return Analysis(f"Ranks of settings, {stage_label(stage)}", table, tuple(filter(None, notes)))
+
+
+def _agreement(frame: pd.DataFrame) -> str:
+    """Returns Kendall's tau between the orders of settings by single repeats, "" where there is one repeat."""
+    from scipy.stats import kendalltau
+
+    orders = frame.groupby(["setting", *repeat_columns(frame)])["relative"].median().unstack(repeat_columns(frame))
+    orders = orders.loc[:, orders.notna().all()].to_numpy()
+    pairs = combinations(range(orders.shape[1]), 2)
+    taus = [float(np.asarray(kendalltau(orders[:, a], orders[:, b]))[0]) for a, b in pairs]
+    if not taus:
+        return ""
+    return (
+        f"Kendall's tau between the orders of {orders.shape[1]} repeats: mean {format_number(float(np.mean(taus)))},"
+        f" least {format_number(min(taus))}."
+    )

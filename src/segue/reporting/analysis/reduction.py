@@ -22,12 +22,12 @@ BY_EPOCH = ("last", "best", "best_of_parent")
 
 
 def reduce_rows(table: pd.DataFrame, metric: str, rule: str | None, source: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Returns the table with a row per run, stage, evaluated domain and split, and notes on what was left out.
+    """Returns the table with a row per run, stage, evaluated domain, split and image, and notes on what was left out.
 
     table: stage, run, parent, domain, evaluated_domain, epoch where `rule` is one of epochs, and metrics. Rows that
     agree in every metric count once. Raises SegueError, which names `source`, where several rows remain without a rule.
     """
-    key = ["stage", "run", "evaluated_domain", *(["split"] if "split" in table.columns else [])]
+    key = ["stage", "run", "evaluated_domain", *(name for name in ("split", "image") if name in table.columns)]
     scores = [name for name in map(str, table.columns) if re.match(SCORES, name) or name == metric]
     metrics = [name for name in scores if pd.api.types.is_numeric_dtype(table[name])]
     if rule in BY_EPOCH:

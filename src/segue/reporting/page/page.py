@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,6 @@ from segue.reporting.figures.learning_curves import learning_curves_figure, loss
 from segue.reporting.figures.matrices import matrices_figure
 from segue.reporting.figures.objects import object_scores, objects_figure, objects_table
 from segue.reporting.figures.reliability import reliability_figure
-from segue.reporting.figures.style import ReportFigure
 from segue.reporting.formatting import (
     Table,
     format_duration,
@@ -42,7 +40,9 @@ from segue.reporting.formatting import (
     join_names,
     plural,
 )
+from segue.reporting.page.analyses import PREFIXES, analysis_entries, spread_entries
 from segue.reporting.page.conclusions import conclusions
+from segue.reporting.page.entry import Entry
 from segue.reporting.page.rendering import remove_stale, render_figure, render_page, write
 from segue.study.table import StatedValue, StudyResults
 
@@ -71,21 +71,10 @@ FIGURE_PREFIXES = (
     "failures",
     "leak",
     "film-",
+    *PREFIXES,
 )
 MAX_EMBEDDED_BYTES = 2_000_000
 MAX_FAILURES = 200  # listed one by one
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A figure on the page, with its heading and the content above and below; `summary` expands it if collapsed."""
-
-    figure: ReportFigure
-    heading: str = ""
-    anchor: str = ""
-    intro: str = ""
-    tables: tuple[Table, ...] = ()
-    summary: str = ""
 
 
 def write_page(results: StudyResults, out: Path, *, metric: str | None = None) -> None:
@@ -142,6 +131,7 @@ def figure_list(comparison: Comparison) -> list[Entry]:
             entries.append(Entry(figure, summary=f"The same by {comparison.second_metric.label}"))
     if spread := generalization_figure(comparison):
         entries.append(Entry(spread[0], "Spread over domains", "generalization", tables=(spread[1],)))
+        entries += spread_entries(comparison)
     if figure := label_efficiency_figure(comparison):
         entries.append(Entry(figure, "Label efficiency", "labels"))
     if baselines := baselines_figure(comparison):
@@ -153,6 +143,7 @@ def figure_list(comparison: Comparison) -> list[Entry]:
             heading = ("", "")
             if figure := interactions_figure(comparison, stage):
                 entries.append(Entry(figure))
+    entries += analysis_entries(comparison)
     entries += [] if comparison.reason else objects
     if leaks := leakage(comparison):
         first, others = leaks.metrics[:1], leaks.metrics[1:]
