@@ -119,7 +119,7 @@ def collect(plan: Plan, *, command: str) -> StudyResults:
         identity = _identity(plan, configuration, train, metrics) | _split_columns(
             run, splits[train.key], apart.get(train.key), metrics
         )
-        files = [(e, plan.store.evaluation(train.key, plan.evaluation_key(e))) for e in plan.evaluations]
+        files = [(e, plan.evaluation_file(train.key, e)) for e in plan.evaluations]
         results = [(e, run.read(file) if file.exists() else None) for e, file in files]
         for evaluation, result in results:
             if result is not None:
@@ -287,7 +287,7 @@ def _cost(run: RunFolder, train: PlannedTraining) -> dict[str, Any]:
 
 
 def _timing(plan: Plan, train: PlannedTraining, evaluation: Evaluation, train_s: float) -> dict[str, Any]:
-    timing = read_json(timing_file(plan.store.evaluation(train.key, plan.evaluation_key(evaluation)))) or {}
+    timing = read_json(timing_file(plan.evaluation_file(train.key, evaluation))) or {}
     decode_s = timing.get("decode_s_median", math.nan)
     return {"run": train.key, "evaluated_domain": evaluation.domain, "train_s": train_s, "decode_s": decode_s}
 
