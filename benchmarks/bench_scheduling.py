@@ -2,17 +2,16 @@
 
     uv run python benchmarks/bench_scheduling.py [--stages 1000 10000 100000] [--workers 8]
 
-A study over a dataset of noise, with one pretraining and transfers of it. Planning, `study status` and the record of the
-plan are timed and weighed; then all stages run on a Dask cluster of this machine, each replaced by a sleep of 10 ms, so
-that what is measured is the driver, its scheduler and the exchange with the workers. Times are of the processor, of the
-process that holds driver and scheduler; `whole` is what a clock shows. A step that was quadratic in the number of stages
-would show in the columns per stage. Each size runs in a process of its own. Prints lines of a markdown table.
+A study over a dataset of noise, with one pretraining and transfers of it. Planning and `study status` are timed and
+weighed; then all stages run on a Dask cluster of this machine, each replaced by a sleep of 10 ms, so that what is
+measured is the driver, its scheduler and the exchange with the workers. Times are of the processor, of the process that
+holds driver and scheduler; `whole` is what a clock shows. A step that was quadratic in the number of stages would show
+in the columns per stage. Each size runs in processes of its own. Prints lines of a markdown table.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from contest import head, machine, parse, row
+from segue.study.worker import StudyTask, TaskResult
 
 STAGE_S = 0.01
 SEEDS = 10
@@ -61,68 +60,76 @@ def write_study(folder: Path, stages: int) -> Path:
     return path
 
 
-def simulated(tasks: Sequence[object]) -> list[object]:
+def simulated(groups: Sequence[Sequence[StudyTask]]) -> list[TaskResult]:
     """Takes the place of training and scoring in the workers."""
-    from segue.study.worker import TaskResult
+    results = []
+    for task in (task for group in groups for task in group):
+        time.sleep(STAGE_S)
+        results.append(TaskResult(task.key, trained=True, is_new=True, seconds=STAGE_S))
+    return results
 
-    time.sleep(STAGE_S)
-    return [TaskResult(task.key, trained=True, is_new=True, seconds=STAGE_S) for task in tasks]  # type: ignore[attr-defined]
+
+def peak_megabytes() -> float:
+    """Returns the most memory that this process has had, from Linux: `resource` counts that of its parent as well."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1000
 
 
-def measure(stages: int, workers: int) -> str:
-    """Returns the row of one size."""
+def measure_plan(path: Path) -> str:
+    """Returns the seconds of planning, the MB of the process after it, and the seconds of `study status` after that."""
     from segue.cli import describe
-    from segue.study import executor, workers as study_workers
+    from segue.study.plan import plan_study
+
+    before = time.process_time()
+    plan = plan_study(path)
+    planned = time.process_time()
+    megabytes = peak_megabytes()
+    describe.describe_status(plan)
+    return f"{planned - before:.2f} {megabytes:.0f} {time.process_time() - planned:.2f}"
+
+
+def measure_run(path: Path, workers: int) -> str:
+    """Returns how many stages ran, the seconds of a clock, and those of the processor in driver and scheduler."""
+    from segue.study import executor
+    from segue.study import workers as study_workers
     from segue.study.plan import plan_study
 
     study_workers.run_until_signal = simulated  # type: ignore[assignment]
-    with tempfile.TemporaryDirectory() as name:
-        path = write_study(Path(name), stages)
-        seconds = {}
-
-        # plan and status
-        before = time.process_time()
-        plan = plan_study(path)
-        seconds["plan"] = time.process_time() - before
-        megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-        before = time.process_time()
-        describe.describe_status(plan)
-        seconds["status"] = time.process_time() - before
-
-        # run
-        before, began = time.process_time(), time.perf_counter()
-        summary = executor.run_study(plan, workers=workers, side_by_side=1)
-        driver, whole = time.process_time() - before, time.perf_counter() - began
+    plan = plan_study(path)
+    before, began = time.process_time(), time.perf_counter()
+    summary = executor.run_study(plan, workers=workers, side_by_side=1)
     if summary.finished != len(plan.trainings):
         raise SystemExit(f"{summary.finished} of {len(plan.trainings)} stages finished")
-    count = len(plan.trainings)
-    return row(
-        f"{count:,}",
-        f"{seconds['plan']:.2f}",
-        f"{megabytes:.0f}",
-        f"{seconds['status']:.2f}",
-        f"{whole:.0f}",
-        f"{1000 * (whole * workers / count - STAGE_S):.1f}",
-        f"**{1000 * driver / count:.2f}**",
-    )
+    return f"{summary.finished} {time.perf_counter() - began:.2f} {time.process_time() - before:.2f}"
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["--only"]:  # in a process that has not imported torch
+        part, path, workers = sys.argv[2:]
+        print(measure_plan(Path(path)) if part == "plan" else measure_run(Path(path), int(workers)))
+        return
+    from contest import head, machine, parse, row
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stages", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--one", action="store_true", help="measure one size in this process, without a head")
     options = parse(parser, stages=[80, 320], workers=2)
-    if options.one:
-        print(measure(options.stages[0], options.workers), flush=True)
-        return
     print(machine(1))
     print(f"stages of {1000 * STAGE_S:.0f} ms, {options.workers} workers\n")
     columns = ("plan, s", "MB", "status, s", "whole, s", "of a worker beside the stage, ms", "driver per stage, ms")
     print(head("stages", *columns), flush=True)
     for stages in options.stages:
-        words = [sys.executable, __file__, "--one", "--stages", str(stages), "--workers", str(options.workers)]
-        subprocess.run(words, check=True)
+        with tempfile.TemporaryDirectory() as folder:
+            path = write_study(Path(folder), stages)
+            numbers: list[str] = []
+            for part in ("plan", "run"):
+                words = [sys.executable, __file__, "--only", part, str(path), str(options.workers)]
+                done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+                numbers += done.stdout.split()
+        planned, megabytes, status, count, whole, driver = map(float, numbers)
+        beside = whole * options.workers / count - STAGE_S
+        cells = (f"{planned:.2f}", f"{megabytes:.0f}", f"{status:.2f}", f"{whole:.0f}", f"{1000 * beside:.1f}")
+        print(row(f"{int(count):,}", *cells, f"**{1000 * driver / count:.2f}**"), flush=True)
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ def test_a_worker_that_is_asked_to_end_says_so_without_a_trace(monkeypatch: pyte
 
     monkeypatch.setattr(workers, "run_tasks", run)
     tasks = [SimpleNamespace(key="a"), SimpleNamespace(key="b")]
-    results = workers.run_until_signal(tasks)  # type: ignore[arg-type]
+    results = workers.run_until_signal([tasks])  # type: ignore[list-item]
     assert [result.key for result in results] == ["a", "b"]
     assert not any(result.trained for result in results)
     assert all(result.ended_by == number.name and result.error is None for result in results)

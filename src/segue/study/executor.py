@@ -33,7 +33,7 @@ from segue.study.domains import domain_warnings
 from segue.study.plan import Plan, PlannedTraining
 from segue.study.sizes import StageSizes, TimeLeft
 from segue.study.worker import StudyTask, TaskResult, has_weights, one_line
-from segue.study.workers import Executor, open_executor
+from segue.study.workers import LOST, Executor, open_executor
 from segue.training.identity import parent_path
 from segue.training.spec import Inputs, StageSpec, TrainTask, shared_pass
 
@@ -279,14 +279,18 @@ class _Graph:
         ready = ReadyQueue(kinds)
         roots = [training for training in self.trainings.values() if training.parent not in self.trainings]
         ready.extend(grouping.group([training for training in roots if training.key not in self.failures]))
+        suspects: set[str] = set()  # may have ended their worker: nothing waits behind them
         report(Event("trainings", 0, len(self.trainings), 0.0))
         reason = ""
         with budget.ending_here():
             while (ready or executor.running()) and not reason:
                 # give every worker that has room its next stages
                 while ready and (worker := executor.free()) is not None:
-                    group = ready.take(worker)
-                    executor.submit(worker, [self.make_task(training) for training in group])
+                    count = min(executor.capacity(), -(-len(ready) // max(executor.workers(), 1)))
+                    groups = [ready.take(worker)]
+                    while len(groups) < count and ready and groups[-1][0].key not in suspects:
+                        groups.append(ready.take(worker))
+                    executor.submit(worker, [[self.make_task(training) for training in group] for group in groups])
 
                 # record what ended
                 try:
@@ -299,6 +303,7 @@ class _Graph:
                 for result in ended[1] if ended else ():
                     training = self.trainings[result.key]
                     if result.ended_by:
+                        suspects |= {training.key} if result.ended_by == LOST else set()
                         ready.extend([(training,)])
                         continue
                     kind, size = kinds[id(training.template)], visits[id(training.template)]

@@ -1,7 +1,8 @@
 """Where the tasks of a study run: in this process, in processes of this machine, or on the workers of a Dask scheduler.
 
-A worker runs one submission at a time. The driver gives a worker its next one when it has room, so that a worker can go
-on with the data and networks it has, and so that the scheduler never knows more tasks than there are workers.
+A worker has one submission at a time, of one stage or, of short ones, as many as take a few seconds. It gets the next
+one when it has finished that, so that it can go on with the data and networks it has, and so that the scheduler never
+knows more tasks than there are workers.
 
 Workers on other machines must have the same versions of the packages that results depend on, and must see the store.
 """
@@ -18,7 +19,7 @@ import queue
 import signal
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,10 +35,13 @@ from segue.study.worker import StudyTask, TaskResult, run_tasks
 PACKAGES = ("segue", "torch", "torchvision", "numpy", "scipy", "scikit-image", "h5py", "timm", "dask", "distributed")
 END_S = 25  # to save checkpoints when asked to end: clusters kill after 30 s
 LISTEN_S = 1.0  # between two looks at which workers there are
-SHORT_S = 2.0  # of stages that take less, a second one waits at each worker
+SUBMISSION_S = 2.0  # of stages that take less, a worker gets several at once
+MAX_AT_ONCE = 100
 STORE_S = 20  # until a file is visible on all machines of a shared file system
 MAX_LOST = 3  # workers that a submission may lose before it counts as failed
+LOST = "the loss of its worker"  # what ended a task
 Log = Callable[[str], None]
+Group = Sequence[StudyTask]
 
 
 class Executor(Protocol):
@@ -47,8 +51,12 @@ class Executor(Protocol):
         """Returns a worker that can take another submission, or None."""
         ...
 
-    def submit(self, worker: str, tasks: Sequence[StudyTask]) -> None:
-        """Gives a worker tasks to be run side by side."""
+    def capacity(self) -> int:
+        """Returns how many groups of tasks a worker should get at once."""
+        ...
+
+    def submit(self, worker: str, groups: Sequence[Group]) -> None:
+        """Gives a worker groups of tasks; those of a group are run side by side."""
         ...
 
     def running(self) -> int:
@@ -113,13 +121,16 @@ class LocalExecutor:
     """Runs one submission after another in this process."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Sequence[StudyTask]] = deque()
+        self._waiting: deque[Group] = deque()
 
     def free(self) -> str | None:
         return None if self._waiting else "this process"
 
-    def submit(self, worker: str, tasks: Sequence[StudyTask]) -> None:
-        self._waiting.append(tasks)
+    def capacity(self) -> int:
+        return 1
+
+    def submit(self, worker: str, groups: Sequence[Group]) -> None:
+        self._waiting += groups
 
     def running(self) -> int:
         return len(self._waiting)
@@ -144,15 +155,15 @@ class ClusterExecutor:
         self._client, self._log = client, log
         self._mark = mark.absolute()
         self._ended: queue.Queue[Any] = queue.Queue()  # futures
-        self._running: dict[str, tuple[str, Sequence[StudyTask], Any]] = {}  # name -> worker, its tasks, the future
-        self._load: dict[str, set[str]] = {}  # worker -> names of what it has
-        self._free: dict[str, None] = {}
-        self._lost: dict[str, int] = {}  # key of the first task of a submission -> workers lost
+        self._running: dict[str, tuple[str, Sequence[Group], Any]] = {}  # name -> worker, its groups, the future
+        self._workers: dict[str, str | None] = {}  # worker -> name of what it has
+        self._free: OrderedDict[str, None] = OrderedDict()
+        self._lost: dict[str, int] = {}  # key of an unfinished task -> workers lost
         self._refused: dict[str, str] = {}  # worker -> why it is not used
         self._ending: set[str] = set()  # workers that were asked to end
         self._given_up: deque[tuple[str, list[TaskResult]]] = deque()  # worker -> results of what it had
         self._numbers = itertools.count()
-        self._seconds: deque[float] = deque(maxlen=32)  # of the last stages
+        self._seconds: deque[float] = deque(maxlen=32)  # of the last groups
         self._listened = -LISTEN_S
         self._is_waiting = False
 
@@ -173,11 +184,12 @@ class ClusterExecutor:
         except (OSError, TimeoutError) as error:
             raise _scheduler_lost(self._client) from error
         self._ending &= present
-        for worker in self._load.keys() - present:
+        for worker in self._workers.keys() - present:
             self._free.pop(worker, None)
-            for name in self._load.pop(worker):
+            name = self._workers.pop(worker)
+            if name is not None:
                 self._give_up(name, "its worker was lost")
-        new = sorted(present - self._load.keys() - self._refused.keys() - self._ending)
+        new = sorted(present - self._workers.keys() - self._refused.keys() - self._ending)
         if new:
             size = self._mark.stat().st_size
             answers = self._client.run(describe_worker, str(self._mark), size, workers=new, on_error="return")
@@ -187,9 +199,9 @@ class ClusterExecutor:
                     self._refused[worker] = reason
                     self._log(f"worker {worker} is not used: {reason}")
                 else:
-                    self._load[worker] = set()
-                    self._refresh(worker)
-        if not self._load and self._refused.keys() >= present and present:
+                    self._workers[worker] = None
+                    self._free[worker] = None
+        if not self._workers and self._refused.keys() >= present and present:
             worker, reason = next(iter(self._refused.items()))
             raise SegueError(
                 f"worker {worker}: {reason}; start the workers in the same Python environment and with the same store, "
@@ -200,29 +212,26 @@ class ClusterExecutor:
         self._is_waiting = not present
         self._listened = time.monotonic()
 
-    def _refresh(self, worker: str) -> None:
-        """Notes whether a worker can take another submission."""
-        is_short = len(self._seconds) == self._seconds.maxlen and max(self._seconds) < SHORT_S
-        if worker in self._load and len(self._load[worker]) < (2 if is_short else 1):
-            self._free[worker] = None
-        else:
-            self._free.pop(worker, None)
-
     # tasks
 
-    def submit(self, worker: str, tasks: Sequence[StudyTask]) -> None:
-        name = f"{tasks[0].key}-{next(self._numbers)}"
-        future = self._client.submit(run_until_signal, tasks, key=name, pure=False, workers=[worker])
-        self._running[name] = worker, tasks, future
-        self._load[worker].add(name)
-        self._refresh(worker)
+    def capacity(self) -> int:
+        if len(self._seconds) < 8:
+            return 1
+        return max(1, min(MAX_AT_ONCE, int(SUBMISSION_S / max(max(self._seconds), 1e-3))))
+
+    def submit(self, worker: str, groups: Sequence[Group]) -> None:
+        name = f"{groups[0][0].key}-{next(self._numbers)}"
+        future = self._client.submit(run_until_signal, groups, key=name, pure=False, workers=[worker])
+        self._running[name] = worker, groups, future
+        self._workers[worker] = name
+        self._free.pop(worker, None)
         future.add_done_callback(self._ended.put)
 
     def running(self) -> int:
         return len(self._running) + len(self._given_up)
 
     def workers(self) -> int:
-        return len(self._load)
+        return len(self._workers)
 
     def wait(self) -> tuple[str, list[TaskResult]] | None:
         self._listen()
@@ -239,7 +248,7 @@ class ClusterExecutor:
         name = future.key
         if name not in self._running:
             return None
-        worker, tasks, _ = self._running[name]
+        worker, groups, _ = self._running[name]
         try:
             results = future.result(timeout=END_S)
         except (Exception, asyncio.CancelledError) as error:  # of Dask, or of a task that could not be sent
@@ -248,41 +257,44 @@ class ClusterExecutor:
             self._give_up(name, f"its worker was lost ({error})")
             return None
         del self._running[name]
-        self._lost.pop(tasks[0].key, None)
-        self._seconds.extend(result.seconds for result in results)
-        if worker in self._load:
-            self._load[worker].discard(name)
+        seconds = {result.key: result.seconds for result in results}
+        self._seconds.extend(sum(seconds[task.key] for task in group) for group in groups)
+        for result in results:
+            self._lost.pop(result.key, None)
+        if worker in self._workers:
+            self._workers[worker] = None
             if any(result.ended_by for result in results):  # it goes away; nothing more for it
-                self._free.pop(worker, None)
-                del self._load[worker]
+                del self._workers[worker]
                 self._ending.add(worker)
             else:
-                self._refresh(worker)
+                self._free[worker] = None
         return worker, results
 
     def _give_up(self, name: str, reason: str) -> None:
-        """Takes a submission back from a worker that is lost; after several such it counts as failed."""
-        worker, tasks, future = self._running.pop(name)
-        self._load.get(worker, set()).discard(name)
-        self._refresh(worker)
+        """Takes a submission back from a worker that is lost; a task that had several such counts as failed."""
+        worker, groups, future = self._running.pop(name)
+        if worker in self._workers:
+            self._workers[worker] = None
+            self._free[worker] = None
         with suppress(Exception):
             future.cancel()
-        key = tasks[0].key
-        self._lost[key] = self._lost.get(key, 0) + 1
-        if self._lost[key] < MAX_LOST:
-            self._log(f"{tasks[0].label}: {reason}; it goes on from its checkpoint")
-            results = [TaskResult(task.key, ended_by="the loss of its worker") for task in tasks]
-        else:
+        self._log(f"{groups[0][0].label}: {reason}; another one goes on from the checkpoint")
+        results = []
+        for task in (task for group in groups for task in group):
+            self._lost[task.key] = self._lost.get(task.key, 0) + (not task.run.is_finished)
+            if self._lost[task.key] < MAX_LOST:
+                results.append(TaskResult(task.key, ended_by=LOST))
+                continue
             message = (
                 f"{MAX_LOST} workers were lost while they ran it, most likely because memory ran out; use fewer "
                 "workers or more memory, then run the study again: it resumes from its checkpoint"
             )
-            results = [TaskResult(task.key, error=message) for task in tasks]
+            results.append(TaskResult(task.key, error=message))
         self._given_up.append((worker, results))
 
     def end(self, number: int) -> list[TaskResult]:
         """Asks the workers to end as the signal does, and waits until their trainings have saved a checkpoint."""
-        workers = list(self._load)
+        workers = list(self._workers)
         results: list[TaskResult] = []
         with suppress(Exception):  # a scheduler that is lost has no workers to ask
             self._client.run(signals.request_end, number, workers=workers)
@@ -308,13 +320,20 @@ def _scheduler_lost(client: Any) -> SegueError:
 _one_at_a_time = threading.Lock()  # a worker of Dask may have several threads
 
 
-def run_until_signal(tasks: Sequence[StudyTask]) -> list[TaskResult]:
-    """Runs tasks in a worker; one that was asked to end is not a failure, whose trace Dask would print."""
+def run_until_signal(groups: Sequence[Group]) -> list[TaskResult]:
+    """Runs groups of tasks, one after another, in a worker; returns their results.
+
+    Those that a signal ended, or that came after it, have not failed: an exception would be printed by Dask.
+    """
+    results: list[TaskResult] = []
     with _one_at_a_time:
-        try:
-            return run_tasks(tasks)
-        except signals.Terminated as ended:
-            return [TaskResult(task.key, ended_by=ended.name) for task in tasks]
+        for place, group in enumerate(groups):
+            try:
+                results += run_tasks(group)
+            except signals.Terminated as ended:
+                left = [task for group in groups[place:] for task in group]
+                return results + [TaskResult(task.key, ended_by=ended.name) for task in left]
+    return results
 
 
 async def describe_worker(mark: str, size: int) -> dict[str, str]:
@@ -396,7 +415,14 @@ def local_cluster(workers: int) -> Any:
     specs = {
         place: {
             "cls": Nanny,
-            "options": {"nthreads": 1, "memory_limit": 0, "host": "127.0.0.1", "env": environment, "dashboard": False},
+            "options": {
+                "nthreads": 1,
+                "memory_limit": 0,
+                "host": "127.0.0.1",
+                "env": environment,
+                "dashboard": False,
+                "silence_logs": logging.ERROR,
+            },
         }
         for place, environment in enumerate(environments)
     }
