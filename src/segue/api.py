@@ -524,9 +524,9 @@ def run_study(
 
 def table(study: PathLike, *, store: PathLike | None = None) -> pd.DataFrame:
     """Returns the tidy table of a study: one row per run and domain it was scored on."""
-    from segue.study.table import collect
+    from segue.study.table import results_table
 
-    return collect(plan(study, store=store), command="").table
+    return results_table(plan(study, store=store))
 
 
 def report(

@@ -119,7 +119,7 @@ def make_cluster(spec: BatchSpec, folder: Path) -> Any:
             job_script_prologue=spec.setup,
             worker_extra_args=["--nthreads", "1", "--memory-limit", "0", "--no-dashboard"],
             log_directory=str(logs.absolute()),
-            scheduler_options={"dashboard": False, "port": 0},
+            scheduler_options={"dashboard": False, "dashboard_address": "127.0.0.1:0", "port": 0},
             **settings(spec),
         )
     except (OSError, ValueError, RuntimeError) as error:

@@ -308,6 +308,8 @@ class ClusterExecutor:
 
 
 def _scheduler_lost(client: Any) -> SegueError:
+    for name in ("distributed", "asyncio", "tornado"):  # what they log of broken connections adds nothing
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     address = client.scheduler.address if client.scheduler is not None else "of this study"
     return SegueError(
         f"the Dask scheduler {address} was lost; start it again, then run the same command again: finished stages are "
