@@ -104,6 +104,13 @@ def test_a_worker_goes_on_with_the_data_and_network_it_has():
     assert taken[5] == ("two", "a2") and len(ready) == 0
 
 
+def test_each_worker_has_a_gpu_of_its_own():
+    """In turn where there are more workers than GPUs; without any nothing is set."""
+    of = [variables["CUDA_VISIBLE_DEVICES"] for variables in workers.worker_environments(3, ["2", "GPU-7"])]
+    assert of == ["2", "GPU-7", "2"]
+    assert workers.worker_environments(2, []) == [{}, {}]
+
+
 def test_time_left_by_hand():
     """Kinds that were measured count at their own rate, others at the mean of all."""
     left = TimeLeft()
