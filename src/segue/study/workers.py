@@ -308,7 +308,8 @@ class ClusterExecutor:
 
 
 def _scheduler_lost(client: Any) -> SegueError:
-    for name in ("distributed", "distributed.client", "asyncio", "tornado"):  # what they log of broken connections adds nothing
+    # what these log of broken connections adds nothing
+    for name in ("distributed", "distributed.client", "asyncio", "tornado"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     address = client.scheduler.address if client.scheduler is not None else "of this study"
     return SegueError(
