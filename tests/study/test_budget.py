@@ -39,11 +39,11 @@ def test_spent_time_leaves_the_rest_for_the_same_call(study_file: StudyFile, tmp
 
 def test_spent_energy_ends_after_the_stage(study_file: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Of two stages of 0.6 kWh the budget of 0.5 allows one; without a measurement it is refused."""
-    monkeypatch.setattr(worker, "_energy_J", lambda task: 0.6 * 3.6e6)
+    monkeypatch.setattr(worker, "_spent", lambda task, seconds: {"energy_J": 0.6 * 3.6e6})
     plan = plan_study(study_file(STAGES), tmp_path / "store")
     summary = run_study(plan, budget=Budget.parse(["0.5kWh"]))
     assert (summary.finished, summary.left) == (1, 1)
     assert "budget of 0.5 kWh is spent (0.6 kWh)" in summary.stopped
-    monkeypatch.setattr(worker, "_energy_J", lambda task: None)
+    monkeypatch.setattr(worker, "_spent", lambda task, seconds: {})
     with pytest.raises(SegueError, match="not measured on this machine"):
         run_study(plan_study(plan.study.path, plan.store.folder), budget=Budget.parse(["0.5kWh"]))

@@ -112,17 +112,17 @@ def test_each_worker_has_a_gpu_of_its_own():
 
 
 def test_time_left_by_hand():
-    """Kinds that were measured count at their own rate, others at the mean of all."""
+    """Kinds that were measured count at their own rate, others at the mean of all; a stage takes 2 s beside it."""
     left = TimeLeft()
     for kind, visits in (("a", 100), ("a", 100), ("a", 100), ("b", 10), ("b", 10), ("c", 50)):
         left.add(kind, visits)
     assert left.seconds is None
-    left.finish("a", 100, 10.0)
-    left.finish("b", 10, 1.0)
-    assert left.seconds == pytest.approx(200 * 0.1 + 10 * 0.1 + 50 * 11 / 110)
-    left.finish("a", 100, 20.0)  # 30 s for 200
+    left.finish("a", 100, 10.0, 1.0)
+    left.finish("b", 10, 1.0, 3.0)
+    assert left.seconds == pytest.approx(200 * 0.1 + 10 * 0.1 + 50 * 11 / 110 + 4 * 2)
+    left.finish("a", 100, 20.0, 2.0)  # 30 s for 200
     left.finish("b", 10)  # it failed
-    assert left.seconds == pytest.approx(100 * 0.15 + 50 * 31 / 210)
+    assert left.seconds == pytest.approx(100 * 0.15 + 50 * 31 / 210 + 2 * 2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

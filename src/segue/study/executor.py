@@ -307,7 +307,9 @@ class _Graph:
                         ready.extend([(training,)])
                         continue
                     kind, size = kinds[id(training.template)], visits[id(training.template)]
-                    left.finish(kind, size, result.seconds if result.error is None else None)
+                    is_measured = result.is_new and result.error is None
+                    beside_s = result.seconds - result.training_s
+                    left.finish(kind, size, result.training_s if is_measured else None, beside_s)
                     spent += size
                     self.energy_J += result.energy_J or 0.0
                     budget.require_measured(result)

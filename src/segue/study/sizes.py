@@ -67,31 +67,38 @@ class StageSizes:
 
 @dataclass
 class TimeLeft:
-    """Estimates the time that stages still take from those that are measured: seconds per visit by kind of stage.
+    """Estimates the time that stages still take from those that are measured: seconds of training per visit, by kind of
+    stage, and seconds beside the training (reading, scoring), the same for every stage.
 
     Kinds without a measurement count at the mean rate of the others. All steps take constant time.
     """
 
     left: dict[str, int] = field(default_factory=dict)  # kind -> visits of stages that are not finished
-    measured: dict[str, tuple[float, int]] = field(default_factory=dict)  # kind -> seconds, visits
+    measured: dict[str, tuple[float, int]] = field(default_factory=dict)  # kind -> seconds of training, visits
+    _stages: int = 0  # that are not finished
+    _beside: tuple[float, int] = (0.0, 0)  # seconds beside the training, stages
     _all: tuple[float, int] = (0.0, 0)
     _known_s: float = 0.0  # of the visits left of the measured kinds
     _unknown: int = 0  # visits left of the other kinds
 
     def add(self, kind: str, visits: int) -> None:
         """Adds a stage that is still to run."""
+        self._stages += 1
         self._change(kind, visits)
 
-    def finish(self, kind: str, visits: int, seconds: float | None = None) -> None:
-        """Takes off a stage that ended, and learns from its duration if that is given."""
+    def finish(self, kind: str, visits: int, training_s: float | None = None, beside_s: float = 0.0) -> None:
+        """Takes off a stage that ended, and learns from its durations if they are given."""
+        self._stages -= 1
         self._change(kind, -visits)
-        if seconds is not None:
-            self._known_s -= self._seconds(kind)
-            self._unknown -= 0 if kind in self.measured else self.left[kind]
-            before_s, before = self.measured.get(kind, (0.0, 0))
-            self.measured[kind] = before_s + seconds, before + visits
-            self._all = self._all[0] + seconds, self._all[1] + visits
-            self._known_s += self._seconds(kind)
+        if training_s is None:
+            return
+        self._known_s -= self._seconds(kind)
+        self._unknown -= 0 if kind in self.measured else self.left[kind]
+        before_s, before = self.measured.get(kind, (0.0, 0))
+        self.measured[kind] = before_s + training_s, before + visits
+        self._all = self._all[0] + training_s, self._all[1] + visits
+        self._beside = self._beside[0] + beside_s, self._beside[1] + 1
+        self._known_s += self._seconds(kind)
 
     def _change(self, kind: str, visits: int) -> None:
         self._known_s -= self._seconds(kind)
@@ -110,4 +117,5 @@ class TimeLeft:
         """The seconds left on one worker; None while nothing is measured."""
         if not self._all[1]:
             return None
-        return max(0.0, self._known_s) + self._unknown * self._all[0] / self._all[1]
+        beside = self._stages * self._beside[0] / self._beside[1]
+        return max(0.0, self._known_s) + self._unknown * self._all[0] / self._all[1] + beside

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from segue import signals
 from segue.errors import SegueError
@@ -55,8 +56,9 @@ class TaskResult:
     """The result of a task.
 
     trained: whether its weights exist, also when an evaluation failed; is_new: whether they were made here; seconds:
-    what the task took here, its share of a pass with others; energy_J: of the training if it was done here and
-    measured; ended_by: what ended the worker, so that the task is neither finished nor failed.
+    what the task took here, its share of a pass with others, training_s: of these, the training; energy_J: of the
+    training if it was done here and measured; ended_by: what ended the worker, so that the task is neither finished
+    nor failed.
     """
 
     key: str
@@ -65,6 +67,7 @@ class TaskResult:
     trace: str | None = None
     is_new: bool = False
     seconds: float = 0.0
+    training_s: float = 0.0
     energy_J: float | None = None
     ended_by: str | None = None
 
@@ -87,18 +90,20 @@ def run_tasks(tasks: Sequence[StudyTask]) -> list[TaskResult]:
     results = [failed[task.key] if task.key in failed else _run_task(task, is_new=task in untrained) for task in tasks]
     seconds = (time.monotonic() - began) / len(tasks)
     return [
-        replace(result, is_new=True, seconds=seconds, energy_J=_energy_J(task))
+        replace(result, is_new=True, seconds=seconds, **_spent(task, seconds))
         if task in untrained and result.trained
         else replace(result, seconds=seconds)
         for task, result in zip(tasks, results, strict=True)
     ]
 
 
-def _energy_J(task: StudyTask) -> float | None:
+def _spent(task: StudyTask, seconds: float) -> dict[str, Any]:
+    """Returns the time, of `seconds`, and the energy of a training that was finished here."""
     try:
-        return task.run.read(task.run.timing)["energy_J"]
+        timing = task.run.read(task.run.timing)
     except SegueError:
-        return None
+        return {}
+    return {"training_s": min(timing["seconds"], seconds), "energy_J": timing["energy_J"]}
 
 
 def _train_side_by_side(tasks: Sequence[StudyTask]) -> dict[str, TaskResult]:
