@@ -27,6 +27,7 @@ RUNS: dict[str, list[tuple[str, str]]] = {
     "bench_objects.py": [("", rf"^\| overlap and match \| \d+\.\d+ \| {RATIO} \|$")],
     "bench_predict.py": [("", r"^\| \d+ \| \d+ \| .* \| yes \(\d+ objects\) \|$")],
     "bench_rays.py": [("", rf"^decode noisy scores .* {RATIO}$")],
+    "bench_scheduling.py": [("", r"^\| 330 \| .* \*\*\d+\.\d+\*\* \|$")],
     "bench_simulate.py": [("", r"segue is \d+\.\d+ × as fast as abTEM")],
     "bench_stain_labels.py": [("", r"^ +0 +1 +\d\.\d+ +\d\.\d+ ")],
     "bench_stitch.py": [("", r"^\| nuclei .* phase correlation .* \d+\.\d+ × as fast \|$")],

@@ -502,6 +502,8 @@ def run_study(
     store: PathLike | None = None,
     workers: int = 1,
     scheduler: str | None = None,
+    cluster: PathLike | None = None,
+    budget: Sequence[str] = (),
     force: bool = False,
     side_by_side: int | None = None,
     progress: StudyProgress | None = None,
@@ -509,14 +511,19 @@ def run_study(
 ) -> Summary:
     """Runs all stages of a study that are not finished; see `segue.study.executor.run_study`.
 
+    cluster: a TOML file by which workers are submitted to a batch system (`segue.study.batch_jobs.BatchSpec`); budget:
+    a time and an energy, such as ["8h", "2.5kWh"], after which the study stops, to be continued by the same call.
     Without log, what is noted of datasets and domains are Python's warnings.
     """
     from segue.study import executor
+    from segue.study.budget import Budget
 
     return executor.run_study(
         plan(study, store=store),
         workers=workers,
         scheduler=scheduler,
+        cluster=None if cluster is None else Path(cluster),
+        budget=Budget.parse(budget),
         force=force,
         side_by_side=side_by_side,
         progress=progress,
@@ -526,9 +533,9 @@ def run_study(
 
 def table(study: PathLike, *, store: PathLike | None = None) -> pd.DataFrame:
     """Returns the tidy table of a study: one row per run and domain it was scored on."""
-    from segue.study.table import collect
+    from segue.study.table import results_table
 
-    return collect(plan(study, store=store), command="").table
+    return results_table(plan(study, store=store))
 
 
 def analyze(

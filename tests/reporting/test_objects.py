@@ -254,7 +254,7 @@ def test_from_runs_to_pictures(tmp_path: Path) -> None:
     (tmp_path / "two.toml").write_text(STUDY)
     plan = plan_study(tmp_path / "two.toml")
     assert run_study(plan).failed == 0
-    files = [plan.store.evaluation(t.key, plan.evaluation_key(plan.evaluations[0])) for t in plan.trainings]
+    files = [plan.evaluation_file(t.key, plan.evaluations[0]) for t in plan.trainings]
     first = [file.read_bytes() for file in files]
     for file in files:
         result, timing = read_json(file), read_json(timing_file(file))

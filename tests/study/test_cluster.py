@@ -56,7 +56,7 @@ def test_a_killed_worker_costs_nothing_but_time(study_file: StudyFile, tmp_path:
     command = [sys.executable, "-c", "from segue.cli.main import main; main()", *words]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 600
-    while not list(store.glob("train-*.running/state")) and process.poll() is None and time.monotonic() < deadline:
+    while not list(store.glob("*/train-*.running/state")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     struck = [pid for pid in children(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     for pid in struck:

@@ -12,12 +12,13 @@ import pandas as pd
 import pytest
 
 from segue import signals
-from segue.study import executor
-from segue.study.executor import group_tasks, run_study
-from segue.study.plan import plan_study
+from segue.study import workers
+from segue.study.executor import Grouping, ReadyQueue, run_study
+from segue.study.plan import PlannedTraining, Template, plan_study
+from segue.study.sizes import StageSizes, TimeLeft
 from segue.study.table import collect
-from segue.study.worker import StudyTask, TaskResult
-from segue.training.spec import Inputs, StageSpec, TrainTask
+from segue.study.worker import TaskResult
+from segue.training.spec import StageSpec
 
 StudyFile = Callable[..., Path]
 
@@ -31,11 +32,15 @@ optimizer = { name = "adam", lr = { each = [RATES] } }
 """
 
 
-def planned(name: str, **more: object) -> StudyTask:
+def planned(name: str, **more: object) -> PlannedTraining:
     spec = StageSpec.model_validate({"data": [{"dataset": "d"}], **more})
-    place = Path("/nowhere")
-    train = TrainTask(spec, place / name, name, Inputs({"d": (place, "d")}))
-    return StudyTask(train, name, None, {}, "test", False, True, 60.0)
+    template = Template(spec, {}, ("d",), None)
+    seeds = {"init": spec.init, "draw": spec.draw}
+    return PlannedTraining(name, name, SimpleNamespace(), template, seeds, None, SimpleNamespace())  # type: ignore[arg-type]
+
+
+def group(trainings: list[PlannedTraining], *, workers: int, max_size: int | None) -> list[tuple[PlannedTraining, ...]]:
+    return Grouping(StageSizes({"d": Path("/nowhere")}), workers=workers, max_size=max_size).group(trainings)
 
 
 @pytest.mark.slow
@@ -70,7 +75,7 @@ def test_a_failure_is_its_own_member_s(study_file: StudyFile, tmp_path: Path):
     assert (summary.finished, summary.failed) == (2, 1)
     errors = collect(plan_study(path, tmp_path / "store"), command="").failures["error"]
     assert all("loss is" in error and "lower optimizer.lr" in error for error in errors)
-    assert not list((tmp_path / "store").glob("train-*/weights.safetensors"))
+    assert not list((tmp_path / "store").glob("*/train-*/weights.safetensors"))
 
 
 def test_only_what_pays_shares_a_pass():
@@ -79,26 +84,57 @@ def test_only_what_pays_shares_a_pass():
     rotated = {"augment": {"rotation_deg": 90}}
     costly = [planned(f"costly{k}", optimizer={"lr": 10.0**-k}, **rotated) for k in range(8)]
     other = [planned("batch", batch=4, **rotated), planned("seed", init=1, **rotated)]
-    groups = group_tasks([*plain, *costly, *other], workers=1, max_size=None)
+    groups = group([*plain, *costly, *other], workers=1, max_size=None)
     assert [len(group) for group in groups] == [1, 1, 1, 1, 4, 4, 1, 1]
     assert [task.key for group in groups for task in group] == [task.key for task in [*plain, *costly, *other]]
-    assert [len(group) for group in group_tasks(costly[:4], workers=4, max_size=None)] == [1, 1, 1, 1]
-    assert [len(group) for group in group_tasks(costly[:4], workers=2, max_size=None)] == [2, 2]
-    assert [len(group) for group in group_tasks(plain, workers=1, max_size=2)] == [2, 2]
+    assert [len(group) for group in group(costly[:4], workers=4, max_size=None)] == [1, 1, 1, 1]
+    assert [len(group) for group in group(costly[:4], workers=2, max_size=None)] == [2, 2]
+    assert [len(group) for group in group(plain, workers=1, max_size=2)] == [2, 2]
     seeds = [planned(f"seed{k}", init=k, order="shared", **rotated) for k in range(3)]
-    assert [len(group) for group in group_tasks(seeds, workers=1, max_size=None)] == [3]
+    assert [len(group) for group in group(seeds, workers=1, max_size=None)] == [3]
+
+
+def test_a_worker_goes_on_with_the_data_and_network_it_has():
+    """Each worker stays at its kind while there are stages of it; then it helps with another; nothing is lost."""
+    groups = [(planned(f"{kind}{k}", epochs=epochs),) for k in range(3) for kind, epochs in (("a", 1), ("b", 2))]
+    ready = ReadyQueue({id(g[0].template): g[0].key[0] for g in groups})
+    ready.extend(groups)
+    taken = [(worker, ready.take(worker)[0].key) for worker in ("one", "two", "one", "two", "two", "two")]
+    assert taken[:5] == [("one", "a0"), ("two", "b0"), ("one", "a1"), ("two", "b1"), ("two", "b2")]
+    assert taken[5] == ("two", "a2") and len(ready) == 0
+
+
+def test_each_worker_has_a_gpu_of_its_own():
+    """In turn where there are more workers than GPUs; without any nothing is set."""
+    of = [variables["CUDA_VISIBLE_DEVICES"] for variables in workers.worker_environments(3, ["2", "GPU-7"])]
+    assert of == ["2", "GPU-7", "2"]
+    assert workers.worker_environments(2, []) == [{}, {}]
+
+
+def test_time_left_by_hand():
+    """Kinds that were measured count at their own rate, others at the mean of all; a stage takes 2 s beside it."""
+    left = TimeLeft()
+    for kind, visits in (("a", 100), ("a", 100), ("a", 100), ("b", 10), ("b", 10), ("c", 50)):
+        left.add(kind, visits)
+    assert left.seconds is None
+    left.finish("a", 100, 10.0, 1.0)
+    left.finish("b", 10, 1.0, 3.0)
+    assert left.seconds == pytest.approx(200 * 0.1 + 10 * 0.1 + 50 * 11 / 110 + 4 * 2)
+    left.finish("a", 100, 20.0, 2.0)  # 30 s for 200
+    left.finish("b", 10)  # it failed
+    assert left.seconds == pytest.approx(100 * 0.15 + 50 * 31 / 210 + 2 * 2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_that_is_asked_to_end_says_so_without_a_trace(monkeypatch: pytest.MonkeyPatch, number: signal.Signals):
-    """All its tasks are unfinished, with a sentence; an exception would be printed by Dask with its trace."""
+    """All its tasks are unfinished, not failed; an exception would be printed by Dask with its trace."""
 
     def run(tasks: object) -> list[TaskResult]:
         raise signals.Terminated(number)
 
-    monkeypatch.setattr(executor, "run_tasks", run)
+    monkeypatch.setattr(workers, "run_tasks", run)
     tasks = [SimpleNamespace(key="a"), SimpleNamespace(key="b")]
-    results = executor._run_until_signal(tasks)  # type: ignore[arg-type]
+    results = workers.run_until_signal([tasks])  # type: ignore[list-item]
     assert [result.key for result in results] == ["a", "b"]
     assert not any(result.trained for result in results)
-    assert all(f"ended by {number.name}; run the study again" in str(result.error) for result in results)
+    assert all(result.ended_by == number.name and result.error is None for result in results)

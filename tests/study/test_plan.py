@@ -406,12 +406,12 @@ def test_more_repetitions_than_a_study_can_have(study_file: StudyFile, seeds: st
 
 def test_more_configurations_than_a_study_can_have(study_file: StudyFile):
     """Counted before they are made: of one stage, and of a stage and its ancestors together."""
-    values = ", ".join(map(str, range(1, 201)))
+    values = ", ".join(map(str, range(1, 401)))
     stage = f'domain = "high"\nepochs = {{ each = [{values}] }}\nbatch = {{ each = [{values}] }}\n'
-    with pytest.raises(SegueError, match="40,000 configurations"):
+    with pytest.raises(SegueError, match="160,000 configurations"):
         plan_study(study_file(f"[stages.a]\n{stage}"))
     one = f'domain = "high"\nepochs = {{ each = [{values}] }}\n'
-    with pytest.raises(SegueError, match="40,200 configurations"):
+    with pytest.raises(SegueError, match="160,400 configurations"):
         plan_study(study_file(f'[stages.a]\n{one}[stages.b]\nfrom = "a"\n{one}'))
 
 

@@ -266,12 +266,14 @@ def test_killed_studies_go_on(study_file: StudyFile, tmp_path: Path, workers: in
     assert done.returncode == 0, done.stderr
     tables = [collect(plan_study(path, store), command="").table for store in (calm, killed)]
     assert tables[0].equals(tables[1])
-    weights = [{p.parent.name: p.read_bytes() for p in store.glob("*/weights.safetensors")} for store in (calm, killed)]
+    weights = [
+        {p.parent.name: p.read_bytes() for p in store.glob("*/*/weights.safetensors")} for store in (calm, killed)
+    ]
     assert weights[0] == weights[1]
 
 
 def finished(store: Path) -> int:
-    return len(list(store.glob("train-*/metrics.json")))
+    return len(list(store.glob("*/train-*/metrics.json")))
 
 
 def write_dataset_stage(study_file: Callable[[str], Path], tmp_path: Path) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -363,6 +364,14 @@ def study_run(
     store: StorePath = None,
     workers: Workers = CORES,
     scheduler: Annotated[str | None, typer.Option("--scheduler", help="Address of a running Dask scheduler.")] = None,
+    cluster: Annotated[
+        Path | None,
+        typer.Option("--cluster", metavar="CLUSTER.toml", help="Submit workers to Slurm or PBS as this file says."),
+    ] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option("--budget", help="Stop when this is spent, such as 8h or 2.5kWh; the same command goes on."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Train finished stages again.")] = False,
     side_by_side: Annotated[
         int | None,
@@ -374,15 +383,27 @@ def study_run(
     ] = None,
 ) -> None:
     """Run every stage of a study that is not finished; resume interrupted ones."""
-    summary = _run(study, store, workers, scheduler, force, side_by_side)
+    summary = _run(
+        study,
+        store,
+        workers=workers,
+        scheduler=scheduler,
+        cluster=cluster,
+        budget=budget or (),
+        force=force,
+        side_by_side=side_by_side,
+    )
     sys.exit(0 if summary.complete else 1)
 
 
 def _run(
     study: Path,
     store: Path | None,
+    *,
     workers: int,
     scheduler: str | None = None,
+    cluster: Path | None = None,
+    budget: Sequence[str] = (),
     force: bool = False,
     side_by_side: int | None = None,
 ) -> Summary:
@@ -392,20 +413,24 @@ def _run(
         summary = api.run_study(
             study,
             store=store,
+            progress=lambda event: report(event.text, event.done, event.total, event.share, event.left_s),
+            log=_print_note,
             workers=workers,
             scheduler=scheduler,
+            cluster=cluster,
+            budget=budget,
             force=force,
             side_by_side=side_by_side,
-            progress=lambda event: report(event.text, event.done, event.total, event.share),
-            log=_print_note,
         )
     if summary.complete and not summary.finished:
         print("nothing to do: every stage is finished")
     else:
         print(f"{summary.finished} trainings finished in {format_duration(summary.seconds)}")
+    if summary.stopped:
+        print(f"{summary.stopped}; {summary.left} trainings are left: run the same command again to go on")
     for name, reason in summary.failed_datasets.items():
         print(f"dataset {name} failed: {reason}")
-    if not summary.complete:
+    if summary.failed or summary.blocked:
         option = f" --store {store}" if store is not None else ""
         print(f"{summary.failed} failed and {summary.blocked} were not run; see: segue study status {study}{option}")
     return summary
@@ -588,7 +613,7 @@ def demo(
     study = demo_study()
     print(f"{study.name}: {api.plan(study, store=out / 'runs').study.spec.question}")
     print(describe.describe_plan(api.plan(study, store=out / "runs")))
-    summary = _run(study, out / "runs", workers)
+    summary = _run(study, out / "runs", workers=workers)
     if not summary.failed_datasets:
         page = api.report(study, out / "report.html", store=out / "runs")
         print(f"report: {page.absolute()}")

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from segue.data.spec import NormalizeSpec, PercentileSpec
 from segue.data.tiling import Tiling
@@ -189,6 +188,8 @@ def sample_channel(image: Any, channel: int, valid: np.ndarray | None = None) ->
     image (C, H, W) may be anything that can be sliced; of more than MAX_WHOLE_PX pixels, blocks on a regular grid are
     read, at most as many pixels. valid (H, W) bool: the pixels that count.
     """
+    from scipy import ndimage  # planning a study does without
+
     values, constancy = [], []
     for slices in _sample(image.shape[1:]):
         block = np.asarray(image[(channel, *slices)])

@@ -41,8 +41,8 @@ def domain_warnings(plan: Plan) -> list[str]:
         return ()
 
     trained = dict.fromkeys(
-        tuple(_images(key, item) for key, item in zip(training.inputs, training.template.spec.data, strict=True))
-        for training in plan.trainings
+        tuple(_images(key, item) for key, item in zip(template.datasets, template.spec.data, strict=True))
+        for template in plan.templates
     )
     scored = {_images(evaluation.dataset, evaluation.data): evaluation.domain for evaluation in plan.evaluations}
     sentences: dict[str, None] = {}
@@ -72,7 +72,7 @@ def _copies(plan: Plan) -> list[str]:
                 return {picture: (group, source) for picture, group, source in pictures if picture}
         return {}
 
-    trained = dict.fromkeys(key for training in plan.trainings for key in training.inputs)
+    trained = dict.fromkeys(key for template in plan.templates for key in template.datasets)
     sentences = []
     for scored in dict.fromkeys(evaluation.dataset for evaluation in plan.evaluations):
         for source in trained:

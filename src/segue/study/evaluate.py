@@ -15,7 +15,8 @@ import torch
 from segue import device as devices
 from segue import networks
 from segue.data.dataset import Dataset
-from segue.data.sources import DatasetSubset, ResidentSource, has_micrographs, labeled_images
+from segue.data.resident import resident_source
+from segue.data.sources import DatasetSubset, has_micrographs, labeled_images
 from segue.data.spec import Layer
 from segue.data.splits import PartName
 from segue.errors import SegueError
@@ -94,7 +95,7 @@ def _score_and_time(
         groups = sorted(set(dataset.samples()["group"][indices]))
         split_id = dataset.split_id(spec.split) if part == "validation" else ""
         split_by = dataset.resolve_split(spec.split).by
-        source = ResidentSource.from_parts([DatasetSubset(dataset, indices, layer)], normalization=spec.normalize)
+        source = resident_source([DatasetSubset(dataset, indices, layer)], normalization=spec.normalize)
         has_objects = layer.kind == "instances"
         micrographs = labeled_images(dataset, indices, layer=layer.name) if has_objects else []
         is_whole = has_objects and has_micrographs(dataset, indices)
@@ -207,13 +208,14 @@ def _require_fit(model: TrainedModel, dataset: Dataset, names: tuple[str, ...]) 
 
 
 def score_missing(
-    run: Path, evaluations: Mapping[Path, tuple[str, Path, DataSpec]], part: PartName, *, every_epoch: bool = False
+    run: Path, evaluations: Mapping[str, tuple[str, Path, DataSpec]], part: PartName, *, every_epoch: bool = False
 ) -> dict[str, str]:
     """Writes the evaluations of a run that are not there yet; returns the domains that failed and why.
 
-    evaluations: result file -> (domain, dataset file, which of its samples).
+    evaluations: name of the result in the run's folder -> (domain, dataset file, which of its samples).
     """
-    missing = {file: evaluation for file, evaluation in evaluations.items() if not file.exists()}
+    files = {RunFolder(run).evaluations / name: evaluation for name, evaluation in evaluations.items()}
+    missing = {file: evaluation for file, evaluation in files.items() if not file.exists()}
     failed: dict[str, str] = {}
     if not missing:
         return failed

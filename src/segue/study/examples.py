@@ -151,7 +151,7 @@ def _examples_of_domain(plan: Plan, evaluation: Evaluation, runs: Sequence[str],
 
 def _scored(plan: Plan, evaluation: Evaluation, dataset: Dataset, run: str) -> ScoredRun | None:
     """Returns a run whose weights and counts on whole micrographs exist, else None."""
-    folder, file = RunFolder(plan.store.run(run)), plan.store.evaluation(run, plan.evaluation_key(evaluation))
+    folder, file = RunFolder(plan.store.run(run)), plan.evaluation_file(run, evaluation)
     if not file.exists() or not folder.weights.exists():
         return None
     result = folder.read(file)

@@ -1,55 +1,55 @@
 """Runs a plan: datasets first, then trainings as their parents finish, each with its evaluations.
 
 Finished stages are left unchanged, interrupted ones resume, failed ones are recorded and tried again the next time;
-stages that do not depend on a failed one run regardless. Stages run in this process, in worker processes of this
-machine, or on a Dask scheduler that runs elsewhere.
+stages that do not depend on a failed one run regardless. Stages run where `workers.open_executor` says; a worker is
+preferably given a stage with the data and the network of its last one, which it still has in memory.
 
 Models that can share one pass over their data are trained side by side where reading and augmentation are a notable
 part of a step: where the data are streamed from disk, and where images are resampled or their intensities changed. Each
 ends with the same weights as if trained alone, so that this does not affect results.
+
+No step depends on the number of stages: a stage costs the same in a study of a hundred thousand.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import logging
-import os
 import shutil
 import signal
-import threading
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
 
 from segue import signals
 from segue.data.prepare import stored_notes
 from segue.data.spec import AugmentSpec
 from segue.errors import SegueError
-from segue.parallel import connect, end_with_parent
 from segue.storage import make_folder, write_json
+from segue.study.budget import Budget
 from segue.study.domains import domain_warnings
 from segue.study.plan import Plan, PlannedTraining
-from segue.study.worker import StudyTask, TaskResult, TaskSizes, has_weights, one_line, run_tasks
+from segue.study.sizes import StageSizes, TimeLeft
+from segue.study.worker import StudyTask, TaskResult, has_weights, one_line
+from segue.study.workers import LOST, Executor, open_executor
 from segue.training.identity import parent_path
-from segue.training.spec import Inputs, TrainTask, shared_pass
+from segue.training.spec import Inputs, StageSpec, TrainTask, shared_pass
 
 MAX_SIDE_BY_SIDE = 4  # models in one process: more would leave other workers without any, and gain little
-
-END_S = 25  # to save checkpoints when asked to end: clusters kill after 30 s
 
 
 @dataclass(frozen=True)
 class Event:
-    """Progress: `done` of `total` items of the task named by `text`, the fraction `share` (0 to 1) of its work."""
+    """Progress: `done` of `total` items of the task named by `text`, the fraction `share` (0 to 1) of its work, and
+    the seconds that the rest takes, by the items that were measured."""
 
     text: str
     done: int
     total: int
     share: float | None = None
+    left_s: float | None = None
 
 
 Progress = Callable[[Event], None]
@@ -58,17 +58,22 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Summary:
-    """How many trainings ended how; `blocked` ones wait for what failed. `failed_datasets`: name -> why."""
+    """How many trainings ended how; `blocked` ones wait for what failed, `left` ones for the same command again.
+
+    failed_datasets: name -> why; stopped: why the study ended before all was done ("" if it did not).
+    """
 
     finished: int
     failed: int
     blocked: int
     failed_datasets: dict[str, str]
     seconds: float
+    left: int = 0
+    stopped: str = ""
 
     @property
     def complete(self) -> bool:
-        return not (self.failed or self.blocked or self.failed_datasets)
+        return not (self.failed or self.blocked or self.failed_datasets or self.left)
 
 
 def run_study(
@@ -76,6 +81,8 @@ def run_study(
     *,
     workers: int = 1,
     scheduler: str | None = None,
+    cluster: Path | None = None,
+    budget: Budget | None = None,
     force: bool = False,
     checkpoint_s: float = 60.0,
     side_by_side: int | None = None,
@@ -84,17 +91,21 @@ def run_study(
 ) -> Summary:
     """Runs all unfinished stages of a plan; returns how many stages ran, failed or wait for a failed one.
 
-    side_by_side: maximum number of models that share a pass over the data; by default as many as saves time.
-    log: receives what is noted of the datasets that are made, and, before any training, in what domains differ.
-    Raises SegueError, before any work, where a package is missing that a stage needs.
+    workers, scheduler, cluster: where stages run (`workers.open_executor`); budget: what may be spent, after which
+    started stages save a checkpoint and the rest is left for another time. side_by_side: maximum number of models that
+    share a pass over the data; by default as many as saves time. log: receives what is noted of the datasets that are
+    made, of workers, and, before any training, in what domains differ. Raises SegueError, before any work, where a
+    package is missing that a stage needs.
     """
     began = time.monotonic()
+    budget = Budget() if budget is None else budget
     report: Progress = progress if progress is not None else (lambda event: None)
     if not force and all(plan.is_complete(training.key) for training in plan.trainings) and _has_datasets(plan):
         return Summary(0, 0, 0, {}, time.monotonic() - began)  # nothing is written: the store may be read-only
     require_extras(plan)
     make_folder(plan.store.folder)
-    write_json(plan.store.plan_record(plan.study.spec.name), plan.record())
+    record = plan.store.plan_record(plan.study.spec.name)
+    write_json(record, plan.record())
 
     # datasets
     failed_datasets = _make_datasets(plan, workers, report, log)
@@ -107,28 +118,33 @@ def run_study(
                 shutil.rmtree(plan.store.run(training.key), ignore_errors=True)
         plan.store.refresh()
 
-    # tasks to be trained or scored
-    tasks = {training.key: _study_task(plan, training, checkpoint_s) for training in plan.trainings}
-    unfinished = _unfinished(plan, tasks)
-    for key in tasks.keys() - unfinished.keys():
-        plan.store.failure(key).unlink(missing_ok=True)
-    graph = _Graph(plan, unfinished)
+    # trainings to be done or scored
+    make_task = _TaskMaker(plan, checkpoint_s)
+    unfinished = _unfinished(plan, make_task)
     for training in plan.trainings:
+        if training.key not in unfinished and f"{training.key}.failed.json" in plan.store.existing():
+            plan.store.failure(training.key).unlink(missing_ok=True)
+    graph = _Graph(plan, unfinished, make_task)
+    for training in unfinished.values() if failed_datasets else ():
         missing = [key for key in training.inputs if key in failed_datasets]
-        if training.key in unfinished and missing:
-            graph.fail(unfinished[training.key], f"its dataset failed: {failed_datasets[missing[0]]}")
+        if missing:
+            graph.fail(training, f"its dataset failed: {failed_datasets[missing[0]]}")
 
     # trainings and evaluations
+    stopped = ""
     if len(unfinished) > len(graph.failures):
-        with open_executor(workers, scheduler) as executor:
-            graph.run(executor, workers, side_by_side, report)
+        with open_executor(workers, scheduler, cluster, mark=record, log=log) as executor:
+            stopped = graph.run(executor, workers, side_by_side, report, budget.since(began))
     plan.store.refresh()
+    left = len(unfinished) - graph.finished - len(graph.failures) if stopped else 0
     return Summary(
         finished=graph.finished,
         failed=graph.failed,
-        blocked=len(unfinished) - graph.finished - graph.failed,
+        blocked=len(unfinished) - graph.finished - graph.failed - left,
         failed_datasets={plan.datasets[key].name: reason for key, reason in failed_datasets.items()},
         seconds=time.monotonic() - began,
+        left=left,
+        stopped=stopped,
     )
 
 
@@ -179,287 +195,264 @@ def _make_datasets(plan: Plan, workers: int, report: Progress, log: Log | None) 
     return failed
 
 
-def _study_task(plan: Plan, training: PlannedTraining, checkpoint_s: float) -> StudyTask:
-    spec, study = training.spec, plan.study.spec
-    datasets = {
-        item.dataset: (plan.dataset_file(key), key) for item, key in zip(spec.data, training.inputs, strict=True)
-    }
-    parent = plan.store.run(training.parent).absolute() if training.parent else None
-    if parent is None and spec.parent is not None:
-        parent = parent_path(spec.parent, plan.study.path.parent).absolute()
-    folder = plan.store.run(training.key).absolute()
-    return StudyTask(
-        TrainTask(spec, folder, training.key, Inputs(datasets, parent)),
-        training.label,
-        training.parent,
-        {
-            plan.store.evaluation(training.key, plan.evaluation_key(evaluation)).absolute(): (
-                evaluation.domain,
-                plan.dataset_file(evaluation.dataset),
-                evaluation.data,
-            )
+class _TaskMaker:
+    """Makes the tasks of trainings on request: what they share is made once."""
+
+    def __init__(self, plan: Plan, checkpoint_s: float) -> None:
+        self._plan, self._checkpoint_s = plan, checkpoint_s
+        self._folder = plan.store.folder.absolute()
+        files = {key: plan.dataset_file(key) for key in plan.datasets}
+        self._datasets = {dataset.name: (files[key], key) for key, dataset in plan.datasets.items()}
+        self._evaluations = {
+            plan.evaluation_names[evaluation.domain]: (evaluation.domain, files[evaluation.dataset], evaluation.data)
             for evaluation in plan.evaluations
-        },
-        study.evaluate.part,
-        study.evaluate.every_epoch,
-        keep_weights=study.keep == "weights" or training.key in plan.parent_keys,
-        checkpoint_s=checkpoint_s,
-    )
+        }
+
+    @property
+    def dataset_files(self) -> dict[str, Path]:
+        return {name: path for name, (path, _) in self._datasets.items()}
+
+    def __call__(self, training: PlannedTraining) -> StudyTask:
+        plan, spec = self._plan, training.spec
+        datasets = {item.dataset: self._datasets[item.dataset] for item in spec.data}
+        parent = plan.store.run(training.parent).absolute() if training.parent else None
+        if parent is None and spec.parent is not None:
+            parent = parent_path(spec.parent, plan.study.path.parent).absolute()
+        return StudyTask(
+            TrainTask(spec, plan.store.run(training.key).absolute(), training.key, Inputs(datasets, parent)),
+            training.label,
+            training.parent,
+            self._evaluations,
+            plan.study.spec.evaluate.part,
+            plan.study.spec.evaluate.every_epoch,
+            keep_weights=plan.study.spec.keep == "weights" or training.key in plan.parent_keys,
+            checkpoint_s=self._checkpoint_s,
+        )
 
 
-def _unfinished(plan: Plan, tasks: Mapping[str, StudyTask]) -> dict[str, StudyTask]:
-    """Returns the incomplete tasks, and finished parents whose weights they need but which were not kept."""
-    keys = {key for key in tasks if not plan.is_complete(key)}
+def _unfinished(plan: Plan, make_task: Callable[[PlannedTraining], StudyTask]) -> dict[str, PlannedTraining]:
+    """Returns the incomplete trainings, and finished parents whose weights they need but which were not kept."""
+    keys = {training.key for training in plan.trainings if not plan.is_complete(training.key)}
+    existing = plan.store.existing()
+    parents = {training.key: training for training in plan.trainings if training.key in plan.parent_keys}
+    lacks: dict[str, bool] = {}  # parent -> whether its weights are missing
     for training in reversed(plan.trainings):  # children before parents
-        parent = tasks.get(training.parent or "")
-        is_untrained = training.key in keys and training.key not in plan.store.existing()
-        if parent is not None and is_untrained and not has_weights(parent):
-            keys.add(parent.key)
-    return {key: task for key, task in tasks.items() if key in keys}
+        parent = parents.get(training.parent or "")
+        if parent is not None and training.key in keys and training.key not in existing:
+            if parent.key not in lacks:
+                lacks[parent.key] = parent.key in existing and not has_weights(make_task(parent))
+            if lacks[parent.key] or parent.key not in existing:
+                keys.add(parent.key)
+    return {training.key: training for training in plan.trainings if training.key in keys}
 
 
 @dataclass
 class _Graph:
-    """The tasks to be run, and the results of those that ended; `failures`: key -> why it failed or cannot run."""
+    """The trainings to be run, and the results of those that ended; `failures`: key -> why it failed or cannot run."""
 
     plan: Plan
-    tasks: Mapping[str, StudyTask]
+    trainings: Mapping[str, PlannedTraining]
+    make_task: _TaskMaker
     failures: dict[str, str] = field(default_factory=dict)
     finished: int = 0
     failed: int = 0
+    energy_J: float = 0.0
 
     def __post_init__(self) -> None:
-        self.children: dict[str, list[StudyTask]] = {}
-        for task in self.tasks.values():
-            if task.parent_key in self.tasks:
-                self.children.setdefault(str(task.parent_key), []).append(task)
+        self.children: dict[str, list[PlannedTraining]] = {}
+        for training in self.trainings.values():
+            if training.parent in self.trainings:
+                self.children.setdefault(str(training.parent), []).append(training)
 
-    def run(self, executor: Executor, workers: int, side_by_side: int | None, report: Progress) -> None:
-        """Runs the tasks whose parents are finished, and their children as they finish."""
-        sizes = TaskSizes()
-        cost = {task.key: sizes.visits(task) for task in self.tasks.values()}
-        total, spent = sum(cost.values()), 0
+    def run(self, executor: Executor, workers: int, side_by_side: int | None, report: Progress, budget: Budget) -> str:
+        """Runs the trainings whose parents are finished, and their children as they finish; returns why it ended
+        before all was done, or ""."""
+        sizes = StageSizes(self.make_task.dataset_files)
+        visits = {id(template): sizes.visits(template.spec) for template in self.plan.templates}
+        kinds = {id(template): kind_of_stage(template.spec) for template in self.plan.templates}
+        total, spent, left = 0, 0, TimeLeft()
+        for training in self.trainings.values():
+            if training.key not in self.failures:
+                total += visits[id(training.template)]
+                left.add(kinds[id(training.template)], visits[id(training.template)])
+        grouping = Grouping(sizes, workers=workers, max_size=side_by_side)
+        ready = ReadyQueue(kinds)
+        roots = [training for training in self.trainings.values() if training.parent not in self.trainings]
+        ready.extend(grouping.group([training for training in roots if training.key not in self.failures]))
+        suspects: set[str] = set()  # may have ended their worker: nothing waits behind them
+        report(Event("trainings", 0, len(self.trainings), 0.0))
+        reason = ""
+        with budget.ending_here():
+            while (ready or executor.running()) and not reason:
+                # give every worker that has room its next stages
+                while ready and (worker := executor.free()) is not None:
+                    count = min(executor.capacity(), -(-len(ready) // max(executor.workers(), 1)))
+                    groups = [ready.take(worker)]
+                    while len(groups) < count and ready and groups[-1][0].key not in suspects:
+                        groups.append(ready.take(worker))
+                    executor.submit(worker, [[self.make_task(training) for training in group] for group in groups])
 
-        def submit(tasks: Sequence[StudyTask]) -> int:
-            groups = group_tasks(tasks, workers=workers, max_size=side_by_side)
-            for group in groups:
-                executor.submit(group)
-            return len(groups)
+                # record what ended
+                try:
+                    ended = executor.wait()
+                except signals.Terminated:
+                    if not budget.time_is_spent:
+                        raise
+                    reason = budget.spent(self.energy_J)
+                    break
+                for result in ended[1] if ended else ():
+                    training = self.trainings[result.key]
+                    if result.ended_by:
+                        suspects |= {training.key} if result.ended_by == LOST else set()
+                        ready.extend([(training,)])
+                        continue
+                    kind, size = kinds[id(training.template)], visits[id(training.template)]
+                    is_measured = result.is_new and result.error is None
+                    beside_s = result.seconds - result.training_s
+                    left.finish(kind, size, result.training_s if is_measured else None, beside_s)
+                    spent += size
+                    self.energy_J += result.energy_J or 0.0
+                    budget.require_measured(result)
+                    ready.extend(grouping.group(self._record(result)))
+                left_s = None if left.seconds is None else left.seconds / max(executor.workers(), 1)
+                report(
+                    Event("trainings", self.finished + self.failed, len(self.trainings), spent / max(total, 1), left_s)
+                )
+                if ready or executor.running():
+                    reason = budget.spent(self.energy_J)
+        if reason:
+            for result in executor.end(signal.SIGTERM):
+                if not result.ended_by:
+                    self._record(result)
+        return reason
 
-        roots = [task for task in self.tasks.values() if task.parent_key not in self.tasks]
-        running = submit([task for task in roots if task.key not in self.failures])
-        report(Event("trainings", 0, len(self.tasks), 0.0))
-        while running:
-            results = executor.next()
-            running -= 1
-            ready: list[StudyTask] = []
-            for result in results:
-                ready += self._record(result)
-                spent += cost[result.key]
-            running += submit(ready)
-            report(Event("trainings", self.finished + self.failed, len(self.tasks), spent / total))
-
-    def _record(self, result: TaskResult) -> list[StudyTask]:
+    def _record(self, result: TaskResult) -> list[PlannedTraining]:
         """Records the result of a task; returns the children that can run now: they need its weights, not its
         scores."""
-        task = self.tasks[result.key]
+        training = self.trainings[result.key]
+        failure = self.plan.store.failure(training.key)
         if result.error is None:
             self.finished += 1
-            self.plan.store.failure(task.key).unlink(missing_ok=True)
+            failure.unlink(missing_ok=True)
         else:
             self.failed += 1
-            self.failures[task.key] = result.error
-            content = {"label": task.label, "error": result.error, "trace": result.trace}
-            write_json(self.plan.store.failure(task.key), content)
+            self.failures[training.key] = result.error
+            write_json(failure, {"label": training.label, "error": result.error, "trace": result.trace})
         children = self.children.get(result.key, [])
         if result.trained:
             return [child for child in children if child.key not in self.failures]
-        self._block(children, f"{task.label} failed")
+        self._block(children, f"{training.label} failed")
         return []
 
-    def fail(self, task: StudyTask, reason: str) -> None:
-        """Records that a task and all its descendants cannot run."""
-        self.failures[task.key] = reason
-        write_json(self.plan.store.failure(task.key), {"label": task.label, "error": reason})
-        self._block(self.children.get(task.key, []), "one of its ancestors cannot run")
+    def fail(self, training: PlannedTraining, reason: str) -> None:
+        """Records that a training and all its descendants cannot run."""
+        self.failures[training.key] = reason
+        write_json(self.plan.store.failure(training.key), {"label": training.label, "error": reason})
+        self._block(self.children.get(training.key, []), "one of its ancestors cannot run")
 
-    def _block(self, tasks: Iterable[StudyTask], reason: str) -> None:
-        waiting = deque(tasks)
+    def _block(self, trainings: Iterable[PlannedTraining], reason: str) -> None:
+        waiting = deque(trainings)
         while waiting:
-            task = waiting.popleft()
-            if task.key not in self.failures:
-                self.failures[task.key] = f"not run: {reason}"
-                write_json(self.plan.store.failure(task.key), {"label": task.label, "error": self.failures[task.key]})
-                waiting += self.children.get(task.key, [])
+            training = waiting.popleft()
+            if training.key not in self.failures:
+                self.failures[training.key] = f"not run: {reason}"
+                content = {"label": training.label, "error": self.failures[training.key]}
+                write_json(self.plan.store.failure(training.key), content)
+                waiting += self.children.get(training.key, [])
 
 
-# trainings side by side
+# what runs together, and where
 
 
-def group_tasks(tasks: Sequence[StudyTask], *, workers: int, max_size: int | None) -> list[tuple[StudyTask, ...]]:
-    """Returns the tasks that are ready, in their order, those together that are to be trained side by side.
+Group = tuple[PlannedTraining, ...]
+
+
+def kind_of_stage(spec: StageSpec) -> str:
+    """Returns the settings that stages share which use the same data, network and time per image: a worker goes on
+    with them in memory."""
+    fields = {"data", "split", "normalize", "network", "target", "freeze", "augment", "batch", "compile", "validation"}
+    return spec.model_dump_json(include=fields)
+
+
+class ReadyQueue:
+    """The groups that can run now, by kind: a worker gets one of the kind of its last, while there are any.
+
+    Otherwise it gets one of a kind that no worker is at, in the order of the study, or else the kind longest at hand.
+    """
+
+    def __init__(self, kinds: Mapping[int, str]) -> None:
+        self._kinds = kinds
+        self._groups: OrderedDict[str, deque[Group]] = OrderedDict()  # kind -> its groups, at least one
+        self._open: OrderedDict[str, None] = OrderedDict()  # the kinds among them that no worker is at
+        self._at: dict[str, str] = {}  # worker -> the kind of its last group
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def extend(self, groups: Iterable[Group]) -> None:
+        for group in groups:
+            kind = self._kinds[id(group[0].template)]
+            if kind not in self._groups:
+                self._groups[kind] = deque()
+                if kind not in self._at.values():
+                    self._open[kind] = None
+            self._groups[kind].append(group)
+            self._count += 1
+
+    def take(self, worker: str) -> Group:
+        """Returns the next group for a worker; there must be one."""
+        kind = self._at.get(worker)
+        if kind not in self._groups:
+            kind = next(iter(self._open)) if self._open else next(iter(self._groups))
+            self._open.pop(kind, None)
+            self._groups.move_to_end(kind)
+            self._at[worker] = kind
+        group = self._groups[kind].popleft()
+        if not self._groups[kind]:
+            del self._groups[kind]
+        self._count -= 1
+        return group
+
+
+class Grouping:
+    """Groups trainings that are to be trained side by side.
 
     max_size: how many at most, 1 for none; by default up to `MAX_SIDE_BY_SIDE` where it is worthwhile, and never so
     many that a worker would be left without work.
     """
-    alike: dict[str, list[StudyTask]] = {}
-    for task in tasks:
-        data = repr(sorted(map(str, task.train.inputs.datasets.values())))
-        alike.setdefault(shared_pass(task.spec) + data, []).append(task)
-    groups: dict[str, tuple[StudyTask, ...]] = {}
-    for candidates in alike.values():
-        size = max_size
-        if size is None:
-            size = min(MAX_SIDE_BY_SIDE, -(-len(tasks) // workers)) if is_worthwhile(candidates[0]) else 1
-        size = max(1, min(size, -(-len(candidates) // workers)))
-        for start in range(0, len(candidates), size):
-            groups[candidates[start].key] = tuple(candidates[start : start + size])
-    return [groups[task.key] for task in tasks if task.key in groups]
 
+    def __init__(self, sizes: StageSizes, *, workers: int, max_size: int | None) -> None:
+        self._sizes, self._workers, self._max_size = sizes, workers, max_size
+        self._passes: dict[int, tuple[str, bool]] = {}  # template -> what its pass is, whether sharing it is worthwhile
 
-def is_worthwhile(task: StudyTask) -> bool:
-    """Returns whether reading and augmentation are a notable part of a training."""
-    augment = task.spec.augment
-    if isinstance(augment, AugmentSpec) and (augment.resamples or augment.changes_intensity):
-        return True
-    return is_streamed(task)
+    def group(self, trainings: Sequence[PlannedTraining]) -> list[Group]:
+        """Returns trainings that are ready, in their order, those together that are to be trained side by side."""
+        alike: dict[tuple[str, int, int], list[PlannedTraining]] = {}
+        for training in trainings:
+            spec = training.template.spec
+            data, _ = self._pass(training)
+            order = training.seeds["init"] if spec.order == "own" else 0
+            alike.setdefault((data, order, training.seeds["draw"]), []).append(training)
+        groups: dict[str, Group] = {}
+        for candidates in alike.values():
+            size = self._max_size
+            if size is None:
+                is_worthwhile = self._pass(candidates[0])[1]
+                size = min(MAX_SIDE_BY_SIDE, -(-len(trainings) // self._workers)) if is_worthwhile else 1
+            size = max(1, min(size, -(-len(candidates) // self._workers)))
+            for start in range(0, len(candidates), size):
+                groups[candidates[start].key] = tuple(candidates[start : start + size])
+        return [groups[training.key] for training in trainings if training.key in groups]
 
-
-def is_streamed(task: StudyTask) -> bool:
-    """Returns whether the samples of a training are probably more than its memory holds."""
-    from segue.training.inputs.data import memory_limit
-
-    limit = memory_limit(task.spec)
-    return limit is not None and TaskSizes().bytes(task) > limit
-
-
-# where tasks run
-
-
-class Executor(Protocol):
-    def submit(self, tasks: Sequence[StudyTask]) -> None:
-        """Takes tasks to be run side by side."""
-        ...
-
-    def next(self) -> list[TaskResult]:
-        """Waits for the tasks of one submission and returns their results."""
-        ...
-
-
-@contextmanager
-def open_executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
-    """Gives the executor of tasks: this process, `workers` processes of a local Dask cluster, or a running
-    scheduler."""
-    if scheduler is None and workers == 1:
-        yield LocalExecutor()
-        return
-    from distributed import Client
-
-    logging.getLogger("distributed").setLevel(logging.ERROR)
-    if scheduler is not None:
-        with connect(scheduler) as client:
-            yield ClusterExecutor(client)
-        return
-    os.environ.setdefault("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "60s")
-    with _local_cluster(workers) as cluster, Client(cluster) as client:
-        client.register_plugin(_end_with_parent())
-        executor = ClusterExecutor(client)
-        try:
-            yield executor
-        except signals.Terminated as ended:
-            executor.end(ended.number)
-            raise
-
-
-class LocalExecutor:
-    """Runs one submission after another in this process."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[Sequence[StudyTask]] = deque()
-
-    def submit(self, tasks: Sequence[StudyTask]) -> None:
-        self._waiting.append(tasks)
-
-    def next(self) -> list[TaskResult]:
-        return run_tasks(self._waiting.popleft())
-
-
-class ClusterExecutor:
-    """Runs submissions on the workers of a Dask cluster, one at a time on each."""
-
-    def __init__(self, client: Any) -> None:
-        from distributed import as_completed
-
-        self._client = client
-        self._tasks: dict[str, Sequence[StudyTask]] = {}
-        self._running: dict[str, Any] = {}  # key of the first task of a submission -> its future
-        self._completed = as_completed(with_results=True, raise_errors=False)
-
-    def submit(self, tasks: Sequence[StudyTask]) -> None:
-        key = tasks[0].key
-        self._tasks[key] = tasks
-        self._running[key] = self._client.submit(_run_until_signal, tasks, key=key, pure=False)
-        self._completed.add(self._running[key])
-
-    def end(self, number: int) -> None:
-        """Asks the workers to end as the signal does, and waits until their trainings have saved a checkpoint."""
-        from distributed import wait
-
-        self._client.run(signals.request_end, number)
-        with suppress(TimeoutError):
-            wait(list(self._running.values()), timeout=END_S)
-
-    def next(self) -> list[TaskResult]:
-        future, result = next(self._completed)
-        self._running.pop(future.key, None)
-        if isinstance(result, list):
-            return result
-        # a worker that died leaves an exception: the stages resume from their checkpoints the next time
-        error = result[1] if isinstance(result, tuple) else result
-        message = f"its worker was lost ({error}); run the study again to resume from its checkpoint"
-        return [TaskResult(task.key, False, message) for task in self._tasks[future.key]]
-
-
-def _run_until_signal(tasks: Sequence[StudyTask]) -> list[TaskResult]:
-    """Runs tasks in a worker; one that was asked to end is not a failure, whose trace Dask would print."""
-    try:
-        return run_tasks(tasks)
-    except signals.Terminated as ended:
-        message = f"its worker was ended by {ended.name}; run the study again to resume from its checkpoint"
-        return [TaskResult(task.key, False, message) for task in tasks]
-
-
-def _local_cluster(workers: int) -> Any:
-    from distributed import LocalCluster
-
-    try:
-        return LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=0,
-            dashboard_address="127.0.0.1:0",  # any free port: a fixed one warns where two studies run
-            silence_logs=logging.ERROR,
-        )
-    except RuntimeError as error:
-        raise SegueError(
-            f"workers = {workers}: the worker processes did not start ({str(error).splitlines()[0]}); in a script of "
-            'your own, call segue under `if __name__ == "__main__":`, since each worker imports the script again, or '
-            "use workers=1."
-        ) from error
-
-
-def _end_with_parent() -> Any:
-    """Returns a plugin that ends a worker when the process that started it is killed; otherwise it would continue."""
-    from distributed import WorkerPlugin
-
-    class EndWithParent(WorkerPlugin):
-        name = "end-with-parent"
-
-        def setup(self, worker: Any) -> None:
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the command ends them
-                signal.signal(signal.SIGTERM, lambda number, frame: signals.request_end(number))  # so may SIGTERM
-            end_with_parent()
-
-    return EndWithParent()
+    def _pass(self, training: PlannedTraining) -> tuple[str, bool]:
+        template = training.template
+        if id(template) not in self._passes:
+            augment = template.spec.augment
+            costly = isinstance(augment, AugmentSpec) and (augment.resamples or augment.changes_intensity)
+            name = shared_pass(template.spec.model_copy(update={"init": 0, "draw": 0})) + repr(
+                sorted(template.datasets)
+            )
+            is_worthwhile = self._max_size is None and (costly or self._sizes.is_streamed(template.spec))
+            self._passes[id(template)] = name + repr(sorted(template.datasets)), is_worthwhile
+        return self._passes[id(template)]

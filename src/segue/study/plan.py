@@ -98,15 +98,22 @@ class Plan:
     @property
     def counts(self) -> tuple[StageCount, ...]:
         repetitions = len(self.study.spec.repetitions)
-        existing = self.store.existing()
+        existing, failed = self.store.existing(), self.failed
+        keys: dict[str, set[str]] = {stage: set() for stage in self.study.configurations}
+        for configuration, training in self.uses:
+            keys[configuration.stage].add(training.key)
         rows = []
         for stage, configurations in self.study.configurations.items():
-            of_stage = {training.key for used, training in self.uses if used.stage == stage}
-            failed = len(self.failed & of_stage)
-            finished = sum(key in existing for key in of_stage - self.failed)
-            models = len(configurations) * repetitions
-            rows.append(StageCount(stage, len(configurations), models, len(of_stage), finished, failed))
+            of_stage, models = keys[stage], len(configurations) * repetitions
+            finished = len((of_stage - failed) & existing)
+            count = StageCount(stage, len(configurations), models, len(of_stage), finished, len(failed & of_stage))
+            rows.append(count)
         return tuple(rows)
+
+    @property
+    def templates(self) -> list[Template]:
+        """The distinct templates of the trainings, in their order."""
+        return list({id(training.template): training.template for training in self.trainings}.values())
 
     @cached_property
     def parent_keys(self) -> frozenset[str]:
@@ -122,8 +129,8 @@ class Plan:
 
     def is_complete(self, key: str) -> bool:
         """Returns whether a training is finished and scored on every domain of the plan."""
-        files = [self.store.evaluation(key, self.evaluation_key(evaluation)) for evaluation in self.evaluations]
-        return RunFolder(self.store.run(key)).is_finished and all(file.exists() for file in files)
+        run = RunFolder(self.store.run(key))
+        return run.is_finished and all((run.evaluations / name).exists() for name in self.evaluation_names.values())
 
     @property
     def evaluation_count(self) -> int:
@@ -134,8 +141,16 @@ class Plan:
         dataset = self.datasets[key]
         return (dataset.root if dataset.kind == "file" else self.store.dataset(key)).absolute()
 
-    def evaluation_key(self, evaluation: Evaluation) -> str:
-        return evaluation.key(self.study.spec.evaluate.part, self.study.spec.evaluate.every_epoch)
+    def evaluation_file(self, key: str, evaluation: Evaluation) -> Path:
+        """Returns the path of the result of scoring a training on a domain."""
+        return RunFolder(self.store.run(key)).evaluations / self.evaluation_names[evaluation.domain]
+
+    @cached_property
+    def evaluation_names(self) -> dict[str, str]:
+        """Domain -> the name of its results in a run's folder of evaluations."""
+        settings = self.study.spec.evaluate
+        keys = {item.domain: item.key(settings.part, settings.every_epoch) for item in self.evaluations}
+        return {domain: f"{key}.json" for domain, key in keys.items()}
 
     def disk(self) -> dict[str, int]:
         """Returns the bytes needed for `datasets`, exit `waves` and `weights` that do not exist yet, and those `free`
@@ -146,11 +161,14 @@ class Plan:
         existing = self.store.existing()
         missing = [member for key, member in self.datasets.items() if member.kind != "file" and key not in existing]
         weights = uncounted = 0
+        parameters_of = {
+            id(template): networks.parameter_count(template.spec.network, channels=1, classes=2)
+            for template in self.templates
+        }
         for train in self.trainings:
             if train.key in existing:
                 continue
-            spec = train.template.spec
-            parameters = networks.parameter_count(spec.network, channels=1, classes=2)
+            spec, parameters = train.template.spec, parameters_of[id(train.template)]
             is_kept = train.key in self.parent_keys or self.study.spec.keep == "weights"
             copies = is_kept * (1 + spec.selects_best) + spec.keep_epochs * spec.epochs
             uncounted += parameters is None and copies > 0
@@ -206,13 +224,12 @@ class Plan:
         """Returns whether a finished training has to run again for weights that were not kept but are needed."""
         if RunFolder(self.store.run(train.key)).weights.exists():
             return False
-        keys = [self.evaluation_key(evaluation) for evaluation in self.evaluations]
-        unscored = any(not self.store.evaluation(train.key, key).exists() for key in keys)
+        unscored = any(not self.evaluation_file(train.key, evaluation).exists() for evaluation in self.evaluations)
         return unscored or train.key in wanting
 
     def record(self) -> dict[str, Any]:
         """Returns the record that `why` compares the next plan with; settings shared by repetitions are stored once."""
-        hashes = {id(t.template): stage_hash(t.template.settings) for t in self.trainings}
+        hashes = {id(template): stage_hash(template.settings) for template in self.templates}
         trainings = {
             training.label: {
                 "key": training.key,
@@ -222,7 +239,7 @@ class Plan:
             }
             for training in self.trainings
         }
-        settings = {hashes[id(training.template)]: training.template.settings for training in self.trainings}
+        settings = {hashes[id(template)]: template.settings for template in self.templates}
         datasets = {dataset.name: key for key, dataset in self.datasets.items()}
         return {"datasets": datasets, "trainings": trainings, "settings": settings}
 

@@ -10,8 +10,8 @@ from pydantic import Field, field_validator, model_validator
 from segue.spec import SpecModel
 
 MAX_REPETITIONS = 10_000  # of every configuration
-MAX_CONFIGURATIONS = 20_000  # of a study
-MAX_TRAININGS = 50_000
+MAX_CONFIGURATIONS = 100_000  # of a study
+MAX_TRAININGS = 200_000
 
 Table = dict[str, Any]
 Label = str | int | float | bool

@@ -1,10 +1,13 @@
 """The store of a study: a folder of runs and datasets, each named by its key.
 
-<store>/train-<digest>/                    a finished run; `.running` while unfinished
-<store>/train-<digest>/evaluations/<key>.json and <key>.timing.json
-<store>/train-<digest>.failed.json         why the last attempt failed
+<store>/<2 digits>/train-<digest>/         a finished run; `.running` while unfinished
+<store>/<2 digits>/train-<digest>/evaluations/<key>.json and <key>.timing.json
+<store>/<2 digits>/train-<digest>.failed.json   why the last attempt failed
 <store>/data-<digest>/dataset.h5
 <store>/plans/<study>.json                 the keys of the last run, from which `plan --why` derives the changes
+
+The folders of two digits, the first of the digest, keep each folder small: a study may have 100,000 runs. What an
+earlier version put directly into <store> is used where it is.
 """
 
 from __future__ import annotations
@@ -23,31 +26,42 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._top: frozenset[str] | None = None
         self._existing: frozenset[str] | None = None
 
     def existing(self) -> frozenset[str]:
-        """Returns the names in the folder, listed once: a study has thousands of stages."""
+        """Returns the names of datasets, runs and records of failures, listed once: a study has thousands."""
         if self._existing is None:
-            self._existing = (
-                frozenset(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else frozenset()
-            )
+            names = set(self._names_at_top())
+            for name in self._names_at_top():
+                if len(name) == 2:
+                    names.update(_names(self.folder / name))
+            self._existing = frozenset(names)
         return self._existing
+
+    def _names_at_top(self) -> frozenset[str]:
+        if self._top is None:
+            self._top = frozenset(_names(self.folder))
+        return self._top
 
     def refresh(self) -> None:
         """Forgets the listing, after something was run."""
-        self._existing = None
+        self._top = self._existing = None
 
     def dataset(self, key: str) -> Path:
         return self.folder / key / "dataset.h5"
 
     def run(self, key: str) -> Path:
-        return self.folder / key
-
-    def evaluation(self, run_key: str, key: str) -> Path:
-        return RunFolder(self.run(run_key)).evaluations / f"{key}.json"
+        return self._folder(key) / key
 
     def failure(self, key: str) -> Path:
-        return self.folder / f"{key}.failed.json"
+        return self._folder(key) / f"{key}.failed.json"
+
+    def _folder(self, key: str) -> Path:
+        top = self._names_at_top()
+        if key in top or f"{key}.running" in top or f"{key}.failed.json" in top:
+            return self.folder
+        return self.folder / key.rpartition("-")[2][:2]
 
     def plan_record(self, study: str) -> Path:
         return self.folder / "plans" / f"{file_name(study)}.json"
@@ -55,6 +69,14 @@ class Store:
     @property
     def digest_cache(self) -> Path:
         return self.folder / "digests.json"
+
+
+def _names(folder: Path) -> list[str]:
+    """Returns the names in a folder; none where there is no such folder."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries]
 
 
 def timing_file(evaluation: Path) -> Path:

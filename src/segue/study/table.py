@@ -8,7 +8,7 @@ Gathers what a study's runs recorded into one tidy table, their histories, failu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,48 @@ class StudyResults:
 LEAK_COLUMNS = ("neighbouring_pairs", "validation_tiles", "validation_tiles_near")
 
 
+@dataclass(frozen=True)
+class _Finished:
+    """A finished run of a configuration: its columns, and its results by domain, as far as it is scored."""
+
+    configuration: Configuration
+    train: PlannedTraining
+    run: RunFolder
+    columns: Mapping[str, Any]
+    results: Sequence[tuple[Evaluation, Mapping[str, Any]]]
+
+    def rows(self, *, with_groups: bool) -> list[dict[str, Any]]:
+        rows = []
+        for evaluation, result in self.results:
+            scores = {"evaluated_domain": evaluation.domain, "split": result["part"], "samples": result["samples"]}
+            scores |= {"evaluated_groups": result["groups"]} if with_groups else {}
+            rows.append({**self.columns, **scores, **result["scores"]})
+        return rows
+
+
+def _finished_runs(plan: Plan, apart: Mapping[str, str], splits: Mapping[str, SplitSpec]) -> Iterator[_Finished]:
+    existing = plan.store.existing()
+    for configuration, train in plan.uses:
+        run = RunFolder(plan.store.run(train.key))
+        if train.key not in existing or not run.is_finished:
+            continue
+        metrics = run.read(run.metrics)
+        columns = _identity(plan, configuration, train, metrics)
+        columns |= _split_columns(run, splits[train.key], apart.get(train.key), metrics)
+        folder = run.evaluations
+        files = [(evaluation, folder / plan.evaluation_names[evaluation.domain]) for evaluation in plan.evaluations]
+        results = [(evaluation, run.read(file)) for evaluation, file in files if file.exists()]
+        yield _Finished(configuration, train, run, columns, results)
+
+
+def results_table(plan: Plan) -> pd.DataFrame:
+    """Returns the table of `StudyResults` alone: a row per run and domain that it was scored on."""
+    splits = _splits(plan)
+    apart = _apart_from_split(plan, splits)
+    finished = _finished_runs(plan, apart, splits)
+    return _ordered(pd.DataFrame([row for run in finished for row in run.rows(with_groups=bool(apart))]))
+
+
 def collect(plan: Plan, *, command: str) -> StudyResults:
     """Returns the results of all finished runs of a plan, without example images."""
     study = plan.study
@@ -142,27 +184,16 @@ def collect(plan: Plan, *, command: str) -> StudyResults:
     reliability: dict[tuple[str, str], np.ndarray] = {}
     splits = _splits(plan)
     apart = _apart_from_split(plan, splits)
-    for configuration, train in plan.uses:
-        run = RunFolder(plan.store.run(train.key))
-        if not run.is_finished:
-            continue
-        metrics = run.read(run.metrics)
-        identity = _identity(plan, configuration, train, metrics) | _split_columns(
-            run, splits[train.key], apart.get(train.key), metrics
-        )
-        files = [(e, plan.store.evaluation(train.key, plan.evaluation_key(e))) for e in plan.evaluations]
-        results = [(e, run.read(file) if file.exists() else None) for e, file in files]
-        for evaluation, result in results:
-            if result is not None:
-                scores = {"evaluated_domain": evaluation.domain, "split": result["part"], "samples": result["samples"]}
-                scores |= {"evaluated_groups": result["groups"]} if apart else {}
-                rows.append(identity | scores | result["scores"])
-                if result.get("reliability"):
-                    reliability[train.key, evaluation.domain] = np.array(result["reliability"], dtype=float)
-        histories.append(_history(run, identity, {e.domain: r for e, r in results if r is not None}))
+    for finished in _finished_runs(plan, apart, splits):
+        configuration, train, run = finished.configuration, finished.train, finished.run
+        rows += finished.rows(with_groups=bool(apart))
+        for evaluation, result in finished.results:
+            if result.get("reliability"):
+                reliability[train.key, evaluation.domain] = np.array(result["reliability"], dtype=float)
+        histories.append(_history(run, finished.columns, {e.domain: r for e, r in finished.results}))
         if configuration is train.configuration:
             costs.append(_cost(run, train))
-            timings += [_timing(plan, train, e, costs[-1]["seconds"]) for e, result in results if result is not None]
+            timings += [_timing(plan, train, evaluation, costs[-1]["seconds"]) for evaluation, _ in finished.results]
     failures = _failures(plan)
     return StudyResults(
         name=study.spec.name,
@@ -318,7 +349,7 @@ def _cost(run: RunFolder, train: PlannedTraining) -> dict[str, Any]:
 
 
 def _timing(plan: Plan, train: PlannedTraining, evaluation: Evaluation, train_s: float) -> dict[str, Any]:
-    timing = read_json(timing_file(plan.store.evaluation(train.key, plan.evaluation_key(evaluation)))) or {}
+    timing = read_json(timing_file(plan.evaluation_file(train.key, evaluation))) or {}
     decode_s = timing.get("decode_s_median", math.nan)
     return {"run": train.key, "evaluated_domain": evaluation.domain, "train_s": train_s, "decode_s": decode_s}
 

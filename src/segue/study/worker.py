@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from segue import signals
 from segue.errors import SegueError
@@ -18,14 +20,15 @@ from segue.training.spec import DataSpec, StageSpec, TrainTask
 class StudyTask:
     """A training of a study and its evaluations; paths are absolute.
 
-    parent_key: the training of the study that it starts from; evaluations: result file -> (domain, dataset file, what
-    of it), on `part`; keep_weights: whether the weights stay when all is scored.
+    parent_key: the training of the study that it starts from; evaluations: name of the result in the run's folder of
+    evaluations -> (domain, dataset file, what of it), on `part`; keep_weights: whether the weights stay when all is
+    scored.
     """
 
     train: TrainTask
     label: str
     parent_key: str | None
-    evaluations: Mapping[Path, tuple[str, Path, DataSpec]]
+    evaluations: Mapping[str, tuple[str, Path, DataSpec]]
     part: str
     every_epoch: bool
     keep_weights: bool
@@ -50,17 +53,33 @@ class StudyTask:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """The result of a task. `trained`: whether its weights exist, also when an evaluation failed."""
+    """The result of a task.
+
+    trained: whether its weights exist, also when an evaluation failed; is_new: whether they were made here; seconds:
+    what the task took here, its share of a pass with others, training_s: of these, the training; energy_J: of the
+    training if it was done here and measured; ended_by: what ended the worker, so that the task is neither finished
+    nor failed.
+    """
 
     key: str
     trained: bool = False
     error: str | None = None
     trace: str | None = None
+    is_new: bool = False
+    seconds: float = 0.0
+    training_s: float = 0.0
+    energy_J: float | None = None
+    ended_by: str | None = None
 
 
 def run_tasks(tasks: Sequence[StudyTask]) -> list[TaskResult]:
-    """Trains and scores stages in this process, several side by side; never raises: a failure stops only its stage."""
+    """Trains and scores stages in this process, several side by side.
+
+    A failure stops only its stage; a signal by which the process is asked to end is raised (`signals.Terminated`) when
+    checkpoints are saved.
+    """
     signals.raise_if_received()
+    began = time.monotonic()
     untrained = [task for task in tasks if not task.run.is_finished]
     failed: dict[str, TaskResult] = {}
     if len(untrained) > 1:
@@ -68,7 +87,23 @@ def run_tasks(tasks: Sequence[StudyTask]) -> list[TaskResult]:
             failed = _train_side_by_side(untrained)
         except Exception as error:
             failed = {task.key: _failure(task, error, trained=False) for task in untrained}
-    return [failed[task.key] if task.key in failed else _run_task(task, is_new=task in untrained) for task in tasks]
+    results = [failed[task.key] if task.key in failed else _run_task(task, is_new=task in untrained) for task in tasks]
+    seconds = (time.monotonic() - began) / len(tasks)
+    return [
+        replace(result, is_new=True, seconds=seconds, **_spent(task, seconds))
+        if task in untrained and result.trained
+        else replace(result, seconds=seconds)
+        for task, result in zip(tasks, results, strict=True)
+    ]
+
+
+def _spent(task: StudyTask, seconds: float) -> dict[str, Any]:
+    """Returns the time, of `seconds`, and the energy of a training that was finished here."""
+    try:
+        timing = task.run.read(task.run.timing)
+    except SegueError:
+        return {}
+    return {"training_s": min(timing["seconds"], seconds), "energy_J": timing["energy_J"]}
 
 
 def _train_side_by_side(tasks: Sequence[StudyTask]) -> dict[str, TaskResult]:
@@ -83,7 +118,7 @@ def _train_side_by_side(tasks: Sequence[StudyTask]) -> dict[str, TaskResult]:
 def _run_task(task: StudyTask, *, is_new: bool) -> TaskResult:
     """Trains the stage if it is not finished, and scores it; `is_new`: its run did not exist before."""
     from segue.study.evaluate import score_missing
-    from segue.training.run import train_tasks
+    from segue.training.run import lock_run, train_tasks
 
     trained = False
     try:
@@ -91,20 +126,22 @@ def _run_task(task: StudyTask, *, is_new: bool) -> TaskResult:
             (error,) = train_tasks([task.train], checkpoint_s=task.checkpoint_s)
             if error is not None:
                 raise error
-        elif not has_weights(task):
-            _restore_weights(task)
-            is_new = True
-        trained = True
-        part = "validation" if task.part == "validation" else "test"
-        failed = score_missing(task.folder, task.evaluations, part, every_epoch=task.every_epoch)
-        if failed:
-            (domain, reason), others = next(iter(failed.items())), len(failed) - 1
-            and_more = f" (and {others} more domains)" if others else ""
-            return TaskResult(task.key, trained, f"evaluation on {domain}{and_more}: {reason}")
-        if is_new and not task.keep_weights:  # files of another study must not be removed
-            task.run.weights.unlink(missing_ok=True)
-            task.run.last_weights.unlink(missing_ok=True)
-            shutil.rmtree(task.run.epochs, ignore_errors=True)
+        with lock_run(task.run):  # another process may be at the same stage, of this study or of another
+            unscored = any(not (task.run.evaluations / name).exists() for name in task.evaluations)
+            if (unscored or task.keep_weights) and not has_weights(task):
+                _restore_weights(task)
+                is_new = True
+            trained = True
+            part = "validation" if task.part == "validation" else "test"
+            failed = score_missing(task.folder, task.evaluations, part, every_epoch=task.every_epoch)
+            if failed:
+                (domain, reason), others = next(iter(failed.items())), len(failed) - 1
+                and_more = f" (and {others} more domains)" if others else ""
+                return TaskResult(task.key, trained, f"evaluation on {domain}{and_more}: {reason}")
+            if is_new and not task.keep_weights:  # files of another study must not be removed
+                task.run.weights.unlink(missing_ok=True)
+                task.run.last_weights.unlink(missing_ok=True)
+                shutil.rmtree(task.run.epochs, ignore_errors=True)
         return TaskResult(task.key, trained)
     except Exception as error:
         return _failure(task, error, trained=trained)
@@ -145,57 +182,3 @@ def _restore_weights(task: StudyTask) -> None:
 
 def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-class TaskSizes:
-    """Approximate sizes of trainings; each dataset is counted once.
-
-    A training that cannot be counted, because its dataset failed, counts as one image of no bytes.
-    """
-
-    def __init__(self) -> None:
-        self._counts: dict[str, tuple[int, int]] = {}
-
-    def visits(self, task: StudyTask) -> int:
-        """Returns how many images a training visits, for the progress of a study."""
-        from segue.training.inputs.sampler import repeats_per_sample
-
-        samples = sum(self._samples(task, item) for item in task.spec.data)
-        return max(samples, 1) * task.spec.epochs * repeats_per_sample(task.spec)
-
-    def bytes(self, task: StudyTask) -> int:
-        """Returns how much memory the samples of a training take."""
-        from segue.data.dataset import Dataset
-        from segue.data.sources import bytes_needed
-
-        needed = 0
-        for item in task.spec.data:
-            samples = self._samples(task, item)
-            try:
-                with Dataset(task.train.inputs.datasets[item.dataset][0]) as dataset:
-                    needed += bytes_needed(dataset, samples)
-            except SegueError:
-                return 0
-        return needed
-
-    def _samples(self, task: StudyTask, item: DataSpec) -> int:
-        """Returns how many of an item's samples a training takes."""
-        samples, groups = self._count(task, item)
-        if item.groups is not None:
-            return samples if item.groups == "all" else item.groups * samples // max(groups, 1)
-        return item.images if isinstance(item.images, int) else samples
-
-    def _count(self, task: StudyTask, item: DataSpec) -> tuple[int, int]:
-        """Returns the samples that meet the conditions, and their groups."""
-        from segue.data.dataset import Dataset
-        from segue.training.inputs.data import plain_conditions
-
-        name = f"{item.dataset} {item.conditions}"
-        if name not in self._counts:
-            try:
-                with Dataset(task.train.inputs.datasets[item.dataset][0]) as dataset:
-                    indices = dataset.select(plain_conditions(item))
-                    self._counts[name] = len(indices), len(set(dataset.samples()["group"][indices]))
-            except SegueError:
-                self._counts[name] = 1, 1
-        return self._counts[name]

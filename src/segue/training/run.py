@@ -145,7 +145,7 @@ def _claim(task: TrainTask, locks: ExitStack, log: Log) -> bool:
         raise SegueError(f"{run.path}: exists and is not a finished run; move it or choose another folder.")
     working = run.working
     make_folder(working.path.parent)
-    locks.enter_context(_lock(run, log))
+    locks.enter_context(lock_run(run, log))
     if run.is_finished:  # another process finished it while this one waited
         return False
     make_folder(working.path)
@@ -156,7 +156,7 @@ def _claim(task: TrainTask, locks: ExitStack, log: Log) -> bool:
 
 
 @contextmanager
-def _lock(run: RunFolder, log: Log) -> Iterator[None]:
+def lock_run(run: RunFolder, log: Log = lambda line: None) -> Iterator[None]:
     """Locks the run against other processes; the system releases it when this process ends, however it ends.
 
     The lock is next to the folder, since Windows cannot rename a folder with an open file in it.

@@ -23,7 +23,6 @@ when all is written. The lock `<name>.lock` next to it is held by the process th
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 
 from segue import networks, rng
 from segue.errors import SegueError
@@ -256,7 +256,7 @@ class RunFolder:
     @cached_property
     def _digests(self) -> Mapping[str, str]:
         try:
-            digests = json.loads(read_bytes(self.digests, "a run"))
+            digests = from_json(read_bytes(self.digests, "a run"))
         except FileNotFoundError:
             if self.is_finished:
                 raise SegueError(
@@ -284,7 +284,7 @@ class RunFolder:
             content = read_bytes(file, "the folder of a run")
         except FileNotFoundError:
             raise SegueError(f"{file}: is missing, the run is not complete; {REMEDY}.") from None
-        name = file.relative_to(self.path).as_posix()
+        name = "/".join(file.parts[len(self.path.parts) :])  # of a file of this folder; quicker than relative_to
         known = name in self._digests or not self._digests or name.partition("/")[0] in VARYING
         if not known or self._digests.get(name) not in (None, hashlib.sha256(content).hexdigest()):
             raise self._damaged(file, "its bytes are not those that the training wrote (digests.json)")
@@ -295,7 +295,7 @@ class RunFolder:
         evaluations; raises SegueError if it is missing, damaged or altered, or lacks something."""
         record = RECORDS.get(file.name, EvaluationRecord)
         try:
-            content = json.loads(self.read_bytes(file))
+            content = from_json(self.read_bytes(file))  # thrice as fast as json.loads: a study has thousands
         except (ValueError, RecursionError) as error:
             raise self._damaged(file, f"not JSON ({error})") from None
         try:

@@ -45,10 +45,11 @@ def _numbers(*analyses: Analysis | None) -> tuple[Table, ...]:
 
 def _entry(name: str, heading: str, panels: list[Panel], tables: tuple[Table, ...]) -> Entry:
     first = panels[0].analysis.title
-    return Entry(intervals_figure(file_name(name), panels, first, first), heading, name.split("-")[0], tables=tables)
+    anchor = name.split("-")[0] if heading else ""
+    return Entry(intervals_figure(file_name(name), panels, first, first), heading, anchor, tables=tables)
 
 
-def spread_entries(comparison: Comparison) -> list[Entry]:
+def spread_entries(comparison: Comparison, heading: str, anchor: str) -> list[Entry]:
     """Returns the spread over domains with its intervals, of each stage that starts from no other."""
     label, entries = comparison.metric.label, []
     for stage in (stage for stage in comparison.stages if not comparison.results.parents.get(stage)):
@@ -67,7 +68,8 @@ def spread_entries(comparison: Comparison) -> list[Entry]:
                 f"mean of the median {label}",
             ),
         ]
-        entries.append(_entry(f"spread-{stage}", "", panels, _numbers(spread)))
+        entry = _entry(f"spread-{stage}", "", panels, _numbers(spread))
+        entries.append(entry if entries else replace(entry, heading=heading, anchor=anchor))
     return entries
 
 

@@ -129,9 +129,11 @@ def figure_list(comparison: Comparison) -> list[Entry]:
         entries.append(Entry(figure, "Trained on × tested on", "matrices"))
         if (figure := matrices_figure(comparison, second=True)) and comparison.second_metric:
             entries.append(Entry(figure, summary=f"The same by {comparison.second_metric.label}"))
+    heading = ("Spread over domains", "generalization")
     if spread := generalization_figure(comparison):
-        entries.append(Entry(spread[0], "Spread over domains", "generalization", tables=(spread[1],)))
-        entries += spread_entries(comparison)
+        entries.append(Entry(spread[0], *heading, tables=(spread[1],)))
+        heading = ("", "")
+    entries += spread_entries(comparison, *heading)
     if figure := label_efficiency_figure(comparison):
         entries.append(Entry(figure, "Label efficiency", "labels"))
     if baselines := baselines_figure(comparison):

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from segue import networks, rng
-from segue.data import splits, streaming
+from segue.data import resident, splits, streaming
 from segue.data.dataset import Dataset
 from segue.data.sources import (
     UNLABELED,
@@ -553,11 +553,13 @@ def make_sources(
     training_bytes, validation_bytes = _bytes(training), _bytes(validation)
     total = training_bytes + validation_bytes
     limit = memory_limit(spec)
+    if limit is not None and total > limit and resident.clear():  # of earlier stages in this process
+        limit = memory_limit(spec)
     if limit is None or total <= limit:
         log(f"{title}, held in memory: {total / 1e6:.0f} MB")
-        resident = [_make_resident(parts, spec, device, total) for parts in (training, validation)]
-        assert resident[0] is not None
-        return resident[0], resident[1]
+        sources = [_make_resident(parts, spec, device, total) for parts in (training, validation)]
+        assert sources[0] is not None
+        return sources[0], sources[1]
     validation_budget = min(validation_bytes, int(VALIDATION_FRACTION * limit))
     training_budget = limit - validation_budget
     if training_bytes <= training_budget:
@@ -608,7 +610,7 @@ def _make_resident(
     """Returns the samples in memory, on a GPU where all `resident_bytes` are less than half of its memory fraction."""
     if not parts:
         return None
-    source = ResidentSource.from_parts(parts, normalization=spec.normalize)
+    source = resident.resident_source(parts, normalization=spec.normalize)
     if device.startswith("cuda") and resident_bytes < MEMORY_FRACTION / 2 * torch.cuda.mem_get_info()[0]:
         return source.to(device)
     return source
