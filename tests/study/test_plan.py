@@ -106,6 +106,29 @@ for words in (["--help"], ["study", "plan", file, "--why"], ["study", "status", 
 """
 
 
+@pytest.mark.parametrize(("name", "models"), [("hrtem-noise", 180), ("hrtem-structure", 2754), ("hrtem-defocus", 7200)])
+def test_independent_parents_are_trained_for_every_child(tmp_path: Path, name: str, models: int):
+    """As many pretrainings as transfers, each the parent of one of them, from other initial weights; the transfers have
+    the seeds that they have with shared parents."""
+    for file in STUDIES.glob("*.toml"):
+        shutil.copy(file, tmp_path)
+    path = tmp_path / f"{name}.toml"
+    shared = plan_study(path)
+    path.write_text(path.read_text().replace("seeds    = 3", "seeds    = 3\nindependent_parents = true"))
+    plan = plan_study(path)
+    assert [(count.models, count.distinct) for count in plan.counts] == [(models, models)] * 2
+    by_key = {training.key: training for training in plan.trainings}
+    children = [training for training in plan.trainings if training.parent]
+    assert len({child.parent for child in children}) == len(children) == models
+    parents = [by_key[child.parent or ""] for child in children]
+    assert len({(parent.configuration.title, parent.seeds["init"]) for parent in parents}) == models
+    seeds = [[t.seeds["init"] for t in p.trainings if t.parent] for p in (shared, plan)]
+    assert seeds[0] == seeds[1]
+    labels = [[t.label for t in p.trainings if t.parent] for p in (shared, plan)]
+    assert labels[0] == labels[1]
+    assert [t.key for t in plan_study(path).trainings] == [t.key for t in plan.trainings]
+
+
 def test_planning_imports_nothing_heavy(tmp_path: Path):
     """Help, plan, status and the errors of a study file come without torch or pandas."""
     (tmp_path / "bad.toml").write_text("name = 3\n[stages.a]\nepochz = 1\n")

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from segue import networks
+from segue import networks, rng
 from segue.fingerprint import stage_hash
 from segue.storage import read_json
 from segue.study.datasets import PlannedDataset
@@ -105,6 +105,8 @@ class Plan:
         rows = []
         for stage, configurations in self.study.configurations.items():
             of_stage, models = keys[stage], len(configurations) * repetitions
+            if self.study.spec.independent_parents:  # a parent has the repetitions of its children
+                models = max(models, len(of_stage))
             finished = len((of_stage - failed) & existing)
             count = StageCount(stage, len(configurations), models, len(of_stage), finished, len(failed & of_stage))
             rows.append(count)
@@ -307,16 +309,36 @@ def plan_study(path: Path, store: Path | None = None) -> Plan:
     trainings: dict[str, PlannedTraining] = {}
     uses: dict[tuple[int, str], tuple[Configuration, PlannedTraining]] = {}
     by_configuration: dict[tuple[int, int, int], str] = {}
+    templates: dict[int, Template] = {}
+
+    def plan_training(configuration: Configuration, init: int, draw: int) -> str:
+        """Returns the key of a training; plans it, and those that it starts from, where that was not done."""
+        place_in_grid = id(configuration), init, draw
+        if place_in_grid in by_configuration:
+            return by_configuration[place_in_grid]
+        if id(configuration) not in templates:
+            templates[id(configuration)] = _template(configuration, study, keys, place)
+        template, parent = templates[id(configuration)], None
+        if configuration.parent is not None:
+            parent_init = _parent_init(template, init, draw) if study.spec.independent_parents else init
+            parent = plan_training(configuration.parent, parent_init, draw)
+        training = _planned_training(configuration, template, init=init, draw=draw, parent=parent)
+        training = trainings.setdefault(training.key, training)
+        uses.setdefault((id(configuration), training.key), (configuration, training))
+        return by_configuration.setdefault(place_in_grid, training.key)
+
+    have_children = {id(c.parent) for configurations in study.configurations.values() for c in configurations}
     for configurations in study.configurations.values():
         for configuration in configurations:
-            template = _template(configuration, study, keys, place)
-            for init, draw in study.spec.repetitions:
-                parent = by_configuration.get((id(configuration.parent), init, draw)) if configuration.parent else None
-                training = _planned_training(configuration, template, init=init, draw=draw, parent=parent)
-                training = trainings.setdefault(training.key, training)
-                uses.setdefault((id(configuration), training.key), (configuration, training))
-                by_configuration[id(configuration), init, draw] = training.key
+            if not (study.spec.independent_parents and id(configuration) in have_children):
+                for init, draw in study.spec.repetitions:
+                    plan_training(configuration, init, draw)
     return Plan(study, place, datasets, tuple(trainings.values()), tuple(uses.values()), _evaluations(study, keys))
+
+
+def _parent_init(template: Template, init: int, draw: int) -> int:
+    """Returns the seed of the initial weights of a parent that no other training of the study starts from."""
+    return rng.derive("parent", stage_hash(template.settings), init, draw) % 2**31
 
 
 def _datasets_used(study: Study) -> list[PlannedDataset]:

@@ -70,7 +70,11 @@ class Evaluation(SpecModel):
 
 class StudySpec(SpecModel):
     """A study file. `network`, `target` and `split` hold for every stage that does not have its own; one that starts
-    from another stage has that one's, but for a target of reconstruction, which the study's goes before."""
+    from another stage has that one's, but for a target of reconstruction, which the study's goes before.
+
+    `independent_parents` trains a parent of its own, from other initial weights, for every training that starts from
+    another stage, as the published study did; otherwise trainings of equal parents share them.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
     title: str = ""
@@ -85,6 +89,7 @@ class StudySpec(SpecModel):
     stages: Annotated[dict[str, Table], Field(min_length=1)]
     evaluate: Evaluation = Evaluation()
     keep: Literal["weights", "metrics"] = "weights"
+    independent_parents: bool = False
 
     @field_validator("stages")
     @classmethod
