@@ -14,7 +14,7 @@ from segue.reporting.analysis.comparison import compare
 from segue.reporting.analysis.result import Analysis, as_table
 from segue.reporting.analysis.selection import select_results
 from segue.reporting.analysis.tables import ANALYSES, Options, analyze
-from segue.reporting.page.analyses import PREFIXES, analysis_entries
+from segue.reporting.page.analyses import PREFIXES, analysis_entries, spread_entries
 from segue.study.table import StudyResults
 
 NEEDS_MORE = {"images", "advice"}  # than the made study has
@@ -75,7 +75,8 @@ def test_values_and_intervals_share_a_cell() -> None:
 
 def test_page_has_a_section_per_analysis(results: StudyResults) -> None:
     """Headings stand once; names of figures have the prefixes by which stale ones are removed."""
-    entries = analysis_entries(compare(results))
+    comparison = compare(results)
+    entries = [*spread_entries(comparison, "Spread over domains", "generalization"), *analysis_entries(comparison)]
     headings = [entry.heading for entry in entries if entry.heading]
     assert headings == [*dict.fromkeys(headings)]
     assert {"Spread over domains", "Asymmetry of domains", "Choosing settings"} <= set(headings)
