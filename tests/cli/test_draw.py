@@ -52,6 +52,7 @@ def test_a_network_and_what_a_run_froze(folder: Path):
         assert "encoder.0" in text and "decoder.0" in text and (">frozen<" in text) == frozen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["activations", "receptive-field"])
 def test_what_a_run_makes_of_an_image(folder: Path, what: str):
     """Figures of one image are pictures with something in them."""

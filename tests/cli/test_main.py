@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from samples.cli import COMMAND, assert_refused, run_segue
 from samples.folders import make_folder
 
 from segue.cli.describe import describe, describe_scores
-from segue.errors import SegueError
+from segue.errors import SegueError, print_warnings, warn
 
 StudyFile = Callable[..., Path]
 
@@ -211,20 +212,14 @@ def test_a_class_that_a_part_lacks_is_named():
     assert "not labeled" not in describe_scores({**scores, "auprc_a": 0.5}, ["a", "b"])
 
 
-def test_warnings_are_sentences(tmp_path: Path):
-    """A warning is a line that begins with its word, without file and line of the program; the work goes on."""
-    (tmp_path / "s.toml").write_text("""
-        name = "one"
-        structures = 1
-        specimen = { particles = 1, diameter_nm = 1.4, support_nm = 0.4 }
-        wave = { field_nm = 2.56, sampling_A = 0.25, slice_thickness_A = 4.0, frozen_phonons = 1 }
-        imaging = { tile_px = 64, pixel_size_A = 0.4, aberrations = { Cs_mm = 1.2 } }
-        labels = { phase_threshold_rad = 0.098 }
-    """)
-    done = subprocess.run(
-        [*COMMAND, "simulate", "s.toml", "s.h5"], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    (line,) = [line for line in done.stderr.splitlines() if "displace" in line]
-    assert line.startswith("WARNING: one: aberrations and defocus displace")
-    assert "SegueWarning" not in done.stderr
-    assert "1 structure, 1 image: " in done.stderr
+def test_warnings_are_sentences(capsys: pytest.CaptureFixture[str]):
+    """A warning of segue is a line that begins with its word, without file and line of the program; others stay."""
+    others: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *_: others.append(str(message))
+        print_warnings()
+        warn("one: displaces detail by 18 nm")
+        warnings.warn("of another library", UserWarning, stacklevel=1)
+    assert capsys.readouterr().err.splitlines() == ["WARNING: one: displaces detail by 18 nm"]
+    assert others == ["of another library"]

@@ -323,6 +323,7 @@ def test_the_shipped_studies_can_be_planned(name: str, tiles: int) -> None:
     assert expected(spec, pair_files(spec, STUDIES))["tiles"] == tiles
 
 
+@pytest.mark.slow
 def test_the_shipped_nuclei_become_a_dataset(tmp_path: Path) -> None:
     """The shipped fields can be prepared; instances survive the cutting."""
     spec = load(PrepareSpec, STUDIES / "nuclei-bbbc039.toml")

@@ -22,6 +22,8 @@ EXPECTED = {
     "dpt-tu-vit_tiny_patch16_224": (*RESNET[1:], "decoder", "head"),
 }
 
+SLOW_VIT = pytest.param("dpt-tu-vit_tiny_patch16_224", marks=pytest.mark.slow)
+
 
 def built(name: str, **more: float) -> Network:
     spec = NetworkSpec.model_validate({"name": name, **({"width": 8} if name == "resunet" else {}), **more})
@@ -73,7 +75,7 @@ def test_a_stage_makes_its_feature_and_no_finer_one(name: str):
                 parameter.copy_(value)
 
 
-@pytest.mark.parametrize("name", ["resunet", "unet-resnet18", "unet-tu-convnext_atto", "dpt-tu-vit_tiny_patch16_224"])
+@pytest.mark.parametrize("name", ["resunet", "unet-resnet18", "unet-tu-convnext_atto", SLOW_VIT])
 def test_scores_of_kept_features(name: str):
     """Scores from the encoder's features are those from the images, also where features come with tokens."""
     network = built(name).eval()

@@ -86,6 +86,7 @@ def test_outside_of_the_field_nothing_matters():
             assert torch.equal(network(changed)[0, :, row, 32], network(images)[0, :, row, 32])
 
 
+@pytest.mark.slow
 def test_attention_and_averages_reach_over_everything():
     """A transformer's scores and those behind a style vector depend on all of any image."""
     vit = receptive_fields(built("vit-vit_tiny_patch16_224", side_px=64), channels=1, divisor=16, max_px=256)

@@ -61,7 +61,9 @@ def built(name: str, **more: Any) -> Network:
         return networks.build(NetworkSpec.model_validate({"name": name, **more}), channels=1, classes=2)
 
 
-@pytest.mark.parametrize(("name", "factor"), [(VIT, 16), ("swin-swin_tiny_patch4_window7_224", 32)])
+@pytest.mark.parametrize(
+    ("name", "factor"), [(VIT, 16), pytest.param("swin-swin_tiny_patch4_window7_224", 32, marks=pytest.mark.slow)]
+)
 def test_trained_saved_and_loaded(name: str, factor: int, tmp_path: Path):
     """A step of training lowers the loss at one size, and the weights give the same scores at another when loaded."""
     network = built(name)

@@ -343,6 +343,7 @@ def test_fields_that_tile_a_plane_count_each_nucleus_once():
     assert total == sum(picture.counts)
 
 
+@pytest.mark.slow
 def test_intervals_cover_what_they_promise():
     """Those of counts are exact (against chi-squared quantiles) and cover at least 95 %; fractions are Wilson's."""
     for count in (0, 1, 7, 250):

@@ -91,6 +91,7 @@ def test_stages_are_what_the_network_computes():
         assert list(stage.channels) == sorted(set(stage.channels))
 
 
+@pytest.mark.slow
 def test_the_figure_tells_every_stage():
     """Each block's name, channels and size are written, and the scores have the names of their classes."""
     output = words(activations_figure(model_of(built(name="resunet", width=8), "resunet"), picture(), channels=2))

@@ -328,6 +328,7 @@ def test_a_sheet_predicts_only_its_epochs(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert seen == [1, 5, 9]
 
 
+@pytest.mark.slow
 def test_command(trained: Path, tmp_path: Path) -> None:
     """The command films a part of a field into several files, and tells a wrong part or a wrong field in words."""
     words = ["film", str(trained / "run"), "--dataset", str(trained / "blobs.h5"), "--field"]

@@ -160,10 +160,15 @@ def _no_validation(histories: pd.DataFrame) -> pd.DataFrame:
     ("change", "rows"),
     [
         (_no_validation, 2),
-        (lambda h: h.assign(train_loss=np.nan, validation_loss=np.nan), 3),
-        (lambda h: h[h["epoch"] == 1], 4),
-        (lambda h: h.drop(columns=["lr_max", "validation_f1_nucleus"]), 4),
-        (lambda h: h[(h["epoch"] <= 20) | (h["train.variant"] != "SGD plateau")], 4),
+        *(
+            pytest.param(change, rows, marks=pytest.mark.slow)
+            for change, rows in (
+                (lambda h: h.assign(train_loss=np.nan, validation_loss=np.nan), 3),
+                (lambda h: h[h["epoch"] == 1], 4),
+                (lambda h: h.drop(columns=["lr_max", "validation_f1_nucleus"]), 4),
+                (lambda h: h[(h["epoch"] <= 20) | (h["train.variant"] != "SGD plateau")], 4),
+            )
+        ),
     ],
 )
 def test_incomplete_histories_are_drawn(

@@ -239,6 +239,7 @@ target = { name = { each = ["foreground", "boundary"] } }
 """
 
 
+@pytest.mark.slow
 def test_from_runs_to_pictures(tmp_path: Path) -> None:
     """Two targets, trained: counts by micrograph sum to the scores, times are kept apart so that scoring anew gives the
     same bytes, and what is pictured is what was counted, the same micrographs for both runs."""

@@ -123,6 +123,7 @@ def test_cells_have_tooltips(written: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_equal_results_give_equal_bytes(make: Callable[..., StudyResults], tmp_path: Path, real_png: None) -> None:
     """Page and figures hold no date, path or random id."""
     small = _pretraining_only(dataclasses.replace(make(2, scratch=False), histories=pd.DataFrame(), examples=[]))
@@ -182,10 +183,14 @@ def _mixed(r: StudyResults) -> StudyResults:
     ("change", "says"),
     [
         (_failures_only, ["Failed: 3 of 3 trainings"]),
-        (_children_of_elsewhere, ["After transfer, the median adjusted loss in the target domain is"]),
+        pytest.param(
+            _children_of_elsewhere,
+            ["After transfer, the median adjusted loss in the target domain is"],
+            marks=pytest.mark.slow,
+        ),
         (_mixtures, ["-10nm:64+0nm:64"]),
-        (_bare, ["Trained on × tested on"]),
-        (_some_nan, ["no finite", "has a single seed, so there is no interval"]),
+        pytest.param(_bare, ["Trained on × tested on"], marks=pytest.mark.slow),
+        pytest.param(_some_nan, ["no finite", "has a single seed, so there is no interval"], marks=pytest.mark.slow),
         (_all_nan, ["No finished run has a value"]),
         (_mixed, ["All runs, in their own domains: adjusted loss", "mix different precisions (bf16 and fp32)"]),
     ],
@@ -270,7 +275,7 @@ def test_page_that_cannot_be_written_is_named(results: StudyResults, tmp_path: P
         write_page(results, tmp_path / "file" / "page.html")
 
 
-@pytest.mark.parametrize("there_before", [False, True])
+@pytest.mark.parametrize("there_before", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_page_that_is_refused_leaves_no_figures(
     results: StudyResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there_before: bool
 ) -> None:

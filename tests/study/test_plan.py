@@ -106,7 +106,7 @@ for words in (["--help"], ["study", "plan", file, "--why"], ["study", "status", 
 """
 
 
-@pytest.mark.parametrize(("name", "models"), [("hrtem-noise", 180), ("hrtem-structure", 2754), ("hrtem-defocus", 7200)])
+@pytest.mark.parametrize(("name", "models"), [("hrtem-noise", 180), ("hrtem-structure", 2754)])
 def test_independent_parents_are_trained_for_every_child(tmp_path: Path, name: str, models: int):
     """As many pretrainings as transfers, each the parent of one of them, from other initial weights; the transfers have
     the seeds that they have with shared parents."""

@@ -60,6 +60,7 @@ def test_a_study_from_plan_to_table(copied_study: Path):
     assert again.finished == 0
 
 
+@pytest.mark.slow
 def test_scratch_and_transfer_see_the_same_images(study_file: StudyFile):
     """The draw depends on the study, the domain and the draw index only, and small draws lie in large ones; what is
     transferred starts from the parent of its own seed."""

@@ -138,9 +138,7 @@ def in_two(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
     return trained
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind == "group norm" else kind for kind in SHARED]
-)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.slow) for kind in SHARED])
 def test_two_processes_are_one(tmp_path: Path, in_two: Callable[[str], tuple[StageSpec, Path]], kind: str):
     """Two processes that share each batch (the last is of a single tile) train as one process does with all of it;
     the run is written once, and nothing lies beside it."""

@@ -91,6 +91,7 @@ def test_reconstruction_of_unlabeled_images_starts_another_stage(unlabeled: Path
     assert weights(begun).keys() == weights(run).keys()
 
 
+@pytest.mark.slow
 def test_a_reconstruction_gives_images_in_their_own_units(unlabeled: Path, tmp_path: Path):
     """What a network that copies images predicts is near them, in the values in which they were acquired."""
     target = {"name": "reconstruction", "corruption": {"name": "nothing"}}
