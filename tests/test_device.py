@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,3 +85,26 @@ def test_fp16_trains_on_the_processor() -> None:
         assert weight.grad is not None
         actual[dtype] = weight.grad
     torch.testing.assert_close(actual[torch.float16], actual[torch.float32], rtol=1e-2, atol=1e-9)
+
+
+def test_freed_memory_is_kept_until_it_is_returned(tmp_path: Path):
+    """400 MB of freed blocks stay with the process between the two calls, and leave it with the second."""
+    code = """
+import numpy as np
+from segue import device
+def resident_MB():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6
+device.keep_freed_memory()
+before = resident_MB()
+blocks = [np.ones(2_500_000) for _ in range(20)]
+blocks.clear()
+kept = resident_MB() - before
+device.return_freed_memory()
+print(kept, resident_MB() - before)
+"""
+    if not (Path("/proc/self/statm").exists() and hasattr(ctypes.CDLL(None), "malloc_trim")):
+        pytest.skip("other C libraries return memory by rules of their own")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    kept, left = map(float, done.stdout.split())
+    assert kept > 300
+    assert left < 100

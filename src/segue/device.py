@@ -216,6 +216,9 @@ def power_limit_w(device: str | torch.device) -> float | None:
         return None
 
 
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+
+
 def keep_freed_memory() -> None:
     """Keeps freed blocks of memory in this process instead of returning them to the system after every step.
 
@@ -223,16 +226,31 @@ def keep_freed_memory() -> None:
     143 against 183 images/s, and 103 under the trim threshold that Dask sets in its workers). Does nothing where the C
     library has no `mallopt`.
     """
+    library = _c_library()
+    if library is not None:
+        if not library.mallopt(MMAP_THRESHOLD, 1 << 30):
+            library.mallopt(MMAP_THRESHOLD, 1 << 25)  # the highest that older versions take
+        library.mallopt(TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def return_freed_memory() -> None:
+    """Ends `keep_freed_memory`: what is free returns to the system, now and from now on."""
+    library = _c_library()
+    if library is not None:
+        library.mallopt(MMAP_THRESHOLD, 1 << 25)  # as far as glibc raises it by itself
+        library.mallopt(TRIM_THRESHOLD, 1 << 17)
+        library.malloc_trim(0)
+
+
+def _c_library() -> Any:
+    """Returns the C library if it is glibc, else None."""
     import ctypes
 
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        library = ctypes.CDLL(None)
+        return library if library.mallopt and library.malloc_trim else None
     except (AttributeError, OSError, TypeError):  # TypeError on Windows
-        return
-    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-    if not mallopt(mmap_threshold, 1 << 30):
-        mallopt(mmap_threshold, 1 << 25)  # the highest that older versions take
-    mallopt(trim_threshold, (1 << 31) - 1)
+        return None
 
 
 def environment(device: str | torch.device, precision: Precision, threads: int) -> dict[str, str | int | float]:
