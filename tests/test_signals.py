@@ -19,7 +19,7 @@ posix = pytest.mark.skipif(os.name == "nt", reason="Windows ends a process witho
 
 
 @posix
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGHUP", marks=pytest.mark.slow)])
 def test_a_training_saves_a_checkpoint_and_goes_on(tmp_path: Path, name: str) -> None:
     """After a signal the state is that of the step where it stopped, and the same training ends with equal bytes."""
     spec = spec_of(write_tiles(tmp_path / "tiles.h5", groups=12, size=32), 4, epochs=3, batch=2)

@@ -42,6 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_network_and_what_a_run_froze(folder: Path):
     """A drawing is an SVG that names the blocks; that of a run marks what it froze."""
     draw("network", "unet", folder / "unet.svg", "--size", 128)

@@ -256,6 +256,7 @@ def test_mistakes_in_the_spec(changes: dict, message: str) -> None:
     assert message in str(raised.value)
 
 
+@pytest.mark.slow
 def test_workers_and_order_change_nothing(tmp_path: Path) -> None:
     """One worker and two give the same content; a second call finds the work done."""
     where = make_folder(tmp_path / "in", 6)

@@ -52,6 +52,7 @@ def fields() -> list[Field]:
     return [Field(read_image(path).image[0]) for path in sorted((EXAMPLES / "bbbc039/images").glob("*.tif"))]
 
 
+@pytest.mark.slow
 def test_a_hidden_crop_would_be_found(fields: list[Field]) -> None:
     """An 8-bit crop of a field, at the worst offset for the coarse grid, correlates above .9 with that field alone."""
     path = sorted((EXAMPLES / "bbbc039/images").glob("*.tif"))[5]

@@ -139,6 +139,7 @@ def test_closing_early_leaves_no_thread(data: Dataset, stream, budget: int):
     require_same(source, ResidentSource.from_dataset(data, samples, layer="cells"), samples)
 
 
+@pytest.mark.slow
 def test_an_epoch_of_ten_times_the_memory(tmp_path: Path, stream):
     """Of data ten times the limit an epoch in windows never holds more than the limit, also by Python's own count."""
     parts = {name: make_part(name, 100, size=64) for name in "abcdefghij"}

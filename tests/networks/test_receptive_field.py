@@ -118,6 +118,7 @@ def test_a_side_holds_the_share_asked_for():
     assert [side_holding(weights, (10, 10), share) for share in (1e-9, 0.49, 15 * 15 / 441, 1.0)] == [1, 15, 15, 21]
 
 
+@pytest.mark.slow
 def test_looking_leaves_the_network_as_it_was():
     """Weights, statistics, gradients and modes are unchanged, and the drawn signs are those of the seed."""
     network = built("resunet", width=8).train()

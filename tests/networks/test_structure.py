@@ -37,7 +37,7 @@ def test_a_unet_has_its_published_sizes_and_skips():
         assert shapes[f"decoder.{index}"] == shapes[skip]
 
 
-@pytest.mark.parametrize("name", ["resunet", VIT])
+@pytest.mark.parametrize("name", ["resunet", pytest.param(VIT, marks=pytest.mark.slow)])
 def test_blocks_hold_all_parameters(name: str):
     """No parameter is counted twice or left out: the blocks' numbers add up to the network's."""
     network = built(name, **({"side_px": 32} if name == VIT else {"width": 8}))
@@ -76,6 +76,7 @@ def test_decoders_without_a_list_of_blocks_are_told_by_their_children():
     assert actual["head"] == {f"decoder.seg_blocks.{n}" for n in range(4)}
 
 
+@pytest.mark.slow
 def test_tokens_count_as_maps():
     """The tokens inside DPT's decoder have the size of the grid of patches."""
     blocks = trace_blocks(built("dpt-tu-vit_tiny_patch16_224"), (1, 224, 224))

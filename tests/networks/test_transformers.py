@@ -191,6 +191,7 @@ def test_other_models_are_refused(name: str, message: str):
         built(name)
 
 
+@pytest.mark.slow
 def test_the_largest_are_built_without_memory():
     """ViT-H has the published 632 M parameters with its 1000 classes; SAM's and that of 16 px patches are told too."""
     with torch.device("meta"):

@@ -234,6 +234,7 @@ def test_wells_without_stains_are_counted_as_another_dataset_tells(
         count_wells(model, path, tune_on=path)
 
 
+@pytest.mark.slow
 def test_objects_of_another_network_take_the_class_of_most_of_their_pixels(
     wells: Path, model: TrainedModel, pictures: dict[tuple[str, int], Drawn]
 ):

@@ -91,6 +91,7 @@ def test_counts_equal_those_of_each_tile(tile: int, stride: int, edge) -> None:
         assert tuple(places[-1]) == (60 - tile, 84 - tile)
 
 
+@pytest.mark.slow
 def test_published_geometry(tmp_path: Path) -> None:
     """A field of 2700 × 3600 px gives 1408 tiles in chunks of 1000, each equal to its cut of the field."""
     generator = np.random.default_rng(0)

@@ -192,7 +192,11 @@ def _mixed(r: StudyResults) -> StudyResults:
         pytest.param(_bare, ["Trained on × tested on"], marks=pytest.mark.slow),
         pytest.param(_some_nan, ["no finite", "has a single seed, so there is no interval"], marks=pytest.mark.slow),
         (_all_nan, ["No finished run has a value"]),
-        (_mixed, ["All runs, in their own domains: adjusted loss", "mix different precisions (bf16 and fp32)"]),
+        pytest.param(
+            _mixed,
+            ["All runs, in their own domains: adjusted loss", "mix different precisions (bf16 and fp32)"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_page_of_incomplete_results(

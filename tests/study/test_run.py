@@ -325,6 +325,7 @@ def test_stages_that_coincide_share_a_run_and_keep_their_rows(study_file: StudyF
     assert table["run"].nunique() == 2
 
 
+@pytest.mark.slow
 def test_weights_not_kept_are_trained_again_when_needed(study_file: StudyFile):
     """With keep = "metrics" a leaf's weights are gone after scoring, a parent's are kept; a domain or a child added
     later brings the same weights back, and nothing else changes."""

@@ -102,8 +102,8 @@ def test_loss_is_weighted_cross_entropy():
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"boundary_px": 1}, {"dsb2018": 0.985, "bbbc039": 1.0}),
-        ({}, {"dsb2018": 0.97, "bbbc039": 0.997}),
+        pytest.param({"boundary_px": 1}, {"dsb2018": 0.985, "bbbc039": 1.0}, marks=pytest.mark.slow),
+        pytest.param({}, {"dsb2018": 0.97, "bbbc039": 0.997}, marks=pytest.mark.slow),
         ({"towards": "objects"}, {"dsb2018": 0.985, "bbbc039": 0.999}),
     ],
 )

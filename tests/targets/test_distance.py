@@ -95,7 +95,7 @@ def test_loss_is_squared_error_and_cross_entropy():
     torch.testing.assert_close(contract.loss_of(alone, scores[:, :1], encoded), expected)
 
 
-@pytest.mark.parametrize("settings", [{}, {"normalized": True}])
+@pytest.mark.parametrize("settings", [{}, pytest.param({"normalized": True}, marks=pytest.mark.slow)])
 def test_shipped_labels_come_back(settings: dict):
     """AP at IoU 0.9 of perfect scores, objects above 30 px of half of both sets: .990 in pixels, .987 normalized."""
     asked = target(**{"normalized": False} | settings)

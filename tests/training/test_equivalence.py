@@ -68,7 +68,10 @@ def moved(run: Path, spec: StageSpec) -> float:
 
 @pytest.mark.parametrize(
     ("kind", "loss"),
-    [*(({"network": GROUP_NORM}, loss) for loss in LOSSES), (HEAD_ONLY, "weighted")],
+    [
+        *(({"network": GROUP_NORM}, loss) for loss in LOSSES),
+        pytest.param(HEAD_ONLY, "weighted", marks=pytest.mark.slow),
+    ],
     ids=[*(f"group norm, {loss}" for loss in LOSSES), "frozen statistics"],
 )
 def test_a_batch_in_parts_is_the_whole_batch(tiles: Path, tmp_path: Path, kind: dict[str, object], loss: str):
@@ -178,6 +181,7 @@ def fail_alone(spec: StageSpec, folder: Path) -> None:
     train(spec, folder)
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_alone_ends_the_others(tiles: Path, tmp_path: Path):
     """Where only the first process fails, as on a full disk, it says so, and the second does not wait for ever."""
     spec = spec_of(tiles, network=GROUP_NORM, images=8, epochs=1)

@@ -141,6 +141,7 @@ def test_columns_that_are_no_classes_are_refused(unlabeled: Path, tmp_path: Path
         train(spec_of(unlabeled, target={"name": "foreground"}), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_several_targets_of_one_network(objects: Path, tmp_path: Path):
     """Auxiliary outputs are learnt beside the main one, which alone is scored and decoded."""
     auxiliary = [{"target": {"name": "reconstruction", "corruption": {"name": "nothing"}}, "weight": 0.2}]

@@ -163,6 +163,7 @@ def test_digests_are_of_results_only(trained: Path) -> None:
     assert torch.isfinite(next(iter(RunFolder(trained).read_weights(trained / "weights.safetensors").values()))).all()
 
 
+@pytest.mark.slow
 def test_pictures_go_from_runs_to_their_children(tmp_path: Path) -> None:
     """Hashes of the micrographs that were drawn, those of the parent, too; none where the dataset has none."""
 
