@@ -171,8 +171,8 @@ def _add_dataset(digest: Any, dataset: Node, name: str) -> None:
     _add_attributes(digest, dataset)
     is_text = h5py.check_string_dtype(dataset.dtype) is not None
     if dataset.shape is None or (dataset.dtype.hasobject and not is_text):
-        held = "no values" if dataset.shape is None else "references or lists"
-        raise SegueError(f"{path}: {name[1:]} holds {held}, not numbers or text; remove it, or make the file again.")
+        content = "no values" if dataset.shape is None else "references or lists"
+        raise SegueError(f"{path}: {name[1:]} holds {content}, not numbers or text; remove it, or make the file again.")
     if is_text:
         _add_values(digest, dataset.asstr()[()])
         return

@@ -171,9 +171,9 @@ def _refuse_links(path: Path, file: Node) -> None:
         addresses.add(info.u)
         return None
 
-    found = file.id.links.visit(problem, info=True)
-    if found is not None:
-        raise SegueError(f"{path}: {found}; copy the arrays into it, or make it again.")
+    sentence = file.id.links.visit(problem, info=True)
+    if sentence is not None:
+        raise SegueError(f"{path}: {sentence}; copy the arrays into it, or make it again.")
 
 
 def require_stored_inside(path: Path, array: Node) -> None:

@@ -117,5 +117,5 @@ class TimeLeft:
         """The seconds left on one worker; None while nothing is measured."""
         if not self._all[1]:
             return None
-        beside = self._stages * self._beside[0] / self._beside[1]
-        return max(0.0, self._known_s) + self._unknown * self._all[0] / self._all[1] + beside
+        other_s = self._stages * self._beside[0] / self._beside[1]
+        return max(0.0, self._known_s) + self._unknown * self._all[0] / self._all[1] + other_s

@@ -144,9 +144,10 @@ def forecast(data: Records, table: pd.DataFrame, domain: str, *, with_before: bo
     y = fit.settings.to_numpy()[places] + fit.slope * covariate
     variance = fit.setting_variances[places]
     if domain in fit.domains.index:
-        own = fit.suits[table["domain"] == domain].set_index("choice").reindex(choices)
-        y = y + fit.domains[domain] + own["suit"].fillna(0.0).to_numpy()
-        variance = variance + own["variance"].fillna(fit.between).to_numpy() + fit.residual / own["suit"].count()
+        of_domain = fit.suits[table["domain"] == domain].set_index("choice").reindex(choices)
+        y = y + fit.domains[domain] + of_domain["suit"].fillna(0.0).to_numpy()
+        variance = variance + of_domain["variance"].fillna(fit.between).to_numpy()
+        variance = variance + fit.residual / of_domain["suit"].count()
         freedom = fit.freedom
     else:
         y = y + fit.level + fit.level_slope * covariate.mean()
@@ -212,8 +213,8 @@ def _fit(data: Records, table: pd.DataFrame, x: np.ndarray | None) -> _Fit:
     counts = np.bincount(choice_codes)
     variances = residual / counts
     main = _main_effects(data.choices.loc[choices, data.axes], of_settings.to_numpy())
-    kept, left, _ = shrink(of_settings.to_numpy() - main, variances)
-    settings = main + kept
+    pooled, left, _ = shrink(of_settings.to_numpy() - main, variances)
+    settings = main + pooled
     main_variance = residual / len(table) * np.linalg.matrix_rank(_indicators(data.choices.loc[choices, data.axes]))
     # what suits a domain is pulled to nothing
     gaps = shifted["y"].to_numpy() - of_domains.to_numpy()[domain_codes] - settings[choice_codes]

@@ -125,8 +125,8 @@ def best_of_k(comparison: Comparison, stage: str, *, selection: str = "validatio
     regret = pd.DataFrame(curves).T
     by_domain = regret.groupby(domains.reindex(regret.index)).mean()
     records = [{"k": k + 1, **over_domains("regret", by_domain[k])} for k in range(trials)]
-    shown = [k for k in range(trials) if k < 8 or k in (11, 15, 23, 31, 47, 63) or k == trials - 1]
-    table = pd.DataFrame(records).iloc[shown].reset_index(drop=True)
+    listed = [k for k in range(trials) if k < 8 or k in (11, 15, 23, 31, 47, 63) or k == trials - 1]
+    table = pd.DataFrame(records).iloc[listed].reset_index(drop=True)
     notes = (*_notes(comparison, data), "k: settings tried, drawn at random among those of the study.")
     return Analysis(f"Regret of the best of k settings, {stage_label(stage)}", table, notes)
 
@@ -276,9 +276,9 @@ def over_domains(name: str, values: pd.Series) -> dict[str, float]:
 def _notes(comparison: Comparison, data: Cells) -> tuple[str, ...]:
     contexts = data.table["context"].nunique()
     best = data.table.groupby("context")["reported"]
-    found = float((best.min() if comparison.metric.lower_is_better else best.max()).mean())
+    best_value = float((best.min() if comparison.metric.lower_is_better else best.max()).mean())
     return (
         f"Regret in {comparison.metric.label}, mean over {contexts} targets × numbers of labels; the best found has"
-        f" {format_number(found)} on average. Settings are {SELECTIONS[data.selection]}.",
+        f" {format_number(best_value)} on average. Settings are {SELECTIONS[data.selection]}.",
         _INTERVAL,
     )

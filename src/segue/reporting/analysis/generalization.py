@@ -85,8 +85,8 @@ def forgetting(comparison: Comparison, stage: str) -> Analysis | None:
     runs = runs[np.isfinite(runs["change"]) & (runs["domain"] != runs["root_domain"])]
     if runs.empty:
         return None
-    own = [axis for axis in comparison.own_axes(stage) if axis != f"{stage}.domain"]
-    groupings = {"root_domain": "source", "domain": "transferred to", **{axis: axis_label(axis) for axis in own}}
+    axes = [axis for axis in comparison.own_axes(stage) if axis != f"{stage}.domain"]
+    groupings = {"root_domain": "source", "domain": "transferred to", **{axis: axis_label(axis) for axis in axes}}
     records, estimates = [], []
     resamples = affordable_resamples(len(runs))
     changes, clusters = runs["change"].to_numpy(), comparison.cluster_levels(runs)
@@ -150,7 +150,7 @@ def asymmetry(comparison: Comparison, stage: str, *, after_transfer: bool = Fals
     signs /= np.abs(signs).sum(axis=1, keepdims=True)  # (domains, pairs): the mean over partners
     rivals = [_rivals(name, ordered, place) for name in ordered]
     has_own = all((name, name) in place for name in ordered)
-    own = np.array([[place[i, i], place[j, j]] for i, j in pairs]) if has_own else None
+    diagonal = np.array([[place[i, i], place[j, j]] for i, j in pairs]) if has_own else None
 
     def contrasts(medians: np.ndarray) -> np.ndarray:
         differences = medians[:, forward] - medians[:, backward]
@@ -161,8 +161,8 @@ def asymmetry(comparison: Comparison, stage: str, *, after_transfer: bool = Fals
             for of_name in rivals
         ]
         parts = [differences, differences @ signs.T, np.stack(against, axis=1)]
-        if own is not None:  # (i → j less j → j) less (j → i less i → i)
-            excess = differences - medians[:, own[:, 1]] + medians[:, own[:, 0]]
+        if diagonal is not None:  # (i → j less j → j) less (j → i less i → i)
+            excess = differences - medians[:, diagonal[:, 1]] + medians[:, diagonal[:, 0]]
             parts += [excess, excess @ signs.T]
         return np.concatenate(parts, axis=1)
 

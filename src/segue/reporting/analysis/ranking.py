@@ -101,8 +101,8 @@ def _variants_differ_in_data(comparison: Comparison, stage: str) -> bool:
 def choice_axes(comparison: Comparison, stage: str) -> list[str]:
     """Returns the axes along which a user can choose: those of `stage` and its ancestors, not its target and labels."""
     frame = comparison.stage_runs(stage)
-    given = {f"{stage}.{key}" for key in DATA_KEYS}
-    return [axis for axis in comparison.axes(stage) if axis not in given and frame[axis].nunique(dropna=False) > 1]
+    data_axes = {f"{stage}.{key}" for key in DATA_KEYS}
+    return [axis for axis in comparison.axes(stage) if axis not in data_axes and frame[axis].nunique(dropna=False) > 1]
 
 
 def setting_label(values: Mapping[str, Any]) -> str:

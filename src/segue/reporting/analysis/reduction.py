@@ -54,8 +54,8 @@ def reduce_rows(table: pd.DataFrame, metric: str, rule: str | None, source: Path
         )
     if rule is None:
         return rows, []
-    taken = RULES[rule].format(metric=metric_for(metric).label)
-    note = f'Of {plural(len(table), "row")}, {len(rows):,} are used: {taken} (reduce = "{rule}").'
+    what = RULES[rule].format(metric=metric_for(metric).label)
+    note = f'Of {plural(len(table), "row")}, {len(rows):,} are used: {what} (reduce = "{rule}").'
     return rows, [note] if len(rows) < len(table) else []
 
 
@@ -83,10 +83,10 @@ def _at_epoch(table: pd.DataFrame, metric: str, rule: str, source: Path) -> pd.D
 
 def best_epochs(table: pd.DataFrame, metric: str) -> dict[str, float]:
     """Returns run -> the first epoch with its best value in its own domain, on validation where the table has it."""
-    own = table[(table["domain"] == table["evaluated_domain"]) & table[metric].notna()]
-    if "split" in own.columns and (own["split"] == "validation").any():
-        own = own[own["split"] == "validation"]
-    ordered = own.sort_values(["run", "epoch"], kind="stable")
+    in_domain = table[(table["domain"] == table["evaluated_domain"]) & table[metric].notna()]
+    if "split" in in_domain.columns and (in_domain["split"] == "validation").any():
+        in_domain = in_domain[in_domain["split"] == "validation"]
+    ordered = in_domain.sort_values(["run", "epoch"], kind="stable")
     values = ordered.groupby("run")[metric]
     places = values.idxmin() if metric_for(metric).lower_is_better else values.idxmax()
     return dict(zip(places.index, ordered.loc[places, "epoch"], strict=True))

@@ -372,16 +372,16 @@ def _training_losses(table: pd.DataFrame, mapping: ColumnMapping, name: str, sou
 
 def _histories(table: pd.DataFrame, mapping: ColumnMapping, training: pd.DataFrame | None = None) -> pd.DataFrame:
     """Returns run, stage, epoch, the run's settings, validation_loss in its own domain, and train_loss where known."""
-    own = table[table["domain"] == table["evaluated_domain"]]
+    in_domain = table[table["domain"] == table["evaluated_domain"]]
     if (
         mapping.epoch is None
         or mapping.metric != "loss"
-        or "loss" not in own.columns
-        or own.duplicated(["run", "epoch"]).any()
+        or "loss" not in in_domain.columns
+        or in_domain.duplicated(["run", "epoch"]).any()
     ):
         return pd.DataFrame({"run": [], "stage": [], "epoch": []})
     axes = [column for column in map(str, table.columns) if "." in column]
-    frame = own[["run", "stage", "epoch", *axes]].assign(validation_loss=own["loss"])
+    frame = in_domain[["run", "stage", "epoch", *axes]].assign(validation_loss=in_domain["loss"])
     if training is None or training.duplicated(["run", "epoch"]).any():
         return frame.assign(train_loss=np.nan)
     return frame.merge(training, on=["run", "epoch"], how="left")

@@ -32,9 +32,9 @@ def interactions_figure(comparison: Comparison, stage: str) -> ReportFigure | No
     panels = {pair: _matrix(comparison, stage, *pair) for pair in itertools.combinations(axes, 2)}
     if not panels:
         return None
-    drawn = dict(itertools.islice(panels.items(), MAX_PANELS))
+    first_panels = dict(itertools.islice(panels.items(), MAX_PANELS))
     with style():
-        figure, tooltips = _draw(comparison, drawn)
+        figure, tooltips = _draw(comparison, first_panels)
     metric = comparison.metric
     caption = (
         f"Median {metric.label} in the run's own domain over everything else that was varied"
