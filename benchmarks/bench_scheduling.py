@@ -91,7 +91,7 @@ def measure_plan(path: Path) -> str:
 def measure_run(path: Path, workers: int) -> str:
     """Returns how many stages ran, the seconds of a clock, and those of the processor in driver and scheduler."""
     from segue.study import executor
-    from segue.study import workers as study_workers
+    from segue.study.cluster import workers as study_workers
     from segue.study.plan import plan_study
 
     study_workers.run_until_signal = simulated  # type: ignore[assignment]

@@ -460,8 +460,8 @@ def count(
     `options`: truth, a second run, and a figure and a page to write (`segue.plates.counting.count.CountOptions`).
     """
     from segue.plates.counting.count import CountOptions, count_wells
+    from segue.reporting.figures.predictions.wells import counts_figure
     from segue.reporting.figures.style import write_figure
-    from segue.reporting.figures.wells import counts_figure
     from segue.reporting.page.counts import write_counts_page
     from segue.storage import write_table
 
@@ -513,8 +513,8 @@ def run_study(
 ) -> Summary:
     """Runs all stages of a study that are not finished; see `segue.study.executor.run_study`.
 
-    cluster: a TOML file by which workers are submitted to a batch system (`segue.study.batch_jobs.BatchSpec`); budget:
-    a time and an energy, such as ["8h", "2.5kWh"], after which the study stops, to be continued by the same call.
+    cluster: a TOML file by which workers are submitted to a batch system (`segue.study.cluster.batch_jobs.BatchSpec`);
+    budget: a time and an energy, such as ["8h", "2.5kWh"], after which the study stops, to be continued by the same call.
     Without log, what is noted of datasets and domains are Python's warnings.
     """
     from segue.study import executor
@@ -598,14 +598,14 @@ def _comparison(
     without: Sequence[str] = (),
 ) -> Comparison:
     from segue.reporting.analysis.comparison import compare
-    from segue.reporting.analysis.selection import select_results
+    from segue.reporting.tables.selection import select_results
 
     if Path(what).suffix == ".toml":
         from segue.study.table import collect
 
         results = collect(plan(what, store=store), command="")
     else:
-        from segue.reporting.analysis.table_import import from_table
+        from segue.reporting.tables.table_import import from_table
 
         results = from_table(Path(what), columns=None if columns is None else Path(columns))
     return compare(select_results(results, where=where, without=without), metric)
@@ -627,7 +627,7 @@ def report(
     elsewhere, or one for each of them; where, without: conditions "COLUMN=VALUE" on the rows of the table, such as
     "transfer.domain=0 nm". The page says how many rows they leave out.
     """
-    from segue.reporting.analysis.selection import select_results
+    from segue.reporting.tables.selection import select_results
 
     paths = [Path(one) for one in _as_list(what)]
     path, page = paths[0], Path(out)
@@ -638,7 +638,7 @@ def report(
 
         from segue.reporting.analysis.comparison import compare
         from segue.reporting.analysis.domains import domain_shift
-        from segue.reporting.figures.objects import typical_runs
+        from segue.reporting.figures.predictions.objects import typical_runs
         from segue.reporting.video.film import runs_with_film
         from segue.study.examples import example_images, object_examples
         from segue.study.table import collect
@@ -657,7 +657,7 @@ def report(
             domain_shift=domain_shift(planned, results.table),
         )
     else:
-        from segue.reporting.analysis.table_import import from_tables
+        from segue.reporting.tables.table_import import from_tables
 
         results = from_tables(paths, columns=[Path(one) for one in _as_list(columns)])
         results = select_results(results, where=where, without=without)

@@ -12,9 +12,9 @@ from samples.cli import assert_refused, run_segue
 from segue.errors import SegueError
 from segue.reporting.analysis.comparison import compare
 from segue.reporting.analysis.result import Analysis, as_table
-from segue.reporting.analysis.selection import select_results
 from segue.reporting.analysis.tables import ANALYSES, Options, analyze
 from segue.reporting.page.analyses import PREFIXES, analysis_entries, spread_entries
+from segue.reporting.tables.selection import select_results
 from segue.study.table import StudyResults
 
 NEEDS_MORE = {"images", "advice"}  # than the made study has

@@ -16,8 +16,14 @@ from samples.object_study import SIDE, TARGETS, fields, made
 from segue.data.spec import Layer
 from segue.data.writer import merge_parts, write_part
 from segue.reporting.analysis.comparison import compare
-from segue.reporting.figures.failures import crop, failures_figure, outcomes
-from segue.reporting.figures.objects import line_colors, object_scores, objects_figure, objects_table, typical_runs
+from segue.reporting.figures.predictions.failures import crop, failures_figure, outcomes
+from segue.reporting.figures.predictions.objects import (
+    line_colors,
+    object_scores,
+    objects_figure,
+    objects_table,
+    typical_runs,
+)
 from segue.reporting.figures.style import svg_text
 from segue.reporting.page.page import write_page
 from segue.storage import read_json

@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 
 from segue.errors import SegueError
 from segue.reporting.analysis.comparison import compare
-from segue.reporting.figures.examples import outcome
 from segue.reporting.figures.learning_curves import draw_loss_curves
 from segue.reporting.figures.matrices import color_scale
+from segue.reporting.figures.predictions.examples import outcome
 from segue.reporting.figures.style import INKS, ReportFigure, inline_svg, style
 from segue.reporting.page import page
 from segue.reporting.page.page import write_page

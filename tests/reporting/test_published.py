@@ -12,10 +12,10 @@ import pytest
 from segue.errors import SegueError
 from segue.reporting.analysis.comparison import Comparison, compare, matrix, pair_matrix
 from segue.reporting.analysis.factors import factors
-from segue.reporting.analysis.selection import select_results
-from segue.reporting.analysis.table_import import from_table, from_tables
 from segue.reporting.figures.baselines import baselines_figure
 from segue.reporting.figures.generalization import generalization_figure, spreads
+from segue.reporting.tables.selection import select_results
+from segue.reporting.tables.table_import import from_table, from_tables
 from segue.study.table import StudyResults
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

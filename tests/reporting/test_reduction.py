@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from segue.errors import SegueError
-from segue.reporting.analysis.column_mapping import ColumnMapping
-from segue.reporting.analysis.reduction import BY_EPOCH, RULES, reduce_rows
-from segue.reporting.analysis.table_import import from_table
+from segue.reporting.tables.column_mapping import ColumnMapping
+from segue.reporting.tables.reduction import BY_EPOCH, RULES, reduce_rows
+from segue.reporting.tables.table_import import from_table
 
 # loss of p on its own domain a and on b, of its child t on its own domain b and on a, by epoch
 LOSSES = {

@@ -11,8 +11,8 @@ from samples.object_study import TARGETS, made
 
 from segue.inference.confidence import reliability
 from segue.reporting.analysis.comparison import Comparison, compare
-from segue.reporting.figures.objects import object_scores
-from segue.reporting.figures.reliability import reliabilities, reliability_figure
+from segue.reporting.figures.predictions.objects import object_scores
+from segue.reporting.figures.predictions.reliability import reliabilities, reliability_figure
 from segue.study.table import StudyResults
 
 IMAGES, OBJECTS = 12, 60

@@ -10,7 +10,7 @@ import pytest
 
 from segue import api
 from segue.errors import SegueError
-from segue.reporting.analysis.selection import is_level, select_results
+from segue.reporting.tables.selection import is_level, select_results
 from segue.study.table import StudyResults
 
 

@@ -11,8 +11,8 @@ import pytest
 from segue.errors import SegueError
 from segue.reporting.analysis.comparison import before_and_after, compare, matrix
 from segue.reporting.analysis.factors import factors
-from segue.reporting.analysis.table_import import from_table, from_tables
 from segue.reporting.page.page import write_page
+from segue.reporting.tables.table_import import from_table, from_tables
 from segue.study.table import StudyResults
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -12,8 +12,8 @@ from segue import rng
 from segue.errors import SegueError
 from segue.plates.counting.nuclei import fractions, poisson_interval, wilson_interval
 from segue.plates.counting.truth import agreement, headline
+from segue.reporting.figures.predictions.wells import BANDS, by_condition, counts_figure
 from segue.reporting.figures.style import write_figure
-from segue.reporting.figures.wells import BANDS, by_condition, counts_figure
 from segue.reporting.page.counts import write_counts_page
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from segue.errors import SegueError
-from segue.study.batch_jobs import SYSTEMS, job_script
+from segue.study.cluster.batch_jobs import SYSTEMS, job_script
 
 pytest.importorskip("dask_jobqueue")
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from segue import signals
-from segue.study import workers
+from segue.study.cluster import workers
 from segue.study.executor import Grouping, ReadyQueue, run_study
 from segue.study.plan import PlannedTraining, Template, plan_study
 from segue.study.sizes import StageSizes, TimeLeft

@@ -22,7 +22,7 @@ from samples.cli import COMMAND
 from samples.deadly import kill_for_bad
 
 from segue.errors import SegueError
-from segue.study import workers
+from segue.study.cluster import workers
 from segue.study.executor import run_study
 from segue.study.plan import plan_study
 from segue.study.table import collect

@@ -525,8 +525,8 @@ def study_analyze(
 ) -> None:
     """Analyze results: matrices, effects, tests, spread, forgetting, asymmetry, ranks, regret, and more."""
     from segue import api
-    from segue.reporting.analysis.selection import parse_conditions
     from segue.reporting.analysis.tables import Options
+    from segue.reporting.tables.selection import parse_conditions
 
     options = Options(aggregate, adjust, margin, select, log, parse_conditions(rule or [], "--rule") or None)
     results = api.analyze(

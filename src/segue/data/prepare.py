@@ -29,12 +29,12 @@ import numpy as np
 
 from segue.data.dataset import Dataset
 from segue.data.folders.channels import channel_order, channels_left_out, names_in_use
+from segue.data.folders.label_files import read_label_files
 from segue.data.folders.observations import Observation, judge_copies, notes_on_images, notes_on_pixel_sizes, observe
 from segue.data.folders.pages import split_pages
 from segue.data.folders.pairing import ImageLabelPair, PairedFiles, pair_files, raise_problems, read_headers
 from segue.data.formats.stack import RGB
 from segue.data.image_io import read_channel_names, read_image
-from segue.data.label_files import read_label_files
 from segue.data.maker import is_made, make_parts, work_folders
 from segue.data.normalization import image_statistics
 from segue.data.spec import MAX_PADDING, PrepareSpec

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from segue.data.folders.channels import channel_order, channels_left_out, names_in_use
+from segue.data.folders.label_files import read_label_files
 from segue.data.folders.observations import picture_hash
 from segue.data.folders.pairing import ImageLabelPair, pair_files, raise_problems, read_headers
 from segue.data.image_io import read_image
-from segue.data.label_files import read_label_files
 from segue.data.spec import PrepareSpec
 from segue.errors import SegueError
 from segue.evaluation import object_metrics, pixel_metrics

@@ -29,11 +29,11 @@ from segue.data.spec import AugmentSpec
 from segue.errors import SegueError
 from segue.storage import make_folder, write_json
 from segue.study.budget import Budget
+from segue.study.cluster.workers import LOST, Executor, open_executor
 from segue.study.domains import domain_warnings
 from segue.study.plan import Plan, PlannedTraining
 from segue.study.sizes import StageSizes, TimeLeft
 from segue.study.worker import StudyTask, TaskResult, has_weights, one_line
-from segue.study.workers import LOST, Executor, open_executor
 from segue.training.identity import parent_path
 from segue.training.spec import Inputs, StageSpec, TrainTask, shared_pass
 

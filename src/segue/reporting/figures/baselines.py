@@ -13,7 +13,6 @@ from matplotlib.ticker import NullLocator
 
 from segue.errors import SegueError
 from segue.reporting.analysis.comparison import Comparison, before_and_after, mixture_images, sorted_levels
-from segue.reporting.analysis.selection import parse_conditions, select_rows
 from segue.reporting.figures.style import (
     CATEGORIES,
     GRAY,
@@ -24,6 +23,7 @@ from segue.reporting.figures.style import (
     style,
 )
 from segue.reporting.formatting import Table, format_number, level_label, plural, stage_label
+from segue.reporting.tables.selection import parse_conditions, select_rows
 from segue.spec import unknown
 from segue.study.table import ComparedPair
 

@@ -19,7 +19,7 @@ from matplotlib.patches import Circle, Rectangle
 from segue.hrtem.detector import Cut
 from segue.hrtem.series import SeriesSpec, structure, structures_seed, tile_cut
 from segue.hrtem.specimen import A_PER_NM, Atoms, Particle, Specimen, build
-from segue.reporting.figures.examples import gray_levels
+from segue.reporting.figures.predictions.examples import gray_levels
 from segue.reporting.figures.style import INK, VERMILION, WIDTH_IN, draw_scale_bar, hide_axes, style
 from segue.reporting.formatting import plural
 

@@ -22,16 +22,16 @@ from segue.reporting.analysis.ranking import ranking
 from segue.reporting.figures.baselines import baselines_figure
 from segue.reporting.figures.domains import distance_tables, domain_shift_figure
 from segue.reporting.figures.effects import effects_figure
-from segue.reporting.figures.examples import examples_figure
-from segue.reporting.figures.failures import failures_figure
 from segue.reporting.figures.generalization import generalization_figure
 from segue.reporting.figures.interactions import interactions_figure
 from segue.reporting.figures.label_efficiency import label_efficiency_figure
 from segue.reporting.figures.leakage import leakage_figure
 from segue.reporting.figures.learning_curves import learning_curves_figure, loss_curves_figure
 from segue.reporting.figures.matrices import matrices_figure
-from segue.reporting.figures.objects import object_scores, objects_figure, objects_table
-from segue.reporting.figures.reliability import reliability_figure
+from segue.reporting.figures.predictions.examples import examples_figure
+from segue.reporting.figures.predictions.failures import failures_figure
+from segue.reporting.figures.predictions.objects import object_scores, objects_figure, objects_table
+from segue.reporting.figures.predictions.reliability import reliability_figure
 from segue.reporting.formatting import (
     Table,
     format_duration,

@@ -25,7 +25,7 @@ from segue.errors import SegueError
 from segue.evaluation import pixel_metrics
 from segue.inference.predict import LARGE_PX, TiledPredictor, tiled_predictor
 from segue.reporting.analysis.comparison import numeric
-from segue.reporting.figures.examples import gray_levels
+from segue.reporting.figures.predictions.examples import gray_levels
 from segue.reporting.figures.style import ReportFigure, png_bytes
 from segue.reporting.formatting import join_names, stage_label
 from segue.reporting.video.frames import FrameRenderer, VideoContext, VideoFrame, sheet_figure

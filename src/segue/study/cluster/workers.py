@@ -29,7 +29,7 @@ from segue import device, signals
 from segue.data import resident
 from segue.errors import SegueError
 from segue.parallel import connect, end_with_parent
-from segue.study import batch_jobs
+from segue.study.cluster import batch_jobs
 from segue.study.worker import StudyTask, TaskResult, run_tasks
 
 PACKAGES = ("segue", "torch", "torchvision", "numpy", "scipy", "scikit-image", "h5py", "timm", "dask", "distributed")

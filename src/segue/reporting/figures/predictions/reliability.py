@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from segue import rng
 from segue.inference.confidence import calibration_error
 from segue.reporting.analysis.comparison import Comparison
-from segue.reporting.figures.objects import MARKERS, MAX_LINES, ObjectScores, line_colors
+from segue.reporting.figures.predictions.objects import MARKERS, MAX_LINES, ObjectScores, line_colors
 from segue.reporting.figures.style import MUTED, PAPER, ReportFigure, Tooltips, legend_columns, new_figure, style
 from segue.reporting.formatting import Table, join_names
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from segue.labels import matching
-from segue.reporting.figures.examples import FALSE_ALARM, HIT, MISS, gray_levels
+from segue.reporting.figures.predictions.examples import FALSE_ALARM, HIT, MISS, gray_levels
 from segue.reporting.figures.style import MUTED, ReportFigure, hide_axes, new_figure, style
 from segue.reporting.formatting import join_names, plural
 from segue.study.table import ObjectExample

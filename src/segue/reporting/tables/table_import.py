@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 
 from segue.errors import SegueError
-from segue.reporting.analysis.column_mapping import ColumnMapping, ImportedDomains, ImportedStage
 from segue.reporting.analysis.comparison import IDENTITY, SCORES, numeric
-from segue.reporting.analysis.published import compare_stated
-from segue.reporting.analysis.reduction import reduce_rows
-from segue.reporting.analysis.selection import count_table, is_level
 from segue.reporting.formatting import natural_order, plural, quantity
+from segue.reporting.tables.column_mapping import ColumnMapping, ImportedDomains, ImportedStage
+from segue.reporting.tables.published import compare_stated
+from segue.reporting.tables.reduction import reduce_rows
+from segue.reporting.tables.selection import count_table, is_level
 from segue.spec import load, unknown
 from segue.study.table import ComparedPair, StudyResults
 

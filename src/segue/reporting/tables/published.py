@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 
 from segue.errors import SegueError
-from segue.reporting.analysis.column_mapping import StatedNumber
 from segue.reporting.analysis.comparison import Comparison, compare
-from segue.reporting.analysis.selection import select_rows
 from segue.reporting.formatting import format_number
+from segue.reporting.tables.column_mapping import StatedNumber
+from segue.reporting.tables.selection import select_rows
 from segue.study.table import StatedValue, StudyResults
 
 
