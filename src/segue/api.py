@@ -514,7 +514,7 @@ def run_study(
     """Runs all stages of a study that are not finished; see `segue.study.executor.run_study`.
 
     cluster: a TOML file by which workers are submitted to a batch system (`segue.study.cluster.batch_jobs.BatchSpec`);
-    budget: a time and an energy, such as ["8h", "2.5kWh"], after which the study stops, to be continued by the same call.
+    budget: a time and an energy, such as ["8h", "2.5kWh"], after which the study stops; the same call continues it.
     Without log, what is noted of datasets and domains are Python's warnings.
     """
     from segue.study import executor
