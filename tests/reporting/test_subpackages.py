@@ -7,7 +7,7 @@ from pathlib import Path
 
 import segue.reporting
 
-ORDER = ("page", "video", "figures", "analysis", "formatting")
+ORDER = ("page", "video", "figures", "tables", "analysis", "formatting")
 
 
 def test_imports_point_one_way() -> None:
