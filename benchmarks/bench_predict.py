@@ -35,6 +35,7 @@ from contest import head, machine, parse, ratio, row, take_turns
 
 from segue import networks, rng
 from segue.data.tiling import Tiling
+from segue.device import freed_memory_kept
 from segue.inference.model import Model
 from segue.inference.predict import CONTEXT_PX, decode_whole, receptive_radius_px, score_whole, scores_of
 from segue.inference.predict_files import ModelSource, PredictSettings, predict_files
@@ -167,6 +168,7 @@ def scores(side: int, rounds: int) -> None:
     image = rng.numpy_generator("image").normal(size=(1, side, side)).astype(np.float32)
     tiling = Tiling()
 
+    @freed_memory_kept()
     def by_blocks() -> None:
         score = scores_of(model, image, tiling)
         for core in tiling.cores((side, side)):

@@ -87,24 +87,57 @@ def test_fp16_trains_on_the_processor() -> None:
     torch.testing.assert_close(actual[torch.float16], actual[torch.float32], rtol=1e-2, atol=1e-9)
 
 
-def test_freed_memory_is_kept_until_it_is_returned(tmp_path: Path):
-    """400 MB of freed blocks stay with the process between the two calls, and leave it with the second."""
-    code = """
+def _resident_after(code: str) -> list[float]:
+    """Returns what the code prints; `resident_MB` is known to it, and `fill` makes and frees 400 MB of blocks."""
+    if not (Path("/proc/self/statm").exists() and hasattr(ctypes.CDLL(None), "malloc_trim")):
+        pytest.skip("other C libraries return memory by rules of their own")
+    start = """
 import numpy as np
 from segue import device
 def resident_MB():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6
-device.keep_freed_memory()
+def fill():
+    blocks = [np.ones(2_500_000) for _ in range(20)]
+    blocks.clear()
 before = resident_MB()
-blocks = [np.ones(2_500_000) for _ in range(20)]
-blocks.clear()
+"""
+    done = subprocess.run([sys.executable, "-c", start + code], capture_output=True, text=True, check=True)
+    return list(map(float, done.stdout.split()))
+
+
+def test_freed_memory_is_kept_until_it_is_returned():
+    """400 MB of freed blocks stay with the process between the two calls, and leave it with the second."""
+    kept, left = _resident_after("""
+device.keep_freed_memory()
+fill()
 kept = resident_MB() - before
 device.return_freed_memory()
 print(kept, resident_MB() - before)
-"""
-    if not (Path("/proc/self/statm").exists() and hasattr(ctypes.CDLL(None), "malloc_trim")):
-        pytest.skip("other C libraries return memory by rules of their own")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    kept, left = map(float, done.stdout.split())
+""")
     assert kept > 300
     assert left < 100
+
+
+def test_freed_memory_is_kept_in_the_block_and_returned_after_an_error():
+    kept, left = _resident_after("""
+try:
+    with device.freed_memory_kept():
+        fill()
+        kept = resident_MB() - before
+        raise ValueError
+except ValueError:
+    print(kept, resident_MB() - before)
+""")
+    assert kept > 300
+    assert left < 100
+
+
+def test_freed_memory_is_kept_longer_where_it_was_kept_before():
+    """A worker of a study trains on after it has predicted."""
+    (kept,) = _resident_after("""
+device.keep_freed_memory()
+with device.freed_memory_kept():
+    fill()
+print(resident_MB() - before)
+""")
+    assert kept > 300

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segue.data.spec import PrepareSpec
-from segue.device import return_freed_memory
+from segue.device import freed_memory_kept
 from segue.errors import SegueError, warn
 from segue.spec import load as load_spec
 from segue.spec import read_toml, unknown, validate
@@ -257,8 +257,8 @@ def train(
         return out.path
     parent_path = None if stage_spec.parent is None else identity.parent_path(stage_spec.parent, folder)
     task = TrainTask(stage_spec, out.path, key, Inputs(datasets, parent_path))
-    (error,) = train_tasks([task], checkpoint_s=checkpoint_s, log=log or _warn_of_leaks)
-    return_freed_memory()  # or what follows in this process keeps what the training needed, and its own
+    with freed_memory_kept():
+        (error,) = train_tasks([task], checkpoint_s=checkpoint_s, log=log or _warn_of_leaks)
     if error is not None:
         raise error
     if is_main and runs.folder.is_dir() and not stored.path.exists():

@@ -18,6 +18,7 @@ from segue.data.folders.observations import picture_hash
 from segue.data.folders.pairing import ImageLabelPair, pair_files, raise_problems, read_headers
 from segue.data.image_io import read_image
 from segue.data.spec import PrepareSpec
+from segue.device import freed_memory_kept
 from segue.errors import SegueError
 from segue.evaluation import object_metrics, pixel_metrics
 from segue.inference import confidence, domain
@@ -49,6 +50,7 @@ class FolderScores:
     notes: dict[str, int]
 
 
+@freed_memory_kept()
 def evaluate_folder(model: Model, folder: Path, *, context: str) -> FolderScores:
     """Returns the scores of a model on FOLDER/images with FOLDER/labels, paired by name, or on those of a TOML file as
     `segue prepare` takes it; names of scores are those of whole micrographs.

@@ -287,8 +287,7 @@ def _write_structure(spec: SeriesSpec, waves_folder: Path | None, batch: int | N
     from segue.data.writer import write_part
 
     index, path = item
-    device.keep_freed_memory()
-    with _one_thread():
+    with device.freed_memory_kept(), _one_thread():
         write_part(path, structure(spec, index, waves_folder, default_execution(batch)))
     return True
 

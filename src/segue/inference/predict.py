@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from segue.data.normalization import intensity_stats, normalize, streaming_stats
 from segue.data.spec import NormalizeSpec
 from segue.data.tiling import Region, Tiling
-from segue.device import Precision, device_of
+from segue.device import Precision, device_of, freed_memory_kept
 from segue.errors import SegueError
 from segue.inference.model import Model
 from segue.inference.score_blocks import ScoreBlocks, block_side_px, largest_activation_bytes
@@ -38,6 +38,7 @@ MAX_RADIUS_PX = 512  # beyond the tile, on each side
 CONTEXT_PX = 128  # around the halo, for networks with a larger radius or one without bound
 
 
+@freed_memory_kept()
 def predict(model: Model, images: Any, *, out: Any = None, tiling: Tiling | None = None) -> Any:
     """Returns the labels of images (H, W), (C, H, W) or (N, C, H, W) in acquired units; see `segue.predict`."""
     views = image_views(model, images)
@@ -66,6 +67,7 @@ def predict(model: Model, images: Any, *, out: Any = None, tiling: Tiling | None
     return labels
 
 
+@freed_memory_kept()
 def probabilities(model: Model, images: Any, *, tiling: Tiling | None = None) -> np.ndarray:
     """Returns the probability of each class, float32 (K, H, W) or (N, K, H, W), of images as `predict` takes them."""
     views = image_views(model, images)

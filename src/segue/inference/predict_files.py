@@ -25,7 +25,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from segue.data.tiling import Region, Tiling
-from segue.device import default_device
+from segue.device import default_device, freed_memory_kept
 from segue.errors import SegueError
 from segue.fingerprint import hash_json
 from segue.inference import domain
@@ -319,6 +319,7 @@ class Labels:
     probabilities: Any = None
 
 
+@freed_memory_kept()
 def _predict_image(
     source: ModelSource,
     out: Path,

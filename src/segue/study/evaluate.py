@@ -70,13 +70,13 @@ def domain_differences(model: TrainedModel, path: Path, data: DataSpec, part: Pa
     return sentences
 
 
+@devices.freed_memory_kept()
 def _score_and_time(
     model: TrainedModel, path: Path, data: DataSpec, part: PartName, every_epoch: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the result of `score_run` and, separately since it differs from run to run, the time of decoding."""
     spec, run = model.spec, RunFolder(model.folder)
     torch.set_num_threads(spec.threads)
-    devices.keep_freed_memory()
     device = devices.default_device()
     precision = devices.resolve_precision(run.read(run.environment)["precision"], device)
 
