@@ -11,6 +11,7 @@ ROWS = [
     {"cli"},
     {"__init__"},
     {"api"},
+    {"fitting"},
     {"reporting"},
     {"study"},
     {"plates"},

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from segue.data.tiling import Tiling
     from segue.evaluation.folder import FolderScores
+    from segue.fitting.fit import Fitted
+    from segue.fitting.fit import Progress as FitProgress
     from segue.inference.model import Model
     from segue.inference.predict_files import Prediction
     from segue.plates.counting.count import CountOptions
@@ -264,6 +266,50 @@ def train(
     if is_main and runs.folder.is_dir() and not stored.path.exists():
         copy_run(out.path, stored.path)
     return out.path
+
+
+def fit(
+    images: PathLike,
+    labels: PathLike,
+    out: PathLike,
+    *,
+    minutes: float = 10.0,
+    parents: Sequence[PathLike] = (),
+    group: str | None = None,
+    kind: str | None = None,
+    progress: FitProgress | None = None,
+    log: Callable[[str], None] | None = None,
+) -> Fitted:
+    """Trains models on a folder of images with label images, and keeps the one that held-out images show to be best.
+
+    images, labels: folders, or patterns such as "images/{stem}.tif" with "labels/{stem}_masks.tif"; images without
+    labels are left out. out: the folder of the model, which `predict` and `evaluate` take; settings and trainings are
+    in `<out>.fit` beside it, as TOML files of `prepare` and of studies. minutes: about how long it takes. parents:
+    finished runs to start from; each is scored untouched and transferred, beside training from scratch. group: the part
+    of file names that names the group of an image, as "{group}_s*" or as a regular expression with one group. kind:
+    "instances" or "classes", by default found out.
+
+    The same call continues an interrupted one. log receives what is seen and chosen. Raises SegueError for fewer than
+    three groups, files that do not pair, and parents that were trained on these images. docs/fit.md describes it.
+    """
+    from segue.fitting import fit as fitting
+
+    if kind is not None and kind not in ("instances", "classes"):
+        raise SegueError(f"--kind {kind}: allowed are instances, classes; choose one of them.")
+    if not minutes > 0:
+        raise SegueError(f"--minutes {minutes}: allowed are numbers above 0.")
+    request = fitting.Request(
+        str(images), str(labels), Path(out), float(minutes), tuple(map(str, parents)), group, kind
+    )  # fmt: skip
+    return fitting.fit(request, progress=progress or _no_progress, log=log or _no_log)
+
+
+def _no_progress(text: str, done: int, total: int, share: float | None = None, left_s: float | None = None) -> None:
+    """Reports nothing."""
+
+
+def _no_log(line: str) -> None:
+    """Writes nothing."""
 
 
 def _warn_of_leaks(line: str) -> None:

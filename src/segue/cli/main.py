@@ -16,6 +16,7 @@ import typer
 
 from segue import device, signals
 from segue.cli import draw
+from segue.cli.fit import fit
 from segue.cli.plate import count, film
 from segue.cli.predict import predict
 from segue.cli.progress import open_progress
@@ -336,6 +337,7 @@ def _condition(text: str) -> tuple[str, Any]:
         return name, value
 
 
+app.command()(fit)
 app.command()(predict)
 app.command()(film)
 app.command()(count)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from segue.reporting.analysis.bootstrap import t_quantile
+from segue.reporting.analysis.bootstrap import COVERAGE, t_quantile
 from segue.reporting.analysis.comparison import Comparison, repeat_columns
 from segue.reporting.analysis.factors import Factor, factors
 from segue.reporting.analysis.result import Analysis, interval_columns
@@ -25,8 +25,10 @@ class ImageDifference:
     kind: str
 
 
-def clustered_mean(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float, float, int]:
-    """Returns the mean of `values` (n,) with its 95 % interval and the number of clusters.
+def clustered_mean(
+    values: np.ndarray, clusters: np.ndarray, coverage: float = COVERAGE
+) -> tuple[float, float, float, int]:
+    """Returns the mean of `values` (n,) with its interval, by default of 95 %, and the number of clusters.
 
     The variance sums the residuals of each cluster before squaring, with the factor G / (G - 1) for G clusters, and the
     quantile is of a t distribution with G - 1 degrees of freedom (Liang and Zeger 1986, Biometrika 73, 13; Cameron and
@@ -39,7 +41,7 @@ def clustered_mean(values: np.ndarray, clusters: np.ndarray) -> tuple[float, flo
         return mean, float("nan"), float("nan"), count
     sums = np.bincount(codes, weights=values - mean)
     error = np.sqrt(count / (count - 1) * (sums @ sums)) / len(values)
-    half = float(t_quantile(count - 1) * error)
+    half = float(t_quantile(count - 1, (1 + coverage) / 2) * error)
     return mean, mean - half, mean + half, count
 
 

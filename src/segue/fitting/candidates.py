@@ -1,0 +1,125 @@
+"""The candidates: each parent untouched, each parent transferred, and training from scratch; as stages of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segue.data.dataset import Dataset
+from segue.data.spec import Layer
+from segue.errors import SegueError
+from segue.fitting.look import Look
+from segue.fitting.rules import Choice, Length
+from segue.fitting.scoring import fits
+from segue.fitting.specifications import relative
+from segue.storage import read_json
+from segue.training.run_folder import RunFolder, TrainedModel, load_run
+
+SCRATCH = "scratch"
+RESULT = "fit.json"  # of a model that was made by `segue fit`: its licence and scores among others
+UNKNOWN_LICENSE = "not stated"
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A model to start from. name: of its candidates; key: of its run; fits: whether it can be scored as it is."""
+
+    name: str
+    folder: Path
+    key: str
+    model: TrainedModel
+    fits: bool
+    license: str
+
+    @property
+    def untouched(self) -> str:
+        return f"{self.name}, untouched"
+
+
+def resolve(name: str) -> Path:
+    """Returns the folder of the finished run that `--from` names; raises SegueError without."""
+    folder = Path(name)
+    run = RunFolder(folder)
+    if not folder.is_dir():
+        raise SegueError(f"--from {name}: there is no such folder; give the folder of a finished run.")
+    run.require_finished()
+    return folder
+
+
+def read_parents(names: Sequence[str], look: Look) -> list[Parent]:
+    """Returns the parents in their order; raises SegueError for one that the images do not fit."""
+    parents: list[Parent] = []
+    layer = Layer("labels", look.labels.kind, look.labels.names)
+    for given in names:
+        folder = resolve(given)
+        run, model = RunFolder(folder), load_run(folder)
+        if len(model.channels) != look.channels:
+            raise SegueError(
+                f"--from {given}: takes {len(model.channels)} channel(s), {', '.join(model.channels)}; the images have "
+                f"{look.channels}: give a model of as many channels, or leave it out."
+            )
+        name = folder.resolve().name.replace(".", "-")
+        if any(parent.name == name for parent in parents):
+            name = f"{name} {len(parents) + 1}"
+        license = (read_json(folder / RESULT) or {}).get("license", UNKNOWN_LICENSE)
+        key = run.read(run.spec)["key"]
+        parents.append(Parent(name, folder, key, model, fits(model, layer, look.channels), license))
+    return parents
+
+
+def require_unseen(parents: Sequence[Parent], dataset: Path, given: Sequence[str]) -> None:
+    """Raises SegueError for a parent that was trained or selected with images of the dataset: by their pixels, whatever
+    their names, rotated or reflected."""
+    with Dataset(dataset) as data:
+        pictures = set(data.samples().get("picture", ())) - {"", None}
+    for parent, name in zip(parents, given, strict=True):
+        used = pictures & parent.model.pictures
+        if used:
+            raise SegueError(
+                f"--from {name}: was trained or selected with {len(used)} of these {len(pictures)} images, so that "
+                "nothing would be held out; give other images, or leave it out."
+            )
+
+
+def stage_settings(choices: Sequence[Choice], length: Length, threads: int, parent: Parent | None) -> dict[str, Any]:
+    """Returns the settings that all stages of a study share, but for those that a parent decides for its children."""
+    settings = {choice.setting: choice.value for choice in choices}
+    settings["augment"] = {"dihedral": "all" if length.all_views else "random", **settings["augment"]}
+    if parent is not None:
+        settings |= _of_parent(parent, settings)
+    return {"epochs": length.epochs, **settings, "threads": threads}
+
+
+def _of_parent(parent: Parent, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that go with a parent's weights: its network, what its images were normalized by and, where
+    it predicts the same kind of labels, its target."""
+    spec = parent.model.spec
+    network = spec.network.model_dump(mode="json", exclude_defaults=True, exclude={"pretrained"})
+    stage: dict[str, Any] = {"network": {"name": spec.network.name, **network}}
+    stage["normalize"] = spec.normalize if isinstance(spec.normalize, str) else spec.normalize.model_dump(mode="json")
+    if parent.fits:
+        target = spec.target.model_dump(mode="json", exclude_defaults=True, exclude={"layer", "class_weights"})
+        stage["target"] = {"name": spec.target.name, **target}
+    return stage
+
+
+def stages(
+    choices: Sequence[Choice], length: Length, threads: int, parents: Sequence[Parent], folder: Path
+) -> dict[str, dict[str, Any]]:
+    """Returns the stages of a study in `folder`, whose domain is to be added: scratch, and each parent transferred with
+    every weight trained and with its encoder frozen.
+
+    Scratch has the network, target and normalization of the first parent, so that they differ in their weights alone.
+    """
+    first = parents[0] if parents else None
+    table = {SCRATCH: stage_settings(choices, length, threads, first)}
+    for parent in parents:
+        settings = stage_settings(choices, length, threads, parent)
+        origin: dict[str, Any] = {"from": {"run": relative(parent.folder, folder)}}
+        if not parent.fits:
+            origin["load"] = ["encoder", "decoder"]  # the head is of other labels
+        table[f"from {parent.name}"] = {**origin, **settings}
+        table[f"from {parent.name}, encoder frozen"] = {**origin, "freeze": "encoder", **settings}
+    return table

@@ -1,0 +1,453 @@
+"""`segue fit`: from a folder of images and label images to a model, in order.
+
+look        what the images and labels are (`look`)
+divide      groups into training, validation and test, or folds (`parts`)
+choose      settings by rules (`rules`), the number of steps by a few measured ones (`timing`)
+write       tables and TOML files (`specifications`): from here on, a killed command goes on as it began
+train       parents transferred and scratch (`candidates`), as stages of ordinary studies in an ordinary store
+judge       each model on the same held-out images (`scoring`, `verdict`)
+write       the model with its card and page (`card`, `page`)
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock, Timeout
+
+from segue.device import cpu_count, default_device
+from segue.errors import SegueError
+from segue.fitting import rules
+from segue.fitting.candidates import RESULT, SCRATCH, UNKNOWN_LICENSE, Parent, read_parents, require_unseen, stages
+from segue.fitting.card import card_text
+from segue.fitting.look import LabelKind, Look, look_at
+from segue.fitting.page import PageContent, write_fit_page
+from segue.fitting.parts import divide, without_test
+from segue.fitting.rules import Choice, Length, Situation
+from segue.fitting.scoring import SCORES, VERSION, Scores, constant_scores, score_model, stored_scores
+from segue.fitting.specifications import WorkFolder, preparation, relative, table_text, toml_text, write_text
+from segue.fitting.timing import step_seconds, tile_counts
+from segue.fitting.verdict import Verdict, judge, mean_score, sentences
+from segue.formatting import format_duration
+from segue.spec import read_toml
+from segue.storage import make_folder, read_json, write_json
+from segue.study.datasets import dataset_family
+from segue.study.executor import Event, run_study
+from segue.study.plan import Plan, plan_study
+from segue.study.spec import DatasetSource
+from segue.study.store import Store, copy_run
+from segue.training.run_folder import load_run
+
+PAGE, CARD = "report.html", "card.md"
+FINAL = "final"
+FROZEN = "encoder frozen"
+
+Log = Callable[[str], None]
+
+
+class Progress(Protocol):
+    def __call__(
+        self, text: str, done: int, total: int, share: float | None = None, left_s: float | None = None
+    ) -> None: ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for. steps: of each training, in place of what fits into the time."""
+
+    images: str
+    labels: str
+    out: Path
+    minutes: float = 10.0
+    parents: tuple[str, ...] = ()
+    group: str | None = None
+    kind: LabelKind | None = None
+    steps: int | None = None
+
+    def record(self, folder: Path) -> dict[str, Any]:
+        """Returns the command as it is written to `folder`, by which the same one is known again."""
+        paths = {name: relative(Path(getattr(self, name)), folder) for name in ("images", "labels")}
+        parents = [relative(Path(parent), folder) for parent in self.parents]
+        settings = {"minutes": float(self.minutes), "from": parents, "group": self.group, "kind": self.kind}
+        return {**paths, **{name: value for name, value in settings.items() if value is not None}}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit left: the model's folder, its page, the study to edit next, the answer in sentences, and the candidate
+    that was kept."""
+
+    model: Path
+    page: Path
+    study: Path
+    answer: tuple[str, ...]
+    kept: str
+
+
+def fit(request: Request, *, progress: Progress, log: Log) -> Fitted:
+    """Makes the model `request.out`; the same call continues an interrupted one, and does nothing to a finished one.
+
+    Raises SegueError for files that cannot be used, fewer than three groups, a parent that was trained on these images,
+    an `out` that is something else, and a call that differs from the one that began.
+    """
+    out = request.out
+    work = WorkFolder(out.with_name(f"{out.name}.fit"))
+    _require_own(request, work)
+    if out.exists():
+        return _finished(out, work)
+
+    # look; nothing is written for images that cannot be used
+    began = time.monotonic()
+    look = look_at(request.images, request.labels, group=request.group, kind=request.kind)
+    parents = read_parents(request.parents, look)
+    divide(look.groups)
+
+    make_folder(work.folder)
+    try:
+        with FileLock(work.folder / "lock").acquire(timeout=0):
+            return _fit(request, work, look, parents, began, progress, log)
+    except Timeout:
+        raise SegueError(f"{work.folder}: another process is at the same fit; wait for it to end.") from None
+
+
+def _require_own(request: Request, work: WorkFolder) -> None:
+    """Raises SegueError if the output is something else, or was begun by another command."""
+    out = request.out
+    if out.exists() and not (out / RESULT).is_file():
+        raise SegueError(f"{out}: exists and was not made by `segue fit`; choose another -o.")
+    if not work.command.exists():
+        return
+    before, now = read_toml(work.command), request.record(work.folder)
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if changed:
+        values = "; ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in changed)
+        raise SegueError(
+            f"{work.folder}: was begun by another command ({values}); repeat that one, choose another -o, or remove "
+            "the folder."
+        )
+
+
+def _finished(out: Path, work: WorkFolder) -> Fitted:
+    result = read_json(out / RESULT)
+    return Fitted(out, out / PAGE, work.folder / result["study"], tuple(result["answer"]), result["kept"])
+
+
+def _fit(
+    request: Request,
+    work: WorkFolder,
+    look: Look,
+    parents: Sequence[Parent],
+    began: float,
+    progress: Progress,
+    log: Log,
+) -> Fitted:
+    seen = look.describe()
+    for line in seen:
+        log(line)
+
+    # divide
+    folds = divide(look.groups)
+    names = ["images"] if len(folds) == 1 else [f"fold-{number}" for number in range(1, len(folds) + 1)]
+    log(_division(look, folds, request.group))
+
+    # choose, as far as that does not depend on the time that a step takes
+    trainings = len(folds) * (1 + 2 * len(parents)) + (len(folds) > 1)
+    training_s = rules.TRAINING_SHARE * 60 * request.minutes / trainings
+    situation = Situation(look, training_s, default_device() == "cuda")
+    data = rules.choose(rules.DATA_RULES, situation)
+    choices = rules.choose(rules.STAGE_RULES, situation)
+    for name, parts in zip(names, folds, strict=True):
+        write_text(work.table(name), table_text(look, parts, work.folder))
+        reasons = {choice.setting: choice.reason for choice in data}
+        write_text(work.specification(name), toml_text(preparation(look, name, data), reasons=reasons))
+    write_text(work.command, toml_text(request.record(work.folder), comments=["segue fit"]))
+    store = Store(work.store)
+    datasets = {
+        name: _make_dataset(work, name, store, progress, log if name == names[0] else _ignore) for name in names
+    }
+    for dataset in datasets.values():
+        require_unseen(parents, dataset, request.parents)
+
+    # choose the number of steps, and write it: from here on, the time decides nothing
+    length = _length(request, work, choices, parents, datasets[names[0]], trainings, began)
+    log(f"trainings: {trainings}, of {length.steps:,} steps ({length.epochs} epochs) each")
+    if request.steps is None and length.steps <= rules.MIN_STEPS:
+        log(f"WARNING: the time allows no more than {length.steps} steps, which teach little; give more --minutes")
+    table = stages(choices, length, cpu_count(), parents, work.folder)
+    studies = {name: work.study("study" if name == "images" else f"study-{name}") for name in names}
+    for name, file in studies.items():
+        write_text(file, _study_text(name, table, choices, test=True))
+
+    # train
+    plans = {name: plan_study(file, work.store) for name, file in studies.items()}
+    for plan in plans.values():
+        _run(plan, progress, log)
+    models = _trained_models(plans)
+
+    # judge
+    scored = {parent.untouched: dict.fromkeys(names, parent.folder) for parent in parents if parent.fits} | models
+    keys = {parent.untouched: parent.key for parent in parents}
+    tables: dict[str, dict[str, Scores]] = {"validation": {}, "test": {}}
+    total = len(scored) * len(names) * 2
+    done = 0
+    for candidate, runs in scored.items():
+        for part in ("validation", "test"):
+            rows: Scores = {}
+            for name, folder in runs.items():
+                dataset = datasets[name]
+                key = f"{keys.get(candidate, folder.name)}-{dataset.parent.name}-{part}-{VERSION}"
+                found = stored_scores(
+                    work.scores / f"{key}.json",
+                    lambda folder=folder, dataset=dataset, part=part: score_model(load_run(folder), dataset, part),
+                )
+                rows |= found if part == "test" else {f"{name}/{image}": row for image, row in found.items()}
+                done += 1
+                progress("scores", done, total)
+            tables[part][candidate] = rows
+    constant: Scores = {}
+    for name in names:
+        constant |= constant_scores(datasets[name], "test")
+    verdict = judge(
+        tables["validation"], tables["test"],
+        untouched=[parent.untouched for parent in parents], constant=constant, references=[SCRATCH],
+    )  # fmt: skip
+
+    # the model: a parent, the run of the split, or one trained on all images with the settings of the folds
+    parent = next((one for one in parents if one.untouched == verdict.kept), None)
+    run = parent.folder if parent else models[verdict.kept][names[0]]
+    study = studies[names[0]]
+    if parent is None and len(names) > 1:
+        settings = read_toml(studies[names[0]])["stages"][verdict.kept]  # as they were trained
+        run, study = _train_on_all(look, data, choices, {verdict.kept: settings}, work, progress, log)
+
+    # write
+    result = _result(request, look, seen, parents, verdict, tables, names, study)
+    shutil.rmtree(work.model, ignore_errors=True)
+    copy_run(run, work.model)
+    for name in (RESULT, CARD, PAGE, f"{Path(PAGE).stem}-figures"):  # those of a parent that was made by a fit
+        path = work.model / name
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    (work.model / CARD).write_text(card_text(result), encoding="utf-8", newline="\n")
+    write_fit_page(
+        PageContent(
+            title=f"{request.out.name}: fit of {len(look.pairs)} labeled images",
+            answer=tuple(result["answer"]),
+            seen=tuple(seen),
+            choices=(*data, *_decided(choices, table[SCRATCH], parents), _length_choice(length, trainings)),
+            verdict=verdict,
+            validation=tables["validation"],
+            test=tables["test"],
+            score=SCORES[look.labels.kind],
+            runs={candidate: list(runs.values()) for candidate, runs in models.items()},
+            model=run,
+            datasets=datasets,
+            kept_runs=scored[verdict.kept],
+            command=f"segue study run {relative(study, Path.cwd())}",
+        ),
+        work.model / PAGE,
+    )
+    write_json(work.model / RESULT, result)
+    try:
+        work.model.rename(request.out)
+    except OSError as error:
+        raise SegueError(f"{request.out}: cannot be written ({error.strerror}); choose another -o.") from None
+    log(f"took {format_duration(time.monotonic() - began)}")
+    return _finished(request.out, work)
+
+
+def _ignore(line: str) -> None:
+    """Leaves out what was told of the same images before."""
+
+
+def _division(look: Look, folds: Sequence[Mapping[str, str]], group: str | None) -> str:
+    """Returns a sentence on how the groups are divided."""
+    own = "each image is a group of its own (--group tells otherwise)" if group is None else f"groups by '{group}'"
+    if len(folds) > 1:
+        return (
+            f"division: {len(folds)} folds of {len(look.groups)} groups, so that every image is tested once by a model "
+            f"that never saw it; {own}"
+        )
+    counts = {
+        part: sum(folds[0][pair.group] == part for pair in look.pairs) for part in ("train", "validation", "test")
+    }
+    return f"division: {', '.join(f'{count} images {part}' for part, count in counts.items())}; {own}"
+
+
+# datasets and trainings
+
+
+def _make_dataset(work: WorkFolder, name: str, store: Store, progress: Progress, log: Log) -> Path:
+    """Returns the dataset of a specification in the store, made if it is missing."""
+    from segue.data.prepare import stored_notes
+
+    file = work.specification(name)
+    family, mistakes = dataset_family(name, DatasetSource(prepare=file.name), work.folder)
+    if mistakes:
+        raise SegueError(f"{file}: {'; '.join(mistakes)}")
+    (planned,) = family.members
+    out = store.dataset(planned.key(store.digest_cache)).absolute()
+    if not out.exists():
+        make_folder(out.parent)
+        planned.make(out, workers=1, progress=lambda done, total: progress(f"dataset {name}", done, total))
+        for note in stored_notes(out):
+            log(f"looks wrong: {note}")
+    return out
+
+
+def _length(
+    request: Request, work: WorkFolder, choices: Sequence[Choice], parents: Sequence[Parent], dataset: Path,
+    trainings: int, began: float,
+) -> Length:  # fmt: skip
+    """Returns how long each training is: as stored, else by the steps that were asked for or that fit into the time."""
+    file = work.folder / "length.json"
+    stored = read_json(file)
+    if stored is not None:
+        return Length(**stored["length"])
+    training, validation = tile_counts(dataset)
+    batch = next(choice.value for choice in choices if choice.setting == "batch")
+    steps, step_s = request.steps, None
+    if steps is None:
+        table = stages(choices, rules.length(1, tiles=training, batch=batch), cpu_count(), parents, work.folder)
+        distinct = {repr((stage["network"], stage["target"], stage["normalize"])): stage for stage in table.values()}
+        step_s = max(step_seconds(stage, dataset, work.folder) for stage in distinct.values())
+        left_s = rules.TRAINING_SHARE * max(0.0, 60 * request.minutes - (time.monotonic() - began)) / trainings
+        steps = rules.steps_in(left_s, step_s=step_s, training_tiles=training, validation_tiles=validation, batch=batch)
+    length = rules.length(steps, tiles=training, batch=batch)
+    write_json(
+        file, {"length": asdict(length), "step_s": step_s, "tiles": {"train": training, "validation": validation}}
+    )
+    return length
+
+
+def _study_text(name: str, table: Mapping[str, Mapping[str, Any]], choices: Sequence[Choice], *, test: bool) -> str:
+    """Returns a study of the stages on the dataset `name`."""
+    specification = WorkFolder(Path()).specification(name).name
+    study = {
+        "name": f"fit-{name}",
+        "split": {"stored": "given"},
+        "datasets": {name: {"prepare": specification}},
+        "domains": {name: {"dataset": name}},
+        "stages": {stage: {**settings, "domain": name} for stage, settings in table.items()},
+        "evaluate": {"domains": "all" if test else []},
+    }
+    comments = ["The trainings of `segue fit`; edit them, then: segue study run", *_reasons(choices)]
+    return toml_text(study, comments=comments)
+
+
+def _reasons(choices: Sequence[Choice]) -> list[str]:
+    return [f"{choice.setting}: {choice.reason}" for choice in choices]
+
+
+def _run(plan: Plan, progress: Progress, log: Log) -> None:
+    def report(event: Event) -> None:
+        progress(f"{plan.study.spec.name}: {event.text}", event.done, event.total, event.share, event.left_s)
+
+    run_study(plan, workers=1, progress=report, log=log)
+
+
+def _trained_models(plans: Mapping[str, Plan]) -> dict[str, dict[str, Path]]:
+    """Returns candidate -> dataset -> run folder; raises SegueError with the reasons if any training failed."""
+    models: dict[str, dict[str, Path]] = {}
+    problems = []
+    for name, plan in plans.items():
+        for configuration, training in plan.uses:
+            folder = plan.store.run(training.key)
+            if plan.is_complete(training.key):
+                models.setdefault(configuration.stage, {})[name] = folder
+            else:
+                record = read_json(plan.store.failure(training.key)) or {"error": "did not finish"}
+                problems.append(f"{configuration.stage}: {record['error']}")
+    if problems:
+        raise SegueError("; ".join(problems))
+    return models
+
+
+def _train_on_all(
+    look: Look, data: Sequence[Choice], choices: Sequence[Choice], table: Mapping[str, Mapping[str, Any]],
+    work: WorkFolder, progress: Progress, log: Log,
+) -> tuple[Path, Path]:  # fmt: skip
+    """Returns the run of a stage trained on all groups but those that select its epoch, and its study."""
+    (stage,) = table
+    write_text(work.table("all"), table_text(look, without_test(look.groups), work.folder))
+    reasons = {choice.setting: choice.reason for choice in data}
+    write_text(work.specification("all"), toml_text(preparation(look, "all", data), reasons=reasons))
+    study = work.study(FINAL)
+    write_text(study, _study_text("all", table, choices, test=False))
+    plan = plan_study(study, work.store)
+    _run(plan, progress, log)
+    return _trained_models({"all": plan})[stage]["all"], study
+
+
+# results
+
+
+def _result(
+    request: Request, look: Look, seen: Sequence[str], parents: Sequence[Parent], verdict: Verdict,
+    tables: Mapping[str, Mapping[str, Scores]], names: Sequence[str], study: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """Returns the content of fit.json."""
+    score = SCORES[look.labels.kind]
+    candidates = []
+    for name, scores in tables["test"].items():
+        test = asdict(mean_score(scores))
+        test = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in test.items()}
+        candidates.append({"name": name, "validation": mean_score(tables["validation"][name]).mean, "test": test})
+    origins = [one for one in parents if verdict.kept in (one.untouched, *_children(one))]
+    license = UNKNOWN_LICENSE
+    if origins:
+        license = f"as of its parent: {origins[0].license}; and of the images: {UNKNOWN_LICENSE}"
+    folds = (
+        f"Each image was tested by a model of {len(names)} folds that never saw it; this model is trained on all of"
+        " them with the same settings. Models of folds share training images, which makes intervals too narrow."
+    )
+    return {
+        "name": request.out.name,
+        "answer": sentences(verdict, tables["test"], score),
+        "kept": verdict.kept,
+        "selected": verdict.selected,
+        "against": {
+            name: {key: None if value != value else value for key, value in asdict(each).items()}
+            for name, each in verdict.against.items()
+        },
+        "learned": verdict.learned.relation == "better",
+        "candidates": candidates,
+        "score_meaning": (
+            "mean average precision of objects over IoU 0.5 to 0.95, mean over images"
+            if look.labels.kind == "instances"
+            else "mean IoU of the classes that are labeled or predicted in an image, mean over images"
+        ),
+        "tested_by": folds if len(names) > 1 and verdict.kept not in [one.untouched for one in parents] else "",
+        "seen": list(seen),
+        "channels": look.channels,
+        "classes": list(look.labels.names),
+        "data_license": UNKNOWN_LICENSE,
+        "started_from": [{"name": str(one.folder), "license": one.license} for one in origins],
+        "license": license,
+        "study": study.name,
+    }
+
+
+def _children(parent: Parent) -> tuple[str, str]:
+    return f"from {parent.name}", f"from {parent.name}, {FROZEN}"
+
+
+def _decided(choices: Sequence[Choice], scratch: Mapping[str, Any], parents: Sequence[Parent]) -> list[Choice]:
+    """Returns the choices as the trainings have them: those that go with the first parent are its own."""
+    of_parent = "of the first parent, so that only the initial weights differ"
+    return [
+        choice if scratch[choice.setting] == choice.value or choice.setting == "augment" or not parents
+        else replace(choice, value=scratch[choice.setting], reason=of_parent)
+        for choice in choices
+    ]  # fmt: skip
+
+
+def _length_choice(length: Length, trainings: int) -> Choice:
+    views = ", each of eight views of every tile" if length.all_views else ""
+    reason = f"what fits into the time for {trainings} trainings, by a few measured steps"
+    return Choice("steps", f"{length.steps:,} in {length.epochs} epochs{views}", reason)

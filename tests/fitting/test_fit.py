@@ -1,0 +1,155 @@
+"""A folder in, a model out: what is written, that TOML files repeat it, that parents are judged, and what is refused.
+
+The rules' network is replaced by a small one and the steps are given, so that no clock decides anything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import segue
+from segue.errors import SegueError
+from segue.fitting import rules
+from segue.fitting.fit import Fitted, Request, fit
+from segue.spec import read_toml
+from segue.study.executor import run_study
+from segue.study.plan import plan_study
+from segue.training.run_folder import RunFolder
+
+SIDE = 64
+Y, X = np.mgrid[:SIDE, :SIDE]
+SMALL = {"name": "resunet", "width": 8}
+
+
+def make_images(folder: Path, count: int, *, name: str = "a", objects: bool = False) -> Path:
+    """Writes images of four bright discs each, with masks of 0 and 255, or the discs numbered."""
+    generator = np.random.default_rng(ord(name))
+    for index in range(count):
+        labels = np.zeros((SIDE, SIDE), np.uint8)
+        for number, (y, x) in enumerate([(16, 16), (16, 48), (48, 16), (48, 48)], 1):
+            shift_y, shift_x, radius = generator.integers(-4, 5), generator.integers(-4, 5), generator.integers(6, 10)
+            inside = (Y - y - shift_y) ** 2 + (X - x - shift_x) ** 2 <= radius**2
+            labels[inside] = number if objects else 255
+        image = np.clip(60 + 100.0 * (labels > 0) + generator.normal(0, 10, labels.shape), 0, 255)
+        for part, pixels in (("images", image.astype(np.uint8)), ("labels", labels)):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / part / f"{name}{index}.png")
+    return folder
+
+
+def run_fit(folder: Path, out: Path, **changes: Any) -> Fitted:
+    request = Request(f"{folder}/images", f"{folder}/labels", out, **{"steps": 2, **changes})
+    return fit(request, progress=lambda *_, **__: None, log=lambda line: None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_network():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(rules.STAGE_RULES, "network", lambda situation: (SMALL, "small"))  # pyright: ignore
+        patch.setattr("segue.fitting.fit.cpu_count", lambda: 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def split_fit(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Fitted]:
+    """A fit of one split: twelve images of classes, enough steps to learn them."""
+    folder = make_images(tmp_path_factory.mktemp("split"), 12)
+    return folder, run_fit(folder, folder / "model", steps=60)
+
+
+def test_model_is_a_run(split_fit: tuple[Path, Fitted]):
+    """The model predicts, is better than a constant answer, and has its card, page and numbers."""
+    folder, fitted = split_fit
+    assert fitted.kept == "scratch" and fitted.answer[0].startswith("scratch: IoU 0.")
+    labels = segue.predict(fitted.model, np.array(Image.open(folder / "images" / "a0.png")))
+    assert labels.shape == (SIDE, SIDE) and set(np.unique(labels)) <= {0, 1}
+    result = json.loads((fitted.model / "fit.json").read_text())
+    assert result["learned"] and result["candidates"][0]["test"]["groups"] == 3
+    card = (fitted.model / "card.md").read_text()
+    assert "| scratch (this model) |" in card and "licence of this model: not stated" in card
+    page = fitted.page.read_text()
+    assert fitted.answer[0] in page and "Worst and best" in page
+
+
+def test_toml_files_repeat_it(split_fit: tuple[Path, Fitted], tmp_path: Path):
+    """`segue study run` of the study in another store makes the weights of the model again."""
+    folder, fitted = split_fit
+    plan = plan_study(fitted.study, tmp_path / "runs")
+    assert run_study(plan).complete
+    (training,) = plan.trainings
+    again = RunFolder(plan.store.run(training.key))
+    assert again.key == RunFolder(fitted.model).key
+    assert again.weights.read_bytes() == (fitted.model / "weights.safetensors").read_bytes()
+    assert read_toml(folder / "model.fit" / "prepare.toml")["labels"]["values"] == {"255": 1}
+
+
+def test_finished_and_foreign_outputs(split_fit: tuple[Path, Fitted]):
+    """The same call does nothing to a finished model; other options and foreign folders are refused."""
+    folder, fitted = split_fit
+    before = (fitted.model / "fit.json").stat().st_mtime_ns
+    assert run_fit(folder, folder / "model", steps=60) == fitted
+    assert (fitted.model / "fit.json").stat().st_mtime_ns == before
+    with pytest.raises(SegueError, match=r"begun by another command \(minutes was 10.0, is 3.0\)"):
+        run_fit(folder, folder / "model", minutes=3.0)
+    with pytest.raises(SegueError, match="not made by `segue fit`"):
+        run_fit(folder, folder / "images")
+    with pytest.raises(SegueError, match=r"--from .*: was trained or selected with 9 of these 12 images"):
+        run_fit(folder, folder / "child", parents=(str(fitted.model),))
+    assert not (folder / "child").exists()
+
+
+def test_parent_of_other_images(split_fit: tuple[Path, Fitted], tmp_path: Path):
+    """Folds with a parent: each image tested once, the parent untouched and transferred, and a model of all images."""
+    _, parent = split_fit
+    folder = make_images(tmp_path, 4, name="b")
+    fitted = run_fit(folder, tmp_path / "child", parents=(str(parent.model),))
+    result = json.loads((fitted.model / "fit.json").read_text())
+    names = ["model, untouched", "from model", "from model, encoder frozen", "scratch"]
+    assert sorted(row["name"] for row in result["candidates"]) == sorted(names)
+    assert all(row["test"]["images"] == 4 for row in result["candidates"])
+    # two steps cannot improve on the parent, which has learned the same task
+    assert fitted.kept == "model, untouched" and fitted.answer[-1].endswith("is not beaten, and is kept as it is.")
+    assert (fitted.model / "weights.safetensors").read_bytes() == (parent.model / "weights.safetensors").read_bytes()
+    studies = sorted(path.name for path in (tmp_path / "child.fit").glob("study-*.toml"))
+    assert studies == ["study-fold-1.toml", "study-fold-2.toml", "study-fold-3.toml"]
+
+
+@pytest.mark.slow
+def test_objects_in_folds_after_a_kill(tmp_path: Path):
+    """Objects in three folds: SIGKILL in the midst of the trainings, then the same command, ends with the same bytes as
+    a command that was never killed; the model of all images is trained last."""
+    folder = make_images(tmp_path, 4, name="c", objects=True)
+    code = (
+        "import sys; from pathlib import Path; from segue.fitting import rules;"
+        "from segue.fitting.fit import Request, fit;"
+        "rules.STAGE_RULES['network'] = lambda s: ({'name': 'resunet', 'width': 8}, 'small');"
+        "request = Request('images', 'labels', Path(sys.argv[1]), steps=int(sys.argv[2]));"
+        "fit(request, progress=lambda *a, **k: None, log=print)"
+    )
+    kill = (
+        "import os, signal; from segue.training import loop; steps = iter(range(100)); old = loop.train_step;"
+        "loop.train_step = lambda *a: os.kill(os.getpid(), signal.SIGKILL) if next(steps) == 12 else old(*a);"
+    )
+
+    def command(out: str, before: str = "") -> int:
+        words = [sys.executable, "-c", before + code, out, "8"]
+        return subprocess.run(words, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode
+
+    assert command("killed", kill) == -signal.SIGKILL
+    assert not (folder / "killed").exists()
+    assert command("killed") == command("whole") == 0
+    for name in ("weights.safetensors", "fit.json", "card.md"):
+        first, second = ((folder / out / name).read_bytes() for out in ("killed", "whole"))
+        assert first.replace(b"killed", b"whole") == second
+    result = json.loads((folder / "whole" / "fit.json").read_text())
+    assert result["candidates"][0]["test"]["images"] == 4 and "3 folds" in result["tested_by"]
