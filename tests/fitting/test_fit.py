@@ -6,7 +6,6 @@ The rules' network is replaced by a small one and the steps are given, so that n
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -76,11 +75,12 @@ def test_model_is_a_run(split_fit: tuple[Path, Fitted]):
     result = json.loads((fitted.model / "fit.json").read_text())
     assert result["learned"] and result["candidates"][0]["test"]["groups"] == 3
     card = (fitted.model / "card.md").read_text()
-    assert "| scratch (this model) |" in card and "licence of this model: not stated" in card
+    assert "| scratch (this model) |" in card and "license of this model: not stated" in card
     page = fitted.page.read_text()
     assert fitted.answer[0] in page and "Worst and best" in page
 
 
+@pytest.mark.slow
 def test_toml_files_repeat_it(split_fit: tuple[Path, Fitted], tmp_path: Path):
     """`segue study run` of the study in another store makes the weights of the model again."""
     folder, fitted = split_fit
@@ -101,6 +101,9 @@ def test_finished_and_foreign_outputs(split_fit: tuple[Path, Fitted]):
     assert (fitted.model / "fit.json").stat().st_mtime_ns == before
     with pytest.raises(SegueError, match=r"begun by another command \(minutes was 10.0, is 3.0\)"):
         run_fit(folder, folder / "model", minutes=3.0)
+    (folder / "model.fit" / "fit.toml").unlink()
+    with pytest.raises(SegueError, match=r"begun by another command \(kind was None, is classes\)"):
+        run_fit(folder, folder / "model", kind="classes")
     with pytest.raises(SegueError, match="not made by `segue fit`"):
         run_fit(folder, folder / "images")
     with pytest.raises(SegueError, match=r"--from .*: was trained or selected with 9 of these 12 images"):
@@ -108,6 +111,7 @@ def test_finished_and_foreign_outputs(split_fit: tuple[Path, Fitted]):
     assert not (folder / "child").exists()
 
 
+@pytest.mark.slow
 def test_parent_of_other_images(split_fit: tuple[Path, Fitted], tmp_path: Path):
     """Folds with a parent: each image tested once, the parent untouched and transferred, and a model of all images."""
     _, parent = split_fit
@@ -130,24 +134,23 @@ def test_objects_in_folds_after_a_kill(tmp_path: Path):
     a command that was never killed; the model of all images is trained last."""
     folder = make_images(tmp_path, 4, name="c", objects=True)
     code = (
-        "import sys; from pathlib import Path; from segue.fitting import rules;"
-        "from segue.fitting.fit import Request, fit;"
-        "rules.STAGE_RULES['network'] = lambda s: ({'name': 'resunet', 'width': 8}, 'small');"
-        "request = Request('images', 'labels', Path(sys.argv[1]), steps=int(sys.argv[2]));"
-        "fit(request, progress=lambda *a, **k: None, log=print)"
+        "from pathlib import Path; from segue.fitting import fit, rules; fit.cpu_count = lambda: 1;"
+        f"rules.STAGE_RULES['network'] = lambda situation: ({SMALL}, 'small');"
+        "request = fit.Request('images', 'labels', Path('killed'), steps=8);"
+        "fit.fit(request, progress=lambda *a, **k: None, log=print)"
     )
     kill = (
-        "import os, signal; from segue.training import loop; steps = iter(range(100)); old = loop.train_step;"
-        "loop.train_step = lambda *a: os.kill(os.getpid(), signal.SIGKILL) if next(steps) == 12 else old(*a);"
+        "import os, signal; from segue.training import loop; steps = iter(range(100)); step = loop.train_step;"
+        "loop.train_step = lambda *a: os.kill(os.getpid(), signal.SIGKILL) if next(steps) == 12 else step(*a);"
     )
 
-    def command(out: str, before: str = "") -> int:
-        words = [sys.executable, "-c", before + code, out, "8"]
-        return subprocess.run(words, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode
+    def command(code: str) -> int:
+        return subprocess.run([sys.executable, "-c", code], cwd=folder, check=False).returncode
 
-    assert command("killed", kill) == -signal.SIGKILL
-    assert not (folder / "killed").exists()
-    assert command("killed") == command("whole") == 0
+    assert command(kill + code) == -signal.SIGKILL
+    assert (folder / "killed.fit").exists() and not (folder / "killed").exists()
+    assert command(code) == 0
+    run_fit(folder, folder / "whole", steps=8)
     for name in ("weights.safetensors", "fit.json", "card.md"):
         first, second = ((folder / out / name).read_bytes() for out in ("killed", "whole"))
         assert first.replace(b"killed", b"whole") == second

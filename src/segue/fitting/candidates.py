@@ -18,7 +18,7 @@ from segue.storage import read_json
 from segue.training.run_folder import RunFolder, TrainedModel, load_run
 
 SCRATCH = "scratch"
-RESULT = "fit.json"  # of a model that was made by `segue fit`: its licence and scores among others
+RESULT = "fit.json"  # of a model that was made by `segue fit`: its license and scores among others
 UNKNOWN_LICENSE = "not stated"
 
 
@@ -100,7 +100,7 @@ def _of_parent(parent: Parent, settings: Mapping[str, Any]) -> dict[str, Any]:
     stage: dict[str, Any] = {"network": {"name": spec.network.name, **network}}
     stage["normalize"] = spec.normalize if isinstance(spec.normalize, str) else spec.normalize.model_dump(mode="json")
     if parent.fits:
-        target = spec.target.model_dump(mode="json", exclude_defaults=True, exclude={"layer", "class_weights"})
+        target = spec.target.model_dump(mode="json", exclude_defaults=True, exclude={"layer"})
         stage["target"] = {"name": spec.target.name, **target}
     return stage
 

@@ -9,7 +9,7 @@ from typing import Any
 def card_text(result: Mapping[str, Any]) -> str:
     """Returns the card as Markdown, from the content of fit.json."""
     seen = result["seen"]
-    lines = [f"# {result['name']}", "", *result["answer"], ""]
+    lines = [f"# {result['name']}", "", *(f"- {line}" for line in result["answer"]), ""]
     lines += [
         "## Held-out scores",
         "",
@@ -29,13 +29,13 @@ def card_text(result: Mapping[str, Any]) -> str:
         "## Data",
         "",
         *(f"- {line}" for line in seen),
-        f"- licence of the images: {result['data_license']}",
+        f"- license of the images: {result['data_license']}",
         "",
         "## Origin",
         "",
-        *(f"- started from {parent['name']}, licence: {parent['license']}" for parent in result["started_from"]),
+        *(f"- started from {parent['name']}, license: {parent['license']}" for parent in result["started_from"]),
         *([] if result["started_from"] else ["- started from random weights"]),
-        f"- licence of this model: {result['license']}",
+        f"- license of this model: {result['license']}",
         "",
         "## Not trained for",
         "",

@@ -121,9 +121,10 @@ def _require_own(request: Request, work: WorkFolder) -> None:
     out = request.out
     if out.exists() and not (out / RESULT).is_file():
         raise SegueError(f"{out}: exists and was not made by `segue fit`; choose another -o.")
-    if not work.command.exists():
+    if not out.exists() and not work.command.exists():
         return
-    before, now = read_toml(work.command), request.record(work.folder)
+    before = read_json(out / RESULT)["command"] if out.exists() else read_toml(work.command)
+    now = request.record(work.folder)
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if changed:
         values = "; ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in changed)
@@ -163,13 +164,14 @@ def _fit(
     data = rules.choose(rules.DATA_RULES, situation)
     choices = rules.choose(rules.STAGE_RULES, situation)
     for name, parts in zip(names, folds, strict=True):
-        write_text(work.table(name), table_text(look, parts, work.folder))
+        _write_images(work, name, table_text(look, parts, work.folder))
         reasons = {choice.setting: choice.reason for choice in data}
         write_text(work.specification(name), toml_text(preparation(look, name, data), reasons=reasons))
     write_text(work.command, toml_text(request.record(work.folder), comments=["segue fit"]))
     store = Store(work.store)
     datasets = {
-        name: _make_dataset(work, name, store, progress, log if name == names[0] else _ignore) for name in names
+        name: _make_dataset(work, name, store, progress, log if name == names[0] else _ignore, look.notes)
+        for name in names
     }
     for dataset in datasets.values():
         require_unseen(parents, dataset, request.parents)
@@ -227,7 +229,7 @@ def _fit(
         run, study = _train_on_all(look, data, choices, {verdict.kept: settings}, work, progress, log)
 
     # write
-    result = _result(request, look, seen, parents, verdict, tables, names, study)
+    result = _result(request, work, look, seen, parents, verdict, tables, names, study)
     shutil.rmtree(work.model, ignore_errors=True)
     copy_run(run, work.model)
     for name in (RESULT, CARD, PAGE, f"{Path(PAGE).stem}-figures"):  # those of a parent that was made by a fit
@@ -261,6 +263,17 @@ def _fit(
     return _finished(request.out, work)
 
 
+def _write_images(work: WorkFolder, name: str, text: str) -> None:
+    """Writes a table of images; raises SegueError if there is one of other images."""
+    table = work.table(name)
+    write_text(table, text)
+    if table.read_text(encoding="utf-8") != text:
+        raise SegueError(
+            f"{table}: the labeled images are not those that this fit was begun with; choose another -o for them, or "
+            f"remove {work.folder}."
+        )
+
+
 def _ignore(line: str) -> None:
     """Leaves out what was told of the same images before."""
 
@@ -282,8 +295,10 @@ def _division(look: Look, folds: Sequence[Mapping[str, str]], group: str | None)
 # datasets and trainings
 
 
-def _make_dataset(work: WorkFolder, name: str, store: Store, progress: Progress, log: Log) -> Path:
-    """Returns the dataset of a specification in the store, made if it is missing."""
+def _make_dataset(
+    work: WorkFolder, name: str, store: Store, progress: Progress, log: Log, known: Sequence[str]
+) -> Path:
+    """Returns the dataset of a specification in the store, made if it is missing; `known` notes are not told again."""
     from segue.data.prepare import stored_notes
 
     file = work.specification(name)
@@ -296,7 +311,8 @@ def _make_dataset(work: WorkFolder, name: str, store: Store, progress: Progress,
         make_folder(out.parent)
         planned.make(out, workers=1, progress=lambda done, total: progress(f"dataset {name}", done, total))
         for note in stored_notes(out):
-            log(f"looks wrong: {note}")
+            if note not in known:
+                log(f"looks wrong: {note}")
     return out
 
 
@@ -333,11 +349,15 @@ def _study_text(name: str, table: Mapping[str, Mapping[str, Any]], choices: Sequ
         "split": {"stored": "given"},
         "datasets": {name: {"prepare": specification}},
         "domains": {name: {"dataset": name}},
-        "stages": {stage: {**settings, "domain": name} for stage, settings in table.items()},
+        "stages": {stage: {"domain": name, **_without_domain(settings)} for stage, settings in table.items()},
         "evaluate": {"domains": "all" if test else []},
     }
     comments = ["The trainings of `segue fit`; edit them, then: segue study run", *_reasons(choices)]
     return toml_text(study, comments=comments)
+
+
+def _without_domain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != "domain"}
 
 
 def _reasons(choices: Sequence[Choice]) -> list[str]:
@@ -374,7 +394,7 @@ def _train_on_all(
 ) -> tuple[Path, Path]:  # fmt: skip
     """Returns the run of a stage trained on all groups but those that select its epoch, and its study."""
     (stage,) = table
-    write_text(work.table("all"), table_text(look, without_test(look.groups), work.folder))
+    _write_images(work, "all", table_text(look, without_test(look.groups), work.folder))
     reasons = {choice.setting: choice.reason for choice in data}
     write_text(work.specification("all"), toml_text(preparation(look, "all", data), reasons=reasons))
     study = work.study(FINAL)
@@ -388,7 +408,7 @@ def _train_on_all(
 
 
 def _result(
-    request: Request, look: Look, seen: Sequence[str], parents: Sequence[Parent], verdict: Verdict,
+    request: Request, work: WorkFolder, look: Look, seen: Sequence[str], parents: Sequence[Parent], verdict: Verdict,
     tables: Mapping[str, Mapping[str, Scores]], names: Sequence[str], study: Path,
 ) -> dict[str, Any]:  # fmt: skip
     """Returns the content of fit.json."""
@@ -408,6 +428,7 @@ def _result(
     )
     return {
         "name": request.out.name,
+        "command": request.record(work.folder),
         "answer": sentences(verdict, tables["test"], score),
         "kept": verdict.kept,
         "selected": verdict.selected,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from skimage.segmentation import find_boundaries
 
 from segue.fitting.rules import Choice
@@ -55,7 +56,7 @@ def write_fit_page(content: PageContent, out: Path) -> None:
     folder = out.parent / f"{out.stem}-figures"
     folder.mkdir(exist_ok=True)
     figures = [
-        candidates_figure(content),
+        candidates_figure(content) if len(content.test) > 1 else None,
         curves_figure(content),
         examples_figure(content),
         calibration_figure(content),
@@ -148,6 +149,7 @@ def curves_figure(content: PageContent) -> ReportFigure:
                     axes.plot(history["epoch"], history[f"{part}_loss_adjusted"], label=label, marker=marker, **look)
         for axes, part in zip(panels, ("training", "validation"), strict=True):
             axes.set(xlabel="epoch", title=f"{part} loss")
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         figure.legend(loc="outside upper left", ncols=2)
     several = " A line for each fold." if any(len(runs) > 1 for runs in content.runs.values()) else ""
     caption = f"Loss less its least value; losses of different targets are different quantities.{several}"
