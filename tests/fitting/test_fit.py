@@ -20,6 +20,7 @@ import segue
 from segue.errors import SegueError
 from segue.fitting import rules
 from segue.fitting.fit import Fitted, Request, fit
+from segue.fitting.timing import step_seconds, tile_counts
 from segue.spec import read_toml
 from segue.study.executor import run_study
 from segue.study.plan import plan_study
@@ -91,6 +92,17 @@ def test_toml_files_repeat_it(split_fit: tuple[Path, Fitted], tmp_path: Path):
     assert again.key == RunFolder(fitted.model).key
     assert again.weights.read_bytes() == (fitted.model / "weights.safetensors").read_bytes()
     assert read_toml(folder / "model.fit" / "prepare.toml")["labels"]["values"] == {"255": 1}
+
+
+def test_steps_are_timed(split_fit: tuple[Path, Fitted], tmp_path: Path):
+    """A step of the stage that was written takes a time, and nothing of the measurement is left."""
+    folder, fitted = split_fit
+    (dataset,) = (folder / "model.fit" / "runs").glob("data-*/dataset.h5")
+    stage = read_toml(fitted.study)["stages"]["scratch"]
+    settings = {name: value for name, value in stage.items() if name != "domain"}
+    assert tile_counts(dataset) == (7, 2)
+    assert 0 < step_seconds(settings, dataset, tmp_path) < np.inf
+    assert not list(tmp_path.iterdir())
 
 
 def test_finished_and_foreign_outputs(split_fit: tuple[Path, Fitted]):

@@ -149,6 +149,7 @@ def curves_figure(content: PageContent) -> ReportFigure:
                     axes.plot(history["epoch"], history[f"{part}_loss_adjusted"], label=label, marker=marker, **look)
         for axes, part in zip(panels, ("training", "validation"), strict=True):
             axes.set(xlabel="epoch", title=f"{part} loss")
+            axes.set_xlim(0.5, axes.dataLim.x1 + 0.5)
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         figure.legend(loc="outside upper left", ncols=2)
     several = " A line for each fold." if any(len(runs) > 1 for runs in content.runs.values()) else ""

@@ -130,6 +130,8 @@ def sentences(verdict: Verdict, test: Mapping[str, ImageScores], score: str) -> 
         )
     for name, each in verdict.against.items():
         lines.append(f"{verdict.selected} against {name}: {each.text(signed=True)}, {WORDS[each.relation]}.")
+    if verdict.learned.relation == "better":
+        lines.append(f"{verdict.kept} against the same answer for every pixel: {verdict.learned.text(signed=True)}.")
     if verdict.kept != verdict.selected:
         lines.append(f"{verdict.kept} is not beaten, and is kept as it is.")
     return lines
