@@ -491,8 +491,8 @@ def study_analyze(
         str,
         typer.Argument(
             metavar="ANALYSIS",
-            help="matrix, factors, tests, variance, spread, forgetting, asymmetry, labels, ranks, best-of-k, regret, "
-            "selection, images or advice.",
+            help="expected, matrix, factors, tests, variance, spread, forgetting, asymmetry, labels, ranks, best-of-k, "
+            "regret, selection, images or advice.",
         ),
     ],
     stage: Stage = None,

@@ -23,6 +23,7 @@ from segue.inference.domain_shift import DomainShift
 from segue.storage import read_json
 from segue.study.expand import Configuration
 from segue.study.plan import Evaluation, Plan, PlannedTraining
+from segue.study.spec import Expectation
 from segue.study.store import timing_file
 from segue.training.run_folder import RunFolder
 
@@ -102,7 +103,7 @@ class StudyResults:
     reliability: (run, evaluated domain) -> (micrographs, bins, 3), objects by confidence (`confidence.reliability`),
         where the run has a calibrated confidence.
     notes: which rows of a table are not in these results, a sentence each. source: where the table is from, "" for own
-        results. stated, compared_pairs: see `StatedValue`, `ComparedPair`.
+        results. stated, compared_pairs, expected: see `StatedValue`, `ComparedPair`, `Expectation`.
     """
 
     name: str
@@ -130,6 +131,7 @@ class StudyResults:
     source: str = ""
     stated: list[StatedValue] = field(default_factory=list)
     compared_pairs: list[ComparedPair] = field(default_factory=list)
+    expected: list[Expectation] = field(default_factory=list)
 
 
 LEAK_COLUMNS = ("neighbouring_pairs", "validation_tiles", "validation_tiles_near")
@@ -199,6 +201,7 @@ def collect(plan: Plan, *, command: str) -> StudyResults:
         name=study.spec.name,
         title=study.spec.title or study.spec.name,
         question=study.spec.question,
+        expected=study.spec.expected,
         command=command,
         spec_text=study.path.read_text(encoding="utf-8"),
         table=_ordered(pd.DataFrame(rows)),

@@ -107,13 +107,32 @@ def _factors(comparison: Comparison, stage: str) -> list[Factor]:
     targets = tuple(map(str, sorted_levels(frame[target], comparison.results.domains)))
     result = []
     for axis in axes:
-        others = [column for column in [*comparison.axes(stage), *repeat_columns(frame)] if column != axis]
         is_domain, is_target = axis.endswith(".domain"), axis in (f"{stage}.domain", f"{stage}.pair")
-        if not is_target and f"{stage}.domain" not in others and target not in others:
-            others.append(target)
+        others = _others(comparison, frame, stage, axis, target)
         levels = _levels(comparison, frame[frame[axis].notna()], axis, others, target)
         result.append(Factor(axis, axis_label(axis), levels, is_domain, is_target, targets))
     return result
+
+
+def _others(comparison: Comparison, frame: pd.DataFrame, stage: str, axis: str, target: str) -> list[str]:
+    """Returns the columns that the runs of a pair, which differ in `axis`, have in common."""
+    others = [column for column in [*comparison.axes(stage), *repeat_columns(frame)] if column != axis]
+    is_target = axis in (f"{stage}.domain", f"{stage}.pair")
+    return others if is_target or {f"{stage}.domain", target} & set(others) else [*others, target]
+
+
+def paired_difference(comparison: Comparison, stage: str, axis: str, level: Any, reference: Any) -> Estimate | None:
+    """Returns the median of the values at one level of an axis less those at another, in pairs of runs that differ in
+    nothing else; None without such a pair."""
+    frame = comparison.stage_runs(stage)
+    frame = frame[np.isfinite(frame["value"])]
+    target = f"{stage}.pair" if f"{stage}.pair" in comparison.axes(stage) else "domain"
+    others = _others(comparison, frame, stage, axis, target)
+    cells = frame.groupby(others, dropna=False).ngroup().to_numpy() if others else np.zeros(len(frame), dtype=int)
+    at_level, at_reference = (frame[axis] == level).to_numpy(), (frame[axis] == reference).to_numpy()
+    medians = frame["value"][at_reference].groupby(cells[at_reference]).median()
+    pairs = _pairs(frame[at_level], cells[at_level], medians)
+    return comparison.estimate(pairs, "difference") if len(pairs) else None
 
 
 def label_groups(comparison: Comparison, stages: Sequence[str]) -> list[LabelGroup]:

@@ -12,6 +12,7 @@ from segue.errors import SegueError
 from segue.reporting.analysis import choices, generalization, images
 from segue.reporting.analysis.advice import judge
 from segue.reporting.analysis.comparison import Comparison, Conditions, matrix
+from segue.reporting.analysis.expectations import expectations
 from segue.reporting.analysis.factors import factors, gain_per_doubling, label_groups
 from segue.reporting.analysis.ranking import choice_axes, rank_stability
 from segue.reporting.analysis.result import Analysis, interval_columns, interval_note
@@ -142,6 +143,10 @@ ANALYSES: dict[str, tuple[Function, str]] = {  # name -> function, what it needs
             level_tests(comparison, stage, adjust=options.adjust, margin=options.margin)
         ],
         "a setting that varies between runs that are otherwise equal",
+    ),
+    "expected": (
+        lambda comparison, stage, options: list(expectations(comparison, stage)),
+        "a study that says what it expects",
     ),
     "variance": (
         lambda comparison, stage, options: [variance_shares(comparison, stage, log=options.log)],

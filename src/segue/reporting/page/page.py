@@ -17,8 +17,10 @@ from segue.errors import SegueError
 from segue.formatting import format_bytes
 from segue.reporting.analysis.bootstrap import RESAMPLES
 from segue.reporting.analysis.comparison import Comparison, compare, numeric
+from segue.reporting.analysis.expectations import expectations
 from segue.reporting.analysis.leakage import leakage
 from segue.reporting.analysis.ranking import ranking
+from segue.reporting.analysis.result import as_table
 from segue.reporting.figures.baselines import baselines_figure
 from segue.reporting.figures.domains import distance_tables, domain_shift_figure
 from segue.reporting.figures.effects import effects_figure
@@ -103,6 +105,7 @@ def write_page(results: StudyResults, out: Path, *, metric: str | None = None) -
             counts={name: results.counts[key] for key, name in COUNTS.items() if key in results.counts},
             cost=_cost_table(results.cost),
             mixtures=_mixtures(results),
+            expected=[(as_table(one), one.notes_text()) for one in expectations(comparison)],
             stated=_stated(results),
             entries=entries,
             rendered=rendered,
