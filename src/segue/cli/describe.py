@@ -393,12 +393,12 @@ def describe_plan(plan: Plan) -> str:
     """Returns the counts of a plan stage by stage, the disk space it needs, and in what its domains differ."""
     from segue.study.domains import domain_warnings
 
-    head = ("stage", "configurations", "models", "distinct", "finished", "failed")
+    head, counts = ("stage", "configurations", "models", "distinct", "finished", "failed"), plan.counts
     rows = [
         (c.stage, *(f"{n:,}" for n in (c.configurations, c.models, c.distinct, c.finished, c.failed)))
-        for c in plan.counts
+        for c in counts
     ]
-    sums = {name: sum(getattr(c, name) for c in plan.counts) for name in head[1:]}
+    sums = {name: sum(getattr(c, name) for c in counts) for name in head[1:]}
     sums["distinct"] = len(plan.trainings)  # a training that two stages share counts once
     rows.append(("all", *(f"{n:,}" for n in sums.values())))
     need = plan.disk()
