@@ -119,7 +119,7 @@ def describe_preparation(path: Path, kind: str) -> str:
     """Returns what a specification of `segue prepare` or `segue simulate` would make, without decoding any image."""
     from segue.study.datasets import MAKERS, series_files
 
-    maker, root = MAKERS[kind], path.parent
+    maker, root = MAKERS[kind](), path.parent
     specs = [load(maker.spec, path)] if kind == "prepare" else [*series_files(path, root / "FOLDER").values()]
     inputs = [maker.inputs(spec, root) for spec in specs]
     counts = [maker.expected(spec, root, files) for spec, files in zip(specs, inputs, strict=True)]
@@ -395,8 +395,7 @@ def describe_plan(plan: Plan) -> str:
 
     head, counts = ("stage", "configurations", "models", "distinct", "finished", "failed"), plan.counts
     rows = [
-        (c.stage, *(f"{n:,}" for n in (c.configurations, c.models, c.distinct, c.finished, c.failed)))
-        for c in counts
+        (c.stage, *(f"{n:,}" for n in (c.configurations, c.models, c.distinct, c.finished, c.failed))) for c in counts
     ]
     sums = {name: sum(getattr(c, name) for c in counts) for name in head[1:]}
     sums["distinct"] = len(plan.trainings)  # a training that two stages share counts once

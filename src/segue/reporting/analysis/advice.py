@@ -399,9 +399,9 @@ def judge(comparison: Comparison, stage: str) -> Analysis | None:
     the model is fitted to the rest, and the setting it advises is looked up: its mean over repeats less the least of
     all settings tried there. Beside it: the same without values before the transfer, the one setting that is best over
     the remaining domains and all numbers of labels, freezing nothing with the rest at random, and a random setting.
-    Rows are means over numbers of labels. None for fewer than four target domains.
+    Rows are means over numbers of labels. None for fewer than four target domains, and where nothing is transferred.
     """
-    data = records(comparison, stage)
+    data = records(comparison, stage) if comparison.results.parents.get(stage) else None
     if data is None or data.table["domain"].nunique() < MIN_DOMAINS + 1:
         return None
     names = [name for name in comparison.results.domains if name in set(data.table["domain"])]
