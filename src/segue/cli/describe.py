@@ -119,7 +119,7 @@ def describe_preparation(path: Path, kind: str) -> str:
     """Returns what a specification of `segue prepare` or `segue simulate` would make, without decoding any image."""
     from segue.study.datasets import MAKERS, series_files
 
-    maker, root = MAKERS[kind], path.parent
+    maker, root = MAKERS[kind](), path.parent
     specs = [load(maker.spec, path)] if kind == "prepare" else [*series_files(path, root / "FOLDER").values()]
     inputs = [maker.inputs(spec, root) for spec in specs]
     counts = [maker.expected(spec, root, files) for spec, files in zip(specs, inputs, strict=True)]
@@ -393,12 +393,11 @@ def describe_plan(plan: Plan) -> str:
     """Returns the counts of a plan stage by stage, the disk space it needs, and in what its domains differ."""
     from segue.study.domains import domain_warnings
 
-    head = ("stage", "configurations", "models", "distinct", "finished", "failed")
+    head, counts = ("stage", "configurations", "models", "distinct", "finished", "failed"), plan.counts
     rows = [
-        (c.stage, *(f"{n:,}" for n in (c.configurations, c.models, c.distinct, c.finished, c.failed)))
-        for c in plan.counts
+        (c.stage, *(f"{n:,}" for n in (c.configurations, c.models, c.distinct, c.finished, c.failed))) for c in counts
     ]
-    sums = {name: sum(getattr(c, name) for c in plan.counts) for name in head[1:]}
+    sums = {name: sum(getattr(c, name) for c in counts) for name in head[1:]}
     sums["distinct"] = len(plan.trainings)  # a training that two stages share counts once
     rows.append(("all", *(f"{n:,}" for n in sums.values())))
     need = plan.disk()

@@ -291,7 +291,7 @@ def _apart_from_split(plan: Plan, splits: Mapping[str, SplitSpec]) -> dict[str, 
             {"parent", "init", "draw", "split", "keep_epochs", "film"}
         )
         settings["test"] = splits[train.key].model_dump(include={"stored", "seed", "test"})
-        inputs = [*train.inputs, hashes.get(train.parent or "", train.fingerprint.inputs[-1])]
+        inputs = [*train.inputs, hashes.get(train.parent or "", train.identities[-1])]
         hashes[train.key] = stage_hash({"settings": settings, "inputs": inputs})
     return hashes
 

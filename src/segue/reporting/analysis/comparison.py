@@ -70,7 +70,24 @@ class Comparison:
         return [axis for axis in self.results.stages.get(stage, []) if axis in self.runs.columns]
 
     def stage_runs(self, stage: str) -> pd.DataFrame:
-        return self.runs[self.runs["stage"] == stage]
+        return self._runs_by_stage.get(stage, self.runs[:0])
+
+    def tested(self, stage: str) -> pd.DataFrame:
+        """Returns the finite rows of a stage, one per tested domain, with the lineage and configuration of the runs."""
+        return self._tested_by_stage.get(stage, self.rows[:0].assign(root="", configuration=0, root_domain=""))
+
+    @cached_property
+    def _runs_by_stage(self) -> dict[Any, pd.DataFrame]:
+        return dict(list(self.runs.groupby("stage", sort=False)))
+
+    @cached_property
+    def _tested_by_stage(self) -> dict[Any, pd.DataFrame]:
+        rows = self.rows[np.isfinite(self.rows["value"])].drop_duplicates(["stage", "run", "evaluated_domain"])
+        place = pd.Index(self.runs["run"]).drop_duplicates().get_indexer(rows["run"])
+        rows, place = rows[place >= 0], place[place >= 0]
+        first = self.runs.drop_duplicates("run")
+        lineage = {name: first[name].to_numpy()[place] for name in ("root", "configuration", "root_domain")}
+        return dict(list(rows.assign(**lineage).groupby("stage", sort=False)))
 
     @cached_property
     def stages(self) -> list[str]:

@@ -176,5 +176,8 @@ ANALYSES: dict[str, tuple[Function, str]] = {  # name -> function, what it needs
         lambda comparison, stage, options: [images.image_differences(comparison, stage)],
         "a table with a row per image, in the column `image`",
     ),
-    "advice": (lambda comparison, stage, options: [judge(comparison, stage)], "four target domains"),
+    "advice": (
+        lambda comparison, stage, options: [judge(comparison, stage)],
+        "a transfer to four target domains",
+    ),
 }

@@ -147,7 +147,7 @@ def _settings(comparison: Comparison, stage: str) -> list[Entry]:
 
 
 def _advice(comparison: Comparison, stage: str) -> list[Entry]:
-    judged = judge(comparison, stage) if comparison.results.parents.get(stage) else None
+    judged = judge(comparison, stage)
     if judged is None:
         return []
     label = f"regret in {comparison.metric.label}"

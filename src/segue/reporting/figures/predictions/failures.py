@@ -12,7 +12,6 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from segue.labels import matching
 from segue.reporting.figures.predictions.examples import FALSE_ALARM, HIT, MISS, gray_levels
 from segue.reporting.figures.style import MUTED, ReportFigure, hide_axes, new_figure, style
 from segue.reporting.formatting import join_names, plural
@@ -59,6 +58,8 @@ def outcomes(label: np.ndarray, predicted: np.ndarray) -> Outcomes:
 
     Merges and splits are those of `labels.matching`. Predicted objects on ignored pixels are of no kind.
     """
+    from segue.labels import matching  # with numba, which takes half a second, and few pages need
+
     table = matching.label_overlap(label, predicted)
     matched = matching.match(table, 0.5)
     merges, splits = matching.merged_objects(table), matching.split_objects(table)
