@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -115,7 +115,7 @@ def _tested_images(comparison: Comparison, runs: pd.DataFrame) -> list[list[Imag
     return tested
 
 
-def _table_images(images: pd.DataFrame) -> dict[tuple[str, str], ImageScores]:
+def _table_images(images: pd.DataFrame) -> dict[Any, ImageScores]:
     """Returns (run, evaluated domain) -> its images; those without a name are no others' images."""
     has_groups = "group" in images.columns and bool(images["group"].notna().all())
     names = images["image"].astype(str) + "\n" + images["evaluated_domain"]
@@ -123,16 +123,14 @@ def _table_images(images: pd.DataFrame) -> dict[tuple[str, str], ImageScores]:
     clusters = images["group"].astype(str) if has_groups else names
     frame = images.assign(cluster=clusters)
     return {
-        (str(run), str(domain)): ImageValues(tuple(part["cluster"]), part["value"].to_numpy())
-        for (run, domain), part in frame.groupby(["run", "evaluated_domain"], sort=False)
+        evaluation: ImageValues(tuple(part["cluster"]), part["value"].to_numpy())
+        for evaluation, part in frame.groupby(["run", "evaluated_domain"], sort=False)
     }
 
 
 def _resample(comparison: Comparison, runs: pd.DataFrame, tested: Sequence[Sequence[ImageScores]]) -> Resampled:
     clusters = [frozenset(group for part in parts for group in part.groups) for parts in tested]
-    code = {
-        name: place for place, name in enumerate(dict.fromkeys(name for names in clusters for name in sorted(names)))
-    }
+    code = {name: place for place, name in enumerate(sorted(frozenset[str]().union(*clusters)))}
     weights = cluster_weights(len(code), affordable_resamples(max(len(runs), len(code))))
     values, metric = np.full((len(runs), len(weights)), np.nan), comparison.metric.column
     for place, parts in enumerate(tested):
