@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import json
 import os
@@ -78,15 +79,17 @@ def test_every_test_image_has_a_row(copied_study: Path, tmp_path: Path):
     assert differences.table["kind"].eq("paired by group").all()
 
     files = [image_counts_file(plan.evaluation_file(train.key, plan.evaluations[0])) for train in plan.trainings]
-    record = json.loads(files[0].read_text())
+    record = json.loads(gzip.decompress(files[0].read_bytes()))
     record["confusion"][0][0][0] += 50
-    files[0].write_text(json.dumps(record))
+    files[0].write_bytes(gzip.compress(json.dumps(record).encode()))
     assert_refused(run_segue("study", "table", copied_study, "--per-image"), "does not give the score")
+    files[0].write_bytes(files[0].read_bytes()[:-40])
+    assert_refused(run_segue("study", "table", copied_study, "--per-image"), "is damaged or was altered")
     files[0].unlink()
     done = run_segue("study", "table", copied_study, "--per-image", "-o", tmp_path / "images.csv")
     assert done.returncode == 0 and "1 of 10 evaluations are left out" in done.stderr
     for train in plan.trainings:
-        for file in RunFolder(plan.store.run(train.key)).evaluations.glob("*.images.json"):
+        for file in RunFolder(plan.store.run(train.key)).evaluations.glob("*.images.json.gz"):
             file.unlink()
     with pytest.raises(SegueError, match="scored by an earlier version"):
         api.table(copied_study, per_image=True)

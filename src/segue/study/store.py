@@ -1,7 +1,7 @@
 """The store of a study: a folder of runs and datasets, each named by its key.
 
 <store>/<2 digits>/train-<digest>/         a finished run; `.running` while unfinished
-<store>/<2 digits>/train-<digest>/evaluations/<key>.json, <key>.images.json and <key>.timing.json
+<store>/<2 digits>/train-<digest>/evaluations/<key>.json, <key>.timing.json, <key>.images.json.gz
 <store>/<2 digits>/train-<digest>.failed.json   why the last attempt failed
 <store>/data-<digest>/dataset.h5
 <store>/plans/<study>.json                 the keys of the last run, from which `plan --why` derives the changes

@@ -22,8 +22,10 @@ when all is written. The lock `<name>.lock` next to it is held by the process th
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -164,7 +166,7 @@ class ImageCountsRecord(Record):
     tolerance_px: float | None
 
 
-IMAGE_COUNTS_SUFFIX = ".images.json"  # of a file beside an evaluation
+IMAGE_COUNTS_SUFFIX = ".images.json.gz"  # of a file beside an evaluation
 RECORDS: dict[str, type[Record]] = {
     "spec.json": SpecRecord,
     "groups.json": GroupsRecord,
@@ -313,8 +315,10 @@ class RunFolder:
         of_images = file.name.endswith(IMAGE_COUNTS_SUFFIX)
         record = ImageCountsRecord if of_images else RECORDS.get(file.name, EvaluationRecord)
         try:
-            content = from_json(self.read_bytes(file))  # thrice as fast as json.loads: a study has thousands
-        except (ValueError, RecursionError) as error:
+            text = self.read_bytes(file)
+            text = gzip.decompress(text) if file.suffix == ".gz" else text
+            content = from_json(text)  # thrice as fast as json.loads: a study has thousands
+        except (ValueError, RecursionError, EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise self._damaged(file, f"not JSON ({error})") from None
         try:
             record.model_validate(content)

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from segue.errors import SegueError
-from segue.reporting.analysis.bootstrap import t_quantile
+from segue.reporting.analysis.bootstrap import Estimate, t_quantile
 from segue.reporting.analysis.comparison import Comparison, own_evaluations, sorted_levels
 from segue.reporting.analysis.factors import Factor, factors, paired_columns
 from segue.reporting.analysis.result import Analysis, affordable_resamples, interval_columns, interval_note
@@ -79,7 +79,7 @@ def image_intervals(comparison: Comparison, stage: str) -> list[Analysis]:
     units = "groups (micrographs, structures, wells)" if _has_groups(comparison) else "images, as no groups are known"
     notes = [
         "Over images: for these runs and other test images, 95 % interval by a t distribution and a bootstrap of their"
-        f" {units}."
+        f" {units}, {resampled.values.shape[1] - 1:,} resamples."
     ]
     if comparison.images is not None:
         notes.append("The table has a row per image: the value of a run is the mean over its images.")
@@ -131,7 +131,8 @@ def _table_images(images: pd.DataFrame) -> dict[Any, ImageScores]:
 def _resample(comparison: Comparison, runs: pd.DataFrame, tested: Sequence[Sequence[ImageScores]]) -> Resampled:
     clusters = [frozenset(group for part in parts for group in part.groups) for parts in tested]
     code = {name: place for place, name in enumerate(sorted(frozenset[str]().union(*clusters)))}
-    weights = cluster_weights(len(code), affordable_resamples(max(len(runs), len(code))))
+    images = [sum(len(part.groups) for part in parts) for parts in tested]
+    weights = cluster_weights(len(code), affordable_resamples(sum(images)))
     values, metric = np.full((len(runs), len(weights)), np.nan), comparison.metric.column
     for place, parts in enumerate(tested):
         of_images = [weights[:, [code[name] for name in part.groups]].astype(float) for part in parts]
@@ -139,7 +140,7 @@ def _resample(comparison: Comparison, runs: pd.DataFrame, tested: Sequence[Seque
         if scores and not any(score is None for score in scores):
             values[place] = np.mean([score for score in scores if score is not None], axis=0)
             _require_equal(runs.iloc[place], metric, values[place, 0])
-    return Resampled(values, clusters, [sum(len(part.groups) for part in parts) for parts in tested])
+    return Resampled(values, clusters, images)
 
 
 def _require_equal(run: pd.Series, metric: str, value: float) -> None:
@@ -189,7 +190,7 @@ def _values(
         )
     first = f"Median {comparison.metric.label} of the runs of a domain, on the images of that domain."
     title = f"Values over seeds and over images, {stage_label(stage)}"
-    return Analysis(title, pd.DataFrame(records), (first, f"Over seeds: {interval_note(estimates)}", *notes))
+    return Analysis(title, pd.DataFrame(records), (first, _over_seeds(estimates), *notes))
 
 
 def _differences(
@@ -224,7 +225,11 @@ def _differences(
         return None
     first_note = "Median difference of runs in pairs that differ in this factor alone."
     title = f"Differences over seeds and over images, {stage_label(stage)}"
-    return Analysis(title, pd.DataFrame(records), (first_note, f"Over seeds: {interval_note(estimates)}", *notes))
+    return Analysis(title, pd.DataFrame(records), (first_note, _over_seeds(estimates), *notes))
+
+
+def _over_seeds(estimates: Sequence[Estimate]) -> str:
+    return f"Over seeds: {interval_note(estimates).removeprefix('Intervals: ')}"
 
 
 def _cells(comparison: Comparison, stage: str, runs: pd.DataFrame, factor: Factor) -> np.ndarray:
