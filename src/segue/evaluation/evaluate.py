@@ -106,31 +106,25 @@ class _RunningTotals:
 
     def add(self, scores: Tensor, encoded: Tensor, start: int) -> None:
         """Adds a batch, `start` being the index of its first sample."""
-        self.loss_sums = self.loss_sums + self.target.loss_sums(scores, encoded).double()
-        self.normalizers = self.normalizers + self.target.normalizers(encoded).double()
-        if self.counts is not None:
-            self.counts.append(self._per_sample(scores, encoded))
-        if not self.target.names:
-            return
-        classes = self.target.target_classes(encoded)
-        probabilities = self.target.probabilities(scores)
-        self.confusion += pixel_metrics.confusion(self.target.classes(scores), classes, len(self.target.names))
-        self.histogram += pixel_metrics.histogram(probabilities, classes)
-        for index in set(self.samples) & set(range(start, start + len(scores))):
-            self.probabilities[index] = (probabilities[index - start] * 255).round().to(torch.uint8).cpu()
-
-    def _per_sample(self, scores: Tensor, encoded: Tensor) -> SampleCounts:
         target, count = self.target, len(self.target.names)
-        singles = list(zip(scores.split(1), encoded.split(1), strict=True))
+        self.loss_sums = self.loss_sums + target.loss_sums(scores, encoded).double()
+        self.normalizers = self.normalizers + target.normalizers(encoded).double()
         confusion = None
-        if 0 < count <= MAX_COUNTED_CLASSES:
-            classes = target.target_classes(encoded)
-            confusion = pixel_metrics.confusion_per_image(target.classes(scores), classes, count)
-        return SampleCounts(
-            torch.stack([target.loss_sums(*single) for single in singles]).double(),
-            torch.stack([target.normalizers(one) for _, one in singles]).double(),
-            confusion,
-        )
+        if count:
+            classes, probabilities = target.target_classes(encoded), target.probabilities(scores)
+            self.histogram += pixel_metrics.histogram(probabilities, classes)
+            for index in set(self.samples) & set(range(start, start + len(scores))):
+                self.probabilities[index] = (probabilities[index - start] * 255).round().to(torch.uint8).cpu()
+            if self.counts is not None and count <= MAX_COUNTED_CLASSES:
+                confusion = pixel_metrics.confusion_per_image(target.classes(scores), classes, count)
+                self.confusion += confusion.sum(0)
+            else:
+                self.confusion += pixel_metrics.confusion(target.classes(scores), classes, count)
+        if self.counts is not None:
+            singles = list(zip(scores.split(1), encoded.split(1), strict=True))
+            loss_sums = torch.stack([target.loss_sums(*single) for single in singles]).double()
+            normalizers = torch.stack([target.normalizers(one) for _, one in singles]).double()
+            self.counts.append(SampleCounts(loss_sums, normalizers, confusion))
 
     def evaluation(self) -> Evaluation:
         loss, min_loss = (self.loss_sums / self.normalizers).sum().item(), self.target.min_loss
