@@ -14,7 +14,7 @@ from scipy.stats import ttest_1samp
 from segue.errors import SegueError
 from segue.evaluation.image_counts import ImageCounts
 from segue.reporting.analysis.comparison import compare
-from segue.reporting.analysis.images import ImageValues, cluster_weights, image_intervals, t_interval
+from segue.reporting.analysis.images import ImageValues, cluster_weights, image_intervals, lacks_counts, t_interval
 from segue.reporting.analysis.tables import analyze
 from segue.study.table import StudyResults
 
@@ -136,6 +136,7 @@ def test_runs_scored_before_have_no_interval_and_it_is_said(make: Callable[..., 
     missing = values.table.set_index("domain")["value_over_images_low"].isna()
     assert missing.to_dict() == {"-10nm": False, "0nm": False, "+10nm": True}
     assert any("10 of 12 runs have counts per image" in note for note in values.notes)
+    assert lacks_counts(compare(with_counts(make(1), missing=10_000))) and not lacks_counts(compare(results))
     altered = dataclasses.replace(results, image_counts=lambda run, domain: counts_of(0.5, 15))
     with pytest.raises(SegueError, match=r"in each image gives iou_mean 0\.5, but its evaluation has"):
         image_intervals(compare(altered, "iou_mean"), "scratch")

@@ -93,6 +93,15 @@ def image_intervals(comparison: Comparison, stage: str) -> list[Analysis]:
     return [_values(comparison, stage, runs, resampled, notes), *([differences] if differences else [])]
 
 
+def lacks_counts(comparison: Comparison) -> bool:
+    """Returns whether all runs of a study were scored by an earlier version, which did not count images."""
+    read, runs = comparison.results.image_counts, comparison.runs
+    if read is None or runs.empty:
+        return False
+    own = own_evaluations(comparison.rows, comparison.results.domains)
+    return all(read(run, domain) is None for run, domain in zip(own["run"], own["evaluated_domain"], strict=True))
+
+
 def _has_groups(comparison: Comparison) -> bool:
     images = comparison.images
     return images is None or ("group" in images.columns and bool(images["group"].notna().all()))
