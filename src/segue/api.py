@@ -533,11 +533,27 @@ def run_study(
     )
 
 
-def table(study: PathLike, *, store: PathLike | None = None) -> pd.DataFrame:
-    """Returns the tidy table of a study: one row per run and domain it was scored on."""
-    from segue.study.table import results_table
+def table(
+    study: PathLike,
+    *,
+    store: PathLike | None = None,
+    per_image: bool = False,
+    log: Callable[[str], None] | None = None,
+) -> pd.DataFrame:
+    """Returns the tidy table of a study: one row per run and domain it was scored on.
 
-    return results_table(plan(study, store=store))
+    per_image: one row per test image of these instead, with its group (micrograph, structure, well) and the scores of
+    the image by itself, whose means are not the pooled scores of the other table. log receives what is left out;
+    without it, that is Python's warnings.
+    """
+    from segue.study.table import image_table, results_table
+
+    if not per_image:
+        return results_table(plan(study, store=store))
+    images, notes = image_table(plan(study, store=store))
+    for note in notes:
+        (log or warn)(note)
+    return images
 
 
 def analyze(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
+import gzip
 import hashlib
 import json
 import os
@@ -50,10 +51,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Any, *, sort_keys: bool = False, ensure_ascii: bool = True) -> None:
-    """Writes JSON, indented by one space; the file appears only when it is whole."""
-    text = json.dumps(content, indent=1, sort_keys=sort_keys, ensure_ascii=ensure_ascii)
+    """Writes JSON, indented by one space, or compact and compressed where the name ends in ".gz"; the file appears only
+    when it is whole."""
+    is_compressed = path.suffix == ".gz"
+    layout: dict[str, Any] = {"separators": (",", ":")} if is_compressed else {"indent": 1}
+    text = json.dumps(content, sort_keys=sort_keys, ensure_ascii=ensure_ascii, **layout).encode()
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(gzip.compress(text, mtime=0) if is_compressed else text)
 
 
 def read_json(path: Path, remedy: str = "remove it, and make it again") -> Any:

@@ -452,11 +452,14 @@ def study_table(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="A .parquet or .csv file; default: print CSV.")
     ] = None,
+    per_image: Annotated[
+        bool, typer.Option("--per-image", help="One row per run, domain and test image, with the scores of the image.")
+    ] = False,
 ) -> None:
     """Write the tidy table: one row per run and domain it was scored on."""
     from segue import api
 
-    table = api.table(study, store=store)
+    table = api.table(study, store=store, per_image=per_image, log=_print_note)
     if out is None:
         print(table.to_csv(index=False), end="")
         return

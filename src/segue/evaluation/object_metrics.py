@@ -63,7 +63,7 @@ class MatchCounts:
 
 
 _ROWS = [field.name for field in fields(MatchCounts) if field.name != "tolerance_px"]
-_ADDITIVE = [name for name in _ROWS if not name.startswith("probability")]
+ADDITIVE = [name for name in _ROWS if not name.startswith("probability")]  # sums over micrographs give the scores
 
 
 def count_matches(
@@ -142,7 +142,7 @@ def concatenate(counts: Sequence[MatchCounts]) -> MatchCounts:
 
 def pool(counts: MatchCounts) -> MatchCounts:
     """Returns one row in which the counts of all micrographs are summed, as if they were one."""
-    return replace(counts, **{name: getattr(counts, name).sum(0, keepdims=True) for name in _ADDITIVE})
+    return replace(counts, **{name: getattr(counts, name).sum(0, keepdims=True) for name in ADDITIVE})
 
 
 def scores(counts: MatchCounts) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """The store of a study: a folder of runs and datasets, each named by its key.
 
 <store>/<2 digits>/train-<digest>/         a finished run; `.running` while unfinished
-<store>/<2 digits>/train-<digest>/evaluations/<key>.json and <key>.timing.json
+<store>/<2 digits>/train-<digest>/evaluations/<key>.json, <key>.timing.json, <key>.images.json.gz
 <store>/<2 digits>/train-<digest>.failed.json   why the last attempt failed
 <store>/data-<digest>/dataset.h5
 <store>/plans/<study>.json                 the keys of the last run, from which `plan --why` derives the changes
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from segue.errors import SegueError
 from segue.storage import file_name, make_folder, refusal
-from segue.training.run_folder import RunFolder
+from segue.training.run_folder import IMAGE_COUNTS_SUFFIX, RunFolder
 
 
 class Store:
@@ -82,6 +82,11 @@ def _names(folder: Path) -> list[str]:
 def timing_file(evaluation: Path) -> Path:
     """Returns the file next to an evaluation with its duration: results are reproducible, durations are not."""
     return evaluation.with_suffix(".timing.json")
+
+
+def image_counts_file(evaluation: Path) -> Path:
+    """Returns the file next to an evaluation with what was counted in each image; most readers need scores alone."""
+    return evaluation.with_suffix(IMAGE_COUNTS_SUFFIX)
 
 
 def copy_run(run: Path, out: Path) -> None:

@@ -8,24 +8,29 @@ Gathers what a study's runs recorded into one tidy table, their histories, failu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from segue.data.dataset import Dataset
 from segue.data.spec import SplitSpec
+from segue.errors import SegueError
 from segue.fingerprint import stage_hash
 from segue.inference.domain_shift import DomainShift
 from segue.storage import read_json
 from segue.study.expand import Configuration
 from segue.study.plan import Evaluation, Plan, PlannedTraining
 from segue.study.spec import Expectation
-from segue.study.store import timing_file
+from segue.study.store import image_counts_file, timing_file
 from segue.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from segue.evaluation.image_counts import ImageCounts
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,8 @@ class StudyResults:
         evaluated_domain, train_s, decode_s (of an image, the median; NaN where objects are not scored).
     reliability: (run, evaluated domain) -> (micrographs, bins, 3), objects by confidence (`confidence.reliability`),
         where the run has a calibrated confidence.
+    image_counts: returns what was counted in each image, of a run and an evaluated domain; None where an earlier
+        version scored it, without counting images. It is None for results from a table alone.
     notes: which rows of a table are not in these results, a sentence each. source: where the table is from, "" for own
         results. stated, compared_pairs, expected: see `StatedValue`, `ComparedPair`, `Expectation`.
     """
@@ -127,6 +134,7 @@ class StudyResults:
     variants: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     films: dict[str, Path] = field(default_factory=dict)  # stage -> the folder of a run that kept a film
     domain_shift: DomainShift | None = None  # images of the domains, where their datasets are at hand
+    image_counts: Callable[[str, str], ImageCounts | None] | None = None
     notes: list[str] = field(default_factory=list)
     source: str = ""
     stated: list[StatedValue] = field(default_factory=list)
@@ -134,6 +142,8 @@ class StudyResults:
     expected: list[Expectation] = field(default_factory=list)
 
 
+RESCORE = "remove the folder `evaluations` of the run and run the study again, which scores it anew"
+NO_IMAGE_COUNTS = "scored by an earlier version of segue, which did not count images"
 LEAK_COLUMNS = ("neighbouring_pairs", "validation_tiles", "validation_tiles_near")
 
 
@@ -179,6 +189,49 @@ def results_table(plan: Plan) -> pd.DataFrame:
     return _ordered(pd.DataFrame([row for run in finished for row in run.rows(with_groups=bool(apart))]))
 
 
+def read_image_counts(plan: Plan, run: str, domain: str) -> ImageCounts | None:
+    """Returns what was counted in each image when a run was scored on a domain; None where an earlier version scored
+    it, without counting images. Raises SegueError for a damaged file."""
+    from segue.evaluation.image_counts import ImageCounts
+
+    (evaluation,) = (one for one in plan.evaluations if one.domain == domain)
+    file = image_counts_file(plan.evaluation_file(run, evaluation))
+    if not file.exists():
+        return None
+    try:
+        return ImageCounts.from_record(RunFolder(plan.store.run(run)).read(file))
+    except (KeyError, TypeError, ValueError) as error:
+        raise SegueError(f"{file}: is damaged or was altered ({error}); {RESCORE}.") from None
+
+
+def image_table(plan: Plan) -> tuple[pd.DataFrame, list[str]]:
+    """Returns a row per run, evaluated domain and image, and notes on what is missing.
+
+    Columns are those that identify a row of the table of runs, `image`, `group`, and the scores of the image by itself:
+    their means are not the scores of the table of runs, which are pooled. Raises SegueError where no run has counts per
+    image, and where they do not agree with the scores.
+    """
+    splits = _splits(plan)
+    frames, evaluations = [], 0
+    for finished in _finished_runs(plan, _apart_from_split(plan, splits), splits):
+        for evaluation, result in finished.results:
+            evaluations += 1
+            counts = read_image_counts(plan, finished.train.key, evaluation.domain)
+            if counts is None:
+                continue
+            if (name := counts.disagreement(result["scores"])) is not None:
+                file = image_counts_file(plan.evaluation_file(finished.train.key, evaluation))
+                raise SegueError(f"{file}: does not give the score {name} of the evaluation beside it; {RESCORE}.")
+            identity = {**finished.columns, "evaluated_domain": evaluation.domain, "split": result["part"]}
+            images = pd.DataFrame({"image": counts.images, "group": counts.groups, **counts.scores()})
+            frames.append(pd.concat([pd.DataFrame([identity] * len(images)), images], axis=1))
+    missing = evaluations - len(frames)
+    if missing == evaluations > 0:
+        raise SegueError(f"{plan.study.path}: {NO_IMAGE_COUNTS}; {RESCORE}.")
+    notes = [f"{missing} of {evaluations} evaluations are left out: {NO_IMAGE_COUNTS}; {RESCORE}."] if missing else []
+    return _ordered(pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()), notes
+
+
 def collect(plan: Plan, *, command: str) -> StudyResults:
     """Returns the results of all finished runs of a plan, without example images."""
     study = plan.study
@@ -215,6 +268,7 @@ def collect(plan: Plan, *, command: str) -> StudyResults:
         examples=[],
         timings=pd.DataFrame(timings),
         reliability=reliability,
+        image_counts=partial(read_image_counts, plan),
         targets={stage: _targets(configurations) for stage, configurations in study.configurations.items()},
         variants={stage: _variants(table) for stage, table in study.spec.stages.items()},
     )

@@ -10,7 +10,7 @@ model. Cheap to import: no torch.
     metrics.json          selected epoch, its validation scores, labels spent, parameters; written last
     timing.json           seconds, rates, interruptions    } apart from results, since they
     environment.json      versions and machine             } differ from run to run
-    evaluations/          scores on domains, of a study
+    evaluations/          scores on domains, of a study, and what was counted in each image
     digests.json          sha256 of every file that is a result
 
 A file is checked when it is read: that it is a regular file, JSON or safetensors, has what is needed, and is what the
@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -148,6 +149,24 @@ class EvaluationRecord(Record):
     epochs: list[dict[str, float | None]] | None = None
 
 
+class ImageCountsRecord(Record):
+    """What was counted in each image (`segue.evaluation.image_counts`)."""
+
+    image: list[str]
+    group: list[str]
+    classes: list[str]
+    of_images: bool
+    on_tiles: bool
+    loss_floor: float
+    loss_sums: list[list[float | None]]
+    normalizers: list[list[float | None]]
+    confusion: list[list[list[int]]] | None
+    objects: dict[str, list[Any]] | None
+    tolerance_px: float | None
+
+
+IMAGE_COUNTS_SUFFIX = ".images.json.gz"  # of a file beside an evaluation
+MAX_COUNTS_BYTES = 2**28  # of such a file, decompressed
 RECORDS: dict[str, type[Record]] = {
     "spec.json": SpecRecord,
     "groups.json": GroupsRecord,
@@ -155,6 +174,15 @@ RECORDS: dict[str, type[Record]] = {
     "timing.json": TimingRecord,
     "environment.json": EnvironmentRecord,
 }
+
+
+def _decompress(content: bytes) -> bytes:
+    """Returns the content of a gzip file; raises ValueError if it is cut off or larger than any that is written."""
+    decompressor = zlib.decompressobj(wbits=31)
+    text = decompressor.decompress(content, MAX_COUNTS_BYTES)
+    if not decompressor.eof:
+        raise ValueError(f"cut off, or more than {MAX_COUNTS_BYTES:,} bytes")
+    return text
 
 
 @dataclass(frozen=True)
@@ -293,10 +321,13 @@ class RunFolder:
     def read(self, file: Path) -> dict[str, Any]:
         """Returns the content of a JSON file of this folder, spec.json or one of the others in `RECORDS`, or one of
         evaluations; raises SegueError if it is missing, damaged or altered, or lacks something."""
-        record = RECORDS.get(file.name, EvaluationRecord)
+        of_images = file.name.endswith(IMAGE_COUNTS_SUFFIX)
+        record = ImageCountsRecord if of_images else RECORDS.get(file.name, EvaluationRecord)
         try:
-            content = from_json(self.read_bytes(file))  # thrice as fast as json.loads: a study has thousands
-        except (ValueError, RecursionError) as error:
+            text = self.read_bytes(file)
+            text = _decompress(text) if file.suffix == ".gz" else text
+            content = from_json(text)  # thrice as fast as json.loads: a study has thousands
+        except (ValueError, RecursionError, zlib.error) as error:
             raise self._damaged(file, f"not JSON ({error})") from None
         try:
             record.model_validate(content)

@@ -102,23 +102,15 @@ def _factors(comparison: Comparison, stage: str) -> list[Factor]:
     frame = comparison.stage_runs(stage)
     frame = frame[np.isfinite(frame["value"])]
     axes = [axis for axis in comparison.axes(stage) if frame[axis].nunique(dropna=True) > 1]
-    # of mixtures the pair is the target: it stays where the shares of its domains change
-    target = f"{stage}.pair" if f"{stage}.pair" in axes else "domain"
+    target = _target_column(stage, frame)
     targets = tuple(map(str, sorted_levels(frame[target], comparison.results.domains)))
     result = []
     for axis in axes:
-        is_domain, is_target = axis.endswith(".domain"), axis in (f"{stage}.domain", f"{stage}.pair")
-        others = _others(comparison, frame, stage, axis, target)
+        others = paired_columns(comparison, stage, frame, axis)
+        is_domain, is_target = axis.endswith(".domain"), axis in _target_axes(stage)
         levels = _levels(comparison, frame[frame[axis].notna()], axis, others, target)
         result.append(Factor(axis, axis_label(axis), levels, is_domain, is_target, targets))
     return result
-
-
-def _others(comparison: Comparison, frame: pd.DataFrame, stage: str, axis: str, target: str) -> list[str]:
-    """Returns the columns that the runs of a pair, which differ in `axis`, have in common."""
-    others = [column for column in [*comparison.axes(stage), *repeat_columns(frame)] if column != axis]
-    is_target = axis in (f"{stage}.domain", f"{stage}.pair")
-    return others if is_target or {f"{stage}.domain", target} & set(others) else [*others, target]
 
 
 def paired_difference(comparison: Comparison, stage: str, axis: str, level: Any, reference: Any) -> Estimate | None:
@@ -126,13 +118,31 @@ def paired_difference(comparison: Comparison, stage: str, axis: str, level: Any,
     nothing else; None without such a pair."""
     frame = comparison.stage_runs(stage)
     frame = frame[np.isfinite(frame["value"])]
-    target = f"{stage}.pair" if f"{stage}.pair" in comparison.axes(stage) else "domain"
-    others = _others(comparison, frame, stage, axis, target)
+    others = paired_columns(comparison, stage, frame, axis)
     cells = frame.groupby(others, dropna=False).ngroup().to_numpy() if others else np.zeros(len(frame), dtype=int)
     at_level, at_reference = (frame[axis] == level).to_numpy(), (frame[axis] == reference).to_numpy()
     medians = frame["value"][at_reference].groupby(cells[at_reference]).median()
     pairs = _pairs(frame[at_level], cells[at_level], medians)
     return comparison.estimate(pairs, "difference") if len(pairs) else None
+
+
+def paired_columns(comparison: Comparison, stage: str, frame: pd.DataFrame, axis: str) -> list[str]:
+    """Returns the columns that runs of a stage have in common if they differ in `axis` alone; `frame` has the runs."""
+    others = [column for column in [*comparison.axes(stage), *repeat_columns(frame)] if column != axis]
+    target = _target_column(stage, frame)
+    if axis not in _target_axes(stage) and f"{stage}.domain" not in others and target not in others:
+        others.append(target)
+    return others
+
+
+def _target_axes(stage: str) -> tuple[str, str]:
+    return f"{stage}.domain", f"{stage}.pair"
+
+
+def _target_column(stage: str, frame: pd.DataFrame) -> str:
+    """Returns the column with the target: of mixtures the pair, which stays where the shares of its domains change."""
+    pair = f"{stage}.pair"
+    return pair if pair in frame.columns and frame[pair].nunique(dropna=True) > 1 else "domain"
 
 
 def label_groups(comparison: Comparison, stages: Sequence[str]) -> list[LabelGroup]:

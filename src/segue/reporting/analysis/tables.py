@@ -173,8 +173,9 @@ ANALYSES: dict[str, tuple[Function, str]] = {  # name -> function, what it needs
         "values on validation images beside those on held-out ones",
     ),
     "images": (
-        lambda comparison, stage, options: [images.image_differences(comparison, stage)],
-        "a table with a row per image, in the column `image`",
+        lambda comparison, stage, options: [*images.image_intervals(comparison, stage)],
+        "runs scored with counts per image, which evaluations of earlier versions lack and areas under curves do not"
+        " follow from, or a table with a row per image, in the column `image`",
     ),
     "advice": (
         lambda comparison, stage, options: [judge(comparison, stage)],

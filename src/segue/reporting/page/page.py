@@ -18,6 +18,7 @@ from segue.formatting import format_bytes
 from segue.reporting.analysis.bootstrap import RESAMPLES
 from segue.reporting.analysis.comparison import Comparison, compare, numeric
 from segue.reporting.analysis.expectations import expectations
+from segue.reporting.analysis.images import lacks_counts
 from segue.reporting.analysis.leakage import leakage
 from segue.reporting.analysis.ranking import ranking
 from segue.reporting.analysis.result import as_table
@@ -46,7 +47,7 @@ from segue.reporting.page.analyses import PREFIXES, analysis_entries, spread_ent
 from segue.reporting.page.conclusions import conclusions
 from segue.reporting.page.entry import Entry
 from segue.reporting.page.rendering import remove_stale, render_figure, render_page, write
-from segue.study.table import StatedValue, StudyResults
+from segue.study.table import NO_IMAGE_COUNTS, RESCORE, StatedValue, StudyResults
 
 COUNTS = {
     "configurations": "configurations",
@@ -344,6 +345,8 @@ def _methods(comparison: Comparison) -> list[str]:
     else:
         cause = "nothing has finished yet" if comparison.runs.empty else "no configuration was run with a second seed"
         texts.append(f"There are no intervals, as {cause}.")
+    if lacks_counts(comparison):
+        texts.append(f"There are no intervals over test images, as all runs were {NO_IMAGE_COUNTS}; {RESCORE}.")
     texts.append(
         "Differences are within pairs of runs that share every other setting and seed, where the study crosses"
         " them; repeats of one configuration enter by their median."
