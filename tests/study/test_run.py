@@ -23,7 +23,7 @@ from segue.study.executor import run_study
 from segue.study.plan import Plan, plan_study
 from segue.study.store import image_counts_file
 from segue.study.table import collect
-from segue.training.run_folder import RunFolder
+from segue.training.run_folder import MAX_COUNTS_BYTES, RunFolder
 
 StudyFile = Callable[..., Path]
 
@@ -85,6 +85,8 @@ def test_every_test_image_has_a_row(copied_study: Path, tmp_path: Path):
     assert_refused(run_segue("study", "table", copied_study, "--per-image"), "does not give the score")
     files[0].write_bytes(files[0].read_bytes()[:-40])
     assert_refused(run_segue("study", "table", copied_study, "--per-image"), "is damaged or was altered")
+    files[0].write_bytes(gzip.compress(b"0" * (MAX_COUNTS_BYTES + 1), compresslevel=1))
+    assert_refused(run_segue("study", "table", copied_study, "--per-image"), "more than 268,435,456 bytes")
     files[0].unlink()
     done = run_segue("study", "table", copied_study, "--per-image", "-o", tmp_path / "images.csv")
     assert done.returncode == 0 and "1 of 10 evaluations are left out" in done.stderr
