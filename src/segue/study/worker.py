@@ -57,8 +57,8 @@ class TaskResult:
 
     trained: whether its weights exist, also when an evaluation failed; is_new: whether they were made here; seconds:
     what the task took here, its share of a pass with others, training_s: of these, the training; energy_J: of the
-    training if it was done here and measured; ended_by: what ended the worker, so that the task is neither finished
-    nor failed.
+    training if it was done here and measured; note: why the models were trained exactly that may step at once;
+    ended_by: what ended the worker, so that the task is neither finished nor failed.
     """
 
     key: str
@@ -69,6 +69,7 @@ class TaskResult:
     seconds: float = 0.0
     training_s: float = 0.0
     energy_J: float | None = None
+    note: str = ""
     ended_by: str | None = None
 
 
@@ -98,12 +99,13 @@ def run_tasks(tasks: Sequence[StudyTask]) -> list[TaskResult]:
 
 
 def _spent(task: StudyTask, seconds: float) -> dict[str, Any]:
-    """Returns the time, of `seconds`, and the energy of a training that was finished here."""
+    """Returns the time, of `seconds`, and the energy of a training that was finished here, and what is noted of it."""
     try:
-        timing = task.run.read(task.run.timing)
+        timing, metrics = task.run.read(task.run.timing), task.run.read(task.run.metrics)
     except SegueError:
         return {}
-    return {"training_s": min(timing["seconds"], seconds), "energy_J": timing["energy_J"]}
+    note = metrics.get("side_by_side", {}).get("why_exact", "")
+    return {"training_s": min(timing["seconds"], seconds), "energy_J": timing["energy_J"], "note": note}
 
 
 def _train_side_by_side(tasks: Sequence[StudyTask]) -> dict[str, TaskResult]:
@@ -165,9 +167,15 @@ def has_weights(task: StudyTask) -> bool:
 
 def _restore_weights(task: StudyTask) -> None:
     """Trains a finished run once more in another folder and copies the weights that were not kept: they are the
-    same."""
+    same. Raises SegueError where they would not be."""
     from segue.training.run import train_task
 
+    if task.run.read(task.run.metrics).get("side_by_side", {}).get("fused_steps"):
+        raise SegueError(
+            f"{task.folder}: its weights are needed but were not kept, and trained again they would be others, since "
+            'models stepped at once (side_by_side = "approximate"); remove this folder, so that it is trained anew, '
+            'and give the study keep = "weights".'
+        )
     again = RunFolder(task.folder.with_name(task.folder.name + ".again"))
     train_task(replace(task.train, folder=again.path), checkpoint_s=task.checkpoint_s)
     for file, target in (

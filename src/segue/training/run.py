@@ -420,11 +420,21 @@ def _write_run(task: TrainTask, state: TrainState, data: StageData, timing: Mapp
         "class_weights": state.target.class_weights,
         "labels": {"unit": spec.label_unit, **data.label_counts},
         "parameters": freezing.parameter_counts(state.network),
+        **_side_by_side(state),
         **state.metrics,
     }
     write_json(run.metrics, metrics)
     run.write_digests()
     run.path.rename(task.folder)
+
+
+def _side_by_side(state: TrainState) -> dict[str, Any]:
+    """Returns the entry on how a model was trained whose steps may be approximate; none for others."""
+    if state.spec.side_by_side == "exact":
+        return {}
+    fused, steps = state.progress.fused_steps, state.progress.updates
+    how = {"steps": "approximate" if fused else "exact", "fused_steps": fused, "all_steps": steps}
+    return {"side_by_side": how | ({"why_exact": state.why_exact} if fused < steps else {})}
 
 
 def _tune_decoding(
