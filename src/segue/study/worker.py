@@ -104,7 +104,8 @@ def _spent(task: StudyTask, seconds: float) -> dict[str, Any]:
         timing, metrics = task.run.read(task.run.timing), task.run.read(task.run.metrics)
     except SegueError:
         return {}
-    note = metrics.get("side_by_side", {}).get("why_exact", "")
+    how = metrics.get("side_by_side", {})
+    note = how.get("why_exact", "") if how.get("steps") == "exact" else ""
     return {"training_s": min(timing["seconds"], seconds), "energy_J": timing["energy_J"], "note": note}
 
 
@@ -166,18 +167,19 @@ def has_weights(task: StudyTask) -> bool:
 
 
 def _restore_weights(task: StudyTask) -> None:
-    """Trains a finished run once more in another folder and copies the weights that were not kept: they are the
-    same. Raises SegueError where they would not be."""
+    """Trains a finished run once more in another folder and copies the weights that were not kept: they are the same.
+
+    Those of models that stepped at once would be the same within rounding only: the new run takes the place of the old
+    one, without its scores.
+    """
     from segue.training.run import train_task
 
-    if task.run.read(task.run.metrics).get("side_by_side", {}).get("fused_steps"):
-        raise SegueError(
-            f"{task.folder}: its weights are needed but were not kept, and trained again they would be others, since "
-            'models stepped at once (side_by_side = "approximate"); remove this folder, so that it is trained anew, '
-            'and give the study keep = "weights".'
-        )
     again = RunFolder(task.folder.with_name(task.folder.name + ".again"))
     train_task(replace(task.train, folder=again.path), checkpoint_s=task.checkpoint_s)
+    if task.run.read(task.run.metrics).get("side_by_side", {}).get("fused_steps"):
+        shutil.rmtree(task.folder)
+        again.path.rename(task.folder)
+        return
     for file, target in (
         (again.epochs, task.run.epochs),
         (again.last_weights, task.run.last_weights),

@@ -66,7 +66,8 @@ class Fusion:
         for state in states:
             state.why_exact = reason
         if reason not in self._reasons:
-            first.log(f'side_by_side = "approximate": models step one after another, exactly: {reason}')
+            who = "models step one after another" if len(states) > 1 else "a model steps by itself"
+            first.log(f'side_by_side = "approximate": {who}, exactly: {reason}')
             self._reasons.add(reason)
         return [([state], None) for state in states]
 
@@ -82,7 +83,7 @@ class Fusion:
         if first.features is not None:
             return "the features of the frozen encoder are cached"
         if len(states) == 1:
-            return "no other model of the pass has this network, target, precision, accumulate and these frozen parts"
+            return "no other model at this step has this network, target, precision, accumulate and these frozen parts"
         return ""
 
 

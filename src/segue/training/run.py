@@ -67,8 +67,8 @@ def train_tasks(
 ) -> list[SegueError | None]:
     """Trains several stages side by side in one pass over their data; returns for each the error, or None.
 
-    The stages must agree in `spec.shared_pass`; each run is the same as if trained alone. A mistake in the shared data
-    stops all of them.
+    The stages must agree in `spec.shared_pass`; each run is the same as if trained alone, within rounding where the
+    stages say `side_by_side = "approximate"`. A mistake in the shared data stops all of them.
     """
     if len({shared_pass(task.spec) for task in tasks}) > 1:
         raise ValueError("tasks side by side must share their data, order, batch and augmentation")
