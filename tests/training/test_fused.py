@@ -317,7 +317,26 @@ class Branching(nn.Module):
         return self.conv(x) if self.conv.weight.sum() > 0 else self.conv(-x)
 
 
-@pytest.mark.parametrize(("make", "reason"), [(Scaled, "differ by"), (lambda _: Branching(), "torch cannot compute")])
+class Attending(nn.Module):
+    """Its attention is one that torch computes for one model after another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return F.scaled_dot_product_attention(x, x, x)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (Scaled, "differ by"),
+        (lambda _: Branching(), "torch cannot compute"),
+        (lambda _: Attending(), "There is a performance drop"),
+    ],
+)
 def test_networks_that_are_not_one_are_noticed(make: Callable[[float], nn.Module], reason: str):
     """A stack is tried on a batch first: where its scores are others, or cannot be computed, it is not used."""
     members = [make(1.0), make(2.0)]
