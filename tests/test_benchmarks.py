@@ -22,6 +22,10 @@ RUNS: dict[str, list[tuple[str, str]]] = {
         ("overhead", r"^\| width 8 .* \*\*\d+\.\d+%\*\* \|$"),
     ],
     "bench_flows.py": [("", rf"decode / compute_masks, with noise .* {RATIO}$")],
+    "bench_fused.py": [
+        ("speed", r"^\| width 8 \| 32², batch 8 \| 2 .* \*\*\d+\.\d+\*\* \|$"),
+        ("differences", r"^\| resunet, batch norm \| Adam \| 2 ( ?\| \d\.\de-\d\d){6} \|$"),
+    ],
     "bench_many_objects.py": [("", rf"^\| all scores \| .* \| {RATIO} \|$")],
     "bench_normalization.py": [("", r"^\| background( \| \d\.\d+){9} \|$")],
     "bench_objects.py": [("", rf"^\| overlap and match \| \d+\.\d+ \| {RATIO} \|$")],

@@ -89,7 +89,8 @@ class StudyResults:
         label_unit ("images" or "groups"), evaluated_domain, split, loss, loss_floor, loss_adjusted (loss less its
         floor), accuracy, iou_mean, dice_mean, for each foreground class iou_<class>, dice_<class>,
         precision_<class>, recall_<class>; where objects are scored, the scores of `evaluation.objects.scores`;
-        selected_epoch, epochs, precision ("bf16", "fp32"), threads. Where stages differ in `split.by` also split_by
+        selected_epoch, epochs, precision ("bf16", "fp32"), threads; side_by_side ("approximate" where models stepped at
+        once, "exact"), where a stage asks for it. Where stages differ in `split.by` also split_by
         (words), split_tears (whether groups were divided), apart_from_split (equal for runs that differ in nothing else
         but the seeds), training_groups, validation_groups, evaluated_groups, and of divided groups neighbouring_pairs,
         validation_tiles and validation_tiles_near (`training.drawing.Leak`).
@@ -98,7 +99,7 @@ class StudyResults:
     failures: stage, run, configuration, error (texts).
     counts: configurations, models, stages, finished, failed, pending, evaluations.
     cost: stage, runs, seconds_total, seconds_median, images_per_s, energy_J (NaN where a run's was not
-        measured), threads, precision, machine.
+        measured), threads, precision, machine, and side_by_side where the table has it.
     stages: stage -> its own axes, parents first; parents: stage -> the stage it starts from, or None.
     targets: stage -> its distinct targets, as settings; variants: stage -> variant -> the settings that it has of its
         own, and the parts it freezes. Both are empty for results from a table alone.
@@ -168,12 +169,14 @@ class _Finished:
 
 def _finished_runs(plan: Plan, apart: Mapping[str, str], splits: Mapping[str, SplitSpec]) -> Iterator[_Finished]:
     existing = plan.store.existing()
+    may_be_approximate = any(template.spec.side_by_side == "approximate" for template in plan.templates)
     for configuration, train in plan.uses:
         run = RunFolder(plan.store.run(train.key))
         if train.key not in existing or not run.is_finished:
             continue
         metrics = run.read(run.metrics)
         columns = _identity(plan, configuration, train, metrics)
+        columns |= {"side_by_side": _steps(metrics)} if may_be_approximate else {}
         columns |= _split_columns(run, splits[train.key], apart.get(train.key), metrics)
         folder = run.evaluations
         files = [(evaluation, folder / plan.evaluation_names[evaluation.domain]) for evaluation in plan.evaluations]
@@ -247,7 +250,7 @@ def collect(plan: Plan, *, command: str) -> StudyResults:
                 reliability[train.key, evaluation.domain] = np.array(result["reliability"], dtype=float)
         histories.append(_history(run, finished.columns, {e.domain: r for e, r in finished.results}))
         if configuration is train.configuration:
-            costs.append(_cost(run, train))
+            costs.append(_cost(run, train, finished.columns))
             timings += [_timing(plan, train, evaluation, costs[-1]["seconds"]) for evaluation, _ in finished.results]
     failures = _failures(plan)
     return StudyResults(
@@ -314,6 +317,11 @@ def _identity(
         "precision": metrics["precision"],
         "threads": metrics["threads"],
     }
+
+
+def _steps(metrics: Mapping[str, Any]) -> str:
+    """Returns "approximate" if the model stepped at once with others, else "exact"."""
+    return metrics.get("side_by_side", {}).get("steps", "exact")
 
 
 def _splits(plan: Plan) -> dict[str, SplitSpec]:
@@ -388,7 +396,7 @@ def _history(run: RunFolder, identity: Mapping[str, Any], evaluations: Mapping[s
     return pd.concat([pd.DataFrame([columns] * len(history)), history], axis=1)
 
 
-def _cost(run: RunFolder, train: PlannedTraining) -> dict[str, Any]:
+def _cost(run: RunFolder, train: PlannedTraining, columns: Mapping[str, Any]) -> dict[str, Any]:
     timing = run.read(run.timing)
     environment = run.read(run.environment)
     machine = environment.get("gpu") or f"{environment['cpu']}, {environment['cores']} cores"
@@ -401,6 +409,7 @@ def _cost(run: RunFolder, train: PlannedTraining) -> dict[str, Any]:
         "energy_J": timing["energy_J"],
         "threads": environment["threads"],
         "precision": environment["precision"],
+        **{name: columns[name] for name in ("side_by_side",) if name in columns},
         "machine": machine,
     }
 
@@ -419,8 +428,9 @@ def _total_cost(costs: list[dict[str, Any]]) -> pd.DataFrame:
     total = grouped["seconds"].agg(runs="size", seconds_total="sum", seconds_median="median")
     total["images_per_s"] = grouped["images_per_s"].median()
     total["energy_J"] = grouped["energy_J"].agg(lambda values: values.astype(float).sum(skipna=False))
-    for name in ("threads", "precision", "machine"):
-        total[name] = grouped[name].agg(lambda values: ", ".join(sorted({str(value) for value in values})))
+    for name in ("threads", "precision", "side_by_side", "machine"):
+        if name in frame:
+            total[name] = grouped[name].agg(lambda values: ", ".join(sorted({str(value) for value in values})))
     return total.reset_index()
 
 

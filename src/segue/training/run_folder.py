@@ -29,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
@@ -109,6 +109,15 @@ class ParameterCounts(Record):
     trainable: int
 
 
+class SideBySideRecord(Record):
+    """steps: "approximate" where any of them was one of several models at once."""
+
+    steps: Literal["approximate", "exact"]
+    fused_steps: int
+    all_steps: int
+    why_exact: str = ""
+
+
 class MetricsRecord(Record):
     selected_epoch: Annotated[int, Field(ge=1)]
     selected_by: str
@@ -120,6 +129,7 @@ class MetricsRecord(Record):
     parameters: dict[str, ParameterCounts]
     transfer: dict[str, list[str]] | None
     leak: dict[str, Any] | None = None
+    side_by_side: SideBySideRecord | None = None
 
 
 class TimingRecord(Record):

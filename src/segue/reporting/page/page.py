@@ -222,6 +222,7 @@ COST_COLUMNS: dict[str, tuple[str, Any]] = {  # column -> its head and its forma
     "energy_J": ("energy, all", format_energy),
     "threads": ("threads", None),
     "precision": ("precision", None),
+    "side_by_side": ("steps", None),
     "machine": ("machine", None),
 }
 
@@ -244,14 +245,15 @@ def _cost_table(cost: pd.DataFrame) -> Table | None:
         totals = {"stage": "all", "seconds_total": format_duration(total)}
         rows.append([totals.get(column, "") for column in columns])
     heads = [COST_COLUMNS[column][0] for column in columns]
-    texts = ("stage", "precision", "machine")
+    texts = ("stage", "precision", "side_by_side", "machine")
     return Table(heads, rows, numeric=[place for place, column in enumerate(columns) if column not in texts])
 
 
 def _mixtures(results: StudyResults) -> list[str]:
-    """Returns the mixed precisions or thread counts, since bit-identity and speed then differ."""
+    """Returns the mixed precisions, thread counts or kinds of steps, since bit-identity and speed then differ."""
     notes = []
-    for column, name in (("precision", "precisions"), ("threads", "thread counts")):
+    kinds = {"precision": "precisions", "threads": "thread counts", "side_by_side": "kinds of steps"}
+    for column, name in kinds.items():
         frame = results.table if column in results.table.columns else results.cost
         values = sorted(map(str, frame[column].dropna().unique())) if column in frame.columns else []
         if len(values) > 1:
