@@ -20,6 +20,7 @@ from segue.study.sizes import StageSizes, TimeLeft
 from segue.study.table import collect
 from segue.study.worker import TaskResult
 from segue.training import fused
+from segue.training.identity import RepeatedKey
 from segue.training.run_folder import RunFolder
 from segue.training.spec import StageSpec
 
@@ -37,9 +38,9 @@ optimizer = { name = "adam", lr = { each = [RATES] } }
 
 def planned(name: str, **more: object) -> PlannedTraining:
     spec = StageSpec.model_validate({"data": [{"dataset": "d"}], **more})
-    template = Template(spec, {}, ("d",), None)
+    template = Template(spec, {}, ("d",), None, RepeatedKey(spec, {}, ("d",)))
     seeds = {"init": spec.init, "draw": spec.draw}
-    return PlannedTraining(name, name, SimpleNamespace(), template, seeds, None, SimpleNamespace())  # type: ignore[arg-type]
+    return PlannedTraining(name, name, SimpleNamespace(), template, seeds, None)  # type: ignore[arg-type]
 
 
 def group(trainings: list[PlannedTraining], *, workers: int, max_size: int | None) -> list[tuple[PlannedTraining, ...]]:
