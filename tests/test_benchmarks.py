@@ -29,7 +29,7 @@ RUNS: dict[str, list[tuple[str, str]]] = {
     "bench_many_objects.py": [("", rf"^\| all scores \| .* \| {RATIO} \|$")],
     "bench_normalization.py": [("", r"^\| background( \| \d\.\d+){9} \|$")],
     "bench_objects.py": [("", rf"^\| overlap and match \| \d+\.\d+ \| {RATIO} \|$")],
-    "bench_page.py": [("", r"^\| \d+ \| \*\*\d+\.\d+\*\* \| \d+\.\d+ \| \d+ \|$")],
+    "bench_page.py": [("", r"^\| [\d,]+ \| \*\*\d+\.\d+\*\* \| \d+\.\d+ \| \d+ \|$")],
     "bench_predict.py": [("", r"^\| \d+ \| \d+ \| .* \| yes \(\d+ objects\) \|$")],
     "bench_rays.py": [("", rf"^decode noisy scores .* {RATIO}$")],
     "bench_scheduling.py": [("", r"^\| 330 \| .* \*\*\d+\.\d+\*\* \|$")],
