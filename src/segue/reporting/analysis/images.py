@@ -67,6 +67,8 @@ def image_intervals(comparison: Comparison, stage: str) -> list[Analysis]:
     Empty where the images are not known: a table without a column `image`, evaluations of earlier versions, and
     metrics that do not follow from counts of images.
     """
+    if comparison.images is None and comparison.results.image_counts is None:
+        return []
     runs = comparison.stage_runs(stage)
     runs = runs[np.isfinite(runs["value"])].reset_index(drop=True)
     tested = _tested_images(comparison, runs)
@@ -115,8 +117,7 @@ def _tested_images(comparison: Comparison, runs: pd.DataFrame) -> list[list[Imag
         by_evaluation = _table_images(comparison.images)
         return [[by_evaluation[run, domain] for domain in domains[run]] for run in runs["run"]]
     read = comparison.results.image_counts
-    if read is None:
-        return [[] for _ in runs["run"]]
+    assert read is not None
     tested = []
     for run in runs["run"]:
         parts = [read(run, domain) for domain in domains[run]]
