@@ -53,7 +53,12 @@ def image_scores(counts: Tensor, names: Sequence[str]) -> dict[str, float]:
 
 
 def scores(counts: Tensor, names: Sequence[str]) -> dict[str, float]:
-    """Returns accuracy, mean IoU and Dice, and scores per class, of a (K, K) confusion matrix.
+    """Returns the scores of `scores_of_many` of a single (K, K) confusion matrix, as numbers."""
+    return {name: values.item() for name, values in scores_of_many(counts, names).items()}
+
+
+def scores_of_many(counts: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    """Returns accuracy, mean IoU and Dice, and scores per class, (...) float64 each, of matrices (..., K, K).
 
     Per class, each class in turn against all others: `iou_<class>`, `dice_`, `f1_`, `precision_`, `recall_` and
     `accuracy_` (the share of pixels that are rightly assigned or not assigned the class). F1 of pixels is their Dice;
@@ -61,8 +66,8 @@ def scores(counts: Tensor, names: Sequence[str]) -> dict[str, float]:
     of a class without labels are NaN, its precision is 0 if it is predicted. The background is class 0.
     """
     counts = counts.double().cpu()
-    true_positives, labeled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
-    pixels = counts.sum()
+    true_positives, labeled, predicted = counts.diagonal(dim1=-2, dim2=-1), counts.sum(-1), counts.sum(-2)
+    pixels = labeled.sum(-1, keepdim=True)
     dice = _of_labeled(2 * true_positives / (labeled + predicted), labeled)
     per_class = {
         "iou": _of_labeled(true_positives / (labeled + predicted - true_positives), labeled),
@@ -73,12 +78,12 @@ def scores(counts: Tensor, names: Sequence[str]) -> dict[str, float]:
         "accuracy": (pixels - labeled - predicted + 2 * true_positives) / pixels,
     }
     results = {
-        "accuracy": (true_positives.sum() / pixels).item(),
-        "iou_mean": per_class["iou"][1:].nanmean().item(),
-        "dice_mean": per_class["dice"][1:].nanmean().item(),
+        "accuracy": true_positives.sum(-1) / pixels[..., 0],
+        "iou_mean": per_class["iou"][..., 1:].nanmean(-1),
+        "dice_mean": per_class["dice"][..., 1:].nanmean(-1),
     }
     for index, name in enumerate(names):
-        results |= {f"{score}_{name}": values[index].item() for score, values in per_class.items()}
+        results |= {f"{score}_{name}": values[..., index] for score, values in per_class.items()}
     return results
 
 
