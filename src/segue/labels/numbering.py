@@ -177,8 +177,9 @@ def _measure_parts(
 class Likeness:
     """What label images may be instead of objects or classes.
 
-    applies: whether one image looks so. words: what such images look like, after "… label images", up to the key of
-    REMEDIES that it names. is_refused: whether it cannot be objects: refused if most images look so, masks if no image has a second value.
+    applies: whether one image looks so. words: what such images look like, and what to do (keys of REMEDIES), after "…
+    label images". is_refused: whether it cannot be objects: refused if most images look so, masks if no image has a
+    second value.
     """
 
     applies: Callable[[LabelMeasures], bool]

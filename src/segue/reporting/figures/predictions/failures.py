@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +11,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from segue.labels import matching
+from segue.evaluation.outcomes import Outcomes, outcomes
 from segue.reporting.figures.predictions.examples import FALSE_ALARM, HIT, MISS, gray_levels
 from segue.reporting.figures.style import MUTED, ReportFigure, hide_axes, new_figure, style
 from segue.reporting.formatting import join_names, plural
@@ -34,42 +33,10 @@ MAX_COLUMNS = 5  # panels; more are in two rows
 TOLERANCE_PX = 0.25  # by how much outlines are simplified, which makes them a fifth as long
 
 
-@dataclass(frozen=True)
-class Outcomes:
-    """The outcome of objects: ids of the predicted ones by kind, in the order of `KINDS`, and of missed labeled ones.
-
-    `false` have no match at IoU 0.5, nor are `missed` matched; an object of poor outline can be both. What takes part
-    in a merge or a split is not counted again.
-    """
-
-    predicted: Mapping[str, tuple[int, ...]]
-    missed: tuple[int, ...]
-    merges: int
-    splits: int
-
-    @property
-    def summary(self) -> str:
-        """The counts, in two lines."""
-        false, missed = len(self.predicted["false"]), len(self.missed)
-        return f"{plural(self.merges, 'merge')}, {plural(self.splits, 'split')},\n{missed} missed, {false} false"
-
-
-def outcomes(label: np.ndarray, predicted: np.ndarray) -> Outcomes:
-    """Returns the outcome of the objects of a label map (H, W), -1 ignored, and of a predicted one.
-
-    Merges and splits are those of `labels.matching`. Predicted objects on ignored pixels are of no kind.
-    """
-    table = matching.label_overlap(label, predicted)
-    matched = matching.match(table, 0.5)
-    merges, splits = matching.merged_objects(table), matching.split_objects(table)
-    merged = set(merges)
-    parts = {part for ids in splits.values() for part in ids} - merged
-    hits = set(matched.predicted_ids.tolist()) - merged - parts
-    rest = set(table.predicted_ids.tolist()) - merged - parts - hits
-    counted = set(splits) | {label_id for ids in merges.values() for label_id in ids}
-    kinds = {"hit": hits, "merged": merged, "split": parts, "false": rest}
-    missed = sorted(set(matched.missed_ids.tolist()) - counted)
-    return Outcomes({kind: tuple(sorted(ids)) for kind, ids in kinds.items()}, tuple(missed), len(merges), len(splits))
+def _summary(outcome: Outcomes) -> str:
+    """Returns the counts, in two lines."""
+    false, missed = len(outcome.predicted["false"]), len(outcome.missed)
+    return f"{plural(outcome.merges, 'merge')}, {plural(outcome.splits, 'split')},\n{missed} missed, {false} false"
 
 
 def crop(example: ObjectExample, by_run: Mapping[str, Outcomes]) -> tuple[slice, slice]:
@@ -139,7 +106,7 @@ def _draw(examples: Sequence[ObjectExample], labels: Mapping[str, str]) -> Figur
             title = labels[run] if run else f"Micrograph {example.number}"
             text = f"{plural(len(_ids(example.label)), 'labeled object')}\nin {example.domain}"
             if run:
-                text = outcomes_by_run[run].summary
+                text = _summary(outcomes_by_run[run])
                 _draw_outcomes(axes, label, example.predictions[run][window], outcomes_by_run[run])
             else:
                 _outline(axes, label, _ids(label), color=TRUE, width=0.9)
