@@ -165,7 +165,7 @@ def _resample(statistic: Callable[[np.ndarray], np.ndarray], repeats: Repeats, s
         rows = min(step, resamples - start)
         weights = np.ones((rows, size), dtype=np.float32)
         for codes, strata in repeats.values():
-            weights *= _cluster_weights(generator, rows, strata)[:, codes]
+            weights *= cluster_weights(generator, rows, strata)[:, codes]
         blocks.append(statistic(weights))
     return np.concatenate(blocks)
 
@@ -231,7 +231,7 @@ def _medians_by_group(ordered: np.ndarray, starts: np.ndarray, weights: np.ndarr
     return np.where(half > 1e-9, (ordered[lower] + ordered[upper]) / 2, np.nan)
 
 
-def _cluster_weights(generator: np.random.Generator, rows: int, strata: np.ndarray) -> np.ndarray:
+def cluster_weights(generator: np.random.Generator, rows: int, strata: np.ndarray) -> np.ndarray:
     """Returns (rows, clusters) weights from drawing n - 1 of the n clusters of each stratum; a lone one weighs 1."""
     order = np.argsort(strata, kind="stable")
     sizes = np.bincount(strata)
