@@ -91,19 +91,18 @@ def _summary(result: ToolComparison) -> str:
     from segue.cli.describe import format_table
     from segue.reporting.formatting import format_number
 
-    scores = result.scores.set_index(["tool", "score"])
     names = result.main_scores
     rows = []
     for tool in result.tools:
         cells = []
         for name in names:
-            row = scores.loc[(tool, name)]
+            row = result.score_of(tool, name)
             ends = [format_number(float(row[f"pooled_{end}"])) for end in ("low", "high")]
             interval = "" if "–" in ends else f" [{', '.join(ends)}]"
             cells.append(f"{format_number(float(row['pooled']))}{interval}")
         rows.append((tool, *cells))
     lines = [format_table([("tool", *names), *rows])]
-    for row in result.differences[result.differences["score"] == names[0]].to_dict("records"):
+    for row in (result.difference_of(tool, names[0]) for tool in result.tools[1:]):
         ends = ", ".join(format_number(row[f"pooled_{end}"], signed=True) for end in ("low", "high"))
         lines.append(
             f"{row['tool']} − {row['reference']}, {names[0]}: {format_number(row['pooled'], signed=True)} [{ends}], "

@@ -10,6 +10,7 @@ the mean of one value per group that is the interval of the t test. Percentiles 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,7 @@ UNBOUNDED = ("count_error", "count_error_absolute", "count_error_relative", "mer
 COUNTS = ("objects_true", "objects_predicted", "merges", "splits", "missed", "false")
 LOWER_IS_BETTER = ("count_error_absolute", "count_error_relative", "merges", "splits", "missed", "false", *ERRORS)
 WITHOUT_DIRECTION = ("count_error", "objects_true", "objects_predicted")
+DIFFERENCE_KEYS = ("score", "tool", "reference")
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,16 @@ class ToolComparison:
     @property
     def tools(self) -> list[str]:
         return list(self.counts.counts)
+
+    def score_of(self, tool: str, score: str) -> dict[str, Any]:
+        """Returns the row of `scores` of a tool and a score."""
+        rows = self.scores[(self.scores["tool"] == tool) & (self.scores["score"] == score)]
+        return {str(name): value for name, value in rows.to_dict("records")[0].items()}
+
+    def difference_of(self, tool: str, score: str) -> dict[str, Any]:
+        """Returns the row of `differences` of a tool after the first and a score."""
+        rows = self.differences[(self.differences["tool"] == tool) & (self.differences["score"] == score)]
+        return {str(name): value for name, value in rows.to_dict("records")[0].items()}
 
     @property
     def groups(self) -> int:
@@ -90,7 +102,7 @@ def compare_tools(counts: ToolCounts, *, margin: float | None = None, resamples:
         adjusted = []
         for tool in single:
             values = single[tool][name]
-            row: dict[str, object] = {"tool": tool, "score": name}
+            row: dict[str, Any] = {"tool": tool, "score": name}
             for kind, resampled in (("pooled", pooled[tool][name]), ("image_mean", _means(values, weights))):
                 half = t * error(resampled)
                 ends = _bounded(name, np.array([resampled[0] - half, resampled[0] + half]))
@@ -117,7 +129,13 @@ def compare_tools(counts: ToolCounts, *, margin: float | None = None, resamples:
             adjusted.append(row)
         for row, p in zip(adjusted, holm(np.array([row["p"] for row in adjusted], float)), strict=True):
             differences.append(row | {"p_adjusted": p, "conclusion": _conclusion(row, p, margin)})
-    return ToolComparison(counts, _tidy(counts, single), pd.DataFrame(scores), pd.DataFrame(differences), margin)
+    return ToolComparison(
+        counts,
+        _tidy(counts, single),
+        pd.DataFrame(scores),
+        pd.DataFrame(differences, columns=None if differences else DIFFERENCE_KEYS),
+        margin,
+    )
 
 
 def _means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -146,7 +164,7 @@ def _p_value(difference: float, error: float, freedom: int) -> float:
     return float(2 * stdtr(freedom, -abs(difference) / error))
 
 
-def _conclusion(row: dict, p_adjusted: float, margin: float | None) -> str:
+def _conclusion(row: dict[str, Any], p_adjusted: float, margin: float | None) -> str:
     """Returns "better", "worse" or "different", with or without "equivalent within the margin", or "undecided"."""
     if not np.isfinite(p_adjusted):
         return ""

@@ -127,7 +127,7 @@ def _draw(examples: Sequence[ObjectExample], labels: Mapping[str, str]) -> Figur
 
 def draw_legend(figure: Figure) -> None:
     """Draws what outlines and fills mean above the figure."""
-    handles = [Patch(facecolor="#4a4f57", edgecolor=TRUE, label="labelled")]
+    handles = [Patch(facecolor="#4a4f57", edgecolor=TRUE, label="labeled")]
     handles += [Patch(facecolor=to_rgba(color, 0.5), edgecolor=color, label=name) for color, name in KINDS.values()]
     handles.append(Patch(facecolor=to_rgba(MISS, 0.5), edgecolor=MISS, linestyle=(0, (2, 1.2)), label="missed"))
     figure.legend(handles=handles, loc="outside upper left", ncols=3, handlelength=1.2, handleheight=1, borderpad=0.9)

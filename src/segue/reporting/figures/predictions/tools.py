@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from segue.data.image_io import read_stack
@@ -52,7 +53,7 @@ def scores_figure(comparison: ToolComparison) -> ReportFigure:
     names = [name for name in comparison.main_scores if not name.startswith("count")]
     names = names[: max(1, MAX_ROWS // len(comparison.tools))]
     panels = []
-    series = {"pooled": "all images together", "image_mean": "mean of images"}
+    series = {"pooled": "pooled", "image_mean": "mean of images"}
     tables = {"Scores": comparison.scores, "Differences": comparison.differences}
     for title, table in tables.items():
         if table.empty:
@@ -61,8 +62,8 @@ def scores_figure(comparison: ToolComparison) -> ReportFigure:
         rows["label"] = [metric_for(name).label for name in rows["score"]]
         rows = rows.sort_values("score", key=lambda column: column.map(names.index), kind="stable")
         is_difference = title == "Differences"
-        title = f"{title} to {comparison.tools[0]}" if is_difference else title
-        panels.append(Panel(Analysis(title, rows), series, "tool", title, "", "label", zero=is_difference))
+        axis = f"less {comparison.tools[0]}" if is_difference else ""
+        panels.append(Panel(Analysis(title, rows), series, "tool", title, axis, "label", zero=is_difference))
     figure = intervals_figure("scores", panels, "Scores", f"Scores of {join_names(comparison.tools)} with intervals")
     return replace(figure, caption="Bars are 95 % intervals over images, resampled by group; see Methods.")
 
@@ -72,16 +73,15 @@ def errors_figure(comparison: ToolComparison) -> ReportFigure | None:
     if comparison.counts.spec.classes:
         return None
     colors, tooltips = category_colors(comparison.tools), Tooltips()
-    table = comparison.scores.set_index(["score", "tool"])
     with style():
         figure = new_figure(3.3)
         left, right = figure.subplots(1, 2)
         for place, tool in enumerate(comparison.tools):
-            values = [table.loc[(f"ap{round(100 * t)}", tool), "pooled"] for t in THRESHOLDS]
+            values = [comparison.score_of(tool, f"ap{round(100 * t)}")["pooled"] for t in THRESHOLDS]
             left.plot(THRESHOLDS, values, "o-", color=colors[tool], markersize=4, label=tool)
             offset = 0.7 * ((place + 0.5) / len(comparison.tools) - 0.5)
             for at, name in enumerate(ERRORS):
-                row = table.loc[(name, tool)]
+                row = comparison.score_of(tool, name)
                 value, low, high = (float(row[f"pooled{end}"]) for end in ("", "_low", "_high"))
                 right.plot([at + offset] * 2, [low, high], color=colors[tool], linewidth=1.6)
                 look = {"color": colors[tool], "markersize": 6, "markeredgecolor": PAPER, "linestyle": ""}
@@ -113,10 +113,10 @@ def scatter_figure(comparison: ToolComparison) -> ReportFigure | None:
     if not others:
         return None
     score = comparison.main_scores[0]
-    values = comparison.images.pivot(index="image", columns="tool", values=score)
+    values = {tool: comparison.counts.counts[tool].scores()[score] for tool in comparison.tools}
     columns, tooltips = min(3, len(others[:MAX_PANELS])), Tooltips()
     lines = -(-len(others[:MAX_PANELS]) // columns)
-    low = max(0.0, float(np.nanmin(values.to_numpy(float), initial=1.0)) - 0.05)
+    low = max(0.0, float(np.nanmin(list(values.values()), initial=1.0)) - 0.05)
     with style():
         figure = new_figure(3.6 * lines if columns > 1 else 4.2)
         grid = figure.subplots(lines, columns, squeeze=False).ravel()
@@ -124,12 +124,12 @@ def scatter_figure(comparison: ToolComparison) -> ReportFigure | None:
             axes.set_visible(False)
         for axes, tool in zip(grid, others, strict=False):
             axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, zorder=1)
-            for image, x, y in zip(values.index, values[first], values[tool], strict=True):
+            for image, x, y in zip(comparison.counts.images, values[first], values[tool], strict=True):
                 color = category_colors(comparison.tools)[tool if y > x else first] if x != y else MUTED
                 (mark,) = axes.plot([x], [y], "o", color=color, markersize=5, markeredgecolor=PAPER, linestyle="")
                 tooltips.add(mark, f"{image}: {first} {format_number(x)}, {tool} {format_number(y)}")
             axes.set(xlim=(low, 1.02), ylim=(low, 1.02), xlabel=first, ylabel=tool, aspect="equal")
-            row = comparison.differences.set_index(["score", "tool"]).loc[(score, tool)]
+            row = comparison.difference_of(tool, score)
             axes.set_title(f"{tool} better on {row['wins']}, worse on {row['losses']}", pad=8)
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_major_locator(MaxNLocator(5))
@@ -174,12 +174,12 @@ def disagreement_figure(comparison: ToolComparison) -> ReportFigure | None:
     return ReportFigure("disagreement", figure, "Disagreement.", caption, f"Examples of {join_names(tools)}")
 
 
-def _draw_objects(comparison: ToolComparison, chosen: list[int], tools: list[str]):
+def _draw_objects(comparison: ToolComparison, chosen: list[int], tools: list[str]) -> Figure:
     columns = len(tools) + 1
     figure = new_figure(0.75 + (9.6 / columns + 0.5) * len(chosen))
     grid = figure.subplots(len(chosen), columns, squeeze=False)
     score = comparison.main_scores[0]
-    scores = comparison.images.set_index(["tool", "image"])[score]
+    scores = {tool: comparison.counts.counts[tool].scores()[score] for tool in tools}
     for line, index in zip(grid, chosen, strict=True):
         label = comparison.counts.labels.read(index)
         predicted = {tool: comparison.counts.sources[tool].read(index) for tool in tools}
@@ -193,7 +193,7 @@ def _draw_objects(comparison: ToolComparison, chosen: list[int], tools: list[str
             axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
             if tool:
                 draw_outcomes(axes, label[window], predicted[tool][window], by_tool[tool])
-                text = f"{format_number(float(scores[(tool, name)]))} · {summary(by_tool[tool])}"
+                text = f"{format_number(float(scores[tool][index]))} · {summary(by_tool[tool])}"
             else:
                 outline(axes, label[window], object_ids(label[window]), color=TRUE, width=0.9)
                 text = f"{plural(len(object_ids(label)), 'labeled object')}\n"
@@ -208,7 +208,7 @@ def _title(axes: Axes, title: str, text: str) -> None:
     axes.annotate(text, (0, 1), (0, 4), **look).set_in_layout(False)  # the title's pad has room for it
 
 
-def _draw_classes(comparison: ToolComparison, chosen: list[int], tools: list[str]):
+def _draw_classes(comparison: ToolComparison, chosen: list[int], tools: list[str]) -> Figure:
     examples = []
     for index in chosen:
         label = comparison.counts.labels.read(index)
