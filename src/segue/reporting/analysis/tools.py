@@ -4,7 +4,7 @@ Images are resampled by group, n - 1 of n groups with replacement and weighted b
 1985, Vital and Health Statistics 2, 95), all tools by the same draws. An interval is the value plus and minus the
 standard deviation of its resamples times the quantile of Student's t distribution with n - 1 degrees of freedom: for
 the mean of one value per group that is the interval of the t test. Percentiles of resamples would hold the truth in
-73 % of studies with 3 groups and 82 % with 5, these intervals in 92 and 91 % (docs/statistics.md).
+73 % of studies with 3 groups and 83 % with 5, these intervals in 92 and 91 % (docs/statistics.md).
 """
 
 from __future__ import annotations
