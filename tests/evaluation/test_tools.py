@@ -135,7 +135,9 @@ def test_names_of_tools_and_formats(tmp_path: Path):
         np.save(tmp_path / f"npy/{name}.npy", masks)
         np.savez(tmp_path / f"npz/{name}.npz", masks=masks, flows=np.zeros(3))
         tifffile.imwrite(tmp_path / f"named/{name}_objects.tif", masks)
-    tifffile.imwrite(tmp_path / "all.tif", np.stack([one for one, _ in pairs]).astype(np.uint16))
+    tifffile.imwrite(
+        tmp_path / "all.tif", np.stack([one for one, _ in pairs]).astype(np.uint16), photometric="minisblack"
+    )
     np.save(tmp_path / "masks.npy", np.stack([one for _, one in pairs]))
     tools = {name: tmp_path / name for name in ("cellpose", "npy", "npz")}
     result = score_tools(tmp_path / "labels", tools | {"named": tmp_path / "named/{stem}_objects.tif"})
@@ -152,7 +154,8 @@ def rename(folder: Path) -> None:
 
 
 def rewrite(array: np.ndarray) -> Callable[[Path], None]:
-    return lambda folder: tifffile.imwrite(folder / "tool/w0_1.tif", array)
+    kind = "rgb" if array.ndim == 3 else "minisblack"
+    return lambda folder: tifffile.imwrite(folder / "tool/w0_1.tif", array, photometric=kind)
 
 
 def masks_alone(folder: Path) -> None:
@@ -240,7 +243,7 @@ def test_classes_of_masks_and_of_objects(tmp_path: Path):
     assert second.counts["tool"].weighted(np.ones((1, 4), int)).scores() == actual
     true, predicted = (np.concatenate([pair[k].ravel() > 0 for pair in pairs]) for k in (0, 1))
     assert actual["dice_cell"][0] == pytest.approx(2 * (true & predicted).sum() / (true.sum() + predicted.sum()))
-    tifffile.imwrite(tmp_path / "tool/w0_0.tif", np.where(pairs[0][1] > 3, 255, pairs[0][1] > 0).astype(np.uint8))
+    tifffile.imwrite(tmp_path / "tool/w0_0.tif", (pairs[0][1] > 0).astype(np.uint8))
     with pytest.raises(SegueError, match="holds 0, 1 and 255"):
         score_tools(tmp_path / "labels", tools, spec=spec)
 

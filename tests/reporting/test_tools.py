@@ -19,11 +19,11 @@ from segue.reporting.analysis.tools import ToolComparison, compare_tools
 NAMES = ("background", "cell")
 
 
-def comparison(groups: list[str], *, margin: float | None = None, second: np.ndarray | None = None) -> ToolComparison:
-    """Returns two tools on images of 100 px of which the first gets 50 … right, the second 5 more in every image."""
-    right = 50 + 3 * np.arange(len(groups)) % 17
+def comparison(groups: list[str], *, margin: float | None = None, copies: int = 1, more: int = 5) -> ToolComparison:
+    """Returns two tools on images of 100 px of which the first gets 50 … right, the second `more` in every image."""
+    right = 50 + 3 * (np.arange(len(groups)) // copies) % 17
     counts = {}
-    for name, values in {"first": right, "second": right + 5 if second is None else second}.items():
+    for name, values in {"first": right, "second": right + more}.items():
         pixels = np.zeros((len(groups), 2, 2), int)
         pixels[:, 1, 1], pixels[:, 1, 0] = values, 100 - values
         counts[name] = ClassCounts(pixels, NAMES)
@@ -49,11 +49,11 @@ def test_intervals_of_means_are_those_of_the_t_test():
 
 def test_groups_are_resampled_whole():
     """Copies of every image in its group leave the interval as it was: they are no further evidence."""
-    alone, doubled = comparison(list("abcdef")), comparison([name for name in "abcdef" for _ in range(2)])
-    one = alone.score_of("first", "accuracy")
-    repeated = comparison(list("abcdef") * 1)
-    assert one == repeated.score_of("first", "accuracy")
-    assert doubled.groups == 6 and len(doubled.counts.images) == 12
+    alone, doubled = comparison(list("abcdef")), comparison([name for name in "abcdef" for _ in range(2)], copies=2)
+    one, other = alone.score_of("first", "accuracy"), doubled.score_of("first", "accuracy")
+    assert (one.pop("images"), other.pop("images")) == (6, 12)
+    for name in ("pooled", "pooled_low", "pooled_high", "image_mean_low", "image_mean_high"):
+        assert other[name] == pytest.approx(one[name])
 
 
 def test_differences_are_paired():
@@ -64,7 +64,7 @@ def test_differences_are_paired():
     assert (row["wins"], row["losses"], row["ties"]) == (6, 0, 0)
     assert row["equivalent_within"] == pytest.approx(0.05)
     assert row["conclusion"] == "better, but equivalent within the margin"
-    same = comparison(list("abcdef"), second=50 + 3 * np.arange(6) % 17).difference_of("second", "accuracy")
+    same = comparison(list("abcdef"), more=0).difference_of("second", "accuracy")
     assert (same["ties"], same["p"], same["conclusion"]) == (6, 1.0, "undecided")
 
 
