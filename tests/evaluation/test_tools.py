@@ -35,7 +35,7 @@ def blocks(name: str, side: int = 40) -> np.ndarray:
 def changed(labels: np.ndarray, name: str) -> np.ndarray:
     """Returns labels shifted, some cut in two, joined to a neighbor or left out."""
     generator = rng.numpy_generator("changed", name)
-    moved = np.roll(labels, generator.integers(0, 2, 2), (0, 1))
+    moved = np.roll(labels, generator.integers(0, 2), 0)
     for number in np.unique(moved[moved > 0]):
         fate = generator.integers(0, 6)
         y, x = np.nonzero(moved == number)

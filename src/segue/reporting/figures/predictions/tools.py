@@ -146,7 +146,7 @@ def chosen_images(comparison: ToolComparison) -> list[int]:
     """Returns the images whose main score differs most between tools, of a single tool the worst; in this order."""
     score = comparison.main_scores[0]
     values = np.stack([comparison.counts.counts[tool].scores()[score] for tool in comparison.tools])
-    defined = np.isfinite(values).all(0)
+    defined: np.ndarray = np.isfinite(values).all(axis=0)
     spread = values.max(0) - values.min(0) if len(values) > 1 else 1 - values[0]
     order = np.argsort(np.where(defined, -spread, 1), kind="stable")
     return [int(index) for index in order if defined[index] and spread[index] > 0][:MAX_EXAMPLES]
