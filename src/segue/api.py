@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from segue.data.tiling import Tiling
     from segue.evaluation.folder import FolderScores
+    from segue.evaluation.tools import ToolsSpec
     from segue.inference.model import Model
     from segue.inference.predict_files import Prediction
     from segue.plates.counting.count import CountOptions
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from segue.reporting.analysis.comparison import Comparison
     from segue.reporting.analysis.result import Analysis
     from segue.reporting.analysis.tables import Options
+    from segue.reporting.analysis.tools import ToolComparison
     from segue.study.executor import Progress as StudyProgress
     from segue.study.executor import Summary
     from segue.study.plan import Plan
@@ -415,6 +417,44 @@ def evaluate_folder(model: Model | PathLike, folder: PathLike) -> FolderScores:
 
     loaded = _model(model)
     return folders.evaluate_folder(loaded, Path(folder), context=str(getattr(loaded, "folder", "the model")))
+
+
+def compare(
+    labels: PathLike,
+    masks: Mapping[str, PathLike | Model],
+    *,
+    images: PathLike | None = None,
+    out: PathLike | None = None,
+    spec: ToolsSpec | None = None,
+    margin: float | None = None,
+) -> ToolComparison:
+    """Compares label images made by any tools on the same labeled images; writes a page and a table if `out` is given.
+
+    labels: a folder of label images, one file, or a pattern such as "labels/{stem}_masks.tif". masks: the same of each
+    tool, or the folder of a finished run or a loaded model, which predicts `images` (a folder or pattern). Files pair
+    by name. spec: classes, groups of images, masks to be numbered (`segue.ToolsSpec`). margin: within which scores from
+    0 to 1 are equivalent. The result has the tables `images`, `scores` and `differences`; out: an .html file, beside
+    which the table of images stands as .csv. docs/compare.md describes the page.
+    """
+    from segue.evaluation.tools import ToolsSpec, score_tools
+    from segue.inference.model import Model
+    from segue.reporting.analysis.tools import compare_tools
+    from segue.training.run_folder import RunFolder
+
+    if out is not None:
+        from segue.reporting.page.tools import check_outputs
+
+        check_outputs(Path(out))
+    tools: dict[str, Model | PathLike] = {
+        name: load(place) if not isinstance(place, Model) and RunFolder(Path(place)).is_finished else place
+        for name, place in masks.items()
+    }
+    comparison = compare_tools(score_tools(labels, tools, images=images, spec=spec or ToolsSpec()), margin=margin)
+    if out is not None:
+        from segue.reporting.page.tools import write_tools_page
+
+        write_tools_page(comparison, Path(out))
+    return comparison
 
 
 def film(

@@ -15,9 +15,10 @@ from samples.object_study import SIDE, TARGETS, fields, made
 
 from segue.data.spec import Layer
 from segue.data.writer import merge_parts, write_part
+from segue.evaluation.outcomes import outcomes
 from segue.reporting.analysis.comparison import compare
 from segue.reporting.analysis.images import image_intervals
-from segue.reporting.figures.predictions.failures import crop, failures_figure, outcomes
+from segue.reporting.figures.predictions.failures import crop, failures_figure
 from segue.reporting.figures.predictions.objects import (
     line_colors,
     object_scores,
@@ -151,7 +152,6 @@ def test_outcomes_by_hand() -> None:
     one = outcomes(label, actual)
     assert one.predicted == {"hit": (11,), "merged": (12,), "split": (13, 14), "false": (15,)}
     assert (one.missed, one.merges, one.splits) == ((5,), 1, 1)
-    assert one.summary == "1 merge, 1 split,\n1 missed, 1 false"
 
 
 def test_every_predicted_object_has_one_kind(study: StudyResults) -> None:

@@ -16,6 +16,7 @@ import typer
 
 from segue import device, signals
 from segue.cli import draw
+from segue.cli.compare import compare
 from segue.cli.plate import count, film
 from segue.cli.predict import predict
 from segue.cli.progress import open_progress
@@ -337,6 +338,7 @@ def _condition(text: str) -> tuple[str, Any]:
 
 
 app.command()(predict)
+app.command()(compare)
 app.command()(film)
 app.command()(count)
 

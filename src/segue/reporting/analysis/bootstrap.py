@@ -243,7 +243,7 @@ def _cluster_weights(sizes: Sequence[Sequence[int]], resamples: int, step: int) 
     generator = numpy_generator("report", "bootstrap")
     for start in range(0, resamples, step):
         rows = min(step, resamples - start)
-        yield [_stratum_weights(generator, rows, np.array(of_level)) for of_level in sizes]
+        yield [stratum_weights(generator, rows, np.array(of_level)) for of_level in sizes]
 
 
 @lru_cache(maxsize=6)
@@ -251,7 +251,7 @@ def _cached_weights(sizes: Sequence[Sequence[int]], resamples: int, step: int) -
     return list(_cluster_weights(sizes, resamples, step))
 
 
-def _stratum_weights(generator: np.random.Generator, rows: int, sizes: np.ndarray) -> np.ndarray:
+def stratum_weights(generator: np.random.Generator, rows: int, sizes: np.ndarray) -> np.ndarray:
     """Returns (rows, clusters) weights of the clusters of strata of these sizes, one stratum after the other."""
     clusters, draws = int(sizes.sum()), np.maximum(sizes - 1, 1)
     size, start = np.repeat(sizes, draws), np.repeat(np.cumsum(sizes) - sizes, draws)
