@@ -39,7 +39,7 @@ from segue.fingerprint import hash_file
 from segue.inference.domain import TrainingSet
 from segue.inference.model import Model
 from segue.spec import attempt
-from segue.storage import read_bytes, write_json
+from segue.storage import is_file, read_bytes, write_json
 from segue.training.freezing import load_parts
 from segue.training.spec import StageSpec
 
@@ -157,6 +157,21 @@ RECORDS: dict[str, type[Record]] = {
 }
 
 
+def parse_record(content: bytes, record: type[Record]) -> dict[str, Any]:
+    """Returns the content of a JSON file; raises ValueError, with the reason, for one that lacks what `record` has."""
+    try:
+        parsed = from_json(content)  # thrice as fast as json.loads: a study has thousands
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON ({error})") from None
+    try:
+        record.model_validate(parsed)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "at the top"
+        raise ValueError(f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+    return parsed
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The paths in the folder of a run, finished or not; files are read only on request."""
@@ -238,7 +253,7 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        return self.metrics.is_file()
+        return is_file(self.metrics)
 
     @property
     def key(self) -> str | None:
@@ -293,18 +308,10 @@ class RunFolder:
     def read(self, file: Path) -> dict[str, Any]:
         """Returns the content of a JSON file of this folder, spec.json or one of the others in `RECORDS`, or one of
         evaluations; raises SegueError if it is missing, damaged or altered, or lacks something."""
-        record = RECORDS.get(file.name, EvaluationRecord)
         try:
-            content = from_json(self.read_bytes(file))  # thrice as fast as json.loads: a study has thousands
-        except (ValueError, RecursionError) as error:
-            raise self._damaged(file, f"not JSON ({error})") from None
-        try:
-            record.model_validate(content)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"])) or "at the top"
-            raise self._damaged(file, f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
-        return content
+            return parse_record(self.read_bytes(file), RECORDS.get(file.name, EvaluationRecord))
+        except ValueError as error:
+            raise self._damaged(file, str(error)) from None
 
     def read_history(self) -> pd.DataFrame:
         """Returns the row per epoch."""
