@@ -66,11 +66,14 @@ def read_json(path: Path, remedy: str = "remove it, and make it again") -> Any:
     remedy: what the user can do about a file that is damaged.
     """
     try:
-        return json.loads(read_bytes(path, "a JSON file"))
+        content = json.loads(read_bytes(path, "a JSON file"))
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, nested too deeply
         raise SegueError(f"{path}: is damaged, not JSON as segue writes it ({error}); {remedy}.") from None
+    if content is None:
+        raise SegueError(f"{path}: is damaged, not JSON as segue writes it (it holds only null); {remedy}.")
+    return content
 
 
 def placeholder(path: Path) -> str:
@@ -96,6 +99,19 @@ def read_bytes(path: Path, what: str) -> bytes:
         raise
     except (OSError, ValueError) as error:
         raise SegueError(f"{path}: cannot be read ({_reason(error)}); give {what}.") from None
+
+
+def as_path(path: Path | str) -> Path:
+    """Returns the path that a user gave; raises SegueError if no file can have it: too long a name, NUL, half of a
+    surrogate pair."""
+    text = os.fspath(path)
+    try:
+        os.lstat(text)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:
+            start = f"{text[:60]!r}{' …' if len(text) > 60 else ''}"
+            raise SegueError(f"{start}: is no path that a file can have ({_reason(error)}); give another.") from None
+    return Path(path)
 
 
 def is_file(path: Path) -> bool:

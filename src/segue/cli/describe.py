@@ -14,7 +14,8 @@ from segue.errors import SegueError
 from segue.formatting import format_bytes
 from segue.networks.registry import FAMILIES, SMP_DECODERS, NetworkSpec
 from segue.spec import load, read_toml
-from segue.storage import is_file, read_json
+from segue.storage import is_file
+from segue.study.store import FailureRecord, read_record
 from segue.training.run_folder import RunFolder
 from segue.training.schedules import SCHEDULES
 
@@ -446,8 +447,8 @@ def describe_status(plan: Plan) -> str:
     failed = plan.failed
     for training in plan.trainings:
         if training.key in failed:
-            error = read_json(plan.store.failure(training.key))["error"]
-            lines.append(f"failed: {training.label} [{training.key}]\n        {error}")
+            record = read_record(plan.store.failure(training.key), FailureRecord) or {"error": "unknown"}
+            lines.append(f"failed: {training.label} [{training.key}]\n        {record['error']}")
     return "\n".join(lines)
 
 

@@ -22,6 +22,7 @@ from segue.cli.predict import predict
 from segue.cli.progress import open_progress
 from segue.errors import SegueError, print_warnings
 from segue.formatting import format_duration
+from segue.storage import as_path
 
 if TYPE_CHECKING:
     from segue.reporting.analysis.result import Analysis
@@ -292,7 +293,7 @@ def evaluate(
     from segue import api
     from segue.cli import describe
 
-    if dataset.is_dir() or dataset.suffix.lower() == ".toml":
+    if as_path(dataset).is_dir() or dataset.suffix.lower() == ".toml":
         if part is not None or where:
             raise SegueError(f"{dataset}: has no parts and conditions, as a dataset has; leave --part and --where out.")
         _evaluate_folder(run, dataset, out)
@@ -316,7 +317,7 @@ def _evaluate_folder(run: Path, folder: Path, out: Path | None) -> None:
     from segue import api
     from segue.cli import describe
 
-    if out is not None and out.exists():
+    if out is not None and as_path(out).exists():
         raise SegueError(f"{out}: exists, and nothing is overwritten; choose another file.")
     result = api.evaluate_folder(run, folder)
     print("\n".join(describe.describe_folder_scores(result, str(folder))))

@@ -9,6 +9,7 @@ Readers give pixels as a viewer shows them: whatever a file says of them is take
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -198,13 +199,15 @@ def _reader_of(path: Path) -> Reader:
 def _call(reader: Reader, path: Path, function: Callable[[], Any]) -> Any:
     """Returns function(); every error becomes a SegueError that names the file."""
     try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):  # a device could be read without end; to open a pipe waits for its writer
+            kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+            raise SegueError(f"{path}: is {kind}; give the path of an image file.")
         with path.open("rb"):
             pass
     except FileNotFoundError:
         raise SegueError(f"{path}: there is no such file; correct the path.") from None
     except OSError as error:
-        if path.is_dir():
-            raise SegueError(f"{path}: is a folder; give the path of an image file.") from error
         raise SegueError(f"{path}: cannot be read ({error.strerror}); check the file's permissions.") from error
     absent = placeholder(path)
     if absent:

@@ -537,7 +537,7 @@ def made_from(provenance: str) -> SeriesSpec | None:
         record = json.loads(provenance)
         if record["made_by"] == "segue simulate" and record["version"] == VERSION:
             return SeriesSpec.model_validate(record["spec"])
-    except (ValueError, KeyError, TypeError, ValidationError):
+    except (ValueError, KeyError, TypeError, RecursionError, ValidationError):
         pass
     return None
 

@@ -12,10 +12,9 @@ from typing import Any
 
 from segue import networks, rng
 from segue.fingerprint import stage_hash
-from segue.storage import read_json
 from segue.study.datasets import PlannedDataset
 from segue.study.expand import Configuration, Study, read_study
-from segue.study.store import Store
+from segue.study.store import PlanRecord, Store, read_record
 from segue.training import identity
 from segue.training.identity import RepeatedKey
 from segue.training.run_folder import RunFolder
@@ -200,7 +199,7 @@ class Plan:
         values before and now.
         """
         existing = self.store.existing()
-        known = read_json(self.store.plan_record(self.study.spec.name)) or {}
+        known = read_record(self.store.plan_record(self.study.spec.name), PlanRecord) or {}
         rows = []
         for key, dataset in self.datasets.items():
             is_there = dataset.kind == "file" or key in existing

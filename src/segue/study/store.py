@@ -15,10 +15,45 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from segue.errors import SegueError
-from segue.storage import file_name, make_folder, refusal
-from segue.training.run_folder import IMAGE_COUNTS_SUFFIX, RunFolder
+from segue.storage import file_name, make_folder, read_bytes, refusal
+from segue.training.run_folder import IMAGE_COUNTS_SUFFIX, Record, RunFolder, parse_record
+
+
+class FailureRecord(Record):
+    error: str
+
+
+class EvaluationTiming(Record):
+    decode_s_median: float | None = None
+
+
+class PlannedTrainingRecord(Record):
+    key: str
+    version: int
+    inputs: list[str | None]
+    settings: str
+
+
+class PlanRecord(Record):
+    """The last plan that was run (`segue.study.plan.Plan.record`)."""
+
+    datasets: dict[str, str]
+    trainings: dict[str, PlannedTrainingRecord]
+    settings: dict[str, dict[str, Any]]
+
+
+def read_record(file: Path, record: type[Record]) -> dict[str, Any] | None:
+    """Returns the content of a JSON file of the store, None if there is no such file; raises SegueError for another
+    content."""
+    try:
+        return parse_record(read_bytes(file, "the store of a study"), record)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise SegueError(f"{file}: is damaged or was altered: {error}; remove it, and run the study again.") from None
 
 
 class Store:

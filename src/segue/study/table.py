@@ -22,11 +22,10 @@ from segue.data.spec import SplitSpec
 from segue.errors import SegueError
 from segue.fingerprint import stage_hash
 from segue.inference.domain_shift import DomainShift
-from segue.storage import read_json
 from segue.study.expand import Configuration
 from segue.study.plan import Evaluation, Plan, PlannedTraining
 from segue.study.spec import Expectation
-from segue.study.store import image_counts_file, timing_file
+from segue.study.store import EvaluationTiming, FailureRecord, image_counts_file, read_record, timing_file
 from segue.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -415,7 +414,7 @@ def _cost(run: RunFolder, train: PlannedTraining, columns: Mapping[str, Any]) ->
 
 
 def _timing(plan: Plan, train: PlannedTraining, evaluation: Evaluation, train_s: float) -> dict[str, Any]:
-    timing = read_json(timing_file(plan.evaluation_file(train.key, evaluation))) or {}
+    timing = read_record(timing_file(plan.evaluation_file(train.key, evaluation)), EvaluationTiming) or {}
     decode_s = timing.get("decode_s_median", math.nan)
     return {"run": train.key, "evaluated_domain": evaluation.domain, "train_s": train_s, "decode_s": decode_s}
 
@@ -438,12 +437,12 @@ def _failures(plan: Plan) -> pd.DataFrame:
     rows = []
     failed = plan.failed
     for train in plan.trainings:
-        record = read_json(plan.store.failure(train.key)) if train.key in failed else None
+        record = read_record(plan.store.failure(train.key), FailureRecord) if train.key in failed else None
         if record is not None:
             stage = train.configuration.stage
             rows.append({"stage": stage, "run": train.key, "configuration": train.label, "error": record["error"]})
     for key, dataset in plan.datasets.items():
-        record = read_json(plan.store.failure(key))
+        record = read_record(plan.store.failure(key), FailureRecord)
         if record is not None:
             rows.append({"stage": "dataset", "run": key, "configuration": dataset.name, "error": record["error"]})
     return pd.DataFrame(rows, columns=["stage", "run", "configuration", "error"])

@@ -18,6 +18,7 @@ from typing import Any
 
 from segue.errors import SegueError
 from segue.fingerprint import hash_dataset, hash_each_file, plain_json, stage_hash, text_hash
+from segue.storage import is_file
 from segue.training.run_folder import RunFolder
 from segue.training.spec import VERSION, ParentSpec, StageSpec
 
@@ -112,6 +113,6 @@ def parent_identity(parent: ParentSpec, folder: Path, cache_path: Path | None = 
 
 def weights_identity(path: Path, cache_path: Path | None = None) -> str:
     """Returns the hash of a file of weights; raises SegueError where there is none."""
-    if not path.is_file():
+    if not is_file(path):
         raise SegueError(f"{path}: there are no such weights; give a finished run or a safetensors file.")
     return hash_each_file([path], cache_path)[path]

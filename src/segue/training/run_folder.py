@@ -40,7 +40,7 @@ from segue.fingerprint import hash_file
 from segue.inference.domain import TrainingSet
 from segue.inference.model import Model
 from segue.spec import attempt
-from segue.storage import read_bytes, write_json
+from segue.storage import is_file, read_bytes, write_json
 from segue.training.freezing import load_parts
 from segue.training.spec import StageSpec
 
@@ -195,6 +195,21 @@ def _decompress(content: bytes) -> bytes:
     return text
 
 
+def parse_record(content: bytes, record: type[Record]) -> dict[str, Any]:
+    """Returns the content of a JSON file; raises ValueError, with the reason, for one that lacks what `record` has."""
+    try:
+        parsed = from_json(content)  # thrice as fast as json.loads: a study has thousands
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON ({error})") from None
+    try:
+        record.model_validate(parsed)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "at the top"
+        raise ValueError(f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+    return parsed
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The paths in the folder of a run, finished or not; files are read only on request."""
@@ -276,7 +291,7 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        return self.metrics.is_file()
+        return is_file(self.metrics)
 
     @property
     def key(self) -> str | None:
@@ -334,18 +349,10 @@ class RunFolder:
         of_images = file.name.endswith(IMAGE_COUNTS_SUFFIX)
         record = ImageCountsRecord if of_images else RECORDS.get(file.name, EvaluationRecord)
         try:
-            text = self.read_bytes(file)
-            text = _decompress(text) if file.suffix == ".gz" else text
-            content = from_json(text)  # thrice as fast as json.loads: a study has thousands
-        except (ValueError, RecursionError, zlib.error) as error:
-            raise self._damaged(file, f"not JSON ({error})") from None
-        try:
-            record.model_validate(content)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"])) or "at the top"
-            raise self._damaged(file, f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
-        return content
+            content = self.read_bytes(file)
+            return parse_record(_decompress(content) if of_images else content, record)
+        except (ValueError, zlib.error) as error:
+            raise self._damaged(file, str(error)) from None
 
     def read_history(self) -> pd.DataFrame:
         """Returns the row per epoch."""
