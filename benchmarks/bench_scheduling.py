@@ -89,7 +89,7 @@ def measure_plan(path: Path) -> str:
 
 
 def measure_run(path: Path, workers: int) -> str:
-    """Returns how many stages ran, the seconds of a clock, and those of the processor in driver and scheduler."""
+    """Returns how many stages ran, seconds of a clock, those of the processor in driver and scheduler, and their MB."""
     from segue.study import executor
     from segue.study.cluster import workers as study_workers
     from segue.study.plan import plan_study
@@ -100,7 +100,8 @@ def measure_run(path: Path, workers: int) -> str:
     summary = executor.run_study(plan, workers=workers, side_by_side=1)
     if summary.finished != len(plan.trainings):
         raise SystemExit(f"{summary.finished} of {len(plan.trainings)} stages finished")
-    return f"{summary.finished} {time.perf_counter() - began:.2f} {time.process_time() - before:.2f}"
+    spent = time.perf_counter() - began, time.process_time() - before
+    return f"{summary.finished} {spent[0]:.2f} {spent[1]:.2f} {peak_megabytes():.0f}"
 
 
 def main() -> None:
@@ -116,8 +117,8 @@ def main() -> None:
     options = parse(parser, stages=[80, 320], workers=2)
     print(machine(1))
     print(f"stages of {1000 * STAGE_S:.0f} ms, {options.workers} workers\n")
-    columns = ("plan, s", "MB", "status, s", "whole, s", "of a worker beside the stage, ms", "driver per stage, ms")
-    print(head("stages", *columns), flush=True)
+    columns = ("plan, s", "MB", "status, s", "whole, s", "of a worker beside the stage, ms", "MB")
+    print(head("stages", *columns, "driver per stage, ms"), flush=True)
     for stages in options.stages:
         with tempfile.TemporaryDirectory() as folder:
             path = write_study(Path(folder), stages)
@@ -126,9 +127,10 @@ def main() -> None:
                 words = [sys.executable, __file__, "--only", part, str(path), str(options.workers)]
                 done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
                 numbers += done.stdout.split()
-        planned, megabytes, status, count, whole, driver = map(float, numbers)
+        planned, megabytes, status, count, whole, driver, most = map(float, numbers)
         beside = whole * options.workers / count - STAGE_S
-        cells = (f"{planned:.2f}", f"{megabytes:.0f}", f"{status:.2f}", f"{whole:.0f}", f"{1000 * beside:.1f}")
+        cells = (f"{planned:.2f}", f"{megabytes:.0f}", f"{status:.2f}", f"{whole:.0f}")
+        cells += (f"{1000 * beside:.1f}", f"{most:.0f}")
         print(row(f"{int(count):,}", *cells, f"**{1000 * driver / count:.2f}**"), flush=True)
 
 

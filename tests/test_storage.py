@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from segue.errors import SegueError
-from segue.storage import is_file, read_bytes, read_json, require_regular, write_table
+from segue.storage import as_path, is_file, read_bytes, read_json, require_regular, write_table
 
 
 def test_tables_are_written_by_extension(tmp_path: Path):
@@ -26,7 +26,7 @@ def test_tables_are_written_by_extension(tmp_path: Path):
     assert {path.name for path in tmp_path.iterdir()} == {"counts.csv", "counts.parquet"}
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"{", b"[" * 10**5])
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"{", b"null", b"[" * 10**5])
 def test_json_that_is_damaged_is_told(tmp_path: Path, content: bytes):
     path = tmp_path / "record.json"
     path.write_bytes(content)
@@ -41,6 +41,21 @@ def test_paths_that_no_file_can_have(tmp_path: Path, name: str):
     assert not is_file(tmp_path / name)
     with pytest.raises(SegueError, match="give the path of a table"):
         require_regular(tmp_path / name, "a table")
+
+
+@pytest.mark.parametrize("name", ["", "n" * 255, "ß" * 127, "a b", "missing/n", "%2F"])
+def test_paths_of_users(tmp_path: Path, name: str):
+    """The longest name that a file can have is a path, whether there is a file or not."""
+    assert as_path(str(tmp_path / name)) == as_path(tmp_path / name) == tmp_path / name
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other limits")
+@pytest.mark.parametrize("name", ["n" * 256, "ß" * 128, "n" * 5000, "a\0b", "\ud800"])
+def test_paths_of_users_that_no_file_can_have(tmp_path: Path, name: str):
+    """A byte more than a name can have, NUL and half a surrogate pair are refused in a sentence that can be printed."""
+    with pytest.raises(SegueError, match=r"is no path that a file can have .*; give another") as caught:
+        as_path(name)
+    assert len(str(caught.value).encode()) < 250
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such devices")

@@ -1,5 +1,6 @@
 from .api import advise as advise
 from .api import analyze as analyze
+from .api import compare as compare
 from .api import count as count
 from .api import evaluate as evaluate
 from .api import evaluate_folder as evaluate_folder
@@ -21,6 +22,7 @@ from .api import train as train
 from .data.dataset import Dataset as Dataset
 from .errors import SegueError as SegueError
 from .errors import SegueWarning as SegueWarning
+from .evaluation.tools import ToolsSpec as ToolsSpec
 from .plates.counting.count import CountOptions as CountOptions
 
 __version__: str

@@ -12,6 +12,7 @@ from segue.device import freed_memory_kept
 from segue.errors import SegueError, warn
 from segue.spec import load as load_spec
 from segue.spec import read_toml, unknown, validate
+from segue.storage import as_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from segue.data.tiling import Tiling
     from segue.evaluation.folder import FolderScores
+    from segue.evaluation.tools import ToolsSpec
     from segue.fitting.fit import Fitted
     from segue.fitting.fit import Progress as FitProgress
     from segue.inference.model import Model
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from segue.reporting.analysis.comparison import Comparison
     from segue.reporting.analysis.result import Analysis
     from segue.reporting.analysis.tables import Options
+    from segue.reporting.analysis.tools import ToolComparison
     from segue.study.executor import Progress as StudyProgress
     from segue.study.executor import Summary
     from segue.study.plan import Plan
@@ -58,7 +61,7 @@ def simulate(
     from segue.hrtem import series
     from segue.study.datasets import series_files
 
-    root, files = Path(spec).parent, series_files(Path(spec), Path(out))
+    root, files = Path(spec).parent, series_files(as_path(spec), as_path(out))
     total, before = sum(settings.structures for settings in files.values()), 0
     if log is not None:
         for line in series.describe(list(files.values()), root):
@@ -89,8 +92,8 @@ def prepare(
     """
     from segue.data import prepare as preparing
 
-    settings, folder = load_spec(PrepareSpec, Path(spec)), Path(spec).parent
-    preparing.prepare(settings, Path(out), root=folder, workers=workers, progress=progress, log=log or warn)
+    settings, folder = load_spec(PrepareSpec, as_path(spec)), Path(spec).parent
+    preparing.prepare(settings, as_path(out), root=folder, workers=workers, progress=progress, log=log or warn)
     return Path(out)
 
 
@@ -116,9 +119,9 @@ def match(
     if figure is not None:
         from segue.reporting.figures.style import figure_format
 
-        figure_format(Path(figure))
+        figure_format(as_path(figure))
     matched = match_dataset(
-        Path(source), Path(reference), Path(out),
+        as_path(source), as_path(reference), as_path(out),
         conditions=conditions, spectrum=spectrum, histogram=histogram, progress=progress,
     )  # fmt: skip
     if figure is not None:
@@ -126,7 +129,7 @@ def match(
         from segue.reporting.figures.style import write_figure
 
         domains = {"before": matched.before, "after": matched.after, "reference": matched.reference}
-        write_figure(domains_figure(domains), Path(figure))
+        write_figure(domains_figure(domains), as_path(figure))
     return Path(out)
 
 
@@ -140,18 +143,18 @@ def plate(
     from segue.plates.assay import assay
     from segue.plates.spec import PlateSpec
 
-    settings = load_spec(PlateSpec, Path(spec))
-    return assay(settings, Path(out), root=Path(spec).parent, workers=workers, progress=progress).path
+    settings = load_spec(PlateSpec, as_path(spec))
+    return assay(settings, as_path(out), root=Path(spec).parent, workers=workers, progress=progress).path
 
 
 def plate_summary(out: PathLike) -> list[str]:
     """Returns a few lines on what was left out and repaired in a plate's dataset; [] without a report."""
-    import json
-
     from segue.plates.exports import summarize
+    from segue.storage import read_json
 
-    path = Path(out).with_name(f"{Path(out).stem}.plate") / "report.json"
-    return summarize(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
+    path = as_path(out).with_name(f"{Path(out).stem}.plate") / "report.json"
+    report = read_json(path)
+    return [] if report is None else summarize(report)
 
 
 def synthetic_plate(
@@ -166,8 +169,8 @@ def synthetic_plate(
     from segue.plates.synthetic.spec import SyntheticSpec
     from segue.plates.synthetic.write import write_plates, write_specification
 
-    settings = SyntheticSpec() if spec is None else _synthetic_spec(Path(spec))
-    written = write_plates(settings, Path(folder), workers=workers, progress=progress)
+    settings = SyntheticSpec() if spec is None else _synthetic_spec(as_path(spec))
+    written = write_plates(settings, as_path(folder), workers=workers, progress=progress)
     return write_specification(settings, written.folder)
 
 
@@ -215,7 +218,7 @@ def train(
     from segue.training.run_folder import RunFolder
     from segue.training.spec import Inputs, StageSpec, TrainTask
 
-    path = Path(spec)
+    path = as_path(spec)
     folder = path.parent
     stage_spec = load_spec(StageSpec, path)
     if stage_spec.weights != "best" and stage_spec.parent is None:
@@ -226,7 +229,7 @@ def train(
         raise SegueError(f"{path}: `load` names parts of a parent, but there is no `from`; add it or remove load.")
 
     # its identity
-    runs = Store(folder / "runs" if store is None else Path(store))
+    runs = Store(folder / "runs" if store is None else as_path(store))
     cache = runs.digest_cache
     datasets = {
         item.dataset: (folder / item.dataset, identity.dataset_identity(folder / item.dataset, cache))
@@ -246,7 +249,7 @@ def train(
 
     # copied from the store, or trained
     stored = RunFolder(runs.run(key))
-    out = stored if run is None else RunFolder(Path(run))
+    out = stored if run is None else RunFolder(as_path(run))
     is_main = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
     if not out.path.exists() and stored.is_finished and stored.weights.exists():
         if is_main:
@@ -397,13 +400,13 @@ def predict_files(
     for name, value, allowed in (("format", format, get_args(Format)), ("table", table, ("csv", "parquet"))):
         if value not in allowed:
             raise SegueError(f"--{name} {value}: allowed are {', '.join(allowed)}; choose one of them.")
-    run = RunFolder(Path(model))
+    run = RunFolder(as_path(model))
     key = hash_files([run.weights_file("best"), run.spec, run.metrics])
     settings = files.PredictSettings(format, probabilities, tta, rescale, table)  # pyright: ignore[reportArgumentType]
     return files.predict_files(
         files.ModelSource(run.path.absolute(), key, load_run),
         images,
-        Path(out),
+        as_path(out),
         settings,
         workers=workers,
         scheduler=scheduler,
@@ -415,7 +418,7 @@ def load(run: PathLike) -> TrainedModel:
     """Returns the model of a finished run folder; `predict` and `probabilities` accept it in place of the folder."""
     from segue.training.run_folder import load_run
 
-    return load_run(run)
+    return load_run(as_path(run))
 
 
 def _model(run: Model | PathLike) -> Model:
@@ -444,8 +447,8 @@ def evaluate(
     if part not in ("test", "validation"):
         raise SegueError(f"part '{part}': allowed are test and validation; choose one of them.")
     data = validate(DataSpec, {"dataset": str(dataset), "conditions": conditions or {}}, context="evaluate")
-    model, of_part = load_run(Path(run)), "validation" if part == "validation" else "test"
-    scores = score_run(model, Path(dataset), data, of_part)
+    model, of_part = load_run(as_path(run)), "validation" if part == "validation" else "test"
+    scores = score_run(model, as_path(dataset), data, of_part)
     for sentence in domain_differences(model, Path(dataset), data, of_part):
         (log or warn)(sentence)
     return scores
@@ -460,7 +463,45 @@ def evaluate_folder(model: Model | PathLike, folder: PathLike) -> FolderScores:
     from segue.evaluation import folder as folders
 
     loaded = _model(model)
-    return folders.evaluate_folder(loaded, Path(folder), context=str(getattr(loaded, "folder", "the model")))
+    return folders.evaluate_folder(loaded, as_path(folder), context=str(getattr(loaded, "folder", "the model")))
+
+
+def compare(
+    labels: PathLike,
+    masks: Mapping[str, PathLike | Model],
+    *,
+    images: PathLike | None = None,
+    out: PathLike | None = None,
+    spec: ToolsSpec | None = None,
+    margin: float | None = None,
+) -> ToolComparison:
+    """Compares label images made by any tools on the same labeled images; writes a page and a table if `out` is given.
+
+    labels: a folder of label images, one file, or a pattern such as "labels/{stem}_masks.tif". masks: the same of each
+    tool, or the folder of a finished run or a loaded model, which predicts `images` (a folder or pattern). Files pair
+    by name. spec: classes, groups of images, masks to be numbered (`segue.ToolsSpec`). margin: within which scores from
+    0 to 1 are equivalent. The result has the tables `images`, `scores` and `differences`; out: an .html file, beside
+    which the table of images stands as .csv. docs/compare.md describes the page.
+    """
+    from segue.evaluation.tools import ToolsSpec, score_tools
+    from segue.inference.model import Model
+    from segue.reporting.analysis.tools import compare_tools
+    from segue.training.run_folder import RunFolder
+
+    if out is not None:
+        from segue.reporting.page.tools import check_outputs
+
+        check_outputs(Path(out))
+    tools: dict[str, Model | PathLike] = {
+        name: load(place) if not isinstance(place, Model) and RunFolder(Path(place)).is_finished else place
+        for name, place in masks.items()
+    }
+    comparison = compare_tools(score_tools(labels, tools, images=images, spec=spec or ToolsSpec()), margin=margin)
+    if out is not None:
+        from segue.reporting.page.tools import write_tools_page
+
+        write_tools_page(comparison, Path(out))
+    return comparison
 
 
 def film(
@@ -485,10 +526,10 @@ def film(
             "or neither of them for the film of the run's own validation images."
         )
     if dataset is None or field is None:
-        content = films.film_of_run(Path(run))
+        content = films.film_of_run(as_path(run))
     else:
-        content = films.film_of_field(Path(run), Path(dataset), field, crop)
-    paths = [Path(out) for out in outs]
+        content = films.film_of_field(as_path(run), as_path(dataset), field, crop)
+    paths = [as_path(out) for out in outs]
     films.write_film(content, paths, frames_per_s=frames_per_s, progress=progress)
     return paths
 
@@ -515,15 +556,15 @@ def count(
     if options.value not in COUNT_VALUES:
         raise SegueError(f"value = '{options.value}'; allowed are {', '.join(COUNT_VALUES)}.")
     counts = count_wells(
-        Path(run),
-        Path(dataset),
+        as_path(run),
+        as_path(dataset),
         spec=options.counting,
         objects=options.objects,
         tune_on=options.tune_on,
         truth=options.truth,
         progress=progress,
     )
-    write_table(counts.table, Path(out))
+    write_table(counts.table, as_path(out))
     lines = [counts.headline, *counts.notes, f"table: {out}"]
     if options.figure is not None or options.page is not None:
         drawing = counts_figure(counts.table, conditions=counts.conditions, by=options.by, value=options.value)
@@ -541,7 +582,7 @@ def plan(study: PathLike, *, store: PathLike | None = None) -> Plan:
     """Returns the plan of a study file: its distinct stages, which are finished, what it needs. Runs nothing."""
     from segue.study.plan import plan_study
 
-    return plan_study(Path(study), None if store is None else Path(store))
+    return plan_study(as_path(study), None if store is None else as_path(store))
 
 
 def run_study(
@@ -570,7 +611,7 @@ def run_study(
         plan(study, store=store),
         workers=workers,
         scheduler=scheduler,
-        cluster=None if cluster is None else Path(cluster),
+        cluster=None if cluster is None else as_path(cluster),
         budget=Budget.parse(budget),
         force=force,
         side_by_side=side_by_side,
@@ -579,11 +620,27 @@ def run_study(
     )
 
 
-def table(study: PathLike, *, store: PathLike | None = None) -> pd.DataFrame:
-    """Returns the tidy table of a study: one row per run and domain it was scored on."""
-    from segue.study.table import results_table
+def table(
+    study: PathLike,
+    *,
+    store: PathLike | None = None,
+    per_image: bool = False,
+    log: Callable[[str], None] | None = None,
+) -> pd.DataFrame:
+    """Returns the tidy table of a study: one row per run and domain it was scored on.
 
-    return results_table(plan(study, store=store))
+    per_image: one row per test image of these instead, with its group (micrograph, structure, well) and the scores of
+    the image by itself, whose means are not the pooled scores of the other table. log receives what is left out;
+    without it, that is Python's warnings.
+    """
+    from segue.study.table import image_table, results_table
+
+    if not per_image:
+        return results_table(plan(study, store=store))
+    images, notes = image_table(plan(study, store=store))
+    for note in notes:
+        (log or warn)(note)
+    return images
 
 
 def analyze(
@@ -646,14 +703,14 @@ def _comparison(
     from segue.reporting.analysis.comparison import compare
     from segue.reporting.tables.selection import select_results
 
-    if Path(what).suffix == ".toml":
+    if as_path(what).suffix == ".toml":
         from segue.study.table import collect
 
         results = collect(plan(what, store=store), command="")
     else:
         from segue.reporting.tables.table_import import from_table
 
-        results = from_table(Path(what), columns=None if columns is None else Path(columns))
+        results = from_table(as_path(what), columns=None if columns is None else as_path(columns))
     return compare(select_results(results, where=where, without=without), metric)
 
 
@@ -675,8 +732,8 @@ def report(
     """
     from segue.reporting.tables.selection import select_results
 
-    paths = [Path(one) for one in _as_list(what)]
-    path, page = paths[0], Path(out)
+    paths = [as_path(one) for one in _as_list(what)]
+    path, page = paths[0], as_path(out)
     if path.suffix == ".toml":
         if len(paths) > 1:
             raise SegueError(f"{paths[1]}: a page is of one study, or of tables; give {path} alone.")
@@ -705,7 +762,7 @@ def report(
     else:
         from segue.reporting.tables.table_import import from_tables
 
-        results = from_tables(paths, columns=[Path(one) for one in _as_list(columns)])
+        results = from_tables(paths, columns=[as_path(one) for one in _as_list(columns)])
         results = select_results(results, where=where, without=without)
     from segue.reporting.page.page import write_page
 

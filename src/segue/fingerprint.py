@@ -26,12 +26,12 @@ BLOCK_BYTES = 16 * 2**20
 NOT_CONTENT = ("notes",)  # attributes of a dataset that are words about it: other words leave it the same
 
 
-def hash_json(content: Any, *, digest_size: int | None = None, compact: bool = False) -> str:
+def hash_json(content: Any, *, digest_size: int | None = None) -> str:
     """Returns a hash (hex) of plain data that does not depend on the order of the keys of its tables.
 
-    sha256, or blake2b of `digest_size` bytes. `compact`: no spaces in the JSON, which gives another hash.
+    sha256, or blake2b of `digest_size` bytes.
     """
-    text = json.dumps(content, sort_keys=True, separators=(",", ":") if compact else None).encode()
+    text = json.dumps(content, sort_keys=True).encode()
     if digest_size is None:
         return hashlib.sha256(text).hexdigest()
     return hashlib.blake2b(text, digest_size=digest_size).hexdigest()
@@ -39,7 +39,17 @@ def hash_json(content: Any, *, digest_size: int | None = None, compact: bool = F
 
 def stage_hash(content: Any) -> str:
     """Returns the 16 hexadecimal digits by which stages, datasets and evaluations of a study are named."""
-    return hash_json(content, digest_size=8, compact=True)
+    return text_hash(plain_json(content))
+
+
+def plain_json(content: Any) -> str:
+    """Returns plain data as JSON without spaces, the keys of its tables sorted: what `stage_hash` hashes."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+
+def text_hash(text: str) -> str:
+    """Returns the 16 hexadecimal digits of a text, by blake2b."""
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def hash_file(path: Path) -> str:

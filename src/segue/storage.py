@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
+import gzip
 import hashlib
 import json
 import os
@@ -50,10 +51,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Any, *, sort_keys: bool = False, ensure_ascii: bool = True) -> None:
-    """Writes JSON, indented by one space; the file appears only when it is whole."""
-    text = json.dumps(content, indent=1, sort_keys=sort_keys, ensure_ascii=ensure_ascii)
+    """Writes JSON, indented by one space, or compact and compressed where the name ends in ".gz"; the file appears only
+    when it is whole."""
+    is_compressed = path.suffix == ".gz"
+    layout: dict[str, Any] = {"separators": (",", ":")} if is_compressed else {"indent": 1}
+    text = json.dumps(content, sort_keys=sort_keys, ensure_ascii=ensure_ascii, **layout).encode()
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(gzip.compress(text, mtime=0) if is_compressed else text)
 
 
 def read_json(path: Path, remedy: str = "remove it, and make it again") -> Any:
@@ -62,11 +66,14 @@ def read_json(path: Path, remedy: str = "remove it, and make it again") -> Any:
     remedy: what the user can do about a file that is damaged.
     """
     try:
-        return json.loads(read_bytes(path, "a JSON file"))
+        content = json.loads(read_bytes(path, "a JSON file"))
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, nested too deeply
         raise SegueError(f"{path}: is damaged, not JSON as segue writes it ({error}); {remedy}.") from None
+    if content is None:
+        raise SegueError(f"{path}: is damaged, not JSON as segue writes it (it holds only null); {remedy}.")
+    return content
 
 
 def placeholder(path: Path) -> str:
@@ -92,6 +99,19 @@ def read_bytes(path: Path, what: str) -> bytes:
         raise
     except (OSError, ValueError) as error:
         raise SegueError(f"{path}: cannot be read ({_reason(error)}); give {what}.") from None
+
+
+def as_path(path: Path | str) -> Path:
+    """Returns the path that a user gave; raises SegueError if no file can have it: too long a name, NUL, half of a
+    surrogate pair."""
+    text = os.fspath(path)
+    try:
+        os.lstat(text)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:
+            start = f"{text[:60]!r}{' …' if len(text) > 60 else ''}"
+            raise SegueError(f"{start}: is no path that a file can have ({_reason(error)}); give another.") from None
+    return Path(path)
 
 
 def is_file(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -236,6 +237,26 @@ def test_files_that_are_no_images(tmp_path: Path) -> None:
     ]:
         with pytest.raises(SegueError, match=message):
             read_image(tmp_path / name)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such devices")
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg", "a.ser"])
+def test_only_regular_files_are_read(tmp_path: Path, name: str) -> None:
+    """A link to a device, which could be read without end, and a pipe, which waits for its writer, are refused; a link
+    to an image is read."""
+    (tmp_path / "device").mkdir()
+    (tmp_path / "device" / name).symlink_to("/dev/zero")
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe" / name)
+    for folder in ("device", "pipe"):
+        with pytest.raises(SegueError, match=f"{name}: is not a regular file; give the path of an image"):
+            read_image(tmp_path / folder / name)
+    (tmp_path / name).mkdir()
+    with pytest.raises(SegueError, match=f"{name}: is a folder"):
+        read_image(tmp_path / name)
+    tifffile.imwrite(tmp_path / "b.tif", values((4, 5)))
+    (tmp_path / "link.tif").symlink_to("b.tif")
+    np.testing.assert_array_equal(read_image(tmp_path / "link.tif").image[0], values((4, 5)))
 
 
 def test_intensity_is_that_of_the_channels() -> None:

@@ -43,6 +43,14 @@ def test_long_tables_of_the_provenance_are_counted(path: Path, value: object, te
     assert [line.removeprefix("spec").strip() for line in lines if line.startswith("spec ")] == [text.strip()]
 
 
+@pytest.mark.parametrize("text", ["[" * 30_000, '{"a":' * 900 + "1" + "}" * 900, "a sentence", "[1]"])
+def test_provenance_that_is_no_table_stands_as_it_is(path: Path, text: str) -> None:
+    with h5py.File(path, "r+") as file:
+        file.attrs["provenance"] = text
+    lines = [line.strip() for line in describe(path).splitlines()]
+    assert [line.split()[-1] for line in lines if line.startswith(("provenance", "a "))][-1] in (text, text.split()[-1])
+
+
 def test_everything_is_told(path: Path) -> None:
     """Tiles, layers with fractions, groups, conditions, splits, provenance and digest stand in the text."""
     text = describe(path)

@@ -56,6 +56,20 @@ def test_loss_over_batches_is_the_loss_of_all(source: ResidentSource, loss: str)
     assert actual["loss_adjusted"] == pytest.approx(expected - asked.min_loss, rel=1e-5)
 
 
+def test_counts_of_samples_sum_to_the_scores(source: ResidentSource):
+    """Counting every sample changes no score; sums over samples give the loss, of two terms, and the confusion."""
+    asked = target("dice_cross_entropy")
+    settings = {"batch": 4, "device": "cpu", "precision": "fp32"}
+    (plain,) = score_many([made()], [asked], source, **settings)  # type: ignore[arg-type]
+    (result,) = score_many([made()], [asked], source, **settings, per_sample=True)  # type: ignore[arg-type]
+    assert plain.samples is None and result.samples is not None and plain.scores == result.scores
+    sums, normalizers, confusion = result.samples.loss_sums, result.samples.normalizers, result.samples.confusion
+    assert sums.shape == normalizers.shape == (COUNT, 2)
+    assert (sums.sum(0) / normalizers.sum(0)).sum().item() == pytest.approx(result.scores["loss"], rel=1e-6)
+    assert confusion is not None and len(confusion) == COUNT
+    assert pixel_metrics.scores(confusion.sum(0), asked.names)["iou_disc"] == result.scores["iou_disc"]
+
+
 def test_areas_over_batches_are_those_of_all(source: ResidentSource):
     """Curves are of probabilities, over all samples."""
     network, asked = made(), target()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from segue.fitting.verdict import difference, judge, mean_score, sentences
+from segue.fitting.verdict import clustered_mean, difference, judge, mean_score, sentences
 
 GROUPS = ("a", "a", "b", "b", "c", "c")
 
@@ -97,3 +97,11 @@ def test_nothing_learned_is_said():
     verdict = judge({"scratch": NOTHING}, {"scratch": NOTHING}, untouched=[], constant=NOTHING, references=["scratch"])
     assert verdict.kept == "scratch" and verdict.parent is None and not verdict.against
     assert sentences(verdict, {"scratch": NOTHING}, "IoU")[1].startswith("Nothing was learned that these images show")
+
+
+def test_clusters_of_equal_values_are_single_values() -> None:
+    """The same five values in each of eight groups give the interval of eight values; one group gives none."""
+    values = np.random.default_rng(3).normal(1.0, 2.0, 8)
+    once = clustered_mean(values, np.arange(8))
+    assert clustered_mean(np.repeat(values, 5), np.repeat(np.arange(8), 5)) == pytest.approx(once)
+    assert np.isnan(clustered_mean(values, np.zeros(8))[1])

@@ -181,6 +181,10 @@ def test_datasets_without_waves_are_refused(series: Path, tmp_path: Path) -> Non
             SegueError, match=r"copy.h5: render needs the exit waves, .*copy.h5.waves.json.*waves_folder"
         ):
             renderer(dataset)
+        for damaged in ("[]", '{"waves_folder": 5}', "{}", "null"):
+            waves_record(copy).write_text(damaged)
+            with pytest.raises(SegueError, match=r"copy.h5.waves.json: is damaged.*name a waves_folder in its series"):
+                renderer(dataset)
         waves_record(copy).write_text(json.dumps({"waves_folder": str(tmp_path / "lost")}))
         with pytest.raises(SegueError, match=r"the exit waves of 6 structures that are not there"):
             renderer(dataset)

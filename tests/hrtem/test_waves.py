@@ -136,9 +136,14 @@ def test_files_that_hold_no_waves_are_refused(tmp_path: Path) -> None:
     structure_waves(spec(), 0, tmp_path)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(SegueError, match=r"00000\.h5: .*truncated"):
+    with pytest.raises(
+        SegueError, match=r"00000\.h5: .*truncated.* If you remove the file, its waves are computed again\."
+    ):
         structure_waves(spec(), 0, tmp_path)
     simulate(spec(structures=1, waves_folder=None), tmp_path / "dataset.h5")
     path.write_bytes((tmp_path / "dataset.h5").read_bytes())
-    with pytest.raises(SegueError, match=r"00000\.h5: does not hold the exit waves of a structure; remove it"):
+    with pytest.raises(
+        SegueError,
+        match=r"00000\.h5: does not hold the exit waves of a structure; name another folder.* remove the file",
+    ):
         structure_waves(spec(), 0, tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -300,6 +301,60 @@ def test_what_is_no_zarr_plate_is_told(tmp_path: Path):
     spec = FilesSpec(format="ome-zarr", pattern="{plate}.zarr")
     assert "a.zarr: has no plate metadata" in told(lambda: find_layout(spec, tmp_path))
     assert "matches no folder" in told(lambda: find_layout(FilesSpec(format="ome-zarr", pattern="b.zarr"), tmp_path))
+
+
+def _altered(metadata: Any, place: str, value: Any) -> Any:
+    """Returns metadata with the value at a dotted place."""
+    key, _, rest = place.partition(".")
+    if not key:
+        return value
+    entry = int(key) if isinstance(metadata, list) else key
+    metadata[entry] = _altered(metadata[entry], rest, value)
+    return metadata
+
+
+@pytest.mark.parametrize("value", [None, 5, "x", [], [1], {}, True])
+@pytest.mark.parametrize(
+    ("file", "place"),
+    [
+        ("", ""), ("", "attributes"), ("", "attributes.ome"), ("", "attributes.ome.plate"),
+        ("", "attributes.ome.plate.wells"), ("", "attributes.ome.plate.wells.0"),
+        ("", "attributes.ome.plate.wells.0.path"), ("A/1", "attributes.ome.well"),
+        ("A/1", "attributes.ome.well.images"), ("A/1", "attributes.ome.well.images.0"),
+        ("A/1", "attributes.ome.well.images.0.path"),
+        ("A/1/0", "attributes.ome.multiscales"), ("A/1/0", "attributes.ome.multiscales.0.axes"),
+        ("A/1/0", "attributes.ome.multiscales.0.datasets.0"), ("A/1/0", "attributes.ome.omero"),
+        ("A/1/0", "attributes.ome.omero.channels"), ("A/1/0/0", ""), ("A/1/0/0", "shape"), ("A/1/0/0", "data_type"),
+    ],
+)  # fmt: skip
+def test_altered_metadata_of_zarr_plates(altered_plate: Path, file: str, place: str, value: Any):
+    """Whatever stands in place of a part of the metadata, the other well is found as it is, or a sentence names the
+    folder or the well."""
+    path = altered_plate / "screen.zarr" / file / "zarr.json"
+    written = path.read_text()
+    path.write_text(json.dumps(_altered(json.loads(written), place, value)))
+    spec = FilesSpec(format="ome-zarr", pattern="*.zarr")
+    try:
+        layout = find_layout(spec, altered_plate, strict=False)
+    except SegueError as error:
+        assert "screen" in str(error)
+    else:
+        assert file == "" or "screen/B10" in {well.key for well in layout.wells}
+    finally:
+        path.write_text(written)
+
+
+@pytest.fixture(scope="module")
+def altered_plate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("altered")
+    write_zarr_plate(folder / "screen.zarr", 3, positions=True)
+    return folder
+
+
+def test_metadata_nested_too_deeply(tmp_path: Path):
+    write_zarr_plate(tmp_path / "screen.zarr", 3, positions=True)
+    (tmp_path / "screen.zarr/zarr.json").write_text("[" * 10**5)
+    assert "screen.zarr" in told(lambda: find_layout(FilesSpec(format="ome-zarr", pattern="*.zarr"), tmp_path))
 
 
 def test_pages_by_manifest(tmp_path: Path):

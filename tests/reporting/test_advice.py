@@ -111,3 +111,10 @@ def test_mistakes_are_told(results: StudyResults) -> None:
         advise(comparison, "transfer", "a", None)
     new = advise(comparison, "transfer", None, 16)
     assert new.choice["transfer.freeze"] == "none" and "not known, and not used" in new.settings.notes_text()
+
+
+def test_nothing_is_judged_without_a_transfer(results: StudyResults) -> None:
+    """A stage that starts from no other has no source to advise on."""
+    transfers = study(results).results
+    alone = dataclasses.replace(transfers, parents=dict.fromkeys(transfers.parents))
+    assert judge(compare(alone), "transfer") is None

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segue.reporting.analysis.bootstrap import ClusterLevel, estimate, estimate_contrasts, weighted_median
+from segue.reporting.analysis import bootstrap
+from segue.reporting.analysis.bootstrap import (
+    ClusterLevel,
+    _medians_by_group,
+    estimate,
+    estimate_contrasts,
+    weighted_median,
+)
 
 
 def seeds(ids: np.ndarray) -> dict[str, ClusterLevel]:
@@ -118,3 +125,26 @@ def test_shared_seeds_cancel_in_a_difference() -> None:
     values = np.random.default_rng(7).normal(size=8)[ids] + 3.0 * groups
     (result,) = estimate_contrasts(values, groups, lambda medians: medians[:, [1]] - medians[:, [0]], seeds(ids))
     assert result.interval == pytest.approx((3.0, 3.0))
+
+
+def test_medians_of_groups_are_those_of_each_alone() -> None:
+    """Weighted medians of several groups at once equal those of each by itself; without any weight, NaN."""
+    generator = np.random.default_rng(8)
+    sizes = [1, 4, 7, 30]
+    parts = [np.sort(generator.normal(size=size)) for size in sizes]
+    weights = generator.integers(0, 3, size=(60, sum(sizes))).astype(np.float32) * np.float32(10 / 9)
+    starts = np.cumsum(sizes) - sizes
+    together = _medians_by_group(np.concatenate(parts), starts, weights)
+    for place, (part, start) in enumerate(zip(parts, starts, strict=True)):
+        np.testing.assert_array_equal(together[:, place], weighted_median(part, weights[:, start : start + part.size]))
+    assert np.isnan(together[:, 0]).any()
+
+
+def test_draws_are_the_same_whether_or_not_they_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large and small numbers of clusters take the same random numbers."""
+    generator = np.random.default_rng(9)
+    ids, values = np.arange(40) // 2, generator.normal(size=40)
+    levels = {"runs": ClusterLevel(ids, ids // 4), "seeds": ClusterLevel(np.arange(40) % 5, np.zeros(40))}
+    cached = estimate(values, levels)
+    monkeypatch.setattr(bootstrap, "MAX_CACHED_WEIGHTS", 0)
+    assert estimate(values, levels) == cached

@@ -8,6 +8,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import kendalltau
 
 from segue.errors import SegueError
 from segue.reporting.analysis.choices import (
@@ -19,7 +20,7 @@ from segue.reporting.analysis.choices import (
     selection_optimism,
 )
 from segue.reporting.analysis.comparison import Comparison, compare
-from segue.reporting.analysis.ranking import choice_axes, rank_stability
+from segue.reporting.analysis.ranking import choice_axes, kendall_tau, rank_stability
 from segue.study.table import StudyResults
 
 LOSS = {("none", 1): 1.0, ("none", 2): 2.0, ("encoder", 1): 4.0, ("encoder", 2): 3.0}
@@ -105,13 +106,33 @@ def test_ranks_that_never_change(comparison: Comparison) -> None:
     assert any("tau between the orders of 2 repeats: mean 1.000" in note for note in analysis.notes)
 
 
-def test_additive_effects_equal_least_squares() -> None:
-    """With cells missing, row and column effects are those of a least-squares fit."""
+def test_kendall_tau_equals_scipy() -> None:
+    """Between columns with and without ties, in values or in both."""
+    values = np.random.default_rng(0).integers(0, 6, size=(40, 3)).astype(float)
+    values[:, 2] = np.arange(40)
+    taus = kendall_tau(values)
+    for a, b in combinations(range(3), 2):
+        assert taus[a, b] == pytest.approx(kendalltau(values[:, a], values[:, b])[0])
+    np.testing.assert_allclose(np.diag(taus), 1)
+
+
+@pytest.mark.parametrize("shape", [(4, 7), (7, 4)])
+def test_additive_effects_equal_least_squares(shape: tuple[int, int]) -> None:
+    """With cells missing, row and column effects are those of a least-squares fit, whichever has more levels."""
     generator = np.random.default_rng(0)
-    table = pd.DataFrame([(r, c) for r in range(4) for c in range(5) if r != c], columns=["r", "c"])
+    cells = [(r, c) for r in range(shape[0]) for c in range(shape[1]) if r != c]
+    table = pd.DataFrame(cells, columns=["r", "c"])
     table["y"] = generator.normal(size=len(table))
     rows, columns = additive_effects(table, "r", "c")
     design = np.hstack([pd.get_dummies(table[name]).to_numpy(float) for name in ("r", "c")])
     fitted = design @ np.linalg.lstsq(design, table["y"], rcond=None)[0]
     np.testing.assert_allclose(table["r"].map(rows) + table["c"].map(columns), fitted)
     assert columns.mean() == pytest.approx(0)
+
+
+def test_effects_of_unlinked_parts_are_centered_each() -> None:
+    """Columns that share no rows are not compared: their effects have mean zero within each part."""
+    table = pd.DataFrame({"r": [0, 0, 1, 1, 1], "c": list("abcde"), "y": [1.0, 3.0, 10.0, 20.0, 30.0]})
+    rows, columns = additive_effects(table, "r", "c")
+    np.testing.assert_allclose(rows, [2, 20])
+    np.testing.assert_allclose(columns, [-1, 1, -10, 0, 10], atol=1e-12)

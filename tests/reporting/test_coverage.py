@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from segue.evaluation.counts import ClassCounts
+from segue.evaluation.image_counts import ImageCounts
+from segue.evaluation.tools import LabelFiles, ToolCounts, ToolsSpec
 from segue.reporting.analysis.bootstrap import ClusterLevel, estimate, estimate_contrasts
-from segue.reporting.analysis.images import clustered_mean
+from segue.reporting.analysis.images import cluster_weights, t_interval
+from segue.reporting.analysis.tools import compare_tools
 
 pytestmark = pytest.mark.slow
 STUDIES = 400
@@ -65,17 +69,33 @@ def test_differences_of_medians() -> None:
     assert 0.90 <= inside / STUDIES <= 0.98
 
 
-@pytest.mark.parametrize("clusters", [5, 20])
-def test_means_over_clustered_images(clusters: int) -> None:
-    """Images of one micrograph resemble each other: the interval over groups of unequal size, in 90 to 98 %."""
+@pytest.mark.parametrize("groups", [5, 20])
+def test_pooled_scores_over_groups_of_images(groups: int) -> None:
+    """Images of one micrograph resemble each other and are of unequal size: the interval of a pooled recall, in 90 to
+    98 %, and that of the difference of two networks on the same images, too."""
     generator = np.random.default_rng(4)
-    inside = 0
+    inside = np.zeros(2)
+    weights = cluster_weights(groups, 1000).astype(float)
     for _ in range(STUDIES):
-        ids = np.repeat(np.arange(clusters), generator.integers(4, 9, clusters))
-        values = generator.normal(size=clusters)[ids] + generator.normal(size=ids.size)
-        _, low, high, _ = clustered_mean(values, ids)
-        inside += low <= 0 <= high
-    assert 0.90 <= inside / STUDIES <= 0.98
+        ids = np.repeat(np.arange(groups), generator.integers(4, 9, groups))
+        labeled = generator.integers(50, 400, ids.size)
+        quality = 0.7 + 0.08 * generator.normal(size=groups)[ids] + 0.08 * generator.normal(size=ids.size)
+        better = quality + 0.05 + 0.02 * generator.normal(size=groups)[ids] + 0.02 * generator.normal(size=ids.size)
+        first, second = (pooled_recall(labeled, found).weighted_score("recall_disc", weights[:, ids])
+                         for found in (quality * labeled, better * labeled))  # fmt: skip
+        assert first is not None and second is not None
+        for place, (samples, truth) in enumerate(((first, 0.7), (second - first, 0.05))):
+            low, high = t_interval(samples, groups)
+            inside[place] += low <= truth <= high
+    assert ((inside / STUDIES >= 0.90) & (inside / STUDIES <= 0.98)).all(), inside / STUDIES
+
+
+def pooled_recall(labeled: np.ndarray, found: np.ndarray) -> ImageCounts:
+    """Returns images with `labeled` pixels of a disc, of which `found` are found."""
+    confusion = np.zeros((len(labeled), 2, 2))
+    confusion[:, 1, 1], confusion[:, 1, 0] = found, labeled - found
+    names, ones = tuple(map(str, range(len(labeled)))), np.ones((len(labeled), 1))
+    return ImageCounts(names, names, ("background", "disc"), False, False, 0.0, ones, ones, confusion, None)
 
 
 @pytest.mark.parametrize(("seeds", "least", "most"), [(2, 0.42, 0.58), (3, 0.68, 0.82), (5, 0.84, 0.96)])
@@ -89,3 +109,29 @@ def test_few_seeds_cover_what_the_page_says(seeds: int, least: float, most: floa
         low, high = estimate(values, {"seeds": level(ids)}, resamples=300).interval or (np.nan, np.nan)
         inside += low <= 0 <= high
     assert least <= inside / STUDIES <= most
+
+
+@pytest.mark.parametrize("groups", [3, 5, 20])
+def test_pooled_scores_of_tools(groups: int) -> None:
+    """Pooled accuracies of two tools and their difference, over unequal groups, in 88 to 98 %."""
+    generator = np.random.default_rng(6)
+    inside = np.zeros(2)
+    for _ in range(STUDIES):
+        ids = np.repeat(np.arange(groups), generator.integers(1, 6, groups))
+        difficulty = 0.8 * generator.normal(size=groups)[ids]
+        counts = {}
+        for name in ("first", "second"):
+            share = 1 / (1 + np.exp(-(difficulty + 0.4 * generator.normal(size=ids.size))))
+            right = generator.binomial(1000, share)
+            pixels = np.zeros((ids.size, 2, 2), int)
+            pixels[:, 1, 1], pixels[:, 1, 0] = right, 1000 - right
+            counts[name] = ClassCounts(pixels, ("background", "cell"))
+        source, names = LabelFiles([]), tuple(map(str, range(ids.size)))
+        tools = dict.fromkeys(counts, source)
+        spec = ToolsSpec(classes=("background", "cell"))
+        drawn = ToolCounts(spec, names, tuple(map(str, ids)), counts, source, tools, dict.fromkeys(counts, ""))
+        result = compare_tools(drawn, resamples=200)
+        rows = (result.score_of("first", "accuracy"), result.difference_of("second", "accuracy"))
+        for place, (row, truth) in enumerate(zip(rows, (0.5, 0.0), strict=True)):
+            inside[place] += row["pooled_low"] <= truth <= row["pooled_high"]
+    assert ((inside / STUDIES >= 0.88) & (inside / STUDIES <= 0.98)).all()

@@ -15,8 +15,10 @@ from samples.object_study import SIDE, TARGETS, fields, made
 
 from segue.data.spec import Layer
 from segue.data.writer import merge_parts, write_part
+from segue.evaluation.outcomes import outcomes
 from segue.reporting.analysis.comparison import compare
-from segue.reporting.figures.predictions.failures import crop, failures_figure, outcomes
+from segue.reporting.analysis.images import image_intervals
+from segue.reporting.figures.predictions.failures import crop, failures_figure
 from segue.reporting.figures.predictions.objects import (
     line_colors,
     object_scores,
@@ -31,7 +33,7 @@ from segue.study.examples import MAX_IMAGES, most_different, object_examples
 from segue.study.executor import run_study
 from segue.study.plan import plan_study
 from segue.study.store import timing_file
-from segue.study.table import ObjectExample, StudyResults, collect
+from segue.study.table import ObjectExample, StudyResults, collect, image_table
 
 
 def few_objects(study: StudyResults) -> StudyResults:
@@ -150,7 +152,6 @@ def test_outcomes_by_hand() -> None:
     one = outcomes(label, actual)
     assert one.predicted == {"hit": (11,), "merged": (12,), "split": (13, 14), "false": (15,)}
     assert (one.missed, one.merges, one.splits) == ((5,), 1, 1)
-    assert one.summary == "1 merge, 1 split,\n1 missed, 1 false"
 
 
 def test_every_predicted_object_has_one_kind(study: StudyResults) -> None:
@@ -274,7 +275,11 @@ def test_from_runs_to_pictures(tmp_path: Path) -> None:
     plan = plan_study(tmp_path / "two.toml")
     run_study(plan)
     assert [file.read_bytes() for file in files] == first
+    images, notes = image_table(plan)  # whose counts give the scores
+    assert not notes and images.groupby("run")["tile_ap50"].count().eq(read_json(files[0])["samples"]).all()
+    assert images["tile_objects_true"].sum() == sum(sum(read_json(file)["images"]["true_objects"]) for file in files)
     results = collect(plan, command="")
+    assert image_intervals(compare(results), "train")[0].table["value_over_images_low"].notna().all()
     assert results.timings is not None and (results.timings["decode_s"].to_numpy() > 0).all()
     examples = object_examples(plan, typical_runs(compare(results)))
     assert len(examples) == MAX_IMAGES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -143,8 +144,15 @@ def test_tables_that_cannot_be_read_are_named(wide: Path, tmp_path: Path) -> Non
     """Missing, foreign, damaged and untidy tables each get one sentence with the remedy."""
     (tmp_path / "damaged.parquet").write_bytes(wide.read_bytes()[:200])
     (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "folder.csv").mkdir()
+    if os.name != "nt":
+        (tmp_path / "device.csv").symlink_to("/dev/zero")  # it could be read without end
+        with pytest.raises(SegueError, match=r"device.csv: is not a regular file"):
+            from_table(tmp_path / "device.csv")
     for name, message in (
         ("none.parquet", "there is no such file"),
+        ("folder.csv", "is a folder; give the path of a study or a table"),
+        ("n" * 300 + ".csv", "cannot be opened"),
         ("notes.txt", "allowed: .toml, .parquet, .csv"),
         ("damaged.parquet", "cannot be read as a table"),
         ("wide.parquet", "--columns"),

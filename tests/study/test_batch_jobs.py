@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from segue.errors import SegueError
+from segue.study.cluster import batch_jobs
 from segue.study.cluster.batch_jobs import SYSTEMS, job_script
 
 pytest.importorskip("dask_jobqueue")
@@ -72,3 +74,34 @@ def test_mistakes_are_told(tmp_path: Path, system: str):
     path.write_text(f'system = "{system}"\nworkers = 1\nwalltime = "00:04:00"\nmemory_GB = 1\n')
     with pytest.raises(SegueError, match="at most twice notice_s"):
         job_script(path)
+
+
+def test_jobs_that_end_before_their_worker_connects_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Job 8 is no longer queued at two looks and never had a worker; 7 had one, and 9 waits. After several in a row
+    the study ends, with what to look at."""
+    path = tmp_path / "slurm.toml"
+    path.write_text('system = "slurm"\nworkers = 1\nwalltime = "01:00:00"\nmemory_GB = 1\n')
+    monkeypatch.setattr(batch_jobs, "LOOK_S", 0)
+    monkeypatch.setitem(batch_jobs.QUEUED, "slurm", "echo 9")
+    workers = {f"worker-{job}": SimpleNamespace(job_id=str(job)) for job in (7, 8, 9)}
+    scheduler = SimpleNamespace(workers={"tcp://a": SimpleNamespace(name="worker-7")})
+    replaced, lines = [], []
+    cluster = SimpleNamespace(
+        workers=workers, scheduler=scheduler, scale_down=None, sync=lambda function, names: replaced.extend(names)
+    )
+    jobs = batch_jobs.LostJobs(cluster, path, lines.append)
+    jobs.replace()
+    assert replaced == []
+    scheduler.workers.clear()
+    jobs.replace()
+    assert replaced == ["worker-8"] and "job 8 ended before its worker was connected" in lines[0]
+    workers["worker-8"].job_id = "10"
+    jobs.replace()
+    jobs.replace()
+    workers["worker-8"].job_id = "11"
+    jobs.replace()
+    with pytest.raises(SegueError, match=r"3 jobs in a row ended before their worker was connected, the last 11"):
+        jobs.replace()
+    monkeypatch.setitem(batch_jobs.QUEUED, "slurm", "false")  # the batch system does not answer: nothing is known
+    jobs.replace()
+    assert len(replaced) == 2

@@ -12,12 +12,16 @@ import pandas as pd
 import pytest
 
 from segue import signals
+from segue.reporting.page.page import COST_COLUMNS
 from segue.study.cluster import workers
 from segue.study.executor import Grouping, ReadyQueue, run_study
 from segue.study.plan import PlannedTraining, Template, plan_study
 from segue.study.sizes import StageSizes, TimeLeft
 from segue.study.table import collect
 from segue.study.worker import TaskResult
+from segue.training import fused
+from segue.training.identity import RepeatedKey
+from segue.training.run_folder import RunFolder
 from segue.training.spec import StageSpec
 
 StudyFile = Callable[..., Path]
@@ -34,9 +38,9 @@ optimizer = { name = "adam", lr = { each = [RATES] } }
 
 def planned(name: str, **more: object) -> PlannedTraining:
     spec = StageSpec.model_validate({"data": [{"dataset": "d"}], **more})
-    template = Template(spec, {}, ("d",), None)
+    template = Template(spec, {}, ("d",), None, RepeatedKey(spec, {}, ("d",)))
     seeds = {"init": spec.init, "draw": spec.draw}
-    return PlannedTraining(name, name, SimpleNamespace(), template, seeds, None, SimpleNamespace())  # type: ignore[arg-type]
+    return PlannedTraining(name, name, SimpleNamespace(), template, seeds, None)  # type: ignore[arg-type]
 
 
 def group(trainings: list[PlannedTraining], *, workers: int, max_size: int | None) -> list[tuple[PlannedTraining, ...]]:
@@ -61,6 +65,57 @@ def test_side_by_side_gives_the_same_table(study_file: StudyFile, tmp_path: Path
     assert shared == [2] * 4  # of each seed the two rates; the seeds have orders of their own
 
 
+def one_seed(path: Path, keep: str = "weights") -> Path:
+    path.write_text(path.read_text().replace("seeds = 2", f'seeds = 1\nkeep = "{keep}"'))
+    return path
+
+
+@pytest.mark.slow
+def test_an_exact_study_is_not_an_approximate_one(
+    study_file: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Models that stepped at once say so in the table and in the costs that the page shows; the same study with exact
+    steps, on the same store, trains its own. On a processor, as the software comes, a line says that all are exact."""
+    exact = one_seed(study_file(STAGE.replace("RATES", "1e-3, 1e-4"), name="exact.toml"))
+    path = tmp_path / "approximate.toml"
+    path.write_text(exact.read_text() + 'side_by_side = "approximate"\n')
+    lines: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(fused, "DEVICES", ("cpu",))
+        assert run_study(plan_study(path, tmp_path / "store"), log=lines.append).finished == 2
+    assert not [line for line in lines if "side_by_side" in line]
+    results = collect(plan_study(path, tmp_path / "store"), command="")
+    assert set(results.table["side_by_side"]) == set(results.cost["side_by_side"]) == {"approximate"}
+    assert COST_COLUMNS["side_by_side"] == ("steps", None)
+
+    assert run_study(plan_study(exact, tmp_path / "store"), log=lines.append).finished == 2
+    assert "side_by_side" not in collect(plan_study(exact, tmp_path / "store"), command="").table
+    assert run_study(plan_study(path, tmp_path / "on a processor"), log=lines.append).finished == 2
+    (line,) = (line for line in lines if "side_by_side" in line)
+    assert line.endswith("exactly: a processor is faster with one model at a time")
+    assert set(collect(plan_study(path, tmp_path / "on a processor"), command="").table["side_by_side"]) == {"exact"}
+
+
+@pytest.mark.slow
+def test_weights_of_steps_at_once_cannot_be_had_again(
+    study_file: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Where they were not kept and a domain is added, the run is trained anew and scored on all domains: no run has
+    scores of two sets of weights, and each file is what its digest says."""
+    monkeypatch.setattr(fused, "DEVICES", ("cpu",))
+    path = one_seed(study_file(STAGE.replace("RATES", "1e-3, 1e-4") + 'side_by_side = "approximate"\n'), "metrics")
+    run_study(plan_study(path, tmp_path / "store"))
+    path.write_text(path.read_text().replace("[domains]", '[domains]\nboth = { dataset = "discs" }'))
+    plan = plan_study(path, tmp_path / "store")
+    assert run_study(plan, side_by_side=2).failed == 0
+    table = collect(plan_study(path, tmp_path / "store"), command="").table
+    assert len(table) == 6 and set(table["side_by_side"]) == {"exact"}
+    for training in plan.trainings:
+        run = RunFolder(plan.store.run(training.key))
+        assert run.read(run.metrics)["side_by_side"]["steps"] == "exact"
+        assert len(run.read_history()) == 2
+
+
 def test_a_failure_is_its_own_member_s(study_file: StudyFile, tmp_path: Path):
     """A model whose loss is lost ends alone; leaves that need not keep weights lose them here too."""
     path = study_file(STAGE.replace("RATES", "1e-3, 1e-2, 1e30"))
@@ -79,7 +134,8 @@ def test_a_failure_is_its_own_member_s(study_file: StudyFile, tmp_path: Path):
 
 
 def test_only_what_pays_shares_a_pass():
-    """Costly augmentation pays; other data, orders and batches cannot share; no worker is left without work."""
+    """Costly augmentation pays, and so do steps at once; other data, orders and batches cannot share; no worker is left
+    without work."""
     plain = [planned(f"plain{k}", optimizer={"lr": 10.0**-k}) for k in range(4)]
     rotated = {"augment": {"rotation_deg": 90}}
     costly = [planned(f"costly{k}", optimizer={"lr": 10.0**-k}, **rotated) for k in range(8)]
@@ -90,6 +146,9 @@ def test_only_what_pays_shares_a_pass():
     assert [len(group) for group in group(costly[:4], workers=4, max_size=None)] == [1, 1, 1, 1]
     assert [len(group) for group in group(costly[:4], workers=2, max_size=None)] == [2, 2]
     assert [len(group) for group in group(plain, workers=1, max_size=2)] == [2, 2]
+    fused = [planned(f"fused{k}", optimizer={"lr": 10.0**-k}, side_by_side="approximate") for k in range(3)]
+    assert [len(group) for group in group([*fused, *plain], workers=1, max_size=None)] == [3, 1, 1, 1, 1]
+    assert [len(group) for group in group([*fused[:2], *plain[:2]], workers=1, max_size=4)] == [2, 2]
     seeds = [planned(f"seed{k}", init=k, order="shared", **rotated) for k in range(3)]
     assert [len(group) for group in group(seeds, workers=1, max_size=None)] == [3]
 

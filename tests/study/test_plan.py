@@ -15,6 +15,7 @@ from segue.cli.describe import describe_plan
 from segue.errors import SegueError, SpecError
 from segue.study import grid
 from segue.study.plan import Plan, plan_study
+from segue.training import identity
 
 STUDIES = Path(__file__).parents[2] / "studies"
 StudyFile = Callable[..., Path]
@@ -270,6 +271,17 @@ def test_keys_ignore_names_and_evaluation(study_file: StudyFile):
     assert keys(changed) == before
     changed.write_text(text.replace("epochs = 2", "epochs = 3"))
     assert not set(keys(changed).values()) & set(before.values())
+
+
+@pytest.mark.parametrize("name", ["demo", "few-labels", "nuclei-transfer"])
+def test_keys_of_repetitions_are_those_of_their_fingerprints(plan_of: Callable[[str], Plan], name: str):
+    """What writes the JSON of a key once for all repetitions gives the key that `segue train` makes of a run alone."""
+    for train in plan_of(name).trainings:
+        parent = train.identities[-1]
+        single = identity.fingerprint(
+            train.spec, train.template.settings, train.inputs, parent=parent, **dict(train.seeds)
+        )
+        assert train.key == single.key
 
 
 def test_default_written_out_is_the_same_stage(study_file: StudyFile):

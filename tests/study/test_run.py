@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import json
 import os
@@ -13,15 +14,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from samples.cli import COMMAND, run_segue
+from samples.cli import COMMAND, assert_refused, run_segue
 from samples.study import write_study
 
 from segue import api
 from segue.errors import SegueError
 from segue.study.executor import run_study
 from segue.study.plan import Plan, plan_study
+from segue.study.store import image_counts_file
 from segue.study.table import collect
-from segue.training.run_folder import RunFolder
+from segue.training.run_folder import MAX_COUNTS_BYTES, RunFolder
 
 StudyFile = Callable[..., Path]
 
@@ -58,6 +60,43 @@ def test_a_study_from_plan_to_table(copied_study: Path):
     assert set(results.histories["epoch"]) == {1, 2}
     again = run_study(plan_study(path))
     assert again.finished == 0
+
+
+def test_every_test_image_has_a_row(copied_study: Path, tmp_path: Path):
+    """Images with their groups and scores are those of the test part; pooled, they give the table's scores. Evaluations
+    of before have no images, which is said; counts that do not fit the scores are refused."""
+    plan = plan_study(copied_study)
+    images, table = api.table(copied_study, per_image=True), api.table(copied_study)
+    by_evaluation = images.groupby(["run", "evaluated_domain"])
+    assert by_evaluation.size().to_dict() == table.set_index(["run", "evaluated_domain"])["samples"].to_dict()
+    assert set(images["group"]) <= set(images["image"].str.split(" tile ").str[0]) and "transfer.freeze" in images
+    pooled = table.set_index(["run", "evaluated_domain"])
+    for (run, domain), part in by_evaluation:  # of equally large images without ignored pixels, losses are means
+        assert part["loss"].mean() == pytest.approx(pooled.loc[(run, domain), "loss"], rel=1e-5)
+        assert part["accuracy"].mean() == pytest.approx(pooled.loc[(run, domain), "accuracy"])
+    values, differences = api.analyze(copied_study, "images", stage="transfer")
+    assert (values.table["groups"] > 1).all() and values.table["value_over_images_low"].notna().all()
+    assert differences.table["kind"].eq("paired by group").all()
+
+    files = [image_counts_file(plan.evaluation_file(train.key, plan.evaluations[0])) for train in plan.trainings]
+    record = json.loads(gzip.decompress(files[0].read_bytes()))
+    record["confusion"][0][0][0] += 50
+    files[0].write_bytes(gzip.compress(json.dumps(record).encode()))
+    assert_refused(run_segue("study", "table", copied_study, "--per-image"), "does not give the score")
+    files[0].write_bytes(files[0].read_bytes()[:-40])
+    assert_refused(run_segue("study", "table", copied_study, "--per-image"), "is damaged or was altered")
+    files[0].write_bytes(gzip.compress(b"0" * (MAX_COUNTS_BYTES + 1), compresslevel=1))
+    assert_refused(run_segue("study", "table", copied_study, "--per-image"), "more than 268,435,456 bytes")
+    files[0].unlink()
+    done = run_segue("study", "table", copied_study, "--per-image", "-o", tmp_path / "images.csv")
+    assert done.returncode == 0 and "1 of 10 evaluations are left out" in done.stderr
+    for train in plan.trainings:
+        for file in RunFolder(plan.store.run(train.key)).evaluations.glob("*.images.json.gz"):
+            file.unlink()
+    with pytest.raises(SegueError, match="scored by an earlier version"):
+        api.table(copied_study, per_image=True)
+    with pytest.raises(SegueError, match="analyze images: no stage has what it needs"):
+        api.analyze(copied_study, "images")
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ from segue.errors import SegueError
 from segue.formatting import format_bytes
 from segue.networks.registry import FAMILIES, SMP_DECODERS, NetworkSpec
 from segue.spec import load, read_toml
-from segue.storage import is_file, read_json
+from segue.storage import is_file
+from segue.study.store import FailureRecord, read_record
 from segue.training.run_folder import RunFolder
 from segue.training.schedules import SCHEDULES
 
@@ -119,7 +120,7 @@ def describe_preparation(path: Path, kind: str) -> str:
     """Returns what a specification of `segue prepare` or `segue simulate` would make, without decoding any image."""
     from segue.study.datasets import MAKERS, series_files
 
-    maker, root = MAKERS[kind], path.parent
+    maker, root = MAKERS[kind](), path.parent
     specs = [load(maker.spec, path)] if kind == "prepare" else [*series_files(path, root / "FOLDER").values()]
     inputs = [maker.inputs(spec, root) for spec in specs]
     counts = [maker.expected(spec, root, files) for spec, files in zip(specs, inputs, strict=True)]
@@ -265,6 +266,10 @@ def describe_run(folder: Path) -> str:
         ("time", f"{timing['seconds']:.1f} s, {timing['images_per_s']:.0f} images/s, "
                  f"{environment['precision']}, {environment['threads']} threads, {environment['cpu']}"),
     ]  # fmt: skip
+    beside = metrics.get("side_by_side")
+    if beside:
+        reason = f"; {beside['why_exact']}" if beside.get("why_exact") else ""
+        rows.append(("steps", f"{beside['fused_steps']} of {beside['all_steps']} at once with other models{reason}"))
     spent = timing["energy_J"]
     rows.append(
         ("energy", f"not measured ({timing['energy_note']})" if spent is None
@@ -393,12 +398,11 @@ def describe_plan(plan: Plan) -> str:
     """Returns the counts of a plan stage by stage, the disk space it needs, and in what its domains differ."""
     from segue.study.domains import domain_warnings
 
-    head = ("stage", "configurations", "models", "distinct", "finished", "failed")
+    head, counts = ("stage", "configurations", "models", "distinct", "finished", "failed"), plan.counts
     rows = [
-        (c.stage, *(f"{n:,}" for n in (c.configurations, c.models, c.distinct, c.finished, c.failed)))
-        for c in plan.counts
+        (c.stage, *(f"{n:,}" for n in (c.configurations, c.models, c.distinct, c.finished, c.failed))) for c in counts
     ]
-    sums = {name: sum(getattr(c, name) for c in plan.counts) for name in head[1:]}
+    sums = {name: sum(getattr(c, name) for c in counts) for name in head[1:]}
     sums["distinct"] = len(plan.trainings)  # a training that two stages share counts once
     rows.append(("all", *(f"{n:,}" for n in sums.values())))
     need = plan.disk()
@@ -443,8 +447,8 @@ def describe_status(plan: Plan) -> str:
     failed = plan.failed
     for training in plan.trainings:
         if training.key in failed:
-            error = read_json(plan.store.failure(training.key))["error"]
-            lines.append(f"failed: {training.label} [{training.key}]\n        {error}")
+            record = read_record(plan.store.failure(training.key), FailureRecord) or {"error": "unknown"}
+            lines.append(f"failed: {training.label} [{training.key}]\n        {record['error']}")
     return "\n".join(lines)
 
 

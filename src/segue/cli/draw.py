@@ -41,13 +41,13 @@ def network(
     """Draw blocks, sizes, channels, skips and frozen parts (of a run, those that it froze)."""
     from segue import networks
     from segue.networks.analysis.drawing import draw_network
-    from segue.storage import replacing
+    from segue.storage import as_path, replacing
     from segue.training.freezing import leaf_parts
 
     if out.suffix.lower() != ".svg":
         raise SegueError(f"{out}: the drawing of a network is an SVG; give a name that ends in .svg.")
     parts = tuple(frozen or ())
-    if Path(what).is_dir():
+    if as_path(what).is_dir():
         if settings:
             raise SegueError(f"draw network {what}: the settings of the network are those of the run; leave --set out.")
         model = _model(Path(what))

@@ -16,12 +16,14 @@ import typer
 
 from segue import device, signals
 from segue.cli import draw
+from segue.cli.compare import compare
 from segue.cli.fit import fit
 from segue.cli.plate import count, film
 from segue.cli.predict import predict
 from segue.cli.progress import open_progress
 from segue.errors import SegueError, print_warnings
 from segue.formatting import format_duration
+from segue.storage import as_path
 
 if TYPE_CHECKING:
     from segue.reporting.analysis.result import Analysis
@@ -292,7 +294,7 @@ def evaluate(
     from segue import api
     from segue.cli import describe
 
-    if dataset.is_dir() or dataset.suffix.lower() == ".toml":
+    if as_path(dataset).is_dir() or dataset.suffix.lower() == ".toml":
         if part is not None or where:
             raise SegueError(f"{dataset}: has no parts and conditions, as a dataset has; leave --part and --where out.")
         _evaluate_folder(run, dataset, out)
@@ -316,7 +318,7 @@ def _evaluate_folder(run: Path, folder: Path, out: Path | None) -> None:
     from segue import api
     from segue.cli import describe
 
-    if out is not None and out.exists():
+    if out is not None and as_path(out).exists():
         raise SegueError(f"{out}: exists, and nothing is overwritten; choose another file.")
     result = api.evaluate_folder(run, folder)
     print("\n".join(describe.describe_folder_scores(result, str(folder))))
@@ -339,6 +341,7 @@ def _condition(text: str) -> tuple[str, Any]:
 
 app.command()(fit)
 app.command()(predict)
+app.command()(compare)
 app.command()(film)
 app.command()(count)
 
@@ -454,11 +457,14 @@ def study_table(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="A .parquet or .csv file; default: print CSV.")
     ] = None,
+    per_image: Annotated[
+        bool, typer.Option("--per-image", help="One row per run, domain and test image, with the scores of the image.")
+    ] = False,
 ) -> None:
     """Write the tidy table: one row per run and domain it was scored on."""
     from segue import api
 
-    table = api.table(study, store=store)
+    table = api.table(study, store=store, per_image=per_image, log=_print_note)
     if out is None:
         print(table.to_csv(index=False), end="")
         return
@@ -493,8 +499,8 @@ def study_analyze(
         str,
         typer.Argument(
             metavar="ANALYSIS",
-            help="matrix, factors, tests, variance, spread, forgetting, asymmetry, labels, ranks, best-of-k, regret, "
-            "selection, images or advice.",
+            help="expected, matrix, factors, tests, variance, spread, forgetting, asymmetry, labels, ranks, best-of-k, "
+            "regret, selection, images or advice.",
         ),
     ],
     stage: Stage = None,

@@ -9,6 +9,7 @@ Readers give pixels as a viewer shows them: whatever a file says of them is take
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -198,13 +199,15 @@ def _reader_of(path: Path) -> Reader:
 def _call(reader: Reader, path: Path, function: Callable[[], Any]) -> Any:
     """Returns function(); every error becomes a SegueError that names the file."""
     try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):  # a device could be read without end; to open a pipe waits for its writer
+            kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+            raise SegueError(f"{path}: is {kind}; give the path of an image file.")
         with path.open("rb"):
             pass
     except FileNotFoundError:
         raise SegueError(f"{path}: there is no such file; correct the path.") from None
     except OSError as error:
-        if path.is_dir():
-            raise SegueError(f"{path}: is a folder; give the path of an image file.") from error
         raise SegueError(f"{path}: cannot be read ({error.strerror}); check the file's permissions.") from error
     absent = placeholder(path)
     if absent:
@@ -296,8 +299,18 @@ def read_labels(
             f"{path}: the label image is {labels.shape[0]} × {labels.shape[1]} px, but its image is "
             f"{shape[0]} × {shape[1]} px; they must have the same size: check the pair."
         )
-    labels = _to_int32(path, labels)
+    labels = to_labels(path, labels)
     return _checked(path, 1 - labels if inverted else labels, layer, values or {})
+
+
+def read_label_pages(path: Path) -> np.ndarray:
+    """Returns the label images of a file, (N, H, W) int32, one per page, with the numbers that the file stores.
+
+    Raises SegueError, one sentence naming the file, if it cannot be read, for colors, pages along several axes,
+    fractions, and numbers beyond `MAX_LABEL`.
+    """
+    reader = _reader_of(path)
+    return to_labels(path, _call(reader, path, lambda: _label_pages(path, reader.read(path, True))))
 
 
 def is_inverted_mask(label: Path, image: Path) -> bool | None:
@@ -314,16 +327,35 @@ def is_inverted_mask(label: Path, image: Path) -> bool | None:
     return has_mark(image, None) if has_mark(label, 1) else None
 
 
-def _label_plane(path: Path, stack: Stack, page: int | None, count: int, pages: Pages | None) -> np.ndarray:
-    """Returns (H, W) of a stack: its only plane, or `page` of `count`."""
+def _page_lengths(path: Path, stack: Stack) -> dict[str, int]:
+    """Returns the lengths of the axes of pages that are longer than one; raises SegueError for channels."""
     lengths = {letter: n for letter, n in zip(stack.axes, stack.pixels.shape, strict=True) if letter not in "YX"}
-    planes = [letter for letter, n in lengths.items() if n > 1]
+    planes = {letter: n for letter, n in lengths.items() if n > 1}
     if any(letter in "SC" for letter in planes):
         raise SegueError(
-            f"{path}: is an image of {max(lengths[letter] for letter in planes)} channels, a picture of labels; "
+            f"{path}: is an image of {max(planes.values())} channels, a picture of labels; "
             "save the labels themselves: one channel, whose values are classes or objects."
         )
-    total = int(np.prod([lengths[letter] for letter in planes], initial=1))
+    return planes
+
+
+def _label_pages(path: Path, stack: Stack) -> np.ndarray:
+    """Returns (N, H, W) of a stack."""
+    pages = _page_lengths(path, stack)
+    if len(pages) > 1:
+        shape = " × ".join(map(str, pages.values()))
+        raise SegueError(f"{path}: holds {shape} pages of labels; save those along one axis as a file.")
+    index = tuple(slice(None) if letter in "YX" or letter in pages else 0 for letter in stack.axes)
+    left = [letter for letter in stack.axes if letter in "YX" or letter in pages]
+    pixels = np.asarray(stack.pixels[index]).transpose([left.index(letter) for letter in (*pages, "Y", "X")])
+    return pixels if pages else pixels[None]
+
+
+def _label_plane(path: Path, stack: Stack, page: int | None, count: int, pages: Pages | None) -> np.ndarray:
+    """Returns (H, W) of a stack: its only plane, or `page` of `count`."""
+    lengths = _page_lengths(path, stack)
+    planes = list(lengths)
+    total = int(np.prod(list(lengths.values()), initial=1))
     if total != count or len(planes) > 1:
         raise SegueError(
             f"{path}: holds {total} page(s) of labels, but its image has {count}; labels need a page for each image."
@@ -339,7 +371,8 @@ def _label_plane(path: Path, stack: Stack, page: int | None, count: int, pages: 
     return plane if stack.axes.index("Y") < stack.axes.index("X") else plane.T
 
 
-def _to_int32(path: Path, labels: np.ndarray) -> np.ndarray:
+def to_labels(path: Path, labels: np.ndarray) -> np.ndarray:
+    """Returns labels of a file as int32; raises SegueError for fractions and for numbers beyond `MAX_LABEL`."""
     if labels.dtype.kind == "f":
         odd = ~(labels == np.round(labels))  # also true for NaN
         if odd.any():

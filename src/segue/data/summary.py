@@ -264,11 +264,11 @@ def _provenance(attributes: Mapping[str, Any]) -> list[tuple[str, str]]:
     text = str(attributes.get("provenance", ""))
     try:
         provenance = json.loads(text)
-    except ValueError:
-        return [("provenance", text)]
-    if not isinstance(provenance, dict):
-        return [("provenance", text)]
-    return [(name, _brief(value)) for name, value in provenance.items()]
+        if isinstance(provenance, dict):
+            return [(name, _brief(value)) for name, value in provenance.items()]
+    except (ValueError, RecursionError):  # no JSON, or nested too deeply
+        pass
+    return [("provenance", text)]
 
 
 def _brief(value: Any) -> str:

@@ -17,13 +17,27 @@ from segue.evaluation import pixel_metrics
 from segue.inference.predict import autocast
 from segue.targets.target import Target
 
+MAX_COUNTED_CLASSES = 32  # of which the confusion of every sample is returned
+
+
+@dataclass(frozen=True)
+class SampleCounts:
+    """Of each of n samples, on the CPU: the sums of the T terms of the loss and what they are divided by, (n, T)
+    float64, and the confusion (n, K, K) int64, None without classes and with more than MAX_COUNTED_CLASSES."""
+
+    loss_sums: Tensor
+    normalizers: Tensor
+    confusion: Tensor | None
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`scores` by name; `probabilities` (n, K, H, W) uint8, 255 times those of the requested samples, on the CPU."""
+    """`scores` by name; `probabilities` (n, K, H, W) uint8, 255 times those of the requested samples, on the CPU;
+    `samples`: what was counted in each sample, if requested."""
 
     scores: dict[str, float]
     probabilities: Tensor
+    samples: SampleCounts | None = None
 
 
 def score(
@@ -43,17 +57,19 @@ def score_many(
     device: torch.device | str,
     precision: Precision,
     samples: Sequence[int] = (),
+    per_sample: bool = False,
 ) -> list[Evaluation]:
     """Returns what each network, with its target, scores over all of a source that is read once.
 
     The scores are the loss, `loss_floor` (the least value it can take), `loss_adjusted` (the loss less that), and those
     of `class_scores` and `pixel_metrics.curve_scores`. samples: those of the source, in any order, whose probabilities
-    are returned too; raises IndexError for one that the source does not have.
+    are returned too; raises IndexError for one that the source does not have. per_sample: whether to count every
+    sample by itself, too.
     """
     unknown = [str(index) for index in samples if not 0 <= index < len(source)]
     if unknown:
         raise IndexError(f"samples: the source has samples 0 to {len(source) - 1}, not {', '.join(unknown)}")
-    totals = [_RunningTotals(target, device, samples) for target in targets]
+    totals = [_RunningTotals(target, device, samples, per_sample) for target in targets]
     for network in networks:
         network.eval()
     bounds = [(start, min(start + batch, len(source))) for start in range(0, len(source), batch)]
@@ -79,26 +95,36 @@ def class_scores(target: Target, counts: Tensor) -> dict[str, float]:
 class _RunningTotals:
     """Sums over batches for one network; waits for the device only in `evaluation`, and for requested probabilities."""
 
-    def __init__(self, target: Target, device: torch.device | str, samples: Sequence[int]) -> None:
+    def __init__(self, target: Target, device: torch.device | str, samples: Sequence[int], per_sample: bool) -> None:
         count = len(target.names)
         self.target, self.samples = target, list(samples)
         self.loss_sums = self.normalizers = torch.zeros((), dtype=torch.float64, device=device)
         self.confusion = torch.zeros((count, count), dtype=torch.int64, device=device)
         self.histogram = torch.zeros((count, 2, pixel_metrics.BINS), dtype=torch.int64, device=device)
         self.probabilities: dict[int, Tensor] = {}
+        self.counts: list[SampleCounts] | None = [] if per_sample else None  # of each batch
 
     def add(self, scores: Tensor, encoded: Tensor, start: int) -> None:
         """Adds a batch, `start` being the index of its first sample."""
-        self.loss_sums = self.loss_sums + self.target.loss_sums(scores, encoded).double()
-        self.normalizers = self.normalizers + self.target.normalizers(encoded).double()
-        if not self.target.names:
-            return
-        classes = self.target.target_classes(encoded)
-        probabilities = self.target.probabilities(scores)
-        self.confusion += pixel_metrics.confusion(self.target.classes(scores), classes, len(self.target.names))
-        self.histogram += pixel_metrics.histogram(probabilities, classes)
-        for index in set(self.samples) & set(range(start, start + len(scores))):
-            self.probabilities[index] = (probabilities[index - start] * 255).round().to(torch.uint8).cpu()
+        target, count = self.target, len(self.target.names)
+        self.loss_sums = self.loss_sums + target.loss_sums(scores, encoded).double()
+        self.normalizers = self.normalizers + target.normalizers(encoded).double()
+        confusion = None
+        if count:
+            classes, probabilities = target.target_classes(encoded), target.probabilities(scores)
+            self.histogram += pixel_metrics.histogram(probabilities, classes)
+            for index in set(self.samples) & set(range(start, start + len(scores))):
+                self.probabilities[index] = (probabilities[index - start] * 255).round().to(torch.uint8).cpu()
+            if self.counts is not None and count <= MAX_COUNTED_CLASSES:
+                confusion = pixel_metrics.confusion_per_image(target.classes(scores), classes, count)
+                self.confusion += confusion.sum(0)
+            else:
+                self.confusion += pixel_metrics.confusion(target.classes(scores), classes, count)
+        if self.counts is not None:
+            singles = list(zip(scores.split(1), encoded.split(1), strict=True))
+            loss_sums = torch.stack([target.loss_sums(*single) for single in singles]).double()
+            normalizers = torch.stack([target.normalizers(one) for _, one in singles]).double()
+            self.counts.append(SampleCounts(loss_sums, normalizers, confusion))
 
     def evaluation(self) -> Evaluation:
         loss, min_loss = (self.loss_sums / self.normalizers).sum().item(), self.target.min_loss
@@ -106,4 +132,14 @@ class _RunningTotals:
         scores |= class_scores(self.target, self.confusion)
         scores |= pixel_metrics.curve_scores(self.histogram, self.target.names)
         selected = [self.probabilities[index] for index in self.samples]
-        return Evaluation(scores, torch.stack(selected) if selected else torch.empty(0, dtype=torch.uint8))
+        probabilities = torch.stack(selected) if selected else torch.empty(0, dtype=torch.uint8)
+        return Evaluation(scores, probabilities, _concatenated(self.counts) if self.counts else None)
+
+
+def _concatenated(counts: Sequence[SampleCounts]) -> SampleCounts:
+    confusion = [one.confusion for one in counts if one.confusion is not None]
+    return SampleCounts(
+        torch.cat([one.loss_sums for one in counts]).cpu(),
+        torch.cat([one.normalizers for one in counts]).cpu(),
+        torch.cat(confusion).cpu() if confusion else None,
+    )

@@ -88,7 +88,7 @@ def evaluate_folder(model: Model, folder: Path, *, context: str) -> FolderScores
     for pair in pairs:
         image, labels, sentences = _read(model, spec, pair)
         page = "" if pair.page is None else f" page {pair.page + 1}"
-        predicted, expected = _predict(model, image, kind)
+        predicted, expected = predict_image(model, image, kind)
         counts.append(count(labels, predicted, expected, model))
         if expected is not None:
             ids, iou = confidence.best_iou(labels, predicted)
@@ -107,7 +107,7 @@ def evaluate_folder(model: Model, folder: Path, *, context: str) -> FolderScores
     return FolderScores(pd.DataFrame(rows), scores, model.target.names, dict.fromkeys(on_all, 0) | dict(notes))
 
 
-def _predict(model: Model, image: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray | None]:
+def predict_image(model: Model, image: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns the labels of an image as `segue predict` writes them, and the confidence of each by its number."""
     with TemporaryDirectory() as working:
         labels = predict_labels(model, image, Path(working), PredictSettings())

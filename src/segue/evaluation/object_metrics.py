@@ -20,7 +20,7 @@ matches where there are none.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -37,6 +37,7 @@ ONE_IF_EMPTY = (  # where nothing is to be found and nothing is predicted
     *("ap_mean", "f1_50", "precision_50", "recall_50", "pq", "sq", "rq", "pq_50", "aji", "aji_plus"),
     *("boundary_f1", "boundary_precision", "boundary_recall"),
 )
+AT_70 = ("f1", "precision", "recall", "matched_iou", "true_iou", "pq")  # of `scores_at_70`
 TILE_PREFIX = "tile_"  # of scores that are counted on tiles, whose borders cut objects
 
 
@@ -63,7 +64,7 @@ class MatchCounts:
 
 
 _ROWS = [field.name for field in fields(MatchCounts) if field.name != "tolerance_px"]
-_ADDITIVE = [name for name in _ROWS if not name.startswith("probability")]
+ADDITIVE = [name for name in _ROWS if not name.startswith("probability")]  # sums over micrographs give the scores
 
 
 def count_matches(
@@ -142,7 +143,12 @@ def concatenate(counts: Sequence[MatchCounts]) -> MatchCounts:
 
 def pool(counts: MatchCounts) -> MatchCounts:
     """Returns one row in which the counts of all micrographs are summed, as if they were one."""
-    return replace(counts, **{name: getattr(counts, name).sum(0, keepdims=True) for name in _ADDITIVE})
+    return replace(counts, **{name: getattr(counts, name).sum(0, keepdims=True) for name in ADDITIVE})
+
+
+def weighted_sums(counts: MatchCounts, weights: np.ndarray) -> MatchCounts:
+    """Returns R rows of counts, each the sum over micrographs with its weights (R, I): pooled counts of resamples."""
+    return replace(counts, **{name: weights @ getattr(counts, name) for name in ADDITIVE})
 
 
 def scores(counts: MatchCounts) -> dict[str, float]:
@@ -172,7 +178,6 @@ def name_scores(scores: Mapping[str, float], *, whole: bool) -> dict[str, float]
 def per_image(counts: MatchCounts) -> dict[str, np.ndarray]:
     """Returns the scores of every micrograph by itself, (I,) float64 each, NaN where undefined; names as `scores`."""
     at = per_threshold(counts)
-    is_empty = counts.true_objects + counts.predicted_objects == 0
     objects = counts.true_objects + counts.predicted_objects
     near_true, near_predicted = counts.boundary_px[:, 1], counts.boundary_px[:, 3]
     precision = _ratio(near_predicted, counts.boundary_px[:, 2])
@@ -184,7 +189,7 @@ def per_image(counts: MatchCounts) -> dict[str, np.ndarray]:
         "pq": _ratio(2 * counts.matched_iou_above_half, objects),
         "sq": _ratio(counts.matched_iou_above_half, counts.true_positives_above_half),
         "rq": _ratio(2 * counts.true_positives_above_half, objects),
-        "pq_50": _ratio(2 * counts.matched_iou[:, 0], objects),
+        "pq_50": at["pq"][:, 0],
         "aji": _ratio(counts.aji_px[:, 0], counts.aji_px[:, 1]),
         "aji_plus": _ratio(counts.aji_plus_px[:, 0], counts.aji_plus_px[:, 1]),
         "boundary_f1": _harmonic_mean(precision, recall),
@@ -198,7 +203,21 @@ def per_image(counts: MatchCounts) -> dict[str, np.ndarray]:
         "objects_true": counts.true_objects.astype(float),
         "objects_predicted": counts.predicted_objects.astype(float),
     }
-    return values | {name: np.where(is_empty, 1.0, values[name]) for name in ONE_IF_EMPTY}
+    return _one_if_empty(counts, values, ONE_IF_EMPTY)
+
+
+def scores_at_70(counts: MatchCounts) -> dict[str, np.ndarray]:
+    """Returns the scores of AT_70 at IoU 0.7 of every micrograph, (I,) float64 each, as `f1_70`, `precision_70` …"""
+    at, index = per_threshold(counts), THRESHOLDS.index(0.7)
+    values = {f"{name}_70": at[name][:, index] for name in AT_70}
+    return _one_if_empty(counts, values, ("f1_70", "precision_70", "recall_70", "pq_70"))
+
+
+def _one_if_empty(
+    counts: MatchCounts, values: Mapping[str, np.ndarray], names: Collection[str]
+) -> dict[str, np.ndarray]:
+    is_empty = counts.true_objects + counts.predicted_objects == 0
+    return {name: np.where(is_empty & (name in names), 1.0, column) for name, column in values.items()}
 
 
 def counts_per_image(counts: MatchCounts) -> dict[str, list[int]]:
@@ -208,7 +227,7 @@ def counts_per_image(counts: MatchCounts) -> dict[str, list[int]]:
 
 
 def per_threshold(counts: MatchCounts) -> Mapping[str, np.ndarray]:
-    """Returns `ap`, `f1`, `precision`, `recall`, `matched_iou` and `true_iou` at each of THRESHOLDS, (I, 10) each."""
+    """Returns `ap`, `f1`, `precision`, `recall`, `matched_iou`, `true_iou` and `pq` at each of THRESHOLDS, (I, 10)."""
     true, predicted = counts.true_objects[:, None], counts.predicted_objects[:, None]
     return {
         "ap": _ratio(counts.true_positives, true + predicted - counts.true_positives),
@@ -217,6 +236,7 @@ def per_threshold(counts: MatchCounts) -> Mapping[str, np.ndarray]:
         "recall": _ratio(counts.true_positives, true),
         "matched_iou": _ratio(counts.matched_iou, counts.true_positives),
         "true_iou": _ratio(counts.matched_iou, true),
+        "pq": _ratio(2 * counts.matched_iou, true + predicted),
     }
 
 

@@ -32,53 +32,56 @@ def confusion(predicted: Tensor, classes: Tensor, count: int) -> Tensor:
     return occurrences(pairs, (count + 1) * count).view(count + 1, count)[1:]
 
 
+def confusion_per_image(predicted: Tensor, classes: Tensor, count: int) -> Tensor:
+    """Returns `confusion` of each of N images, (N, K, K) int64; predicted and classes are (N, H, W).
+
+    >>> confusion_per_image(torch.tensor([[[0, 1]], [[1, 1]]]), torch.tensor([[[0, 0]], [[-1, 1]]]), 2).tolist()
+    [[[1, 1], [0, 0]], [[0, 0], [0, 1]]]
+    """
+    size = (count + 1) * count
+    first = torch.arange(len(classes), device=classes.device).mul_(size).view(-1, 1, 1)
+    pairs = torch.add(predicted, classes + 1, alpha=count) + first
+    return occurrences(pairs, len(classes) * size).view(-1, count + 1, count)[:, 1:]
+
+
 def image_scores(counts: Tensor, names: Sequence[str]) -> dict[str, float]:
-    """Returns accuracy, balanced accuracy (the mean recall) and mean F1 over the labeled classes, and per class
-    `f1_<class>`, `precision_` and `recall_`, of a (K, K) confusion matrix of classified images. None is background."""
-    counts = counts.double().cpu()
-    true_positives, labeled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
-    per_class = {
-        "f1": _of_labeled(2 * true_positives / (labeled + predicted), labeled),
-        "precision": true_positives / predicted,
-        "recall": true_positives / labeled,
-    }
-    results = {
-        "accuracy": (true_positives.sum() / counts.sum()).item(),
-        "accuracy_balanced": per_class["recall"].nanmean().item(),
-        "f1_mean": per_class["f1"].nanmean().item(),
-    }
-    for index, name in enumerate(names):
-        results |= {f"{score}_{name}": values[index].item() for score, values in per_class.items()}
-    return results
+    """Returns `scores_per_matrix` of one (K, K) confusion matrix of classified images."""
+    return {name: values.item() for name, values in scores_per_matrix(counts[None], names, of_images=True).items()}
 
 
 def scores(counts: Tensor, names: Sequence[str]) -> dict[str, float]:
-    """Returns accuracy, mean IoU and Dice, and scores per class, of a (K, K) confusion matrix.
+    """Returns `scores_per_matrix` of one (K, K) confusion matrix of pixels."""
+    return {name: values.item() for name, values in scores_per_matrix(counts[None], names).items()}
 
-    Per class, each class in turn against all others: `iou_<class>`, `dice_`, `f1_`, `precision_`, `recall_` and
-    `accuracy_` (the share of pixels that are rightly assigned or not assigned the class). F1 of pixels is their Dice;
-    both names are given. Means (`iou_mean`, `dice_mean`) are over the labeled foreground classes; IoU, Dice and recall
-    of a class without labels are NaN, its precision is 0 if it is predicted. The background is class 0.
+
+def scores_per_matrix(counts: Tensor, names: Sequence[str], *, of_images: bool = False) -> dict[str, Tensor]:
+    """Returns the scores of (N, K, K) confusion matrices, (N,) float64 each.
+
+    Of pixels: accuracy, mean IoU and Dice; per class, each class in turn against all others: `iou_<class>`, `dice_`,
+    `f1_`, `precision_`, `recall_` and `accuracy_` (the share of pixels that are rightly assigned or not assigned the
+    class). F1 of pixels is their Dice; both names are given. Means (`iou_mean`, `dice_mean`) are over the labeled
+    foreground classes; IoU, Dice and recall of a class without labels are NaN, its precision is 0 if it is predicted.
+    The background is class 0.
+
+    Of classified images: accuracy, balanced accuracy (the mean recall), mean F1 over the labeled classes, and per class
+    `f1_<class>`, `precision_` and `recall_`. None is background.
     """
     counts = counts.double().cpu()
-    true_positives, labeled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
-    pixels = counts.sum()
-    dice = _of_labeled(2 * true_positives / (labeled + predicted), labeled)
-    per_class = {
-        "iou": _of_labeled(true_positives / (labeled + predicted - true_positives), labeled),
-        "dice": dice,
-        "f1": dice,
-        "precision": true_positives / predicted,
-        "recall": true_positives / labeled,
-        "accuracy": (pixels - labeled - predicted + 2 * true_positives) / pixels,
-    }
-    results = {
-        "accuracy": (true_positives.sum() / pixels).item(),
-        "iou_mean": per_class["iou"][1:].nanmean().item(),
-        "dice_mean": per_class["dice"][1:].nanmean().item(),
-    }
+    true_positives, labeled, predicted = counts.diagonal(dim1=1, dim2=2), counts.sum(2), counts.sum(1)
+    pixels = labeled.sum(1)
+    f1 = _of_labeled(2 * true_positives / (labeled + predicted), labeled)
+    precision, recall = true_positives / predicted, true_positives / labeled
+    results = {"accuracy": true_positives.sum(1) / pixels}
+    if of_images:
+        per_class = {"f1": f1, "precision": precision, "recall": recall}
+        results |= {"accuracy_balanced": recall.nanmean(1), "f1_mean": f1.nanmean(1)}
+    else:
+        iou = _of_labeled(true_positives / (labeled + predicted - true_positives), labeled)
+        accuracy = (pixels[:, None] - labeled - predicted + 2 * true_positives) / pixels[:, None]
+        per_class = {"iou": iou, "dice": f1, "f1": f1, "precision": precision, "recall": recall, "accuracy": accuracy}
+        results |= {"iou_mean": iou[:, 1:].nanmean(1), "dice_mean": f1[:, 1:].nanmean(1)}
     for index, name in enumerate(names):
-        results |= {f"{score}_{name}": values[index].item() for score, values in per_class.items()}
+        results |= {f"{score}_{name}": values[:, index] for score, values in per_class.items()}
     return results
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from segue.reporting.analysis.images import clustered_mean
+from segue.reporting.analysis.bootstrap import COVERAGE, t_quantile
 
 MARGIN = 0.02  # of the score, within which two models are equivalent: what another annotator would change
 Relation = Literal["better", "worse", "equivalent", "undecided"]
@@ -43,6 +43,26 @@ class Difference(Estimate):
     """
 
     relation: Relation
+
+
+def clustered_mean(
+    values: np.ndarray, clusters: np.ndarray, coverage: float = COVERAGE
+) -> tuple[float, float, float, int]:
+    """Returns the mean of `values` (n,) with its interval, by default of 95 %, and the number of clusters.
+
+    The variance sums the residuals of each cluster before squaring, with the factor G / (G - 1) for G clusters, and the
+    quantile is of a t distribution with G - 1 degrees of freedom (Liang and Zeger 1986, Biometrika 73, 13; Cameron and
+    Miller 2015, Journal of Human Resources 50, 317). With a cluster per value this is the interval of the t test. The
+    interval is NaN for a single cluster.
+    """
+    names, codes = np.unique(clusters, return_inverse=True)
+    count, mean = len(names), float(values.mean())
+    if count < 2:
+        return mean, float("nan"), float("nan"), count
+    sums = np.bincount(codes, weights=values - mean)
+    error = np.sqrt(count / (count - 1) * (sums @ sums)) / len(values)
+    half = float(t_quantile(count - 1, (1 + coverage) / 2) * error)
+    return mean, mean - half, mean + half, count
 
 
 def mean_score(scores: ImageScores) -> Estimate:

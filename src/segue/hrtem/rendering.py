@@ -60,7 +60,10 @@ def wave_samples(dataset: Dataset, indices: np.ndarray) -> list[WaveSample]:
     record = series.waves_record(dataset.path)
     if not record.is_file():
         raise SegueError(f"{dataset.path}: render needs the exit waves, but {record.name} is not beside it; {remedy}.")
-    folder = Path((read_json(record) or {}).get("waves_folder", ""))
+    content = read_json(record, remedy)
+    if not isinstance(content, dict) or not isinstance(content.get("waves_folder"), str):
+        raise SegueError(f"{record}: is damaged: names no waves_folder; {remedy}.")
+    folder = Path(content["waves_folder"])
     samples = dataset.samples()
     names = ("structure", "defocus_nm", "defocus_nm_drawn", "dose_e_per_A2", "zero_defocus_nm")
     rows = zip(*(samples[name][indices].tolist() for name in names), strict=True)

@@ -362,7 +362,10 @@ def structure_waves(
         return _compute_waves(spec, index, execution)
     path = waves_file(spec, index, folder)
     if path.exists():
-        return waves.read_waves(path)
+        try:
+            return waves.read_waves(path)
+        except SegueError as error:
+            raise SegueError(f"{error} If you remove the file, its waves are computed again.") from error
     made = _compute_waves(spec, index, execution)
     waves.write_waves(path, made)
     return made
@@ -534,7 +537,7 @@ def made_from(provenance: str) -> SeriesSpec | None:
         record = json.loads(provenance)
         if record["made_by"] == "segue simulate" and record["version"] == VERSION:
             return SeriesSpec.model_validate(record["spec"])
-    except (ValueError, KeyError, TypeError, ValidationError):
+    except (ValueError, KeyError, TypeError, RecursionError, ValidationError):
         pass
     return None
 

@@ -60,7 +60,7 @@ def read_waves(path: Path) -> StructureWaves:
 
     with open_file(path) as file, reading(path):
         if not {"exit", "vacuum", "columns"} <= set(file) or "thickness_A" not in file.attrs:
-            raise SegueError(f"{path}: does not hold the exit waves of a structure; remove it, or name another folder.")
+            raise SegueError(f"{path}: does not hold the exit waves of a structure; name another folder.")
         for name in ("exit", "vacuum"):
             require_stored_inside(path, file[name])
         columns = {

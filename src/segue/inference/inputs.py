@@ -23,7 +23,7 @@ from segue.data.formats.stack import AXIS_WORDS, RGB, Stack, luma
 from segue.data.formats.tiff_blocks import TiffBlocks
 from segue.errors import SegueError
 from segue.fingerprint import hash_json, shared_folder
-from segue.storage import absolute, file_name
+from segue.storage import absolute, as_path, file_name
 
 LARGE_BYTES = 2**26  # of a plane; smaller ones are read whole
 PAGE_AXES = {"T": "t", "Z": "z", "Q": "p"}  # axes whose entries are images, and how these are numbered in names
@@ -71,7 +71,7 @@ def find_images(
     files: dict[Path, str] = {}
     notes: list[str] = []
     for argument in arguments:
-        path = Path(argument)
+        path = as_path(argument)
         if path.is_dir() and not is_zarr(path):
             images, others = _images_of_folder(path)
             root = path

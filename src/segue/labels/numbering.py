@@ -177,8 +177,9 @@ def _measure_parts(
 class Likeness:
     """What label images may be instead of objects or classes.
 
-    applies: whether one image looks so. words: what such images look like, and what to do, after "… label images".
-    is_refused: whether it cannot be objects: refused if most images look so, masks if no image has a second value.
+    applies: whether one image looks so. words: what such images look like, and what to do (keys of REMEDIES), after "…
+    label images". is_refused: whether it cannot be objects: refused if most images look so, masks if no image has a
+    second value.
     """
 
     applies: Callable[[LabelMeasures], bool]
@@ -214,27 +215,25 @@ INSTANCES: dict[str, Likeness] = {
     ),
     "inverted": Likeness(
         _is_inverted,
-        "look inverted: what lies between the objects has a value and not 0; make the background 0, such as with "
-        "values = {{ {value} = 0 }}, or of a mask of 0 and {value}, values = {{ {value} = 0, 0 = 1 }} and "
-        "number_parts = true",
+        "look inverted: what lies between the objects has a value and not 0; make the background 0{inverted}",
         is_refused=True,
     ),
     "mask": Likeness(
         lambda m: m.values == 1 and _separate_parts(m) > 1,
         "look like masks: a single value, {value}, in separate parts, so that all objects of an image would be one; "
-        "set number_parts = true to number the parts",
+        "{number_parts} to number the parts",
         is_refused=True,
     ),
     "classes": Likeness(
         lambda m: 1 < m.values <= MANY_VALUES and _separate_parts(m) >= PARTS_PER_CLASS * m.values,
-        'look like classes: few values, each in many parts; set kind = "classes" and name them, or number_parts = true '
-        "to number the parts of each value",
+        "look like classes: few values, each in many parts; {classes}, or {number_parts} to number the parts of each "
+        "value",
         is_refused=True,
     ),
     "reused": Likeness(
         lambda m: m.values > MANY_VALUES and 2 * (m.objects_repeated if m.parts else m.objects_divided) >= m.values,
         "use most numbers for several separate parts, as a numbering that was cut off at 255 or begins anew in each "
-        "tile; save it with more bits, or set number_parts = true to number the parts",
+        "tile; save it with more bits, or {number_parts} to number the parts",
         is_refused=True,
     ),
 }
@@ -246,25 +245,40 @@ CLASSES: dict[str, Likeness] = {
     ),
     "numbered": Likeness(
         lambda m: m.values >= NUMBERED_CLASSES and m.parts + m.specks <= 1.2 * m.values,
-        'look like a numbering of objects: many values, each in one part; if they are objects, set kind = "instances"',
+        "look like a numbering of objects: many values, each in one part; if they are objects, {instances}",
     ),
 }
 BINARY_CLASSES: dict[str, Likeness] = {
     "inverted": Likeness(
         lambda m: m.largest_holes >= NET_HOLES and m.largest_share > 0.5 and m.largest_sides == ALL_SIDES,
-        "may be inverted: what lies between things is the class 1 and not the background; if so, set "
-        "values = {{ 0 = 1, 1 = 0 }}",
+        "may be inverted: what lies between things is the class 1 and not the background; if so, {exchange}",
     ),
 }
 
 
+REMEDIES = {  # what to do, in a specification of `segue prepare`
+    "number_parts": "set number_parts = true",
+    "keep_numbers": "set number_parts = false",
+    "classes": 'set kind = "classes" and name them',
+    "instances": 'set kind = "instances"',
+    "exchange": "set values = {{ 0 = 1, 1 = 0 }}",
+    "inverted": ", such as with values = {{ {value} = 0 }}, or of a mask of 0 and {value}, values = {{ {value} = 0, "
+    "0 = 1 }} and number_parts = true",
+}
+
+
 def judge(
-    measures: Mapping[str, LabelMeasures], *, classes: int | None, number_parts: bool | None
+    measures: Mapping[str, LabelMeasures],
+    *,
+    classes: int | None,
+    number_parts: bool | None,
+    remedies: Mapping[str, str] = REMEDIES,
 ) -> tuple[str, list[str]]:
     """Returns why the label images cannot be what they are given as, "" if they can, and notes on what looks odd.
 
     measures: by the name of the label image. classes: the number of names of a layer of classes, background included,
-    None for objects. number_parts: as in the specification; only None, nothing decided, leads to a refusal.
+    None for objects. number_parts: as in the specification; only None, nothing decided, leads to a refusal. remedies:
+    what to do where the settings are no specification, by the keys of REMEDIES.
     """
     labeled = {name: m for name, m in measures.items() if m.values}
     if not labeled:
@@ -282,7 +296,8 @@ def judge(
         if not images:
             continue
         example = labeled[images[0]]
-        words = kinds[kind].words.format(value=example.largest_value)
+        actions = {name: text.format(value=example.largest_value) for name, text in remedies.items()}
+        words = kinds[kind].words.format(value=example.largest_value, **actions)
         sentence = (
             f"{len(images)} of {len(labeled)} label images {words} (e.g. {images[0]}: {example.values} "
             f"{'value' if example.values == 1 else 'values'}, {example.parts + example.specks} parts)"
@@ -290,7 +305,7 @@ def judge(
         is_usual, is_only = 2 * len(images) > len(labeled), kind == "mask" and is_mask
         if kinds[kind].is_refused and number_parts is None and (is_usual or is_only):
             alone = "" if is_usual else ", and no image has a second value"
-            refusal = f"{sentence}{alone}; if each value is an object all the same, set number_parts = false"
+            refusal = f"{sentence}{alone}; if each value is an object all the same, {remedies['keep_numbers']}"
         else:
             notes.append(sentence)
     if classes is None:

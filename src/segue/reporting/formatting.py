@@ -27,6 +27,10 @@ METRICS = {
     "confidence_error": "calibration error of the confidence",
     "merges": "merges",
     "splits": "splits",
+    "merges_of_100": "merges in 100 objects",
+    "splits_of_100": "splits in 100 objects",
+    "missed_of_100": "missed in 100 objects",
+    "false_of_100": "false in 100 objects",
 }
 TILE_PREFIX = "tile_"  # of scores of objects counted on tiles (`evaluation.object_metrics`, which imports numba)
 CLASS_METRICS = {  # metrics with a column per class, e.g. dice_particle

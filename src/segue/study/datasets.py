@@ -6,22 +6,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from segue.data import prepare
-from segue.data.folders.pairing import PairedFiles, pair_files
-from segue.data.spec import PrepareSpec
 from segue.errors import SegueError, SpecError
 from segue.fingerprint import hash_files, stage_hash
-from segue.hrtem import series
-from segue.hrtem.series import SeriesSpec
-from segue.plates import preflight
-from segue.plates.spec import PlateSpec
 from segue.spec import SpecModel, attempt, read_toml, validate
 from segue.storage import file_names, is_file
 from segue.study import grid
 from segue.study.spec import DatasetSource, Label, Table
 from segue.training.identity import dataset_identity
+
+if TYPE_CHECKING:
+    from segue.hrtem.series import SeriesSpec
+    from segue.plates.spec import PlateSpec
 
 Progress = Callable[[int, int], None]
 
@@ -49,21 +46,55 @@ def _settings(spec: SpecModel) -> Any:
     return spec.model_dump(mode="json", exclude_defaults=True, exclude={"title"})
 
 
-def _simulation_identity(spec: SeriesSpec, root: Path, inputs: SeriesSpec, cache: Path) -> Mapping[str, Any]:
-    return {"kind": "simulate", "version": series.VERSION, "spec": _settings(inputs)}
+def _simulation() -> Maker:
+    from segue.hrtem import series
+
+    return Maker(
+        series.SeriesSpec,
+        tile_px=lambda spec: spec.imaging.tile_px,
+        inputs=series.resolve,
+        identity=lambda spec, root, inputs, cache: {
+            "kind": "simulate", "version": series.VERSION, "spec": _settings(inputs)
+        },
+        expected=lambda spec, root, inputs: series.expected(spec),
+        make=lambda spec, out, root, workers, progress: series.simulate(
+            spec, out, root=root, workers=workers, progress=progress
+        ),
+        shared_bytes=lambda spec, root, inputs: series.missing_waves(inputs, root),
+    )  # fmt: skip
 
 
-def _preparation_identity(spec: PrepareSpec, root: Path, inputs: PairedFiles, cache: Path) -> Mapping[str, Any]:
-    files = hash_files(inputs.paths, cache)
-    return {"kind": "prepare", "version": prepare.VERSION, "spec": _settings(spec), "files": files}
+def _preparation() -> Maker:
+    from segue.data import prepare
+    from segue.data.folders.pairing import pair_files
+
+    return Maker(
+        prepare.PrepareSpec,
+        tile_px=lambda spec: spec.tile_px,
+        inputs=pair_files,
+        identity=lambda spec, root, inputs, cache: {
+            "kind": "prepare", "version": prepare.VERSION, "spec": _settings(spec),
+            "files": hash_files(inputs.paths, cache),
+        },
+        expected=lambda spec, root, inputs: prepare.expected(spec, inputs),
+        make=lambda spec, out, root, workers, progress: prepare.prepare(
+            spec, out, root=root, workers=workers, progress=progress
+        ),
+    )  # fmt: skip
 
 
-def _simulate(spec: SeriesSpec, out: Path, root: Path, workers: int, progress: Progress | None) -> None:
-    series.simulate(spec, out, root=root, workers=workers, progress=progress)
+def _plate() -> Maker:
+    from segue.plates import preflight
+    from segue.plates.spec import PlateSpec
 
-
-def _prepare(spec: PrepareSpec, out: Path, root: Path, workers: int, progress: Progress | None) -> None:
-    prepare.prepare(spec, out, root=root, workers=workers, progress=progress)
+    return Maker(
+        PlateSpec,
+        tile_px=lambda spec: spec.tiles.tile_px,
+        inputs=lambda spec, root: None,
+        identity=lambda spec, root, inputs, cache: preflight.identity(spec, root, cache),
+        expected=lambda spec, root, inputs: preflight.estimate_size(spec, root),
+        make=_make_plate,
+    )
 
 
 def _make_plate(spec: PlateSpec, out: Path, root: Path, workers: int, progress: Progress | None) -> None:
@@ -76,32 +107,10 @@ def _make_plate(spec: PlateSpec, out: Path, root: Path, workers: int, progress: 
     assay(spec, out, root=root, workers=workers, progress=wells_alone)
 
 
-MAKERS: dict[str, Maker] = {
-    "simulate": Maker(
-        SeriesSpec,
-        tile_px=lambda spec: spec.imaging.tile_px,
-        inputs=series.resolve,
-        identity=_simulation_identity,
-        expected=lambda spec, root, inputs: series.expected(spec),
-        make=_simulate,
-        shared_bytes=lambda spec, root, inputs: series.missing_waves(inputs, root),
-    ),
-    "prepare": Maker(
-        PrepareSpec,
-        tile_px=lambda spec: spec.tile_px,
-        inputs=pair_files,
-        identity=_preparation_identity,
-        expected=lambda spec, root, inputs: prepare.expected(spec, inputs),
-        make=_prepare,
-    ),
-    "plate": Maker(
-        PlateSpec,
-        tile_px=lambda spec: spec.tiles.tile_px,
-        inputs=lambda spec, root: None,
-        identity=lambda spec, root, inputs, cache: preflight.identity(spec, root, cache),
-        expected=lambda spec, root, inputs: preflight.estimate_size(spec, root),
-        make=_make_plate,
-    ),
+MAKERS: dict[str, Callable[[], Maker]] = {  # each imports what it needs when it is called: most studies have one kind
+    "simulate": _simulation,
+    "prepare": _preparation,
+    "plate": _plate,
 }
 
 
@@ -122,31 +131,31 @@ class PlannedDataset:
     @property
     def tile_px(self) -> int | None:
         """The side of its tiles, None where only the file has it."""
-        return None if self.spec is None else MAKERS[self.kind].tile_px(self.spec)
+        return None if self.spec is None else MAKERS[self.kind]().tile_px(self.spec)
 
     @cached_property
     def _inputs(self) -> Any:
-        return None if self.spec is None else MAKERS[self.kind].inputs(self.spec, self.root)
+        return None if self.spec is None else MAKERS[self.kind]().inputs(self.spec, self.root)
 
     def key(self, cache: Path) -> str:
         """Returns the dataset's identity; raw files enter by their content, hashed once (`cache`)."""
         if self.spec is None:
             return dataset_identity(self.root, cache)
-        return f"data-{stage_hash(MAKERS[self.kind].identity(self.spec, self.root, self._inputs, cache))}"
+        return f"data-{stage_hash(MAKERS[self.kind]().identity(self.spec, self.root, self._inputs, cache))}"
 
     def expected(self) -> Mapping[str, int]:
         """Returns the `tiles` and `bytes` the dataset will have, as far as they are known before it is made."""
         if self.spec is None:
             return {"bytes": self.root.stat().st_size}
-        return MAKERS[self.kind].expected(self.spec, self.root, self._inputs)
+        return MAKERS[self.kind]().expected(self.spec, self.root, self._inputs)
 
     def shared_bytes(self) -> Mapping[Path, int]:
         """Returns the folders of what other datasets share, and the bytes that they still need."""
-        return {} if self.spec is None else MAKERS[self.kind].shared_bytes(self.spec, self.root, self._inputs)
+        return {} if self.spec is None else MAKERS[self.kind]().shared_bytes(self.spec, self.root, self._inputs)
 
     def make(self, out: Path, *, workers: int, progress: Progress | None) -> None:
         if self.spec is not None:
-            MAKERS[self.kind].make(self.spec, out, self.root, workers, progress)
+            MAKERS[self.kind]().make(self.spec, out, self.root, workers, progress)
 
     @property
     def varied(self) -> dict[str, Label]:
@@ -193,9 +202,9 @@ def dataset_family(name: str, source: DatasetSource, folder: Path) -> tuple[Data
         expanded = expand_specification(path, source.set)
     except (SegueError, ValueError) as error:
         return DatasetFamily(()), [f"{prefix}: {error}"]
-    datasets, mistakes = [], []
+    datasets, mistakes, maker = [], [], MAKERS[kind]()
     for table, varied in expanded:
-        spec, problems = attempt(MAKERS[kind].spec, table)
+        spec, problems = attempt(maker.spec, table)
         if spec is None:
             mistakes.append(str(SpecError(f"{prefix}: {path}", problems)))
         else:
@@ -225,6 +234,8 @@ def series_files(path: Path, out: Path) -> dict[Path, SeriesSpec]:
     It is `out`, or of a specification with `each` a file in the folder `out` for each combination of its values. Raises
     SegueError for mistakes in any of them.
     """
+    from segue.hrtem.series import SeriesSpec
+
     try:
         expanded = expand_specification(path, {})
     except ValueError as error:

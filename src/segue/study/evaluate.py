@@ -5,27 +5,30 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from segue import device as devices
 from segue import networks
 from segue.data.dataset import Dataset
 from segue.data.resident import resident_source
-from segue.data.sources import DatasetSubset, has_micrographs, labeled_images
+from segue.data.sources import DatasetSubset, has_micrographs, labeled_images, sample_names
 from segue.data.spec import Layer
 from segue.data.splits import PartName
 from segue.errors import SegueError
 from segue.evaluation import object_metrics
-from segue.evaluation.evaluate import score
+from segue.evaluation.evaluate import SampleCounts, score, score_many
+from segue.evaluation.image_counts import ImageCounts
+from segue.evaluation.object_metrics import MatchCounts
 from segue.inference import confidence
 from segue.inference.domain import differences, mixed_sizes, observe
 from segue.storage import write_json
-from segue.study.store import timing_file
+from segue.study.store import image_counts_file, timing_file
 from segue.targets.target import Target
 from segue.training.freezing import load_parts
 from segue.training.inputs.data import choose_layer, part_indices, refuse_leaks, refuse_shared_groups, training_groups
@@ -48,7 +51,7 @@ def score_run(
     merges and splits. With `every_epoch` also `epochs`, the scores of each epoch's weights, where the run kept them.
     Raises SegueError when the data do not fit the run, the part is empty, or any of its groups was trained on.
     """
-    return _score_and_time(model, dataset, data, part, every_epoch)[0]
+    return _score(model, dataset, data, part, every_epoch).result
 
 
 def domain_differences(model: TrainedModel, path: Path, data: DataSpec, part: PartName) -> list[str]:
@@ -70,11 +73,18 @@ def domain_differences(model: TrainedModel, path: Path, data: DataSpec, part: Pa
     return sentences
 
 
+@dataclass(frozen=True)
+class _Scored:
+    """The result of `score_run`; what was counted in each image; and the time of decoding, which differs from run to
+    run."""
+
+    result: dict[str, Any]
+    images: ImageCounts
+    timing: dict[str, Any]
+
+
 @devices.freed_memory_kept()
-def _score_and_time(
-    model: TrainedModel, path: Path, data: DataSpec, part: PartName, every_epoch: bool
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the result of `score_run` and, separately since it differs from run to run, the time of decoding."""
+def _score(model: TrainedModel, path: Path, data: DataSpec, part: PartName, every_epoch: bool) -> _Scored:
     spec, run = model.spec, RunFolder(model.folder)
     torch.set_num_threads(spec.threads)
     device = devices.default_device()
@@ -92,13 +102,16 @@ def _score_and_time(
             raise SegueError(
                 f"{path}: the {part} part of {data.conditions or 'all samples'} is empty; change the split."
             )
-        groups = sorted(set(dataset.samples()["group"][indices]))
+        samples = dataset.samples()
+        groups = sorted(set(samples["group"][indices]))
         split_id = dataset.split_id(spec.split) if part == "validation" else ""
         split_by = dataset.resolve_split(spec.split).by
         source = resident_source([DatasetSubset(dataset, indices, layer)], normalization=spec.normalize)
         has_objects = layer.kind == "instances"
         micrographs = labeled_images(dataset, indices, layer=layer.name) if has_objects else []
-        is_whole = has_objects and has_micrographs(dataset, indices)
+        is_whole = has_micrographs(dataset, indices)
+        images_of_samples = list(samples["source"][indices]) if is_whole else sample_names(dataset, indices)
+        groups_of_samples = samples["group"][indices]
 
     # check that none of it was trained on
     run_groups = run.read(run.groups)
@@ -117,10 +130,14 @@ def _score_and_time(
     # score pixels
     target = target_for(model, layer, str(path))
     network = model.network.to(device)
-    scores = score(network, target, source, batch=spec.batch, device=device, precision=precision)
+    (evaluation,) = score_many(
+        [network], [target], source, batch=spec.batch, device=device, precision=precision, per_sample=True
+    )
+    scores = evaluation.scores
     result: dict[str, Any] = {"part": part, "samples": len(indices), "groups": len(groups)}
 
     # score objects
+    matches: MatchCounts | None = None
     object_scores: dict[str, float] = {}
     timing: dict[str, Any] = {}
     if has_objects:
@@ -145,8 +162,8 @@ def _score_and_time(
                 counts.append(object_metrics.count_matches(labels, objects, probabilities=expected[1:]))
                 ids, iou = confidence.best_iou(labels, objects)
                 reliability.append(confidence.reliability(expected[ids], iou))
-        total = object_metrics.concatenate(counts)
-        object_scores = object_metrics.scores(total)
+        matches = object_metrics.concatenate(counts)
+        object_scores = object_metrics.scores(matches)
         if reliability:
             bins = np.sum(reliability, axis=0)
             object_scores |= {
@@ -156,7 +173,7 @@ def _score_and_time(
             result["reliability"] = [image.tolist() for image in reliability]
         object_scores = object_metrics.name_scores(object_scores, whole=is_whole)
         result["objects_on"] = "micrographs" if is_whole else "tiles"
-        result["images"] = object_metrics.counts_per_image(total)
+        result["images"] = object_metrics.counts_per_image(matches)
         # the median, since the first image may wait for compiled code to be read
         timing = {"images": len(seconds), "decode_s_median": float(np.median(seconds)), "decode_s": sum(seconds)}
     result |= {"classes": list(target.names), "scores": _undefined_as_none(scores | object_scores)}
@@ -170,7 +187,50 @@ def _score_and_time(
             load_parts(network, weights, None, context=str(model.folder))
             scores = score(network, target, source, batch=spec.batch, device=device, precision=precision)
             result["epochs"].append(_undefined_as_none(scores))
-    return result, timing
+    assert evaluation.samples is not None
+    counts_of_images = _image_counts(
+        target, evaluation.samples, matches, images_of_samples, groups_of_samples, is_whole=is_whole
+    )
+    return _Scored(result, counts_of_images, timing)
+
+
+def _image_counts(
+    target: Target,
+    counts: SampleCounts,
+    objects: MatchCounts | None,
+    images: Sequence[str],
+    groups: np.ndarray,
+    *,
+    is_whole: bool,
+) -> ImageCounts:
+    """Returns the counts of samples beside those of objects; `images` and `groups` are those of the samples.
+
+    Counts of the tiles of one micrograph are summed where micrographs are whole (`is_whole`), in the order of
+    `labeled_images`; otherwise each tile is an image.
+    """
+    place = np.arange(len(images))
+    if is_whole:
+        order = {name: index for index, name in enumerate(dict.fromkeys(images))}
+        place = np.array([order[name] for name in images])
+    first = np.unique(place, return_index=True)[1]
+
+    def per_image(values: Tensor) -> np.ndarray:
+        total = np.zeros((len(first), *values.shape[1:]), values.numpy().dtype)
+        np.add.at(total, place, values.numpy())
+        return total
+
+    return ImageCounts(
+        images=tuple(images[int(index)] for index in first),
+        groups=tuple(groups[first]),
+        classes=tuple(target.names),
+        of_images=target.output == "image_class",
+        on_tiles=not is_whole,
+        loss_floor=target.min_loss,
+        loss_sums=per_image(counts.loss_sums),
+        normalizers=per_image(counts.normalizers),
+        confusion=None if counts.confusion is None else per_image(counts.confusion),
+        objects=objects,
+    )
 
 
 def _undefined_as_none(scores: Mapping[str, float]) -> dict[str, float | None]:
@@ -225,10 +285,11 @@ def score_missing(
         return {domain: str(error) for domain, _, _ in missing.values()}
     for file, (domain, dataset, data) in missing.items():
         try:
-            result, timing = _score_and_time(model, dataset, data, part, every_epoch)
-            if timing:
-                write_json(timing_file(file), timing)
-            write_json(file, result)
+            scored = _score(model, dataset, data, part, every_epoch)
+            if scored.timing:
+                write_json(timing_file(file), scored.timing)
+            write_json(image_counts_file(file), scored.images.record())
+            write_json(file, scored.result)
         except SegueError as error:
             failed[domain] = str(error)
     return failed

@@ -6,7 +6,8 @@ preferably given a stage with the data and the network of its last one, which it
 
 Models that can share one pass over their data are trained side by side where reading and augmentation are a notable
 part of a step: where the data are streamed from disk, and where images are resampled or their intensities changed. Each
-ends with the same weights as if trained alone, so that this does not affect results.
+ends with the same weights as if trained alone, so that this does not affect results. Stages with `side_by_side =
+"approximate"`, which is part of their keys, are always grouped, and step at once where a GPU can (`training.fused`).
 
 No step depends on the number of stages: a stage costs the same in a study of a hundred thousand.
 """
@@ -124,7 +125,7 @@ def run_study(
     for training in plan.trainings:
         if training.key not in unfinished and f"{training.key}.failed.json" in plan.store.existing():
             plan.store.failure(training.key).unlink(missing_ok=True)
-    graph = _Graph(plan, unfinished, make_task)
+    graph = _Graph(plan, unfinished, make_task, log)
     for training in unfinished.values() if failed_datasets else ():
         missing = [key for key in training.inputs if key in failed_datasets]
         if missing:
@@ -248,15 +249,18 @@ def _unfinished(plan: Plan, make_task: Callable[[PlannedTraining], StudyTask]) -
 
 @dataclass
 class _Graph:
-    """The trainings to be run, and the results of those that ended; `failures`: key -> why it failed or cannot run."""
+    """The trainings to be run, and the results of those that ended; `failures`: key -> why it failed or cannot run;
+    `notes`: those in the log."""
 
     plan: Plan
     trainings: Mapping[str, PlannedTraining]
     make_task: _TaskMaker
+    log: Log | None = None
     failures: dict[str, str] = field(default_factory=dict)
     finished: int = 0
     failed: int = 0
     energy_J: float = 0.0
+    notes: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.children: dict[str, list[PlannedTraining]] = {}
@@ -334,6 +338,9 @@ class _Graph:
         if result.error is None:
             self.finished += 1
             failure.unlink(missing_ok=True)
+            if result.note and result.note not in self.notes and self.log is not None:
+                self.log(f'side_by_side = "approximate": models step one after another, exactly: {result.note}')
+                self.notes.add(result.note)
         else:
             self.failed += 1
             self.failures[training.key] = result.error
@@ -453,6 +460,7 @@ class Grouping:
             name = shared_pass(template.spec.model_copy(update={"init": 0, "draw": 0})) + repr(
                 sorted(template.datasets)
             )
-            is_worthwhile = self._max_size is None and (costly or self._sizes.is_streamed(template.spec))
+            fused = template.spec.side_by_side == "approximate"
+            is_worthwhile = self._max_size is None and (fused or costly or self._sizes.is_streamed(template.spec))
             self._passes[id(template)] = name + repr(sorted(template.datasets)), is_worthwhile
         return self._passes[id(template)]

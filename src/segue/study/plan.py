@@ -12,14 +12,13 @@ from typing import Any
 
 from segue import networks, rng
 from segue.fingerprint import stage_hash
-from segue.storage import read_json
 from segue.study.datasets import PlannedDataset
 from segue.study.expand import Configuration, Study, read_study
-from segue.study.store import Store
+from segue.study.store import PlanRecord, Store, read_record
 from segue.training import identity
-from segue.training.identity import Fingerprint
+from segue.training.identity import RepeatedKey
 from segue.training.run_folder import RunFolder
-from segue.training.spec import DataSpec, StageSpec
+from segue.training.spec import VERSION, DataSpec, StageSpec
 
 EVALUATION_VERSION = 6  # of the measurements of an evaluation; increase by hand when these change
 
@@ -32,6 +31,7 @@ class Template:
     settings: Mapping[str, Any]
     datasets: tuple[str, ...]
     parent: str | None  # the identity of a parent outside the study
+    keys: RepeatedKey
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,11 @@ class PlannedTraining:
     template: Template
     seeds: Mapping[str, int]  # init and draw
     parent: str | None
-    fingerprint: Fingerprint
+
+    @property
+    def identities(self) -> list[str | None]:
+        """The identities of its datasets and of its parent, those inputs that its key is made of."""
+        return [*self.template.datasets, self.parent or self.template.parent]
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -195,7 +199,7 @@ class Plan:
         values before and now.
         """
         existing = self.store.existing()
-        known = read_json(self.store.plan_record(self.study.spec.name)) or {}
+        known = read_record(self.store.plan_record(self.study.spec.name), PlanRecord) or {}
         rows = []
         for key, dataset in self.datasets.items():
             is_there = dataset.kind == "file" or key in existing
@@ -235,8 +239,8 @@ class Plan:
         trainings = {
             training.label: {
                 "key": training.key,
-                "version": training.fingerprint.version,
-                "inputs": training.fingerprint.inputs,
+                "version": VERSION,
+                "inputs": training.identities,
                 "settings": hashes[id(training.template)],
             }
             for training in self.trainings
@@ -257,14 +261,14 @@ def _change(
         return "new"
     if then["key"] == training.key:
         return "unfinished"
-    if then["version"] != training.fingerprint.version:
-        return f"version bumped: {then['version']} -> {training.fingerprint.version}"
+    if then["version"] != VERSION:
+        return f"version bumped: {then['version']} -> {VERSION}"
     at = (then["settings"], id(training.template))
     if at not in compared:
         compared[at] = _changed_settings(settings.get(then["settings"], {}), training.template.settings)
     if compared[at]:
         return f"settings changed: {compared[at]}"
-    before, now = then["inputs"], training.fingerprint.inputs
+    before, now = then["inputs"], training.identities
     datasets = len(training.template.datasets)
     return "dataset changed" if before[:datasets] != now[:datasets] else "parent changed"
 
@@ -368,15 +372,14 @@ def _template(configuration: Configuration, study: Study, keys: Mapping[str, str
         spec = spec.model_copy(update={"keep_epochs": True})
     datasets = tuple(keys[item.dataset] for item in spec.data)
     parent = identity.parent_identity(spec.parent, study.path.parent, store.digest_cache) if spec.parent else None
-    return Template(spec, identity.shared_settings(spec, datasets), datasets, parent)
+    settings = identity.shared_settings(spec, datasets)
+    return Template(spec, settings, datasets, parent, RepeatedKey(spec, settings, datasets))
 
 
 def _planned_training(
     configuration: Configuration, template: Template, *, init: int, draw: int, parent: str | None
 ) -> PlannedTraining:
-    fingerprint = identity.fingerprint(
-        template.spec, template.settings, template.datasets, init=init, draw=draw, parent=parent or template.parent
-    )
-    seeds = {name: fingerprint.settings[name] for name in ("init", "draw")}
+    key = template.keys.key(init=init, draw=draw, parent=parent or template.parent)
     label = f"{configuration.title}, init {init}, draw {draw}"
-    return PlannedTraining(fingerprint.key, label, configuration, template, seeds, parent, fingerprint)
+    seeds = {"init": init, "draw": draw if template.keys.draws else 0}
+    return PlannedTraining(key, label, configuration, template, seeds, parent)

@@ -68,6 +68,28 @@ class Evaluation(SpecModel):
     every_epoch: bool = False
 
 
+class Expectation(SpecModel):
+    """What a study is expected to find, written before it is run; its page says what was found.
+
+    In `stage`, runs with a level of `worse` of the factor (an axis, such as "transfer.freeze") are worse than those
+    with a level of `than` that differ in nothing else; or the factor explains less of the variance than another does.
+    """
+
+    statement: Annotated[str, Field(min_length=1)]
+    stage: str
+    factor: str
+    worse: list[str | float] = []
+    than: list[str | float] = []
+    explains_less_than: str | None = None
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Expectation:
+        of_levels = bool(self.worse) and bool(self.than)
+        if of_levels == (self.explains_less_than is not None) or bool(self.worse) != bool(self.than):
+            raise ValueError("give levels as worse and than, or the other factor as explains_less_than")
+        return self
+
+
 class StudySpec(SpecModel):
     """A study file. `network`, `target` and `split` hold for every stage that does not have its own; one that starts
     from another stage has that one's, but for a target of reconstruction, which the study's goes before.
@@ -90,6 +112,7 @@ class StudySpec(SpecModel):
     evaluate: Evaluation = Evaluation()
     keep: Literal["weights", "metrics"] = "weights"
     independent_parents: bool = False
+    expected: list[Expectation] = []
 
     @field_validator("stages")
     @classmethod

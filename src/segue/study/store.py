@@ -1,7 +1,7 @@
 """The store of a study: a folder of runs and datasets, each named by its key.
 
 <store>/<2 digits>/train-<digest>/         a finished run; `.running` while unfinished
-<store>/<2 digits>/train-<digest>/evaluations/<key>.json and <key>.timing.json
+<store>/<2 digits>/train-<digest>/evaluations/<key>.json, <key>.timing.json, <key>.images.json.gz
 <store>/<2 digits>/train-<digest>.failed.json   why the last attempt failed
 <store>/data-<digest>/dataset.h5
 <store>/plans/<study>.json                 the keys of the last run, from which `plan --why` derives the changes
@@ -15,10 +15,45 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from segue.errors import SegueError
-from segue.storage import file_name, make_folder, refusal
-from segue.training.run_folder import RunFolder
+from segue.storage import file_name, make_folder, read_bytes, refusal
+from segue.training.run_folder import IMAGE_COUNTS_SUFFIX, Record, RunFolder, parse_record
+
+
+class FailureRecord(Record):
+    error: str
+
+
+class EvaluationTiming(Record):
+    decode_s_median: float | None = None
+
+
+class PlannedTrainingRecord(Record):
+    key: str
+    version: int
+    inputs: list[str | None]
+    settings: str
+
+
+class PlanRecord(Record):
+    """The last plan that was run (`segue.study.plan.Plan.record`)."""
+
+    datasets: dict[str, str]
+    trainings: dict[str, PlannedTrainingRecord]
+    settings: dict[str, dict[str, Any]]
+
+
+def read_record(file: Path, record: type[Record]) -> dict[str, Any] | None:
+    """Returns the content of a JSON file of the store, None if there is no such file; raises SegueError for another
+    content."""
+    try:
+        return parse_record(read_bytes(file, "the store of a study"), record)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise SegueError(f"{file}: is damaged or was altered: {error}; remove it, and run the study again.") from None
 
 
 class Store:
@@ -82,6 +117,11 @@ def _names(folder: Path) -> list[str]:
 def timing_file(evaluation: Path) -> Path:
     """Returns the file next to an evaluation with its duration: results are reproducible, durations are not."""
     return evaluation.with_suffix(".timing.json")
+
+
+def image_counts_file(evaluation: Path) -> Path:
+    """Returns the file next to an evaluation with what was counted in each image; most readers need scores alone."""
+    return evaluation.with_suffix(IMAGE_COUNTS_SUFFIX)
 
 
 def copy_run(run: Path, out: Path) -> None:

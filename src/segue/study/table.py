@@ -8,23 +8,28 @@ Gathers what a study's runs recorded into one tidy table, their histories, failu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from segue.data.dataset import Dataset
 from segue.data.spec import SplitSpec
+from segue.errors import SegueError
 from segue.fingerprint import stage_hash
 from segue.inference.domain_shift import DomainShift
-from segue.storage import read_json
 from segue.study.expand import Configuration
 from segue.study.plan import Evaluation, Plan, PlannedTraining
-from segue.study.store import timing_file
+from segue.study.spec import Expectation
+from segue.study.store import EvaluationTiming, FailureRecord, image_counts_file, read_record, timing_file
 from segue.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from segue.evaluation.image_counts import ImageCounts
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,8 @@ class StudyResults:
         label_unit ("images" or "groups"), evaluated_domain, split, loss, loss_floor, loss_adjusted (loss less its
         floor), accuracy, iou_mean, dice_mean, for each foreground class iou_<class>, dice_<class>,
         precision_<class>, recall_<class>; where objects are scored, the scores of `evaluation.objects.scores`;
-        selected_epoch, epochs, precision ("bf16", "fp32"), threads. Where stages differ in `split.by` also split_by
+        selected_epoch, epochs, precision ("bf16", "fp32"), threads; side_by_side ("approximate" where models stepped at
+        once, "exact"), where a stage asks for it. Where stages differ in `split.by` also split_by
         (words), split_tears (whether groups were divided), apart_from_split (equal for runs that differ in nothing else
         but the seeds), training_groups, validation_groups, evaluated_groups, and of divided groups neighbouring_pairs,
         validation_tiles and validation_tiles_near (`training.drawing.Leak`).
@@ -92,7 +98,7 @@ class StudyResults:
     failures: stage, run, configuration, error (texts).
     counts: configurations, models, stages, finished, failed, pending, evaluations.
     cost: stage, runs, seconds_total, seconds_median, images_per_s, energy_J (NaN where a run's was not
-        measured), threads, precision, machine.
+        measured), threads, precision, machine, and side_by_side where the table has it.
     stages: stage -> its own axes, parents first; parents: stage -> the stage it starts from, or None.
     targets: stage -> its distinct targets, as settings; variants: stage -> variant -> the settings that it has of its
         own, and the parts it freezes. Both are empty for results from a table alone.
@@ -101,8 +107,10 @@ class StudyResults:
         evaluated_domain, train_s, decode_s (of an image, the median; NaN where objects are not scored).
     reliability: (run, evaluated domain) -> (micrographs, bins, 3), objects by confidence (`confidence.reliability`),
         where the run has a calibrated confidence.
+    image_counts: returns what was counted in each image, of a run and an evaluated domain; None where an earlier
+        version scored it, without counting images. It is None for results from a table alone.
     notes: which rows of a table are not in these results, a sentence each. source: where the table is from, "" for own
-        results. stated, compared_pairs: see `StatedValue`, `ComparedPair`.
+        results. stated, compared_pairs, expected: see `StatedValue`, `ComparedPair`, `Expectation`.
     """
 
     name: str
@@ -126,12 +134,16 @@ class StudyResults:
     variants: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     films: dict[str, Path] = field(default_factory=dict)  # stage -> the folder of a run that kept a film
     domain_shift: DomainShift | None = None  # images of the domains, where their datasets are at hand
+    image_counts: Callable[[str, str], ImageCounts | None] | None = None
     notes: list[str] = field(default_factory=list)
     source: str = ""
     stated: list[StatedValue] = field(default_factory=list)
     compared_pairs: list[ComparedPair] = field(default_factory=list)
+    expected: list[Expectation] = field(default_factory=list)
 
 
+RESCORE = "remove the folder `evaluations` of the run and run the study again, which scores it anew"
+NO_IMAGE_COUNTS = "scored by an earlier version of segue, which did not count images"
 LEAK_COLUMNS = ("neighbouring_pairs", "validation_tiles", "validation_tiles_near")
 
 
@@ -156,12 +168,14 @@ class _Finished:
 
 def _finished_runs(plan: Plan, apart: Mapping[str, str], splits: Mapping[str, SplitSpec]) -> Iterator[_Finished]:
     existing = plan.store.existing()
+    may_be_approximate = any(template.spec.side_by_side == "approximate" for template in plan.templates)
     for configuration, train in plan.uses:
         run = RunFolder(plan.store.run(train.key))
         if train.key not in existing or not run.is_finished:
             continue
         metrics = run.read(run.metrics)
         columns = _identity(plan, configuration, train, metrics)
+        columns |= {"side_by_side": _steps(metrics)} if may_be_approximate else {}
         columns |= _split_columns(run, splits[train.key], apart.get(train.key), metrics)
         folder = run.evaluations
         files = [(evaluation, folder / plan.evaluation_names[evaluation.domain]) for evaluation in plan.evaluations]
@@ -175,6 +189,49 @@ def results_table(plan: Plan) -> pd.DataFrame:
     apart = _apart_from_split(plan, splits)
     finished = _finished_runs(plan, apart, splits)
     return _ordered(pd.DataFrame([row for run in finished for row in run.rows(with_groups=bool(apart))]))
+
+
+def read_image_counts(plan: Plan, run: str, domain: str) -> ImageCounts | None:
+    """Returns what was counted in each image when a run was scored on a domain; None where an earlier version scored
+    it, without counting images. Raises SegueError for a damaged file."""
+    from segue.evaluation.image_counts import ImageCounts
+
+    (evaluation,) = (one for one in plan.evaluations if one.domain == domain)
+    file = image_counts_file(plan.evaluation_file(run, evaluation))
+    if not file.exists():
+        return None
+    try:
+        return ImageCounts.from_record(RunFolder(plan.store.run(run)).read(file))
+    except (KeyError, TypeError, ValueError) as error:
+        raise SegueError(f"{file}: is damaged or was altered ({error}); {RESCORE}.") from None
+
+
+def image_table(plan: Plan) -> tuple[pd.DataFrame, list[str]]:
+    """Returns a row per run, evaluated domain and image, and notes on what is missing.
+
+    Columns are those that identify a row of the table of runs, `image`, `group`, and the scores of the image by itself:
+    their means are not the scores of the table of runs, which are pooled. Raises SegueError where no run has counts per
+    image, and where they do not agree with the scores.
+    """
+    splits = _splits(plan)
+    frames, evaluations = [], 0
+    for finished in _finished_runs(plan, _apart_from_split(plan, splits), splits):
+        for evaluation, result in finished.results:
+            evaluations += 1
+            counts = read_image_counts(plan, finished.train.key, evaluation.domain)
+            if counts is None:
+                continue
+            if (name := counts.disagreement(result["scores"])) is not None:
+                file = image_counts_file(plan.evaluation_file(finished.train.key, evaluation))
+                raise SegueError(f"{file}: does not give the score {name} of the evaluation beside it; {RESCORE}.")
+            identity = {**finished.columns, "evaluated_domain": evaluation.domain, "split": result["part"]}
+            images = pd.DataFrame({"image": counts.images, "group": counts.groups, **counts.scores()})
+            frames.append(pd.concat([pd.DataFrame([identity] * len(images)), images], axis=1))
+    missing = evaluations - len(frames)
+    if missing == evaluations > 0:
+        raise SegueError(f"{plan.study.path}: {NO_IMAGE_COUNTS}; {RESCORE}.")
+    notes = [f"{missing} of {evaluations} evaluations are left out: {NO_IMAGE_COUNTS}; {RESCORE}."] if missing else []
+    return _ordered(pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()), notes
 
 
 def collect(plan: Plan, *, command: str) -> StudyResults:
@@ -192,13 +249,14 @@ def collect(plan: Plan, *, command: str) -> StudyResults:
                 reliability[train.key, evaluation.domain] = np.array(result["reliability"], dtype=float)
         histories.append(_history(run, finished.columns, {e.domain: r for e, r in finished.results}))
         if configuration is train.configuration:
-            costs.append(_cost(run, train))
+            costs.append(_cost(run, train, finished.columns))
             timings += [_timing(plan, train, evaluation, costs[-1]["seconds"]) for evaluation, _ in finished.results]
     failures = _failures(plan)
     return StudyResults(
         name=study.spec.name,
         title=study.spec.title or study.spec.name,
         question=study.spec.question,
+        expected=study.spec.expected,
         command=command,
         spec_text=study.path.read_text(encoding="utf-8"),
         table=_ordered(pd.DataFrame(rows)),
@@ -212,6 +270,7 @@ def collect(plan: Plan, *, command: str) -> StudyResults:
         examples=[],
         timings=pd.DataFrame(timings),
         reliability=reliability,
+        image_counts=partial(read_image_counts, plan),
         targets={stage: _targets(configurations) for stage, configurations in study.configurations.items()},
         variants={stage: _variants(table) for stage, table in study.spec.stages.items()},
     )
@@ -259,6 +318,11 @@ def _identity(
     }
 
 
+def _steps(metrics: Mapping[str, Any]) -> str:
+    """Returns "approximate" if the model stepped at once with others, else "exact"."""
+    return metrics.get("side_by_side", {}).get("steps", "exact")
+
+
 def _splits(plan: Plan) -> dict[str, SplitSpec]:
     """Returns the split of each training; for one stored in an existing dataset, the split it was made by."""
     splits: dict[str, SplitSpec] = {}
@@ -288,7 +352,7 @@ def _apart_from_split(plan: Plan, splits: Mapping[str, SplitSpec]) -> dict[str, 
             {"parent", "init", "draw", "split", "keep_epochs", "film"}
         )
         settings["test"] = splits[train.key].model_dump(include={"stored", "seed", "test"})
-        inputs = [*train.inputs, hashes.get(train.parent or "", train.fingerprint.inputs[-1])]
+        inputs = [*train.inputs, hashes.get(train.parent or "", train.identities[-1])]
         hashes[train.key] = stage_hash({"settings": settings, "inputs": inputs})
     return hashes
 
@@ -331,7 +395,7 @@ def _history(run: RunFolder, identity: Mapping[str, Any], evaluations: Mapping[s
     return pd.concat([pd.DataFrame([columns] * len(history)), history], axis=1)
 
 
-def _cost(run: RunFolder, train: PlannedTraining) -> dict[str, Any]:
+def _cost(run: RunFolder, train: PlannedTraining, columns: Mapping[str, Any]) -> dict[str, Any]:
     timing = run.read(run.timing)
     environment = run.read(run.environment)
     machine = environment.get("gpu") or f"{environment['cpu']}, {environment['cores']} cores"
@@ -344,12 +408,13 @@ def _cost(run: RunFolder, train: PlannedTraining) -> dict[str, Any]:
         "energy_J": timing["energy_J"],
         "threads": environment["threads"],
         "precision": environment["precision"],
+        **{name: columns[name] for name in ("side_by_side",) if name in columns},
         "machine": machine,
     }
 
 
 def _timing(plan: Plan, train: PlannedTraining, evaluation: Evaluation, train_s: float) -> dict[str, Any]:
-    timing = read_json(timing_file(plan.evaluation_file(train.key, evaluation))) or {}
+    timing = read_record(timing_file(plan.evaluation_file(train.key, evaluation)), EvaluationTiming) or {}
     decode_s = timing.get("decode_s_median", math.nan)
     return {"run": train.key, "evaluated_domain": evaluation.domain, "train_s": train_s, "decode_s": decode_s}
 
@@ -362,8 +427,9 @@ def _total_cost(costs: list[dict[str, Any]]) -> pd.DataFrame:
     total = grouped["seconds"].agg(runs="size", seconds_total="sum", seconds_median="median")
     total["images_per_s"] = grouped["images_per_s"].median()
     total["energy_J"] = grouped["energy_J"].agg(lambda values: values.astype(float).sum(skipna=False))
-    for name in ("threads", "precision", "machine"):
-        total[name] = grouped[name].agg(lambda values: ", ".join(sorted({str(value) for value in values})))
+    for name in ("threads", "precision", "side_by_side", "machine"):
+        if name in frame:
+            total[name] = grouped[name].agg(lambda values: ", ".join(sorted({str(value) for value in values})))
     return total.reset_index()
 
 
@@ -371,12 +437,12 @@ def _failures(plan: Plan) -> pd.DataFrame:
     rows = []
     failed = plan.failed
     for train in plan.trainings:
-        record = read_json(plan.store.failure(train.key)) if train.key in failed else None
+        record = read_record(plan.store.failure(train.key), FailureRecord) if train.key in failed else None
         if record is not None:
             stage = train.configuration.stage
             rows.append({"stage": stage, "run": train.key, "configuration": train.label, "error": record["error"]})
     for key, dataset in plan.datasets.items():
-        record = read_json(plan.store.failure(key))
+        record = read_record(plan.store.failure(key), FailureRecord)
         if record is not None:
             rows.append({"stage": "dataset", "run": key, "configuration": dataset.name, "error": record["error"]})
     return pd.DataFrame(rows, columns=["stage", "run", "configuration", "error"])

@@ -57,8 +57,8 @@ class TaskResult:
 
     trained: whether its weights exist, also when an evaluation failed; is_new: whether they were made here; seconds:
     what the task took here, its share of a pass with others, training_s: of these, the training; energy_J: of the
-    training if it was done here and measured; ended_by: what ended the worker, so that the task is neither finished
-    nor failed.
+    training if it was done here and measured; note: why the models were trained exactly that may step at once;
+    ended_by: what ended the worker, so that the task is neither finished nor failed.
     """
 
     key: str
@@ -69,6 +69,7 @@ class TaskResult:
     seconds: float = 0.0
     training_s: float = 0.0
     energy_J: float | None = None
+    note: str = ""
     ended_by: str | None = None
 
 
@@ -98,12 +99,14 @@ def run_tasks(tasks: Sequence[StudyTask]) -> list[TaskResult]:
 
 
 def _spent(task: StudyTask, seconds: float) -> dict[str, Any]:
-    """Returns the time, of `seconds`, and the energy of a training that was finished here."""
+    """Returns the time, of `seconds`, and the energy of a training that was finished here, and what is noted of it."""
     try:
-        timing = task.run.read(task.run.timing)
+        timing, metrics = task.run.read(task.run.timing), task.run.read(task.run.metrics)
     except SegueError:
         return {}
-    return {"training_s": min(timing["seconds"], seconds), "energy_J": timing["energy_J"]}
+    how = metrics.get("side_by_side", {})
+    note = how.get("why_exact", "") if how.get("steps") == "exact" else ""
+    return {"training_s": min(timing["seconds"], seconds), "energy_J": timing["energy_J"], "note": note}
 
 
 def _train_side_by_side(tasks: Sequence[StudyTask]) -> dict[str, TaskResult]:
@@ -164,12 +167,19 @@ def has_weights(task: StudyTask) -> bool:
 
 
 def _restore_weights(task: StudyTask) -> None:
-    """Trains a finished run once more in another folder and copies the weights that were not kept: they are the
-    same."""
+    """Trains a finished run once more in another folder and copies the weights that were not kept: they are the same.
+
+    Those of models that stepped at once would be the same within rounding only: the new run takes the place of the old
+    one, without its scores.
+    """
     from segue.training.run import train_task
 
     again = RunFolder(task.folder.with_name(task.folder.name + ".again"))
     train_task(replace(task.train, folder=again.path), checkpoint_s=task.checkpoint_s)
+    if task.run.read(task.run.metrics).get("side_by_side", {}).get("fused_steps"):
+        shutil.rmtree(task.folder)
+        again.path.rename(task.folder)
+        return
     for file, target in (
         (again.epochs, task.run.epochs),
         (again.last_weights, task.run.last_weights),

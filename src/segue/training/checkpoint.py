@@ -30,7 +30,8 @@ class Progress:
     """All that resuming needs apart from tensors. Random streams are derived from indices and need no state.
 
     `epoch` (from 0) and `step` are the next to be taken; `losses` those of the steps already taken in the epoch, and
-    `counts` their confusion matrix; `updates` the steps taken in all; `rate` the last and `highest_rate` the highest
+    `counts` their confusion matrix; `updates` the steps taken in all, `fused_steps` those of them taken by several
+    models at once; `rate` the last and `highest_rate` the highest
     learning rate of the epoch; `history` a row per finished epoch; `best_epoch` counts from 1, 0 where none is selected
     yet, and `best_loss` is its monitored value, lower being better. `schedule`, `stopping` and `scaler` are the states
     of the schedule, of early stopping and of loss scaling.
@@ -39,6 +40,7 @@ class Progress:
     epoch: int = 0
     step: int = 0
     updates: int = 0
+    fused_steps: int = 0
     losses: list[float] = field(default_factory=list)
     counts: list[list[int]] = field(default_factory=list)
     rate: float = 0.0

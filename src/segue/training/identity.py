@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from segue.errors import SegueError
-from segue.fingerprint import hash_dataset, hash_each_file, stage_hash
+from segue.fingerprint import hash_dataset, hash_each_file, plain_json, stage_hash, text_hash
+from segue.storage import is_file
 from segue.training.run_folder import RunFolder
 from segue.training.spec import VERSION, ParentSpec, StageSpec
 
@@ -38,9 +39,12 @@ class Fingerprint:
     version: int = VERSION
 
     @property
+    def content(self) -> dict[str, Any]:
+        return {"kind": "train", "version": self.version, "settings": self.settings, "inputs": list(self.inputs)}
+
+    @property
     def key(self) -> str:
-        content = {"kind": "train", "version": self.version, "settings": self.settings, "inputs": list(self.inputs)}
-        return f"train-{stage_hash(content)}"
+        return f"train-{stage_hash(self.content)}"
 
 
 def shared_settings(spec: StageSpec, datasets: Sequence[str], pretrained: str | None = None) -> dict[str, Any]:
@@ -61,6 +65,26 @@ def fingerprint(
 ) -> Fingerprint:
     """Returns the fingerprint of one repetition. The draw index counts only where samples are drawn at all."""
     return Fingerprint({**settings, "init": init, "draw": draw if spec.draws else 0}, [*datasets, parent])
+
+
+class RepeatedKey:
+    """The keys of the repetitions of one specification, whose JSON is written once: a study has many thousands.
+
+    The arguments are those of `fingerprint`, and `key` gives the same as its keys.
+    """
+
+    def __init__(self, spec: StageSpec, settings: Mapping[str, Any], datasets: Sequence[str]) -> None:
+        self.draws = spec.draws
+        marks = {name: f"\0{name}" for name in ("parent", "draw", "init")}  # in the order of the JSON; TOML has no NUL
+        filled = {**settings, "init": marks["init"], "draw": marks["draw"]}
+        text = plain_json(Fingerprint(filled, [*datasets, marks["parent"]]).content)
+        self._pieces = re.split("|".join(re.escape(plain_json(mark)) for mark in marks.values()), text)
+
+    def key(self, *, init: int, draw: int, parent: str | None) -> str:
+        start, before_draw, before_init, end = self._pieces
+        identity = "null" if parent is None else f'"{parent}"'  # hexadecimal, and a plain name before it
+        parts = (start, identity, before_draw, str(draw if self.draws else 0), before_init, str(init), end)
+        return f"train-{text_hash(''.join(parts))}"
 
 
 def dataset_identity(path: Path, cache_path: Path | None = None) -> str:
@@ -89,6 +113,6 @@ def parent_identity(parent: ParentSpec, folder: Path, cache_path: Path | None = 
 
 def weights_identity(path: Path, cache_path: Path | None = None) -> str:
     """Returns the hash of a file of weights; raises SegueError where there is none."""
-    if not path.is_file():
+    if not is_file(path):
         raise SegueError(f"{path}: there are no such weights; give a finished run or a safetensors file.")
     return hash_each_file([path], cache_path)[path]

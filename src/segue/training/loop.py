@@ -1,10 +1,10 @@
 """The training loop, from top to bottom: `train` → `train_epoch` → `train_step`, then `validate_epoch`.
 
 Several models can share one pass over the data: they step one after another on each batch, and each ends with exactly
-the same weights as if trained alone. Everything random is derived from (seed, purpose, epoch, step), so a training that
-is interrupted and resumed ends with the same weights as without interruption. Everything else that a later step depends
-on is in the network, the optimizer, the moving average (EMA), the best weights and `Progress`: `save_state` writes just
-these, and `init_state` reads them.
+the same weights as if trained alone; or, where that was asked for, they step at once (`fused`). Everything random is
+derived from (seed, purpose, epoch, step), so a training that is interrupted and resumed ends with the same weights as
+without interruption. Everything else that a later step depends on is in the network, the optimizer, the moving average
+(EMA), the best weights and `Progress`: `save_state` writes just these, and `init_state` reads them.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from segue.training import cache, checkpoint, freezing, logging, optimizers, sch
 from segue.training.cache import FeatureCache, TargetCache
 from segue.training.checkpoint import CheckpointClock, Progress
 from segue.training.distributed import SINGLE_PROCESS, ProcessGroup
+from segue.training.fused import Fusion, Stack
 from segue.training.inputs.sampler import EpochPlan, augment_spec, epoch_stream, plan_epoch
 from segue.training.run_folder import RunFolder
 from segue.training.spec import StageSpec
@@ -49,7 +50,8 @@ class TrainState:
     """One model in training: what is trained, and all that its next step depends on.
 
     folder: the folder of the unfinished run. log takes a line, write_row the row of each epoch. losses (steps,) and
-    counts (K, K), a confusion matrix, accumulate over the current epoch, on the device. error stopped the model.
+    counts (K, K), a confusion matrix, accumulate over the current epoch, on the device. why_exact: why it steps by
+    itself where side_by_side = "approximate". error stopped the model.
     """
 
     spec: StageSpec
@@ -73,6 +75,7 @@ class TrainState:
     features_fit: bool = True  # into memory, as far as is known
     targets: TargetCache | None = None
     metrics: dict[str, Any] = field(default_factory=dict)  # entries of metrics.json known before the training
+    why_exact: str = ""
     error: SegueError | None = None
 
     @property
@@ -112,12 +115,13 @@ class Batch:
 
 
 @contextmanager
-def stops(state: TrainState) -> Iterator[None]:
-    """Stops this model alone at a SegueError raised inside: the error is recorded, and the others continue."""
+def stops(*states: TrainState) -> Iterator[None]:
+    """Stops these models alone at a SegueError raised inside: the error is recorded, and the others continue."""
     try:
         yield
     except SegueError as error:
-        state.error = error
+        for state in states:
+            state.error = error
 
 
 def train(states: Sequence[TrainState], *, training: Source, validation: Source | None, settings: PassSettings) -> None:
@@ -128,11 +132,12 @@ def train(states: Sequence[TrainState], *, training: Source, validation: Source 
     that asks the process to end (`signals`) stops all of them at their next step, with a checkpoint.
     """
     clock = CheckpointClock(settings.checkpoint_s, settings.energy_J)
+    fusion = Fusion(settings.device, settings.group.world)
     while active := [state for state in states if not state.is_finished]:
         # after an interruption, models may be at different epochs: those behind catch up first
         epoch = min(state.progress.epoch for state in active)
         current = [state for state in active if state.progress.epoch == epoch]
-        batch_sizes = train_epoch(current, training, settings, clock)
+        batch_sizes = train_epoch(current, training, settings, clock, fusion)
 
         # once per epoch: validate, select, schedule, early stopping
         for state in running(current):
@@ -161,7 +166,7 @@ def running(states: Sequence[TrainState]) -> list[TrainState]:
 
 
 def train_epoch(
-    states: Sequence[TrainState], source: Source, settings: PassSettings, clock: CheckpointClock
+    states: Sequence[TrainState], source: Source, settings: PassSettings, clock: CheckpointClock, fusion: Fusion
 ) -> list[int]:
     """Trains the models, which are at the same epoch, on every batch of it; returns the sizes of all batches.
 
@@ -194,11 +199,11 @@ def train_epoch(
             images, labels = augment(augment_spec(spec), images, stored_labels, part.params)
             batch = Batch(part, images, labels, stored_labels)
 
-            # encode targets, forward, backward, optimizer step
-            for state in running(states):
-                if state.progress.step == step:
-                    with stops(state):
-                        train_step(state, batch, len(bounds), group)
+            # encode targets, forward, backward, optimizer step: of each model, or of several at once
+            current = [state for state in running(states) if state.progress.step == step]
+            for models, stack in fusion.divide(current, images):
+                with stops(*models):
+                    train_step(models, stack, batch, len(bounds), group)
 
             # periodically: check the losses, save, log. Several processes save at the same step, and synchronize
             # only where they check
@@ -223,59 +228,73 @@ def train_epoch(
     return [stop - start for start, stop in bounds]
 
 
-def train_step(state: TrainState, batch: Batch, steps: int, group: ProcessGroup) -> None:
-    """Takes the next of the epoch's `steps` steps of the optimizer, on one batch.
+def train_step(
+    states: Sequence[TrainState], stack: Stack | None, batch: Batch, steps: int, group: ProcessGroup
+) -> None:
+    """Takes the next of the epoch's `steps` steps of the optimizer, on one batch: of one model, or of those of a stack.
 
     The loss is that of the whole batch, whether it is computed at once, in parts, or by several processes: the
     normalizers of its terms follow from the labels, before the first part is computed.
     """
-    spec, target, progress = state.spec, state.target, state.progress
-    step = progress.step
+    first = states[0]  # what is read of it below is the same in the others
+    spec, target, epoch, step = first.spec, first.target, first.progress.epoch, first.progress.step
 
     # schedule
-    position = progress.epoch + step / steps
+    for state in states:
+        set_lr(state, epoch + step / steps)
+
+    # encode targets
+    inputs, encoded = encode(first, batch)
+    normalizers = group.sum_(target.normalizers(encoded)).clamp(min=1e-12)
+
+    rank = [group.rank] if group.rank else []
+    with rng.scope(spec.seed, "dropout", spec.init, epoch, step, *rank):
+        for part in split_batch(len(encoded), spec.accumulate):
+            # forward
+            scores = forward(first, stack, inputs, part)
+
+            # loss, backward
+            losses = [(target.loss_sums(one, encoded[part]) / normalizers).sum() for one in scores]
+            scaled = [state.scaler.scale(loss) for state, loss in zip(states, losses, strict=True)]
+            torch.autograd.backward(scaled)
+
+            # statistics of the epoch, which stay on the device
+            for state, loss, one in zip(states, losses, scores, strict=True):
+                state.losses[step] += loss.detach()
+                if target.names:
+                    predicted, labeled = target.classes(one.detach()), target.target_classes(encoded[part])
+                    state.counts += pixel_metrics.confusion(predicted, labeled, len(target.names))
+    if stack is not None:
+        stack.assign_gradients()
+
+    for state in states:
+        # all-reduce across processes
+        trained = [parameter for parameter in state.network.parameters() if parameter.requires_grad]
+        group.sum_gradients(trained)
+
+        # clip, optimizer step
+        if state.spec.clip_norm is not None:
+            state.scaler.unscale_(state.optimizer)
+            optimizers.clip_grad_norm(trained, state.spec.clip_norm)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.progress.updates += 1
+        state.progress.fused_steps += stack is not None
+
+        # EMA
+        if state.spec.ema is not None and state.ema is not None:
+            optimizers.update_ema(state.spec.ema, state.ema, state.network, state.progress.updates)
+        state.progress.step = step + 1
+
+
+def set_lr(state: TrainState, position: float) -> None:
+    """Sets the learning rate of the schedule at `position`, in epochs."""
+    spec, progress = state.spec, state.progress
     factor = schedules.factor(spec.schedule, spec.warmup, progress.schedule, position, spec.epochs)
     optimizers.set_lr(state.optimizer, factor)
     progress.rate = spec.optimizer.lr * factor
     progress.highest_rate = max(progress.highest_rate, progress.rate)
-
-    # encode targets
-    inputs, encoded = encode(state, batch)
-    normalizers = group.sum_(target.normalizers(encoded)).clamp(min=1e-12)
-
-    rank = [group.rank] if group.rank else []
-    with rng.scope(spec.seed, "dropout", spec.init, progress.epoch, step, *rank):
-        for part in split_batch(len(encoded), spec.accumulate):
-            # forward
-            scores = forward(state, inputs, part)
-
-            # loss, backward
-            loss = (target.loss_sums(scores, encoded[part]) / normalizers).sum()
-            state.scaler.scale(loss).backward()
-
-            # statistics of the epoch, which stay on the device
-            state.losses[step] += loss.detach()
-            if target.names:
-                predicted, labeled = target.classes(scores.detach()), target.target_classes(encoded[part])
-                state.counts += pixel_metrics.confusion(predicted, labeled, len(target.names))
-
-    # all-reduce across processes
-    trained = [parameter for parameter in state.network.parameters() if parameter.requires_grad]
-    group.sum_gradients(trained)
-
-    # clip, optimizer step
-    if spec.clip_norm is not None:
-        state.scaler.unscale_(state.optimizer)
-        optimizers.clip_grad_norm(trained, spec.clip_norm)
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    state.optimizer.zero_grad(set_to_none=True)
-    progress.updates += 1
-
-    # EMA
-    if spec.ema is not None and state.ema is not None:
-        optimizers.update_ema(spec.ema, state.ema, state.network, progress.updates)
-    progress.step = step + 1
 
 
 def validate_epoch(
@@ -348,21 +367,21 @@ def split_batch(count: int, parts: int) -> list[slice]:
     return [slice(a, b) for a, b in itertools.pairwise(bounds) if b > a]
 
 
-def forward(state: TrainState, inputs: Tensor | list[Tensor], part: slice) -> Tensor:
-    """Returns the scores (n, channels, H, W) of a part of a batch; turns torch's errors into SegueErrors: batches or
-    tiles that are too small for the network, or too little memory."""
+def forward(state: TrainState, stack: Stack | None, inputs: Tensor | list[Tensor], part: slice) -> Sequence[Tensor]:
+    """Returns the scores (n, channels, H, W) of a part of a batch, of the model or of each in the stack; turns torch's
+    errors into SegueErrors: batches or tiles that are too small for the network, or too little memory."""
     first = inputs if isinstance(inputs, Tensor) else inputs[0]
     try:
         with autocast(first.device, state.precision):
-            if isinstance(inputs, Tensor):
-                return state.forward(inputs[part])
-            return state.network.scores([level[part] for level in inputs])  # type: ignore[operator]
+            if not isinstance(inputs, Tensor):
+                return [state.network.scores([level[part] for level in inputs])]  # type: ignore[operator]
+            return [state.forward(inputs[part])] if stack is None else stack.scores(inputs[part]).unbind()
     except (ValueError, RuntimeError) as error:
         count, _, height, width = first[part].shape
         raise SegueError(
             f"network '{state.spec.network.name}' cannot train on {count} tiles of {height}x{width} px at once "
             f"({str(error).splitlines()[0]}); change batch or the number of images, take larger tiles, or another "
-            "network."
+            f"network{', or fewer models side by side' if stack is not None else ''}."
         ) from error
 
 

@@ -67,8 +67,8 @@ def train_tasks(
 ) -> list[SegueError | None]:
     """Trains several stages side by side in one pass over their data; returns for each the error, or None.
 
-    The stages must agree in `spec.shared_pass`; each run is the same as if trained alone. A mistake in the shared data
-    stops all of them.
+    The stages must agree in `spec.shared_pass`; each run is the same as if trained alone, within rounding where the
+    stages say `side_by_side = "approximate"`. A mistake in the shared data stops all of them.
     """
     if len({shared_pass(task.spec) for task in tasks}) > 1:
         raise ValueError("tasks side by side must share their data, order, batch and augmentation")
@@ -420,11 +420,21 @@ def _write_run(task: TrainTask, state: TrainState, data: StageData, timing: Mapp
         "class_weights": state.target.class_weights,
         "labels": {"unit": spec.label_unit, **data.label_counts},
         "parameters": freezing.parameter_counts(state.network),
+        **_side_by_side(state),
         **state.metrics,
     }
     write_json(run.metrics, metrics)
     run.write_digests()
     run.path.rename(task.folder)
+
+
+def _side_by_side(state: TrainState) -> dict[str, Any]:
+    """Returns the entry on how a model was trained whose steps may be approximate; none for others."""
+    if state.spec.side_by_side == "exact":
+        return {}
+    fused, steps = state.progress.fused_steps, state.progress.updates
+    how = {"steps": "approximate" if fused else "exact", "fused_steps": fused, "all_steps": steps}
+    return {"side_by_side": how | ({"why_exact": state.why_exact} if fused < steps else {})}
 
 
 def _tune_decoding(

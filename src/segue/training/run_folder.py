@@ -10,7 +10,7 @@ model. Cheap to import: no torch.
     metrics.json          selected epoch, its validation scores, labels spent, parameters; written last
     timing.json           seconds, rates, interruptions    } apart from results, since they
     environment.json      versions and machine             } differ from run to run
-    evaluations/          scores on domains, of a study
+    evaluations/          scores on domains, of a study, and what was counted in each image
     digests.json          sha256 of every file that is a result
 
 A file is checked when it is read: that it is a regular file, JSON or safetensors, has what is needed, and is what the
@@ -24,11 +24,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
@@ -39,7 +40,7 @@ from segue.fingerprint import hash_file
 from segue.inference.domain import TrainingSet
 from segue.inference.model import Model
 from segue.spec import attempt
-from segue.storage import read_bytes, write_json
+from segue.storage import is_file, read_bytes, write_json
 from segue.training.freezing import load_parts
 from segue.training.spec import StageSpec
 
@@ -108,6 +109,15 @@ class ParameterCounts(Record):
     trainable: int
 
 
+class SideBySideRecord(Record):
+    """steps: "approximate" where any of them was one of several models at once."""
+
+    steps: Literal["approximate", "exact"]
+    fused_steps: int
+    all_steps: int
+    why_exact: str = ""
+
+
 class MetricsRecord(Record):
     selected_epoch: Annotated[int, Field(ge=1)]
     selected_by: str
@@ -119,6 +129,7 @@ class MetricsRecord(Record):
     parameters: dict[str, ParameterCounts]
     transfer: dict[str, list[str]] | None
     leak: dict[str, Any] | None = None
+    side_by_side: SideBySideRecord | None = None
 
 
 class TimingRecord(Record):
@@ -148,6 +159,24 @@ class EvaluationRecord(Record):
     epochs: list[dict[str, float | None]] | None = None
 
 
+class ImageCountsRecord(Record):
+    """What was counted in each image (`segue.evaluation.image_counts`)."""
+
+    image: list[str]
+    group: list[str]
+    classes: list[str]
+    of_images: bool
+    on_tiles: bool
+    loss_floor: float
+    loss_sums: list[list[float | None]]
+    normalizers: list[list[float | None]]
+    confusion: list[list[list[int]]] | None
+    objects: dict[str, list[Any]] | None
+    tolerance_px: float | None
+
+
+IMAGE_COUNTS_SUFFIX = ".images.json.gz"  # of a file beside an evaluation
+MAX_COUNTS_BYTES = 2**28  # of such a file, decompressed
 RECORDS: dict[str, type[Record]] = {
     "spec.json": SpecRecord,
     "groups.json": GroupsRecord,
@@ -155,6 +184,30 @@ RECORDS: dict[str, type[Record]] = {
     "timing.json": TimingRecord,
     "environment.json": EnvironmentRecord,
 }
+
+
+def _decompress(content: bytes) -> bytes:
+    """Returns the content of a gzip file; raises ValueError if it is cut off or larger than any that is written."""
+    decompressor = zlib.decompressobj(wbits=31)
+    text = decompressor.decompress(content, MAX_COUNTS_BYTES)
+    if not decompressor.eof:
+        raise ValueError(f"cut off, or more than {MAX_COUNTS_BYTES:,} bytes")
+    return text
+
+
+def parse_record(content: bytes, record: type[Record]) -> dict[str, Any]:
+    """Returns the content of a JSON file; raises ValueError, with the reason, for one that lacks what `record` has."""
+    try:
+        parsed = from_json(content)  # thrice as fast as json.loads: a study has thousands
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON ({error})") from None
+    try:
+        record.model_validate(parsed)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "at the top"
+        raise ValueError(f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+    return parsed
 
 
 @dataclass(frozen=True)
@@ -238,7 +291,7 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        return self.metrics.is_file()
+        return is_file(self.metrics)
 
     @property
     def key(self) -> str | None:
@@ -293,18 +346,13 @@ class RunFolder:
     def read(self, file: Path) -> dict[str, Any]:
         """Returns the content of a JSON file of this folder, spec.json or one of the others in `RECORDS`, or one of
         evaluations; raises SegueError if it is missing, damaged or altered, or lacks something."""
-        record = RECORDS.get(file.name, EvaluationRecord)
+        of_images = file.name.endswith(IMAGE_COUNTS_SUFFIX)
+        record = ImageCountsRecord if of_images else RECORDS.get(file.name, EvaluationRecord)
         try:
-            content = from_json(self.read_bytes(file))  # thrice as fast as json.loads: a study has thousands
-        except (ValueError, RecursionError) as error:
-            raise self._damaged(file, f"not JSON ({error})") from None
-        try:
-            record.model_validate(content)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"])) or "at the top"
-            raise self._damaged(file, f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
-        return content
+            content = self.read_bytes(file)
+            return parse_record(_decompress(content) if of_images else content, record)
+        except (ValueError, zlib.error) as error:
+            raise self._damaged(file, str(error)) from None
 
     def read_history(self) -> pd.DataFrame:
         """Returns the row per epoch."""

@@ -112,6 +112,8 @@ class StageSpec(SpecModel):
         kick) of the rate.
         precision "auto" is bf16 where the hardware supports it; tf32 lets CUDA round float32 products; compile is
         torch.compile, "cuda-graphs" with its graphs. threads is part of what bit-identity depends on.
+        side_by_side = "approximate" lets models that share a pass over the data step at once on a GPU
+        (`training.fused`): faster for small networks, with results that agree within rounding, not to the bit.
     Selection and outputs
         validation: how many images (or groups, where `data` counts groups) of the validation part are evaluated after
         each epoch; "all", or 0 for none. select: which epoch's weights the run keeps, the best by `monitor` on
@@ -159,6 +161,7 @@ class StageSpec(SpecModel):
     tf32: bool = False
     compile: Literal["none", "default", "cuda-graphs"] = "none"
     threads: Count = 1
+    side_by_side: Literal["exact", "approximate"] = "exact"
     keep_epochs: bool = False
     film: Annotated[int, Field(ge=0)] = 0
     memory_gb: Annotated[float | None, Field(gt=0, le=10**6)] = None
@@ -278,7 +281,7 @@ class StageSpec(SpecModel):
 
 PASS_FIELDS = (
     "data", "split", "normalize", "sampling", "shuffle_window", "order", "batch", "augment", "render", "validation",
-    "threads", "memory_gb", "tf32", "power_w", "seed", "draw",
+    "threads", "memory_gb", "tf32", "power_w", "side_by_side", "seed", "draw",
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from segue.errors import SegueError
 
@@ -104,6 +104,25 @@ def find_files(pattern: str, root: Path) -> MatchedFiles:
     matches.files.sort(key=lambda file: file.path)
     matches.others = sorted(set(matches.others) - {file.path for file in matches.files})
     return matches
+
+
+def match_path(pattern: str, path: PurePath, problems: list[str]) -> dict[str, str] | None:
+    """Returns the texts of the named parts of a pattern that the end of a path matches, None if it does not.
+
+    Adds a sentence to `problems` if the pattern matches in several ways.
+
+    >>> match_path("{well}_*.tif", PurePath("plate/A01_3.tif"), [])
+    {'well': 'A01'}
+    """
+    parts = PurePath(pattern).parts
+    names: dict[str, str] | None = {}
+    if len(parts) > len(path.parts):
+        return None
+    for part, name in zip(parts, path.parts[len(path.parts) - len(parts) :], strict=True):
+        names = _match(part, name, names, Path(path).parent, problems)
+        if names is None:
+            return None
+    return names
 
 
 def existing_path(path: Path) -> Path | None:

@@ -230,35 +230,49 @@ def scan_ome_zarr(spec: FilesSpec, root: Path) -> ScanResult:
     scan = ScanResult()
     folders: dict[str, Path] = {}  # of plates
     for folder, names in match_paths(spec.pattern, root, folders=True)[0]:
-        plate = _group_metadata(folder).get("plate")
-        if plate is None:
-            scan.errors.append(f"{folder}: has no plate metadata; give the folder of an OME-Zarr plate.")
-            continue
-        stated = _plate_name(str(plate.get("name") or ""))
-        name = names.get("plate") or stated or re.sub(r"(\.ome)?\.zarr$", "", folder.name)
-        if "plate" not in names and (other := folders.setdefault(name, folder)) != folder:
-            scan.notes.append(
-                f"{folder} and {other} both hold a plate '{name}' and are taken for parts of one; if they are two, "
-                "write {plate} for the part of the folder's name that tells them apart."
+        try:
+            _scan_plate(scan, folder, names, folders)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            scan.errors.append(
+                f"{folder}: its metadata are not those of a plate ({error}); write it again as OME-Zarr."
             )
-        for entry in plate.get("wells", ()):
-            well, path = well_name(str(entry["path"]).replace("/", "")), folder / entry["path"]
-            try:
-                images = _group_metadata(path)["well"]["images"]
-            except (SegueError, KeyError):
-                scan.missing.append(f"{name}/{well} is named by the plate {folder.name}, but does not exist")
-                continue
-            if len({image.get("acquisition", 0) for image in images}) > 1:
-                scan.errors.append(f"{path}: holds several acquisitions; name the images to use in a manifest.")
-                continue
-            for number, image in enumerate(images):
-                try:
-                    images_of_field, notes = _zarr_images(path / image["path"], name, well, number)
-                    scan.images += images_of_field
-                    scan.notes += [f"{path / image['path']}: {note}" for note in notes]
-                except SegueError as error:
-                    scan.errors.append(str(error))
     return scan
+
+
+def _scan_plate(scan: ScanResult, folder: Path, names: Mapping[str, str], folders: dict[str, Path]) -> None:
+    """Adds the images of a plate to the scan; `names` are the values of the pattern's placeholders, `folders` those of
+    the plates so far."""
+    plate = _group_metadata(folder).get("plate")
+    if plate is None:
+        scan.errors.append(f"{folder}: has no plate metadata; give the folder of an OME-Zarr plate.")
+        return
+    if not plate.get("wells"):
+        scan.errors.append(f"{folder}: its metadata name no well of the plate; copy it again, or leave it out.")
+        return
+    stated = _plate_name(str(plate.get("name") or ""))
+    name = names.get("plate") or stated or re.sub(r"(\.ome)?\.zarr$", "", folder.name)
+    if "plate" not in names and (other := folders.setdefault(name, folder)) != folder:
+        scan.notes.append(
+            f"{folder} and {other} both hold a plate '{name}' and are taken for parts of one; if they are two, "
+            "write {plate} for the part of the folder's name that tells them apart."
+        )
+    for entry in plate["wells"]:
+        well, path = well_name(str(entry["path"]).replace("/", "")), folder / entry["path"]
+        try:
+            images = _group_metadata(path)["well"]["images"]
+        except (SegueError, KeyError):
+            scan.missing.append(f"{name}/{well} is named by the plate {folder.name}, but does not exist")
+            continue
+        if len({image.get("acquisition", 0) for image in images}) > 1:
+            scan.errors.append(f"{path}: holds several acquisitions; name the images to use in a manifest.")
+            continue
+        for number, image in enumerate(images):
+            try:
+                images_of_field, notes = _zarr_images(path / image["path"], name, well, number)
+                scan.images += images_of_field
+                scan.notes += [f"{path / image['path']}: {note}" for note in notes]
+            except SegueError as error:
+                scan.errors.append(str(error))
 
 
 def _zarr_images(folder: Path, plate: str, well: str, number: int) -> tuple[list[ImageEntry], tuple[str, ...]]:
@@ -278,11 +292,11 @@ def _zarr_images(folder: Path, plate: str, well: str, number: int) -> tuple[list
             raise SegueError(f"{array}: has several planes along {deep}; allowed is t, c, y, x: project it.")
         size_um, stage, notes = _pixel_size_and_stage(multiscale)
         interval_h = _interval_h(multiscale, axes)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+        count = shape[axes.index("c")] if "c" in axes else 1
+        channels = attributes.get("omero", {}).get("channels", ())
+        tokens = [str(channel.get("label", i)) for i, channel in enumerate(channels)] or [str(i) for i in range(count)]
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise SegueError(f"{folder}: its multiscales metadata lack {error}; write it again as OME-Zarr.") from error
-    count = shape[axes.index("c")] if "c" in axes else 1
-    channels = attributes.get("omero", {}).get("channels", ())
-    tokens = [str(channel.get("label", i)) for i, channel in enumerate(channels)] or [str(i) for i in range(count)]
     if len(tokens) != count or len(set(tokens)) < count:
         raise SegueError(f"{folder}: has {count} channels, named {', '.join(tokens)}; give each one name.")
     entries = []
@@ -353,7 +367,7 @@ def array_header(folder: Path) -> tuple[tuple[int, ...], str]:
             header = _read_json(folder / name)
             try:
                 return tuple(int(n) for n in header["shape"]), pixel_dtype(np.dtype(header[key]))
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise SegueError(
                     f"{folder / name}: is not a description of an array ({error}); write it again."
                 ) from error
@@ -371,6 +385,9 @@ def _group_metadata(folder: Path) -> Mapping[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise SegueError(f"{path}: cannot be read ({error}); copy it again.") from error
+    if not isinstance(content, dict):
+        raise SegueError(f"{path}: holds no table of metadata; copy it again.")
+    return content

@@ -22,7 +22,7 @@ import pandas as pd
 
 from segue.errors import SegueError
 from segue.reporting.analysis.bootstrap import t_quantile
-from segue.reporting.analysis.choices import additive_effects, over_domains, settings_everywhere
+from segue.reporting.analysis.choices import additive_effects, components, over_domains, settings_everywhere
 from segue.reporting.analysis.comparison import Comparison
 from segue.reporting.analysis.ranking import choice_axes, setting_label, setting_note
 from segue.reporting.analysis.result import Analysis
@@ -185,7 +185,7 @@ class _Fit:
 def _fit(data: Records, table: pd.DataFrame, x: np.ndarray | None) -> _Fit:
     domain_codes, domains = pd.factorize(table["domain"], sort=True)
     choice_codes, choices = pd.factorize(table["choice"], sort=True)
-    if not _is_connected(domain_codes, choice_codes):
+    if components(domain_codes, choice_codes)[0].any():
         raise SegueError(
             "advise: some target domains share no setting with the others, so that settings cannot be compared; run the"
             " same settings in several domains."
@@ -195,14 +195,15 @@ def _fit(data: Records, table: pd.DataFrame, x: np.ndarray | None) -> _Fit:
             "advise: the table has one target domain only, from which nothing is learned for another; add domains."
         )
     y = table["y"].to_numpy(dtype=float)
-    # the slope of x within domains and settings, then the two-way fit
-    slope = 0.0
+    # the two-way fit, and the slope of x within domains and settings
+    of_domains, of_settings, residuals = _two_way_fit(table)
+    slope, shifted = 0.0, y
     if x is not None:
-        parts = [_two_way_residuals(table.assign(y=values)) for values in (x, y)]
-        slope = float(parts[0] @ parts[1] / (parts[0] @ parts[0])) if parts[0] @ parts[0] > 1e-12 else 0.0
-    shifted = table.assign(y=y - slope * x) if x is not None else table
-    of_domains, of_settings = additive_effects(shifted, "domain", "choice")
-    residuals = shifted["y"].to_numpy() - of_domains.to_numpy()[domain_codes] - of_settings.to_numpy()[choice_codes]
+        domains_of_x, settings_of_x, residuals_of_x = _two_way_fit(table.assign(y=x))
+        squares = float(residuals_of_x @ residuals_of_x)
+        slope = float(residuals_of_x @ residuals / squares) if squares > 1e-12 else 0.0
+        of_domains, of_settings = of_domains - slope * domains_of_x, of_settings - slope * settings_of_x
+        residuals, shifted = residuals - slope * residuals_of_x, y - slope * x
     freedom = max(len(table) - len(domains) - len(choices) + 1 - (x is not None), 1)
     residual = float(residuals @ residuals) / freedom
     # how much of it is noise of the repeats
@@ -217,7 +218,7 @@ def _fit(data: Records, table: pd.DataFrame, x: np.ndarray | None) -> _Fit:
     settings = main + pooled
     main_variance = residual / len(table) * np.linalg.matrix_rank(_indicators(data.choices.loc[choices, data.axes]))
     # what suits a domain is pulled to nothing
-    gaps = shifted["y"].to_numpy() - of_domains.to_numpy()[domain_codes] - settings[choice_codes]
+    gaps = shifted - of_domains.to_numpy()[domain_codes] - settings[choice_codes]
     suits, suit_left, between = shrink(gaps, errors)
     of_rows = pd.DataFrame({"choice": table["choice"], "suit": suits, "variance": suit_left})
     # the level of a domain without runs
@@ -228,19 +229,11 @@ def _fit(data: Records, table: pd.DataFrame, x: np.ndarray | None) -> _Fit:
     )  # fmt: skip
 
 
-def _is_connected(first: np.ndarray, second: np.ndarray) -> bool:
-    """Returns whether all levels of two factors are linked by cells, without which their effects are not comparable."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    offset, size = int(first.max()) + 1, int(first.max() + second.max()) + 2
-    graph = coo_array((np.ones(len(first)), (first, offset + second)), shape=(size, size))
-    return int(connected_components(graph, directed=False)[0]) == 1
-
-
-def _two_way_residuals(table: pd.DataFrame) -> np.ndarray:
+def _two_way_fit(table: pd.DataFrame) -> tuple[pd.Series, pd.Series, np.ndarray]:
+    """Returns the effects of domains and of choices on `y`, and the residuals (rows,)."""
     of_domains, of_settings = additive_effects(table, "domain", "choice")
-    return (table["y"] - table["domain"].map(of_domains) - table["choice"].map(of_settings)).to_numpy(dtype=float)
+    residuals = table["y"] - table["domain"].map(of_domains) - table["choice"].map(of_settings)
+    return of_domains, of_settings, residuals.to_numpy(dtype=float)
 
 
 def _indicators(levels: pd.DataFrame) -> np.ndarray:
@@ -406,9 +399,9 @@ def judge(comparison: Comparison, stage: str) -> Analysis | None:
     the model is fitted to the rest, and the setting it advises is looked up: its mean over repeats less the least of
     all settings tried there. Beside it: the same without values before the transfer, the one setting that is best over
     the remaining domains and all numbers of labels, freezing nothing with the rest at random, and a random setting.
-    Rows are means over numbers of labels. None for fewer than four target domains.
+    Rows are means over numbers of labels. None for fewer than four target domains, and where nothing is transferred.
     """
-    data = records(comparison, stage)
+    data = records(comparison, stage) if comparison.results.parents.get(stage) else None
     if data is None or data.table["domain"].nunique() < MIN_DOMAINS + 1:
         return None
     names = [name for name in comparison.results.domains if name in set(data.table["domain"])]

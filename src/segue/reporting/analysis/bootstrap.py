@@ -13,8 +13,9 @@ blocks in time, rliable strata of independent runs; none resamples clusters, or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from segue.reporting.formatting import format_number, join_names
 from segue.rng import numpy_generator
 
 RESAMPLES = 1000
+MAX_CACHED_WEIGHTS = 10_000_000  # of clusters in all resamples
 COVERAGE = 0.95
 MIN_DEGREES_OF_FREEDOM = 3  # below, the interval is the range over the repeats
 SEEDS = {"seed_draw": "draws of images", "seed_init": "initializations"}
@@ -158,14 +160,16 @@ def _resample(statistic: Callable[[np.ndarray], np.ndarray], repeats: Repeats, s
     """Returns a statistic of (rows, size) weights for every resample; empty where nothing repeats."""
     if not repeats:
         return np.empty(0)
-    generator = numpy_generator("report", "bootstrap")
     step = max(1, 1_500_000 // size)  # bounds memory to a few tens of megabytes
+    # clusters are drawn stratum by stratum, so that parts of a table with strata of the same sizes share the draws
+    places = [np.argsort(np.argsort(strata, kind="stable"))[codes] for codes, strata in repeats.values()]
+    sizes = tuple(tuple(np.bincount(strata).tolist()) for _, strata in repeats.values())
+    is_small = resamples * sum(map(sum, sizes)) <= MAX_CACHED_WEIGHTS
     blocks = []
-    for start in range(0, resamples, step):
-        rows = min(step, resamples - start)
-        weights = np.ones((rows, size), dtype=np.float32)
-        for codes, strata in repeats.values():
-            weights *= _cluster_weights(generator, rows, strata)[:, codes]
+    for drawn in (_cached_weights if is_small else _cluster_weights)(sizes, resamples, step):
+        weights = drawn[0][:, places[0]]
+        for others, place in zip(drawn[1:], places[1:], strict=True):
+            weights *= others[:, place]
         blocks.append(statistic(weights))
     return np.concatenate(blocks)
 
@@ -220,27 +224,38 @@ def _is_same_partition(codes: np.ndarray, other: np.ndarray) -> bool:
 
 def _medians_by_group(ordered: np.ndarray, starts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Returns the (k, g) weighted medians of segments of `ordered` that begin at `starts`, ascending within each."""
-    sizes = np.diff(starts, append=ordered.size)
     cumulated = np.cumsum(weights, axis=1, dtype=np.float64)
-    before = np.concatenate([np.zeros((len(weights), 1)), cumulated[:, starts[1:] - 1]], axis=1)
-    cumulated -= np.repeat(before, sizes, axis=1)
-    half = cumulated[:, starts + sizes - 1] / 2
-    halves, places = np.repeat(half, sizes, axis=1), np.arange(ordered.size)
-    lower = np.minimum.reduceat(np.where(cumulated >= halves * (1 - 1e-9), places, ordered.size - 1), starts, axis=1)
-    upper = np.minimum.reduceat(np.where(cumulated > halves * (1 + 1e-9), places, ordered.size - 1), starts, axis=1)
-    return np.where(half > 1e-9, (ordered[lower] + ordered[upper]) / 2, np.nan)
+    ends = cumulated[:, np.append(starts[1:], ordered.size) - 1]
+    half = np.diff(ends, axis=1, prepend=0.0) / 2
+    below, above = ends - half * (1 + 1e-9), ends - half * (1 - 1e-9)
+    lower, upper = np.empty(half.shape, dtype=int), np.empty(half.shape, dtype=int)
+    for row, sums in enumerate(cumulated):
+        lower[row], upper[row] = sums.searchsorted(below[row]), sums.searchsorted(above[row], side="right")
+    last = ordered.size - 1
+    return np.where(half > 1e-9, (ordered[np.minimum(lower, last)] + ordered[np.minimum(upper, last)]) / 2, np.nan)
 
 
-def _cluster_weights(generator: np.random.Generator, rows: int, strata: np.ndarray) -> np.ndarray:
-    """Returns (rows, clusters) weights from drawing n - 1 of the n clusters of each stratum; a lone one weighs 1."""
-    order = np.argsort(strata, kind="stable")
-    sizes = np.bincount(strata)
-    starts = np.cumsum(sizes) - sizes
-    draws = np.maximum(sizes - 1, 1)
-    size, start = np.repeat(sizes, draws), np.repeat(starts, draws)
+def _cluster_weights(sizes: Sequence[Sequence[int]], resamples: int, step: int) -> Iterator[list[np.ndarray]]:
+    """Yields, for at most `step` resamples at a time, the (rows, clusters) weights of each level.
+
+    sizes: of every level, the number of clusters n of each stratum, of which n - 1 are drawn; a lone one weighs 1.
+    """
+    generator = numpy_generator("report", "bootstrap")
+    for start in range(0, resamples, step):
+        rows = min(step, resamples - start)
+        yield [stratum_weights(generator, rows, np.array(of_level)) for of_level in sizes]
+
+
+@lru_cache(maxsize=6)
+def _cached_weights(sizes: Sequence[Sequence[int]], resamples: int, step: int) -> list[list[np.ndarray]]:
+    return list(_cluster_weights(sizes, resamples, step))
+
+
+def stratum_weights(generator: np.random.Generator, rows: int, sizes: np.ndarray) -> np.ndarray:
+    """Returns (rows, clusters) weights of the clusters of strata of these sizes, one stratum after the other."""
+    clusters, draws = int(sizes.sum()), np.maximum(sizes - 1, 1)
+    size, start = np.repeat(sizes, draws), np.repeat(np.cumsum(sizes) - sizes, draws)
     picks = start + np.minimum((generator.random((rows, size.size)) * size).astype(np.int64), size - 1)
-    flat = picks + np.arange(rows)[:, None] * strata.size
-    counts = np.bincount(flat.ravel(), minlength=rows * strata.size).reshape(rows, strata.size)
-    weights = np.empty(counts.shape, dtype=np.float32)
-    weights[:, order] = counts * np.repeat(sizes / draws, sizes)
-    return weights
+    flat = picks + np.arange(rows)[:, None] * clusters
+    counts = np.bincount(flat.ravel(), minlength=rows * clusters).reshape(rows, clusters)
+    return (counts * np.repeat(sizes / draws, sizes)).astype(np.float32)

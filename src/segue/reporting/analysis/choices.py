@@ -207,21 +207,48 @@ def settings_everywhere(table: pd.DataFrame) -> list[int]:
 
 
 def additive_effects(table: pd.DataFrame, rows: str, columns: str) -> tuple[pd.Series, pd.Series]:
-    """Returns the row and column effects of an additive least-squares fit of `y`; column effects have mean zero."""
+    """Returns the row and column effects of an additive least-squares fit of `y`; column effects have mean zero.
+
+    They have so among the columns that share rows, directly or by others, if there are several such `components`.
+    """
     row_codes, row_names = pd.factorize(table[rows], sort=True)
     column_codes, column_names = pd.factorize(table[columns], sort=True)
-    shape, y = (len(row_names), len(column_names)), table["y"].to_numpy(dtype=float)
-    counts = np.zeros(shape)
+    y, counts = table["y"].to_numpy(dtype=float), np.zeros((len(row_names), len(column_names)))
     np.add.at(counts, (row_codes, column_codes), 1.0)
-    # the normal equations, with the row effects eliminated
-    of_row, of_column = counts.sum(axis=1), counts.sum(axis=0)
-    row_sums = np.bincount(row_codes, weights=y, minlength=shape[0])
-    column_sums = np.bincount(column_codes, weights=y, minlength=shape[1])
-    reduced = np.diag(of_column) - counts.T @ (counts / of_row[:, None])
-    of_columns = np.linalg.lstsq(reduced, column_sums - counts.T @ (row_sums / of_row), rcond=1e-10)[0]
-    of_rows = (row_sums - counts @ of_columns) / of_row
-    shift = of_columns.mean()
-    return pd.Series(of_rows + shift, index=row_names), pd.Series(of_columns - shift, index=column_names)
+    sums = [np.bincount(codes, weights=y) for codes in (row_codes, column_codes)]
+    # the normal equations, with the effects of the factor with more levels eliminated
+    if len(row_names) < len(column_names):
+        of_rows = _eliminated(counts.T, sums[1], sums[0])
+        of_columns = (sums[1] - counts.T @ of_rows) / counts.sum(axis=0)
+    else:
+        of_columns = _eliminated(counts, sums[0], sums[1])
+        of_rows = (sums[0] - counts @ of_columns) / counts.sum(axis=1)
+    component_of_rows, component_of_columns = components(row_codes, column_codes)
+    shifts = np.bincount(component_of_columns, weights=of_columns) / np.bincount(component_of_columns)
+    of_rows, of_columns = of_rows + shifts[component_of_rows], of_columns - shifts[component_of_columns]
+    return pd.Series(of_rows, index=row_names), pd.Series(of_columns, index=column_names)
+
+
+def components(rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns for every level of two factors, given as codes (n,), in which part of the design it is.
+
+    Levels of different parts are linked by no cells, so that their effects are not comparable.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    offset = int(rows.max()) + 1
+    size = offset + int(columns.max()) + 1
+    graph = coo_array((np.ones(len(rows)), (rows, offset + columns)), shape=(size, size))
+    labels = connected_components(graph, directed=False)[1]
+    return labels[:offset], labels[offset:]
+
+
+def _eliminated(counts: np.ndarray, sums: np.ndarray, other_sums: np.ndarray) -> np.ndarray:
+    """Returns the effects (m,) of the second factor of (n, m) counts, given the sums of y by level of both factors."""
+    shares = counts / counts.sum(axis=1)[:, None]
+    reduced = np.diag(counts.sum(axis=0)) - counts.T @ shares
+    return np.linalg.lstsq(reduced, other_sums - shares.T @ sums, rcond=1e-10)[0]
 
 
 def selection_optimism(comparison: Comparison, stage: str) -> Analysis | None:

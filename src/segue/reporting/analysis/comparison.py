@@ -70,7 +70,24 @@ class Comparison:
         return [axis for axis in self.results.stages.get(stage, []) if axis in self.runs.columns]
 
     def stage_runs(self, stage: str) -> pd.DataFrame:
-        return self.runs[self.runs["stage"] == stage]
+        return self._runs_by_stage.get(stage, self.runs[:0])
+
+    def tested(self, stage: str) -> pd.DataFrame:
+        """Returns the finite rows of a stage, one per tested domain, with the lineage and configuration of the runs."""
+        return self._tested_by_stage.get(stage, self.rows[:0].assign(root="", configuration=0, root_domain=""))
+
+    @cached_property
+    def _runs_by_stage(self) -> dict[Any, pd.DataFrame]:
+        return dict(list(self.runs.groupby("stage", sort=False)))
+
+    @cached_property
+    def _tested_by_stage(self) -> dict[Any, pd.DataFrame]:
+        rows = self.rows[np.isfinite(self.rows["value"])].drop_duplicates(["stage", "run", "evaluated_domain"])
+        place = pd.Index(self.runs["run"]).drop_duplicates().get_indexer(pd.Index(rows["run"]))
+        rows, place = rows[place >= 0], place[place >= 0]
+        first = self.runs.drop_duplicates("run")
+        lineage = {name: first[name].to_numpy()[place] for name in ("root", "configuration", "root_domain")}
+        return dict(list(rows.assign(**lineage).groupby("stage", sort=False)))
 
     @cached_property
     def stages(self) -> list[str]:
@@ -416,13 +433,21 @@ def _choose_metrics(table: pd.DataFrame, column: str | None, *, one_loss: bool) 
     return metric_for(first), metric_for(second) if second else None
 
 
-def _in_own_domain(rows: pd.DataFrame, domains: Sequence[str]) -> pd.DataFrame:
-    """Returns a row per run: where it was evaluated in its domain; for a mixture, the mean over its domains."""
+def own_evaluations(rows: pd.DataFrame, domains: Sequence[str]) -> pd.DataFrame:
+    """Returns the rows where runs were evaluated in their own domain; for a mixture, those in each of its domains."""
     runs = rows[rows["domain"] == rows["evaluated_domain"]].drop_duplicates("run")
     rest = rows[~rows["run"].isin(runs["run"])]
     mixtures = {mixture: mixture_images(str(mixture), domains) for mixture in rest["domain"].unique()}
     inside = [e in mixtures[d] for d, e in zip(rest["domain"], rest["evaluated_domain"], strict=True)]
     rest = rest[np.array(inside, dtype=bool)]
+    return runs if rest.empty else pd.concat([runs, rest])
+
+
+def _in_own_domain(rows: pd.DataFrame, domains: Sequence[str]) -> pd.DataFrame:
+    """Returns a row per run: where it was evaluated in its domain; for a mixture, the mean over its domains."""
+    rows = own_evaluations(rows, domains)
+    is_single = rows["domain"] == rows["evaluated_domain"]
+    runs, rest = rows[is_single], rows[~is_single]
     if not rest.empty:
         of_objects = [name for name in map(str, rest.columns) if re.match(OBJECTS, name)]
         columns = list(dict.fromkeys(["value", "second_value", *of_objects]))

@@ -102,18 +102,47 @@ def _factors(comparison: Comparison, stage: str) -> list[Factor]:
     frame = comparison.stage_runs(stage)
     frame = frame[np.isfinite(frame["value"])]
     axes = [axis for axis in comparison.axes(stage) if frame[axis].nunique(dropna=True) > 1]
-    # of mixtures the pair is the target: it stays where the shares of its domains change
-    target = f"{stage}.pair" if f"{stage}.pair" in axes else "domain"
+    target = _target_column(stage, frame)
     targets = tuple(map(str, sorted_levels(frame[target], comparison.results.domains)))
     result = []
     for axis in axes:
-        others = [column for column in [*comparison.axes(stage), *repeat_columns(frame)] if column != axis]
-        is_domain, is_target = axis.endswith(".domain"), axis in (f"{stage}.domain", f"{stage}.pair")
-        if not is_target and f"{stage}.domain" not in others and target not in others:
-            others.append(target)
+        others = paired_columns(comparison, stage, frame, axis)
+        is_domain, is_target = axis.endswith(".domain"), axis in _target_axes(stage)
         levels = _levels(comparison, frame[frame[axis].notna()], axis, others, target)
         result.append(Factor(axis, axis_label(axis), levels, is_domain, is_target, targets))
     return result
+
+
+def paired_difference(comparison: Comparison, stage: str, axis: str, level: Any, reference: Any) -> Estimate | None:
+    """Returns the median of the values at one level of an axis less those at another, in pairs of runs that differ in
+    nothing else; None without such a pair."""
+    frame = comparison.stage_runs(stage)
+    frame = frame[np.isfinite(frame["value"])]
+    others = paired_columns(comparison, stage, frame, axis)
+    cells = frame.groupby(others, dropna=False).ngroup().to_numpy() if others else np.zeros(len(frame), dtype=int)
+    at_level, at_reference = (frame[axis] == level).to_numpy(), (frame[axis] == reference).to_numpy()
+    medians = frame["value"][at_reference].groupby(cells[at_reference]).median()
+    pairs = _pairs(frame[at_level], cells[at_level], medians)
+    return comparison.estimate(pairs, "difference") if len(pairs) else None
+
+
+def paired_columns(comparison: Comparison, stage: str, frame: pd.DataFrame, axis: str) -> list[str]:
+    """Returns the columns that runs of a stage have in common if they differ in `axis` alone; `frame` has the runs."""
+    others = [column for column in [*comparison.axes(stage), *repeat_columns(frame)] if column != axis]
+    target = _target_column(stage, frame)
+    if axis not in _target_axes(stage) and f"{stage}.domain" not in others and target not in others:
+        others.append(target)
+    return others
+
+
+def _target_axes(stage: str) -> tuple[str, str]:
+    return f"{stage}.domain", f"{stage}.pair"
+
+
+def _target_column(stage: str, frame: pd.DataFrame) -> str:
+    """Returns the column with the target: of mixtures the pair, which stays where the shares of its domains change."""
+    pair = f"{stage}.pair"
+    return pair if pair in frame.columns and frame[pair].nunique(dropna=True) > 1 else "domain"
 
 
 def label_groups(comparison: Comparison, stages: Sequence[str]) -> list[LabelGroup]:

@@ -22,7 +22,7 @@ def spread(comparison: Comparison, stage: str, *, without: Collection[str] = ())
     trained on. without: tested domains that are left out, such as one that is hard for every network. None where no
     network was tested on two domains.
     """
-    frame = _rows(comparison, stage)
+    frame = comparison.tested(stage)
     frame = frame[~frame["evaluated_domain"].isin(set(without))]
     tested = frame.groupby("domain")["evaluated_domain"].nunique()
     frame = frame[frame["domain"].isin(tested[tested > 1].index)]
@@ -78,7 +78,7 @@ def forgetting(comparison: Comparison, stage: str) -> Analysis | None:
     if not parent:
         return None
     runs = comparison.stage_runs(stage)
-    at_source = pd.concat([_rows(comparison, name) for name in (stage, parent)])
+    at_source = pd.concat([comparison.tested(name) for name in (stage, parent)])
     at_source = at_source[at_source["evaluated_domain"] == at_source["root_domain"]].set_index("run")["value"]
     after, before = (runs[name].map(at_source).to_numpy(dtype=float) for name in ("run", "parent"))
     runs = runs.assign(before=before, after=after, change=after - before)
@@ -133,7 +133,7 @@ def asymmetry(comparison: Comparison, stage: str, *, after_transfer: bool = Fals
         frame = frame[np.isfinite(frame["value"])]
         frame = frame.assign(source=frame["root_domain"], target=frame["domain"])
     else:
-        frame = _rows(comparison, stage)
+        frame = comparison.tested(stage)
         frame = frame.assign(source=frame["domain"], target=frame["evaluated_domain"])
     domains = sorted_levels(frame["source"], comparison.results.domains)
     frame = frame[frame["target"].isin(domains)]
@@ -204,15 +204,6 @@ def asymmetry(comparison: Comparison, stage: str, *, after_transfer: bool = Fals
         Analysis(title, pd.DataFrame(domain_records), tuple(notes)),
         Analysis(f"{title}, by pair", pd.DataFrame(pair_records), tuple(notes)),
     )
-
-
-def _rows(comparison: Comparison, stage: str) -> pd.DataFrame:
-    """Returns the finite rows of a stage with the root and configuration of their runs, a row per tested domain."""
-    rows = comparison.rows[comparison.rows["stage"] == stage]
-    rows = rows[np.isfinite(rows["value"])].drop_duplicates(["run", "evaluated_domain"])
-    runs = comparison.runs.drop_duplicates("run").set_index("run")
-    rows = rows[rows["run"].isin(runs.index)]
-    return rows.assign(**{name: rows["run"].map(runs[name]) for name in ("root", "configuration", "root_domain")})
 
 
 def _cells(first: pd.Series, second: pd.Series) -> tuple[list[tuple[str, str]], np.ndarray]:

@@ -66,7 +66,7 @@ def _p_value(value: float) -> str:
 
 FORMATS: dict[str, Callable[[float], str]] = {  # of columns; others are plain numbers
     **dict.fromkeys(("difference", "excess", "change", "against_others", "over_seeds", "over_images"), _signed),
-    **dict.fromkeys(("share", "best_share", "lost_share"), _percent),
+    **dict.fromkeys(("share", "other_share", "best_share", "lost_share"), _percent),
     **dict.fromkeys(("p", "p_adjusted"), _p_value),
     **dict.fromkeys(("rank", "labels", "k", "levels"), level_label),
 }

@@ -12,6 +12,7 @@ from segue.errors import SegueError
 from segue.reporting.analysis import choices, generalization, images
 from segue.reporting.analysis.advice import judge
 from segue.reporting.analysis.comparison import Comparison, Conditions, matrix
+from segue.reporting.analysis.expectations import expectations
 from segue.reporting.analysis.factors import factors, gain_per_doubling, label_groups
 from segue.reporting.analysis.ranking import choice_axes, rank_stability
 from segue.reporting.analysis.result import Analysis, interval_columns, interval_note
@@ -143,6 +144,10 @@ ANALYSES: dict[str, tuple[Function, str]] = {  # name -> function, what it needs
         ],
         "a setting that varies between runs that are otherwise equal",
     ),
+    "expected": (
+        lambda comparison, stage, options: list(expectations(comparison, stage)),
+        "a study that says what it expects",
+    ),
     "variance": (
         lambda comparison, stage, options: [variance_shares(comparison, stage, log=options.log)],
         "a setting that varies",
@@ -168,8 +173,12 @@ ANALYSES: dict[str, tuple[Function, str]] = {  # name -> function, what it needs
         "values on validation images beside those on held-out ones",
     ),
     "images": (
-        lambda comparison, stage, options: [images.image_differences(comparison, stage)],
-        "a table with a row per image, in the column `image`",
+        lambda comparison, stage, options: [*images.image_intervals(comparison, stage)],
+        "runs scored with counts per image, which evaluations of earlier versions lack and areas under curves do not"
+        " follow from, or a table with a row per image, in the column `image`",
     ),
-    "advice": (lambda comparison, stage, options: [judge(comparison, stage)], "four target domains"),
+    "advice": (
+        lambda comparison, stage, options: [judge(comparison, stage)],
+        "a transfer to four target domains",
+    ),
 }

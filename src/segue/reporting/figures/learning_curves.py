@@ -145,7 +145,7 @@ def _draw_losses(axes: Axes, frame: pd.DataFrame, factor: str, domains: Sequence
             low, median, high = spread.to_numpy(dtype=float).T
             _draw_line(axes, spread.index.to_numpy(dtype=float), median, color, line)
             if line == "solid":
-                axes.fill_between(spread.index.to_numpy(dtype=float), low, high, color=color, alpha=0.16, linewidth=0)
+                _draw_band(axes, spread.index.to_numpy(dtype=float), low, high, color)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         handles.append(Line2D([], [], color=color, linewidth=1.6, label=name))
     return handles
@@ -154,6 +154,13 @@ def _draw_losses(axes: Axes, frame: pd.DataFrame, factor: str, domains: Sequence
 def _draw_line(axes: Axes, epochs: np.ndarray, values: np.ndarray, color: str, line: Any) -> Line2D:
     width, marker = 1.6 if line == "solid" else 1.1, "o" if epochs.size == 1 else None
     return axes.plot(epochs, values, color=color, linewidth=width, linestyle=line, marker=marker, zorder=3)[0]
+
+
+def _draw_band(axes: Axes, epochs: np.ndarray, low: np.ndarray, high: np.ndarray, color: str) -> None:
+    """Fills between two curves; `fill_between` would set the limits of all axes that share theirs each time."""
+    known = np.isfinite(low) & np.isfinite(high)
+    x, y = (np.concatenate([first[known], last[known][::-1]]) for first, last in ((epochs, epochs), (low, high)))
+    axes.fill(x, y, color=color, alpha=0.16, linewidth=0)
 
 
 def _legend_above(axes: Axes, handles: list[Line2D], panels: int) -> None:
@@ -184,6 +191,7 @@ MAX_COLUMNS = 8
 MAX_SINGLE_RUNS = 6  # runs drawn one by one; more become a band
 MAX_CLASSES = 4  # whose metrics are drawn; of more than two, F1 and area under the PR curve alone
 MAX_FAILED_NAMED = 3
+LR_MAX = "lr_max"  # column of histories: the highest rate within an epoch
 DECADES = 7  # of learning rate, below which a curve is cut off
 METRICS = (
     ("accuracy", "accuracy"),
@@ -266,7 +274,7 @@ def _learning_curves_caption(comparison: Comparison, curves: LearningCurves) -> 
     else:
         lines = f"Lines are {medians}, bands the middle half of the runs."
     parts = [f"By epoch, a column per optimizer and schedule ({plural(curves.runs, 'run')}).", lines]
-    if "lr_max" in curves.frame.columns:
+    if LR_MAX in curves.frame.columns:
         parts.append("The learning rate is that at the epoch's end, shaded up to the highest within it.")
     if any(row.kind == "metric" for row in curves.rows):
         parts.append("Axes of metrics leave out their lowest tenth, mostly early epochs.")
@@ -345,10 +353,10 @@ def _texts(frame: pd.DataFrame, axes: Sequence[str]) -> pd.Series:
     """Returns for each row the label of its levels of `axes`; each combination is formatted once."""
     if not axes:
         return pd.Series("", index=frame.index)
-    levels = frame[list(axes)].drop_duplicates()
-    labels = {tuple(map(str, row)): configuration_label(dict(zip(axes, row, strict=True))) for row in levels.to_numpy()}
-    keys = frame[list(axes)].astype(object).astype(str)
-    return pd.Series([labels[key] for key in keys.itertuples(index=False, name=None)], index=frame.index)
+    codes = frame.groupby(list(axes), dropna=False, sort=False).ngroup()
+    levels = frame.loc[~codes.duplicated(), list(axes)].astype(object).itertuples(index=False, name=None)
+    labels = [configuration_label(dict(zip(axes, row, strict=True))) for row in levels]
+    return pd.Series(np.array(labels, dtype=object)[codes], index=frame.index)
 
 
 def _in_order(frame: pd.DataFrame, axes: Sequence[str], text: str) -> list[str]:
@@ -394,14 +402,17 @@ def draw_learning_curves(curves: LearningCurves) -> tuple[Figure, Tooltips]:
     shape = (len(curves.rows), len(curves.columns))
     grid = figure.subplots(*shape, squeeze=False, sharex=True, sharey="row", height_ratios=heights)
     tooltips = Tooltips()
+    parts = dict(list(curves.frame.groupby(["column", "color"])))
     for position, (column, title) in enumerate(zip(curves.columns, titles, strict=True)):
-        part = curves.frame[curves.frame["column"] == column]
         grid[0][position].set_title(title)
         grid[-1][position].set_xlabel("epoch")
-        for axes, row in zip(grid[:, position], curves.rows, strict=True):
-            for name, ink in curves.colors.items():
-                label = ", ".join(filter(None, [column, name]))
-                _draw_curve(axes, part[part["color"] == name], row, ink, label, tooltips)
+        for name, ink in curves.colors.items():
+            if (column, name) not in parts:
+                continue
+            histories = _by_run(parts[column, name], curves.rows)
+            label = ", ".join(filter(None, [column, name]))
+            for axes, row in zip(grid[:, position], curves.rows, strict=True):
+                _draw_curve(axes, histories, row, ink, label, tooltips)
     for line, row in zip(grid, curves.rows, strict=True):
         line[0].set_ylabel(row.label)
         _scale_row(line[0], curves.frame, row)
@@ -413,10 +424,12 @@ def draw_learning_curves(curves: LearningCurves) -> tuple[Figure, Tooltips]:
     return figure, tooltips
 
 
-def _draw_curve(axes: Axes, part: pd.DataFrame, row: Row, ink: str, label: str, tooltips: Tooltips) -> None:
+def _draw_curve(
+    axes: Axes, histories: dict[str, pd.DataFrame], row: Row, ink: str, label: str, tooltips: Tooltips
+) -> None:
     """Draws one color of a panel: median over runs, and the runs themselves or the band of their middle half."""
     for column, line in ((row.solid, "solid"), (row.dashed, DASHES)):
-        by_run = _by_run(part, column)
+        by_run = histories.get(column or "", pd.DataFrame())
         if by_run.empty:
             continue
         epochs = by_run.index.to_numpy(dtype=float)
@@ -427,27 +440,32 @@ def _draw_curve(axes: Axes, part: pd.DataFrame, row: Row, ink: str, label: str, 
             last = f"{median[-1]:.2g}" if row.kind == "rate" else format_number(median[-1])
             text = f"{row.label.replace(chr(10), ' ')}, at the last epoch a median of {last}"
             tooltips.add(artist, f"{label}: {text}, {plural(by_run.shape[1], 'run')}")
-        if row.kind == "rate" and "lr_max" in part.columns:
-            highest = _by_run(part, "lr_max").median(axis=1).reindex(by_run.index).to_numpy()
-            axes.fill_between(epochs, median, highest, color=ink, alpha=0.18, linewidth=0)
+        if row.kind == "rate" and LR_MAX in histories:
+            highest = histories[LR_MAX].median(axis=1).reindex(by_run.index).to_numpy()
+            _draw_band(axes, epochs, median, highest, ink)
 
 
 def _draw_runs(axes: Axes, by_run: pd.DataFrame, ink: str) -> None:
     epochs = by_run.index.to_numpy(dtype=float)
     if by_run.shape[1] > MAX_SINGLE_RUNS:
         low, high = np.nanquantile(by_run.to_numpy(), (0.25, 0.75), axis=1)
-        axes.fill_between(epochs, low, high, color=ink, alpha=0.16, linewidth=0)
+        _draw_band(axes, epochs, low, high, ink)
     elif by_run.shape[1] > 1:
         axes.plot(epochs, by_run.to_numpy(), color=ink, linewidth=0.6, alpha=0.45, zorder=2)
 
 
-def _by_run(part: pd.DataFrame, column: str | None) -> pd.DataFrame:
-    """Returns (epochs, runs) of a column, epochs ascending; empty where the histories lack it."""
-    if column is None or column not in part.columns:
-        return pd.DataFrame()
+def _by_run(part: pd.DataFrame, rows: Sequence[Row]) -> dict[str, pd.DataFrame]:
+    """Returns, for each column that the rows draw and the histories have, (epochs, runs), epochs ascending."""
     once = part.drop_duplicates(["run", "epoch"])  # a run shared by configurations stands once for each
-    wide = once.assign(value=once[column].astype(float)).pivot(index="epoch", columns="run", values="value")
-    return wide.dropna(how="all").dropna(how="all", axis=1).sort_index()
+    epochs, place = np.unique(once["epoch"], return_inverse=True)
+    codes, runs = pd.factorize(once["run"])
+    columns = [LR_MAX, *(column for row in rows for column in (row.solid, row.dashed))]
+    result = {}
+    for column in (column for column in columns if column in once.columns):
+        values = np.full((len(epochs), len(runs)), np.nan)
+        values[place, codes] = numeric(once, column)
+        result[column] = pd.DataFrame(values, epochs).dropna(how="all").dropna(how="all", axis=1)
+    return result
 
 
 def _scale_row(axes: Axes, frame: pd.DataFrame, row: Row) -> None:
@@ -456,8 +474,8 @@ def _scale_row(axes: Axes, frame: pd.DataFrame, row: Row) -> None:
     The axis of the rate reaches down to the least of the epochs' highest, as a cosine's end would take decades.
     """
     columns = [column for column in (row.solid, row.dashed) if column in frame.columns]
-    if row.kind == "rate" and "lr_max" in frame.columns:
-        columns = ["lr_max"]
+    if row.kind == "rate" and LR_MAX in frame.columns:
+        columns = [LR_MAX]
     values = frame[columns].to_numpy(dtype=float)
     values = values[np.isfinite(values)]
     if row.kind == "metric":

@@ -8,7 +8,7 @@ from segue.reporting.analysis import generalization
 from segue.reporting.analysis.advice import judge
 from segue.reporting.analysis.choices import best_of_k, regret_of_rules, selection_optimism
 from segue.reporting.analysis.comparison import Comparison
-from segue.reporting.analysis.images import image_differences
+from segue.reporting.analysis.images import image_intervals
 from segue.reporting.analysis.ranking import rank_stability
 from segue.reporting.analysis.result import Analysis, as_table
 from segue.reporting.analysis.significance import level_tests
@@ -112,15 +112,18 @@ def _variance(comparison: Comparison, stage: str) -> list[Entry]:
 
 
 def _images(comparison: Comparison, stage: str) -> list[Entry]:
-    differences = image_differences(comparison, stage)
-    if differences is None or "over_seeds" not in differences.table.columns:
+    intervals = image_intervals(comparison, stage)
+    if not intervals:
         return []
-    label = f"difference of {comparison.metric.label}"
-    panels = [
-        Panel(differences, {"over_seeds": ""}, "level", "intervals over seeds", label, group="factor", zero=True),
-        Panel(differences, {"over_images": ""}, "level", "intervals over images", label, group="factor", zero=True),
-    ]
-    return [_entry(f"images-{stage}", "Seeds and images", panels, _numbers(differences))]
+    label = comparison.metric.label
+    over = {"value_over_seeds": "over seeds", "value_over_images": "over test images"}
+    panels = [Panel(intervals[0], over, "domain", "values", f"median {label}")]
+    if len(intervals) > 1:
+        over = {"over_seeds": "over seeds", "over_images": "over test images"}
+        panels.append(
+            Panel(intervals[1], over, "level", "differences", f"difference of {label}", group="factor", zero=True)
+        )
+    return [_entry(f"images-{stage}", "Intervals over seeds and over images", panels, _numbers(*intervals))]
 
 
 def _settings(comparison: Comparison, stage: str) -> list[Entry]:
@@ -147,7 +150,7 @@ def _settings(comparison: Comparison, stage: str) -> list[Entry]:
 
 
 def _advice(comparison: Comparison, stage: str) -> list[Entry]:
-    judged = judge(comparison, stage) if comparison.results.parents.get(stage) else None
+    judged = judge(comparison, stage)
     if judged is None:
         return []
     label = f"regret in {comparison.metric.label}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segue.reporting.analysis.bootstrap import MIN_DEGREES_OF_FREEDOM, Estimate
+from segue.reporting.analysis.bootstrap import MIN_DEGREES_OF_FREEDOM, Estimate, estimate
 from segue.reporting.analysis.comparison import Comparison, before_and_after
 from segue.reporting.analysis.factors import Factor, against_scratch, factors
 from segue.reporting.analysis.ranking import Ranking, ranking
@@ -247,7 +247,8 @@ def limitations(comparison: Comparison) -> list[str]:
         every = "So far, every" if pending else "Every"
         notes.append(f"{every} configuration has a single seed, so there is no interval: differences may be chance.")
     else:
-        freedom = comparison.estimate(runs).degrees_of_freedom
+        values, levels = runs["value"].to_numpy(dtype=float), comparison.cluster_levels(runs)
+        freedom = estimate(values, levels, resamples=2).degrees_of_freedom  # which does not depend on their number
         if freedom < MIN_DEGREES_OF_FREEDOM:
             notes.append(
                 f"With {freedom + 1} seeds an interval is the range over the seeds: if it excludes zero,"

@@ -17,8 +17,11 @@ from segue.errors import SegueError
 from segue.formatting import format_bytes
 from segue.reporting.analysis.bootstrap import RESAMPLES
 from segue.reporting.analysis.comparison import Comparison, compare, numeric
+from segue.reporting.analysis.expectations import expectations
+from segue.reporting.analysis.images import lacks_counts
 from segue.reporting.analysis.leakage import leakage
 from segue.reporting.analysis.ranking import ranking
+from segue.reporting.analysis.result import as_table
 from segue.reporting.figures.baselines import baselines_figure
 from segue.reporting.figures.domains import distance_tables, domain_shift_figure
 from segue.reporting.figures.effects import effects_figure
@@ -44,7 +47,7 @@ from segue.reporting.page.analyses import PREFIXES, analysis_entries, spread_ent
 from segue.reporting.page.conclusions import conclusions
 from segue.reporting.page.entry import Entry
 from segue.reporting.page.rendering import remove_stale, render_figure, render_page, write
-from segue.study.table import StatedValue, StudyResults
+from segue.study.table import NO_IMAGE_COUNTS, RESCORE, StatedValue, StudyResults
 
 COUNTS = {
     "configurations": "configurations",
@@ -103,6 +106,7 @@ def write_page(results: StudyResults, out: Path, *, metric: str | None = None) -
             counts={name: results.counts[key] for key, name in COUNTS.items() if key in results.counts},
             cost=_cost_table(results.cost),
             mixtures=_mixtures(results),
+            expected=[(as_table(one), one.notes_text()) for one in expectations(comparison)],
             stated=_stated(results),
             entries=entries,
             rendered=rendered,
@@ -218,6 +222,7 @@ COST_COLUMNS: dict[str, tuple[str, Any]] = {  # column -> its head and its forma
     "energy_J": ("energy, all", format_energy),
     "threads": ("threads", None),
     "precision": ("precision", None),
+    "side_by_side": ("steps", None),
     "machine": ("machine", None),
 }
 
@@ -240,14 +245,15 @@ def _cost_table(cost: pd.DataFrame) -> Table | None:
         totals = {"stage": "all", "seconds_total": format_duration(total)}
         rows.append([totals.get(column, "") for column in columns])
     heads = [COST_COLUMNS[column][0] for column in columns]
-    texts = ("stage", "precision", "machine")
+    texts = ("stage", "precision", "side_by_side", "machine")
     return Table(heads, rows, numeric=[place for place, column in enumerate(columns) if column not in texts])
 
 
 def _mixtures(results: StudyResults) -> list[str]:
-    """Returns the mixed precisions or thread counts, since bit-identity and speed then differ."""
+    """Returns the mixed precisions, thread counts or kinds of steps, since bit-identity and speed then differ."""
     notes = []
-    for column, name in (("precision", "precisions"), ("threads", "thread counts")):
+    kinds = {"precision": "precisions", "threads": "thread counts", "side_by_side": "kinds of steps"}
+    for column, name in kinds.items():
         frame = results.table if column in results.table.columns else results.cost
         values = sorted(map(str, frame[column].dropna().unique())) if column in frame.columns else []
         if len(values) > 1:
@@ -341,6 +347,8 @@ def _methods(comparison: Comparison) -> list[str]:
     else:
         cause = "nothing has finished yet" if comparison.runs.empty else "no configuration was run with a second seed"
         texts.append(f"There are no intervals, as {cause}.")
+    if lacks_counts(comparison):
+        texts.append(f"There are no intervals over test images, as all runs were {NO_IMAGE_COUNTS}; {RESCORE}.")
     texts.append(
         "Differences are within pairs of runs that share every other setting and seed, where the study crosses"
         " them; repeats of one configuration enter by their median."

@@ -19,6 +19,7 @@ from segue.reporting.tables.published import compare_stated
 from segue.reporting.tables.reduction import reduce_rows
 from segue.reporting.tables.selection import count_table, is_level
 from segue.spec import load, unknown
+from segue.storage import is_file, require_regular
 from segue.study.table import ComparedPair, StudyResults
 
 MAX_COLUMNS_NAMED = 12  # in a message
@@ -72,15 +73,14 @@ def from_table(path: Path, *, columns: Path | None = None) -> StudyResults:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    if not path.exists():
-        raise SegueError(f"{path}: there is no such file; give a study or a table (.parquet or .csv).")
-    if (path / "spec.json").is_file():
+    if is_file(path / "spec.json"):
         raise SegueError(
             f"{path}: is a run; a page is of a study, of one stage or many. `segue evaluate {path} DATASET` scores the "
             f"run, `segue inspect {path}` describes it; for a page, write its stage as that of a study and run it."
         )
     if path.suffix.lower() not in (".parquet", ".csv"):
         raise SegueError(f"{path}: is neither a study nor a table; allowed: .toml, .parquet, .csv.")
+    require_regular(path, "a study or a table (.parquet or .csv)")
     try:
         table = pd.read_parquet(path) if path.suffix.lower() == ".parquet" else pd.read_csv(path)
     except (OSError, ValueError, UnicodeDecodeError) as error:

@@ -6,9 +6,12 @@ Shortly before its walltime a worker is asked to end: its training saves a check
 
 from __future__ import annotations
 
+import getpass
 import re
 import shlex
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +25,9 @@ from segue.storage import make_folder
 
 MIN_NOTICE_S = 30
 INTERVAL_S = 5  # between two looks at how many jobs there are
+LOOK_S = 20  # between two looks at whether jobs that have no worker yet are queued
+QUERY_S = 30  # to wait for the batch system to answer
+MIN_LOST = 3  # jobs in a row without a worker, after which the study ends
 DURATION = r"^(\d+-)?\d{1,3}:\d{2}:\d{2}$"
 
 
@@ -95,6 +101,7 @@ SYSTEMS: Mapping[str, tuple[str, Callable[[BatchSpec], dict[str, Any]]]] = {
     "slurm": ("SLURMCluster", _slurm),
     "pbs": ("PBSCluster", _pbs),
 }
+QUEUED = {"slurm": "squeue -h -o %A -u {user}", "pbs": "qselect -u {user}"}  # prints the jobs that wait or run
 
 
 def make_cluster(spec: BatchSpec, folder: Path) -> Any:
@@ -124,6 +131,58 @@ def make_cluster(spec: BatchSpec, folder: Path) -> Any:
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise SegueError(f"--cluster: the scheduler did not start ({error}); check interface.") from error
+
+
+class LostJobs:
+    """Replaces jobs that ended before their worker connected, such as one whose walltime passed while it started: Dask
+    replaces workers that it has seen, and would wait for these forever."""
+
+    def __init__(self, cluster: Any, file: Path, log: Callable[[str], None]) -> None:
+        self._cluster, self._spec, self._file, self._log = cluster, load(BatchSpec, file), file, log
+        self._connected: set[str] = set()  # jobs whose worker was connected
+        self._suspects: set[str] = set()  # jobs that were not queued at the last look
+        self._lost_in_a_row = 0
+        self._looked = time.monotonic()
+
+    def replace(self) -> None:
+        """Looks now and then; raises SegueError where several jobs in a row ended so, as others would."""
+        if time.monotonic() - self._looked < LOOK_S:
+            return
+        self._looked = time.monotonic()
+        names = {worker.name for worker in list(self._cluster.scheduler.workers.values())}
+        jobs = {name: job.job_id for name, job in list(self._cluster.workers.items()) if job.job_id}
+        connected = {job for name, job in jobs.items() if name in names}
+        if connected - self._connected:
+            self._lost_in_a_row = 0
+        self._connected |= connected
+        waiting = {name: job for name, job in jobs.items() if job not in self._connected}
+        queued = self._queued() if waiting else None
+        if queued is None:
+            return
+        ended = {job for job in waiting.values() if job not in queued}
+        lost = {name: job for name, job in waiting.items() if job in ended & self._suspects}
+        self._suspects = ended
+        if not lost:
+            return
+        self._lost_in_a_row += len(lost)
+        listed = ", ".join(sorted(lost.values()))
+        if self._lost_in_a_row >= max(MIN_LOST, self._spec.workers):
+            raise SegueError(
+                f"{self._file}: {self._lost_in_a_row} jobs in a row ended before their worker was connected, the last"
+                f" {listed}; read their logs in {self._spec.logs}, correct setup, memory_GB, interface or walltime, and"
+                " run the same command again."
+            )
+        self._log(f"job {listed} ended before its worker was connected; another is submitted in its place")
+        self._cluster.sync(self._cluster.scale_down, sorted(lost))
+
+    def _queued(self) -> set[str] | None:
+        """Returns the numbers of the user's jobs that wait or run; None where the batch system does not tell."""
+        command = QUEUED[self._spec.system].format(user=getpass.getuser())
+        try:
+            done = subprocess.run(shlex.split(command), capture_output=True, text=True, timeout=QUERY_S, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return {line.strip().partition(".")[0] for line in done.stdout.splitlines()}
 
 
 @contextmanager

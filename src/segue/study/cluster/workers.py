@@ -107,7 +107,8 @@ def open_executor(
         client = resource if scheduler is not None else Client(resource)
         try:
             client.register_plugin(_stage_worker(is_local=scheduler is None and cluster is None))
-            executor = ClusterExecutor(client, mark=mark, log=inform)
+            jobs = batch_jobs.LostJobs(resource, cluster, inform) if cluster is not None and scheduler is None else None
+            executor = ClusterExecutor(client, mark=mark, log=inform, lost_jobs=jobs)
             try:
                 yield executor
             except signals.Terminated as ended:
@@ -149,10 +150,11 @@ class ClusterExecutor:
     """Runs submissions on the workers of a Dask scheduler, one at a time on each.
 
     Workers may come and go. One that is lost or ended is replaced by another, which resumes from the checkpoint.
+    lost_jobs: those of a batch system.
     """
 
-    def __init__(self, client: Any, *, mark: Path, log: Log) -> None:
-        self._client, self._log = client, log
+    def __init__(self, client: Any, *, mark: Path, log: Log, lost_jobs: batch_jobs.LostJobs | None = None) -> None:
+        self._client, self._log, self._lost_jobs = client, log, lost_jobs
         self._mark = mark.absolute()
         self._ended: queue.Queue[Any] = queue.Queue()  # futures
         self._running: dict[str, tuple[str, Sequence[Group], Any]] = {}  # name -> worker, its groups, the future
@@ -183,6 +185,8 @@ class ClusterExecutor:
             present = set(self._client.nthreads())
         except (OSError, TimeoutError) as error:
             raise _scheduler_lost(self._client) from error
+        if self._lost_jobs is not None:
+            self._lost_jobs.replace()
         self._ending &= present
         for worker in self._workers.keys() - present:
             self._free.pop(worker, None)

@@ -94,7 +94,7 @@ def _velox_metadata(group: Any) -> Mapping[str, Any]:
     try:
         text = bytes(np.asarray(group["Metadata"][:, 0], np.uint8)).rstrip(b"\0")  # pyright: ignore
         metadata = json.loads(text)
-    except (KeyError, ValueError, TypeError, IndexError):
+    except (KeyError, ValueError, TypeError, IndexError, RecursionError):
         return {}
     return metadata if isinstance(metadata, dict) else {}
 

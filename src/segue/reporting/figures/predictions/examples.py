@@ -28,7 +28,7 @@ def examples_figure(examples: Sequence[Example]) -> ReportFigure | None:
     if not examples:
         return None
     with style():
-        figure = _draw([_reduce(example) for example in examples[:MAX_EXAMPLES]])
+        figure = draw_examples([_reduce(example) for example in examples[:MAX_EXAMPLES]])
     count = min(len(examples), MAX_EXAMPLES)
     total = f" of {len(examples)}" if count < len(examples) else ""
     caption = (
@@ -59,7 +59,8 @@ def gray_levels(image: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(255 * scaled), 0, 255).astype(np.uint8)
 
 
-def _draw(examples: Sequence[Example]) -> Figure:
+def draw_examples(examples: Sequence[Example]) -> Figure:
+    """Returns a line per example: the image, its labels, and the outcome of every prediction."""
     titles = list(dict.fromkeys(title for example in examples for title in example.predictions))
     columns = 2 + len(titles)
     figure = new_figure(0.55 + 9.2 / columns * len(examples))

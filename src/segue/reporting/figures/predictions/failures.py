@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +11,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from segue.labels import matching
+from segue.evaluation.outcomes import Outcomes, outcomes
 from segue.reporting.figures.predictions.examples import FALSE_ALARM, HIT, MISS, gray_levels
 from segue.reporting.figures.style import MUTED, ReportFigure, hide_axes, new_figure, style
 from segue.reporting.formatting import join_names, plural
@@ -34,60 +33,35 @@ MAX_COLUMNS = 5  # panels; more are in two rows
 TOLERANCE_PX = 0.25  # by how much outlines are simplified, which makes them a fifth as long
 
 
-@dataclass(frozen=True)
-class Outcomes:
-    """The outcome of objects: ids of the predicted ones by kind, in the order of `KINDS`, and of missed labeled ones.
-
-    `false` have no match at IoU 0.5, nor are `missed` matched; an object of poor outline can be both. What takes part
-    in a merge or a split is not counted again.
-    """
-
-    predicted: Mapping[str, tuple[int, ...]]
-    missed: tuple[int, ...]
-    merges: int
-    splits: int
-
-    @property
-    def summary(self) -> str:
-        """The counts, in two lines."""
-        false, missed = len(self.predicted["false"]), len(self.missed)
-        return f"{plural(self.merges, 'merge')}, {plural(self.splits, 'split')},\n{missed} missed, {false} false"
-
-
-def outcomes(label: np.ndarray, predicted: np.ndarray) -> Outcomes:
-    """Returns the outcome of the objects of a label map (H, W), -1 ignored, and of a predicted one.
-
-    Merges and splits are those of `labels.matching`. Predicted objects on ignored pixels are of no kind.
-    """
-    table = matching.label_overlap(label, predicted)
-    matched = matching.match(table, 0.5)
-    merges, splits = matching.merged_objects(table), matching.split_objects(table)
-    merged = set(merges)
-    parts = {part for ids in splits.values() for part in ids} - merged
-    hits = set(matched.predicted_ids.tolist()) - merged - parts
-    rest = set(table.predicted_ids.tolist()) - merged - parts - hits
-    counted = set(splits) | {label_id for ids in merges.values() for label_id in ids}
-    kinds = {"hit": hits, "merged": merged, "split": parts, "false": rest}
-    missed = sorted(set(matched.missed_ids.tolist()) - counted)
-    return Outcomes({kind: tuple(sorted(ids)) for kind, ids in kinds.items()}, tuple(missed), len(merges), len(splits))
+def summary(outcome: Outcomes) -> str:
+    """Returns the counts, in two lines."""
+    false, missed = len(outcome.predicted["false"]), len(outcome.missed)
+    return f"{plural(outcome.merges, 'merge')}, {plural(outcome.splits, 'split')},\n{missed} missed, {false} false"
 
 
 def crop(example: ObjectExample, by_run: Mapping[str, Outcomes]) -> tuple[slice, slice]:
-    """Returns the square, or what of it the image has, that holds most wrong objects of all predictions together.
+    """Returns the `square` that holds most wrong objects of all predictions together."""
+    wrong = [wrong_objects(example.label, example.predictions[run], outcome) for run, outcome in by_run.items()]
+    return square(example.label, np.sum(wrong, axis=0))
+
+
+def wrong_objects(label: np.ndarray, predicted: np.ndarray, outcome: Outcomes) -> np.ndarray:
+    """Returns (H, W) weights in which each wrong object adds one in all, spread over its pixels."""
+    ids = [label_id for kind, ids in outcome.predicted.items() if kind != "hit" for label_id in ids]
+    return _spread(predicted, ids) + _spread(label, outcome.missed)
+
+
+def square(label: np.ndarray, weights: np.ndarray) -> tuple[slice, slice]:
+    """Returns the square, or what of it the image has, of largest summed weights (H, W).
 
     Its side is `CROP_DIAMETERS` median diameters of labeled objects, within bounds; of equals the first in rows.
     """
-    height, width = example.label.shape
-    _, areas = np.unique(example.label[example.label > 0], return_counts=True)
+    height, width = label.shape
+    _, areas = np.unique(label[label > 0], return_counts=True)
     diameter = 2 * np.sqrt(np.median(areas) / np.pi) if areas.size else 0.0
     side = round(min(max(CROP_DIAMETERS * diameter, MIN_CROP_PX), MAX_CROP_PX))
     rows, columns = min(side, height), min(side, width)
-    wrong = np.zeros((height, width))  # each object adds one in all, spread over its pixels
-    for run, outcome in by_run.items():
-        predicted = example.predictions[run]
-        ids = [label_id for kind, ids in outcome.predicted.items() if kind != "hit" for label_id in ids]
-        wrong += _spread(predicted, ids) + _spread(example.label, outcome.missed)
-    summed = np.pad(wrong, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    summed = np.pad(weights, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     inside = summed[rows:, columns:] - summed[:-rows, columns:] - summed[rows:, :-columns] + summed[:-rows, :-columns]
     top, left = np.unravel_index(np.argmax(inside >= inside.max() - 1e-6), inside.shape)
     return slice(int(top), int(top) + rows), slice(int(left), int(left) + columns)
@@ -137,37 +111,42 @@ def _draw(examples: Sequence[ObjectExample], labels: Mapping[str, str]) -> Figur
         for axes, run in zip(grid[first : first + count].ravel(), panel, strict=False):
             axes.imshow(image, cmap="gray", vmin=0, vmax=1)
             title = labels[run] if run else f"Micrograph {example.number}"
-            text = f"{plural(len(_ids(example.label)), 'labeled object')}\nin {example.domain}"
+            text = f"{plural(len(object_ids(example.label)), 'labeled object')}\nin {example.domain}"
             if run:
-                text = outcomes_by_run[run].summary
-                _draw_outcomes(axes, label, example.predictions[run][window], outcomes_by_run[run])
+                text = summary(outcomes_by_run[run])
+                draw_outcomes(axes, label, example.predictions[run][window], outcomes_by_run[run])
             else:
-                _outline(axes, label, _ids(label), color=TRUE, width=0.9)
+                outline(axes, label, object_ids(label), color=TRUE, width=0.9)
             axes.set_title(title, pad=26)
             look = {"xycoords": "axes fraction", "textcoords": "offset points", "fontsize": 8, "color": MUTED}
             axes.annotate(text, (0, 1), (0, 4), **look).set_in_layout(False)  # the title's pad has room for it
         first += count
-    handles = [Patch(facecolor="#4a4f57", edgecolor=TRUE, label="labelled")]
-    handles += [Patch(facecolor=to_rgba(color, 0.5), edgecolor=color, label=name) for color, name in KINDS.values()]
-    handles.append(Patch(facecolor=to_rgba(MISS, 0.5), edgecolor=MISS, linestyle=(0, (2, 1.2)), label="missed"))
-    figure.legend(handles=handles, loc="outside upper left", ncols=3, handlelength=1.2, handleheight=1, borderpad=0.9)
+    draw_legend(figure)
     return figure
 
 
-def _ids(labels: np.ndarray) -> list[int]:
+def draw_legend(figure: Figure) -> None:
+    """Draws what outlines and fills mean above the figure."""
+    handles = [Patch(facecolor="#4a4f57", edgecolor=TRUE, label="labeled")]
+    handles += [Patch(facecolor=to_rgba(color, 0.5), edgecolor=color, label=name) for color, name in KINDS.values()]
+    handles.append(Patch(facecolor=to_rgba(MISS, 0.5), edgecolor=MISS, linestyle=(0, (2, 1.2)), label="missed"))
+    figure.legend(handles=handles, loc="outside upper left", ncols=3, handlelength=1.2, handleheight=1, borderpad=0.9)
+
+
+def object_ids(labels: np.ndarray) -> list[int]:
     return [int(label_id) for label_id in np.unique(labels[labels > 0])]
 
 
-def _draw_outcomes(axes: Axes, label: np.ndarray, predicted: np.ndarray, outcome: Outcomes) -> None:
+def draw_outcomes(axes: Axes, label: np.ndarray, predicted: np.ndarray, outcome: Outcomes) -> None:
     """Draws what was missed, dashed, over all labeled outlines, then the predicted ones by kind, errors filled."""
-    _outline(axes, label, _ids(label), color=TRUE, width=0.55)
-    _outline(axes, label, outcome.missed, color=MISS, width=1.2, fill=FILL, dashed=True)
+    outline(axes, label, object_ids(label), color=TRUE, width=0.55)
+    outline(axes, label, outcome.missed, color=MISS, width=1.2, fill=FILL, dashed=True)
     for kind, (color, _) in KINDS.items():
         width, fill = (0.9, 0.0) if kind == "hit" else (1.3, FILL)
-        _outline(axes, predicted, outcome.predicted[kind], color=color, width=width, fill=fill)
+        outline(axes, predicted, outcome.predicted[kind], color=color, width=width, fill=fill)
 
 
-def _outline(
+def outline(
     axes: Axes,
     labels: np.ndarray,
     ids: Sequence[int],

@@ -13,7 +13,6 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from segue import rng
-from segue.inference.confidence import calibration_error
 from segue.reporting.analysis.comparison import Comparison
 from segue.reporting.figures.predictions.objects import MARKERS, MAX_LINES, ObjectScores, line_colors
 from segue.reporting.figures.style import MUTED, PAPER, ReportFigure, Tooltips, legend_columns, new_figure, style
@@ -115,15 +114,21 @@ def _draw(axes: Axes, each: Reliability, colors: Mapping[str, str], marker: str,
         errors = np.maximum([y - low, high - y], 0)
     bars = axes.errorbar(x, y, yerr=errors, linewidth=1.6, elinewidth=1.0, label=each.label, **look)
     tooltips.add(
-        bars[0], f"{each.label}: {each.objects:,} objects, calibration error {calibration_error(each.bins):.3f}"
+        bars[0], f"{each.label}: {each.objects:,} objects, calibration error {_calibration_error(each.bins):.3f}"
     )
+
+
+def _calibration_error(bins: np.ndarray) -> float:
+    from segue.inference.confidence import calibration_error  # with numba, which takes half a second
+
+    return calibration_error(bins)
 
 
 def _error_text(each: Reliability) -> str | tuple[str, str]:
     """Returns the expected calibration error, its interval beneath in small type if there are several micrographs."""
-    text = f"{calibration_error(each.bins):.3f}"
+    text = f"{_calibration_error(each.bins):.3f}"
     if len(each.images) < 2:
         return text
-    errors = [calibration_error(bins) for bins in each.resampled()]
+    errors = [_calibration_error(bins) for bins in each.resampled()]
     low, high = np.nanquantile(errors, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
     return text, f"{low:.3f} – {high:.3f}"

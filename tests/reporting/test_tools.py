@@ -1,0 +1,126 @@
+"""Tools compared: means and intervals by closed forms, pairs, equivalence, and the page with its table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from scipy.stats import ttest_1samp
+
+from segue import api
+from segue.errors import SegueError
+from segue.evaluation.counts import ClassCounts
+from segue.evaluation.tools import LabelFiles, ToolCounts, ToolsSpec
+from segue.reporting.analysis.tools import ToolComparison, compare_tools
+
+NAMES = ("background", "cell")
+
+
+def comparison(groups: list[str], *, margin: float | None = None, copies: int = 1, more: int = 5) -> ToolComparison:
+    """Returns two tools on images of 100 px of which the first gets 50 … right, the second `more` in every image."""
+    right = 50 + 3 * (np.arange(len(groups)) // copies) % 17
+    counts = {}
+    for name, values in {"first": right, "second": right + more}.items():
+        pixels = np.zeros((len(groups), 2, 2), int)
+        pixels[:, 1, 1], pixels[:, 1, 0] = values, 100 - values
+        counts[name] = ClassCounts(pixels, NAMES)
+    images = tuple(f"i{k}" for k in range(len(groups)))
+    source = LabelFiles([])
+    sources = {"first": source, "second": source}
+    spec = ToolsSpec(classes=NAMES, group="{x}")
+    places = {"first": "a", "second": "b"}
+    return compare_tools(ToolCounts(spec, images, tuple(groups), counts, source, sources, places), margin=margin)
+
+
+def test_intervals_of_means_are_those_of_the_t_test():
+    """With an image per group, mean and interval are those of a t test but for the randomness of resampling."""
+    result = comparison([str(k) for k in range(12)])
+    values = result.images[result.images["tool"] == "first"]["accuracy"].to_numpy()
+    expected = ttest_1samp(values, 0).confidence_interval(0.95)
+    row = result.score_of("first", "accuracy")
+    assert row["image_mean"] == pytest.approx(values.mean())
+    half = (row["image_mean_high"] - row["image_mean_low"]) / 2
+    assert half == pytest.approx((expected.high - expected.low) / 2, rel=0.1)
+    assert row["pooled"] == pytest.approx(values.mean())  # images of one size
+
+
+def test_groups_are_resampled_whole():
+    """Copies of every image in its group leave the interval as it was: they are no further evidence."""
+    alone, doubled = comparison(list("abcdef")), comparison([name for name in "abcdef" for _ in range(2)], copies=2)
+    one, other = alone.score_of("first", "accuracy"), doubled.score_of("first", "accuracy")
+    assert (one.pop("images"), other.pop("images")) == (6, 12)
+    for name in ("pooled", "pooled_low", "pooled_high", "image_mean_low", "image_mean_high"):
+        assert other[name] == pytest.approx(one[name])
+
+
+def test_differences_are_paired():
+    """A constant difference has no spread, however the images vary; wins count images."""
+    result = comparison(list("abcdef"), margin=0.06)
+    row = result.difference_of("second", "accuracy")
+    assert row["pooled"] == pytest.approx(0.05) and row["pooled_high"] - row["pooled_low"] == pytest.approx(0, abs=1e-9)
+    assert (row["wins"], row["losses"], row["ties"]) == (6, 0, 0)
+    assert row["equivalent_within"] == pytest.approx(0.05)
+    assert row["conclusion"] == "better, but equivalent within the margin"
+    same = comparison(list("abcdef"), more=0).difference_of("second", "accuracy")
+    assert (same["ties"], same["p"], same["conclusion"]) == (6, 1.0, "undecided")
+
+
+def test_a_single_group_has_no_interval():
+    """One group is no repeat; nothing is concluded."""
+    result = comparison(["a", "a", "a"], margin=0.5)
+    assert np.isnan(result.score_of("first", "accuracy")["pooled_low"])
+    assert result.difference_of("second", "accuracy")["conclusion"] == ""
+    with pytest.raises(SegueError, match="is no margin"):
+        comparison(["a"], margin=0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Labels of four squares in three images, and two tools: one misses a square, one joins two."""
+    for index in range(3):
+        labels = np.zeros((40, 48), np.uint16)
+        for number in range(4):
+            labels[5:35, 12 * number : 12 * number + 11] = number + 1
+        image = np.where(labels > 0, 200 + index, 20).astype(np.uint8)
+        missing, joined = np.where(labels == 2, 0, labels), labels.copy()
+        joined[5:35, 11] = joined[labels == 2] = 1
+        if index == 0:
+            joined = labels
+        for name, values in {"labels": labels, "images": image, "missing": missing, "joined": joined}.items():
+            (tmp_path / name).mkdir(exist_ok=True)
+            tifffile.imwrite(tmp_path / f"{name}/w{index}_a.tif", values)
+    return tmp_path
+
+
+@pytest.mark.parametrize("classes", [(), NAMES])
+def test_page_and_table(folder: Path, classes: tuple[str, ...]):
+    """The page names tools, groups and examples; the table has a row per image and tool, with the scores by hand."""
+    out = folder / "page.html"
+    masks = {name: folder / name for name in ("missing", "joined")}
+    spec = ToolsSpec(classes=classes, group="{well}_*")
+    result = api.compare(folder / "labels", masks, images=folder / "images", out=out, spec=spec)
+    table = pd.read_csv(folder / "page.csv")
+    assert table["image"].tolist() == ["w0_a", "w1_a", "w2_a"] * 2 and table["group"].tolist() == ["w0", "w1", "w2"] * 2
+    if not classes:
+        assert table[table["tool"] == "missing"]["recall_50"].tolist() == [0.75] * 3
+        assert table[table["tool"] == "joined"]["merges"].tolist() == [0, 1, 1]
+        assert result.score_of("joined", "merges")["pooled"] == 2
+    text = out.read_text()
+    assert "missing" in text and "3 images in 3 groups" in text and "Disagreement" in text
+    api.compare(folder / "labels", masks, out=out, spec=spec)  # an earlier page is replaced, images are not needed
+    single = api.compare(folder / "labels", {"joined": folder / "joined"}, out=folder / "one.html", spec=spec)
+    assert single.differences.empty and (folder / "one.html").exists()
+
+
+@pytest.mark.parametrize("name", ["page.html", "page.csv"])
+def test_other_files_are_not_overwritten(folder: Path, name: str):
+    """A file that is no page or table of a comparison stays, and nothing is written beside it."""
+    (folder / name).write_text("image,notes\n")
+    with pytest.raises(SegueError, match=rf"{name}: exists and is no"):
+        api.compare(folder / "labels", {"joined": folder / "joined"}, out=folder / "page.html")
+    assert (folder / name).read_text() == "image,notes\n" and len(list(folder.glob("page.*"))) == 1
+    with pytest.raises(SegueError, match="a page is an"):
+        api.compare(folder / "labels", {"joined": folder / "joined"}, out=folder / "page")
