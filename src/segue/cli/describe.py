@@ -418,7 +418,8 @@ def describe_plan(plan: Plan) -> str:
         f"{format_bytes(need['free'])} free in {plan.store.folder}",
     ]
     if need["datasets"] + need["waves"] + need["weights"] > need["free"]:
-        lines.append('WARNING: this exceeds the free disk space; choose another --store, or keep = "metrics"')
+        other = "" if plan.study.spec.keep == "metrics" else ', or keep = "metrics"'
+        lines.append(f"WARNING: this exceeds the free disk space; choose another --store{other}")
     lines += [f"WARNING: {sentence}" for sentence in domain_warnings(plan)]
     return "\n".join(lines)
 

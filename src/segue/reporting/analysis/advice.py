@@ -343,6 +343,10 @@ def _label_weights(present: list[float], labels: float | None) -> dict[float, fl
             texts = ", ".join(map(level_label, present))
             raise SegueError(f"advise: the table has {texts} labels; give the number that you have with --labels.")
         return {present[0]: 1.0}
+    if present == [0.0]:
+        raise SegueError(
+            "advise --labels: the table does not say with how many labels its runs were trained; leave it out."
+        )
     if not present[0] <= labels <= present[-1]:
         span = (
             level_label(present[0]) if len(present) == 1 else f"{level_label(present[0])} to {level_label(present[-1])}"

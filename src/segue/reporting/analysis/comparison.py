@@ -424,7 +424,10 @@ def _choose_metrics(table: pd.DataFrame, column: str | None, *, one_loss: bool) 
     if first is None:
         first = next((name for name in order if name in table.columns), None)
         if first is None:
-            raise SegueError(f"table: has no column to compare by; allowed: {', '.join(PREFERRED)}.")
+            raise SegueError(
+                f"the table has no column to compare by ({', '.join(PREFERRED)}); name one with --metric, or map "
+                "one with --columns."
+            )
         return metric_for(first), None
     others = [name for name in ("dice_mean", "iou_mean", "loss_adjusted", "loss") if name != first]
     if first in LOSSES or not one_loss:

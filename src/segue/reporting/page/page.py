@@ -114,13 +114,13 @@ def write_page(results: StudyResults, out: Path, *, metric: str | None = None) -
             download=_download(results, folder),
             methods=_methods(comparison),
         )
-    except (OSError, SegueError) as error:
+    except BaseException as error:  # also of a signal that ends the process
         if before is None:
             shutil.rmtree(folder, ignore_errors=True)
         else:
             for file in set(folder.iterdir()) - before:
                 file.unlink(missing_ok=True)
-        if isinstance(error, SegueError):
+        if not isinstance(error, OSError):
             raise
         raise SegueError(f"{out}: the page cannot be written ({error}); give another path with -o.") from None
 

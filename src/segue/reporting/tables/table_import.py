@@ -13,7 +13,7 @@ import pandas as pd
 
 from segue.errors import SegueError
 from segue.reporting.analysis.comparison import IDENTITY, SCORES, numeric
-from segue.reporting.formatting import natural_order, plural, quantity
+from segue.reporting.formatting import METRICS, natural_order, plural, quantity
 from segue.reporting.tables.column_mapping import ColumnMapping, ImportedDomains, ImportedStage
 from segue.reporting.tables.published import compare_stated
 from segue.reporting.tables.reduction import reduce_rows
@@ -150,7 +150,9 @@ def _from_tidy(table: pd.DataFrame, mapping: ColumnMapping, path: Path, source: 
     for column in map(str, table.columns):
         if column in ("domain", "evaluated_domain") or column.endswith(".domain"):
             table[column] = _texts(table[column], _domain_name(mapping.domains))
-        elif re.match(SCORES, column) and "." not in column and numeric(table, column).notna().any():
+        elif column in METRICS or (
+            re.match(SCORES, column) and "." not in column and numeric(table, column).notna().any()
+        ):
             table[column] = _numbers(table, column, str(path))
     if mapping.floor is not None:
         table = _with_floor(table, mapping, source)
