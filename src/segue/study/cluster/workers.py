@@ -433,7 +433,8 @@ def local_cluster(workers: int) -> Any:
         }
         for place, environment in enumerate(environments)
     }
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False, "port": 0}}
+    addresses = {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}  # or two studies want one port
+    scheduler = {"cls": Scheduler, "options": {**addresses, "dashboard": False}}
     try:
         return SpecCluster(workers=specs, scheduler=scheduler, silence_logs=logging.ERROR)  # type: ignore[arg-type]
     except RuntimeError as error:
