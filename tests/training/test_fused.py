@@ -164,6 +164,7 @@ SHARED: dict[str, dict[str, object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("members", "shared"),
     [
@@ -189,6 +190,7 @@ def test_trainings_agree(tiles: Path, tmp_path: Path, alone: Alone, members: str
     assert difference(first, second) > 5 * TOLERANCE  # so that one in place of the other would be noticed
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_stays(tiles: Path, tmp_path: Path, alone: Alone):
     """Weights and statistics of the encoder are the initial ones to the bit; the rest is trained as alone. A model with
     other frozen parts steps by itself, to the bit."""
@@ -232,6 +234,7 @@ class Interrupted(BaseException):
     pass
 
 
+@pytest.mark.slow
 def test_interrupted_models_go_on(tiles: Path, tmp_path: Path, alone: Alone, monkeypatch: pytest.MonkeyPatch):
     """Interrupted between the checkpoints of two models, which are then at different steps, they end as uninterrupted
     ones: the one behind catches up by itself, and they step at once again."""
