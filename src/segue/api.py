@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from segue.reporting.analysis.comparison import Comparison
     from segue.reporting.analysis.result import Analysis
     from segue.reporting.analysis.tables import Options
-    from segue.reporting.analysis.tools import ToolComparison
+    from segue.reporting.tables.tool_comparison import ToolComparison
     from segue.study.executor import Progress as StudyProgress
     from segue.study.executor import Summary
     from segue.study.plan import Plan
@@ -485,7 +485,7 @@ def compare(
     """
     from segue.evaluation.tools import ToolsSpec, score_tools
     from segue.inference.model import Model
-    from segue.reporting.analysis.tools import compare_tools
+    from segue.reporting.tables.tool_comparison import compare_tools
     from segue.training.run_folder import RunFolder
 
     if out is not None:

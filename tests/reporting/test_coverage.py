@@ -10,7 +10,7 @@ from segue.evaluation.image_counts import ImageCounts
 from segue.evaluation.tools import LabelFiles, ToolCounts, ToolsSpec
 from segue.reporting.analysis.bootstrap import ClusterLevel, estimate, estimate_contrasts
 from segue.reporting.analysis.images import cluster_weights, t_interval
-from segue.reporting.analysis.tools import compare_tools
+from segue.reporting.tables.tool_comparison import compare_tools
 
 pytestmark = pytest.mark.slow
 STUDIES = 400

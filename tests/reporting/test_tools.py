@@ -14,7 +14,7 @@ from segue import api
 from segue.errors import SegueError
 from segue.evaluation.counts import ClassCounts
 from segue.evaluation.tools import LabelFiles, ToolCounts, ToolsSpec
-from segue.reporting.analysis.tools import ToolComparison, compare_tools
+from segue.reporting.tables.tool_comparison import ToolComparison, compare_tools
 
 NAMES = ("background", "cell")
 

@@ -11,7 +11,7 @@ import typer
 from segue.errors import SegueError
 
 if TYPE_CHECKING:
-    from segue.reporting.analysis.tools import ToolComparison
+    from segue.reporting.tables.tool_comparison import ToolComparison
 
 MAX_NOTES = 20
 

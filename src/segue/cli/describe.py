@@ -266,10 +266,10 @@ def describe_run(folder: Path) -> str:
         ("time", f"{timing['seconds']:.1f} s, {timing['images_per_s']:.0f} images/s, "
                  f"{environment['precision']}, {environment['threads']} threads, {environment['cpu']}"),
     ]  # fmt: skip
-    beside = metrics.get("side_by_side")
-    if beside:
-        reason = f"; {beside['why_exact']}" if beside.get("why_exact") else ""
-        rows.append(("steps", f"{beside['fused_steps']} of {beside['all_steps']} at once with other models{reason}"))
+    fused = metrics.get("side_by_side")
+    if fused:
+        reason = f"; {fused['why_exact']}" if fused.get("why_exact") else ""
+        rows.append(("steps", f"{fused['fused_steps']} of {fused['all_steps']} at once with other models{reason}"))
     spent = timing["energy_J"]
     rows.append(
         ("energy", f"not measured ({timing['energy_note']})" if spent is None

@@ -166,9 +166,9 @@ def _resample(statistic: Callable[[np.ndarray], np.ndarray], repeats: Repeats, s
     sizes = tuple(tuple(np.bincount(strata).tolist()) for _, strata in repeats.values())
     is_small = resamples * sum(map(sum, sizes)) <= MAX_CACHED_WEIGHTS
     blocks = []
-    for drawn in (_cached_weights if is_small else _cluster_weights)(sizes, resamples, step):
-        weights = drawn[0][:, places[0]]
-        for others, place in zip(drawn[1:], places[1:], strict=True):
+    for weights_by_level in (_cached_weights if is_small else _cluster_weights)(sizes, resamples, step):
+        weights = weights_by_level[0][:, places[0]]
+        for others, place in zip(weights_by_level[1:], places[1:], strict=True):
             weights *= others[:, place]
         blocks.append(statistic(weights))
     return np.concatenate(blocks)

@@ -96,7 +96,7 @@ def _found(difference: Estimate | None) -> str:
 def _share(comparison: Comparison, expected: Expectation, other: str) -> dict[str, Any]:
     """Returns the row of a factor that is expected to explain less of the variance than another."""
     row: dict[str, Any] = {"expected": expected.statement, "share": np.nan, "other_factor": axis_label(other)}
-    found = NO_RUNS
+    finding = NO_RUNS
     if expected.stage in comparison.stages:
         is_log = bool((comparison.stage_runs(expected.stage)["value"] > 0).all())
         analysis = variance_shares(comparison, expected.stage, log=is_log)
@@ -110,5 +110,5 @@ def _share(comparison: Comparison, expected: Expectation, other: str) -> dict[st
                 row = {"expected": expected.statement, **columns, "other_factor": names[1], **others}
                 is_less = bool(this["share_high"] < that["share_low"])
                 is_more = bool(this["share_low"] > that["share_high"])
-                found = AS_EXPECTED if is_less else OPPOSITE if is_more else UNDECIDED
-    return {**row, "found": found}
+                finding = AS_EXPECTED if is_less else OPPOSITE if is_more else UNDECIDED
+    return {**row, "found": finding}

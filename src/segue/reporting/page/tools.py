@@ -10,7 +10,6 @@ import pandas as pd
 from segue.errors import SegueError
 from segue.reporting.analysis.bootstrap import RESAMPLES
 from segue.reporting.analysis.result import Analysis, as_table
-from segue.reporting.analysis.tools import FEW_GROUPS, LOWER_IS_BETTER, ToolComparison
 from segue.reporting.figures.predictions.tools import (
     disagreement_figure,
     errors_figure,
@@ -19,6 +18,7 @@ from segue.reporting.figures.predictions.tools import (
 )
 from segue.reporting.formatting import Table, format_number, join_names, metric_for, plural
 from segue.reporting.page.rendering import render_figure, render_page
+from segue.reporting.tables.tool_comparison import FEW_GROUPS, LOWER_IS_BETTER, ToolComparison
 from segue.storage import read_bytes, write_table
 
 MARK = '<meta name="generator" content="segue compare">'  # of the template, by which a page is known

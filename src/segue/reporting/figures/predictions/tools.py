@@ -15,7 +15,6 @@ from segue.errors import SegueError
 from segue.evaluation.object_metrics import THRESHOLDS
 from segue.evaluation.outcomes import outcomes
 from segue.reporting.analysis.result import Analysis
-from segue.reporting.analysis.tools import ERRORS, ToolComparison
 from segue.reporting.figures.intervals import MAX_ROWS, Panel, intervals_figure
 from segue.reporting.figures.predictions.examples import draw_examples, gray_levels
 from segue.reporting.figures.predictions.failures import (
@@ -40,6 +39,7 @@ from segue.reporting.figures.style import (
     style,
 )
 from segue.reporting.formatting import format_number, join_names, metric_for, plural
+from segue.reporting.tables.tool_comparison import ERRORS, ToolComparison
 from segue.study.table import Example
 
 MAX_PANELS = 6  # of tools against the first

@@ -85,8 +85,10 @@ def compare_tools(counts: ToolCounts, *, margin: float | None = None, resamples:
         raise SegueError(f"--margin {margin:g}: is no margin; give a number above 0 and below 1.")
     codes, names = pd.factorize(np.array(counts.groups, dtype=object))
     groups = len(names)
-    drawn = stratum_weights(numpy_generator("compare", "bootstrap"), resamples, np.array([groups]))[:, codes]
-    weights = np.concatenate([np.ones((1, len(codes))), drawn.astype(float)])  # the first row is the images as they are
+    resample_weights = stratum_weights(numpy_generator("compare", "bootstrap"), resamples, np.array([groups]))[:, codes]
+    weights = np.concatenate(
+        [np.ones((1, len(codes))), resample_weights.astype(float)]
+    )  # the first row is the images as they are
     t, t_one_sided = (t_quantile(groups - 1, p) if groups > 1 else np.nan for p in (0.975, 0.95))
 
     def error(resampled: np.ndarray) -> float:
