@@ -85,7 +85,9 @@ def test_an_epoch_is_the_resident_one(data: Dataset, stream, window: int | None,
 
 
 @pytest.mark.parametrize("normalization", ["image", "none", "tile", PercentileSpec(name="percentile")])
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32"])
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "float32", *(pytest.param(d, marks=pytest.mark.slow) for d in ("uint16", "int32"))]
+)
 def test_every_normalization(tmp_path: Path, stream, normalization: NormalizeSpec, dtype: str):
     """Values are normalised to the same bits, from every acquired type, with several channels."""
     parts = {name: make_part(name, 20, channels=3, dtype=dtype) for name in "ab"}

@@ -86,7 +86,7 @@ def by_tiles(name: str, scores: np.ndarray, tiling: Tiling) -> tuple[np.ndarray,
 
 
 @pytest.mark.parametrize("name", TARGETS)
-@pytest.mark.parametrize("amount", [0.0, 0.5])
+@pytest.mark.parametrize("amount", [0.0, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_objects_by_tiles_are_those_of_the_whole_image(crowd: np.ndarray, name: str, amount: float):
     """Every target decodes noisy scores of touching objects to the same pixels and numbers, whatever the tiles are."""
     scores = noisy_scores(name, crowd, amount)

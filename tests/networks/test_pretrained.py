@@ -103,7 +103,7 @@ def test_patches_of_another_size(vit_file: Path):
         ("timm-resnet10t", "resnet10t"),
     ],
 )
-@pytest.mark.parametrize("container", [None, "state_dict"])
+@pytest.mark.parametrize("container", [None, pytest.param("state_dict", marks=pytest.mark.slow)])
 def test_files_of_timm_fill_all_kinds_of_encoders(name: str, theirs: str, container: str | None, tmp_path: Path):
     """Encoders of every package take timm's names, of safetensors and of torch's checkpoints with one channel."""
     state = model(theirs, in_chans=1).state_dict()

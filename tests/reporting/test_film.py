@@ -264,7 +264,14 @@ def test_picture_is_enlarged_and_colored_by_pixel() -> None:
     np.testing.assert_array_equal(painted[5 * scale, 5 * scale : 20 * scale], np.tile(rim, (15 * scale, 1)))
 
 
-@pytest.mark.parametrize("shape", [(1, 2000, 300), (1, 33, 47), (7, 32, 32), (4, 600, 900)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 33, 47),
+        (7, 32, 32),
+        *(pytest.param(shape, marks=pytest.mark.slow) for shape in [(1, 2000, 300), (4, 600, 900)]),
+    ],
+)
 def test_frames_of_any_field_have_even_sizes(shape: tuple[int, int, int]) -> None:
     """Frames of fields large and small, one or several, are of one even size, within bounds, and hold the picture."""
     truth = np.zeros(shape, np.int16)

@@ -69,7 +69,10 @@ def moved(run: Path, spec: StageSpec) -> float:
 @pytest.mark.parametrize(
     ("kind", "loss"),
     [
-        *(({"network": GROUP_NORM}, loss) for loss in LOSSES),
+        *(
+            pytest.param({"network": GROUP_NORM}, loss, marks=[] if loss in ("weighted", "dice") else pytest.mark.slow)
+            for loss in LOSSES
+        ),
         pytest.param(HEAD_ONLY, "weighted", marks=pytest.mark.slow),
     ],
     ids=[*(f"group norm, {loss}" for loss in LOSSES), "frozen statistics"],
@@ -210,6 +213,7 @@ def run_command(log: Path, *arguments: str) -> None:
     main()
 
 
+@pytest.mark.slow
 def test_live_batch_norm_over_cpu_processes_is_refused(tiles: Path, tmp_path: Path):
     """Each of two processes that would train batch norm on CPUs ends with exit code 2 and says why and what instead."""
     spec = tmp_path / "spec.toml"

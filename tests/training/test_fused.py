@@ -114,7 +114,9 @@ def steps(value: Tensor) -> list[int]:
     return [stride for stride, size in zip(value.stride(), value.shape, strict=True) if size > 1]
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "batch norm" else pytest.param(kind, marks=pytest.mark.slow) for kind in NETWORKS]
+)
 def test_scores_statistics_and_gradients_are_those_of_each_network(kind: str):
     """Of networks with other weights, at once on one batch, against torch's own passes one after another; in float64,
     where rounding turns no ReLU."""
@@ -212,6 +214,7 @@ def test_a_frozen_encoder_stays(tiles: Path, tmp_path: Path, alone: Alone):
     require_same(tmp_path / "at once" / "other", alone(specs["other"]))
 
 
+@pytest.mark.slow
 def test_a_model_that_diverges_stops_alone(tiles: Path, tmp_path: Path, alone: Alone):
     """Its error is that of the model alone; the others end as without it, shorter ones earlier."""
     members = {
@@ -272,7 +275,9 @@ FALLBACKS: dict[str, tuple[dict[str, object], str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", FALLBACKS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "random" else pytest.param(kind, marks=pytest.mark.slow) for kind in FALLBACKS]
+)
 def test_what_cannot_step_at_once_is_exact(tiles: Path, tmp_path: Path, alone: Alone, kind: str):
     """One line says why, and the runs hold the reason; weights and history are those of models trained alone."""
     more, reason = FALLBACKS[kind]

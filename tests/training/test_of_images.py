@@ -71,6 +71,7 @@ def test_derived_labels_are_the_same_held_and_streamed(unlabeled: Path, column: 
         assert (values[:end] == value).all() and (values[end:] == -1).all()
 
 
+@pytest.mark.slow
 def test_reconstruction_of_unlabeled_images_starts_another_stage(unlabeled: Path, objects: Path, tmp_path: Path):
     """A network learns to fill in what is covered without any label, trains again to the same bytes, and its encoder
     and decoder begin a stage that has labels."""
@@ -106,7 +107,9 @@ def test_a_reconstruction_gives_images_in_their_own_units(unlabeled: Path, tmp_p
     np.testing.assert_allclose(segue.predict(run, images[1]), given[1], rtol=1e-4)
 
 
-@pytest.mark.parametrize(("network", "lr", "epochs"), [("alexnet-small", 1e-3, 16), ("resunet", 1e-2, 8)])
+@pytest.mark.parametrize(
+    ("network", "lr", "epochs"), [("alexnet-small", 1e-3, 16), pytest.param("resunet", 1e-2, 8, marks=pytest.mark.slow)]
+)
 def test_classes_of_whole_images(unlabeled: Path, tmp_path: Path, network: str, lr: float, epochs: int):
     """Which texture an image has is learnt from a column, by a classifier and by a network of pixels, with weights
     that follow from how many images there are of each."""

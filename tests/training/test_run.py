@@ -64,7 +64,9 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-@pytest.mark.parametrize("part", ["encoder", "encoder.0-2", "decoder", "head"])
+@pytest.mark.parametrize(
+    "part", ["encoder.0-2", "head", *(pytest.param(part, marks=pytest.mark.slow) for part in ("encoder", "decoder"))]
+)
 def test_what_is_frozen_keeps_every_bit(tiles: Path, tmp_path: Path, parent: Path, part: str):
     """Under weight decay, a moving average and going back to the best weights, neither weights nor statistics of a
     frozen part differ by a bit from the parent's, in any weights that are kept; everything else moves."""
@@ -127,7 +129,14 @@ def test_early_stopping(tiles: Path, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("monitor", "best"),
-    [("validation_auprc_disc", "max"), ("validation_loss", "min"), ("train_loss", "min"), ("train_recall_disc", "max")],
+    [
+        ("validation_auprc_disc", "max"),
+        ("validation_loss", "min"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [("train_loss", "min"), ("train_recall_disc", "max")]
+        ),
+    ],
 )
 def test_selection_by_a_monitor(tiles: Path, tmp_path: Path, monitor: str, best: str):
     """The epoch kept has the least loss, or the highest of another column, the first of equals; its weights are kept,

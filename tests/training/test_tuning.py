@@ -78,8 +78,10 @@ def whole_search(target: Target, scores: list[np.ndarray], labels: list[np.ndarr
     [
         ("ap_mean", Foreground(NAMES), True),
         ("ap75", Boundary(NAMES), False),
-        ("f1_50", Foreground(NAMES), True),
-        ("count_error_absolute", Foreground(NAMES), False),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [("f1_50", Foreground(NAMES), True), ("count_error_absolute", Foreground(NAMES), False)]
+        ),
     ],
 )
 def test_the_bounded_search_finds_what_the_whole_one_does(metric: TuningMetric, target: Target, ignored: bool):
