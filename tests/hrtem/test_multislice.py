@@ -108,7 +108,8 @@ def compare_with_abtem(crystal: str, support_nm: float, beam: Beam, *, finer: in
     return difference(ours[0], theirs), float((image - expected).square().mean().sqrt() / expected.mean())
 
 
-@pytest.mark.parametrize("support_nm", [0.0, pytest.param(0.8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("support_nm", [0.0, 0.8])
 @pytest.mark.parametrize("crystal", CRYSTALS)
 def test_exit_waves_are_those_of_abtem(crystal: str, support_nm: float) -> None:
     """Each crystal, with and without support: to 1e-3 of abTEM on a grid of a quarter of the spacing."""

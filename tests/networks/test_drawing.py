@@ -27,6 +27,7 @@ NAMES = [
     "upernet-resnet18",
     "vit-vit_tiny_patch16_224",
 ]
+SOME = [*NAMES[:1], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])]
 Box = tuple[float, float, float, float]
 
 
@@ -81,7 +82,7 @@ def overlap(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME)
 def test_texts_neither_overlap_nor_leave_the_drawing(name: str):
     """In a wide typeface every text stands free of every other and inside the picture."""
     boxes = text_boxes(drawn(name))
@@ -91,7 +92,7 @@ def test_texts_neither_overlap_nor_leave_the_drawing(name: str):
     assert [text for text, (x0, y0, x1, y1) in boxes if x0 < 0 or y0 < 0 or x1 > width or y1 > height] == []
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME)
 def test_texts_stay_in_their_blocks(name: str):
     """What is written in a block ends before its border."""
     placed = arranged(name)
@@ -102,7 +103,7 @@ def test_texts_stay_in_their_blocks(name: str):
                 assert card[0] <= box[0] and box[2] <= card[2] and card[1] <= box[1] and box[3] <= card[3], text
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME)
 def test_lines_join_blocks_and_cross_none(name: str):
     """Every use of one block by another is drawn once, from border to border, without crossing a block."""
     placed = arranged(name)

@@ -246,28 +246,29 @@ def assignment(table: Overlap, weights: np.ndarray) -> np.ndarray:
     overlap a few others. (SciPy's sparse assignment visits all objects in each search.)
     """
     starts = np.searchsorted(table.true_index, np.arange(table.true_ids.size + 1))
-    pairs = _assign(starts, table.predicted_index, weights.astype(np.float64), table.predicted_ids.size)
+    pairs = _assign(
+        starts, table.true_index, table.predicted_index, weights.astype(np.float64), table.predicted_ids.size
+    )
     return np.sort(pairs[pairs >= 0])
 
 
 @njit(cache=True, nogil=True)
-def _assign(starts: np.ndarray, columns: np.ndarray, weights: np.ndarray, count: int) -> np.ndarray:
+def _assign(starts: np.ndarray, rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, count: int) -> np.ndarray:
     """Returns the pair of each of T rows in the assignment of largest summed weight, (T,) int64, -1 for none.
 
-    starts (T + 1,): row r has the pairs starts[r] to starts[r + 1], to `columns` (M,) below `count`.
+    rows, columns (M,): the ends of the pairs, below T and `count`; row r has the pairs starts[r] to starts[r + 1].
     The primal-dual method: the prices of rows and columns are none negative, those of a pair sum to at least its weight
     and those of an assigned pair to just that; what is left without a partner in the end has the price 0. (Kuhn, Naval
     Research Logistics 2, 83 (1955), with Dijkstra's search; Ahuja, Magnanti, Orlin, Network Flows, section 12.4.)
     """
-    rows = starts.size - 1
-    row_price, column_price = np.zeros(rows), np.zeros(count)
-    pair_of_row, row_of_column = np.full(rows, -1), np.full(count, -1)
+    row_count = starts.size - 1
+    row_price, column_price = np.zeros(row_count), np.zeros(count)
+    pair_of_row, row_of_column = np.full(row_count, -1), np.full(count, -1)
     distance, via = np.full(count, np.inf), np.full(count, -1)  # of columns: from the new row, and by which pair
-    row_of_pair = np.repeat(np.arange(rows), np.diff(starts))
-    for row in range(rows):
+    for row in range(row_count):
         for pair in range(starts[row], starts[row + 1]):
             row_price[row] = max(row_price[row], weights[pair])
-    for new_row in range(rows):
+    for new_row in range(row_count):
         # the nearest end of a path from the new row: a free column, or a row that gives up its partner
         heap = [(0.0, np.int64(-1))]
         touched = [np.int64(-1)]
@@ -306,7 +307,7 @@ def _assign(starts: np.ndarray, columns: np.ndarray, weights: np.ndarray, count:
             pair_of_row[last_row] = -1
         while free_column >= 0:
             pair = via[free_column]
-            row = row_of_pair[pair]
+            row = rows[pair]
             previous = -1 if pair_of_row[row] < 0 else columns[pair_of_row[row]]
             pair_of_row[row], row_of_column[free_column] = pair, row
             free_column = previous
