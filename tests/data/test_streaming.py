@@ -71,7 +71,7 @@ def threads() -> list[str]:
 
 
 @pytest.mark.parametrize("window", [None, 20, 64])
-@pytest.mark.parametrize("copies", [1, 8])
+@pytest.mark.parametrize("copies", [1, pytest.param(8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("layer", ["cells", "nuclei"])
 def test_an_epoch_is_the_resident_one(data: Dataset, stream, window: int | None, copies: int, layer: str):
     """For every way of shuffling, with ample memory and with next to none, batches equal the resident ones."""

@@ -37,7 +37,8 @@ def saved_bytes(network: nn.Module, x: Tensor) -> int:
 
 
 @pytest.mark.parametrize("table", [
-    {"name": "resunet", "width": 8}, {"name": "cellpose", "width": 8}, {"name": "vit-vit_tiny_patch16_224"},
+    {"name": "resunet", "width": 8}, {"name": "cellpose", "width": 8},
+    pytest.param({"name": "vit-vit_tiny_patch16_224"}, marks=pytest.mark.slow),
 ], ids=lambda table: table["name"])  # fmt: skip
 @pytest.mark.parametrize("frozen", [(), ("encoder",)])
 def test_the_estimate_is_what_a_step_keeps(table: dict[str, Any], frozen: tuple[str, ...]):

@@ -50,6 +50,7 @@ def by_definition(labels: np.ndarray, sigma_px: float) -> np.ndarray:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_the_contract(settings: dict):
     """Parameters, equivariance of the encoding, parts of the loss, a perfect network, and garbage."""

@@ -122,6 +122,7 @@ def combined() -> Combined:
     return actual
 
 
+@pytest.mark.slow
 def test_a_combination_loses_the_weighted_sum_of_its_parts():
     """Each part is taught by its own scores as if alone, times its weight; the main one decodes and is scored."""
     target, labels = combined(), hostile_batch()

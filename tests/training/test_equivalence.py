@@ -87,6 +87,7 @@ def test_a_batch_in_parts_is_the_whole_batch(tiles: Path, tmp_path: Path, kind: 
     assert moved(whole, spec) > 0.01  # a hundred times what is allowed to differ
 
 
+@pytest.mark.slow
 def test_live_batch_norm_sees_the_parts(tiles: Path, tmp_path: Path):
     """The control of the test above: with batch statistics parts are not the whole, and by far more than is allowed."""
     runs = [train(spec_of(tiles, optimizer=SGD, accumulate=parts), tmp_path / str(parts)) for parts in (1, 4)]

@@ -41,9 +41,7 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in ("foreground", "classes", "rays") else pytest.param(n, marks=pytest.mark.slow) for n in TARGETS]
-)
+@pytest.mark.parametrize("name", [n if n == "rays" else pytest.param(n, marks=pytest.mark.slow) for n in TARGETS])
 def test_each_target_from_training_to_objects(tiles: Path, tmp_path: Path, name: str):
     """A target of objects is learnt, its decode parameters are tuned on validation images and used by scores and
     predictions, and a training that was interrupted has the same results."""
