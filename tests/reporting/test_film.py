@@ -284,7 +284,8 @@ def test_frames_of_any_field_have_even_sizes(shape: tuple[int, int, int]) -> Non
 
 
 @pytest.mark.parametrize("names", [
-    pytest.param(("background", "object"), marks=pytest.mark.slow), ("background", *(f"class {k}" for k in range(1, 8))),
+    pytest.param(("background", "object"), marks=pytest.mark.slow),
+    ("background", *(f"class {k}" for k in range(1, 8))),
 ])  # fmt: skip
 def test_any_number_of_classes(names: tuple[str, ...]) -> None:
     """One foreground class or seven: a film and a sheet are drawn, with classes that nowhere occur."""
