@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from segue.errors import SegueError
-from segue.reporting.analysis.advice import advise, forecast, judge, records, shrink
+from segue.reporting.analysis.advice import _find_domain, advise, forecast, judge, records, shrink
 from segue.reporting.analysis.comparison import Comparison, compare
 from segue.study.table import StudyResults
 
@@ -100,6 +100,17 @@ def test_intervals_hold_what_was_left_out(results: StudyResults) -> None:
     assert int(note.split(" in ")[1].split(" %")[0]) >= 80 and "10 cases" in note
 
 
+@pytest.mark.parametrize("text", ["75 e/Å²", "75", "75 e/A2", "75.0", "7.5e1 e/A2"])
+def test_domains_are_known_by_their_number(text: str) -> None:
+    """Where it is that of one domain, in the unit of that one; another unit is another domain."""
+    assert _find_domain(text, ["5 e/Å²", "75 e/Å²", "750 e/Å²"]) == "75 e/Å²"
+    for domains in (["75 nm", "75 e/Å²"], ["5 e/Å²"]):
+        with pytest.raises(SegueError, match="unknown domain"):
+            _find_domain("75", domains)
+    with pytest.raises(SegueError, match="unknown domain '75 nm'"):
+        _find_domain("75 nm", ["75 e/Å²"])
+
+
 def test_mistakes_are_told(results: StudyResults) -> None:
     """An unknown domain, labels outside of those known, and none given where several are known."""
     comparison = study(results)
@@ -109,6 +120,8 @@ def test_mistakes_are_told(results: StudyResults) -> None:
         advise(comparison, "transfer", "a", 8)
     with pytest.raises(SegueError, match="16, 64 labels; give the number"):
         advise(comparison, "transfer", "a", None)
+    with pytest.raises(SegueError, match=r"allowed: 5 nm, 75 nm, 300 nm;"):
+        _find_domain("3 nm", ["300 nm", "5 nm", "75 nm"])
     new = advise(comparison, "transfer", None, 16)
     assert new.choice["transfer.freeze"] == "none" and "not known, and not used" in new.settings.notes_text()
 

@@ -12,6 +12,7 @@ import pytest
 from segue.errors import SegueError
 from segue.reporting.analysis.comparison import Comparison, compare, matrix, pair_matrix
 from segue.reporting.analysis.factors import factors
+from segue.reporting.analysis.tables import analyze
 from segue.reporting.figures.baselines import baselines_figure
 from segue.reporting.figures.generalization import generalization_figure, spreads
 from segue.reporting.tables.selection import select_results
@@ -86,6 +87,13 @@ def test_statements_that_differ_from_their_tables(defocus: StudyResults) -> None
         ("2754", "2457"), ("18", "17"), ("18", "17"),
     ]  # fmt: skip
     assert all(one.agrees for name in ("noise", "baseline") for one in read(name).stated)
+
+
+def test_statements_are_a_table(defocus: StudyResults) -> None:
+    """Of each stage its own; the differing one with the number of its table."""
+    both = analyze(compare(defocus), "stated")
+    assert sum(len(one.table) for one in both) == len(defocus.stated)
+    assert sum((one.table["agrees"] == "no").sum() for one in both) == sum(not one.agrees for one in defocus.stated) > 0
 
 
 def test_noise_takes_the_best_epoch_and_sorts_doses_by_number() -> None:

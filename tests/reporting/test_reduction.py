@@ -71,7 +71,18 @@ def test_equal_rows_count_once() -> None:
     """A run that two configurations share is in the table twice, with the same values."""
     frame = epochs()[lambda table: table["epoch"] == 1]
     rows, notes = reduce_rows(pd.concat([frame, frame]), "loss", None, Path("m.toml"))
-    assert len(rows) == 4 and not notes
+    assert len(rows) == 4
+    assert notes == ["Left out: 4 rows with the run, domain and scores of another row."]
+    assert reduce_rows(frame, "loss", None, Path("m.toml"))[1] == []
+
+
+def test_empty_values_are_counted() -> None:
+    """With and without a rule; rows without the value stay, for they may have others."""
+    frame = epochs().astype({"loss": float})
+    frame.loc[frame["run"] == "p", "loss"] = None
+    rows, notes = reduce_rows(frame[frame["epoch"] == 1], "loss", None, Path("m.toml"))
+    assert len(rows) == 4 and notes == ["loss is empty in 2 of 4 rows, which count nowhere."]
+    assert reduce_rows(frame, "loss", "last", Path("m.toml"))[1][0] == notes[0]
 
 
 @pytest.mark.parametrize(

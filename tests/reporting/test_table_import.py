@@ -262,6 +262,19 @@ def test_texts_in_the_loss_of_a_tidy_table_are_refused(tmp_path: Path, values: l
     assert from_table(tmp_path / "t.csv").table["loss"].notna().sum() == 1
 
 
+@pytest.mark.parametrize(("separator", "encoding", "first"), [
+    (";", "utf-8", ""), ("\t", "utf-8", ""), (";", "utf-16", ""), (";", "utf-8-sig", "sep=;\n"),
+])  # fmt: skip
+def test_separators_of_spreadsheets(tmp_path: Path, separator: str, encoding: str, first: str) -> None:
+    """Semicolons and tabs, as those of CSV tables that datasets are made with."""
+    text = long_table().to_csv(index=False, sep=separator)
+    (tmp_path / "t.csv").write_text(first + text, encoding=encoding)
+    (tmp_path / "m.toml").write_text(LONG)
+    long_table().to_csv(tmp_path / "plain.csv", index=False)
+    expected, actual = (from_table(tmp_path / name, columns=tmp_path / "m.toml") for name in ("plain.csv", "t.csv"))
+    pd.testing.assert_frame_equal(actual.table, expected.table)
+
+
 MIXTURES = """
 metric = "loss"
 domains = { unit = "nm" }

@@ -499,8 +499,8 @@ def study_analyze(
         str,
         typer.Argument(
             metavar="ANALYSIS",
-            help="expected, matrix, factors, tests, variance, spread, forgetting, asymmetry, labels, ranks, best-of-k, "
-            "regret, selection, images or advice.",
+            help="expected, stated, matrix, factors, tests, variance, spread, forgetting, asymmetry, labels, ranks, "
+            "best-of-k, regret, selection, images or advice.",
         ),
     ],
     stage: Stage = None,

@@ -155,8 +155,8 @@ def read_table(path: Path, known: Sequence[str] = ()) -> Table:
     text, for lines above the names of the columns, with line and column for columns without a name or of one name, for
     more cells than columns, for cells without a value (`DAMAGE`), and for quotes that join rows.
     """
-    text = _read_text(path)
-    separator, declared = _separator(path, text)
+    text = read_text(path)
+    separator, declared = find_separator(path, text)
     records = _records(path, text, separator)
     if declared:
         next(records)
@@ -232,7 +232,7 @@ def _is_exact_float(number: int | float) -> bool:
     return isinstance(number, float) or abs(number) <= MAX_EXACT
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
     try:
         if path.exists() and not path.is_file():
             raise SegueError(f"{path}: is no file; give the path of a CSV table.")
@@ -267,7 +267,7 @@ def _read_text(path: Path) -> str:
     return text
 
 
-def _separator(path: Path, text: str) -> tuple[str, bool]:
+def find_separator(path: Path, text: str) -> tuple[str, bool]:
     """Returns the separator of the cells, and whether a first line "sep=;" declares it."""
     declared = re.match(r"\s*\"?sep=([,;\t|])\"?\s*?(\r|\n)", text, re.IGNORECASE)
     if declared:

@@ -55,8 +55,9 @@ class ObjectExample:
 
 @dataclass(frozen=True)
 class StatedValue:
-    """What a publication states, where, and what its table gives, both as texts."""
+    """What a publication states of a stage, where, and what its table gives, both as texts."""
 
+    stage: str
     statement: str
     place: str
     published: str

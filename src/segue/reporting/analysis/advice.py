@@ -14,6 +14,7 @@ estimated from all of them: empirical Bayes (Efron and Morris 1973, Journal of t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,14 @@ from segue.reporting.analysis.choices import additive_effects, components, over_
 from segue.reporting.analysis.comparison import Comparison
 from segue.reporting.analysis.ranking import choice_axes, setting_label, setting_note
 from segue.reporting.analysis.result import Analysis
-from segue.reporting.formatting import axis_label, format_number, format_percent, level_label
+from segue.reporting.formatting import (
+    axis_label,
+    format_number,
+    format_percent,
+    level_label,
+    natural_order,
+    quantity,
+)
 from segue.spec import unknown
 
 MIN_DOMAINS = 3  # from which effects of settings are learned, besides the one left out
@@ -288,9 +296,7 @@ def advise(comparison: Comparison, stage: str, target: str | None, labels: float
     data = records(comparison, stage)
     if data is None:
         raise SegueError(f"advise: stage {stage} has a single setting, or no finished run; there is nothing to choose.")
-    known = list(comparison.results.domains)
-    if target is not None and target not in known:
-        raise SegueError(f"advise --target: {unknown(target, known, 'domain')}; leave it out for a new one.")
+    target = None if target is None else _find_domain(target, comparison.results.domains)
     name = target if target is not None else ""
     parts = _label_weights(sorted(data.table["labels"].unique()), labels)
     forecasts = [(weight, forecast(data, _at(data.table, n), name)) for n, weight in parts.items()]
@@ -334,6 +340,18 @@ def advise(comparison: Comparison, stage: str, target: str | None, labels: float
 
 def _at(table: pd.DataFrame, labels: float) -> pd.DataFrame:
     return table[table["labels"] == labels]
+
+
+def _find_domain(text: str, domains: Sequence[str]) -> str:
+    """Returns the domain of this name, or the only one with this number: "75" and "75 e/A2" are "75 e/Å²"."""
+    if text in domains:
+        return text
+    number, unit = quantity(text.replace("A2", "Å²")) or (None, "")
+    known = {name: quantity(name) or (None, "") for name in domains}
+    same = [name for name, (other, its_unit) in known.items() if number == other is not None and unit in ("", its_unit)]
+    if len(same) == 1:
+        return same[0]
+    raise SegueError(f"advise --target: {unknown(text, natural_order(domains), 'domain')}; leave it out for a new one.")
 
 
 def _label_weights(present: list[float], labels: float | None) -> dict[float, float]:

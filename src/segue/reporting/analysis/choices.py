@@ -17,7 +17,7 @@ from segue.reporting.analysis.bootstrap import t_quantile
 from segue.reporting.analysis.comparison import Comparison, numeric, select
 from segue.reporting.analysis.ranking import choice_axes, setting_label, setting_note
 from segue.reporting.analysis.result import Analysis
-from segue.reporting.formatting import axis_label, format_number, level_label, stage_label
+from segue.reporting.formatting import axis_label, format_number, level_label, plural, stage_label
 from segue.spec import unknown
 
 SELECTIONS = {
@@ -305,7 +305,7 @@ def _notes(comparison: Comparison, data: Cells) -> tuple[str, ...]:
     best = data.table.groupby("context")["reported"]
     best_value = float((best.min() if comparison.metric.lower_is_better else best.max()).mean())
     return (
-        f"Regret in {comparison.metric.label}, mean over {contexts} targets × numbers of labels; the best found has"
-        f" {format_number(best_value)} on average. Settings are {SELECTIONS[data.selection]}.",
+        f"Regret in {comparison.metric.label}, mean over {plural(contexts, 'combination')} of target and number of labels;"
+        f" the best found has {format_number(best_value)} on average. Settings are {SELECTIONS[data.selection]}.",
         _INTERVAL,
     )

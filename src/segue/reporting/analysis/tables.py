@@ -134,6 +134,22 @@ def _regret(comparison: Comparison, stage: str, options: Options) -> list[Analys
     return [choices.regret_of_rules(comparison, stage, selection=options.selection, rules=rules)]
 
 
+def _stated(comparison: Comparison, stage: str, options: Options) -> list[Analysis | None]:
+    """What a publication states beside what its table gives."""
+    records = [
+        {
+            "stated": one.statement, "where": one.place, "published": one.published, "computed": one.computed,
+            "agrees": "yes" if one.agrees else "no",
+        }
+        for one in comparison.results.stated if one.stage == stage
+    ]  # fmt: skip
+    if not records:
+        return []
+    return [
+        Analysis(f"Published numbers, {stage_label(stage)}", pd.DataFrame(records), ("To the last digit printed.",))
+    ]
+
+
 Function = Callable[[Comparison, str, Options], list[Analysis | None]]
 ANALYSES: dict[str, tuple[Function, str]] = {  # name -> function, what it needs
     "matrix": (_matrix, "runs with a value"),
@@ -148,6 +164,7 @@ ANALYSES: dict[str, tuple[Function, str]] = {  # name -> function, what it needs
         lambda comparison, stage, options: list(expectations(comparison, stage)),
         "a study that says what it expects",
     ),
+    "stated": (_stated, "a table whose mapping says what was published of it"),
     "variance": (
         lambda comparison, stage, options: [variance_shares(comparison, stage, log=options.log)],
         "a setting that varies",

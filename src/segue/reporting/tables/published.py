@@ -40,7 +40,7 @@ def _compare(comparison: Comparison, stated: StatedNumber, context: str) -> Stat
         _of_groups(frame, stated, context) if stated.of_groups else _rounded(_statistic(frame, stated), stated, context)
     )
     agrees = computed.partition(" (")[0] == stated.value
-    return StatedValue(stated.statement, stated.place, stated.value, computed, agrees, stated.note)
+    return StatedValue(stated.stage, stated.statement, stated.place, stated.value, computed, agrees, stated.note)
 
 
 def _of_groups(frame: pd.DataFrame, stated: StatedNumber, context: str) -> str:

@@ -52,11 +52,19 @@ def reduce_rows(table: pd.DataFrame, metric: str, rule: str | None, source: Path
             f"domains in all; a page needs one. Name the rule that reduces them, reduce = one of {', '.join(RULES)} "
             "(with `epoch`, the column of epochs), or select rows by a column that tells them apart."
         )
+    notes = []
+    empty = int(rows[metric].isna().sum()) if metric in rows else 0
+    if empty:
+        notes.append(f"{metric} is empty in {empty:,} of {plural(len(rows), 'row')}, which count nowhere.")
     if rule is None:
-        return rows, []
+        if len(rows) < len(table):
+            notes.append(
+                f"Left out: {plural(len(table) - len(rows), 'row')} with the run, domain and scores of another row."
+            )
+        return rows, notes
     what = RULES[rule].format(metric=metric_for(metric).label)
     note = f'Of {plural(len(table), "row")}, {len(rows):,} are used: {what} (reduce = "{rule}").'
-    return rows, [note] if len(rows) < len(table) else []
+    return rows, [*notes, note] if len(rows) < len(table) else notes
 
 
 def _at_epoch(table: pd.DataFrame, metric: str, rule: str, source: Path) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from segue.data.tables import find_separator, read_text
 from segue.errors import SegueError
 from segue.reporting.analysis.comparison import IDENTITY, SCORES, numeric
 from segue.reporting.formatting import METRICS, natural_order, plural, quantity
@@ -82,13 +84,19 @@ def _read(path: Path) -> pd.DataFrame:
         raise SegueError(f"{path}: is neither a study nor a table; allowed: .toml, .parquet, .csv.")
     require_regular(path, "a study or a table (.parquet or .csv)")
     try:
-        table = pd.read_parquet(path) if path.suffix.lower() == ".parquet" else pd.read_csv(path)
+        table = pd.read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
     except (OSError, ValueError, UnicodeDecodeError) as error:
         raise SegueError(f"{path}: cannot be read as a table ({error}); make it again.") from None
     if table.columns.duplicated().any():
         name = table.columns[table.columns.duplicated()][0]
         raise SegueError(f"{path}: has several columns '{name}'; rename them.")
     return table.reset_index(drop=True)
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    text = read_text(path)
+    separator, is_declared = find_separator(path, text)
+    return pd.read_csv(io.StringIO(text), sep=separator, skiprows=int(is_declared))
 
 
 def _require_column(table: pd.DataFrame, column: str, context: str, path: Path) -> None:
