@@ -304,8 +304,9 @@ def _notes(comparison: Comparison, data: Cells) -> tuple[str, ...]:
     contexts = data.table["context"].nunique()
     best = data.table.groupby("context")["reported"]
     best_value = float((best.min() if comparison.metric.lower_is_better else best.max()).mean())
+    cases = plural(contexts, "combination")
     return (
-        f"Regret in {comparison.metric.label}, mean over {plural(contexts, 'combination')} of target and number of labels;"
-        f" the best found has {format_number(best_value)} on average. Settings are {SELECTIONS[data.selection]}.",
+        f"Regret in {comparison.metric.label}, mean over {cases} of target and number of labels; the best found has"
+        f" {format_number(best_value)} on average. Settings are {SELECTIONS[data.selection]}.",
         _INTERVAL,
     )
