@@ -280,6 +280,7 @@ def fit(
     parents: Sequence[PathLike] = (),
     group: str | None = None,
     kind: str | None = None,
+    license: str = "",
     progress: FitProgress | None = None,
     log: Callable[[str], None] | None = None,
 ) -> Fitted:
@@ -290,7 +291,7 @@ def fit(
     in `<out>.fit` beside it, as TOML files of `prepare` and of studies. minutes: about how long it takes. parents:
     finished runs to start from; each is scored untouched and transferred, beside training from scratch. group: the part
     of file names that names the group of an image, as "{group}_s*" or as a regular expression with one group. kind:
-    "instances" or "classes", by default found out.
+    "instances" or "classes", by default found out. license: of the images, which the model has with its parents'.
 
     The same call continues an interrupted one. log receives what is seen and chosen. Raises SegueError for fewer than
     three groups, files that do not pair, and parents that were trained on these images. docs/fit.md describes it.
@@ -302,7 +303,7 @@ def fit(
     if not minutes > 0:
         raise SegueError(f"--minutes {minutes}: allowed are numbers above 0.")
     request = fitting.Request(
-        str(images), str(labels), Path(out), float(minutes), tuple(map(str, parents)), group, kind
+        str(images), str(labels), Path(out), float(minutes), tuple(map(str, parents)), group, kind, license
     )  # fmt: skip
     return fitting.fit(request, progress=progress or _no_progress, log=log or _no_log)
 

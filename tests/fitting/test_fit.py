@@ -64,19 +64,23 @@ def small_network():
 def split_fit(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Fitted]:
     """A fit of one split: twelve images of classes, enough steps to learn them."""
     folder = make_images(tmp_path_factory.mktemp("split"), 12)
-    return folder, run_fit(folder, folder / "model", steps=60)
+    return folder, run_fit(folder, folder / "model", steps=60, license="CC0 1.0")
 
 
 def test_model_is_a_run(split_fit: tuple[Path, Fitted]):
     """The model predicts, is better than a constant answer, and has its card, page and numbers."""
     folder, fitted = split_fit
-    assert fitted.kept == "scratch" and fitted.answer[0].startswith("scratch: IoU 0.")
+    assert fitted.chosen == "scratch" and fitted.answer[0].startswith("scratch: IoU 0.")
     labels = segue.predict(fitted.model, np.array(Image.open(folder / "images" / "a0.png")))
     assert labels.shape == (SIDE, SIDE) and set(np.unique(labels)) <= {0, 1}
     result = json.loads((fitted.model / "fit.json").read_text())
     assert result["learned"] and result["candidates"][0]["test"]["groups"] == 3
     card = (fitted.model / "card.md").read_text()
-    assert "| scratch (this model) |" in card and "license of this model: not stated" in card
+    assert (
+        "| scratch (this model) |" in card
+        and "license of the images: CC0 1.0" in card
+        and "license of this model: CC0 1.0" in card
+    )
     page = fitted.page.read_text()
     assert fitted.answer[0] in page and "Worst and best" in page
 
@@ -109,13 +113,13 @@ def test_finished_and_foreign_outputs(split_fit: tuple[Path, Fitted]):
     """The same call does nothing to a finished model; other options and foreign folders are refused."""
     folder, fitted = split_fit
     before = (fitted.model / "fit.json").stat().st_mtime_ns
-    assert run_fit(folder, folder / "model", steps=60) == fitted
+    assert run_fit(folder, folder / "model", steps=60, license="CC0 1.0") == fitted
     assert (fitted.model / "fit.json").stat().st_mtime_ns == before
     with pytest.raises(SegueError, match=r"begun by another command \(minutes was 10.0, is 3.0\)"):
-        run_fit(folder, folder / "model", minutes=3.0)
+        run_fit(folder, folder / "model", license="CC0 1.0", minutes=3.0)
     (folder / "model.fit" / "fit.toml").unlink()
     with pytest.raises(SegueError, match=r"begun by another command \(kind was None, is classes\)"):
-        run_fit(folder, folder / "model", kind="classes")
+        run_fit(folder, folder / "model", license="CC0 1.0", kind="classes")
     with pytest.raises(SegueError, match="not made by `segue fit`"):
         run_fit(folder, folder / "images")
     with pytest.raises(SegueError, match=r"--from .*: was trained or selected with 9 of these 12 images"):
@@ -134,8 +138,10 @@ def test_parent_of_other_images(split_fit: tuple[Path, Fitted], tmp_path: Path):
     assert sorted(row["name"] for row in result["candidates"]) == sorted(names)
     assert all(row["test"]["images"] == 4 for row in result["candidates"])
     # two steps cannot improve on the parent, which has learned the same task
-    assert fitted.kept == "model, untouched" and fitted.answer[-1].endswith("is not beaten, and is kept as it is.")
+    assert fitted.chosen == "model, untouched" and fitted.answer[-1].endswith("is not beaten, and is kept as it is.")
     assert (fitted.model / "weights.safetensors").read_bytes() == (parent.model / "weights.safetensors").read_bytes()
+    assert result["license"] == "CC0 1.0" and result["data_license"] == "not stated"
+    assert result["started_from"] == [{"name": str(parent.model), "license": "CC0 1.0"}]
     studies = sorted(path.name for path in (tmp_path / "child.fit").glob("study-*.toml"))
     assert studies == ["study-fold-1.toml", "study-fold-2.toml", "study-fold-3.toml"]
 

@@ -1,4 +1,4 @@
-"""Whether it helped: intervals clustered by group against hand-computed ones, equivalence, and which model is kept."""
+"""Whether it helped: intervals clustered by group against hand-computed ones, equivalence, and the model."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def verdict_of(test: dict[str, dict], validation: dict[str, dict] | None = None)
 
 def test_a_better_child_replaces_its_parent():
     verdict = verdict_of({"p, untouched": LOW, "scratch": LOW, "from p": HIGH})
-    assert (verdict.kept, verdict.selected) == ("from p", "from p")
+    assert (verdict.chosen, verdict.selected) == ("from p", "from p")
     lines = sentences(verdict, {"from p": HIGH}, "mean AP")
     assert lines[0].startswith("from p: mean AP 0.703 [")
     assert lines[1].startswith("from p against p, untouched: +0.402 [") and lines[1].endswith("better.")
@@ -79,7 +79,7 @@ def test_a_parent_that_is_not_beaten_is_kept():
     """Equal scores are equivalent, and said to be; the parent stays."""
     test = {"p, untouched": HIGH, "scratch": LOW, "from p": HIGH}
     verdict = verdict_of(test)
-    assert (verdict.kept, verdict.selected) == ("p, untouched", "from p")
+    assert (verdict.chosen, verdict.selected) == ("p, untouched", "from p")
     lines = sentences(verdict, test, "IoU")
     assert "from p against p, untouched: +0.000 [+0.000, +0.000], equivalent (within ±0.02)." in lines
     assert lines[-1] == "p, untouched is not beaten, and is kept as it is."
@@ -95,7 +95,7 @@ def test_validation_selects_and_test_does_not():
 
 def test_nothing_learned_is_said():
     verdict = judge({"scratch": NOTHING}, {"scratch": NOTHING}, untouched=[], constant=NOTHING, references=["scratch"])
-    assert verdict.kept == "scratch" and verdict.parent is None and not verdict.against
+    assert verdict.chosen == "scratch" and verdict.parent is None and not verdict.against
     assert sentences(verdict, {"scratch": NOTHING}, "IoU")[1].startswith("Nothing was learned that these images show")
 
 

@@ -163,6 +163,27 @@ def test_digests_are_of_results_only(trained: Path) -> None:
     assert torch.isfinite(next(iter(RunFolder(trained).read_weights(trained / "weights.safetensors").values()))).all()
 
 
+def test_licenses_go_from_runs_to_their_children(tmp_path: Path) -> None:
+    """Those of all images that had a part in it; what is not stated is said beside them, and alone is nothing."""
+
+    def model(name: str, license: str | None, parent: Path | None = None) -> Path:
+        path = write_tiles(tmp_path / f"{name}.h5", groups=12, size=32)
+        with h5py.File(path, "a") as file:
+            file["samples/group"][...] = np.array([f"{name}-{k}" for k in range(len(file["samples/group"]))], object)
+            if license is not None:
+                file.attrs["provenance"] = json.dumps({"licence": license})
+        return train(spec_of(path, 4, epochs=1), tmp_path / name, parent=parent)
+
+    first = model("a", "CC0 1.0")
+    assert load_run(first).licenses == ("CC0 1.0",)
+    second = model("b", "BY 4.0", first)
+    assert load_run(second).licenses == ("BY 4.0", "CC0 1.0")
+    assert load_run(model("c", None, second)).licenses == ("BY 4.0", "CC0 1.0", "not stated")
+    plain = model("d", None)
+    assert load_run(plain).licenses == ()
+    assert load_run(model("e", "CC0 1.0", plain)).licenses == ("CC0 1.0", "not stated")
+
+
 @pytest.mark.slow
 def test_pictures_go_from_runs_to_their_children(tmp_path: Path) -> None:
     """Hashes of the micrographs that were drawn, those of the parent, too; none where the dataset has none."""

@@ -275,6 +275,8 @@ def describe_run(folder: Path) -> str:
         ("energy", f"not measured ({timing['energy_note']})" if spent is None
          else f"{spent / 1e3:.1f} kJ ({timing['energy_source']}: {timing['energy_note']})")
     )  # fmt: skip
+    if licenses := run.read(run.groups).get("licenses"):
+        rows.append(("licenses", f"{'; '.join(licenses)} (of the images trained on)"))
     if metrics["transfer"]:
         rows.append(("from its parent", ", ".join(
             f"{len(names)} tensors {what.replace('_', ' ')}" for what, names in metrics["transfer"].items() if names

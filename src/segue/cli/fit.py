@@ -29,6 +29,7 @@ def fit(
     kind: Annotated[
         str | None, typer.Option("--kind", help="What labels are: instances or classes; found out by default.")
     ] = None,
+    license: Annotated[str, typer.Option("--license", help="Of the images; the model has it with its parents'.")] = "",
 ) -> None:
     """Look at images and labels, train within the time, and keep the model that held-out images show to be best."""
     from segue import api
@@ -42,6 +43,7 @@ def fit(
             parents=parents or (),
             group=group,
             kind=kind,
+            license=license,
             progress=report,
             log=lambda line: print(line, file=sys.stderr, flush=True),
         )

@@ -17,6 +17,7 @@ their checksums (`hdf5`): a damaged file gives one clear error. Links and values
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,7 +30,7 @@ import h5py
 import numpy as np
 
 from segue.data import splits
-from segue.data.spec import Layer, SplitSpec
+from segue.data.spec import NOT_STATED, Layer, SplitSpec
 from segue.data.splits import Neighbors, PartName
 from segue.data.writer import (
     FORMAT,
@@ -114,6 +115,16 @@ class Dataset:
     def has_checksums(self) -> bool:
         """Whether damage of its pixels would be seen: False for files made before segue wrote checksums."""
         return bool(self._images.fletcher32)
+
+    @property
+    def license(self) -> str:
+        """The license of the images as the provenance states it, "not stated" where it does not."""
+        try:
+            provenance = json.loads(str(self.attributes.get("provenance", "")))
+        except (ValueError, RecursionError):  # no JSON, or nested too deeply
+            return NOT_STATED
+        license = provenance.get("licence") if isinstance(provenance, dict) else None
+        return license if isinstance(license, str) and license else NOT_STATED
 
     def close(self) -> None:
         if self._rows is not None:

@@ -131,6 +131,9 @@ class LabelsSpec(SpecModel):
         return self
 
 
+NOT_STATED = "not stated"  # of a license
+
+
 class Provenance(SpecModel):
     """Where the images come from, in the words of the publisher; stored in the dataset."""
 

@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from segue.data.dataset import Dataset
-from segue.data.spec import Layer
+from segue.data.spec import NOT_STATED, Layer
 from segue.errors import SegueError
 from segue.fitting.look import Look
 from segue.fitting.rules import Choice, Length
 from segue.fitting.scoring import fits
 from segue.fitting.specifications import relative
-from segue.storage import read_json
 from segue.training.run_folder import RunFolder, TrainedModel, load_run
 
 SCRATCH = "scratch"
-RESULT = "fit.json"  # of a model that was made by `segue fit`: its license and scores among others
-UNKNOWN_LICENSE = "not stated"
+RESULT = "fit.json"  # of a model that was made by `segue fit`: its scores among others
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,10 @@ class Parent:
     key: str
     model: TrainedModel
     fits: bool
-    license: str
+
+    @property
+    def license(self) -> str:
+        return "; ".join(self.model.licenses) or NOT_STATED
 
     @property
     def untouched(self) -> str:
@@ -63,9 +64,8 @@ def read_parents(names: Sequence[str], look: Look) -> list[Parent]:
         name = folder.resolve().name.replace(".", "-")
         if any(parent.name == name for parent in parents):
             name = f"{name} {len(parents) + 1}"
-        license = (read_json(folder / RESULT) or {}).get("license", UNKNOWN_LICENSE)
         key = run.read(run.spec)["key"]
-        parents.append(Parent(name, folder, key, model, fits(model, layer, look.channels), license))
+        parents.append(Parent(name, folder, key, model, fits(model, layer, look.channels)))
     return parents
 
 

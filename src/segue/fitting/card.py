@@ -19,8 +19,8 @@ def card_text(result: Mapping[str, Any]) -> str:
     for row in result["candidates"]:
         test = row["test"]
         interval = "–" if test["low"] is None else f"{test['low']:.3f} to {test['high']:.3f}"
-        kept = " (this model)" if row["name"] == result["kept"] else ""
-        lines.append(f"| {row['name']}{kept} | {row['validation']:.3f} | {test['mean']:.3f} | {interval} |")
+        mark = " (this model)" if row["name"] == result["chosen"] else ""
+        lines.append(f"| {row['name']}{mark} | {row['validation']:.3f} | {test['mean']:.3f} | {interval} |")
     lines += [
         "",
         f"Score: {result['score_meaning']}. Intervals are over held-out images, clustered by group. "

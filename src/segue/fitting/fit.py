@@ -21,10 +21,11 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
+from segue.data.spec import NOT_STATED
 from segue.device import cpu_count, default_device
 from segue.errors import SegueError
 from segue.fitting import rules
-from segue.fitting.candidates import RESULT, SCRATCH, UNKNOWN_LICENSE, Parent, read_parents, require_unseen, stages
+from segue.fitting.candidates import RESULT, SCRATCH, Parent, read_parents, require_unseen, stages
 from segue.fitting.card import card_text
 from segue.fitting.look import LabelKind, Look, look_at
 from segue.fitting.page import PageContent, write_fit_page
@@ -42,7 +43,7 @@ from segue.study.executor import Event, run_study
 from segue.study.plan import Plan, plan_study
 from segue.study.spec import DatasetSource
 from segue.study.store import Store, copy_run
-from segue.training.run_folder import load_run
+from segue.training.run_folder import RunFolder, load_run
 
 PAGE, CARD = "report.html", "card.md"
 FINAL = "final"
@@ -68,6 +69,7 @@ class Request:
     parents: tuple[str, ...] = ()
     group: str | None = None
     kind: LabelKind | None = None
+    license: str = ""
     steps: int | None = None
 
     def record(self, folder: Path) -> dict[str, Any]:
@@ -75,19 +77,20 @@ class Request:
         paths = {name: relative(Path(getattr(self, name)), folder) for name in ("images", "labels")}
         parents = [relative(Path(parent), folder) for parent in self.parents]
         settings = {"minutes": float(self.minutes), "from": parents, "group": self.group, "kind": self.kind}
+        settings["license"] = self.license or None
         return {**paths, **{name: value for name, value in settings.items() if value is not None}}
 
 
 @dataclass(frozen=True)
 class Fitted:
     """What a fit left: the model's folder, its page, the study to edit next, the answer in sentences, and the candidate
-    that was kept."""
+    that was chosen."""
 
     model: Path
     page: Path
     study: Path
     answer: tuple[str, ...]
-    kept: str
+    chosen: str
 
 
 def fit(request: Request, *, progress: Progress, log: Log) -> Fitted:
@@ -136,7 +139,7 @@ def _require_own(request: Request, work: WorkFolder) -> None:
 
 def _finished(out: Path, work: WorkFolder) -> Fitted:
     result = read_json(out / RESULT)
-    return Fitted(out, out / PAGE, work.folder / result["study"], tuple(result["answer"]), result["kept"])
+    return Fitted(out, out / PAGE, work.folder / result["study"], tuple(result["answer"]), result["chosen"])
 
 
 def _fit(
@@ -166,7 +169,7 @@ def _fit(
     for name, parts in zip(names, folds, strict=True):
         _write_images(work, name, table_text(look, parts, work.folder))
         reasons = {choice.setting: choice.reason for choice in data}
-        write_text(work.specification(name), toml_text(preparation(look, name, data), reasons=reasons))
+        write_text(work.specification(name), toml_text(preparation(look, name, data, request.license), reasons=reasons))
     write_text(work.command, toml_text(request.record(work.folder), comments=["segue fit"]))
     store = Store(work.store)
     datasets = {
@@ -221,15 +224,15 @@ def _fit(
     )  # fmt: skip
 
     # the model: a parent, the run of the split, or one trained on all images with the settings of the folds
-    parent = next((one for one in parents if one.untouched == verdict.kept), None)
-    run = parent.folder if parent else models[verdict.kept][names[0]]
+    parent = next((one for one in parents if one.untouched == verdict.chosen), None)
+    run = parent.folder if parent else models[verdict.chosen][names[0]]
     study = studies[names[0]]
     if parent is None and len(names) > 1:
-        settings = read_toml(studies[names[0]])["stages"][verdict.kept]  # as they were trained
-        run, study = _train_on_all(look, data, choices, {verdict.kept: settings}, work, progress, log)
+        settings = read_toml(studies[names[0]])["stages"][verdict.chosen]  # as they were trained
+        run, study = _train_on_all(request, look, data, choices, {verdict.chosen: settings}, work, progress, log)
 
     # write
-    result = _result(request, work, look, seen, parents, verdict, tables, names, study)
+    result = _result(request, work, look, seen, parents, verdict, tables, names, study, run)
     shutil.rmtree(work.model, ignore_errors=True)
     copy_run(run, work.model)
     for name in (RESULT, CARD, PAGE, f"{Path(PAGE).stem}-figures"):  # those of a parent that was made by a fit
@@ -249,7 +252,7 @@ def _fit(
             runs={candidate: list(runs.values()) for candidate, runs in models.items()},
             model=run,
             datasets=datasets,
-            kept_runs=scored[verdict.kept],
+            chosen_runs=scored[verdict.chosen],
             command=f"segue study run {relative(study, Path.cwd())}",
         ),
         work.model / PAGE,
@@ -389,14 +392,14 @@ def _trained_models(plans: Mapping[str, Plan]) -> dict[str, dict[str, Path]]:
 
 
 def _train_on_all(
-    look: Look, data: Sequence[Choice], choices: Sequence[Choice], table: Mapping[str, Mapping[str, Any]],
-    work: WorkFolder, progress: Progress, log: Log,
+    request: Request, look: Look, data: Sequence[Choice], choices: Sequence[Choice],
+    table: Mapping[str, Mapping[str, Any]], work: WorkFolder, progress: Progress, log: Log,
 ) -> tuple[Path, Path]:  # fmt: skip
     """Returns the run of a stage trained on all groups but those that select its epoch, and its study."""
     (stage,) = table
     _write_images(work, "all", table_text(look, without_test(look.groups), work.folder))
     reasons = {choice.setting: choice.reason for choice in data}
-    write_text(work.specification("all"), toml_text(preparation(look, "all", data), reasons=reasons))
+    write_text(work.specification("all"), toml_text(preparation(look, "all", data, request.license), reasons=reasons))
     study = work.study(FINAL)
     write_text(study, _study_text("all", table, choices, test=False))
     plan = plan_study(study, work.store)
@@ -409,7 +412,7 @@ def _train_on_all(
 
 def _result(
     request: Request, work: WorkFolder, look: Look, seen: Sequence[str], parents: Sequence[Parent], verdict: Verdict,
-    tables: Mapping[str, Mapping[str, Scores]], names: Sequence[str], study: Path,
+    tables: Mapping[str, Mapping[str, Scores]], names: Sequence[str], study: Path, run: Path,
 ) -> dict[str, Any]:  # fmt: skip
     """Returns the content of fit.json."""
     score = SCORES[look.labels.kind]
@@ -418,10 +421,8 @@ def _result(
         test = asdict(mean_score(scores))
         test = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in test.items()}
         candidates.append({"name": name, "validation": mean_score(tables["validation"][name]).mean, "test": test})
-    origins = [one for one in parents if verdict.kept in (one.untouched, *_children(one))]
-    license = UNKNOWN_LICENSE
-    if origins:
-        license = f"as of its parent: {origins[0].license}; and of the images: {UNKNOWN_LICENSE}"
+    licenses = RunFolder(run).read(RunFolder(run).groups).get("licenses", ())
+    origins = [one for one in parents if verdict.chosen in (one.untouched, *_children(one))]
     folds = (
         f"Each image was tested by a model of {len(names)} folds that never saw it; this model is trained on all of"
         " them with the same settings. Models of folds share training images, which makes intervals too narrow."
@@ -430,7 +431,7 @@ def _result(
         "name": request.out.name,
         "command": request.record(work.folder),
         "answer": sentences(verdict, tables["test"], score),
-        "kept": verdict.kept,
+        "chosen": verdict.chosen,
         "selected": verdict.selected,
         "against": {
             name: {key: None if value != value else value for key, value in asdict(each).items()}
@@ -443,13 +444,13 @@ def _result(
             if look.labels.kind == "instances"
             else "mean IoU of the classes that are labeled or predicted in an image, mean over images"
         ),
-        "tested_by": folds if len(names) > 1 and verdict.kept not in [one.untouched for one in parents] else "",
+        "tested_by": folds if len(names) > 1 and verdict.chosen not in [one.untouched for one in parents] else "",
         "seen": list(seen),
         "channels": look.channels,
         "classes": list(look.labels.names),
-        "data_license": UNKNOWN_LICENSE,
+        "data_license": request.license or NOT_STATED,
         "started_from": [{"name": str(one.folder), "license": one.license} for one in origins],
-        "license": license,
+        "license": "; ".join(licenses) or NOT_STATED,
         "study": study.name,
     }
 

@@ -34,7 +34,7 @@ MIN_OBJECTS = 5  # in a bin of confidence that is drawn
 @dataclass(frozen=True)
 class PageContent:
     """What the page needs. validation, test: candidate -> scores of images; runs: training -> its run of each fold;
-    kept_runs: dataset -> the run folder of the kept candidate that was tested on it; datasets: by the same names."""
+    chosen_runs: dataset -> the run of the chosen candidate that was tested on it; datasets: by the same names."""
 
     title: str
     answer: Sequence[str]
@@ -47,7 +47,7 @@ class PageContent:
     runs: Mapping[str, Sequence[Path]]
     model: Path
     datasets: Mapping[str, Path]
-    kept_runs: Mapping[str, Path]
+    chosen_runs: Mapping[str, Path]
     command: str
 
 
@@ -82,7 +82,7 @@ def candidates_table(content: PageContent) -> Table:
     columns = ["candidate", f"{content.score}, validation", f"{content.score}, held-out", "selected training − it", ""]
     rows: list[list[str | tuple[str, str]]] = []
     for name, scores in sorted(content.test.items(), key=lambda item: -mean_score(item[1]).mean):
-        marks = [mark for mark, of in (("kept", verdict.kept), ("selected", verdict.selected)) if of == name]
+        marks = [mark for mark, of in (("chosen", verdict.chosen), ("selected", verdict.selected)) if of == name]
         mean = mean_score(scores)
         against = verdict.against.get(name)
         rows.append(
@@ -158,8 +158,8 @@ def curves_figure(content: PageContent) -> ReportFigure:
 
 
 def examples_figure(content: PageContent) -> ReportFigure:
-    """Returns the held-out images on which the kept candidate is worst and best, with outlines."""
-    scores = content.test[content.verdict.kept]
+    """Returns the held-out images on which the chosen candidate is worst and best, with outlines."""
+    scores = content.test[content.verdict.chosen]
     order = sorted(scores, key=lambda name: scores[name]["score"])
     count = min(EXAMPLES, (len(order) + 1) // 2)
     chosen = list(dict.fromkeys([*order[:count], *order[-count:]]))
@@ -171,7 +171,7 @@ def examples_figure(content: PageContent) -> ReportFigure:
         for dataset_name, dataset in content.datasets.items():
             images, _ = images_of(dataset, "test")
             present = [one for one in images if one.name in chosen]
-            model = load_run(content.kept_runs[dataset_name]) if present else None
+            model = load_run(content.chosen_runs[dataset_name]) if present else None
             for one in present:
                 assert model is not None
                 axes = grid[chosen.index(one.name)]
@@ -179,8 +179,8 @@ def examples_figure(content: PageContent) -> ReportFigure:
                 _draw_outlines(axes, one.image.mean(0), one.labels, predicted)
                 axes.set_title(f"{scores[one.name]['score']:.2f}  {_short(one.name)}", fontsize=8)
     caption = (
-        f"{content.verdict.kept}: the worst and the best held-out images by {content.score} (numbers). White: labeled; "
-        "orange: predicted; green: both. Large images are cut to a part with labels."
+        f"{content.verdict.chosen}: the worst and the best held-out images by {content.score} (numbers). White:"
+        " labeled; orange: predicted; green: both. Large images are cut to a part with labels."
     )
     return ReportFigure("examples", figure, "Worst and best.", caption, "Held-out images with outlines")
 
@@ -214,7 +214,7 @@ def _short(name: str) -> str:
 def calibration_figure(content: PageContent) -> ReportFigure | None:
     """Returns confidence against IoU of the objects in held-out images; None without a calibrated confidence."""
     bins: list[np.ndarray] = []
-    for run in content.runs.get(content.verdict.kept, ()):
+    for run in content.runs.get(content.verdict.chosen, ()):
         folder = RunFolder(run)
         for file in sorted(folder.evaluations.glob("*.json")):
             if not file.name.endswith(".timing.json"):

@@ -87,7 +87,7 @@ def relative(path: Path, folder: Path) -> str:
         return path.absolute().as_posix()
 
 
-def preparation(look: Look, name: str, data: Sequence[Choice]) -> dict[str, Any]:
+def preparation(look: Look, name: str, data: Sequence[Choice], license: str) -> dict[str, Any]:
     """Returns the specification of a dataset of the images of the table `name`."""
     labels = look.labels
     layer: dict[str, Any] = {"layer": "labels", "kind": labels.kind, "names": list(labels.names)}
@@ -96,6 +96,8 @@ def preparation(look: Look, name: str, data: Sequence[Choice]) -> dict[str, Any]
     if labels.kind == "instances":
         layer["number_parts"] = labels.number_parts
     settings = {choice.setting: choice.value for choice in data}
+    if license:
+        settings["provenance"] = {"license": license}
     return {"name": name, "manifest": f"{name}.csv", "color": look.color, **settings, "labels": layer}
 
 

@@ -93,14 +93,14 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which model is kept, and what shows it.
+    """Which model is chosen, and what shows it.
 
-    kept: the candidate whose model is written; selected: the best training by validation; parent: the best untouched
+    chosen: the candidate whose model is written; selected: the best training by validation; parent: the best untouched
     parent by validation, None without any that can be scored. against: candidate -> selected − candidate on held-out
-    images, for the untouched parents and for training from scratch; learned: kept − a constant prediction.
+    images, for the untouched parents and for training from scratch; learned: chosen − a constant prediction.
     """
 
-    kept: str
+    chosen: str
     selected: str
     parent: str | None
     against: Mapping[str, Difference]
@@ -127,8 +127,8 @@ def judge(
     parent = max(parents, key=lambda name: mean_score(validation[name]).mean) if parents else None
     others = [name for name in [*parents, *references] if name != selected]
     against = {name: difference(test[selected], test[name]) for name in dict.fromkeys(others)}
-    kept = parent if parent is not None and against[parent].relation != "better" else selected
-    return Verdict(kept, selected, parent, against, difference(test[kept], constant))
+    chosen = parent if parent is not None and against[parent].relation != "better" else selected
+    return Verdict(chosen, selected, parent, against, difference(test[chosen], constant))
 
 
 WORDS: Mapping[Relation, str] = {
@@ -140,9 +140,9 @@ WORDS: Mapping[Relation, str] = {
 
 
 def sentences(verdict: Verdict, test: Mapping[str, ImageScores], score: str) -> list[str]:
-    """Returns the answer in sentences, the model that is kept first. score: its name, such as "mean AP"."""
-    kept = mean_score(test[verdict.kept])
-    lines = [f"{verdict.kept}: {score} {kept.text()} on {kept.images} held-out images of {kept.groups} groups."]
+    """Returns the answer in sentences, the chosen model first. score: its name, such as "mean AP"."""
+    chosen = mean_score(test[verdict.chosen])
+    lines = [f"{verdict.chosen}: {score} {chosen.text()} on {chosen.images} held-out images of {chosen.groups} groups."]
     if verdict.learned.relation != "better":
         lines.append(
             f"Nothing was learned that these images show: {verdict.learned.text(signed=True)} against the same answer "
@@ -151,7 +151,7 @@ def sentences(verdict: Verdict, test: Mapping[str, ImageScores], score: str) -> 
     for name, each in verdict.against.items():
         lines.append(f"{verdict.selected} against {name}: {each.text(signed=True)}, {WORDS[each.relation]}.")
     if verdict.learned.relation == "better":
-        lines.append(f"{verdict.kept} against the same answer for every pixel: {verdict.learned.text(signed=True)}.")
-    if verdict.kept != verdict.selected:
-        lines.append(f"{verdict.kept} is not beaten, and is kept as it is.")
+        lines.append(f"{verdict.chosen} against the same answer for every pixel: {verdict.learned.text(signed=True)}.")
+    if verdict.chosen != verdict.selected:
+        lines.append(f"{verdict.chosen} is not beaten, and is kept as it is.")
     return lines

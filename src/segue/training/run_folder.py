@@ -2,7 +2,7 @@
 model. Cheap to import: no torch.
 
     spec.json             the resolved specification, and what the network takes and gives
-    groups.json           groups trained on (by ancestors too) and validated with, and hashes of their micrographs
+    groups.json           groups trained on (by ancestors too) and validated with, hashes and licenses of their images
     weights.safetensors   of the selected epoch; last.safetensors if that is not the last
     epochs/, film/        weights of every epoch, and predictions of some images per epoch, if asked for
     tensorboard/          scalars, if asked for
@@ -88,6 +88,7 @@ class GroupsRecord(Record):
     ancestors_validation: list[str] = []
     divisions: dict[str, list[str]] = {}
     pictures: list[str] = []
+    licenses: list[str] = []
 
 
 class DecodingRecord(Record):
@@ -425,11 +426,13 @@ class RunFolder:
 class TrainedModel(Model):
     """The model of a run, with the run's specification and folder.
 
-    decode_params: tuned on validation images where there were any.
+    decode_params: tuned on validation images where there were any. licenses: of the images that it and its ancestors
+    were trained on; empty where none is stated.
     """
 
     spec: StageSpec
     folder: Path
+    licenses: tuple[str, ...] = ()
 
 
 def load_run(folder: Path | str) -> TrainedModel:
@@ -474,4 +477,5 @@ def load_run(folder: Path | str) -> TrainedModel:
         pictures=frozenset(run.read(run.groups).get("pictures", ())),
         spec=spec,
         folder=run.path,
+        licenses=tuple(run.read(run.groups).get("licenses", ())),
     )

@@ -33,7 +33,7 @@ from segue.data.sources import (
     object_counts,
     virtual_labels,
 )
-from segue.data.spec import Layer, SplitSpec
+from segue.data.spec import NOT_STATED, Layer, SplitSpec
 from segue.data.splits import Neighbors, PartName
 from segue.data.streaming import StreamedSource
 from segue.device import free_memory
@@ -77,7 +77,8 @@ class StageData:
     label_counts: how many images or groups each part spends. chunk_ids (n,) and window determine in what order an epoch
     may visit the training samples (`streaming.epoch_order`); they are the same whether these are resident or streamed.
     stage_groups: "training" and "validation" -> the stage's own groups by split; pictures: hashes of its micrographs,
-    as far as the datasets have them; groups: the groups over all splits, and the pictures, with the ancestors';
+    as far as the datasets have them; licenses: of its datasets; groups: the groups over all splits, the pictures and
+    the licenses, with the ancestors';
     splits_used: the groups trained on by split, also by ancestors; ancestry: "unknown" where a parent does not record
     which groups it was trained on. leak: None where the split leaks no groups. training_set: pixel sizes and statistics
     of the images trained on. renderer: renders the training images, in place of those of `training`; None where they
@@ -94,6 +95,7 @@ class StageData:
     count_classes: Callable[[], np.ndarray]
     stage_groups: Mapping[str, Mapping[str, list[str]]]
     pictures: Sequence[str]
+    licenses: Sequence[str]
     groups: Mapping[str, list[str]]
     splits_used: Mapping[str, list[str]]
     ancestry: Literal["known", "unknown"]
@@ -158,7 +160,8 @@ def load_data(spec: StageSpec, inputs: Inputs, *, context: str, device: str, log
         _require_disjoint(selections)
         stage_groups = _groups_by_split(selections, spec.split)
         pictures = sorted({picture for selection in selections for picture in _pictures(selection)})
-        groups, splits_used, ancestry = _with_ancestors(stage_groups, pictures, inputs.parent, context)
+        licenses = sorted({selection.dataset.license for selection in selections})
+        groups, splits_used, ancestry = _with_ancestors(stage_groups, pictures, licenses, inputs.parent, context)
         leak = measure_leak([(s.dataset, s.training, s.validation) for s in selections], spec)
         if leak is not None:
             log(leak_message(leak))
@@ -199,6 +202,7 @@ def load_data(spec: StageSpec, inputs: Inputs, *, context: str, device: str, log
         count_classes=cache(count_classes),
         stage_groups=stage_groups,
         pictures=pictures,
+        licenses=licenses,
         groups=groups,
         splits_used=splits_used,
         ancestry=ancestry,
@@ -210,7 +214,7 @@ def load_data(spec: StageSpec, inputs: Inputs, *, context: str, device: str, log
 
 def with_parent(data: StageData, parent: Path | None, *, context: str) -> StageData:
     """Returns the same data for a stage that starts from `parent`; raises SegueError where groups leak."""
-    groups, splits_used, ancestry = _with_ancestors(data.stage_groups, data.pictures, parent, context)
+    groups, splits_used, ancestry = _with_ancestors(data.stage_groups, data.pictures, data.licenses, parent, context)
     return replace(data, groups=groups, splits_used=splits_used, ancestry=ancestry)
 
 
@@ -509,11 +513,15 @@ def _read_groups(parent: Path | None) -> tuple[dict[str, Any], bool]:
 
 
 def _with_ancestors(
-    stage_groups: Mapping[str, Mapping[str, list[str]]], pictures: Sequence[str], parent: Path | None, context: str
+    stage_groups: Mapping[str, Mapping[str, list[str]]],
+    pictures: Sequence[str],
+    licenses: Sequence[str],
+    parent: Path | None,
+    context: str,
 ) -> tuple[dict[str, list[str]], dict[str, list[str]], Literal["known", "unknown"]]:
-    """Adds the groups and pictures that a parent and its ancestors used; raises SegueError where groups leak.
+    """Adds the groups, pictures and licenses that a parent and its ancestors used; raises SegueError where groups leak.
 
-    Returns the groups, those trained on by split, and whether the parent records its groups.
+    Returns them, the groups trained on by split, and whether the parent records its groups.
     """
     record, is_complete = _read_groups(parent)
     earlier = {name: record.get(name, []) for name in ("training", "ancestors", "validation", "ancestors_validation")}
@@ -525,6 +533,9 @@ def _with_ancestors(
     }
     if pictures or record.get("pictures"):
         groups["pictures"] = sorted({*pictures, *record.get("pictures", ())})
+    of_parent = [] if parent is None else record.get("licenses", [NOT_STATED])
+    if stated := {*licenses, *of_parent} - {NOT_STATED}:
+        groups["licenses"] = sorted(stated) + [NOT_STATED] * (NOT_STATED in {*licenses, *of_parent})
     splits_used = merge_groups([stage_groups["training"], training_groups(record)])
     refuse_leaks(splits_used, stage_groups["validation"], context)
     return groups, splits_used, "known" if is_complete else "unknown"
