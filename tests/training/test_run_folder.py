@@ -172,7 +172,7 @@ def test_licenses_go_from_runs_to_their_children(tmp_path: Path) -> None:
             file["samples/group"][...] = np.array([f"{name}-{k}" for k in range(len(file["samples/group"]))], object)
             if license is not None:
                 file.attrs["provenance"] = json.dumps({"licence": license})
-        return train(spec_of(path, 4, epochs=1), tmp_path / name, parent=parent)
+        return train(spec_of(path, 4, epochs=1), tmp_path / f"{name}-run", parent=parent)
 
     first = model("a", "CC0 1.0")
     assert load_run(first).licenses == ("CC0 1.0",)
