@@ -13,6 +13,7 @@ blocks in time, rliable strata of independent runs; none resamples clusters, or 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -210,10 +211,22 @@ def weighted_median(ordered: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
     As in the plain median, the two middle values are averaged where the total weight is split evenly between them.
     """
-    cumulated = np.cumsum(weights, axis=1, dtype=np.float64)
-    half = cumulated[:, -1:] / 2
-    lower = np.argmax(cumulated >= half * (1 - 1e-9), axis=1)
-    upper = np.argmax(cumulated > half * (1 + 1e-9), axis=1)
+    # the block in which half of the total weight is reached, then the place in it: summing up all weights takes longer
+    rows, size = weights.shape
+    length = max(1, math.isqrt(size))
+    blocks = np.zeros((rows, -(-size // length), length))
+    blocks.reshape(rows, -1)[:, :size] = weights
+    sums = np.cumsum(blocks.sum(2), axis=1)
+    half, row = sums[:, -1:] / 2, np.arange(rows)
+
+    def first(is_reached: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        block = np.argmax(is_reached(sums), axis=1)
+        inner = np.cumsum(blocks[row, block], axis=1) + np.where(block > 0, sums[row, block - 1], 0.0)[:, None]
+        inner[:, -1] = sums[row, block]  # whatever the rounding
+        return block * length + np.argmax(is_reached(inner), axis=1)
+
+    lower = first(lambda sums: sums >= half * (1 - 1e-9))
+    upper = first(lambda sums: sums > half * (1 + 1e-9))
     return np.where(half[:, 0] > 0, (ordered[lower] + ordered[upper]) / 2, np.nan)
 
 
