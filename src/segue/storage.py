@@ -213,6 +213,8 @@ def refusal(path: Path, error: OSError, *, expected: str = "the path of a file i
         remedy = "choose an output in a folder that you may write to"
     elif code in (errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST):
         remedy = f"give {expected}"
+    elif code == errno.ENAMETOOLONG:
+        remedy = f"give a shorter name, of at most {MAX_NAME_BYTES} bytes, since endings are added to it"
     else:
         remedy = "check the disk, or choose an output elsewhere; then run the same command again"
     return f"{path}: cannot be written ({reason}); {remedy}."

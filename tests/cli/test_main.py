@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
+from PIL import Image
 from samples.cli import COMMAND, assert_refused, run_segue
 from samples.folders import make_folder
 
@@ -223,3 +225,19 @@ def test_warnings_are_sentences(capsys: pytest.CaptureFixture[str]):
         warnings.warn("of another library", UserWarning, stacklevel=1)
     assert capsys.readouterr().err.splitlines() == ["WARNING: one: displaces detail by 18 nm"]
     assert others == ["of another library"]
+
+
+@pytest.mark.parametrize("arguments", [
+    ["prepare", "d.toml", "{name}.h5"],
+    ["report", "t.csv", "-o", "{name}.html"],
+])  # fmt: skip
+def test_names_that_are_too_long_with_what_is_added(arguments: list[str], tmp_path: Path):
+    """One sentence, where the name alone would do, and nothing left behind."""
+    image = tmp_path / "a.png"
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(image)
+    (tmp_path / "d.toml").write_text(f'name = "x"\nimages = "{image.as_posix()}"\ntile_px = 16\n')
+    (tmp_path / "t.csv").write_text("stage,run,domain,evaluated_domain,loss\ntrain,a,x,x,0.1\n")
+    before = sorted(tmp_path.iterdir())
+    places = [str(tmp_path / text.format(name="n" * 249)) if "." in text else text for text in arguments]
+    assert_refused(run_segue(*places), "cannot be written (File name too long)", "at most 120 bytes")
+    assert sorted(tmp_path.iterdir()) == before

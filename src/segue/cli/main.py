@@ -5,6 +5,7 @@ Heavy imports are deferred until a command needs them. Exit code 2: a mistake of
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
@@ -23,7 +24,7 @@ from segue.cli.predict import predict
 from segue.cli.progress import open_progress
 from segue.errors import SegueError, print_warnings
 from segue.formatting import format_duration
-from segue.storage import as_path
+from segue.storage import as_path, refusal
 
 if TYPE_CHECKING:
     from segue.reporting.analysis.result import Analysis
@@ -73,6 +74,11 @@ def main() -> None:
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG or error.filename is None:
+            raise
+        print(f"segue: {refusal(Path(error.filename), error)}", file=sys.stderr)
+        sys.exit(2)
 
 
 @app.command()
