@@ -294,6 +294,20 @@ def test_two_folders_of_one_plate_are_told(tmp_path: Path):
     assert not any("both" in note for note in layout.notes)
 
 
+@pytest.mark.parametrize(("file", "entry"), [
+    ("zarr.json", '"path": "A/1"'), ("A/1/zarr.json", '"path": "0"'), ("A/1/0/zarr.json", '"path": "0"'),
+])  # fmt: skip
+@pytest.mark.parametrize("other", ["../elsewhere", "/etc", "C:/x", "A\\\\..\\\\..", ""])
+def test_paths_out_of_a_zarr_plate_are_refused(tmp_path: Path, file: str, entry: str, other: str):
+    """Metadata name parts of the folder alone: of wells, of fields and of resolutions."""
+    write_zarr_plate(tmp_path / "screen.zarr", 3, positions=True)
+    path = tmp_path / "screen.zarr" / file
+    assert entry in path.read_text()
+    path.write_text(path.read_text().replace(entry, f'"path": "{other}"', 1))
+    with pytest.raises(SegueError, match=r"the path '.*' is no part of the folder"):
+        find_layout(FilesSpec(format="ome-zarr", pattern="*.zarr"), tmp_path)
+
+
 def test_what_is_no_zarr_plate_is_told(tmp_path: Path):
     """A folder that is no plate, and an image whose channels have no names of their own, are told."""
     (tmp_path / "a.zarr").mkdir()

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 from xml.etree import ElementTree
 
@@ -257,7 +257,7 @@ def _scan_plate(scan: ScanResult, folder: Path, names: Mapping[str, str], folder
             "write {plate} for the part of the folder's name that tells them apart."
         )
     for entry in plate["wells"]:
-        well, path = well_name(str(entry["path"]).replace("/", "")), folder / entry["path"]
+        well, path = well_name(str(entry["path"]).replace("/", "")), _inside(folder, entry["path"])
         try:
             images = _group_metadata(path)["well"]["images"]
         except (SegueError, KeyError):
@@ -268,11 +268,19 @@ def _scan_plate(scan: ScanResult, folder: Path, names: Mapping[str, str], folder
             continue
         for number, image in enumerate(images):
             try:
-                images_of_field, notes = _zarr_images(path / image["path"], name, well, number)
+                images_of_field, notes = _zarr_images(_inside(path, image["path"]), name, well, number)
                 scan.images += images_of_field
                 scan.notes += [f"{path / image['path']}: {note}" for note in notes]
             except SegueError as error:
                 scan.errors.append(str(error))
+
+
+def _inside(folder: Path, path: str) -> Path:
+    """Returns the path of a part of the folder that metadata name; raises ValueError for one that leads out of it."""
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or PureWindowsPath(path).drive or ".." in PureWindowsPath(path).parts:
+        raise ValueError(f"the path {path!r} is no part of the folder")
+    return folder.joinpath(*parts)
 
 
 def _zarr_images(folder: Path, plate: str, well: str, number: int) -> tuple[list[ImageEntry], tuple[str, ...]]:
@@ -280,7 +288,7 @@ def _zarr_images(folder: Path, plate: str, well: str, number: int) -> tuple[list
     try:
         attributes = _group_metadata(folder)
         multiscale = attributes["multiscales"][0]
-        array = folder / multiscale["datasets"][0]["path"]
+        array = _inside(folder, multiscale["datasets"][0]["path"])
         shape, dtype = array_header(array)
         axes = [axis["name"] if isinstance(axis, dict) else str(axis) for axis in multiscale["axes"]]
         if axes[-2:] != ["y", "x"] or len(axes) != len(shape):
