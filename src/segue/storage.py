@@ -15,7 +15,7 @@ import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from segue.errors import SegueError
@@ -196,6 +196,16 @@ def _folded(name: str) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def is_inside(path: str) -> bool:
+    """Returns whether a path that a file states leads to a part of its folder, on every operating system.
+
+    >>> is_inside("labels/a.tif"), is_inside("../a.tif"), is_inside("C:/a.tif"), is_inside("")
+    (True, False, False, False)
+    """
+    windows = PureWindowsPath(path)
+    return bool(windows.parts) and not windows.anchor and ".." not in windows.parts
 
 
 def absolute(path: Path) -> Path:

@@ -295,6 +295,35 @@ def test_outputs_that_were_overwritten_are_made_again(folder: Path, tmp_path: Pa
     assert tree(out) == before
 
 
+@pytest.mark.parametrize("change", [
+    {"outputs": {"../keep.txt": 1}}, {"outputs": {"/": 1}}, {"file_name": "../../b"}, {"name": 3}, {"row": []},
+    {"notes": None}, {"stamp": ["x"]},
+], ids=str)  # fmt: skip
+def test_altered_records_are_made_again(folder: Path, tmp_path: Path, change: dict[str, object]):
+    """Whatever a record in `parts` says, nothing outside of the folder is removed or written."""
+    out = tmp_path / "out"
+    run([folder], out)
+    before = tree(out)
+    (tmp_path / "keep.txt").write_text("x")
+    record = json.loads((out / "parts/a.json").read_text())
+    (out / "parts/a.json").write_text(json.dumps(record | change))
+    assert run([folder], out).predicted == 1
+    assert tree(out) == before and (tmp_path / "keep.txt").read_text() == "x"
+
+
+def test_damaged_tables_of_objects_are_named(folder: Path, tmp_path: Path):
+    """With what to remove; then only that image is predicted again."""
+    out = tmp_path / "out"
+    run([folder], out)
+    before = tree(out)
+    (out / "parts/a.parquet").write_bytes((out / "parts/a.parquet").read_bytes()[:-9])
+    with pytest.raises(SegueError, match=r"a\.parquet: is damaged .*; remove it and a\.json beside it"):
+        run([folder], out)
+    (out / "parts/a.parquet").unlink()
+    (out / "parts/a.json").unlink()
+    assert run([folder], out).predicted == 1 and tree(out) == before
+
+
 def test_files_that_cannot_be_predicted_stop_no_other(folder: Path, tmp_path: Path):
     """Text in a TIFF, time points of stacks, and an empty file are named at the end; the others are finished."""
     (folder / "text.tif").write_text("text")

@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from filelock import FileLock, Timeout
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from segue.data.tiling import Region, Tiling
 from segue.device import default_device, freed_memory_kept
@@ -46,9 +47,8 @@ from segue.inference.predict import (
 )
 from segue.inference.rescale import Nearest, Resampled
 from segue.parallel import map_on_scheduler, map_unordered
-from segue.storage import absolute, make_folder, read_json, remove_abandoned, replacing, write_json
+from segue.storage import absolute, is_inside, make_folder, read_json, remove_abandoned, replacing, write_json
 
-RECORD = {"name", "file_name", "source", "page", "stamp", "outputs", "notes", "row"}  # what is known of an image
 MIN_CONFIDENCE = 0.5  # predicted IoU below which an object is uncertain: then it counts as missed at IoU 0.5
 TableFormat = Literal["csv", "parquet"]
 Progress = Callable[[int, int, float], None]  # images done, of how many, share of the work
@@ -222,17 +222,46 @@ def _part(out: Path, name: str, suffix: str) -> Path:
     return out / "parts" / f"{name}{suffix}"
 
 
+def _require_inside(path: str) -> str:
+    if not is_inside(path):
+        raise ValueError("leads out of the folder")
+    return path
+
+
+PathInside = Annotated[str, AfterValidator(_require_inside)]
+
+
+class ImageRecord(BaseModel):
+    """What is known of a predicted image, in its file in `parts`. outputs: file or folder -> bytes."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    name: PathInside
+    file_name: PathInside
+    source: str
+    page: int | None
+    stamp: str
+    outputs: dict[PathInside, int]
+    notes: list[str]
+    row: dict[str, Any]
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    """Returns the record of an image; None where there is none, or one that is damaged: then it is predicted again."""
+    try:
+        record = read_json(path)
+        return None if record is None else ImageRecord.model_validate(record).model_dump()
+    except (SegueError, ValidationError):
+        return None
+
+
 def _record(out: Path, image: ImageInput) -> dict[str, Any] | None:
     """Returns the record of an image that was predicted and whose files have not changed since, else None."""
-    try:
-        record = read_json(_part(out, image.name, ".json"))
-        if record is None:
-            return None
-        is_same = record["stamp"] == content_stamp(image.path)
-        is_whole = all(_size(out / output) == size for output, size in record["outputs"].items())
-        return record if is_same and is_whole else None
-    except (SegueError, KeyError, TypeError, AttributeError):
-        return None  # damaged: it is made again
+    record = _read_record(_part(out, image.name, ".json"))
+    if record is None or record["name"] != image.name or record["stamp"] != content_stamp(image.path):
+        return None
+    is_whole = all(_size(out / output) == size for output, size in record["outputs"].items())
+    return record if is_whole else None
 
 
 def _size(path: Path) -> int:
@@ -243,23 +272,30 @@ def _size(path: Path) -> int:
 
 def _forget(out: Path, name: str) -> None:
     """Removes what was written of an image that has changed since, or whose files are incomplete."""
-    record = _part(out, name, ".json")
-    with contextlib.suppress(SegueError, KeyError, TypeError):
-        for output in (read_json(record) or {"outputs": ()})["outputs"]:
-            path = out / output
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    record = _read_record(_part(out, name, ".json"))
+    for output in record["outputs"] if record else ():
+        path = out / output
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     _part(out, name, ".parquet").unlink(missing_ok=True)
-    record.unlink(missing_ok=True)
+    _part(out, name, ".json").unlink(missing_ok=True)
 
 
 def _all_records(out: Path) -> list[dict[str, Any]]:
-    records = []
-    for path in sorted((out / "parts").rglob("*.json")):
-        with contextlib.suppress(SegueError):
-            record = read_json(path)
-            if isinstance(record, dict) and record.keys() >= RECORD:  # another is damaged: its image is done again
-                records.append(record)
+    records = [record for path in (out / "parts").rglob("*.json") if (record := _read_record(path)) is not None]
     return sorted(records, key=lambda record: record["name"])
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns what reading the table of an image's objects raises into a sentence that says how to go on."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # pyarrow's errors are among these
+        record = path.with_suffix(".json").name
+        raise SegueError(
+            f"{path}: is damaged or was altered ({error}); remove it and {record} beside it, and run the same command "
+            "again, which predicts that image again."
+        ) from None
 
 
 def _write_tables(out: Path, records: Sequence[Mapping[str, Any]], table: TableFormat) -> None:
@@ -276,14 +312,18 @@ def _write_tables(out: Path, records: Sequence[Mapping[str, Any]], table: TableF
     parts = [path for record in records if (path := _part(out, record["name"], ".parquet")).is_file()]
     if not parts:
         return
-    schemas = [parquet.read_schema(path).remove_metadata() for path in parts]
+    schemas = []
+    for path in parts:
+        with _reading(path):
+            schemas.append(parquet.read_schema(path).remove_metadata())
     schema = pa.unify_schemas(schemas, promote_options="permissive")
     target = out / f"objects.{table}"
     remove_abandoned(target)
     with replacing(target) as partial_file, contextlib.ExitStack() as stack:
         writer = stack.enter_context(parquet.ParquetWriter(partial_file, schema)) if table == "parquet" else None
         for number, path in enumerate(parts):
-            part = parquet.read_table(path)
+            with _reading(path):
+                part = parquet.read_table(path)
             missing = [field for field in schema if field.name not in part.column_names]
             for field in missing:
                 part = part.append_column(field, pa.nulls(len(part), field.type))

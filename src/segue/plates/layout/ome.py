@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -21,6 +21,7 @@ from segue.errors import SegueError
 from segue.plates.layout.filenames import match_paths
 from segue.plates.layout.grid import ImageEntry, Plane, ScanResult, pixel_dtype, well_name
 from segue.plates.spec import FilesSpec
+from segue.storage import is_inside
 from segue.units import length_nm, pixel_size_nm, square_pixel_nm, time_h
 
 # ---- OME-TIFF
@@ -277,10 +278,9 @@ def _scan_plate(scan: ScanResult, folder: Path, names: Mapping[str, str], folder
 
 def _inside(folder: Path, path: str) -> Path:
     """Returns the path of a part of the folder that metadata name; raises ValueError for one that leads out of it."""
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or PureWindowsPath(path).drive or ".." in PureWindowsPath(path).parts:
+    if not is_inside(path):
         raise ValueError(f"the path {path!r} is no part of the folder")
-    return folder.joinpath(*parts)
+    return folder / path
 
 
 def _zarr_images(folder: Path, plate: str, well: str, number: int) -> tuple[list[ImageEntry], tuple[str, ...]]:
