@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from segue.errors import SegueError
 from segue.reporting.analysis.comparison import before_and_after, compare, matrix
@@ -160,6 +162,20 @@ def test_tables_that_cannot_be_read_are_named(wide: Path, tmp_path: Path) -> Non
         with pytest.raises(SegueError) as caught:
             from_table(tmp_path / name)
         assert message in str(caught.value) and name in str(caught.value)
+
+
+@pytest.mark.parametrize("metadata", ["{}", "[", '{"index_columns": 3}', '{"index_columns": [{"kind": "range"}]}', "1"])
+def test_altered_metadata_of_parquet_are_named(tmp_path: Path, metadata: str) -> None:
+    """What pandas keeps beside the columns may hold anything: it is read without it, or refused in a sentence."""
+    table = pa.Table.from_pandas(long_table()).replace_schema_metadata({"pandas": metadata})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    (tmp_path / "m.toml").write_text(LONG)
+    try:
+        results = from_table(tmp_path / "t.parquet", columns=tmp_path / "m.toml")
+    except SegueError as error:
+        assert "t.parquet: cannot be read as a table (" in str(error)
+    else:
+        assert len(results.table) == 2
 
 
 LONG = """

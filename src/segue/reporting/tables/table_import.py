@@ -85,8 +85,11 @@ def _read(path: Path) -> pd.DataFrame:
     require_regular(path, "a study or a table (.parquet or .csv)")
     try:
         table = pd.read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
-    except (OSError, ValueError, UnicodeDecodeError) as error:
-        raise SegueError(f"{path}: cannot be read as a table ({error}); make it again.") from None
+    except SegueError:
+        raise
+    except Exception as error:  # whatever a foreign file makes pandas and pyarrow raise
+        words = " ".join(str(error).split())[:200] or type(error).__name__
+        raise SegueError(f"{path}: cannot be read as a table ({words}); make it again.") from None
     if table.columns.duplicated().any():
         name = table.columns[table.columns.duplicated()][0]
         raise SegueError(f"{path}: has several columns '{name}'; rename them.")

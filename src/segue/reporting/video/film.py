@@ -202,9 +202,8 @@ def _context(
     run: RunFolder, gray: np.ndarray, truth: np.ndarray, names: tuple[str, ...], subtitle: str, epochs: Sequence[int]
 ) -> VideoContext:
     """Returns the context of a film; gray (n, H, W) uint8 and truth (n, H, W) are what it shows."""
-    from pyarrow import parquet
-
-    history = {name: np.array(values, float) for name, values in parquet.read_table(run.history).to_pydict().items()}
+    table = run.read_history()
+    history = {str(name): table[name].to_numpy(float) for name in table.columns}
     curves = {
         name: (history["epoch"], history[name])
         for name in TRACKS
