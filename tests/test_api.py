@@ -55,7 +55,7 @@ def test_every_name_is_there():
 CALLS: dict[str, tuple[Any, ...]] = {
     "advise": ("no.toml",), "analyze": ("no.csv", "spread"),
     "compare": ("no", {"a": "no"}), "count": ("no", "no.h5", "no.csv"), "evaluate": ("no", "no.h5"),
-    "evaluate_folder": ("no", "no"),
+    "evaluate_folder": ("no", "no"), "export": ("no", "no"),
     "film": ("no", "no.gif"), "fit": ("no", "no", "no"), "load": ("no",), "match": ("no", "no", "no.h5"),
     "plan": ("no.toml",), "plate": ("no.toml", "no.h5"), "predict": ("no", [[0.0]]),
     "predict_files": ("no", ["no.tif"], "no"), "prepare": ("no.toml", "no.h5"),

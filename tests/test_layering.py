@@ -22,6 +22,7 @@ ROWS = [
     {"hrtem"},
     {"data"},
     {"labels"},
+    {"zoo"},
     {"hdf5", "storage", "formatting", "units", "energy", "fingerprint", "parallel", "spec", "rng", "device"},
     {"errors", "signals"},
 ]

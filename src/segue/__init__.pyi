@@ -4,6 +4,7 @@ from .api import compare as compare
 from .api import count as count
 from .api import evaluate as evaluate
 from .api import evaluate_folder as evaluate_folder
+from .api import export as export
 from .api import film as film
 from .api import fit as fit
 from .api import load as load

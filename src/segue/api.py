@@ -397,11 +397,12 @@ def predict_files(
     from segue.inference import predict_files as files
     from segue.inference.outputs import Format
     from segue.training.run_folder import RunFolder, load_run
+    from segue.zoo.shipped import find_model
 
     for name, value, allowed in (("format", format, get_args(Format)), ("table", table, ("csv", "parquet"))):
         if value not in allowed:
             raise SegueError(f"--{name} {value}: allowed are {', '.join(allowed)}; choose one of them.")
-    run = RunFolder(as_path(model))
+    run = RunFolder(find_model(model))
     key = hash_files([run.weights_file("best"), run.spec, run.metrics])
     settings = files.PredictSettings(format, probabilities, tta, rescale, table)  # pyright: ignore[reportArgumentType]
     return files.predict_files(
@@ -416,10 +417,32 @@ def predict_files(
 
 
 def load(run: PathLike) -> TrainedModel:
-    """Returns the model of a finished run folder; `predict` and `probabilities` accept it in place of the folder."""
-    from segue.training.run_folder import load_run
+    """Returns the model of a finished run folder, or the one that ships with segue under this name ("nuclei").
 
-    return load_run(as_path(run))
+    `predict` and `probabilities` accept it in place of the folder.
+    """
+    from segue.training.run_folder import load_run
+    from segue.zoo.shipped import find_model
+
+    return load_run(find_model(run))
+
+
+def export(run: PathLike, out: PathLike, *, card: PathLike | None = None) -> Path:
+    """Writes a finished run as a model for others, of half the bytes, and returns its folder.
+
+    Matrices of weights are rounded to half precision. card: a Markdown file that says what the model is, was trained
+    on and is not for; by default card.md of the run, which `fit` writes. Raises SegueError where `out` exists.
+    """
+    from segue.storage import is_file
+    from segue.training.export import export_model
+    from segue.zoo.shipped import CARD, find_model
+
+    folder = find_model(run)
+    file = folder / CARD if card is None else as_path(card)
+    if not is_file(file):
+        raise SegueError(f"{file}: there is no such file; give the model's card, a Markdown file, with --card.")
+    export_model(folder, as_path(out), file.read_text(encoding="utf-8"))
+    return Path(out)
 
 
 def _model(run: Model | PathLike) -> Model:
@@ -442,13 +465,12 @@ def evaluate(
     are Python's warnings.
     """
     from segue.study.evaluate import domain_differences, score_run
-    from segue.training.run_folder import load_run
     from segue.training.spec import DataSpec
 
     if part not in ("test", "validation"):
         raise SegueError(f"part '{part}': allowed are test and validation; choose one of them.")
     data = validate(DataSpec, {"dataset": str(dataset), "conditions": conditions or {}}, context="evaluate")
-    model, of_part = load_run(as_path(run)), "validation" if part == "validation" else "test"
+    model, of_part = load(run), "validation" if part == "validation" else "test"
     scores = score_run(model, as_path(dataset), data, of_part)
     for sentence in domain_differences(model, Path(dataset), data, of_part):
         (log or warn)(sentence)
@@ -488,13 +510,16 @@ def compare(
     from segue.inference.model import Model
     from segue.reporting.tables.tool_comparison import compare_tools
     from segue.training.run_folder import RunFolder
+    from segue.zoo.shipped import shipped_models
 
     if out is not None:
         from segue.reporting.page.tools import check_outputs
 
         check_outputs(Path(out))
     tools: dict[str, Model | PathLike] = {
-        name: load(place) if not isinstance(place, Model) and RunFolder(Path(place)).is_finished else place
+        name: load(place)
+        if not isinstance(place, Model) and (RunFolder(Path(place)).is_finished or str(place) in shipped_models())
+        else place
         for name, place in masks.items()
     }
     comparison = compare_tools(score_tools(labels, tools, images=images, spec=spec or ToolsSpec()), margin=margin)
@@ -552,12 +577,13 @@ def count(
     from segue.reporting.figures.style import write_figure
     from segue.reporting.page.counts import write_counts_page
     from segue.storage import write_table
+    from segue.zoo.shipped import find_model
 
     options = options or CountOptions()
     if options.value not in COUNT_VALUES:
         raise SegueError(f"value = '{options.value}'; allowed are {', '.join(COUNT_VALUES)}.")
     counts = count_wells(
-        as_path(run),
+        find_model(run),
         as_path(dataset),
         spec=options.counting,
         objects=options.objects,

@@ -18,6 +18,7 @@ from segue.storage import is_file
 from segue.study.store import FailureRecord, read_record
 from segue.training.run_folder import RunFolder
 from segue.training.schedules import SCHEDULES
+from segue.zoo.shipped import shipped_models
 
 if TYPE_CHECKING:
     from segue.evaluation.folder import FolderScores
@@ -41,6 +42,8 @@ def describe(what: str, *, settings: Sequence[str] = (), sizes: Sizes | None = N
     `settings` ("key=value") and `sizes` apply to a network's name only.
     """
     path = Path(what)
+    if not path.exists() and what in shipped_models():
+        path = shipped_models()[what]
     is_name = _is_network_name(what)
     if (settings or sizes) and not is_name:
         raise SegueError(

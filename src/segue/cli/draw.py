@@ -149,9 +149,9 @@ def series(
 
 
 def _model(run: Path) -> TrainedModel:
-    from segue.training.run_folder import load_run
+    from segue import api
 
-    return load_run(run)
+    return api.load(run)
 
 
 def _image(path: Path) -> Any:

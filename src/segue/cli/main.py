@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segue import device, signals
-from segue.cli import draw
+from segue.cli import draw, models
 from segue.cli.compare import compare
 from segue.cli.fit import fit
 from segue.cli.plate import count, film
@@ -45,6 +45,7 @@ app.add_typer(study_app, name="study")
 
 
 app.add_typer(draw.app, name="draw")
+app.add_typer(models.app, name="models")
 
 
 Spec = Annotated[Path, typer.Argument(metavar="SPEC.toml", help="The TOML specification.")]

@@ -15,6 +15,7 @@ from segue.fitting.rules import Choice, Length
 from segue.fitting.scoring import fits
 from segue.fitting.specifications import relative
 from segue.training.run_folder import RunFolder, TrainedModel, load_run
+from segue.zoo.shipped import find_model
 
 SCRATCH = "scratch"
 RESULT = "fit.json"  # of a model that was made by `segue fit`: its scores among others
@@ -41,11 +42,11 @@ class Parent:
 
 def resolve(name: str) -> Path:
     """Returns the folder of the finished run that `--from` names; raises SegueError without."""
-    folder = Path(name)
-    run = RunFolder(folder)
-    if not folder.is_dir():
-        raise SegueError(f"--from {name}: there is no such folder; give the folder of a finished run.")
-    run.require_finished()
+    try:
+        folder = find_model(name)
+    except SegueError as error:
+        raise SegueError(f"--from {error}") from None
+    RunFolder(folder).require_finished()
     return folder
 
 

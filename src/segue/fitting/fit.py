@@ -75,7 +75,7 @@ class Request:
     def record(self, folder: Path) -> dict[str, Any]:
         """Returns the command as it is written to `folder`, by which the same one is known again."""
         paths = {name: relative(Path(getattr(self, name)), folder) for name in ("images", "labels")}
-        parents = [relative(Path(parent), folder) for parent in self.parents]
+        parents = [relative(Path(one), folder) if Path(one).exists() else one for one in self.parents]
         settings = {"minutes": float(self.minutes), "from": parents, "group": self.group, "kind": self.kind}
         settings["license"] = self.license or None
         return {**paths, **{name: value for name, value in settings.items() if value is not None}}

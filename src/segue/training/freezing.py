@@ -204,7 +204,8 @@ def load_parts(
 
     Parts are named as for freezing. The report lists the tensors `loaded`, those `initialised` because their part
     was not named, and those of the parent that were `left_out`. Raises SegueError when the network lacks a named part,
-    or the weights lack a tensor of it or have it in another shape or type; the network is then unchanged.
+    or the weights lack a tensor of it or have it in another shape or type; the network is then unchanged. Weights in
+    half precision (float16), as shared models have them, are taken for float32.
     """
     owners = parameter_names(network, PARTS if parts is None else parts)
     state = network.state_dict()
@@ -223,15 +224,17 @@ def load_parts(
             f"another shape, {len(foreign)} foreign, first '{first}'{shapes}; use the parent's network and classes"
             + (f", or load only parts that fit (load = {list(fitting)})." if fitting else ".")
         )
-    retyped = [name for name in names if weights[name].dtype != state[name].dtype]
-    if retyped:
-        types = f"{weights[retyped[0]].dtype} there, {state[retyped[0]].dtype} here".replace("torch.", "")
-        raise SegueError(
-            f"{context}: {len(retyped)} of its tensors have another type, first '{retyped[0]}' ({types}); give weights "
-            "as segue writes them, or convert them beforehand."
-        )
     import torch
 
+    half = (torch.float16, torch.float32)
+    types = {name: (weights[name].dtype, state[name].dtype) for name in names}
+    retyped = [name for name, (there, here) in types.items() if there != here and (there, here) != half]
+    if retyped:
+        first_types = "{} there, {} here".format(*types[retyped[0]]).replace("torch.", "")
+        raise SegueError(
+            f"{context}: {len(retyped)} of its tensors have another type, first '{retyped[0]}' ({first_types}); give "
+            "weights as segue writes them, or convert them beforehand."
+        )
     with torch.no_grad():
         for name in names:
             state[name].copy_(weights[name])

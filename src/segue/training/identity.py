@@ -21,6 +21,7 @@ from segue.fingerprint import hash_dataset, hash_each_file, plain_json, stage_ha
 from segue.storage import is_file
 from segue.training.run_folder import RunFolder
 from segue.training.spec import VERSION, ParentSpec, StageSpec
+from segue.zoo.shipped import find_model
 
 STORED_DATASET = "dataset.h5"  # <store>/data-<hash>/dataset.h5
 _DATASET_KEY = re.compile("data-[0-9a-f]{16}")
@@ -95,8 +96,8 @@ def dataset_identity(path: Path, cache_path: Path | None = None) -> str:
 
 
 def parent_path(parent: ParentSpec, folder: Path) -> Path:
-    """Returns the run folder or the weights file that `from` names; paths are relative to `folder`."""
-    return folder / (parent.run or parent.weights or "")
+    """Returns the run folder, from `folder` or of a shipped model, or the weights file, that `from` names."""
+    return folder / (parent.weights or "") if parent.run is None else find_model(parent.run, folder)
 
 
 def parent_identity(parent: ParentSpec, folder: Path, cache_path: Path | None = None) -> str:

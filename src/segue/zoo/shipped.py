@@ -1,0 +1,36 @@
+"""Models that ship with segue, by name: runs in half precision, each with a card. Cheap to import.
+
+models/<name>/spec.json, weights.safetensors …   as of any run (`segue.training.export`), without its history
+models/<name>/card.md                            data, license, held-out scores, what it was not trained for
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from segue.errors import SegueError
+from segue.storage import as_path
+
+MODELS = Path(__file__).with_name("models")
+CARD = "card.md"
+
+
+def shipped_models() -> dict[str, Path]:
+    """Returns the folder of every model that ships with segue, by name."""
+    return {folder.name: folder for folder in sorted(MODELS.glob("*")) if (folder / CARD).is_file()}
+
+
+def find_model(model: Path | str, folder: Path = Path()) -> Path:
+    """Returns the folder of a model: the path, from `folder`, or where there is none, the shipped model of this name.
+
+    Raises SegueError for a name without a folder; whether a folder holds a finished run is not checked.
+    """
+    path = as_path(folder / model)
+    if path.exists() or len(Path(model).parts) != 1:
+        return path
+    models = shipped_models()
+    if (name := os.fspath(model)) in models:
+        return models[name]
+    shipped = f" nor a model of this name that ships with segue ({', '.join(models)})" if models else ""
+    raise SegueError(f"{path}: there is no such folder{shipped}; give the folder of a finished run.")
