@@ -92,7 +92,6 @@ class ImageCounts:
         def total(counts: np.ndarray) -> np.ndarray:
             return np.tensordot(scaled, counts, 1)
 
-        objects = self.objects
         return replace(
             self,
             images=("",) * len(weights),
@@ -100,7 +99,7 @@ class ImageCounts:
             loss_sums=total(self.loss_sums),
             normalizers=total(self.normalizers),
             confusion=None if self.confusion is None else total(self.confusion),
-            objects=objects and replace(objects, **{name: total(getattr(objects, name)) for name in ADDITIVE}),
+            objects=self.objects and object_metrics.weighted_sums(self.objects, scaled),
         )
 
     def _image_means(self, weights: np.ndarray) -> dict[str, np.ndarray]:
