@@ -15,6 +15,7 @@ def list_models(context: typer.Context) -> None:
     """List the models that ship with segue."""
     from segue.cli.describe import align_rows
     from segue.formatting import format_bytes
+    from segue.zoo.encoders import ENCODERS
     from segue.zoo.shipped import CARD, shipped_models
 
     if context.invoked_subcommand is not None:
@@ -25,7 +26,42 @@ def list_models(context: typer.Context) -> None:
         size = sum(file.stat().st_size for file in folder.iterdir())
         rows.append((name, f"{title} ({format_bytes(size)}; card: {folder / CARD})"))
     print(align_rows(rows) if rows else "no model ships with this version")
-    print("segue predict NAME IMAGES -o OUT, segue fit … --from NAME, segue inspect NAME")
+    print("segue predict NAME IMAGES -o OUT, segue fit … --from NAME, segue inspect NAME\n")
+    print("Encoders that others publish, for network = { name = …, pretrained = FILE or true }:")
+    for encoder in ENCODERS:
+        address = encoder.address or "pretrained = true"
+        print(f"{encoder.about:39}  {encoder.network:30}  {encoder.license:25}  {encoder.size_MB:>5,} MB  {address}")
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Weights: .safetensors, .pth, .pt or .bin.")],
+) -> None:
+    """Say what a file of weights is, and which networks' encoders it fills; nothing in it is executed."""
+    from segue.cli.describe import align_rows
+    from segue.fingerprint import hash_file
+    from segue.formatting import format_bytes
+    from segue.networks.analysis.weights_file import networks_for
+    from segue.networks.pretrained import read_weights
+    from segue.zoo.encoders import encoder_of
+
+    weights = read_weights(file)
+    digest, parameters = hash_file(file), sum(value.numel() for value in weights.values())
+    rows = [
+        ("file", f"{file}, {format_bytes(file.stat().st_size)}, {len(weights)} tensors of {parameters:,} numbers"),
+        ("sha256", digest),
+    ]
+    known = encoder_of(digest)
+    rows.append(("known as", f"{known.about}, license {known.license}" if known else "no file of `segue models`"))
+    if all(name.startswith(("encoder.", "decoder.", "head.")) for name in weights):
+        rows.append(("fits", f'a stage of the same network: from = {{ weights = "{file}" }}'))
+    else:
+        for name, changes in networks_for(weights).items():
+            note = f"  # resampled: {'; '.join(changes)}" if changes else ""
+            rows.append(("fits", f'network = {{ name = "{name}", pretrained = "{file}" }}{note}'))
+    if rows[-1][0] != "fits":
+        rows.append(("fits", f"none of the networks that are tried; its tensors: {', '.join(list(weights)[:3])}, …"))
+    print(align_rows(rows))
 
 
 @app.command()

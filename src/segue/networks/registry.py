@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
 BYTES_PER_PARAMETER = 4  # float32
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")  # .pth.tar, too
 
 
 class NetworkSpec(SpecModel):
@@ -86,10 +87,10 @@ class NetworkSpec(SpecModel):
     @field_validator("pretrained", mode="after")
     @classmethod
     def _is_a_file(cls, value: bool | Path) -> bool | Path:
-        if isinstance(value, Path) and value.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
+        if isinstance(value, Path) and value.suffix not in WEIGHTS_SUFFIXES:
             raise ValueError(
                 f"found '{value}'; allowed are true (fetched with timm), false, or a file in timm's format that ends "
-                "in .safetensors, .pth, .pt or .bin"
+                f"in {', '.join(WEIGHTS_SUFFIXES)}"
             )
         return value
 
