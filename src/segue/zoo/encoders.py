@@ -1,7 +1,7 @@
-"""Pretrained encoders that others publish: what they are, licenses, addresses, checksums. Nothing is fetched from here.
+"""Pretrained encoders that others publish: what they are, licenses, addresses, checksums. Nothing is fetched here.
 
-Of the encoders that `pretrained = true` fetches, a few are listed; `timm.models.get_pretrained_cfg(name).license` states
-the license of any.
+Of the encoders that `pretrained = true` fetches, a few are listed; the license of any is
+`timm.models.get_pretrained_cfg(name).license`.
 """
 
 from __future__ import annotations

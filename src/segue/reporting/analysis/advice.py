@@ -351,7 +351,8 @@ def _find_domain(text: str, domains: Sequence[str]) -> str:
     same = [name for name, (other, its_unit) in known.items() if number == other is not None and unit in ("", its_unit)]
     if len(same) == 1:
         return same[0]
-    raise SegueError(f"advise --target: {unknown(text, natural_order(domains), 'domain')}; leave it out for a new one.")
+    known_names = unknown(text, natural_order(domains), "domain", in_order=True)
+    raise SegueError(f"advise --target: {known_names}; leave it out for a new one.")
 
 
 def _label_weights(present: list[float], labels: float | None) -> dict[float, float]:
