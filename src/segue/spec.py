@@ -220,7 +220,7 @@ def attempt(model: type[Model], data: Any, *, prefix: str = "") -> tuple[Model |
 
 
 def unknown(name: str, allowed: Iterable[str], what: str = "name", *, in_order: bool = False) -> str:
-    """Returns "unknown name 'x'; did you mean 'y'? Allowed: …", for any closed set of names, sorted unless `in_order`."""
+    """Returns "unknown name 'x'; did you mean 'y'? Allowed: …", for any closed set; sorted unless `in_order`."""
     names = list(allowed) if in_order else sorted(allowed)
     close = difflib.get_close_matches(name[:MAX_NAMES], names[:MAX_NAMES], n=1, cutoff=0.5)
     suggestion = f" did you mean '{close[0]}'?" if close else ""
