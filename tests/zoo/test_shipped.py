@@ -107,3 +107,12 @@ def test_the_command_lists_what_ships():
     done = run_segue("models")
     assert done.returncode == 0 and "segue predict NAME" in done.stdout
     assert "discs  Discs (" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "n" * 5000, "nul\0"])
+def test_names_that_no_file_can_have(name: str, tmp_path: Path):
+    """Are refused as everywhere, not looked for."""
+    for use in (segue.load, lambda name: parent_path(ParentSpec(run=name), tmp_path)):
+        with pytest.raises(SegueError, match="is no path that a file can have"):
+            use(name)
+    assert run_segue("inspect", name.replace("\0", "")).returncode == 2

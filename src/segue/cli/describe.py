@@ -42,7 +42,7 @@ def describe(what: str, *, settings: Sequence[str] = (), sizes: Sizes | None = N
     `settings` ("key=value") and `sizes` apply to a network's name only.
     """
     path = Path(what)
-    if not path.exists() and what in shipped_models():
+    if what in shipped_models() and not path.exists():
         path = shipped_models()[what]
     is_name = _is_network_name(what)
     if (settings or sizes) and not is_name:

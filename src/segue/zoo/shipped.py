@@ -26,7 +26,7 @@ def find_model(model: Path | str, folder: Path = Path()) -> Path:
 
     Raises SegueError for a name without a folder; whether a folder holds a finished run is not checked.
     """
-    path = as_path(folder / model)
+    path = as_path(folder / model)  # or refuses a name that no file can have
     if path.exists() or len(Path(model).parts) != 1:
         return path
     models = shipped_models()
