@@ -8,7 +8,6 @@ from typing import cast
 
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
-from scipy.ndimage import gaussian_filter1d
 
 from segue.inference.domain_shift import (
     DISTANCES,
@@ -58,6 +57,8 @@ def domains_figure(domains: Mapping[str, DomainImages]) -> Figure:
 
 
 def _draw_curves(panel: SubFigure, domains: Mapping[str, DomainImages]) -> None:
+    from scipy.ndimage import gaussian_filter1d  # half a second of imports that few pages need
+
     colors = category_colors(list(domains))
     statistics = [domain.statistics for domain in domains.values()]
     unit = "1/nm" if are_calibrated(*statistics) else "periods per pixel"
