@@ -11,7 +11,7 @@ import pytest
 
 from segue.errors import SegueError
 from segue.study.cluster import batch_jobs
-from segue.study.cluster.batch_jobs import SYSTEMS, job_script
+from segue.study.cluster.batch_jobs import SYSTEMS, job_script, open_cluster
 
 pytest.importorskip("dask_jobqueue")
 
@@ -105,3 +105,28 @@ def test_jobs_that_end_before_their_worker_connects_are_replaced(tmp_path: Path,
     monkeypatch.setitem(batch_jobs.QUEUED, "slurm", "false")  # the batch system does not answer: nothing is known
     jobs.replace()
     assert len(replaced) == 2
+
+
+SBATCH = "#!/bin/sh\necho 'sbatch: error: invalid partition specified: gpu' >&2\nexit 1\n"
+
+
+@pytest.mark.parametrize(("program", "said"), [
+    (SBATCH, r"invalid partition specified: gpu"),
+    pytest.param(None, r"No such file or directory: 'sbatch'", marks=pytest.mark.slow),
+    pytest.param("#!/bin/sh\necho hello\n", r"hello", marks=pytest.mark.slow),  # no number of a job
+])  # fmt: skip
+def test_jobs_that_are_not_taken_end_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str | None, said: str
+):
+    """In a sentence with what the batch system said, instead of waiting for workers that cannot come."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    if program is not None:
+        (programs / "sbatch").write_text(program)
+        (programs / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin" if program else str(programs))
+    path = tmp_path / "cluster.toml"
+    path.write_text(FILE.format(system="slurm", directive="-x"), encoding="utf-8")
+    expected = pytest.raises(SegueError, match=rf"slurm took no job \(.*{said}.*\); correct queue, account")
+    with expected, open_cluster(path, print):
+        pytest.fail("no job was taken")

@@ -187,12 +187,46 @@ class LostJobs:
 
 @contextmanager
 def open_cluster(file: Path, log: Callable[[str], None]) -> Iterator[Any]:
-    """Gives the Dask cluster of a file whose jobs are submitted, and replaced as they end; cancels them at the end."""
+    """Gives the Dask cluster of a file whose jobs are submitted, and replaced as they end; cancels them at the end.
+
+    Raises SegueError where the batch system does not take a job.
+    """
     spec = load(BatchSpec, file)
     with make_cluster(spec, file.parent) as cluster:
-        cluster.adapt(minimum=spec.workers, maximum=spec.workers, interval=f"{INTERVAL_S}s")
-        log(f"{spec.workers} jobs of {spec.walltime} are submitted to {spec.system}; logs are in {spec.logs}")
-        yield cluster
+        try:
+            cluster.sync(_submit_one, cluster)  # the others follow: Dask would only log that none was taken
+            cluster.adapt(minimum=spec.workers, maximum=spec.workers, interval=f"{INTERVAL_S}s")
+            log(f"{spec.workers} jobs of {spec.walltime} are submitted to {spec.system}; logs are in {spec.logs}")
+            yield cluster
+        except JobRefused as refused:
+            raise SegueError(
+                f"{file}: {spec.system} took no job ({refused}); correct queue, account or directives, or run the "
+                f"command where jobs can be submitted."
+            ) from None
+        finally:
+            _forget_unsubmitted(cluster)
+
+
+class JobRefused(Exception):
+    """What the batch system said."""
+
+
+async def _submit_one(cluster: Any) -> None:
+    cluster.worker_spec.update(cluster.new_worker_spec())
+    try:
+        await cluster._correct_state()
+    except (RuntimeError, OSError, ValueError) as error:
+        *_, last = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise JobRefused(last) from error
+
+
+def _forget_unsubmitted(cluster: Any) -> None:
+    """Marks jobs that were never submitted as ended, which Dask wants of every job when it closes."""
+    from distributed import Status
+
+    for job in list(cluster._created):
+        if job.status is Status.created:
+            job.status = Status.failed
 
 
 def job_script(file: Path) -> str:
