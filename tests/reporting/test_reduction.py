@@ -81,7 +81,7 @@ def test_empty_values_are_counted() -> None:
     frame = epochs().astype({"loss": float})
     frame.loc[frame["run"] == "p", "loss"] = None
     rows, notes = reduce_rows(frame[frame["epoch"] == 1], "loss", None, Path("m.toml"))
-    assert len(rows) == 4 and notes == ["loss is empty in 2 of 4 rows, which count nowhere."]
+    assert len(rows) == 4 and notes == ["loss is empty or infinite in 2 of 4 rows, which count nowhere."]
     assert reduce_rows(frame, "loss", "last", Path("m.toml"))[1][0] == notes[0]
 
 

@@ -14,6 +14,7 @@ from pyarrow import parquet
 from segue.errors import SegueError
 from segue.reporting.analysis.comparison import before_and_after, compare, matrix
 from segue.reporting.analysis.factors import factors
+from segue.reporting.analysis.tables import analyze
 from segue.reporting.page.page import write_page
 from segue.reporting.tables.table_import import from_table, from_tables
 from segue.study.table import StudyResults
@@ -276,6 +277,52 @@ def test_texts_in_the_loss_of_a_tidy_table_are_refused(tmp_path: Path, values: l
         from_table(tmp_path / "t.csv")
     pd.DataFrame(rows).assign(loss=["0.1", ""]).to_csv(tmp_path / "t.csv", index=False)
     assert from_table(tmp_path / "t.csv").table["loss"].notna().sum() == 1
+
+
+def transfers() -> pd.DataFrame:
+    """Three pretrainings, and transfers from each to the two other domains, with two numbers of labels."""
+    rows = [("pretrain", f"p{domain}", "", domain, 64, None, 0.1) for domain in "abc"]
+    rows += [
+        ("transfer", f"t{source}{domain}{labels}{freeze}", f"p{source}", domain, labels, freeze,
+         0.2 / labels + 0.01 * ord(domain) + 0.001 * ord(source) + 0.1 * (freeze == "encoder"))
+        for source, domain in itertools.permutations("abc", 2) for labels in (4, 16) for freeze in ("none", "encoder")
+    ]  # fmt: skip
+    columns = ["stage", "run", "parent", "domain", "labels", "transfer.freeze", "loss"]
+    return pd.DataFrame(rows, columns=columns).assign(evaluated_domain=lambda table: table["domain"])
+
+
+def test_domains_and_labels_of_a_tidy_table_are_settings(tmp_path: Path) -> None:
+    """Of the runs and of those that they start from, as if they were columns of their own; once, if they are."""
+    transfers().to_csv(tmp_path / "plain.csv", index=False)
+    results = from_table(tmp_path / "plain.csv")
+    assert results.stages == {
+        "pretrain": ["pretrain.domain"], "transfer": ["transfer.freeze", "transfer.domain", "transfer.images"]
+    }  # fmt: skip
+    row = results.table.set_index("run").loc["tab16none"]
+    assert (row["pretrain.domain"], row["transfer.domain"], row["transfer.images"]) == ("a", "b", 16)
+    (shares,) = analyze(compare(results), "variance", "transfer")
+    assert {"pretraining: domain", "transfer: domain", "transfer: labeled images"} <= set(shares.table["factor"])
+
+    written = transfers()
+    is_transfer = written["stage"] == "transfer"
+    written["transfer.variant"] = written["labels"].where(is_transfer)
+    written["transfer.domain"] = written["domain"].where(is_transfer)
+    written.to_csv(tmp_path / "written.csv", index=False)
+    assert from_table(tmp_path / "written.csv").stages["transfer"] == [
+        "transfer.freeze", "transfer.variant", "transfer.domain"
+    ]  # fmt: skip
+
+
+def test_runs_whose_parent_is_missing_are_counted(tmp_path: Path) -> None:
+    frame = transfers().query("run != 'pa'")
+    frame.loc[frame["run"] == "pb", "loss"] = float("inf")
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    notes = from_table(tmp_path / "t.csv").notes
+    assert "8 of 26 runs start from a run that is not in the table." in notes
+    assert any(note.startswith("loss is empty or infinite in 1 of 26 rows") for note in notes)
+    frame.assign(labels=frame["labels"].astype(str) + " images").to_csv(tmp_path / "l.csv", index=False)
+    with pytest.raises(SegueError, match=r"the column labels has the text '64 images' in 26 rows; it must hold"):
+        from_table(tmp_path / "l.csv")
 
 
 @pytest.mark.parametrize(("separator", "encoding", "first"), [

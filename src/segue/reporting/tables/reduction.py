@@ -55,7 +55,7 @@ def reduce_rows(table: pd.DataFrame, metric: str, rule: str | None, source: Path
     notes = []
     empty = int(rows[metric].isna().sum()) if metric in rows else 0
     if empty:
-        notes.append(f"{metric} is empty in {empty:,} of {plural(len(rows), 'row')}, which count nowhere.")
+        notes.append(f"{metric} is empty or infinite in {empty:,} of {plural(len(rows), 'row')}, which count nowhere.")
     if rule is None:
         if len(rows) < len(table):
             notes.append(

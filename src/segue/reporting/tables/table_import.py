@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -111,7 +112,7 @@ def _require_column(table: pd.DataFrame, column: str, context: str, path: Path) 
 
 
 def _numbers(table: pd.DataFrame, column: str, context: str) -> pd.Series:
-    """Returns a column as floats, NaN where empty; raises SegueError for texts that are no numbers."""
+    """Returns a column as floats, NaN where empty or infinite; raises SegueError for texts that are no numbers."""
     numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
     texts = table[column][numbers.isna() & table[column].notna()]
     if len(texts):
@@ -119,7 +120,7 @@ def _numbers(table: pd.DataFrame, column: str, context: str) -> pd.Series:
             f"{context}: the column {column} has the text '{texts.iloc[0]}' in {plural(len(texts), 'row')}; it must "
             "hold numbers, or be empty."
         )
-    return numbers
+    return numbers.where(np.isfinite(numbers))
 
 
 def _text(value: Any) -> Any:
@@ -165,6 +166,8 @@ def _from_tidy(table: pd.DataFrame, mapping: ColumnMapping, path: Path, source: 
             re.match(SCORES, column) and "." not in column and numeric(table, column).notna().any()
         ):
             table[column] = _numbers(table, column, str(path))
+    if "labels" in table.columns:
+        table["labels"] = _numbers(table, "labels", str(path))
     if mapping.floor is not None:
         table = _with_floor(table, mapping, source)
     metric = mapping.metric if mapping.metric in table.columns else "loss_adjusted"
@@ -173,11 +176,41 @@ def _from_tidy(table: pd.DataFrame, mapping: ColumnMapping, path: Path, source: 
     histories = _histories(table, mapping)
     table, notes = reduce_rows(table, metric, mapping.reduce, source)
     parents = _parents(table)
+    table = _with_settings(table, parents)
+    if "parent" in table.columns:
+        runs = table.drop_duplicates("run")
+        orphans = int(((runs["parent"] != "") & ~runs["parent"].isin(runs["run"])).sum())
+        if orphans:
+            notes.append(f"{orphans:,} of {plural(len(runs), 'run')} start from a run that is not in the table.")
     axes = {
         stage: [c for c in map(str, table.columns) if c.startswith(f"{stage}.") and table[c].notna().any()]
         for stage in parents
     }
     return replace(_results(table, mapping, path, axes, parents), histories=histories, notes=notes)
+
+
+def _with_settings(table: pd.DataFrame, parents: Mapping[str, str | None]) -> pd.DataFrame:
+    """Returns the table with the domain and the number of labels as settings of each stage, `<stage>.domain` and
+    `<stage>.images`, where no other setting tells them: those of a run, and of the runs that it starts from."""
+    runs = table.drop_duplicates("run").set_index("run")
+    added: dict[str, pd.Series] = {}
+    for stage, (axis, column) in itertools.product(parents, (("domain", "domain"), ("images", "labels"))):
+        name = f"{stage}.{axis}"
+        if column not in table.columns or name in table.columns:
+            continue
+        of_stage = runs[runs["stage"] == stage]
+        settings = [setting for setting in map(str, runs.columns) if setting.startswith(f"{stage}.")]
+        levels = (
+            of_stage.groupby(settings, dropna=False)[column].nunique() if settings else [of_stage[column].nunique()]
+        )
+        if max(levels, default=0) > 1:
+            values = pd.Series(np.nan, table.index, dtype=object if column == "domain" else float)
+            run = table["run"]
+            for _ in parents:  # from each run to those that it starts from
+                values = values.fillna(run.map(of_stage[column]))
+                run = run.map(runs["parent"]) if "parent" in runs else run
+            added[name] = values
+    return table.assign(**added)
 
 
 def _parents(table: pd.DataFrame) -> dict[str, str | None]:
