@@ -152,7 +152,7 @@ def test_answer_claims_no_factor_within_its_interval(make: Callable[..., StudyRe
     levels = [level for f in factors(comparison, "transfer") if not f.is_target for level in f.levels]
     some = [level for level in levels if level.difference and level.difference.excludes_zero]
     assert ("Nothing that was varied changes the outcome clearly." in conclusions(comparison).sentences) == (not some)
-    largest = "The largest effect comes from labeled images (transfer)."
+    largest = "The largest effect, in the same target domain, comes from labeled images (transfer)."
     assert largest in conclusions(compare(results)).sentences
 
 

@@ -244,7 +244,7 @@ def test_answer_names_the_best_and_its_metric(study: StudyResults) -> None:
         result.sentences[0],
     )
     assert result.table is not None and [row[-1] for row in result.table.rows[1:4]] == ["best", "second", "last"]
-    assert "The largest effect comes from variant (training)." in result.sentences
+    assert "The largest effect, all else equal, comes from variant (training)." in result.sentences
     assert any("The best of 6 configurations was chosen by" in text for text in limitations(compare(study)))
     for sign, verdict in ((1, "ahead with every seed"), (0, "not ahead with every seed")):
         table = study.table.assign(dice_mean=0.5)

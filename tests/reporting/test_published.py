@@ -143,6 +143,21 @@ def test_baselines_are_means_of_three_models(defocus: StudyResults) -> None:
     assert pairs is not None and pairs.counts[pairs.rows.index("+5 nm"), pairs.columns.index("-10 nm")] == 18
 
 
+def test_ratios_of_mixtures_are_chosen_for_pairs() -> None:
+    """The mixture is its pair and its ratio, counted once; ratios are compared in the same pair of domains."""
+    comparison = compare(read("baseline"))
+    (shares,) = analyze(comparison, "variance")
+    share = shares.table.set_index("factor")["share"]
+    assert list(share.index[:3]) == [
+        f"training on mixtures: {name}" for name in ("pair of domains", "variant", "learning rate")
+    ]
+    assert share.iloc[0] == pytest.approx(0.927, abs=5e-4) and share.iloc[1] < 5e-4
+    (regret,) = analyze(comparison, "regret")
+    assert set(regret.table["contexts"]) == {40} and regret.table["at_random"].min() > 0
+    (ranks,) = analyze(comparison, "ranks")
+    assert ranks.table["setting"].tolist()[0] == "256:256 · 1e-3" and ranks.table["runs"].tolist() == [120] * 6
+
+
 def test_mixtures_are_compared_within_pairs() -> None:
     """Shares of a mixture are a factor: 720 models, of which each pair of domains has all three shares."""
     results = {factor.axis: factor for factor in factors(compare(read("baseline")), "mixture")}

@@ -15,7 +15,7 @@ import pandas as pd
 from segue.errors import SegueError
 from segue.reporting.analysis.bootstrap import t_quantile
 from segue.reporting.analysis.comparison import Comparison, numeric, select
-from segue.reporting.analysis.ranking import choice_axes, setting_label, setting_note
+from segue.reporting.analysis.ranking import choice_axes, context_columns, setting_label, setting_note
 from segue.reporting.analysis.result import Analysis
 from segue.reporting.formatting import axis_label, format_number, level_label, plural, stage_label
 from segue.spec import unknown
@@ -70,10 +70,10 @@ def cells(comparison: Comparison, stage: str, *, selection: str = "validation") 
         return None
     choices = [dict(zip(axes, row, strict=True)) for row in keys.itertuples(index=False)]
     codes = frame.merge(keys.assign(choice=range(len(keys))), on=axes, how="left")["choice"].to_numpy()
-    frame = frame.assign(choice=codes, context=frame.groupby(["domain", "labels"], dropna=False).ngroup())
+    frame = frame.assign(choice=codes, context=frame.groupby(context_columns(frame, stage), dropna=False).ngroup())
     grouped = frame.groupby(["context", "choice"])
     table = grouped.agg(
-        domain=("domain", "first"), labels=("labels", "first"), runs=("value", "size"),
+        domain=(context_columns(frame, stage)[0], "first"), labels=("labels", "first"), runs=("value", "size"),
         selecting=("selecting", "mean"), reported=("value", "mean"),
     ).reset_index()  # fmt: skip
     return Cells(table, choices, selection if is_selected else "paper")

@@ -114,6 +114,13 @@ def setting_note(axes: Sequence[str]) -> str:
     return f"Settings are {' · '.join(axis_label(axis) for axis in axes)}."
 
 
+def context_columns(frame: pd.DataFrame, stage: str) -> list[str]:
+    """Returns the columns of what a setting is chosen for: the target domain, of mixtures the pair of domains, and the
+    number of labels."""
+    target = f"{stage}.pair" if f"{stage}.pair" in frame.columns else "domain"
+    return [target, *(["labels"] if "labels" in frame.columns else [])]
+
+
 def rank_stability(comparison: Comparison, stage: str) -> Analysis | None:
     """Returns the rank of every setting, 1 the best, with the range of ranks that other seeds would give.
 
@@ -128,7 +135,7 @@ def rank_stability(comparison: Comparison, stage: str) -> Analysis | None:
     frame = frame[np.isfinite(frame["value"])]
     if not axes or frame.empty:
         return None
-    context = ["domain", *(["labels"] if "labels" in frame.columns else [])]
+    context = context_columns(frame, stage)
     frame = frame.assign(
         relative=frame["value"] - frame.groupby(context, dropna=False)["value"].transform("median"),
         setting=frame.groupby(axes, dropna=False, sort=False).ngroup(),

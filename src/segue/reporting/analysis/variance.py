@@ -30,7 +30,8 @@ def variance_shares(comparison: Comparison, stage: str, *, log: bool = False) ->
     frame = comparison.stage_runs(stage)
     frame = frame[np.isfinite(frame["value"]) & ((frame["value"] > 0) | (not log))]
     axes = [axis for axis in comparison.axes(stage) if frame[axis].nunique(dropna=False) > 1]
-    if f"{stage}.domain" not in axes and frame["domain"].nunique() > 1:
+    others = frame.groupby(axes, dropna=False)["domain"].nunique() if axes else frame.agg({"domain": "nunique"})
+    if others.max() > 1:  # what was trained on is not among the settings
         axes.append("domain")
     ignored = axes[MAX_FACTORS:]
     axes = axes[:MAX_FACTORS]

@@ -204,7 +204,8 @@ def _medians(comparison: Comparison) -> Conclusion:
 
 def _largest_effects(comparison: Comparison, stage: str) -> Conclusion:
     """Returns the two settings whose paired differences are largest, from the worst level to the best."""
-    varied = [factor for factor in factors(comparison, stage) if not factor.is_target and math.isfinite(factor.span)]
+    all_factors = factors(comparison, stage)
+    varied = [factor for factor in all_factors if not factor.is_target and math.isfinite(factor.span)]
     if not varied:
         return Conclusion()
     if comparison.repeated:
@@ -222,8 +223,9 @@ def _largest_effects(comparison: Comparison, stage: str) -> Conclusion:
 
     top = sorted(varied, key=lambda factor: -factor.span)[:2]
     stage = top[0].axis.partition(".")[0]
-    sentence = f"The largest effect comes from {key_label(top[0].axis)} ({stage_label(stage)})."
-    return Conclusion(sentence, "Largest effects, all else equal", [row(factor) for factor in top])
+    given = "in the same target domain" if any(factor.is_target for factor in all_factors) else "all else equal"
+    sentence = f"The largest effect, {given}, comes from {key_label(top[0].axis)} ({stage_label(stage)})."
+    return Conclusion(sentence, f"Largest effects, {given}", [row(factor) for factor in top])
 
 
 def _hardest_domains(comparison: Comparison, stage: str) -> Conclusion:
