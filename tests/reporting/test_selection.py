@@ -34,6 +34,7 @@ def test_numbers_match_however_they_are_written() -> None:
     assert is_level(pd.Series([1e-4, 1e-3]), "0.0001").tolist() == [True, False]
     assert is_level(pd.Series([64.0, 128.0]), "64").tolist() == [True, False]
     assert is_level(pd.Series([True, False]), "true").tolist() == [True, False]
+    assert is_level(pd.Series(["30 e/Å²", "300 e/Å²"]), "30 e/A2").tolist() == [True, False]
 
 
 def test_a_target_is_left_out_and_counted(results: StudyResults) -> None:

@@ -268,10 +268,13 @@ NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 def quantity(value: object) -> tuple[float, str] | None:
-    """Returns the number and the unit of "-10 nm", 1e-4 or "30"; None for what is no number with at most a unit."""
+    """Returns the number and the unit of "-10 nm", 1e-4 or "30"; None for what is no number with at most a unit.
+
+    "e/A2" is another way to write "e/Å²".
+    """
     text = str(value).strip()
     match = NUMBER.match(text)
-    unit = text[match.end() :].strip() if match else ""
+    unit = text[match.end() :].strip().replace("A2", "Å²") if match else ""
     return None if match is None or re.search("[0-9]", unit) else (float(match.group()), unit)
 
 

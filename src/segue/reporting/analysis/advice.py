@@ -346,7 +346,7 @@ def _find_domain(text: str, domains: Sequence[str]) -> str:
     """Returns the domain of this name, or the only one with this number: "75" and "75 e/A2" are "75 e/Å²"."""
     if text in domains:
         return text
-    number, unit = quantity(text.replace("A2", "Å²")) or (None, "")
+    number, unit = quantity(text) or (None, "")
     known = {name: quantity(name) or (None, "") for name in domains}
     same = [name for name, (other, its_unit) in known.items() if number == other is not None and unit in ("", its_unit)]
     if len(same) == 1:

@@ -105,7 +105,8 @@ def level_tests(
     notes = [
         "Difference: median over pairs that differ in this factor alone.",
         interval_note(differences),
-        f"p adjusted for {tests} comparisons: {adjust}.",
+        "p: t test with the standard error of the resamples and the repeats beyond the first as degrees of freedom;"
+        f" with few it can exceed .05 where the interval excludes zero. Adjusted for {tests} comparisons: {adjust}.",
         "Equivalent within: the least margin in which two one-sided tests at 5 % find both levels equivalent.",
     ]
     notes += [f"Margin: {format_number(margin)}."] if margin is not None else []

@@ -14,7 +14,7 @@ import numpy as np
 from segue.reporting.analysis.bootstrap import MIN_DEGREES_OF_FREEDOM, Estimate, estimate
 from segue.reporting.analysis.comparison import Comparison, before_and_after
 from segue.reporting.analysis.factors import Factor, against_scratch, factors
-from segue.reporting.analysis.ranking import Ranking, ranking
+from segue.reporting.analysis.ranking import Ranking, context_columns, ranking
 from segue.reporting.formatting import (
     Table,
     format_number,
@@ -229,12 +229,14 @@ def _largest_effects(comparison: Comparison, stage: str) -> Conclusion:
 
 
 def _hardest_domains(comparison: Comparison, stage: str) -> Conclusion:
-    medians = comparison.stage_runs(stage).groupby("domain")["value"].median().dropna()
+    frame = comparison.stage_runs(stage)
+    target = context_columns(frame, stage)[0]
+    medians = frame.groupby(target)["value"].median().dropna()
     if len(medians) < 2:
         return Conclusion()
     ordered = medians.sort_values(ascending=not comparison.metric.lower_is_better)
     rows = [[str(name), format_number(float(value)), "", ""] for name, value in ordered.iloc[:2].items()]
-    return Conclusion("", f"Hardest domains after {stage_label(stage)}", rows)
+    return Conclusion("", f"Hardest {'domains' if target == 'domain' else 'pairs'} after {stage_label(stage)}", rows)
 
 
 def limitations(comparison: Comparison) -> list[str]:

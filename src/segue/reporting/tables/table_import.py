@@ -118,7 +118,7 @@ def _numbers(table: pd.DataFrame, column: str, context: str) -> pd.Series:
     if len(texts):
         raise SegueError(
             f"{context}: the column {column} has the text '{texts.iloc[0]}' in {plural(len(texts), 'row')}; it must "
-            "hold numbers, or be empty."
+            "hold numbers, with a decimal point, or be empty."
         )
     return numbers.where(np.isfinite(numbers))
 
