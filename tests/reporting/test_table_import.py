@@ -313,6 +313,13 @@ def test_domains_and_labels_of_a_tidy_table_are_settings(tmp_path: Path) -> None
     ]  # fmt: skip
 
 
+def test_tables_of_segue_have_their_settings(tmp_path: Path) -> None:
+    """Numbers of labels that differ between draws of the same setting are no setting."""
+    frame = transfers().assign(label_unit="groups")
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    assert from_table(tmp_path / "t.csv").stages == {"pretrain": [], "transfer": ["transfer.freeze"]}
+
+
 def test_runs_whose_parent_is_missing_are_counted(tmp_path: Path) -> None:
     frame = transfers().query("run != 'pa'")
     frame.loc[frame["run"] == "pb", "loss"] = float("inf")

@@ -176,7 +176,8 @@ def _from_tidy(table: pd.DataFrame, mapping: ColumnMapping, path: Path, source: 
     histories = _histories(table, mapping)
     table, notes = reduce_rows(table, metric, mapping.reduce, source)
     parents = _parents(table)
-    table = _with_settings(table, parents)
+    if "label_unit" not in table.columns:  # a table made by segue has all settings that vary
+        table = _with_settings(table, parents)
     if "parent" in table.columns:
         runs = table.drop_duplicates("run")
         orphans = int(((runs["parent"] != "") & ~runs["parent"].isin(runs["run"])).sum())
