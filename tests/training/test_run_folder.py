@@ -117,7 +117,10 @@ def test_weights_of_no_epoch_are_passed_over(run: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: {name: value.bfloat16() if value.is_floating_point() else value for name, value in w.items()}, "type"),
+        (
+            lambda w: {name: value.bfloat16() if value.is_floating_point() else value for name, value in w.items()},
+            "type",
+        ),
         (lambda w: {name: value.int() for name, value in w.items()}, "type"),
         (lambda w: {name: value.double() if value.is_floating_point() else value for name, value in w.items()}, "type"),
         (lambda w: {name: value * float("nan") for name, value in w.items()}, "NaN or infinity"),
