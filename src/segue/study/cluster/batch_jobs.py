@@ -201,7 +201,7 @@ def open_cluster(file: Path, log: Callable[[str], None]) -> Iterator[Any]:
         except JobRefused as refused:
             raise SegueError(
                 f"{file}: {spec.system} took no job ({refused}); correct queue, account or directives, or run the "
-                f"command where jobs can be submitted."
+                "command where jobs can be submitted."
             ) from None
         finally:
             _forget_unsubmitted(cluster)
