@@ -25,9 +25,8 @@ def smooth_wave(height: int = 48, width: int = 64, *, count: int = 1, seed: int 
     return (1 + 0.5 * np.fft.ifft2(spectrum * (np.hypot(ky, kx) < 0.25))).astype(np.complex64)
 
 
-@pytest.mark.parametrize(
-    "energy_keV", [80, *(pytest.param(energy_keV, marks=pytest.mark.slow) for energy_keV in (200, 300))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("energy_keV", [80, 200, 300])
 def test_the_wavelength_is_abtems(energy_keV: float) -> None:
     """The relativistic wavelength agrees with abTEM's (1.97 pm at 300 kV)."""
     from abtem.core.energy import energy2wavelength
@@ -36,6 +35,7 @@ def test_the_wavelength_is_abtems(energy_keV: float) -> None:
     assert wavelength_A(300) == pytest.approx(0.019687, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("defocus_A", [-250.0, -3.0, 0.0, 100.0])
 @pytest.mark.parametrize(
     ("focal_spread_A", "angular_spread_mrad", "cs_mm", "coma_nm"),

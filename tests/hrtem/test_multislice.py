@@ -129,6 +129,7 @@ def test_the_finer_abtems_grid_the_nearer(crystal: str) -> None:
     assert fine[0] < 0.5 * coarse[0]
 
 
+@pytest.mark.slow
 def test_the_parameters_are_abtems() -> None:
     """All 103 elements have the published parameters."""
     from abtem.parametrizations import LobatoParametrization
@@ -140,6 +141,7 @@ def test_the_parameters_are_abtems() -> None:
         np.testing.assert_allclose(np.transpose(pairs), theirs[chemical_symbols[number]], rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 6, 47, 79])
 def test_projected_potentials_are_abtems(number: int) -> None:
     """The projected potential and its Fourier transform agree with abTEM's closed forms (float32 there)."""
@@ -153,6 +155,7 @@ def test_projected_potentials_are_abtems(number: int) -> None:
     np.testing.assert_allclose(projected_potential(number, r), theirs.projected_potential(symbol)(r), rtol=5e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("energy_keV", [80.0, 200.0, 300.0])
 def test_the_interaction_constant_is_abtems(energy_keV: float) -> None:
     """The relativistic interaction constant, 6.526e-4 rad / (V Å) at 300 kV."""

@@ -65,6 +65,7 @@ def abtems_ctf(height: int, width: int, **settings: Any) -> np.ndarray:
         return np.fft.fft2(np.asarray(waves.apply_ctf(abtem.CTF(energy=300e3, **settings)).array)).T
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", [*ONE_BY_ONE, EVERYTHING], ids=[*ABERRATIONS, "all"])
 def test_aberrations_are_abtems(table: dict[str, float]) -> None:
     """exp(−iχ) of every aberration, alone and with all others, is abTEM's: coefficient, unit, sign and angle."""
@@ -94,6 +95,7 @@ def test_the_gradient_is_that_of_the_phase() -> None:
     torch.testing.assert_close(chi_gradient(omega, optics), torch.complex(by_x, by_y), rtol=1e-6, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("defocus_A", [0.0, 100.0, -250.0])
 @pytest.mark.parametrize("table", [{}, {"C30_um": 1200.0}, EVERYTHING], ids=["none", "Cs", "all"])
 def test_the_envelope_of_the_illumination_is_abtems(table: dict[str, float], defocus_A: float) -> None:

@@ -85,7 +85,9 @@ def by_tiles(name: str, scores: np.ndarray, tiling: Tiling) -> tuple[np.ndarray,
     return out, actual
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize(
+    "name", [n if n in ("flows", "rays", "classes") else pytest.param(n, marks=pytest.mark.slow) for n in TARGETS]
+)
 @pytest.mark.parametrize("amount", [0.0, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_objects_by_tiles_are_those_of_the_whole_image(crowd: np.ndarray, name: str, amount: float):
     """Every target decodes noisy scores of touching objects to the same pixels and numbers, whatever the tiles are."""

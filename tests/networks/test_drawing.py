@@ -121,7 +121,10 @@ def test_lines_join_blocks_and_cross_none(name: str):
             assert not [n for n, card in cards.items() if overlap(way, card)], line
 
 
-@pytest.mark.parametrize("name", ["unetplusplus-resnet18", "upernet-resnet18", "cellpose"])
+@pytest.mark.parametrize(
+    "name",
+    ["cellpose", *(pytest.param(n, marks=pytest.mark.slow) for n in ("unetplusplus-resnet18", "upernet-resnet18"))],
+)
 def test_lines_of_different_origin_never_run_on_top_of_each_other(name: str):
     """Two lines may cross or end at one block, but share no piece of way."""
     pieces = []

@@ -30,8 +30,8 @@ def images(count: int = 3, side: int = 64) -> Tensor:
         ("resunet", "group"),
         ("resunet", "layer"),
         ("unet-resnet18", "group"),
-        ("unet-tu-efficientnet_b0", "instance"),
-        ("unet-tu-convnext_atto", "layer"),
+        pytest.param("unet-tu-efficientnet_b0", "instance", marks=pytest.mark.slow),
+        pytest.param("unet-tu-convnext_atto", "layer", marks=pytest.mark.slow),
     ],
 )
 def test_images_do_not_see_one_another(name: str, norm: str):

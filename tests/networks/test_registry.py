@@ -35,7 +35,14 @@ def test_count_without_building(width: int, channels: int, classes: int, norm: s
 NAMES = [NetworkSpec(width=8), *(NetworkSpec(name=f"{d}-resnet18") for d in SMP_DECODERS if d != "dpt")]
 
 
-@pytest.mark.parametrize("spec", [*NAMES, NetworkSpec(name="unet-mobilenet_v2")], ids=lambda spec: spec.name)
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *NAMES[:2],
+        *(pytest.param(spec, marks=pytest.mark.slow) for spec in [*NAMES[2:], NetworkSpec(name="unet-mobilenet_v2")]),
+    ],
+    ids=lambda spec: spec.name,
+)
 def test_shapes_and_parts(spec: NetworkSpec):
     """Every network keeps height and width at its divisor's multiples, and consists of the three parts."""
     with rng.scope(0, "test"):

@@ -39,6 +39,7 @@ def test_other_families(model: str, network: str):
     assert all(changes for name, changes in fitting.items() if name != network)
 
 
+@pytest.mark.slow
 def test_the_command_says_what_a_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / "r.safetensors"
     save_file(timm.create_model("resnet18").state_dict(), file)

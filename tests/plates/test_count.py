@@ -171,6 +171,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
     return model_of(tmp_path_factory.mktemp("run"))
 
 
+@pytest.mark.slow
 def test_a_perfect_network_counts_every_well(wells: Path, model: TrainedModel, pictures: dict[tuple[str, int], Drawn]):
     """Counts equal what was drawn, in unstained wells too, though nuclei touch and specks look like them; how they are
     counted was found on the validation well, and tiles change nothing."""

@@ -37,7 +37,8 @@ def parent(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(spec_of(tiles, images=12), tmp_path_factory.mktemp("parent") / "run")
 
 
-@pytest.mark.parametrize(("augment", "images"), [("none", 13), pytest.param("dihedral-all", 4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("augment", "images"), [("none", 13), ("dihedral-all", 4)])
 def test_cached_features_are_the_uncached(
     tiles: Path, tmp_path: Path, parent: Path, encoded: list[int], augment: str, images: int
 ):

@@ -70,7 +70,7 @@ def moved(run: Path, spec: StageSpec) -> float:
     ("kind", "loss"),
     [
         *(
-            pytest.param({"network": GROUP_NORM}, loss, marks=[] if loss in ("weighted", "dice") else pytest.mark.slow)
+            pytest.param({"network": GROUP_NORM}, loss, marks=[] if loss == "dice" else pytest.mark.slow)
             for loss in LOSSES
         ),
         pytest.param(HEAD_ONLY, "weighted", marks=pytest.mark.slow),

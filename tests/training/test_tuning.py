@@ -73,18 +73,14 @@ def whole_search(target: Target, scores: list[np.ndarray], labels: list[np.ndarr
     return parameters | {"best": best}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "target", "ignored"),
     [
         ("ap_mean", Foreground(NAMES), True),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in [
-                ("ap75", Boundary(NAMES), False),
-                ("f1_50", Foreground(NAMES), True),
-                ("count_error_absolute", Foreground(NAMES), False),
-            ]
-        ),
+        ("ap75", Boundary(NAMES), False),
+        ("f1_50", Foreground(NAMES), True),
+        ("count_error_absolute", Foreground(NAMES), False),
     ],
 )
 def test_the_bounded_search_finds_what_the_whole_one_does(metric: TuningMetric, target: Target, ignored: bool):

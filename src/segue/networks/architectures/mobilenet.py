@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -69,6 +68,8 @@ def mobilenet_transposed(
     channels: int, classes: int, *, dropout: float = 0.0, stochastic_depth: float = 0.0
 ) -> Network:
     """Returns the network for images (N, channels, H, W) with the initial weights of timm and torch."""
+    import timm
+
     model = timm.create_model(MODEL, in_chans=channels, num_classes=0, drop_path_rate=stochastic_depth)
     head = _doubling(WIDTHS[-1] + SKIPS[0], classes, bias=True)
     before = [DEEPEST, *(w + s for w, s in zip(WIDTHS, reversed(SKIPS), strict=True))]

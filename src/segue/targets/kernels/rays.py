@@ -64,7 +64,8 @@ def ray_distances(
         flat, size = mask.ravel(), mask.size
         active, count = np.empty(size, np.uint8), np.empty(size, np.uint8)
         for ray in range(offsets.shape[0]):
-            active[:], count[:] = flat, 0
+            for k in range(size):
+                active[k], count[k] = flat[k], 0
             more, counted = half[ray], 0
             for step in range(offsets.shape[1]):
                 shift = offsets[ray, step, 0] * pitch + offsets[ray, step, 1]

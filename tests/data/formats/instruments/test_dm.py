@@ -10,7 +10,6 @@ from samples.instruments import write_dm
 from segue.data.image_io import count_pages, read_header, read_image
 from segue.errors import SegueError
 
-ncempy_dm = pytest.importorskip("ncempy.io.dm")
 RANDOM = np.random.default_rng(0)
 THUMBNAIL = {"data": np.zeros(16, "u1"), "lengths": [2, 2], "type": 23, "units": ["", ""], "scales": [1, 1]}
 
@@ -28,7 +27,7 @@ def test_image_behind_its_thumbnail(tmp_path: Path, suffix: str, kind: int, dtyp
     path = write_dm(tmp_path / f"a{suffix}", images, thumbnail=0)
     image = read_image(path)
     np.testing.assert_array_equal(image.image[0], array)
-    with ncempy_dm.fileDM(str(path)) as file:
+    with pytest.importorskip("ncempy.io.dm").fileDM(str(path)) as file:
         np.testing.assert_array_equal(image.image[0], file.getDataset(0)["data"])
     assert image.image.dtype == np.dtype(dtype)
     assert image.pixel_size_nm == pytest.approx(0.25)

@@ -10,14 +10,13 @@ from samples.instruments import write_ser
 from segue.data.image_io import count_pages, read_header, read_image
 from segue.errors import SegueError
 
-ncempy_ser = pytest.importorskip("ncempy.io.ser")
 IMAGES = np.random.default_rng(0).integers(0, 60_000, (3, 5, 7)).astype("<u2")
 
 
 def test_one_image(tmp_path: Path) -> None:
     """The first row is the upper one, and sizes are in m; a damaged .emi beside it does no harm."""
     path = write_ser(tmp_path / "a_1.ser", IMAGES[:1], 2.5e-10)
-    with ncempy_ser.fileSER(str(path)) as series:
+    with pytest.importorskip("ncempy.io.ser").fileSER(str(path)) as series:
         expected = series.getDataset(0)[0]
     (tmp_path / "a.emi").write_bytes(b"<ObjectInfo>damaged")
     image = read_image(path)
