@@ -105,6 +105,7 @@ before = resident_MB()
     return list(map(float, done.stdout.split()))
 
 
+@pytest.mark.slow
 def test_freed_memory_is_kept_until_it_is_returned():
     """400 MB of freed blocks stay with the process between the two calls, and leave it with the second."""
     kept, left = _resident_after("""
@@ -132,6 +133,7 @@ except ValueError:
     assert left < 100
 
 
+@pytest.mark.slow
 def test_freed_memory_is_kept_longer_where_it_was_kept_before():
     """A worker of a study trains on after it has predicted."""
     (kept,) = _resident_after("""

@@ -117,7 +117,9 @@ def nested(path: Path, levels: int) -> None:
             group = h5py.h5g.create(group, b"g")
 
 
-@pytest.mark.parametrize("levels", [51, 5_000, 40_000])  # of the last, HDF5 itself runs out of stack
+@pytest.mark.parametrize(
+    "levels", [51, 5_000, pytest.param(40_000, marks=pytest.mark.slow)]
+)  # of the last, HDF5 itself runs out of stack
 def test_deeply_nested_groups_are_refused(levels: int, tmp_path: Path) -> None:
     nested(tmp_path / "deep.h5", levels)
     assert "is nested in more than 50 groups; copy the arrays into it" in message(tmp_path / "deep.h5")

@@ -63,6 +63,7 @@ def test_what_a_run_makes_of_an_image(folder: Path, what: str):
         assert min(picture.size) > 300 and len(picture.convert("RGB").getcolors(10**6) or []) > 20
 
 
+@pytest.mark.slow
 def test_a_dataset_in_the_encoder(folder: Path):
     """The embedding of a dataset names the levels of the column that colours it."""
     draw("embedding", folder / "run", folder / "discs.h5", folder / "e.svg", "--by", "contrast", "--images", 20)
@@ -102,6 +103,7 @@ pixel_size_A = 0.6
 """
 
 
+@pytest.mark.slow
 def test_a_structure_of_a_series_or_a_line_for_each_of_its_values(tmp_path: Path):
     """The figure of a series is a picture; with `each` it has a line for each value."""
     (tmp_path / "one.toml").write_text(SERIES)

@@ -126,7 +126,9 @@ def bars(shape: tuple[int, int]) -> np.ndarray:
     return labels
 
 
-@pytest.mark.parametrize("name", ["classes", "foreground", "boundary", "distance", "descriptors"])
+@pytest.mark.parametrize(
+    "name", ["classes", "foreground", "boundary", "distance", pytest.param("descriptors", marks=pytest.mark.slow)]
+)
 def test_objects_longer_than_the_halo(name: str):
     """Objects across up to eight tiles come out whole: with halos that grow to hold them, and without by overlap."""
     labels = bars((256, 256))

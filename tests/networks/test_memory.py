@@ -79,9 +79,10 @@ def test_the_largest_is_described():
 
 
 @pytest.mark.parametrize("table", [
-    {}, {"name": "mlp"}, {"name": "timm-vit_tiny_patch16_224", "side_px": 64},
+    {}, {"name": "mlp"},
     *(pytest.param(table, marks=pytest.mark.slow) for table in (
-        {"name": "cellpose", "width": 8, "norm": "group"}, {"name": "unet-resnet18"}, {"name": "timm-resnet10t"},
+        {"name": "timm-vit_tiny_patch16_224", "side_px": 64}, {"name": "cellpose", "width": 8, "norm": "group"},
+        {"name": "unet-resnet18"}, {"name": "timm-resnet10t"},
     )),
 ], ids=str)  # fmt: skip
 def test_every_kind_is_described(table: dict[str, Any]):

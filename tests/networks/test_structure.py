@@ -57,6 +57,7 @@ def test_a_style_vector_is_told_from_a_skip():
     }
 
 
+@pytest.mark.slow
 def test_a_transformer_feeds_its_decoder_from_all_quarters():
     """The dense decoder of a ViT takes each quarter of the blocks, and the image itself at the finest scale."""
     blocks = trace_blocks(built(VIT, side_px=32), (1, 32, 32))

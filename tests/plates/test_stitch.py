@@ -58,7 +58,7 @@ def test_noise_is_not_trusted_and_no_overlap_is_said():
     assert measure_shift(first, second, expected=(0, 200), reach_px=5).reason == "no overlap within reach"
 
 
-@pytest.mark.parametrize(("kind", "seed"), [("texture", 0), ("nuclei", 1)])
+@pytest.mark.parametrize(("kind", "seed"), [("texture", 0), pytest.param("nuclei", 1, marks=pytest.mark.slow)])
 def test_tiles_with_ten_per_cent_overlap_are_placed_within_half_a_pixel(kind: str, seed: int):
     """±15 px of jitter, vignetting and noise, a missing and a featureless tile: median < 0.5 px, none > 2 px."""
     grid, tile = (3, 4), (384, 384)

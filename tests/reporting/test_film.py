@@ -283,8 +283,9 @@ def test_frames_of_any_field_have_even_sizes(shape: tuple[int, int, int]) -> Non
     assert (first != second).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [
-    pytest.param(("background", "object"), marks=pytest.mark.slow),
+    ("background", "object"),
     ("background", *(f"class {k}" for k in range(1, 8))),
 ])  # fmt: skip
 def test_any_number_of_classes(names: tuple[str, ...]) -> None:
@@ -419,6 +420,7 @@ def test_what_a_run_did_not_keep_is_told(trained: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "film.gif").exists()
 
 
+@pytest.mark.slow
 def test_page_of_a_study_shows_the_sheet(trained: Path, tmp_path: Path) -> None:
     """Of runs that kept a film the one of median loss is chosen for each stage, and its sheet stands in the page."""
     rows = [("train", "a", 0.3), ("train", "b", 0.1), ("train", "c", 0.2), ("other", "d", 0.1), ("train", "e", 0.15)]

@@ -307,6 +307,7 @@ def test_configurations_in_words(levels: dict[str, Any], words: str) -> None:
     assert configuration_label(levels) == words
 
 
+@pytest.mark.slow
 def test_page_shows_the_courses(study: StudyResults, tmp_path: Path) -> None:
     """Figure, heading and ranking are on the page; a matrix of one number and losses pooled over weights are not."""
     write_page(without_metrics(study), tmp_path / "page.html")

@@ -205,6 +205,7 @@ def test_micrographs_are_those_where_runs_differ_most() -> None:
     assert most_different([one], 9) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_page_shows_objects_and_failures(study: StudyResults, tmp_path: Path) -> None:
     """The section says why objects are compared and holds the table and both figures."""
     out = tmp_path / "page.html"

@@ -281,10 +281,9 @@ def test_page_that_cannot_be_written_is_named(results: StudyResults, tmp_path: P
         write_page(results, tmp_path / "file" / "page.html")
 
 
-@pytest.mark.parametrize(
-    "error", [pytest.param(SegueError("No space left on device"), marks=pytest.mark.slow), Terminated(signal.SIGTERM)]
-)
-@pytest.mark.parametrize("there_before", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [SegueError("No space left on device"), Terminated(signal.SIGTERM)])
+@pytest.mark.parametrize("there_before", [False, True])
 def test_a_page_that_is_not_finished_leaves_no_figures(
     results: StudyResults,
     tmp_path: Path,

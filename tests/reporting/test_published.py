@@ -192,6 +192,7 @@ def test_statements_that_the_table_cannot_answer(tmp_path: Path, change: dict, m
     assert message in str(caught.value)
 
 
+@pytest.mark.slow
 def test_pages_without_a_pair_have_no_figure_of_baselines(defocus: StudyResults) -> None:
     assert baselines_figure(compare(defocus)) is None
     single = replace(defocus, table=defocus.table[defocus.table["domain"] == defocus.table["evaluated_domain"]])

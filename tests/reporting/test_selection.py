@@ -75,6 +75,7 @@ def test_conditions_that_fit_nothing(results: StudyResults, where: list[str], wi
     assert message in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_page_says_what_was_left_out(make: Callable[..., StudyResults], tmp_path: Path) -> None:
     """Through the function of the command line, with a table as the source."""
     make(1, scratch=False).table.to_parquet(tmp_path / "t.parquet")

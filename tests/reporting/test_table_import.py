@@ -91,6 +91,7 @@ def test_wide_table_keeps_its_values(wide: Path, mapping: Path) -> None:
     assert (before_and_after(comparison, "transfer")["change"] < 0).all()
 
 
+@pytest.mark.slow
 def test_page_from_a_wide_table(wide: Path, mapping: Path, tmp_path: Path) -> None:
     """A page is made without histories, examples, costs or seeds."""
     write_page(from_table(wide, columns=mapping), tmp_path / "page.html")

@@ -95,7 +95,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("classes", [pytest.param((), marks=pytest.mark.slow), NAMES])
+@pytest.mark.slow
+@pytest.mark.parametrize("classes", [(), NAMES])
 def test_page_and_table(folder: Path, classes: tuple[str, ...]):
     """The page names tools, groups and examples; the table has a row per image and tool, with the scores by hand."""
     out = folder / "page.html"

@@ -111,6 +111,7 @@ def test_loss_is_of_three_parts():
     torch.testing.assert_close(contract.loss_of(asked, scores, encoded), expected)
 
 
+@pytest.mark.slow
 def test_hostile_labels():
     """With affinities objects come back exactly, but for parts that share no side; without, none disappears."""
     asked, exact = target(), set(hostile_labels()) - {"pieces", "tiny", "lines", "blobs", "ignored"}  # split
@@ -133,6 +134,7 @@ def test_shipped_labels_come_back():
             assert average_precision(pairs, iou=0.9) >= expected
 
 
+@pytest.mark.slow
 def test_one_weak_affinity_joins_nothing():
     """A strong affinity across a contact, where all others are weak, does not merge two objects."""
     labels = np.zeros((16, 20), dtype=np.int64)

@@ -67,6 +67,7 @@ def test_kept_features_stay_channels_last():
     assert actual.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.slow
 def test_the_cache_ends_with_unfreezing(tiles: Path, tmp_path: Path, parent: Path, encoded: list[int]):
     """From the epoch on in which a stage of the encoder is trained, views go through it again; the bytes are those of
     a training without a cache."""

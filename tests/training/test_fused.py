@@ -275,9 +275,8 @@ FALLBACKS: dict[str, tuple[dict[str, object], str]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "kind", [kind if kind == "random" else pytest.param(kind, marks=pytest.mark.slow) for kind in FALLBACKS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FALLBACKS)
 def test_what_cannot_step_at_once_is_exact(tiles: Path, tmp_path: Path, alone: Alone, kind: str):
     """One line says why, and the runs hold the reason; weights and history are those of models trained alone."""
     more, reason = FALLBACKS[kind]
