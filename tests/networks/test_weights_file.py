@@ -16,6 +16,7 @@ from segue.networks.registry import NetworkSpec
 from segue.zoo import encoders
 
 
+@pytest.mark.slow
 def test_a_resnet_is_known_by_its_tensors():
     """Of all residual networks only the one it is, whatever its first convolution; none where a tensor lacks."""
     weights = timm.create_model("resnet18").state_dict()

@@ -63,6 +63,7 @@ def test_the_contract(settings: dict):
     contract.check_garbage(asked, asked.decode_params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_loss_turns(settings: dict):
     """Scores turned as offsets, correlations and pairs of pixels turn have the same loss with turned labels."""

@@ -63,7 +63,7 @@ def test_specifications_need_no_torch():
         ("foreground", (1, 2, 0, 0)),
         ("boundary", (1, 2, 2, 0)),
         ("distance", (1, 2, 2, 0)),
-        ("descriptors", (1, 2, 2, 0)),
+        pytest.param("descriptors", (1, 2, 2, 0), marks=pytest.mark.slow),
         ("rays", (0, 0, 0, 0)),
         ("flows", (0, 0, 0, 0)),
     ],

@@ -107,6 +107,7 @@ def test_less_is_decoded_than_there_is():
     assert actual["decoded"] < 0.75 * trials * len(labels)
 
 
+@pytest.mark.slow
 def test_noise_is_not_searched_for_long():
     """Scores without any object in them are tried on few images, and the value told is still that of all."""
     labels, target = discs(40), Foreground(NAMES)
