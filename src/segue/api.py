@@ -281,6 +281,8 @@ def fit(
     group: str | None = None,
     kind: str | None = None,
     license: str = "",
+    curve: bool = False,
+    rank: bool = False,
     progress: FitProgress | None = None,
     log: Callable[[str], None] | None = None,
 ) -> Fitted:
@@ -292,6 +294,8 @@ def fit(
     finished runs to start from; each is scored untouched and transferred, beside training from scratch. group: the part
     of file names that names the group of an image, as "{group}_s*" or as a regular expression with one group. kind:
     "instances" or "classes", by default found out. license: of the images, which the model has with its parents'.
+    curve: whether to train on a half, a quarter and an eighth of the labels as well, and to forecast what more of them
+    would give. rank: whether to rank the images without labels, those to label next first (`next.csv` of the model).
 
     The same call continues an interrupted one. log receives what is seen and chosen. Raises SegueError for fewer than
     three groups, files that do not pair, and parents that were trained on these images. docs/fit.md describes it.
@@ -303,7 +307,7 @@ def fit(
     if not minutes > 0:
         raise SegueError(f"--minutes {minutes}: allowed are numbers above 0.")
     request = fitting.Request(
-        str(images), str(labels), Path(out), float(minutes), tuple(map(str, parents)), group, kind, license
+        str(images), str(labels), Path(out), float(minutes), tuple(map(str, parents)), group, kind, license, curve, rank
     )  # fmt: skip
     return fitting.fit(request, progress=progress or _no_progress, log=log or _no_log)
 

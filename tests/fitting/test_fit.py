@@ -174,3 +174,23 @@ def test_objects_in_folds_after_a_kill(tmp_path: Path):
         assert first.replace(b"killed", b"whole") == second
     result = json.loads((folder / "whole" / "fit.json").read_text())
     assert result["candidates"][0]["test"]["images"] == 4 and "3 folds" in result["tested_by"]
+
+
+@pytest.mark.slow
+def test_how_many_labels_and_which(tmp_path: Path):
+    """Trainings on fewer labels, a forecast of more, and images without labels in order; also in folds."""
+    for count, name in ((12, "d"), (5, "e")):
+        folder = make_images(tmp_path / name, count, name=name)
+        make_images(folder / "other", 2, name="x")
+        for path in (folder / "other" / "images").iterdir():
+            path.rename(folder / "images" / path.name)
+        fitted = run_fit(folder, folder / "model", steps=8, curve=True, rank=True)
+        result = json.loads((fitted.model / "fit.json").read_text())
+        sizes = [one["groups"] for one in result["curve"]["trainings"]]
+        assert sizes == ([1, 1, 1, 3, 3, 3, 7] if count == 12 else [1, 1, 2])
+        assert [one["groups"] for one in result["curve"]["forecasts"]][-1] == 4 * sizes[-1]
+        rows = (fitted.model / "next.csv").read_text().splitlines()
+        assert len(rows) == 3 and {Path(row.split(",")[1]).name for row in rows[1:]} == {"x0.png", "x1.png"}
+        page = fitted.page.read_text()
+        assert "How many labels" in page and "Images to label next" in page
+        assert any(line.startswith("Of 2 images without labels") for line in fitted.answer)

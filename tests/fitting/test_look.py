@@ -41,7 +41,7 @@ def look(folder: Path, labels: str = "labels", group: str | None = None, kind=No
 def test_objects(folder: Path):
     """Objects, their number and diameters; the image without labels is counted and left out."""
     seen = look(folder)
-    assert (len(seen.pairs), seen.unlabeled, seen.channels, seen.dtype) == (4, 1, 1, "uint8")
+    assert (len(seen.pairs), len(seen.unlabeled), seen.channels, seen.dtype) == (4, 1, 1, "uint8")
     assert (seen.labels.kind, seen.labels.number_parts) == ("instances", False)
     area = int(disc(16, 16, 8).sum())
     assert seen.counts.tolist() == [2] * 4 and seen.diameters == pytest.approx(2 * np.sqrt(area / np.pi))

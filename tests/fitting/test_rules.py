@@ -17,7 +17,7 @@ def situation(
     *, kind="instances", side: int = 512, images: int = 8, diameter: float = 20.0, training_s: float = 60.0, gpu=False
 ) -> Situation:
     look = Look(
-        pairs=(), unlabeled=0, labels=Labels(kind, ("background", "object"), {}, False, ""),
+        pairs=(), unlabeled=(), labels=Labels(kind, ("background", "object"), {}, False, ""),
         shapes=np.full((images, 2), side), channels=1, dtype="uint8", color="rgb", pixel_sizes_nm=(),
         counts=np.ones(images), diameters=np.full(20, diameter), shares={0: 0.9, 1: 0.1}, notes=(),
     )  # fmt: skip

@@ -29,6 +29,10 @@ def fit(
     kind: Annotated[
         str | None, typer.Option("--kind", help="What labels are: instances or classes; found out by default.")
     ] = None,
+    curve: Annotated[
+        bool, typer.Option("--curve", help="Train on fewer labels too, and say what more of them are expected to give.")
+    ] = False,
+    rank: Annotated[bool, typer.Option("--next", help="Rank the images without labels: which to label next.")] = False,
     license: Annotated[str, typer.Option("--license", help="Of the images; the model has it with its parents'.")] = "",
 ) -> None:
     """Look at images and labels, train within the time, and keep the model that held-out images show to be best."""
@@ -44,6 +48,8 @@ def fit(
             group=group,
             kind=kind,
             license=license,
+            curve=curve,
+            rank=rank,
             progress=report,
             log=lambda line: print(line, file=sys.stderr, flush=True),
         )

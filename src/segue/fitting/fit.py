@@ -6,6 +6,7 @@ choose      settings by rules (`rules`), the number of steps by a few measured o
 write       tables and TOML files (`specifications`): from here on, a killed command goes on as it began
 train       parents transferred and scratch (`candidates`), as stages of ordinary studies in an ordinary store
 judge       each model on the same held-out images (`scoring`, `verdict`)
+ask         what more labels would give (`learning_curve`), which images to label next (`next_images`)
 write       the model with its card and page (`card`, `page`)
 """
 
@@ -24,10 +25,12 @@ from filelock import FileLock, Timeout
 from segue.data.spec import NOT_STATED
 from segue.device import cpu_count, default_device
 from segue.errors import SegueError
-from segue.fitting import rules
+from segue.fitting import learning_curve, rules
 from segue.fitting.candidates import RESULT, SCRATCH, Parent, read_parents, require_unseen, stages
 from segue.fitting.card import card_text
+from segue.fitting.learning_curve import LearningCurve, Training
 from segue.fitting.look import LabelKind, Look, look_at
+from segue.fitting.next_images import rank_images, write_ranking
 from segue.fitting.page import PageContent, write_fit_page
 from segue.fitting.parts import divide, without_test
 from segue.fitting.rules import Choice, Length, Situation
@@ -45,7 +48,7 @@ from segue.study.spec import DatasetSource
 from segue.study.store import Store, copy_run
 from segue.training.run_folder import RunFolder, load_run
 
-PAGE, CARD = "report.html", "card.md"
+PAGE, CARD, RANKING = "report.html", "card.md", "next.csv"
 FINAL = "final"
 FROZEN = "encoder frozen"
 
@@ -70,6 +73,8 @@ class Request:
     group: str | None = None
     kind: LabelKind | None = None
     license: str = ""
+    curve: bool = False
+    rank: bool = False
     steps: int | None = None
 
     def record(self, folder: Path) -> dict[str, Any]:
@@ -77,7 +82,7 @@ class Request:
         paths = {name: relative(Path(getattr(self, name)), folder) for name in ("images", "labels")}
         parents = [relative(Path(one), folder) if Path(one).exists() else one for one in self.parents]
         settings = {"minutes": float(self.minutes), "from": parents, "group": self.group, "kind": self.kind}
-        settings["license"] = self.license or None
+        settings |= {"license": self.license or None, "curve": self.curve or None, "next": self.rank or None}
         return {**paths, **{name: value for name, value in settings.items() if value is not None}}
 
 
@@ -162,6 +167,11 @@ def _fit(
 
     # choose, as far as that does not depend on the time that a step takes
     trainings = len(folds) * (1 + 2 * len(parents)) + (len(folds) > 1)
+    training_groups = min(sum(part == "train" for part in parts.values()) for parts in folds)
+    if request.curve:
+        trainings += learning_curve.training_count(training_groups, len(folds))
+        if training_groups < 2:
+            log("WARNING: no learning curve: a single group is trained on; label more groups")
     training_s = rules.TRAINING_SHARE * 60 * request.minutes / trainings
     situation = Situation(look, training_s, default_device() == "cuda")
     data = rules.choose(rules.DATA_RULES, situation)
@@ -223,6 +233,14 @@ def _fit(
         untouched=[parent.untouched for parent in parents], constant=constant, references=[SCRATCH],
     )  # fmt: skip
 
+    # ask
+    curve = None
+    if request.curve and training_groups > 1:
+        settings = table[verdict.selected]
+        curve = _learning_curve(
+            settings, training_groups, length, work, datasets, tables["test"][verdict.selected], progress, log
+        )
+
     # the model: a parent, the run of the split, or one trained on all images with the settings of the folds
     parent = next((one for one in parents if one.untouched == verdict.chosen), None)
     run = parent.folder if parent else models[verdict.chosen][names[0]]
@@ -231,13 +249,31 @@ def _fit(
         settings = read_toml(studies[names[0]])["stages"][verdict.chosen]  # as they were trained
         run, study = _train_on_all(request, look, data, choices, {verdict.chosen: settings}, work, progress, log)
 
+    ranked = None
+    if request.rank:
+        ranked = rank_images(
+            load_run(run),
+            [pair.image for pair in look.pairs],
+            look.unlabeled,
+            progress=lambda done, total: progress("images to label next", done, total),
+            log=log,
+        )
+
     # write
     result = _result(request, work, look, seen, parents, verdict, tables, names, study, run)
+    if curve is not None:
+        result |= {"curve": curve.record()}
+        result["answer"] += curve.sentences()
+    if ranked:
+        first = ", ".join(Path(one.image).name for one in ranked[:3])
+        result["answer"].append(f"Of {len(ranked)} images without labels, label first: {first} ({RANKING}).")
     shutil.rmtree(work.model, ignore_errors=True)
     copy_run(run, work.model)
-    for name in (RESULT, CARD, PAGE, f"{Path(PAGE).stem}-figures"):  # those of a parent that was made by a fit
+    for name in (RESULT, CARD, PAGE, RANKING, f"{Path(PAGE).stem}-figures"):  # those of a parent that was made by a fit
         path = work.model / name
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    if ranked is not None:
+        write_ranking(ranked, work.model / RANKING)
     (work.model / CARD).write_text(card_text(result), encoding="utf-8", newline="\n")
     write_fit_page(
         PageContent(
@@ -253,6 +289,8 @@ def _fit(
             model=run,
             datasets=datasets,
             chosen_runs=scored[verdict.chosen],
+            curve=curve,
+            ranked=ranked or (),
             command=f"segue study run {relative(study, Path.cwd())}",
         ),
         work.model / PAGE,
@@ -346,11 +384,14 @@ def _length(
     return length
 
 
-def _study_text(name: str, table: Mapping[str, Mapping[str, Any]], choices: Sequence[Choice], *, test: bool) -> str:
-    """Returns a study of the stages on the dataset `name`."""
+def _study_text(
+    name: str, table: Mapping[str, Mapping[str, Any]], choices: Sequence[Choice], *, test: bool, draws: int = 1
+) -> str:
+    """Returns a study of the stages on the dataset `name`; draws: of the groups of stages that have a part of them."""
     specification = WorkFolder(Path()).specification(name).name
     study = {
-        "name": f"fit-{name}",
+        "name": f"fit-{name}" if draws == 1 else f"curve-{name}",
+        "seeds": {"draw": draws} if draws > 1 else None,
         "split": {"stored": "given"},
         "datasets": {name: {"prepare": specification}},
         "domains": {name: {"dataset": name}},
@@ -379,18 +420,55 @@ def _run(plan: Plan, progress: Progress, log: Log) -> None:
 def _trained_models(plans: Mapping[str, Plan]) -> dict[str, dict[str, Path]]:
     """Returns candidate -> dataset -> run folder; raises SegueError with the reasons if any training failed."""
     models: dict[str, dict[str, Path]] = {}
-    problems = []
     for name, plan in plans.items():
-        for configuration, training in plan.uses:
-            folder = plan.store.run(training.key)
-            if plan.is_complete(training.key):
-                models.setdefault(configuration.stage, {})[name] = folder
-            else:
-                record = read_json(plan.store.failure(training.key)) or {"error": "did not finish"}
-                problems.append(f"{configuration.stage}: {record['error']}")
+        for stage, runs in _runs_of_stages(plan).items():
+            models.setdefault(stage, {})[name] = runs[0]
+    return models
+
+
+def _runs_of_stages(plan: Plan) -> dict[str, list[Path]]:
+    """Returns stage -> run folder of each seed; raises SegueError with the reasons if any training failed."""
+    runs: dict[str, list[Path]] = {}
+    problems = []
+    for configuration, training in plan.uses:
+        if plan.is_complete(training.key):
+            runs.setdefault(configuration.stage, []).append(plan.store.run(training.key))
+        else:
+            record = read_json(plan.store.failure(training.key)) or {"error": "did not finish"}
+            problems.append(f"{configuration.stage}: {record['error']}")
     if problems:
         raise SegueError("; ".join(problems))
-    return models
+    return runs
+
+
+def _learning_curve(
+    settings: Mapping[str, Any], groups: int, length: Length, work: WorkFolder, datasets: Mapping[str, Path],
+    scores: Scores, progress: Progress, log: Log,
+) -> LearningCurve:  # fmt: skip
+    """Returns the curve of the selected training: trainings on fewer groups, scored on the same held-out images."""
+    folds = len(datasets) > 1
+    sizes = learning_curve.subset_sizes(groups, folds=folds)
+    draws = learning_curve.FOLD_DRAWS if folds else learning_curve.DRAWS
+    of_size: dict[int, list[list[float]]] = {size: [[] for _ in range(draws)] for size in sizes}
+    for name, dataset in datasets.items():
+        tiles, _ = tile_counts(dataset)
+        table = learning_curve.stages(
+            settings, sizes, groups=groups, tiles=tiles, length=length, batch=int(settings["batch"])
+        )
+        study = work.study("curve" if name == "images" else f"curve-{name}")
+        write_text(study, _study_text(name, table, (), test=False, draws=draws))
+        plan = plan_study(study, work.store)
+        _run(plan, progress, log)
+        runs = _runs_of_stages(plan)
+        for size, stage in zip(sizes, table, strict=True):
+            for draw, folder in enumerate(runs[stage]):
+                rows = stored_scores(
+                    work.scores / f"{folder.name}-{dataset.parent.name}-test-{VERSION}.json",
+                    lambda folder=folder, dataset=dataset: score_model(load_run(folder), dataset, "test"),
+                )
+                of_size[size][draw] += [float(row["score"]) for row in rows.values()]
+    trainings = [Training(size, sum(one) / len(one)) for size, of_draw in of_size.items() for one in of_draw]
+    return learning_curve.through([*trainings, Training(groups, mean_score(scores).mean)], scores)
 
 
 def _train_on_all(

@@ -52,12 +52,12 @@ class Labels:
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen. shapes (n, 2): height and width of each pair; diameters: of objects in px, of circles of their
-    areas (labels of instances alone); counts: objects or classes present in each image; shares: of the pixels of each
-    label value, over all images; notes: sentences on what looks wrong."""
+    """What was seen. unlabeled: images without a label image; shapes (n, 2): height and width of each pair; counts:
+    objects or classes present in each image; diameters: of objects in px, of circles of their areas (labels of
+    instances alone); shares: of the pixels of each label value, over all images; notes: what looks wrong."""
 
     pairs: tuple[ImageLabelPair, ...]
-    unlabeled: int
+    unlabeled: tuple[Path, ...]
     labels: Labels
     shapes: np.ndarray
     channels: int
@@ -81,7 +81,7 @@ class Look:
     def describe(self) -> list[str]:
         """Returns what was seen, a line each, what looks wrong last."""
         count, groups = len(self.pairs), len(self.groups)
-        unlabeled = f"; {self.unlabeled} without a label image are left out" if self.unlabeled else ""
+        unlabeled = f"; {len(self.unlabeled)} without a label image are left out" if self.unlabeled else ""
         sizes = Counter(map(tuple, self.shapes.tolist())).most_common()
         listed = ", ".join(f"{height} × {width} px ({number})" for (height, width), number in sizes[:3])
         more = f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
@@ -176,7 +176,7 @@ def look_at(images: str, labels: str, *, group: str | None, kind: LabelKind | No
         shares[meaning.values.get(value, value)] += number
     return Look(
         pairs=tuple(pairs),
-        unlabeled=unlabeled,
+        unlabeled=tuple(unlabeled),
         labels=meaning,
         shapes=np.array(shapes),
         channels=1 if is_gray else channels,
@@ -200,8 +200,8 @@ def _shape(one: ImageLabelPair, acquisition: Acquisition | None) -> tuple[int, i
 # pairs
 
 
-def pair(images: str, labels: str, group: str | None) -> tuple[list[ImageLabelPair], int]:
-    """Returns the labeled images with their labels, by group and name, and the number of images without labels."""
+def pair(images: str, labels: str, group: str | None) -> tuple[list[ImageLabelPair], list[Path]]:
+    """Returns the labeled images with their labels, by group and name, and the images without labels."""
     root = Path.cwd()
     image_pattern = pattern_of(images)
     matches = find_files(image_pattern, root)
@@ -227,7 +227,8 @@ def pair(images: str, labels: str, group: str | None) -> tuple[list[ImageLabelPa
         for key, paths in label_paths.items()
         if not any(image.path not in used for image in by_parts.get(key, ()))
     ]
-    pairs, unlabeled = [], 0
+    pairs: list[ImageLabelPair] = []
+    unlabeled: list[Path] = []
     for key, same in by_parts.items():
         free = [image for image in same if image.path not in used]
         if len(free) > 1 and key in label_paths:
@@ -243,7 +244,7 @@ def pair(images: str, labels: str, group: str | None) -> tuple[list[ImageLabelPa
                 continue
             pairs.append(ImageLabelPair(free[0].path, label_paths[key][0], free[0].path.name, name))
         else:
-            unlabeled += len(free)
+            unlabeled += [image.path for image in free]
     raise_problems(Path(labels), problems)
     if not pairs:
         examples = [str(files[0]) for files in (sorted(image_paths), [file.path for file in candidates.files]) if files]

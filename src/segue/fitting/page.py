@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from skimage.segmentation import find_boundaries
 
+from segue.fitting.learning_curve import LearningCurve
+from segue.fitting.next_images import NextImage
 from segue.fitting.rules import Choice
 from segue.fitting.scoring import Scores, images_of
 from segue.fitting.verdict import WORDS, Verdict, mean_score
@@ -28,6 +30,7 @@ from segue.training.run_folder import RunFolder, load_run
 
 MAX_CROP_PX = 320  # of an example's side
 EXAMPLES = 3  # worst and best each
+MAX_RANKED = 20  # images to label next that the page lists
 MIN_OBJECTS = 5  # in a bin of confidence that is drawn
 
 
@@ -48,6 +51,8 @@ class PageContent:
     model: Path
     datasets: Mapping[str, Path]
     chosen_runs: Mapping[str, Path]
+    curve: LearningCurve | None
+    ranked: Sequence[NextImage]
     command: str
 
 
@@ -57,6 +62,7 @@ def write_fit_page(content: PageContent, out: Path) -> None:
     folder.mkdir(exist_ok=True)
     figures = [
         candidates_figure(content) if len(content.test) > 1 else None,
+        learning_curve_figure(content.curve, content) if content.curve else None,
         curves_figure(content),
         examples_figure(content),
         calibration_figure(content),
@@ -70,6 +76,8 @@ def write_fit_page(content: PageContent, out: Path) -> None:
         answer=content.answer[1:],
         seen=content.seen,
         candidates=candidates_table(content),
+        labels=labels_table(content.curve, content) if content.curve else None,
+        ranked=ranking_table(content.ranked) if content.ranked else None,
         choices=choices_table(content.choices),
         rendered=[render_figure(figure, folder) for figure in figures if figure is not None],
         command=content.command,
@@ -95,6 +103,50 @@ def candidates_table(content: PageContent) -> Table:
             ]
         )
     return Table(columns, rows, numeric=(1, 2, 3))
+
+
+def labels_table(curve: LearningCurve, content: PageContent) -> Table:
+    """Returns what is expected of more labels."""
+    columns = ["groups with labels", f"{content.score} of trainings", f"{content.score}, expected", "gain, expected"]
+    rows: list[list[str | tuple[str, str]]] = []
+    for one in curve.forecasts:
+        scores = ", ".join(format_number(each.score) for each in curve.trainings if each.groups == one.groups)
+        rows.append([f"{one.groups:,}", scores, one.text(), one.gain_text() if one.groups > curve.most else ""])
+    return Table(columns, rows, numeric=(0, 2, 3), summary="Expected of more labels")
+
+
+def ranking_table(ranked: Sequence[NextImage]) -> Table:
+    """Returns the first images to label next."""
+    rows: list[list[str | tuple[str, str]]] = [
+        [str(one.rank), Path(one.image).name, format_number(one.disagreement), format_number(one.distance)]
+        for one in ranked[:MAX_RANKED]
+    ]
+    summary = f"Images to label next, {len(rows)} of {len(ranked)}"
+    return Table(["", "image", "disagreement, nats", "distance"], rows, numeric=(0, 2, 3), summary=summary)
+
+
+def learning_curve_figure(curve: LearningCurve, content: PageContent) -> ReportFigure:
+    """Returns the scores of trainings on fewer groups and the curve through them, to four times the labels."""
+    with style():
+        figure = new_figure(3.4)
+        axes = figure.subplots()
+        groups = [one.groups for one in curve.forecasts]
+        low, high = ([getattr(one, name) for one in curve.forecasts] for name in ("low", "high"))
+        axes.fill_between(groups, low, high, color=CATEGORIES[0], alpha=0.15, linewidth=0)
+        axes.plot(groups, [one.score for one in curve.forecasts], color=CATEGORIES[0])
+        axes.plot(
+            [one.groups for one in curve.trainings], [one.score for one in curve.trainings], "o", color=CATEGORIES[0]
+        )
+        axes.axvline(curve.most, color=MUTED, linewidth=0.8, linestyle=":")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(groups, labels=[f"{one:,}" for one in groups])
+        axes.set(xlabel="groups with labels", ylabel=f"{content.score}, held-out images")
+    caption = (
+        f"{content.verdict.selected}: points are trainings on nested subsets, all with about as many steps; the line is"
+        " the curve through them, its band where 95 % of trainings on other groups are expected, scored on the same"
+        " held-out images. Validation images are the same for all. Dotted: all groups with labels."
+    )
+    return ReportFigure("labels", figure, "How many labels.", caption, "Scores by the number of groups with labels")
 
 
 def choices_table(choices: Sequence[Choice]) -> Table:
