@@ -27,6 +27,7 @@ from segue.inference.features import mean_features
 from segue.inference.model import Model
 from segue.inference.predict import forward
 from segue.storage import replacing
+from segue.training.run_folder import TrainedModel
 
 MAX_SIDE_PX = 1024  # of larger images the middle is looked at
 MIN_STD = 1e-6  # of a feature; those that hardly vary say nothing
@@ -43,7 +44,7 @@ class NextImage:
 
 
 def rank_images(
-    model: Model,
+    model: TrainedModel,
     labeled: Sequence[Path],
     unlabeled: Sequence[Path],
     *,
