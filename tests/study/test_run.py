@@ -427,6 +427,7 @@ def test_leaks_through_a_weights_file_are_refused(study_file: StudyFile, tmp_pat
     bare = planned(other.replace("WEIGHTS", "bare.safetensors"), "bare.toml")
     assert run_study(bare).failed == 0
     assert set(collect(bare, command="").table["ancestry"]) == {"unknown"}
+    assert set(collect(bare, command="").table["licenses"]) == {"not stated"}
 
 
 def test_children_need_weights_not_scores(study_file: StudyFile):

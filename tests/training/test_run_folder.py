@@ -181,6 +181,7 @@ def test_licenses_go_from_runs_to_their_children(tmp_path: Path) -> None:
     assert load_run(first).licenses == ("CC0 1.0",)
     second = model("b", "BY 4.0", first)
     assert load_run(second).licenses == ("BY 4.0", "CC0 1.0")
+    assert RunFolder(second).read(RunFolder(second).metrics)["licenses"] == ["BY 4.0", "CC0 1.0"]
     assert load_run(model("c", None, second)).licenses == ("BY 4.0", "CC0 1.0", "not stated")
     plain = model("d", None)
     assert load_run(plain).licenses == ()

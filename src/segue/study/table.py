@@ -1,9 +1,6 @@
-"""The results of a study for its report: a tidy table, histories, failures, costs and a few example images.
+"""What a study's runs recorded: one tidy table, their histories, failures, costs and a few example images.
 
-`study/table.py` fills these from finished runs; `report/` draws them. Nothing heavy is imported here.
-
-
-Gathers what a study's runs recorded into one tidy table, their histories, failures and costs."""
+Nothing heavy is imported here."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from segue.data.dataset import Dataset
-from segue.data.spec import SplitSpec
+from segue.data.spec import NOT_STATED, SplitSpec
 from segue.errors import SegueError
 from segue.fingerprint import stage_hash
 from segue.inference.domain_shift import DomainShift
@@ -86,7 +83,8 @@ class StudyResults:
     table: a row per (run, evaluated domain, split): study, stage, run, parent (key of the parent run or ""), status,
         the axes of the run's stage and of its ancestors ("<stage>.<dotted key>"), domain (what the run was trained
         on; a mixture reads "a:128+b:384"), seed_init, seed_draw, labels_train, labels_validation, labels (their sum),
-        label_unit ("images" or "groups"), evaluated_domain, split, loss, loss_floor, loss_adjusted (loss less its
+        label_unit ("images" or "groups"), licenses (of the images that the run and its ancestors were trained on),
+        evaluated_domain, split, loss, loss_floor, loss_adjusted (loss less its
         floor), accuracy, iou_mean, dice_mean, for each foreground class iou_<class>, dice_<class>,
         precision_<class>, recall_<class>; where objects are scored, the scores of `evaluation.objects.scores`;
         selected_epoch, epochs, precision ("bf16", "fp32"), threads; side_by_side ("approximate" where models stepped at
@@ -314,6 +312,7 @@ def _identity(
         "selected_epoch": metrics["selected_epoch"],
         "epochs": metrics.get("epochs", train.template.spec.epochs),
         "ancestry": metrics.get("ancestry", "unknown"),
+        "licenses": "; ".join(metrics.get("licenses", [NOT_STATED])),
         "precision": metrics["precision"],
         "threads": metrics["threads"],
     }
@@ -390,7 +389,7 @@ def _history(run: RunFolder, identity: Mapping[str, Any], evaluations: Mapping[s
     for domain, result in evaluations.items():
         for name in ("loss_adjusted", "dice_mean") if "epochs" in result else ():
             history[f"{name}@{domain}"] = [scores[name] for scores in result["epochs"]]
-    left_out = {"selected_epoch", "epochs", "ancestry", "labels_train", "labels_validation", "labels"}
+    left_out = {"selected_epoch", "epochs", "ancestry", "licenses", "labels_train", "labels_validation", "labels"}
     left_out |= {"label_unit", "status", "apart_from_split", "training_groups", "validation_groups", *LEAK_COLUMNS}
     columns = {name: value for name, value in identity.items() if name not in left_out}
     return pd.concat([pd.DataFrame([columns] * len(history)), history], axis=1)

@@ -329,6 +329,7 @@ def _prepare(task: TrainTask, data: StageData, device: str, context: RunContext)
         "transfer": transfer,
         "pretrained": None if pretrained is None else pretrained.as_dict(),
         "ancestry": data.ancestry,
+        **({"licenses": data.groups["licenses"]} if "licenses" in data.groups else {}),
         "precision": precision,
         **({"leak": data.leak} if data.leak is not None else {}),
     }

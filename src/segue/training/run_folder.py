@@ -129,6 +129,7 @@ class MetricsRecord(Record):
     labels: LabelsRecord
     parameters: dict[str, ParameterCounts]
     transfer: dict[str, list[str]] | None
+    licenses: list[str] = []
     leak: dict[str, Any] | None = None
     side_by_side: SideBySideRecord | None = None
 
