@@ -26,6 +26,7 @@ RUNS: dict[str, list[tuple[str, str]]] = {
         ("speed", r"^\| width 8 \| 32², batch 8 \| 2 .* \*\*\d+\.\d+\*\* \|$"),
         ("differences", r"^\| resunet, batch norm \| Adam \| 2 ( ?\| \d\.\de-\d\d){6} \|$"),
     ],
+    "bench_learning_curve.py": [("OUT", r"^\| the other draws \| 2 .* \*\*\d\*\* \| \d\.\d+ \|$")],
     "bench_many_objects.py": [("", rf"^\| all scores \| .* \| {RATIO} \|$")],
     "bench_normalization.py": [("", r"^\| background( \| \d\.\d+){9} \|$")],
     "bench_objects.py": [("", rf"^\| overlap and match \| \d+\.\d+ \| {RATIO} \|$")],
