@@ -19,6 +19,7 @@ from segue import device, signals
 from segue.cli import draw, models
 from segue.cli.compare import compare
 from segue.cli.fit import fit
+from segue.cli.live_page import live_page
 from segue.cli.plate import count, film
 from segue.cli.predict import predict
 from segue.cli.progress import open_progress
@@ -28,7 +29,7 @@ from segue.storage import as_path, refusal
 
 if TYPE_CHECKING:
     from segue.reporting.analysis.result import Analysis
-    from segue.study.executor import Summary
+    from segue.study.executor import Event, Summary
 
 CORES = device.cpu_count()
 INTERRUPTED = 130  # the exit code of a command ended by Ctrl-C
@@ -393,6 +394,9 @@ def study_run(
             help="Maximum number of models that share a pass over the data; default: as many as saves time.",
         ),
     ] = None,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="Write the report here, again and again as trainings finish.")
+    ] = None,
 ) -> None:
     """Run every stage of a study that is not finished; resume interrupted ones."""
     summary = _run(
@@ -404,7 +408,12 @@ def study_run(
         budget=budget or (),
         force=force,
         side_by_side=side_by_side,
+        page=page,
     )
+    if page is not None and not summary.failed_datasets:
+        from segue import api
+
+        print(f"report: {api.report(study, page, store=store).absolute()}")
     sys.exit(0 if summary.complete else 1)
 
 
@@ -418,14 +427,21 @@ def _run(
     budget: Sequence[str] = (),
     force: bool = False,
     side_by_side: int | None = None,
+    page: Path | None = None,
 ) -> Summary:
     from segue import api
 
-    with open_progress() as report:
+    with open_progress() as report, live_page(study, store, page) as live:
+
+        def show(event: Event) -> None:
+            report(event.text, event.done, event.total, event.share, event.left_s)
+            if live is not None and event.text == "trainings":
+                live.update(event.done)
+
         summary = api.run_study(
             study,
             store=store,
-            progress=lambda event: report(event.text, event.done, event.total, event.share, event.left_s),
+            progress=show,
             log=_print_note,
             workers=workers,
             scheduler=scheduler,
@@ -628,7 +644,7 @@ def demo(
     study = demo_study()
     print(f"{study.name}: {api.plan(study, store=out / 'runs').study.spec.question}")
     print(describe.describe_plan(api.plan(study, store=out / "runs")))
-    summary = _run(study, out / "runs", workers=workers)
+    summary = _run(study, out / "runs", workers=workers, page=out / "report.html")
     if not summary.failed_datasets:
         page = api.report(study, out / "report.html", store=out / "runs")
         print(f"report: {page.absolute()}")
