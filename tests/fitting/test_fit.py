@@ -6,6 +6,7 @@ The rules' network is replaced by a small one and the steps are given, so that n
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,8 +123,11 @@ def test_finished_and_foreign_outputs(split_fit: tuple[Path, Fitted]):
         run_fit(folder, folder / "model", license="CC0 1.0", kind="classes")
     with pytest.raises(SegueError, match="not made by `segue fit`"):
         run_fit(folder, folder / "images")
-    with pytest.raises(SegueError, match=r"--from .*: was trained or selected with 9 of these 12 images"):
-        run_fit(folder, folder / "child", parents=(str(fitted.model),))
+    left_out = next(Path(row[0]).name for row in rows_of(folder / "model.fit" / "images.csv") if row[3] == "test")
+    for part in ("images", "labels"):
+        shutil.copytree(folder / part, folder / "two" / part, ignore=shutil.ignore_patterns(left_out))
+    with pytest.raises(SegueError, match=r"was trained or selected with the images of 9 of these 11 groups"):
+        run_fit(folder / "two", folder / "child", parents=(str(fitted.model),))
     assert not (folder / "child").exists()
 
 
@@ -144,6 +148,28 @@ def test_parent_of_other_images(split_fit: tuple[Path, Fitted], tmp_path: Path):
     assert result["started_from"] == [{"name": str(parent.model), "license": "CC0 1.0"}]
     studies = sorted(path.name for path in (tmp_path / "child.fit").glob("study-*.toml"))
     assert studies == ["study-fold-1.toml", "study-fold-2.toml", "study-fold-3.toml"]
+
+
+@pytest.mark.slow
+def test_images_that_a_parent_has_seen_are_only_trained_on(split_fit: tuple[Path, Fitted], tmp_path: Path):
+    """Of the images of the parent those that it was tested on are held out, in folds, and others never."""
+    folder, parent = split_fit
+    lines: list[str] = []
+    request = Request(f"{folder}/images", f"{folder}/labels", tmp_path / "child", parents=(str(parent.model),), steps=2)
+    fitted = fit(request, progress=lambda *_, **__: None, log=lines.append)
+    assert any(line.endswith("9 images that model has seen are only trained on") for line in lines)
+    unseen = {Path(row[0]).name for row in rows_of(folder / "model.fit" / "images.csv") if row[3] == "test"}
+    tested: set[str] = set()
+    for fold in (1, 2, 3):
+        rows = rows_of(tmp_path / "child.fit" / f"fold-{fold}.csv")
+        assert {Path(row[0]).name for row in rows if row[3] != "train"} < unseen
+        tested |= {Path(row[0]).name for row in rows if row[3] == "test"}
+    assert tested == unseen
+    assert all(row["test"]["images"] == 3 for row in json.loads((fitted.model / "fit.json").read_text())["candidates"])
+
+
+def rows_of(table: Path) -> list[list[str]]:
+    return [row.split(",") for row in table.read_text().splitlines()[1:]]
 
 
 @pytest.mark.slow

@@ -47,3 +47,14 @@ def test_two_groups_are_refused():
 def test_the_last_training_tests_nothing():
     parts = Counter(without_test(names(8)).values())
     assert parts == {"train": 6, "validation": 2}
+
+
+@pytest.mark.parametrize("count", [3, 5, 12, 20])
+def test_groups_that_a_parent_used_are_only_trained_on(count: int) -> None:
+    """The others are divided as if they were alone."""
+    used = ["seen 1", "seen 2"]
+    alone, together = divide(names(count)), divide([*names(count), *used], used)
+    assert [{**parts, **dict.fromkeys(used, "train")} for parts in alone] == list(together)
+    assert without_test([*names(count), *used], used) == {**without_test(names(count)), **dict.fromkeys(used, "train")}
+    with pytest.raises(SegueError, match=f"of {count - 2} of these {count} groups, and fewer than 3"):
+        divide(names(count), names(count)[2:])

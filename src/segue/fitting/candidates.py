@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from segue.data.dataset import Dataset
+from segue.data.folders.observations import picture_hash
+from segue.data.image_io import read_image
 from segue.data.spec import NOT_STATED, Layer
+from segue.data.splits import TRAIN
 from segue.errors import SegueError
 from segue.fitting.look import Look
 from segue.fitting.rules import Choice, Length
-from segue.fitting.scoring import fits
+from segue.fitting.scoring import GIVEN, fits
 from segue.fitting.specifications import relative
 from segue.training.run_folder import RunFolder, TrainedModel, load_run
 from segue.zoo.shipped import find_model
@@ -70,17 +75,31 @@ def read_parents(names: Sequence[str], look: Look) -> list[Parent]:
     return parents
 
 
+def used_groups(parents: Sequence[Parent], look: Look) -> dict[str, str]:
+    """Returns the groups with an image that a parent was trained or selected with -> the first such parent's name: by
+    its pixels, whatever its name, rotated or reflected."""
+    used: dict[str, str] = {}
+    with_pictures = [parent for parent in parents if parent.model.pictures]
+    for pair in look.pairs if with_pictures else ():
+        image = read_image(pair.image).image
+        picture = picture_hash(image[: look.channels] if look.color == "gray" else image)
+        for parent in with_pictures:
+            if picture in parent.model.pictures:
+                used.setdefault(pair.group, parent.name)
+    return used
+
+
 def require_unseen(parents: Sequence[Parent], dataset: Path, given: Sequence[str]) -> None:
-    """Raises SegueError for a parent that was trained or selected with images of the dataset: by their pixels, whatever
-    their names, rotated or reflected."""
+    """Raises SegueError for a parent that was trained or selected with images that the dataset holds out."""
     with Dataset(dataset) as data:
-        pictures = set(data.samples().get("picture", ())) - {"", None}
+        is_held_out = data.split(GIVEN) != TRAIN
+        pictures = set(data.samples().get("picture", np.array([]))[is_held_out]) - {"", None}
     for parent, name in zip(parents, given, strict=True):
         used = pictures & parent.model.pictures
         if used:
             raise SegueError(
-                f"--from {name}: was trained or selected with {len(used)} of these {len(pictures)} images, so that "
-                "nothing would be held out; give other images, or leave it out."
+                f"--from {name}: was trained or selected with {len(used)} of the {len(pictures)} images that would be "
+                "held out; give other images, or leave it out."
             )
 
 

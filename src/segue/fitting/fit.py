@@ -26,7 +26,7 @@ from segue.data.spec import NOT_STATED
 from segue.device import cpu_count, default_device
 from segue.errors import SegueError
 from segue.fitting import learning_curve, rules
-from segue.fitting.candidates import RESULT, SCRATCH, Parent, read_parents, require_unseen, stages
+from segue.fitting.candidates import RESULT, SCRATCH, Parent, read_parents, require_unseen, stages, used_groups
 from segue.fitting.card import card_text
 from segue.fitting.learning_curve import LearningCurve, Training
 from segue.fitting.look import LabelKind, Look, look_at
@@ -114,12 +114,13 @@ def fit(request: Request, *, progress: Progress, log: Log) -> Fitted:
     began = time.monotonic()
     look = look_at(request.images, request.labels, group=request.group, kind=request.kind)
     parents = read_parents(request.parents, look)
-    divide(look.groups)
+    used = used_groups(parents, look)
+    divide(look.groups, used)
 
     make_folder(work.folder)
     try:
         with FileLock(work.folder / "lock").acquire(timeout=0):
-            return _fit(request, work, look, parents, began, progress, log)
+            return _fit(request, work, look, parents, used, began, progress, log)
     except Timeout:
         raise SegueError(f"{work.folder}: another process is at the same fit; wait for it to end.") from None
 
@@ -152,6 +153,7 @@ def _fit(
     work: WorkFolder,
     look: Look,
     parents: Sequence[Parent],
+    used: Mapping[str, str],
     began: float,
     progress: Progress,
     log: Log,
@@ -161,9 +163,9 @@ def _fit(
         log(line)
 
     # divide
-    folds = divide(look.groups)
+    folds = divide(look.groups, used)
     names = ["images"] if len(folds) == 1 else [f"fold-{number}" for number in range(1, len(folds) + 1)]
-    log(_division(look, folds, request.group))
+    log(_division(look, folds, request.group, used))
 
     # choose, as far as that does not depend on the time that a step takes
     trainings = len(folds) * (1 + 2 * len(parents)) + (len(folds) > 1)
@@ -247,7 +249,7 @@ def _fit(
     study = studies[names[0]]
     if parent is None and len(names) > 1:
         settings = read_toml(studies[names[0]])["stages"][verdict.chosen]  # as they were trained
-        run, study = _train_on_all(request, look, data, choices, {verdict.chosen: settings}, work, progress, log)
+        run, study = _train_on_all(request, look, used, data, choices, {verdict.chosen: settings}, work, progress, log)
 
     ranked = None
     if request.rank:
@@ -319,13 +321,23 @@ def _ignore(line: str) -> None:
     """Leaves out what was told of the same images before."""
 
 
-def _division(look: Look, folds: Sequence[Mapping[str, str]], group: str | None) -> str:
+def _division(look: Look, folds: Sequence[Mapping[str, str]], group: str | None, used: Mapping[str, str]) -> str:
     """Returns a sentence on how the groups are divided."""
+    divided = _division_of_unseen(look, folds, group, used)
+    if not used:
+        return divided
+    count = sum(pair.group in used for pair in look.pairs)
+    return f"{divided}; {count} images that {' and '.join(sorted(set(used.values())))} has seen are only trained on"
+
+
+def _division_of_unseen(
+    look: Look, folds: Sequence[Mapping[str, str]], group: str | None, used: Mapping[str, str]
+) -> str:
     own = "each image is a group of its own (--group tells otherwise)" if group is None else f"groups by '{group}'"
     if len(folds) > 1:
         return (
-            f"division: {len(folds)} folds of {len(look.groups)} groups, so that every image is tested once by a model "
-            f"that never saw it; {own}"
+            f"division: {len(folds)} folds of {len(look.groups) - len(used)} groups, so that every image is tested "
+            f"once by a model that never saw it; {own}"
         )
     counts = {
         part: sum(folds[0][pair.group] == part for pair in look.pairs) for part in ("train", "validation", "test")
@@ -472,12 +484,12 @@ def _learning_curve(
 
 
 def _train_on_all(
-    request: Request, look: Look, data: Sequence[Choice], choices: Sequence[Choice],
+    request: Request, look: Look, used: Mapping[str, str], data: Sequence[Choice], choices: Sequence[Choice],
     table: Mapping[str, Mapping[str, Any]], work: WorkFolder, progress: Progress, log: Log,
 ) -> tuple[Path, Path]:  # fmt: skip
     """Returns the run of a stage trained on all groups but those that select its epoch, and its study."""
     (stage,) = table
-    _write_images(work, "all", table_text(look, without_test(look.groups), work.folder))
+    _write_images(work, "all", table_text(look, without_test(look.groups, used), work.folder))
     reasons = {choice.setting: choice.reason for choice in data}
     write_text(work.specification("all"), toml_text(preparation(look, "all", data, request.license), reasons=reasons))
     study = work.study(FINAL)
