@@ -28,6 +28,7 @@ RUNS: dict[str, list[tuple[str, str]]] = {
     ],
     "bench_learning_curve.py": [("OUT", r"^\| the other draws \| 2 .* \*\*\d\*\* \| \d\.\d+ \|$")],
     "bench_many_objects.py": [("", rf"^\| all scores \| .* \| {RATIO} \|$")],
+    "bench_next_images.py": [("OUT", r"^\| 0 \|( −?\d\.\d+ \[.*\] \|){3} [+−]\d\.\d+ \[.*\] \|$")],
     "bench_normalization.py": [("", r"^\| background( \| \d\.\d+){9} \|$")],
     "bench_objects.py": [("", rf"^\| overlap and match \| \d+\.\d+ \| {RATIO} \|$")],
     "bench_page.py": [("", r"^\| [\d,]+ \| \*\*\d+\.\d+\*\* \| \d+\.\d+ \| \d+ \|$")],
