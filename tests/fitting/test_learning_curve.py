@@ -16,7 +16,7 @@ def trainings(generator: np.random.Generator, sizes: list[int], deviation: float
 
     def score(size: int) -> float:
         expected = 1 - least - fall * (size / sizes[0]) ** -exponent
-        return expected + generator.normal() * deviation * (size / sizes[0]) ** -0.25
+        return expected + generator.normal() * deviation
 
     return [Training(size, score(size)) for size in sizes for _ in range(3)], score(2 * sizes[-1])
 
@@ -41,7 +41,7 @@ def test_exact_curves() -> None:
         assert later.score == pytest.approx(1 - least - fall / 4, abs=0.03)
         assert later.low <= later.score <= later.high
         assert later.gain == pytest.approx(fall * (8**-0.5 - 1 / 4), abs=0.03)
-    with pytest.raises(ValueError, match="two numbers of groups"):
+    with pytest.raises(ValueError, match="two numbers of labels"):
         forecast([Training(4, 0.5)], [8])
 
 

@@ -79,6 +79,11 @@ def test_advice_is_the_best_setting(results: StudyResults) -> None:
     assert first["expected"] == pytest.approx(truth["value"] * np.exp(-0.1), rel=1e-6)
     assert first["lost"] == 0 and (advice.settings.table["lost"] >= 0).all()
     assert (advice.rules.table["lost"] >= -1e-12).all()
+    more = advice.labels
+    assert more is not None and more.table["labels"].tolist() == [16, 64, 128, 256]
+    assert more.table["median"].notna().tolist() == [True, True, False, False]
+    assert (more.table["expected_low"] <= more.table["expected"]).all() and more.table["gain"].iloc[-1] > 0
+    assert advise(comparison, "transfer", None, 32).labels is None
 
 
 def test_left_out_domains_judge_the_advice(results: StudyResults) -> None:

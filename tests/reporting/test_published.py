@@ -12,6 +12,7 @@ import pytest
 from segue.errors import SegueError
 from segue.reporting.analysis.comparison import Comparison, compare, matrix, pair_matrix
 from segue.reporting.analysis.factors import factors
+from segue.reporting.analysis.learning_curve import forecast
 from segue.reporting.analysis.tables import analyze
 from segue.reporting.figures.baselines import baselines_figure
 from segue.reporting.figures.generalization import generalization_figure, spreads
@@ -53,6 +54,19 @@ def test_medians_by_setting_are_the_published_ones(off_focus: Comparison) -> Non
     rates = frame.groupby(["pretrain.optimizer.lr", "transfer.optimizer.lr"])["value"].median().round(4)
     assert (rates.min(), rates.idxmin()) == (0.0136, (1e-3, 1e-4))
     assert (rates.max(), rates.idxmax()) == (0.0173, (1e-4, 1e-5))
+
+
+@pytest.mark.slow
+def test_curves_forecast_the_published_losses_with_512_images(defocus: StudyResults) -> None:
+    """From 64, 128 and 256 images, 95 % intervals hold 90 to 98 % of the losses of all 600 settings."""
+    frame = compare(defocus).stage_runs("transfer")
+    settings = ["pretrain.domain", "domain", "pretrain.optimizer.lr", "transfer.optimizer.lr", "transfer.freeze"]
+    inside: list[bool] = []
+    for _, runs in frame.groupby(settings):
+        known, last = runs[runs["labels"] < 512], runs[runs["labels"] == 512]
+        (one,) = forecast(known["labels"].tolist(), known["value"].tolist(), [512])
+        inside += ((one.low <= last["value"]) & (last["value"] <= one.high)).tolist()
+    assert len(inside) == 1800 and 0.9 <= np.mean(inside) <= 0.98
 
 
 def test_matrices_before_and_after_transfer(defocus: StudyResults) -> None:

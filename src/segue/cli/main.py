@@ -596,6 +596,8 @@ def study_advise(
     advice = api.advise(what, target=target, labels=labels, stage=stage, store=store, metric=metric, columns=columns)
     _print_analysis(replace(advice.settings, table=advice.settings.table.head(most)))
     _print_analysis(advice.rules)
+    if advice.labels is not None:
+        _print_analysis(advice.labels)
     if advice.judged is None:
         print("Fewer than four target domains: the advice cannot be judged by leaving domains out.")
     else:

@@ -1,8 +1,7 @@
 """How many labels: trainings on nested subsets of the labeled groups, a curve through their scores, what more labels
 are expected to give, and how many groups an interval of a given width needs.
 
-The curve is 1 − score = a + g (n / n₀)^−c of n groups, n₀ being the fewest: a power law that levels off (Cortes et al.,
-"Learning curves: asymptotic values and rate of convergence", NeurIPS 1993; Hestness et al., arXiv:1712.00409).
+The curve is of 1 − score (`reporting.analysis.learning_curve`).
 """
 
 from __future__ import annotations
@@ -16,15 +15,11 @@ import numpy as np
 from segue.fitting import rules
 from segue.fitting.rules import Length
 from segue.fitting.verdict import ImageScores, clustered_mean
-from segue.reporting.analysis.bootstrap import COVERAGE, t_quantile
+from segue.reporting.analysis.bootstrap import t_quantile
+from segue.reporting.analysis.learning_curve import forecast as expected_errors
 
 DRAWS, FOLD_DRAWS = 3, 2  # other subsets of each size, of one split and in each fold
 SIZES, FOLD_SIZES = 3, 2  # halves, quarters and eighths of the groups
-EXPONENTS = np.linspace(0.1, 2, 39)  # c
-PARTS = np.linspace(0, 1, 41)  # a, as a part of the least error that was seen
-FALLS = np.linspace(0, 1.5, 61)  # g, as a part of the largest
-PRIOR_SD = 0.01  # of scores of trainings on other subsets, counted as one more training
-SAMPLES = 4000
 WIDTHS = (0.2, 0.1, 0.05)  # of intervals
 MAX_GROUPS = 100_000
 
@@ -84,48 +79,16 @@ class Forecast:
         return f"{self.gain:+.3f} [{self.gain_low:+.3f}, {self.gain_high:+.3f}]".replace("-", "−")
 
 
-def forecast(trainings: Sequence[Training], at: Sequence[int], *, coverage: float = COVERAGE) -> list[Forecast]:
+def forecast(trainings: Sequence[Training], at: Sequence[int]) -> list[Forecast]:
     """Returns the scores (0 to 1) that are expected with each number of groups in `at`.
 
-    By Bayes' rule on a grid of a, g and c (flat, c from 0.1 to 2), with normal deviations whose variance falls with the
-    number of groups and is integrated out (Jeffreys' prior and one more training of deviation 0.01). The interval holds
-    what is unknown of the curve and the deviation of one training. Raises ValueError for fewer than two sizes.
+    Raises ValueError for trainings on a single number of groups.
     """
-    sizes = np.array([one.groups for one in trainings], dtype=float)
-    errors = 1 - np.array([one.score for one in trainings])
-    if len(np.unique(sizes)) < 2:
-        raise ValueError("a curve needs trainings on two numbers of groups")
-    fewest, most = sizes.min(), sizes.max()
-    a = PARTS[:, None, None] * errors.min()
-    g = FALLS[None, :, None] * errors.max()
-    c = EXPONENTS[None, None, :]
-
-    def curve(groups: float) -> np.ndarray:
-        return (a + g * (groups / fewest) ** -c).ravel()
-
-    squares = np.zeros(a.size * g.size * c.size)
-    for size, error in zip(sizes, errors, strict=True):
-        squares += np.sqrt(size / fewest) * (error - curve(size)) ** 2
-    freedom = len(errors) + 1
-    log_weights = -freedom / 2 * np.log(squares + PRIOR_SD**2)
-    weights = np.exp(log_weights - log_weights.max())
-    generator = np.random.default_rng(0)
-    chosen = generator.choice(len(weights), SAMPLES, p=weights / weights.sum())
-    deviations = np.sqrt((squares[chosen] + PRIOR_SD**2) / freedom) * generator.standard_t(freedom, SAMPLES)
-    tails = ((1 - coverage) / 2, (1 + coverage) / 2)
-    results = []
-    for groups in at:
-        expected = curve(groups)[chosen]
-        predicted = np.clip(1 - expected - deviations / (groups / fewest) ** 0.25, 0, 1)
-        gains = curve(most)[chosen] - expected
-        low, high = np.quantile(predicted, tails)
-        results.append(
-            Forecast(
-                int(groups), float(np.median(1 - expected)), float(low), float(high),
-                float(np.median(gains)), *map(float, np.quantile(gains, tails)),
-            )
-        )  # fmt: skip
-    return results
+    groups, errors = [one.groups for one in trainings], [1 - one.score for one in trainings]
+    return [
+        Forecast(one.labels, 1 - one.error, max(0.0, 1 - one.high), 1 - one.low, one.gain, one.gain_low, one.gain_high)
+        for one in expected_errors(groups, errors, at)
+    ]
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from segue.errors import SegueError
 from segue.reporting.analysis.bootstrap import t_quantile
 from segue.reporting.analysis.choices import additive_effects, components, over_domains, settings_everywhere
 from segue.reporting.analysis.comparison import Comparison
+from segue.reporting.analysis.learning_curve import forecast as expected_errors
 from segue.reporting.analysis.ranking import choice_axes, setting_label, setting_note
 from segue.reporting.analysis.result import Analysis
 from segue.reporting.formatting import (
@@ -276,14 +277,15 @@ def _levels(of_domains: pd.Series, x: np.ndarray | None, codes: np.ndarray) -> t
 @dataclass(frozen=True)
 class Advice:
     """settings: the choices, best first, with their expected value; rules: what simpler rules would lose; judged: both
-
-    in domains left out. `choice` are the settings advised, by axis.
+    in domains left out; labels: what more labels are expected to give, None unless the target domain has runs of the
+    advised setting with two numbers of them. `choice` are the settings advised, by axis.
     """
 
     choice: dict[str, Any]
     settings: Analysis
     rules: Analysis
     judged: Analysis | None
+    labels: Analysis | None
 
 
 def advise(comparison: Comparison, stage: str, target: str | None, labels: float | None) -> Advice:
@@ -335,7 +337,39 @@ def advise(comparison: Comparison, stage: str, target: str | None, labels: float
         settings,
         _simple_rules(data, expected, metric.label),
         judge(comparison, stage),
+        _more_labels(comparison, stage, data, best, target),
     )
+
+
+def _more_labels(comparison: Comparison, stage: str, data: Records, choice: int, target: str | None) -> Analysis | None:
+    """Returns the values of the advised setting in the target domain by number of labels, and what more would give."""
+    frame = comparison.stage_runs(stage)
+    is_advised = (frame[data.axes] == data.choices.loc[choice, data.axes].to_numpy()).all(axis=1)
+    frame = frame[is_advised & (frame["domain"] == target) & np.isfinite(frame["value"])]
+    metric = comparison.metric
+    errors = frame["value"] if metric.lower_is_better else 1 - frame["value"]
+    if "labels" not in frame.columns or frame["labels"].nunique() < 2 or (errors < 0).any():
+        return None
+    most = int(frame["labels"].max())
+    counts = [*sorted(map(int, frame["labels"].unique())), 2 * most, 4 * most]
+    rows = []
+    for one in expected_errors(frame["labels"].tolist(), errors.tolist(), counts):
+        known = frame.loc[frame["labels"] == one.labels, "value"]
+        ends = (one.low, one.high) if metric.lower_is_better else (1 - one.high, 1 - one.low)
+        rows.append({
+            "labels": one.labels, "trainings": len(known), "median": float(known.median()) if len(known) else np.nan,
+            "expected": one.error if metric.lower_is_better else 1 - one.error,
+            "expected_low": ends[0], "expected_high": ends[1],
+            "gain": one.gain if one.labels > most else np.nan,
+            "gain_low": one.gain_low if one.labels > most else np.nan,
+            "gain_high": one.gain_high if one.labels > most else np.nan,
+        })  # fmt: skip
+    notes = (
+        f"{data.label(choice)}, in {target}: a curve a + g n^−c through its runs, whose 95 % interval holds what is "
+        "unknown of the curve and how trainings differ.",
+        f"Gain: over {most:,} {comparison.label_unit}, positive for what is better, with the interval of the curve.",
+    )
+    return Analysis(f"More labeled {comparison.label_unit}", pd.DataFrame(rows), notes)
 
 
 def _at(table: pd.DataFrame, labels: float) -> pd.DataFrame:
