@@ -142,13 +142,18 @@ def _reason(error: OSError | ValueError) -> str:
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Writes a table as CSV or Parquet, by the file's extension; the file appears only when it is whole."""
-    if path.suffix not in (".csv", ".parquet"):
-        raise SegueError(f"{path}: a table is written as .csv or .parquet; give one of these extensions.")
+    require_table_file(path)
     with replacing(path) as partial:
         if path.suffix == ".csv":
             table.to_csv(partial, index=False)
         else:
             table.to_parquet(partial, index=False)
+
+
+def require_table_file(path: Path) -> None:
+    """Raises SegueError unless a table can be written to a file of this extension: before the work of making one."""
+    if path.suffix not in (".csv", ".parquet"):
+        raise SegueError(f"{path}: a table is written as .csv or .parquet; give one of these extensions.")
 
 
 def make_folder(folder: Path) -> Path:

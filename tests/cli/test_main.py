@@ -241,3 +241,11 @@ def test_names_that_are_too_long_with_what_is_added(arguments: list[str], tmp_pa
     places = [str(tmp_path / text.format(name="n" * 249)) if "." in text else text for text in arguments]
     assert_refused(run_segue(*places), "cannot be written (File name too long)", "at most 120 bytes")
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("command", [["study", "table", "no.toml"], ["study", "analyze", "no.toml", "factors"]])
+def test_files_that_hold_no_table_are_refused_first(command: list[str], tmp_path: Path):
+    """Before anything is read."""
+    result = run_segue(*command, "-o", str(tmp_path / "table.xlsx"))
+    assert result.returncode == 2
+    assert result.stderr.endswith("table.xlsx: a table is written as .csv or .parquet; give one of these extensions.\n")

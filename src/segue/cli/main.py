@@ -25,7 +25,7 @@ from segue.cli.predict import predict
 from segue.cli.progress import open_progress
 from segue.errors import SegueError, print_warnings
 from segue.formatting import format_duration
-from segue.storage import as_path, refusal
+from segue.storage import as_path, refusal, require_table_file
 
 if TYPE_CHECKING:
     from segue.reporting.analysis.result import Analysis
@@ -81,6 +81,13 @@ def main() -> None:
             raise
         print(f"segue: {refusal(Path(error.filename), error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _table_file(path: Path | None) -> Path | None:
+    """Refuses what no table can be written to before the work of making one."""
+    if path is not None:
+        require_table_file(path)
+    return path
 
 
 @app.command()
@@ -295,7 +302,10 @@ def evaluate(
     ] = None,
     where: Annotated[list[str] | None, typer.Option("--where", help="A condition, such as defocus_nm=-10.")] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Of a folder: a .csv or .parquet file, a row per image.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Of a folder: a .csv or .parquet file, a row per image.", callback=_table_file
+        ),
     ] = None,
 ) -> None:
     """Score a run on a dataset, or on a folder of images and label images."""
@@ -478,7 +488,8 @@ def study_table(
     study: Study,
     store: StorePath = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="A .parquet or .csv file; default: print CSV.")
+        Path | None,
+        typer.Option("--out", "-o", help="A .parquet or .csv file; default: print CSV.", callback=_table_file),
     ] = None,
     per_image: Annotated[
         bool, typer.Option("--per-image", help="One row per run, domain and test image, with the scores of the image.")
@@ -551,7 +562,10 @@ def study_analyze(
     ] = "validation",
     log: Annotated[bool, typer.Option("--log", help="For variance: of the logarithm.")] = False,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write the first table, unrounded, as .csv or .parquet.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Write the first table, unrounded, as .csv or .parquet.", callback=_table_file
+        ),
     ] = None,
 ) -> None:
     """Analyze results: matrices, effects, tests, spread, forgetting, asymmetry, ranks, regret, and more."""
