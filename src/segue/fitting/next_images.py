@@ -26,6 +26,7 @@ from segue.errors import SegueError
 from segue.inference.features import mean_features
 from segue.inference.model import Model
 from segue.inference.predict import forward
+from segue.networks.network import Network
 from segue.storage import replacing
 from segue.training.run_folder import TrainedModel
 
@@ -52,6 +53,8 @@ def rank_images(
     log: Callable[[str], None],
 ) -> list[NextImage]:
     """Returns the unlabeled images in the order in which to label them, without those that cannot be read."""
+    network = model.network
+    assert isinstance(network, Network)
     features, disagreements, names = [], [], []
     total = len(labeled) + len(unlabeled)
     for index, path in enumerate([*labeled, *unlabeled]):
@@ -62,7 +65,7 @@ def rank_images(
             continue
         with torch.inference_mode():
             box = np.array([[0, 0, *images.shape[-2:]]])
-            features.append(mean_features(model.network, images, box, model.divisor)[0])
+            features.append(mean_features(network, images, box, model.divisor)[0])
         if index >= len(labeled):
             disagreements.append(disagreement(model, images))
             names.append(str(path))

@@ -28,7 +28,7 @@ def divide(groups: Sequence[str], used: Collection[str] = ()) -> tuple[Parts, ..
 
     Raises SegueError for fewer than three groups that are not.
     """
-    trained = dict.fromkeys(_in_order(used), TRAIN)
+    trained: dict[str, PartName] = dict.fromkeys(_in_order(used), TRAIN)
     names = _in_order(set(groups) - set(used))
     if len(names) < MIN_GROUPS and used:
         raise SegueError(
@@ -59,7 +59,7 @@ def without_test(groups: Sequence[str], used: Collection[str] = ()) -> Parts:
     """Returns the parts for a training on all groups, but for those that decode parameters and epochs are chosen by."""
     names = _in_order(set(groups) - set(used))
     validated = names[: max(1, round(FOLD_VALIDATION_SHARE * len(names)))]
-    return dict.fromkeys(_in_order(used), TRAIN) | _parts(names, [], validated)
+    return _parts([*_in_order(used), *names], [], validated)
 
 
 def _in_order(groups: Collection[str]) -> list[str]:
