@@ -159,8 +159,11 @@ def axis_label(axis: str) -> str:
     return f"{stage}: {key_label(axis)}" if "." in axis else stage
 
 
+MIXTURE = re.compile(r"(?:^|\+)(.+?):([\d.]+)(?=\+|$)")
+
+
 def level_label(value: Any) -> str:
-    """Returns a value of an axis: 64, 1e-4, encoder."""
+    """Returns a value of an axis: 64, 1e-4, encoder; see `domain_label` for mixtures."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (int, float)) or hasattr(value, "dtype"):
@@ -169,7 +172,19 @@ def level_label(value: Any) -> str:
             mantissa, _, exponent = f"{number:.6e}".partition("e")
             return f"{float(mantissa):g}e{int(exponent)}"
         return f"{int(number)}" if number == int(number) else f"{number:g}"
-    return LEVELS.get(str(value), str(value))
+    text = domain_label(str(value))
+    return LEVELS.get(text, text)
+
+
+def domain_label(text: str) -> str:
+    """Returns what a run was trained on: a domain as it is, a mixture "0 nm:384++10 nm:128" with words.
+
+    >>> domain_label("0 nm:384++10 nm:128")
+    '384 of 0 nm, 128 of +10 nm'
+    """
+    parts = MIXTURE.findall(text)
+    is_mixture = len(parts) > 1 and "+".join(f"{name}:{count}" for name, count in parts) == text
+    return ", ".join(f"{count} of {name}" for name, count in parts) if is_mixture else text
 
 
 def setting_label(key: str, value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from segue.reporting.analysis.bootstrap import RESAMPLES, Estimate
-from segue.reporting.formatting import Table, format_number, level_label
+from segue.reporting.formatting import Table, domain_label, format_number, level_label
 
 MAX_WEIGHTS = 10_000_000  # of all resamples of an analysis together
 
@@ -89,7 +89,7 @@ def _is_end(column: str, frame: pd.DataFrame) -> bool:
 def _cell(row: dict[Any, Any], column: str) -> str:
     value = row[column]
     if isinstance(value, str):
-        return value
+        return domain_label(value)
     if isinstance(value, int):
         return f"{value:,}"
     form = FORMATS.get(column, format_number)

@@ -19,7 +19,7 @@ from segue.reporting.figures.style import (
     scale_axis,
     style,
 )
-from segue.reporting.formatting import Table, format_number, plural, stage_label
+from segue.reporting.formatting import Table, domain_label, format_number, plural, stage_label
 
 MAX_LEGEND_ENTRIES = 12
 MIN_DOMAINS = 3  # tested on, below which there is no spread worth a figure
@@ -78,10 +78,10 @@ def _draw(comparison: Comparison, by_stage: dict[str, Matrix]) -> tuple[Figure, 
                 edge = {"markeredgecolor": INK if is_own else PAPER, "markeredgewidth": 1.3 if is_own else 0.6}
                 color = colors.get(column, MUTED)
                 (mark,) = axes.plot([value], [y], "o", color=color, markersize=8 if is_own else 6, zorder=3, **edge)
-                tooltips.add(mark, f"{row} → {column}: median {format_number(float(value))}")
+                tooltips.add(mark, f"{domain_label(row)} → {column}: median {format_number(float(value))}")
             axes.text(1.075, y, format_number(float(spread)), fontsize=8, color=INK, **right)
         axes.set_title(f"after {stage_label(stage)}", pad=14)
-        axes.set_yticks(range(len(one.rows)), one.rows)
+        axes.set_yticks(range(len(one.rows)), list(map(domain_label, one.rows)))
         axes.set_ylim(len(one.rows) - 0.5, -0.6)
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.set_ylabel("trained on")
@@ -105,6 +105,6 @@ def _table(comparison: Comparison, by_stage: dict[str, Matrix]) -> Table:
         for row, values, spread in zip(one.rows, one.values, spreads(one), strict=True):
             known = values[np.isfinite(values)]
             numbers = [spread, known.min(), np.median(known), known.max()]
-            rows.append([row, *(format_number(float(number)) for number in numbers), f"{known.size}"])
+            rows.append([domain_label(row), *(format_number(float(number)) for number in numbers), f"{known.size}"])
     summary = f"The spread of the median {comparison.metric.label} over domains"
     return Table(columns, rows, range(1, len(columns)), summary)

@@ -21,7 +21,7 @@ from segue.reporting.figures.style import (
     plain_ticks,
     style,
 )
-from segue.reporting.formatting import format_number
+from segue.reporting.formatting import domain_label, format_number
 
 MAX_ROWS = 30  # of a panel; the table has all
 MAX_CHARACTERS = 56  # of a row's name
@@ -78,7 +78,7 @@ def _draw(axes: Axes, panel: Panel, lines: int, tooltips: Tooltips) -> None:
         for place, (column, color) in enumerate(zip(panel.series, CATEGORIES, strict=False)):
             at = y + 0.22 * (place - (len(panel.series) - 1) / 2)
             value, low, high = (float(row.get(f"{column}{end}", np.nan)) for end in ("", "_low", "_high"))
-            text = f"{row[panel.name]}, {panel.series[column] or column}: {format_number(value)}"
+            text = f"{domain_label(str(row[panel.name]))}, {panel.series[column] or column}: {format_number(value)}"
             if np.isfinite(low):
                 line = INK if len(panel.series) == 1 else color
                 axes.plot([low, high], [at, at], color=line, linewidth=1.6, zorder=3, solid_capstyle="round")
@@ -86,7 +86,7 @@ def _draw(axes: Axes, panel: Panel, lines: int, tooltips: Tooltips) -> None:
             look = {"color": color, "markersize": 6, "markeredgecolor": PAPER, "zorder": 4, "linestyle": ""}
             (mark,) = axes.plot([value], [at], "o", label="" if ticks else panel.series[column], **look)
             tooltips.add(mark, text)
-        ticks.append((y, _shortened(str(row[panel.name]))))
+        ticks.append((y, _shortened(domain_label(str(row[panel.name])))))
         y += 1
     axes.set_yticks([place for place, _ in ticks], [text for _, text in ticks])
     axes.set_ylim(lines - 0.4, -0.7)

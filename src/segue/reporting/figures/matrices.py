@@ -27,7 +27,7 @@ from segue.reporting.figures.style import (
     plain_ticks,
     style,
 )
-from segue.reporting.formatting import Metric, format_cell, format_number, plural, stage_label
+from segue.reporting.formatting import Metric, domain_label, format_cell, format_number, plural, stage_label
 
 Color = str | tuple[float, float, float, float]
 
@@ -125,7 +125,7 @@ def draw_matrix(
     """Draws the medians as cells with their numbers; `frames_diagonal` frames those of a domain tested on itself."""
     size = 9 if len(matrix.columns) <= 8 else 8
     for (i, j), value in np.ndenumerate(matrix.values):
-        row, column = matrix.rows[i], matrix.columns[j]
+        row, column = domain_label(matrix.rows[i]), matrix.columns[j]
         known = math.isfinite(value)
         color: Color = cmap(scale(value)) if known else FAINT
         cell = Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=color, edgecolor=PAPER, linewidth=1.6)
@@ -139,8 +139,8 @@ def draw_matrix(
             axes.add_patch(Rectangle((j - 0.44, i - 0.41), 0.88, 0.82, fill=False, edgecolor=ink, linewidth=0.9))
     axes.set_xlim(-0.5, len(matrix.columns) - 0.5)
     axes.set_ylim(len(matrix.rows) - 0.5, -0.5)
-    axes.set_xticks(range(len(matrix.columns)), matrix.columns)
-    axes.set_yticks(range(len(matrix.rows)), matrix.rows)
+    axes.set_xticks(range(len(matrix.columns)), list(map(domain_label, matrix.columns)))
+    axes.set_yticks(range(len(matrix.rows)), list(map(domain_label, matrix.rows)))
     if max(map(len, matrix.columns)) * len(matrix.columns) > 90:
         axes.tick_params(axis="x", labelrotation=40)
         for label in axes.get_xticklabels():
