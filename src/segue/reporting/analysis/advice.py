@@ -505,16 +505,20 @@ def judge(comparison: Comparison, stage: str) -> Analysis | None:
     relative = ""
     if data.is_log:
         shares = {c: float((table[c] / table["best"] - 1).mean()) for c in columns}
-        relative = "In percent of the best: " + ", ".join(f"{c} {100 * s:.1f}" for c, s in shares.items()) + "."
+        relative = (
+            "In percent of the best: "
+            + ", ".join(f"{c.replace('_', ' ')} {100 * s:.1f}" for c, s in shares.items())
+            + "."
+        )
     mean, low, high = map(format_number, over_domains("advice", by_domain["advice"]).values())
     notes = (
         f"Regret in {comparison.metric.label}: the mean over repeats of the setting chosen without any run to or from"
-        " the domain, less the best of all settings tried there. without_before: advice that does not use what the"
-        " pretrained networks score in the domain; one_setting: the best over all other domains; freeze_nothing,"
+        " the domain, less the best of all settings tried there. Without before: advice that does not use what the"
+        " pretrained networks score in the domain; one setting: the best over all other domains; freeze nothing,"
         " random: a random one of those settings.",
         relative,
-        f"Advice, mean over {len(by_domain)} domains with its 95 % t interval: {mean} [{low}, {high}].",
-        f"Its 95 % interval held the observed value in {format_percent(float(np.mean(covered)))} of"
+        f"Regret of the advice, mean over {len(by_domain)} domains with its 95 % t interval: {mean} [{low}, {high}].",
+        f"The 95 % intervals of the losses that the advice expects held the observed value in {format_percent(float(np.mean(covered)))} of"
         f" {len(covered)} cases.",
     )
     return Analysis("Advice judged by leaving domains out", result, tuple(filter(None, notes)))
