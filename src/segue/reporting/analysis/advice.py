@@ -504,12 +504,8 @@ def judge(comparison: Comparison, stage: str) -> Analysis | None:
     result = pd.concat([by_domain.reset_index(), summary], ignore_index=True)
     relative = ""
     if data.is_log:
-        shares = {c: float((table[c] / table["best"] - 1).mean()) for c in columns}
-        relative = (
-            "In percent of the best: "
-            + ", ".join(f"{c.replace('_', ' ')} {100 * s:.1f}" for c, s in shares.items())
-            + "."
-        )
+        shares = {c.replace("_", " "): float((table[c] / table["best"] - 1).mean()) for c in columns}
+        relative = "In percent of the best: " + ", ".join(f"{c} {100 * s:.1f}" for c, s in shares.items()) + "."
     mean, low, high = map(format_number, over_domains("advice", by_domain["advice"]).values())
     notes = (
         f"Regret in {comparison.metric.label}: the mean over repeats of the setting chosen without any run to or from"
@@ -518,7 +514,7 @@ def judge(comparison: Comparison, stage: str) -> Analysis | None:
         " random: a random one of those settings.",
         relative,
         f"Regret of the advice, mean over {len(by_domain)} domains with its 95 % t interval: {mean} [{low}, {high}].",
-        f"The 95 % intervals of the losses that the advice expects held the observed value in {format_percent(float(np.mean(covered)))} of"
-        f" {len(covered)} cases.",
+        "The 95 % intervals of the losses that the advice expects held the observed value in"
+        f" {format_percent(float(np.mean(covered)))} of {len(covered)} cases.",
     )
     return Analysis("Advice judged by leaving domains out", result, tuple(filter(None, notes)))
