@@ -180,7 +180,7 @@ def candidates_figure(content: PageContent) -> ReportFigure:
         for name, each in content.verdict.against.items()
     ]
     if against:
-        title = f"{content.verdict.selected} − the other, paired"
+        title = "selected training − it, paired"
         frame = pd.DataFrame(against)
         panels.append(Panel(Analysis("", frame), {"difference": ""}, "candidate", title, "difference", zero=True))
     return intervals_figure("candidates", panels, "Candidates on held-out images", "Scores of the candidates")
