@@ -39,12 +39,10 @@ init = {seed}
 validation = 0
 split = {{ stored = "given" }}
 network = {{ name = "resunet", width = {width} }}
-target = {{ name = "flows" }}
-augment = {{ scale = [0.5, 2.0] }}
-normalize = {{ name = "percentile", low = 1.0, high = 99.8 }}
+target = {{ name = "boundary" }}
+augment = "dihedral"
 optimizer = {{ name = "adam", lr = 1e-3 }}
 schedule = {{ name = "cosine" }}
-clip_norm = 1.0
 
 [[data]]
 dataset = "{dataset}"
