@@ -121,3 +121,12 @@ def test_intervals_of_clustered_means_cover(groups: int, unequal: bool) -> None:
         _, low, high, _ = clustered_mean(values, ids)
         inside.append(low <= 0 <= high)
     assert 0.9 <= np.mean(inside) <= 0.98
+
+
+def test_scratch_is_compared_with_the_best_child():
+    """Where validation selects scratch, the answer says how it compares with what a parent gave."""
+    table = {"scratch": scores(*[0.5] * 6), "from a": scores(*[0.4] * 6), "from a, encoder frozen": scores(*[0.3] * 6)}
+    verdict = judge(table, table, untouched=[], constant=scores(*[0.1] * 6), references=["scratch"])
+    assert verdict.chosen == verdict.selected == "scratch" and list(verdict.against) == ["from a"]
+    assert verdict.against["from a"].mean == pytest.approx(0.1)
+    assert "scratch against from a: +0.100 [+0.100, +0.100], better." in sentences(verdict, table, "IoU")

@@ -119,13 +119,16 @@ def judge(
 
     Validation selects among the trainings, and among the untouched parents. The selected training takes the parent's
     place only if it is better on the held-out images: a parent that is not beaten stays. references: candidates that
-    the selected one is compared with, besides the untouched parents.
+    the selected one is compared with, besides the untouched parents; if it is one of them, also the best of the other
+    trainings.
     """
     trained = [name for name in validation if name not in untouched]
     parents = [name for name in untouched if name in validation]
     selected = max(trained, key=lambda name: mean_score(validation[name]).mean)
     parent = max(parents, key=lambda name: mean_score(validation[name]).mean) if parents else None
-    others = [name for name in [*parents, *references] if name != selected]
+    rest = [name for name in trained if name != selected]
+    best = [max(rest, key=lambda name: mean_score(validation[name]).mean)] if selected in references and rest else []
+    others = [name for name in [*parents, *references, *best] if name != selected]
     against = {name: difference(test[selected], test[name]) for name in dict.fromkeys(others)}
     chosen = parent if parent is not None and against[parent].relation != "better" else selected
     return Verdict(chosen, selected, parent, against, difference(test[chosen], constant))
