@@ -157,7 +157,7 @@ def test_images_that_a_parent_has_seen_are_only_trained_on(split_fit: tuple[Path
     lines: list[str] = []
     request = Request(f"{folder}/images", f"{folder}/labels", tmp_path / "child", parents=(str(parent.model),), steps=2)
     fitted = fit(request, progress=lambda *_, **__: None, log=lines.append)
-    assert any(line.endswith("9 images that model has seen are only trained on") for line in lines)
+    assert any(line.startswith("division: model has seen 9 of 12 images, which are only trained on") for line in lines)
     unseen = {Path(row[0]).name for row in rows_of(folder / "model.fit" / "images.csv") if row[3] == "test"}
     tested: set[str] = set()
     for fold in (1, 2, 3):

@@ -20,7 +20,7 @@ def fit(
     minutes: Annotated[float, typer.Option("--minutes", min=0.1, help="The time to take, about.")] = 10.0,
     parents: Annotated[
         list[str] | None,
-        typer.Option("--from", metavar="MODEL", help="The folder of a finished run to start from; may be repeated."),
+        typer.Option("--from", metavar="MODEL", help="A model that ships (nuclei) or a finished run; repeatable."),
     ] = None,
     group: Annotated[
         str | None,

@@ -50,6 +50,7 @@ from segue.training.run_folder import RunFolder, load_run
 
 PAGE, CARD, RANKING = "report.html", "card.md", "next.csv"
 FINAL = "final"
+LONGER = 1.5  # times the minutes given, from which on it is said
 FROZEN = "encoder frozen"
 
 Log = Callable[[str], None]
@@ -193,7 +194,16 @@ def _fit(
 
     # choose the number of steps, and write it: from here on, the time decides nothing
     length = _length(request, work, choices, parents, datasets[names[0]], trainings, began)
-    log(f"trainings: {trainings}, of {length.steps:,} steps ({length.epochs} epochs) each")
+    step_s = read_json(work.length)["step_s"]
+    expected_s = None if step_s is None else trainings * length.steps * step_s / rules.TRAINING_SHARE
+    about = "" if expected_s is None else f", about {format_duration(expected_s)} in all"
+    epochs = "1 epoch" if length.epochs == 1 else f"{length.epochs} epochs"
+    log(f"trainings: {trainings}, of {length.steps:,} steps ({epochs}) each{about}")
+    if expected_s is not None and expected_s > LONGER * 60 * request.minutes:
+        log(
+            f"WARNING: an epoch of each of {trainings} trainings is the least, and takes more than the "
+            f"{request.minutes:g} minutes given"
+        )
     if request.steps is None and length.steps <= rules.MIN_STEPS:
         log(f"WARNING: the time allows no more than {length.steps} steps, which teach little; give more --minutes")
     table = stages(choices, length, cpu_count(), parents, work.folder)
@@ -323,26 +333,26 @@ def _ignore(line: str) -> None:
 
 def _division(look: Look, folds: Sequence[Mapping[str, str]], group: str | None, used: Mapping[str, str]) -> str:
     """Returns a sentence on how the groups are divided."""
-    divided = _division_of_unseen(look, folds, group, used)
+    divided = _division_of_unseen(look, folds, group)
     if not used:
-        return divided
+        return f"division: {divided}"
     count = sum(pair.group in used for pair in look.pairs)
-    return f"{divided}; {count} images that {' and '.join(sorted(set(used.values())))} has seen are only trained on"
+    names = " and ".join(sorted(set(used.values())))
+    seen = f"{names} has seen {count} of {len(look.pairs)} images, which are only trained on"
+    return f"division: {seen}; the others: {divided}"
 
 
-def _division_of_unseen(
-    look: Look, folds: Sequence[Mapping[str, str]], group: str | None, used: Mapping[str, str]
-) -> str:
+def _division_of_unseen(look: Look, folds: Sequence[Mapping[str, str]], group: str | None) -> str:
     own = "each image is a group of its own (--group tells otherwise)" if group is None else f"groups by '{group}'"
     if len(folds) > 1:
         return (
-            f"division: {len(folds)} folds of {len(look.groups) - len(used)} groups, so that every image is tested "
-            f"once by a model that never saw it; {own}"
+            f"{len(folds)} folds, so that each is tested once by a model that never saw it, and is trained on or "
+            f"validates in the other folds; {own}"
         )
     counts = {
         part: sum(folds[0][pair.group] == part for pair in look.pairs) for part in ("train", "validation", "test")
     }
-    return f"division: {', '.join(f'{count} images {part}' for part, count in counts.items())}; {own}"
+    return f"{', '.join(f'{count} images {part}' for part, count in counts.items())}; {own}"
 
 
 # datasets and trainings
@@ -376,7 +386,7 @@ def _length(
     trainings: int, began: float,
 ) -> Length:  # fmt: skip
     """Returns how long each training is: as stored, else by the steps that were asked for or that fit into the time."""
-    file = work.folder / "length.json"
+    file = work.length
     stored = read_json(file)
     if stored is not None:
         return Length(**stored["length"])

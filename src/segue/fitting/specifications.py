@@ -50,6 +50,11 @@ class WorkFolder:
         """Where the model is put together before it is renamed."""
         return self.folder / "model"
 
+    @property
+    def length(self) -> Path:
+        """The number of steps, with the seconds of a step."""
+        return self.folder / "length.json"
+
     def table(self, name: str) -> Path:
         return self.folder / f"{name}.csv"
 

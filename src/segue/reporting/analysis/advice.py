@@ -337,11 +337,13 @@ def advise(comparison: Comparison, stage: str, target: str | None, labels: float
         settings,
         _simple_rules(data, expected, metric.label),
         judge(comparison, stage),
-        _more_labels(comparison, stage, data, best, target),
+        _more_labels(comparison, stage, data, best, target, labels),
     )
 
 
-def _more_labels(comparison: Comparison, stage: str, data: Records, choice: int, target: str | None) -> Analysis | None:
+def _more_labels(
+    comparison: Comparison, stage: str, data: Records, choice: int, target: str | None, labels: float | None
+) -> Analysis | None:
     """Returns the values of the advised setting in the target domain by number of labels, and what more would give."""
     frame = comparison.stage_runs(stage)
     is_advised = (frame[data.axes] == data.choices.loc[choice, data.axes].to_numpy()).all(axis=1)
@@ -351,23 +353,25 @@ def _more_labels(comparison: Comparison, stage: str, data: Records, choice: int,
     if "labels" not in frame.columns or frame["labels"].nunique() < 2 or (errors < 0).any():
         return None
     most = int(frame["labels"].max())
+    base = most if labels is None else int(labels)
     counts = [*sorted(map(int, frame["labels"].unique())), 2 * most, 4 * most]
     rows = []
-    for one in expected_errors(frame["labels"].tolist(), errors.tolist(), counts):
+    for one in expected_errors(frame["labels"].tolist(), errors.tolist(), counts, base=base):
         known = frame.loc[frame["labels"] == one.labels, "value"]
         ends = (one.low, one.high) if metric.lower_is_better else (1 - one.high, 1 - one.low)
         rows.append({
             "labels": one.labels, "trainings": len(known), "median": float(known.median()) if len(known) else np.nan,
             "expected": one.error if metric.lower_is_better else 1 - one.error,
             "expected_low": ends[0], "expected_high": ends[1],
-            "gain": one.gain if one.labels > most else np.nan,
-            "gain_low": one.gain_low if one.labels > most else np.nan,
-            "gain_high": one.gain_high if one.labels > most else np.nan,
+            "gain": one.gain if one.labels > base else np.nan,
+            "gain_low": one.gain_low if one.labels > base else np.nan,
+            "gain_high": one.gain_high if one.labels > base else np.nan,
         })  # fmt: skip
     notes = (
-        f"{data.label(choice)}, in {target}: a curve a + g n^−c through its runs, whose 95 % interval holds what is "
-        "unknown of the curve and how trainings differ.",
-        f"Gain: over {most:,} {comparison.label_unit}, positive for what is better, with the interval of the curve.",
+        f"{data.label(choice)}, in {target}: {metric.label} of its trainings, their median, and what a curve a + g n^−c "
+        "through them expects of one more training, with its 95 % interval.",
+        f"Gain: expected, over {base:,} {comparison.label_unit}, positive for what is better, with the interval of the "
+        "curve.",
     )
     return Analysis(f"More labeled {comparison.label_unit}", pd.DataFrame(rows), notes)
 

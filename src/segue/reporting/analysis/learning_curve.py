@@ -23,7 +23,7 @@ SAMPLES = 4000
 @dataclass(frozen=True)
 class Expected:
     """The error that a training on `labels` others is expected to have, with an interval, and how much less that is
-    than with the most labels that were trained on, whose interval is of the curve alone."""
+    than with the labels one has, whose interval is of the curve alone."""
 
     labels: int
     error: float
@@ -35,13 +35,19 @@ class Expected:
 
 
 def forecast(
-    labels: Sequence[float], errors: Sequence[float], at: Sequence[int], *, coverage: float = COVERAGE
+    labels: Sequence[float],
+    errors: Sequence[float],
+    at: Sequence[int],
+    *,
+    base: float | None = None,
+    coverage: float = COVERAGE,
 ) -> list[Expected]:
     """Returns what is expected with each number of labels in `at`, from the errors (0 or more) of trainings.
 
     By Bayes' rule on a grid of a, g and c (flat, c from 0.1 to 2), with normal deviations of unknown variance, which
     is integrated out (Jeffreys' prior and one more training). The interval holds what is unknown of the curve and the
-    deviation of one training. Raises ValueError for fewer than two sizes.
+    deviation of one training. base: the number of labels over which gains are, by default the most. Raises ValueError
+    for fewer than two sizes.
     """
     sizes, values = np.asarray(labels, dtype=float), np.asarray(errors, dtype=float)
     if len(np.unique(sizes)) < 2:
@@ -64,17 +70,18 @@ def forecast(
     chosen = generator.choice(len(weights), SAMPLES, p=weights / weights.sum())
     deviations = np.sqrt(squares[chosen] / freedom) * generator.standard_t(freedom, SAMPLES)
     tails = ((1 - coverage) / 2, (1 + coverage) / 2)
+    before = curve(most if base is None else base)[chosen]
     results = []
     for count in at:
         expected = curve(count)[chosen]
         later = np.maximum(expected + deviations, 0)
-        gains = curve(most)[chosen] - expected
+        gains = before - expected
         low, high = np.quantile(later, tails)
         gain_low, gain_high = np.quantile(gains, tails)
         results.append(
             Expected(
                 int(count), float(np.median(expected)), float(low), float(high),
-                float(np.median(gains)), float(gain_low), float(gain_high),
+                float(np.median(before) - np.median(expected)), float(gain_low), float(gain_high),
             )
         )  # fmt: skip
     return results
