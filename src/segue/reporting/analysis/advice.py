@@ -368,8 +368,8 @@ def _more_labels(
             "gain_high": one.gain_high if one.labels > base else np.nan,
         })  # fmt: skip
     notes = (
-        f"{data.label(choice)}, in {target}: {metric.label} of its trainings, their median, and what a curve a + g n^−c "
-        "through them expects of one more training, with its 95 % interval.",
+        f"{data.label(choice)}, in {target}: {metric.label} of its trainings, their median, and what a curve "
+        "a + g n^−c through them expects of one more training, with its 95 % interval.",
         f"Gain: expected, over {base:,} {comparison.label_unit}, positive for what is better, with the interval of the "
         "curve.",
     )
