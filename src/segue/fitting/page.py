@@ -144,8 +144,8 @@ def learning_curve_figure(curve: LearningCurve, content: PageContent) -> ReportF
     caption = (
         f"{content.verdict.selected}: points are trainings on nested subsets, all with about as many steps; the line is"
         " the curve through them, its band where 95 % of trainings on other groups are expected, scored on the same"
-        " held-out images. It never falls with more labels, so that gains are above 0 by construction. Validation images"
-        " are the same for all. Dotted: all groups with labels."
+        " held-out images. It never falls with more labels, so that gains are above 0 by construction. Validation"
+        " images are the same for all. Dotted: all groups with labels."
     )
     return ReportFigure("labels", figure, "How many labels.", caption, "Scores by the number of groups with labels")
 
