@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from segue.errors import SegueError
+from segue.evaluation.learning_curve import forecast
 from segue.reporting.analysis.comparison import Comparison, compare, matrix, pair_matrix
 from segue.reporting.analysis.factors import factors
-from segue.reporting.analysis.learning_curve import forecast
 from segue.reporting.analysis.tables import analyze
 from segue.reporting.figures.baselines import baselines_figure
 from segue.reporting.figures.generalization import generalization_figure, spreads

@@ -343,16 +343,16 @@ def _division(look: Look, folds: Sequence[Mapping[str, str]], group: str | None,
 
 
 def _division_of_unseen(look: Look, folds: Sequence[Mapping[str, str]], group: str | None) -> str:
-    own = "each image is a group of its own (--group tells otherwise)" if group is None else f"groups by '{group}'"
+    grouping = "each image is a group of its own (--group tells otherwise)" if group is None else f"groups by '{group}'"
     if len(folds) > 1:
         return (
             f"{len(folds)} folds, so that each is tested once by a model that never saw it, and is trained on or "
-            f"validates in the other folds; {own}"
+            f"validates in the other folds; {grouping}"
         )
     counts = {
         part: sum(folds[0][pair.group] == part for pair in look.pairs) for part in ("train", "validation", "test")
     }
-    return f"{', '.join(f'{count} images {part}' for part, count in counts.items())}; {own}"
+    return f"{', '.join(f'{count} images {part}' for part, count in counts.items())}; {grouping}"
 
 
 # datasets and trainings

@@ -1,7 +1,7 @@
 """How many labels: trainings on nested subsets of the labeled groups, a curve through their scores, what more labels
 are expected to give, and how many groups an interval of a given width needs.
 
-The curve is of 1 − score (`reporting.analysis.learning_curve`).
+The curve is of 1 − score (`evaluation.learning_curve`).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from segue.evaluation.learning_curve import forecast as expected_errors
 from segue.fitting import rules
 from segue.fitting.rules import Length
 from segue.fitting.verdict import ImageScores, clustered_mean
 from segue.reporting.analysis.bootstrap import t_quantile
-from segue.reporting.analysis.learning_curve import forecast as expected_errors
 
 DRAWS, FOLD_DRAWS = 3, 2  # other subsets of each size, of one split and in each fold
 SIZES, FOLD_SIZES = 3, 2  # halves, quarters and eighths of the groups

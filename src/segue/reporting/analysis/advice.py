@@ -22,10 +22,10 @@ import numpy as np
 import pandas as pd
 
 from segue.errors import SegueError
+from segue.evaluation.learning_curve import forecast as expected_errors
 from segue.reporting.analysis.bootstrap import t_quantile
 from segue.reporting.analysis.choices import additive_effects, components, over_domains, settings_everywhere
 from segue.reporting.analysis.comparison import Comparison
-from segue.reporting.analysis.learning_curve import forecast as expected_errors
 from segue.reporting.analysis.ranking import choice_axes, setting_label, setting_note
 from segue.reporting.analysis.result import Analysis
 from segue.reporting.formatting import (

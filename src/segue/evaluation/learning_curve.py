@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segue.reporting.analysis.bootstrap import COVERAGE
-
+COVERAGE = 0.95  # of intervals
 EXPONENTS = np.linspace(0.1, 2, 39)  # c
 PARTS = np.linspace(0, 1, 41)  # a, as a part of the least error that was seen
 FALLS = np.linspace(0, 1.5, 61)  # g, as a part of the largest
