@@ -90,6 +90,7 @@ def test_lines_are_medians_over_seeds(study: StudyResults) -> None:
     )
 
 
+@pytest.mark.slow
 def test_axis_of_rates_ends_where_rates_live(study: StudyResults) -> None:
     """The logarithmic axis spans the highest rates of the epochs, not a cosine's end; a rate of 0 does no harm."""
     for histories in (

@@ -190,7 +190,7 @@ def _mixed(r: StudyResults) -> StudyResults:
             ["After transfer, the median adjusted loss in the target domain is"],
             marks=pytest.mark.slow,
         ),
-        (_mixtures, ["64 of -10nm, 64 of 0nm"]),
+        pytest.param(_mixtures, ["64 of -10nm, 64 of 0nm"], marks=pytest.mark.slow),
         pytest.param(_bare, ["Trained on × tested on"], marks=pytest.mark.slow),
         pytest.param(_some_nan, ["no finite", "has a single seed, so there is no interval"], marks=pytest.mark.slow),
         (_all_nan, ["No finished run has a value"]),

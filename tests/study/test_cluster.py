@@ -36,6 +36,7 @@ def test_a_running_scheduler_gives_the_same_table(study_file: StudyFile, tmp_pat
     assert here.equals(there)
 
 
+@pytest.mark.slow
 def test_no_scheduler_is_told(study_file: StudyFile, monkeypatch: pytest.MonkeyPatch):
     """An address where nobody answers is one sentence."""
     from segue import parallel

@@ -40,6 +40,7 @@ def single(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_nothing_is_broken(study_file: StudyFile, tmp_path: Path):
     """No file above 20 kB: every stage fails with the remedy and leaves no finished run; then the same study runs."""
     path, store = single(study_file(TWO)), tmp_path / "store"

@@ -62,6 +62,7 @@ def test_a_study_from_plan_to_table(copied_study: Path):
     assert again.finished == 0
 
 
+@pytest.mark.slow
 def test_every_test_image_has_a_row(copied_study: Path, tmp_path: Path):
     """Images with their groups and scores are those of the test part; pooled, they give the table's scores. Evaluations
     of before have no images, which is said; counts that do not fit the scores are refused."""

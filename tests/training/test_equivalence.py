@@ -290,6 +290,7 @@ def require_fleet(folder: Path, errors: dict[str, Any], alone: tuple[Path, dict[
     assert len(history(folder / "stops")) == 2
 
 
+@pytest.mark.slow
 def test_a_fleet_is_each_alone(tiles: Path, tmp_path: Path, alone: tuple[Path, dict[str, str]]):
     """Members with other optimizers, schedules, initialisations, lengths and dropout become, byte for byte, what they
     become alone; those that fail do so alone, in the same words, and leave nothing."""
