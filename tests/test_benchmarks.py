@@ -41,8 +41,9 @@ RUNS: dict[str, list[tuple[str, str]]] = {
     "bench_streaming.py": [("", r"^step +streamed .* \d+\.\d+ of resident$")],
     "bench_ten_minutes.py": [
         ("images OUT", r"^train: \d+ images"),
-        ("segue OUT", r'"tool": "segue, flows"'),
-        ("table OUT", r"^segue, flows +ap50 +median \d+\.\d+"),
+        ("segue OUT", r'"tool": "segue"'),
+        ("unet OUT", r'"tool": "plain U-Net"'),
+        ("table OUT", r"^\| segue, 1 seeds \| bbbc039 \| \d\.\d+ "),
     ],
     "bench_tiling.py": [("", r"plain, direct .* segue / it: \d+\.\d+$")],
     "bench_training.py": [("", r"^\| resunet of width 8 .* \*\*\d+\.\d+\*\* \| \*\*\d+\.\d+\*\* \|$")],

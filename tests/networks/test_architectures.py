@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from segue import networks, rng
 from segue.errors import SegueError, SpecError
 from segue.networks import is_under
 from segue.networks.architectures.cellpose import style_of
+from segue.networks.architectures.resunet import PointwiseConv2d
 from segue.networks.blocks import average
 from segue.networks.network import Network
 from segue.networks.registry import NetworkSpec
@@ -93,6 +96,43 @@ def test_shapes_at_two_sizes(table: dict[str, Any]):
     assert network.dense == networks.is_dense(spec)
     scores.square().sum().backward()
     assert all(p.grad is not None for p in network.parameters())
+
+
+NARROW = """
+import torch
+from segue.networks.registry import NetworkSpec, build
+torch.set_num_threads(2)
+network = build(NetworkSpec(name="resunet", width={width}), channels=1, classes=3).to(memory_format=torch.channels_last)
+for batch in (3, 5, 3):
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+            scores = network(torch.rand(batch, 1, 64, 64))
+        scores.float().square().mean().backward()
+"""
+
+
+@pytest.mark.parametrize("width", [8, 12, 16])
+def test_narrow_networks_train_with_batches_that_threads_do_not_divide(width: int):
+    """In a process of its own, since what oneDNN writes out of bounds on AVX-512 aborts it (decision 31)."""
+    done = subprocess.run(
+        [sys.executable, "-c", NARROW.format(width=width)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("channels", [3, 8, 15, 16])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_pointwise_convolutions_equal_strided_ones(channels: int, stride: int):
+    """Scores and both gradients are those of a 1x1 convolution with that stride, at odd sizes too."""
+    torch.manual_seed(0)
+    convolution = PointwiseConv2d(channels, 4, stride).double()
+    x = torch.rand(2, channels, 7, 10, dtype=torch.float64, requires_grad=True)
+    expected = F.conv2d(x, convolution.weight, stride=stride)
+    scores = convolution(x)
+    torch.testing.assert_close(scores, expected)
+    inputs = (x, convolution.weight)
+    found, right = (torch.autograd.grad(each.square().sum(), inputs) for each in (scores, expected))
+    torch.testing.assert_close(found, right)
 
 
 PARTS = {

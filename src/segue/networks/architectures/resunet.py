@@ -26,6 +26,24 @@ from segue.networks.blocks import SkipDecoder, stochastic_depth_or_identity
 from segue.networks.network import Network
 
 STAGES, UNITS = 4, 2  # of the encoder, and residual units in each
+FEWEST_STRIDED = 16  # channels of a 1x1 convolution that the processor's library may take with a stride
+
+
+class PointwiseConv2d(nn.Conv2d):
+    """A 1x1 convolution without bias, with a stride.
+
+    Fewer than FEWEST_STRIDED channels are strided before the convolution: oneDNN's backward pass on AVX-512 writes out
+    of bounds otherwise, where threads do not divide the batch (seen with torch 2.15; docs/decisions/0031).
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__(channels_in, channels_out, 1, stride, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.in_channels >= FEWEST_STRIDED:
+            return super().forward(input)
+        down, right = self.stride
+        return F.conv2d(input[..., ::down, ::right], self.weight)
 
 
 class PreActivationUnit(nn.Module):
@@ -41,7 +59,7 @@ class PreActivationUnit(nn.Module):
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False)
-        self.shortcut = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False) if projected else None
+        self.shortcut = PointwiseConv2d(channels_in, channels_out, stride) if projected else None
         self.drop = stochastic_depth_or_identity(drop)
 
     def forward(self, x: Tensor) -> Tensor:
