@@ -380,7 +380,7 @@ def predict_files(
     *,
     format: str = "tiff",
     probabilities: bool = False,
-    tta: bool = False,
+    tta: bool | None = None,
     rescale: bool = False,
     table: str = "csv",
     workers: int = 1,
@@ -390,10 +390,10 @@ def predict_files(
     """Predicts image files into the folder `out`: labels, overlays, a table of objects and one of images.
 
     model: the folder of a finished run. images: files, folders, patterns, OME-Zarr. format: of labels, "tiff",
-    "ome-tiff" or "ome-zarr". tta: averages over the eight rotations and reflections. rescale: resamples to the pixel
-    size of the training. table: "csv" or "parquet". Large images are read, predicted and written by tiles. The same
-    call continues an interrupted one; other settings in the same folder raise SegueError. Images that cannot be
-    predicted are `errors` of the result. docs/predict.md describes what is written.
+    "ome-tiff" or "ome-zarr". tta: averages over the eight rotations and reflections; None: as the run does. rescale:
+    resamples to the pixel size of the training. table: "csv" or "parquet". Large images are read, predicted and written
+    by tiles. The same call continues an interrupted one; other settings in the same folder raise SegueError. Images
+    that cannot be predicted are `errors` of the result. docs/predict.md describes what is written.
     """
     from typing import get_args
 
@@ -408,6 +408,7 @@ def predict_files(
             raise SegueError(f"--{name} {value}: allowed are {', '.join(allowed)}; choose one of them.")
     run = RunFolder(find_model(model))
     key = hash_files([run.weights_file("best"), run.spec, run.metrics])
+    tta = run.read_stage().tta if tta is None else tta
     settings = files.PredictSettings(format, probabilities, tta, rescale, table)  # pyright: ignore[reportArgumentType]
     return files.predict_files(
         files.ModelSource(run.path.absolute(), key, load_run),

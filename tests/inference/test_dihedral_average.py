@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from samples.target_contract import perfect_prediction
 
 from segue import rng
 from segue.data.augmentation import N_DIHEDRAL, apply_dihedral, inverse
-from segue.inference.dihedral_average import DihedralAverage, with_dihedral_average
+from segue.inference.dihedral_average import DihedralAverage
 from segue.inference.predict import predict
 from segue.targets import boundary, classes, combined, descriptors, distance, flows, foreground, rays
 
@@ -92,4 +94,4 @@ def test_a_symmetric_network_is_unchanged():
     """A network that has no direction of its own predicts the same objects with the average as without."""
     model = model_of("foreground")
     image = rng.numpy_generator("symmetric").normal(size=(64, 96)).astype(np.float32)
-    assert np.array_equal(predict(with_dihedral_average(model), image), predict(model, image))
+    assert np.array_equal(predict(replace(model, tta=True), image), predict(model, image))

@@ -17,7 +17,7 @@ from segue.data.spec import Layer
 from segue.data.writer import merge_parts, write_part
 from segue.errors import SegueError
 from segue.evaluation import object_metrics
-from segue.inference.predict import predict
+from segue.inference.predict import predict, probabilities
 from segue.study.evaluate import score_run
 from segue.targets.foreground import Foreground
 from segue.training import tuning
@@ -39,6 +39,24 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     layers = [Layer("discs", "instances", ("background", "disc"))]
     merge_parts(parts, out, layers=layers, channels=["intensity"], attributes={"provenance": "made"}, splits={})
     return out
+
+
+@pytest.mark.parametrize("name", ["flows", "classes"])
+def test_averages_over_views_go_from_the_stage_to_scores_and_predictions(tiles: Path, tmp_path: Path, name: str):
+    """With `tta` predictions turn with the image, scores are those of the average, and another stage has none of it."""
+    spec = spec_of(tiles, images=12, validation=6, target={"name": name}, epochs=1, augment="dihedral", tta=True)
+    model = load_run(train(spec, tmp_path / "run"))
+    with Dataset(tiles) as dataset:
+        image = dataset.read(np.array([0]), layer=None)[0][0]
+    turned = np.ascontiguousarray(np.rot90(image, axes=(1, 2)))
+    found, alone = (np.rot90(probabilities(one, image), axes=(1, 2)) for one in (model, replace(model, tta=False)))
+    np.testing.assert_allclose(probabilities(model, turned), found, atol=1e-6)
+    assert abs(probabilities(replace(model, tta=False), turned) - alone).max() > 1e-4
+    averaged, single = (
+        score_run(one, tiles, spec.data[0], "test")["scores"] for one in (model, replace(model, tta=False))
+    )
+    assert averaged["loss"] != single["loss"]
+    assert not load_run(train(spec.model_copy(update={"tta": False}), tmp_path / "plain")).tta
 
 
 @pytest.mark.parametrize("name", [n if n == "rays" else pytest.param(n, marks=pytest.mark.slow) for n in TARGETS])

@@ -36,6 +36,7 @@ def fit(
     license: Annotated[str, typer.Option("--license", help="Of the images; the model has it with its parents'.")] = "",
 ) -> None:
     """Look at images and labels, train within the time, and keep the model that held-out images show to be best."""
+    print(f"looking at {images} and {labels}", file=sys.stderr, flush=True)  # before imports that take seconds
     from segue import api
 
     with open_progress() as report:

@@ -26,8 +26,11 @@ def predict(
     format: Annotated[str, typer.Option("--format", help="Of labels: tiff, ome-tiff or ome-zarr.")] = "tiff",
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Write that of each class.")] = False,
     tta: Annotated[
-        bool, typer.Option("--tta", help="Average over the eight rotations and reflections; eight times as long.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            help="Average over the eight rotations and reflections, eight times as long; else as the model says."
+        ),
+    ] = None,
     rescale: Annotated[
         bool, typer.Option("--rescale", help="Resample to the pixel size of the training where both are known.")
     ] = False,

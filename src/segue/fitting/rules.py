@@ -121,6 +121,12 @@ def ema(situation: Situation) -> tuple[dict[str, Any], str]:
     return {"decay": 0.999}, "averages the last steps; with few steps fewer of them"
 
 
+def tta(situation: Situation) -> tuple[bool, str]:
+    if situation.has_objects:
+        return True, "predictions averaged over rotations and reflections: mean AP +.019 on nuclei"
+    return False, "not measured for classes; `segue predict --tta` does it for any model"
+
+
 def clip_norm(situation: Situation) -> tuple[float, str]:
     return 1.0, "a single odd tile cannot undo the training"
 
@@ -136,6 +142,7 @@ STAGE_RULES: Mapping[str, Callable[[Situation], tuple[Any, str]]] = {
     "schedule": schedule,
     "ema": ema,
     "clip_norm": clip_norm,
+    "tta": tta,
 }
 
 

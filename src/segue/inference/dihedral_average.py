@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TypeVar
-
 from torch import Tensor, nn
 
 from segue.data.augmentation import N_DIHEDRAL, apply_dihedral, inverse
-from segue.inference.model import Model
 from segue.targets.target import Target
-
-AnyModel = TypeVar("AnyModel", bound=Model)
 
 
 class DihedralAverage(nn.Module):
@@ -34,8 +28,3 @@ class DihedralAverage(nn.Module):
             total = scores if total is None else total + scores
         assert total is not None
         return total / N_DIHEDRAL
-
-
-def with_dihedral_average(model: AnyModel) -> AnyModel:
-    """Returns the model with its scores averaged over the eight views of an image."""
-    return replace(model, network=DihedralAverage(model.network, model.target))

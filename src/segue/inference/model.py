@@ -24,7 +24,8 @@ class Model:
     decode_params: parameters of `target.decode`. confidence: of the decoded objects, None where it was not calibrated
     (`segue.inference.confidence`). training_set: what the images were that it was trained on, None where that was not
     recorded. pictures: hashes of the micrographs that it was trained or selected with, as far as they are known
-    (`segue.data.folders.observations.picture_hash`).
+    (`segue.data.folders.observations.picture_hash`). tta: whether scores are averaged over the eight rotations and
+    reflections of an image (`predictor`).
     """
 
     network: nn.Module
@@ -36,6 +37,16 @@ class Model:
     training_set: TrainingSet | None = None
     confidence: Calibration | None = None
     pictures: frozenset[str] = frozenset()
+    tta: bool = False
+
+    @property
+    def predictor(self) -> nn.Module:
+        """The network as it predicts: with `tta`, that whose scores are the mean over the eight views of an image."""
+        if not self.tta:
+            return self.network
+        from segue.inference.dihedral_average import DihedralAverage
+
+        return DihedralAverage(self.network, self.target)
 
     @property
     def pixel_size_nm(self) -> float | None:

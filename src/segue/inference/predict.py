@@ -156,7 +156,7 @@ def score_whole(model: Model, images: Any) -> Tensor:
     batch = _as_batch(images)
     batch = batch.astype(np.uint8) if batch.dtype == bool else batch
     values = torch.from_numpy(_normalized(batch, intensity_stats(model.normalization, batch)))
-    return forward(model.network, values.to(device_of(model.network)), divisor=model.divisor, precision="fp32").cpu()
+    return forward(model.predictor, values.to(device_of(model.network)), divisor=model.divisor, precision="fp32").cpu()
 
 
 def _normalized(images: np.ndarray, stats: np.ndarray) -> np.ndarray:
@@ -286,7 +286,7 @@ def receptive_radius_px(network: nn.Module, *, channels: int, divisor: int) -> i
 def scores_of(model: Model, image: Any, tiling: Tiling) -> Callable[[Region], np.ndarray]:
     """Returns the function that scores regions of an image (C, H, W); what it computed last stays in memory."""
     predictor = tiled_predictor(
-        model.network,
+        model.predictor,
         image,
         normalization=model.normalization,
         divisor=model.divisor,
@@ -300,7 +300,7 @@ def scores_of(model: Model, image: Any, tiling: Tiling) -> Callable[[Region], np
         tile_px=tiling.tile_px,
         context_px=predictor.context_px,
         channels=model.target.channels,
-        bytes_per_px=largest_activation_bytes(model.network, channels=channels, divisor=model.divisor),
+        bytes_per_px=largest_activation_bytes(model.predictor, channels=channels, divisor=model.divisor),
     )
     return predictor.scores if side_px is None else ScoreBlocks(predictor.scores, (height, width), side_px=side_px)
 

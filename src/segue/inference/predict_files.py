@@ -31,7 +31,6 @@ from segue.errors import SegueError
 from segue.fingerprint import hash_json
 from segue.inference import domain
 from segue.inference.confidence import object_confidence
-from segue.inference.dihedral_average import with_dihedral_average
 from segue.inference.inputs import ImageInput, OpenImage, content_stamp, find_images, open_image
 from segue.inference.model import Model
 from segue.inference.object_table import measure_objects
@@ -378,7 +377,7 @@ def _predict_image(
     try:
         make_folder(working)
         model = _model(source.load, source.folder)
-        model = with_dihedral_average(model) if settings.tta else model
+        model = replace(model, tta=settings.tta)
         _write_image(model, image, out, working, settings, share or (lambda part: None))
     except SegueError as error:
         message = str(error)
@@ -606,7 +605,7 @@ def _image_class(model: Model, pixels: Any) -> dict[str, Any]:
 def _reconstruction(model: Model, opened: OpenImage, scaled: OpenImage, name: str, working: Path) -> Picture:
     """Returns the image that the network gives, in acquired units, by tiles."""
     pixels, tiling = scaled.image, Tiling()
-    predictor = tiled_predictor(model.network, pixels, normalization=model.normalization, divisor=model.divisor)
+    predictor = tiled_predictor(model.predictor, pixels, normalization=model.normalization, divisor=model.divisor)
     values = _scratch(working / "image", pixels.shape, np.float32, tiling)
     shift, scale = np.moveaxis(predictor.stats[0], -1, 0)[..., None, None]
     for core in tiling.cores(pixels.shape[1:]):

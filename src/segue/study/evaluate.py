@@ -129,7 +129,7 @@ def _score(model: TrainedModel, path: Path, data: DataSpec, part: PartName, ever
 
     # score pixels
     target = target_for(model, layer, str(path))
-    network = model.network.to(device)
+    network = model.predictor.to(device)
     (evaluation,) = score_many(
         [network], [target], source, batch=spec.batch, device=device, precision=precision, per_sample=True
     )
@@ -184,7 +184,7 @@ def _score(model: TrainedModel, path: Path, data: DataSpec, part: PartName, ever
         result["epochs"] = []
         for epoch in range(1, run.read(run.metrics)["epochs"] + 1):
             weights = run.read_weights(run.epoch_weights(epoch))
-            load_parts(network, weights, None, context=str(model.folder))
+            load_parts(model.network, weights, None, context=str(model.folder))
             scores = score(network, target, source, batch=spec.batch, device=device, precision=precision)
             result["epochs"].append(_undefined_as_none(scores))
     assert evaluation.samples is not None

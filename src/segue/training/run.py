@@ -26,6 +26,7 @@ from segue.data.sources import LabeledImage, has_micrographs, labeled_images, la
 from segue.data.spec import NormalizeSpec
 from segue.errors import SegueError
 from segue.inference import confidence
+from segue.inference.dihedral_average import DihedralAverage
 from segue.networks.pretrained import load_pretrained
 from segue.storage import make_folder, refusal, write_json
 from segue.targets.registry import build_target
@@ -463,7 +464,7 @@ def _tune_decoding(
     images, labels = zip(*tuning.select_images(labeled), strict=True)
     state.network.load_state_dict(weights)
     predicted = tuning.predict_scores(
-        state.network,
+        DihedralAverage(state.network, state.target) if spec.tta else state.network,
         images,
         normalization=spec.normalize,
         divisor=networks.divisor(spec.network),

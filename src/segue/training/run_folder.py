@@ -476,6 +476,7 @@ def load_run(folder: Path | str) -> TrainedModel:
         confidence=calibration,
         training_set=TrainingSet.from_record(model.get("training_set")),
         pictures=frozenset(run.read(run.groups).get("pictures", ())),
+        tta=spec.tta,
         spec=spec,
         folder=run.path,
         licenses=tuple(run.read(run.groups).get("licenses", ())),

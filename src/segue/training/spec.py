@@ -119,7 +119,8 @@ class StageSpec(SpecModel):
         each epoch; "all", or 0 for none. select: which epoch's weights the run keeps, the best by `monitor` on
         validation, where there is any, unless it says "last". early_stopping ends the training when nothing improves.
         keep_epochs keeps the weights of every epoch, film the predictions of so many validation images. tuning: the
-        score of objects on validation images that the decode parameters maximize.
+        score of objects on validation images that the decode parameters maximize. tta: scores are averaged over the
+        eight rotations and reflections of an image, in tuning, evaluation and prediction, but not after each epoch.
     Without effect on results
         memory_gb for the data, beyond which they are streamed; cache_features of a frozen encoder; power_w, a cap of
         the GPU's power; tensorboard.
@@ -155,6 +156,7 @@ class StageSpec(SpecModel):
     select: Literal["best", "last"] | None = None
     monitor: str = "validation_loss"
     tuning: TuningMetric = "ap_mean"
+    tta: bool = False
     restore_best: bool = False
     early_stopping: EarlyStoppingSpec | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

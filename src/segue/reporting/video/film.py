@@ -106,7 +106,7 @@ def film_of_field(run: Path, dataset: Path, field: str, crop: tuple[int, int, in
         model.network.to(device.default_device())
         is_whole = region.shape == image.shape[1:] and truth.size <= LARGE_PX
         predictor = tiled_predictor(
-            model.network,
+            model.predictor,
             image,
             normalization=model.spec.normalize,
             divisor=model.divisor,
