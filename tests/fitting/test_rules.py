@@ -59,6 +59,14 @@ def test_choices_are_settings(kind: str):
     validate(PrepareSpec, table, context="data")
 
 
+def test_objects_are_normalized_by_their_background_and_averaged_over_views():
+    """What was measured on nuclei, docs/decisions/0032; classes, of which nothing was measured, are not averaged."""
+    settings = {c.setting: c.value for c in rules.choose(rules.STAGE_RULES, situation(kind="instances"))}
+    assert settings["normalize"] == "background" and settings["tta"] and settings["optimizer"]["lr"] == 3e-3
+    settings = {c.setting: c.value for c in rules.choose(rules.STAGE_RULES, situation(kind="classes"))}
+    assert settings["normalize"] == "image" and not settings["tta"]
+
+
 def test_network_by_time():
     assert rules.network(situation(training_s=299))[0]["width"] == 16
     assert rules.network(situation(training_s=300))[0]["width"] == 32

@@ -16,7 +16,7 @@ from segue.data.spec import NOT_STATED, Layer
 from segue.data.splits import TRAIN
 from segue.errors import SegueError
 from segue.fitting.look import Look
-from segue.fitting.rules import Choice, Length
+from segue.fitting.rules import TRANSFER_LR, Choice, Length
 from segue.fitting.scoring import GIVEN, fits
 from segue.fitting.specifications import relative
 from segue.training.run_folder import RunFolder, TrainedModel, load_run
@@ -131,12 +131,14 @@ def stages(
     """Returns the stages of a study in `folder`, whose domain is to be added: scratch, and each parent transferred with
     every weight trained and with its encoder frozen.
 
-    Scratch has the network, target and normalization of the first parent, so that they differ in their weights alone.
+    Scratch has the network, target and normalization of the first parent, so that they differ in their weights and in
+    the rate that suits these.
     """
     first = parents[0] if parents else None
     table = {SCRATCH: stage_settings(choices, length, threads, first)}
     for parent in parents:
         settings = stage_settings(choices, length, threads, parent)
+        settings["optimizer"] = {**settings["optimizer"], "lr": TRANSFER_LR}
         origin: dict[str, Any] = {"from": {"run": relative(parent.folder, folder)}}
         if not parent.fits:
             origin["load"] = ["encoder", "decoder"]  # the head is of other labels
