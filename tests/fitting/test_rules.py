@@ -68,9 +68,10 @@ def test_objects_are_normalized_by_their_background_and_averaged_over_views():
 
 
 def test_network_by_time():
-    assert rules.network(situation(training_s=299))[0]["width"] == 16
-    assert rules.network(situation(training_s=300))[0]["width"] == 32
-    assert rules.network(situation(training_s=10, gpu=True))[0]["width"] == 32
+    assert rules.network(situation(training_s=299))[0] == {"name": "resunet", "width": 16}
+    assert rules.network(situation(training_s=300))[0] == {"name": "unet", "width": 16}
+    assert rules.network(situation(training_s=10, gpu=True))[0] == {"name": "unet", "width": 16}
+    assert rules.network(situation(training_s=300, kind="classes"))[0] == {"name": "resunet", "width": 32}
 
 
 def test_length():

@@ -80,9 +80,10 @@ def stride_px(situation: Situation) -> tuple[int, str]:
 def network(situation: Situation) -> tuple[dict[str, Any], str]:
     if not situation.has_gpu and situation.training_s < SMALL_TRAINING_S:
         return {"name": "resunet", "width": 16}, (
-            f"a residual U-Net; half of the width that was best in ten minutes, since a training has "
-            f"{situation.training_s:.0f} s"
+            f"a small residual U-Net, whose steps take least, since a training has {situation.training_s:.0f} s"
         )
+    if situation.has_objects:
+        return {"name": "unet", "width": 16}, "a U-Net at full resolution: mean AP +.012 over resunet of width 32"
     return {"name": "resunet", "width": 32}, "a residual U-Net of the width that was best in ten minutes of two threads"
 
 
