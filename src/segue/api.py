@@ -390,20 +390,19 @@ def predict_files(
     """Predicts image files into the folder `out`: labels, overlays, a table of objects and one of images.
 
     model: the folder of a finished run. images: files, folders, patterns, OME-Zarr. format: of labels, "tiff",
-    "ome-tiff" or "ome-zarr". tta: averages over the eight rotations and reflections; None: as the run does. rescale:
+    "ome-tiff", "ome-zarr" (0.5) or "ome-zarr-0.4". tta: averages over the eight rotations and reflections; None: as
+    the run does. rescale:
     resamples to the pixel size of the training. table: "csv" or "parquet". Large images are read, predicted and written
     by tiles. The same call continues an interrupted one; other settings in the same folder raise SegueError. Images
     that cannot be predicted are `errors` of the result. docs/predict.md describes what is written.
     """
-    from typing import get_args
-
+    from segue.exchange.pictures import WRITERS
     from segue.fingerprint import hash_files
     from segue.inference import predict_files as files
-    from segue.inference.outputs import Format
     from segue.training.run_folder import RunFolder, load_run
     from segue.zoo.shipped import find_model
 
-    for name, value, allowed in (("format", format, get_args(Format)), ("table", table, ("csv", "parquet"))):
+    for name, value, allowed in (("format", format, tuple(WRITERS)), ("table", table, ("csv", "parquet"))):
         if value not in allowed:
             raise SegueError(f"--{name} {value}: allowed are {', '.join(allowed)}; choose one of them.")
     run = RunFolder(find_model(model))

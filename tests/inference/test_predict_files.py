@@ -101,7 +101,7 @@ def test_a_folder_becomes_labels_and_tables(folder: Path, tmp_path: Path):
     assert not (tmp_path / "out" / "working").exists()
 
 
-@pytest.mark.parametrize("format", ["ome-tiff", "ome-zarr"])
+@pytest.mark.parametrize("format", ["ome-tiff", "ome-zarr", "ome-zarr-0.4"])
 def test_formats_state_pixel_size_and_uncertain_objects(folder: Path, tmp_path: Path, format: str):
     """Labels and probabilities of OME formats hold the values, the pixel size, the class names and the counts."""
     run([folder / "c.ome.tif"], tmp_path / "out", format=format, probabilities=True)
@@ -119,9 +119,11 @@ def test_formats_state_pixel_size_and_uncertain_objects(folder: Path, tmp_path: 
     for kind, expected in (("labels", labels), ("probabilities", chances)):
         group = zarr.open_group(tmp_path / "out" / kind / "c-t000.ome.zarr", mode="r")
         assert np.array_equal(group["0"][...], expected)
-        scale = group.attrs["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]["scale"]
+        ome: Any = group.attrs if format == "ome-zarr-0.4" else group.attrs["ome"]
+        assert group.metadata.zarr_format == (2 if format == "ome-zarr-0.4" else 3)
+        scale = ome["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]["scale"]
         assert scale[-2:] == [0.5, 0.5] and group.attrs["segue"]["uncertain"] == uncertain
-    assert group.attrs["omero"]["channels"][1]["label"] == "object"
+    assert ome["omero"]["channels"][1]["label"] == "object"
 
 
 LAYOUTS: dict[str, dict[str, Any]] = {

@@ -28,13 +28,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from segue.data.tiling import Region, Tiling
 from segue.device import default_device, freed_memory_kept
 from segue.errors import SegueError
+from segue.exchange.pictures import Picture, PictureFormat, label_dtype, write_picture
 from segue.fingerprint import hash_json
 from segue.inference import domain
 from segue.inference.confidence import object_confidence
 from segue.inference.inputs import ImageInput, OpenImage, content_stamp, find_images, open_image
 from segue.inference.model import Model
 from segue.inference.object_table import measure_objects
-from segue.inference.outputs import Format, Picture, label_dtype, write_overlay, write_picture
+from segue.inference.overlay import write_overlay
 from segue.inference.predict import (
     LARGE_PX,
     decode_whole,
@@ -57,7 +58,7 @@ Progress = Callable[[int, int, float], None]  # images done, of how many, share 
 class PredictSettings:
     """What a prediction writes and how: see `segue.predict_files`."""
 
-    format: Format = "tiff"
+    format: PictureFormat = "tiff"
     probabilities: bool = False
     tta: bool = False
     rescale: bool = False
