@@ -23,7 +23,9 @@ def predict(
         typer.Argument(metavar="IMAGES...", help="Files, folders, OME-Zarr, or patterns in quotes, such as 'a/*.tif'."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The folder to write; may be continued.")],
-    format: Annotated[str, typer.Option("--format", help="Of labels: tiff, ome-tiff, ome-zarr or ome-zarr-0.4.")] = "tiff",
+    format: Annotated[
+        str, typer.Option("--format", help="Of labels: tiff, ome-tiff, ome-zarr or ome-zarr-0.4.")
+    ] = "tiff",
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Write that of each class.")] = False,
     tta: Annotated[
         bool | None,
