@@ -37,6 +37,16 @@ def predict(
         bool, typer.Option("--rescale", help="Resample to the pixel size of the training where both are known.")
     ] = False,
     table: Annotated[str, typer.Option("--table", help="Of tables: csv or parquet.")] = "csv",
+    write: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--write",
+            help="Objects for other programs: geojson, geojson-gz, imagej-roi, coco, geoparquet; several by commas.",
+        ),
+    ] = None,
+    annotations: Annotated[
+        bool, typer.Option("--annotations", help="In GeoJSON, objects are QuPath's annotations, not detections.")
+    ] = False,
     workers: Annotated[
         int, typer.Option("--workers", "-w", min=1, help="Images at a time; one image uses all cores.")
     ] = 1,
@@ -55,6 +65,8 @@ def predict(
             tta=tta,
             rescale=rescale,
             table=table,
+            write=write or (),
+            annotations=annotations,
             workers=workers,
             scheduler=scheduler,
             progress=lambda finished, total, share: report("images", finished, total, share),
