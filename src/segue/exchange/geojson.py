@@ -11,8 +11,9 @@ import contextlib
 import gzip
 import json
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from segue.exchange.objects import Objects, color_of
 from segue.exchange.outlines import Outline
@@ -22,9 +23,9 @@ from segue.storage import replacing
 def write_geojson(path: Path, objects: Objects, *, compress: bool = False) -> None:
     """Writes the objects of an image as GeoJSON for QuPath, by gzip if `compress`."""
     with replacing(path) as partial, contextlib.ExitStack() as stack:
-        file: IO[bytes] = stack.enter_context(partial.open("wb"))
+        file: Any = stack.enter_context(partial.open("wb"))
         if compress:
-            file = stack.enter_context(gzip.GzipFile("", "wb", fileobj=file, mtime=0))
+            file = stack.enter_context(gzip.GzipFile("", "wb", 6, file, mtime=0))
         file.write(b'{"type":"FeatureCollection","features":[')
         separator = b"\n"
         for chunk in objects.outlines():
@@ -35,9 +36,8 @@ def write_geojson(path: Path, objects: Objects, *, compress: bool = False) -> No
         file.write(b"\n]}\n")
 
 
-def _features(objects: Objects, chunk: list[Outline]) -> list[dict[str, Any]]:
+def _features(objects: Objects, chunk: list[Outline]) -> Iterator[dict[str, Any]]:
     rows = [outline.row for outline in chunk]
-    features = []
     for outline, measurements in zip(chunk, objects.measurements(rows), strict=True):
         row, number = outline.row, int(objects.found.numbers[outline.row])
         properties: dict[str, Any] = {"objectType": objects.object_type, "name": str(number)}
@@ -48,15 +48,12 @@ def _features(objects: Objects, chunk: list[Outline]) -> list[dict[str, Any]]:
         texts = {column: values[row] for column, values in objects.texts.items() if values[row] is not None}
         if texts:
             properties["metadata"] = texts
-        features.append(
-            {
-                "type": "Feature",
-                "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"segue:{objects.name}:{number}")),
-                "geometry": _geometry(outline),
-                "properties": properties,
-            }
-        )
-    return features
+        yield {
+            "type": "Feature",
+            "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"segue:{objects.name}:{number}")),
+            "geometry": _geometry(outline),
+            "properties": properties,
+        }
 
 
 def _geometry(outline: Outline) -> dict[str, Any]:

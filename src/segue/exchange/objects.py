@@ -136,7 +136,7 @@ def _measurements(
     """Returns the columns that are numbers, and those that are texts, by the rows of `found`."""
     if table is None:
         return {}, {}
-    columns = {str(name): _array(table[name]) for name in table}
+    columns = {str(name): _array(values) for name, values in table.items()}
     index = getattr(table, "index", None)
     if NUMBER not in columns and index is not None and index.name == NUMBER:
         columns[NUMBER] = _array(index)

@@ -91,8 +91,7 @@ def find_objects(labels: Any, context: str) -> FoundObjects:
 def outlines(labels: Any, objects: FoundObjects, context: str = "labels") -> Iterator[list[Outline]]:
     """Yields the outlines of the objects of labels (H, W), a few thousand at a time.
 
-    They come in the order of the bands of the image in which they end, by number within a band: by number in an image
-    of one band.
+    They come in the order of the blocks of rows in which they end, of two million pixels, and by number within a block.
 
     >>> labels = np.array([[1, 1], [0, 1]])
     >>> next(outlines(labels, find_objects(labels, "labels")))[0].parts[0][0].tolist()
@@ -100,7 +99,7 @@ def outlines(labels: Any, objects: FoundObjects, context: str = "labels") -> Ite
     """
     height, width = labels.shape
     above = np.full(width + 2, NOTHING, np.int32)
-    waiting = _Corners.none()
+    waiting: dict[int, list[_Corners]] = {}  # of objects that go on below
     for top, block in _blocks(labels, context):
         bottom = top + len(block)
         is_last = bottom == height
@@ -108,10 +107,13 @@ def outlines(labels: Any, objects: FoundObjects, context: str = "labels") -> Ite
         padded[0] = above
         padded[1 : len(block) + 1, 1:-1] = _rows_of(block, objects.numbers)
         above = padded[len(block)]
-        waiting = waiting.joined(_Corners(*_corners(padded, top)))
-        is_done = (objects.boxes[waiting.rows, 2] < bottom) | is_last
-        yield from _rings(waiting.selected(is_done))
-        waiting = waiting.selected(~is_done)
+        corners = _Corners(*_corners(padded, top))
+        is_done = (objects.boxes[corners.rows, 2] < bottom) | is_last
+        for part in corners.selected(~is_done).by_object():
+            waiting.setdefault(int(part.rows[0]), []).append(part)
+        done = corners.selected(is_done)
+        earlier = [part for row in np.unique(done.rows).tolist() for part in waiting.pop(row, ())]
+        yield from _rings(_Corners.joined([*earlier, done]))
 
 
 def _require_labels(labels: Any, context: str) -> None:
@@ -130,10 +132,14 @@ def _blocks(labels: Any, context: str) -> Iterator[tuple[int, np.ndarray]]:
     for first, last in bands(height, width, np.dtype(labels.dtype).itemsize):
         band = np.asarray(labels[first:last, :])
         for start in range(0, last - first, step):
-            block = band[start : start + step]
-            if block.dtype == np.uint64 and int(block.max()) > np.iinfo(np.int64).max:
-                raise SegueError(f"{context}: the labels hold {block.max()}; allowed are numbers below 2^63.")
-            yield first + start, block.astype(np.int64)
+            yield first + start, _as_int64(band[start : start + step], context)
+        del band  # before the next one is read
+
+
+def _as_int64(block: np.ndarray, context: str) -> np.ndarray:
+    if block.dtype == np.uint64 and int(block.max()) > np.iinfo(np.int64).max:
+        raise SegueError(f"{context}: the labels hold {block.max()}; allowed are numbers below 2^63.")
+    return block.astype(np.int64)
 
 
 @njit(cache=True, nogil=True)
@@ -184,7 +190,8 @@ def _merge(sums: np.ndarray, places: np.ndarray, total: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class _Corners:
-    """Corners of outlines: rows of objects, y, x and flags, (n,) each, by rows of the image and from left to right.
+    """Corners of outlines: rows of objects, y, x, flags and, where holes may start, the x at which the row of pixels to
+    the left begins, (n,) each; by rows of the image and from left to right.
 
     Of two corners of an object in one point, that which ends a border from the left comes first. So corners 2 i and
     2 i + 1 of an object are joined by a horizontal border.
@@ -194,39 +201,48 @@ class _Corners:
     y: np.ndarray
     x: np.ndarray
     flags: np.ndarray
+    left: np.ndarray
 
     @classmethod
-    def none(cls) -> _Corners:
-        return cls(*(np.empty(0, dtype) for dtype in (np.int32, np.int32, np.int32, np.uint8)))
-
-    def joined(self, later: _Corners) -> _Corners:
-        return _Corners(*(np.concatenate(pair) for pair in zip(self.columns, later.columns, strict=True)))
+    def joined(cls, parts: list[_Corners]) -> _Corners:
+        return cls(*map(np.concatenate, zip(*(part.columns for part in parts), strict=True)))
 
     def selected(self, index: np.ndarray) -> _Corners:
         return _Corners(*(column[index] for column in self.columns))
 
+    def by_object(self) -> list[_Corners]:
+        """Returns the corners of each object."""
+        ordered = self.selected(np.argsort(self.rows, kind="stable"))
+        ends = np.flatnonzero(np.diff(ordered.rows)) + 1
+        split = [np.split(column, ends) for column in ordered.columns]
+        return [_Corners(*one) for one in zip(*split, strict=True)] if len(self.rows) else []
+
     @property
     def columns(self) -> tuple[np.ndarray, ...]:
-        return self.rows, self.y, self.x, self.flags
+        return self.rows, self.y, self.x, self.flags, self.left
 
 
 @njit(cache=True, nogil=True)
-def _corners(padded: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _corners(padded: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Returns the corners at the points between the rows of `padded`, objects with a margin of one pixel; the first
     row of points is row `top` of the image."""
     size, count = 1024, 0
     rows, ys, xs = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size, np.int32)
-    flags = np.empty(size, np.uint8)
+    flags, lefts = np.empty(size, np.uint8), np.empty(size, np.int32)
     for row in range(padded.shape[0] - 1):
+        following = 0
         for x in range(padded.shape[1] - 1):
             a, b = padded[row, x], padded[row, x + 1]
             c, d = padded[row + 1, x], padded[row + 1, x + 1]
+            left = following  # where the pixels of c start
+            if c != d:
+                following = x
             if (a == b and c == d) or (a == c and b == d):
                 continue  # nothing, or a straight border
             if count + 8 > size:
                 size *= 2
                 rows, ys, xs = _grown(rows, size), _grown(ys, size), _grown(xs, size)
-                flags = _grown(flags, size)
+                flags, lefts = _grown(flags, size), _grown(lefts, size)
             for corner in range(4):
                 one = (a, b, c, d)[corner]
                 if one < 0 or (corner > 0 and a == one) or (corner > 1 and b == one) or (corner > 2 and c == one):
@@ -248,7 +264,8 @@ def _corners(padded: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray, np.n
                 rows[start:count] = one
                 ys[start:count] = row + top
                 xs[start:count] = x
-    return rows[:count], ys[:count], xs[:count], flags[:count]
+                lefts[start:count] = left
+    return rows[:count], ys[:count], xs[:count], flags[:count], lefts[:count]
 
 
 @njit(cache=True, nogil=True)
@@ -266,7 +283,10 @@ def _rings(corners: _Corners) -> Iterator[list[Outline]]:
     if not len(corners.rows):
         return
     corners = corners.selected(np.argsort(corners.rows, kind="stable"))
-    points, starts, rows, parts, is_hole = _trace(*corners.columns, np.lexsort((corners.x, corners.rows)))
+    by_column = np.lexsort((corners.x, corners.rows))
+    points, starts, rows, parts, is_hole = _trace(
+        corners.rows, corners.y, corners.x, corners.flags, corners.left, by_column
+    )
     ends = np.append(starts[1:], len(points))
     order = np.lexsort((is_hole, parts, rows))
     starts, ends, rows, parts = (one[order].tolist() for one in (starts, ends, rows, parts))
@@ -287,7 +307,12 @@ def _rings(corners: _Corners) -> Iterator[list[Outline]]:
 
 @njit(cache=True, nogil=True)
 def _trace(
-    rows: np.ndarray, ys: np.ndarray, xs: np.ndarray, flags: np.ndarray, by_column: np.ndarray
+    rows: np.ndarray,
+    ys: np.ndarray,
+    xs: np.ndarray,
+    flags: np.ndarray,
+    lefts: np.ndarray,
+    by_column: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Returns points (n, 2) x, y of closed rings, and of each ring its first point, object, part and whether it is a
     hole. by_column: the order of corners by object and column, from top to bottom."""
@@ -295,21 +320,27 @@ def _trace(
     most = count // 4  # rings: each has four corners at least
     below = _vertical_neighbors(rows, ys, xs, flags, by_column)
     loop_of = np.full(count, NOTHING, np.int64)  # the closed line that a corner lies on
-    loop_start, ring_loop = np.empty(most, np.int64), np.empty(most, np.int64)
+    loop_part, ring_loop, ring_row = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int32)
     points, starts, is_hole = np.empty((count + most, 2), np.int32), np.empty(most, np.int64), np.empty(most, np.bool_)
     path, place = np.empty(count, np.int64), np.full(count, NOTHING, np.int64)  # corners since the first, and back
     loops = rings = size = 0
     for first in range(count):
         if loop_of[first] != NOTHING:
             continue
-        loop_start[loops] = first
-        is_horizontal = flags[first] & STARTS_OUTER != 0  # holes go the other way round
+        is_outer = flags[first] & STARTS_OUTER != 0
+        # a hole is in the part whose border, met before, is to the left of it
+        loop_part[loops] = (
+            loops
+            if is_outer
+            else loop_part[loop_of[_border(rows, ys, xs, by_column, rows[first], lefts[first], ys[first])]]
+        )
+        is_horizontal = is_outer  # holes go the other way round
         current, depth = first, 0
         while depth == 0 or current != first:
             loop_of[current] = loops
             twin = _twin(rows, ys, xs, current)
             if twin != NOTHING and place[twin] != NOTHING:  # the line comes to a point again: a ring is cut off
-                starts[rings], ring_loop[rings] = size, loops
+                starts[rings], ring_loop[rings], ring_row[rings] = size, loops, rows[first]
                 start = place[twin]
                 size, is_hole[rings] = _close(path[start:depth], place, ys, xs, points, size)
                 rings, depth = rings + 1, start
@@ -317,12 +348,10 @@ def _trace(
             depth += 1
             current = current ^ 1 if is_horizontal else below[current]
             is_horizontal = not is_horizontal
-        starts[rings], ring_loop[rings] = size, loops
+        starts[rings], ring_loop[rings], ring_row[rings] = size, loops, rows[first]
         size, is_hole[rings] = _close(path[:depth], place, ys, xs, points, size)
         rings, loops = rings + 1, loops + 1
-    part_of = _parts(rows, ys, xs, flags, loop_of, loop_start[:loops])
-    loop = ring_loop[:rings]
-    return points[:size], starts[:rings], rows[loop_start[loop]], part_of[loop], is_hole[:rings]
+    return points[:size], starts[:rings], ring_row[:rings], loop_part[ring_loop[:rings]], is_hole[:rings]
 
 
 @njit(cache=True, nogil=True)
@@ -363,43 +392,20 @@ def _close(
         place[corner] = NOTHING
     size += len(path)
     points[size] = points[size - len(path)]
-    return size + 1, area < 0
+    return size + 1, bool(area < 0)
 
 
 @njit(cache=True, nogil=True)
-def _parts(
-    rows: np.ndarray, ys: np.ndarray, xs: np.ndarray, flags: np.ndarray, loop_of: np.ndarray, loop_start: np.ndarray
-) -> np.ndarray:
-    """Returns for each closed line that around the part which it belongs to: itself, or for a hole that of the border
-    to the left of its first corner.
-
-    Vertical borders that cross a row of pixels are kept in the order of their columns while rows go down. The border to
-    the left belongs to the part's outer line or to a hole that was met before.
-    """
-    parts = np.arange(len(loop_start))
-    active_x, active = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
-    count, index = 0, 0
-    while index < len(rows):
-        end = index
-        while end < len(rows) and rows[end] == rows[index] and ys[end] == ys[index]:
-            end += 1
-        for corner in range(index, end):
-            if flags[corner] & DOWN == 0:
-                at = np.searchsorted(active_x[:count], xs[corner])
-                for k in range(at, count - 1):
-                    active_x[k], active[k] = active_x[k + 1], active[k + 1]
-                count -= 1
-        for corner in range(index, end):
-            if flags[corner] & DOWN:
-                at = np.searchsorted(active_x[:count], xs[corner])
-                for k in range(count, at, -1):
-                    active_x[k], active[k] = active_x[k - 1], active[k - 1]
-                active_x[at], active[at] = xs[corner], corner
-                count += 1
-        for corner in range(index, end):
-            loop = loop_of[corner]
-            if flags[corner] & STARTS_HOLE and loop_start[loop] == corner:
-                at = np.searchsorted(active_x[:count], xs[corner])
-                parts[loop] = parts[loop_of[active[at - 1]]]
-        index = end
-    return parts
+def _border(rows: np.ndarray, ys: np.ndarray, xs: np.ndarray, by_column: np.ndarray, row: int, x: int, y: int) -> int:
+    """Returns the corner at the upper end of the vertical border of object `row` at `x` beside the pixels of line
+    `y`."""
+    low, high = 0, len(by_column)
+    while low < high:
+        middle = (low + high) // 2
+        other = by_column[middle]
+        is_above = xs[other] < x or (xs[other] == x and ys[other] <= y)
+        if rows[other] < row or (rows[other] == row and is_above):
+            low = middle + 1
+        else:
+            high = middle
+    return by_column[low - 1]
