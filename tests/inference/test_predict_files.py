@@ -437,7 +437,13 @@ def test_rescaled_to_the_training_and_back(tmp_path: Path):
     size = {"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.5, "PhysicalSizeYUnit": "µm"}
     tifffile.imwrite(tmp_path / "a.ome.tif", image, ome=True, metadata={"axes": "YX", **size})
     tifffile.imwrite(tmp_path / "b.tif", image)
-    done = run([tmp_path / "a.ome.tif", tmp_path / "b.tif"], tmp_path / "out", source=source_of(model), rescale=True)
+    done = run(
+        [tmp_path / "a.ome.tif", tmp_path / "b.tif"],
+        tmp_path / "out",
+        source=source_of(model),
+        rescale=True,
+        write=("coco",),
+    )
     labels = tifffile.imread(tmp_path / "out" / "labels" / "a.tif")
     half = np.asarray(Image.fromarray(image.astype(np.float32)).resize((120, 90), Image.Resampling.BILINEAR))
     assert np.array_equal(labels, np.kron(predict(model, half), np.ones((2, 2), int))) and labels.max() > 3
@@ -445,6 +451,8 @@ def test_rescaled_to_the_training_and_back(tmp_path: Path):
     objects = pd.read_csv(tmp_path / "out" / "objects.csv")
     first = objects[objects["image"] == "a"]
     assert np.allclose(first["area_um2"], first["area_px"] / 4)
+    coco = json.loads((tmp_path / "out" / "coco.json").read_bytes())
+    assert [one["area"] for one in coco["annotations"]] == objects["area_px"].tolist()
     with pytest.raises(SegueError, match="does not say one pixel size"):
         run([tmp_path / "b.tif"], tmp_path / "other", rescale=True)
     assert not (tmp_path / "other").exists()

@@ -38,11 +38,11 @@ def write_coco(path: Path, objects: Objects) -> None:
             "geoparquet."
         )
     names = [*objects.classes]
-    if not names or (objects.class_of == NO_CLASS).any():
+    if UNNAMED not in names and (not names or (objects.class_of == NO_CLASS).any()):
         names.append(UNNAMED)
     image = {"id": 1, "file_name": objects.file_name, "width": width, "height": height}
     with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
-        _write(file, [image], names, _annotations(objects, len(names)))
+        _write(file, [image], names, _annotations(objects, names))
 
 
 def join_coco(paths: Iterable[Path], path: Path) -> None:
@@ -106,7 +106,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise SegueError(f"{path}: is damaged or was altered ({error}); remove it, and make it again.") from None
 
 
-def _annotations(objects: Objects, unnamed: int) -> Iterator[dict[str, Any]]:
+def _annotations(objects: Objects, names: list[str]) -> Iterator[dict[str, Any]]:
     height, width = objects.labels.shape
     scores = objects.numbers.get(SCORE)
     for chunk in objects.outlines():
@@ -117,7 +117,7 @@ def _annotations(objects: Objects, unnamed: int) -> Iterator[dict[str, Any]]:
             annotation: dict[str, Any] = {
                 "id": int(objects.found.numbers[row]),
                 "image_id": 1,
-                "category_id": unnamed if index == NO_CLASS else index + 1,
+                "category_id": (names.index(UNNAMED) if index == NO_CLASS else index) + 1,
                 "bbox": [left, top, right - left, bottom - top],
                 "area": int(objects.found.area_px[row]),
                 "segmentation": {"size": [height, width], "counts": encoded_runs(outline, height, width)},

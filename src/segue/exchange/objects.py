@@ -150,7 +150,9 @@ def _measurements(
             f"{numbers.shape}; give a value for each object."
         )
     if numbers.dtype.kind != "i" or len(np.unique(numbers)) != len(numbers):
-        raise SegueError(f"{context}: the measurements' column '{NUMBER}' holds no distinct integers; correct it.")
+        raise SegueError(
+            f"{context}: the measurements' column '{NUMBER}' holds no distinct integers; give a row per object, of one image."
+        )
     rows, is_there = _rows_of(numbers, found.numbers)
     missing = np.ones(len(found), np.bool_)
     missing[rows[is_there]] = False
