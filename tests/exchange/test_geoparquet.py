@@ -13,7 +13,7 @@ from pyarrow import parquet
 from samples.awkward_labels import AWKWARD, numbers_of, pixels_of
 
 import segue
-from segue.exchange import geoparquet
+from segue.exchange import geoparquet, outlines
 
 
 @pytest.mark.parametrize("name", AWKWARD)
@@ -35,7 +35,8 @@ def test_geometries_hold_the_pixels(name: str, tmp_path: Path):
 
 def test_columns_and_regions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Measurements keep their types, undefined ones are null; a region is read by the boxes of its objects."""
-    monkeypatch.setattr(geoparquet, "GROUP_OBJECTS", 2)
+    monkeypatch.setattr(geoparquet, "GROUP_BYTES", 1)
+    monkeypatch.setattr(outlines, "CHUNK_OBJECTS", 2)
     labels = np.diag(np.arange(1, 8))
     table = pd.DataFrame({
         "label": np.arange(1, 8), "n": pd.array([1, 2, 3, None, 5, 6, 7], "Int64"), "x": [0.5] * 7,
@@ -43,6 +44,7 @@ def test_columns_and_regions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     })  # fmt: skip
     path = segue.write_objects(labels, tmp_path / "a.parquet", classes={1: "cell"}, measurements=table, name="image")
     frame = geopandas.read_parquet(path)
+    assert parquet.read_metadata(path).num_row_groups >= 4
     assert frame["n"].isna().tolist() == [False] * 3 + [True] + [False] * 3 and frame["n"].sum() == 24
     assert frame["area_px"].dtype == np.int64 and frame["class"][0] == "cell" and pd.isna(frame["class"][1])
     assert set(frame["image"]) == {"image"} and pd.isna(frame["text"][1])

@@ -46,7 +46,7 @@ def disc_rows(row: int) -> np.ndarray:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_image(tmp_path: Path):
-    """50,176 objects of an image of 983 MB are written in each format within half of that, and are all there."""
+    """50,176 objects of an image of 983 MB are written in each format within 40 % of that, and are all there."""
     side_px = SIDE * STEP_PX
     labels = zarr.create_array(
         tmp_path / "labels", shape=(side_px, side_px), dtype=np.uint32, chunks=(STEP_PX, side_px)
@@ -58,6 +58,6 @@ def test_memory_does_not_grow_with_the_image(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     for line in done.stdout.splitlines():
         suffix, growth = line.split()
-        assert int(growth) < side_px**2 * 4 / 2, f"{suffix}: {growth} bytes"
+        assert int(growth) < 0.4 * 4 * side_px**2, f"{suffix}: {growth} bytes"
     assert len(pd.read_parquet(tmp_path / "large.parquet")) == SIDE**2
     assert (tmp_path / "large.json").read_bytes().count(b"\n") == SIDE**2 + 2

@@ -16,7 +16,7 @@ from segue.exchange.objects import Objects
 from segue.exchange.outlines import Outline
 from segue.storage import replacing
 
-GROUP_OBJECTS = 2**16  # of a row group, which readers skip or read
+GROUP_BYTES = 2**25  # of a row group, which readers skip or read
 POLYGON, MULTI_POLYGON = 3, 6  # of WKB
 BBOX = ("xmin", "ymin", "xmax", "ymax")
 
@@ -34,7 +34,7 @@ def write_geoparquet(path: Path, objects: Objects) -> None:
         for chunk in objects.outlines():
             geometry_types |= {"Polygon" if len(outline.parts) == 1 else "MultiPolygon" for outline in chunk}
             batches.append(pa.record_batch(_columns(objects, chunk), schema=schema))
-            if sum(map(len, batches)) >= GROUP_OBJECTS:
+            if sum(batch.nbytes for batch in batches) >= GROUP_BYTES:
                 writer.write_table(pa.Table.from_batches(batches))
                 batches = []
         writer.write_table(pa.Table.from_batches(batches, schema))

@@ -151,7 +151,8 @@ def _measurements(
         )
     if numbers.dtype.kind != "i" or len(np.unique(numbers)) != len(numbers):
         raise SegueError(
-            f"{context}: the measurements' column '{NUMBER}' holds no distinct integers; give a row per object, of one image."
+            f"{context}: the measurements' column '{NUMBER}' holds no distinct integers; give a row per object, those "
+            "of one image."
         )
     rows, is_there = _rows_of(numbers, found.numbers)
     missing = np.ones(len(found), np.bool_)

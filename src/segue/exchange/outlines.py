@@ -24,7 +24,7 @@ from segue.data.tiling import bands
 from segue.errors import SegueError
 from segue.labels import IGNORED
 
-BLOCK_PX = 2**21  # pixels that are searched at a time
+BLOCK_PX = 2**19  # pixels that are searched at a time
 CHUNK_OBJECTS = 4096  # whose rings are Python objects at a time
 NOTHING = -1  # in place of an object
 DOWN, STARTS_OUTER, STARTS_HOLE = 1, 2, 4  # of a corner: its vertical border goes down; it may be a ring's first
@@ -91,7 +91,7 @@ def find_objects(labels: Any, context: str) -> FoundObjects:
 def outlines(labels: Any, objects: FoundObjects, context: str = "labels") -> Iterator[list[Outline]]:
     """Yields the outlines of the objects of labels (H, W), a few thousand at a time.
 
-    They come in the order of the blocks of rows in which they end, of two million pixels, and by number within a block.
+    They come in the order of the blocks of rows in which they end, of half a million pixels, and by number within one.
 
     >>> labels = np.array([[1, 1], [0, 1]])
     >>> next(outlines(labels, find_objects(labels, "labels")))[0].parts[0][0].tolist()
