@@ -18,6 +18,7 @@ ROWS = [
     {"training"},
     {"evaluation"},
     {"inference"},
+    {"exchange"},
     {"targets", "networks"},
     {"hrtem"},
     {"data"},

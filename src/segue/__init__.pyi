@@ -24,6 +24,7 @@ from .data.dataset import Dataset as Dataset
 from .errors import SegueError as SegueError
 from .errors import SegueWarning as SegueWarning
 from .evaluation.tools import ToolsSpec as ToolsSpec
+from .exchange.write import write_objects as write_objects
 from .plates.counting.count import CountOptions as CountOptions
 
 __version__: str

@@ -383,6 +383,8 @@ def predict_files(
     tta: bool | None = None,
     rescale: bool = False,
     table: str = "csv",
+    write: str | Sequence[str] = (),
+    annotations: bool = False,
     workers: int = 1,
     scheduler: str | None = None,
     progress: Callable[[int, int, float], None] | None = None,
@@ -390,26 +392,42 @@ def predict_files(
     """Predicts image files into the folder `out`: labels, overlays, a table of objects and one of images.
 
     model: the folder of a finished run. images: files, folders, patterns, OME-Zarr. format: of labels, "tiff",
-    "ome-tiff" or "ome-zarr". tta: averages over the eight rotations and reflections; None: as the run does. rescale:
-    resamples to the pixel size of the training. table: "csv" or "parquet". Large images are read, predicted and written
-    by tiles. The same call continues an interrupted one; other settings in the same folder raise SegueError. Images
-    that cannot be predicted are `errors` of the result. docs/predict.md describes what is written.
-    """
-    from typing import get_args
+    "ome-tiff", "ome-zarr" (0.5) or "ome-zarr-0.4". tta: averages over the eight rotations and reflections; None: as
+    the run does. rescale: resamples to the pixel size of the training. table: "csv" or "parquet". write: formats of
+    outlines for other programs, "geojson", "geojson-gz", "imagej-roi", "coco", "geoparquet" (`segue.write_objects`);
+    annotations: the objects of GeoJSON are QuPath's annotations, not detections.
 
+    Large images are read, predicted and written by tiles. The same call continues an interrupted one; other settings in
+    the same folder raise SegueError. Images that cannot be predicted are `errors` of the result. docs/predict.md and
+    docs/exchange.md describe what is written.
+    """
+    from segue.exchange.pictures import WRITERS
+    from segue.exchange.write import OUTLINE_FORMATS
     from segue.fingerprint import hash_files
     from segue.inference import predict_files as files
-    from segue.inference.outputs import Format
     from segue.training.run_folder import RunFolder, load_run
     from segue.zoo.shipped import find_model
 
-    for name, value, allowed in (("format", format, get_args(Format)), ("table", table, ("csv", "parquet"))):
+    for name, value, allowed in (("format", format, tuple(WRITERS)), ("table", table, ("csv", "parquet"))):
         if value not in allowed:
             raise SegueError(f"--{name} {value}: allowed are {', '.join(allowed)}; choose one of them.")
+    names = [part for one in ([write] if isinstance(write, str) else write) for part in one.split(",") if part]
+    for one in names:
+        if one not in OUTLINE_FORMATS:
+            remedy = f"label images are written by --format {one}" if one in WRITERS else "choose among them"
+            raise SegueError(f"--write {one}: allowed are {', '.join(OUTLINE_FORMATS)}; {remedy}.")
     run = RunFolder(find_model(model))
     key = hash_files([run.weights_file("best"), run.spec, run.metrics])
     tta = run.read_stage().tta if tta is None else tta
-    settings = files.PredictSettings(format, probabilities, tta, rescale, table)  # pyright: ignore[reportArgumentType]
+    settings = files.PredictSettings(
+        format=format,  # pyright: ignore[reportArgumentType]
+        probabilities=probabilities,
+        tta=tta,
+        rescale=rescale,
+        table=table,  # pyright: ignore[reportArgumentType]
+        write=tuple(one for one in OUTLINE_FORMATS if one in names),
+        annotations=annotations,
+    )
     return files.predict_files(
         files.ModelSource(run.path.absolute(), key, load_run),
         images,

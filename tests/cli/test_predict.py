@@ -31,13 +31,24 @@ def images(tmp_path: Path) -> Path:
 def test_images_to_masks(run: Path, images: Path, tmp_path: Path):
     """The command writes what `segue.predict` returns, says what it did, and the second time that nothing was left."""
     out = tmp_path / "out"
-    done = run_segue("predict", run, images, "-o", out)
+    formats = ("--write", "geojson,coco", "--write", "imagej-roi")
+    done = run_segue("predict", run, images, "-o", out, *formats)
     assert done.returncode == 0, done.stderr
+    assert {path.name for path in out.glob("*/1.*")} == {
+        "1.tif",
+        "1.png",
+        "1.json",
+        "1.parquet",
+        "1.coco",
+        "1.geojson",
+        "1.zip",
+    }
+    assert (out / "coco.json").is_file()
     assert f"2 image(s) predicted: {out}" in done.stdout and f"{out / 'images.csv'}" in done.stdout
     for index, image in enumerate(disc_part(99).images[:2, 0]):
         assert np.array_equal(tifffile.imread(out / "labels" / f"{index}.tif"), segue.predict(run, image))
     assert list(pd.read_csv(out / "images.csv", dtype={"image": str})["image"]) == ["0", "1"]
-    again = run_segue("predict", run, str(images / "*.tif"), "--out", out)
+    again = run_segue("predict", run, str(images / "*.tif"), "--out", out, *formats)
     assert again.returncode == 0 and "0 image(s) predicted, 2 were finished before" in again.stdout
 
 
@@ -45,6 +56,10 @@ def test_mistakes_are_one_sentence(run: Path, images: Path, tmp_path: Path):
     """Unknown formats, missing runs and images, and a damaged file are told; nothing is written but what is whole."""
     out = tmp_path / "out"
     assert_refused(run_segue("predict", run, images, "-o", out, "--format", "bmp"), "--format bmp: allowed are tiff")
+    assert_refused(
+        run_segue("predict", run, images, "-o", out, "--write", "coco,yolo"), "--write yolo: allowed are geojson"
+    )
+    assert_refused(run_segue("predict", run, images, "-o", out, "--write", "tiff"), "are written by --format tiff")
     assert_refused(run_segue("predict", images, images, "-o", out), "is not a finished run")
     assert_refused(run_segue("predict", run, tmp_path / "no.tif", "-o", out), "no such file or folder")
     assert not out.exists()

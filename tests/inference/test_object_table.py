@@ -7,7 +7,7 @@ import pytest
 from skimage.measure import regionprops
 
 from segue import rng
-from segue.inference import object_table
+from segue.data import tiling
 from segue.inference.object_table import measure_objects
 
 
@@ -27,7 +27,7 @@ def labels() -> np.ndarray:
 @pytest.mark.parametrize("band_bytes", [2**26, 700 * 8 * 7])
 def test_objects_measure_what_scikit_image_says(labels: np.ndarray, band_bytes: int, monkeypatch: pytest.MonkeyPatch):
     """Areas, boxes, centroids, axes, perimeters and means equal regionprops, with any bands."""
-    monkeypatch.setattr(object_table, "BAND_BYTES", band_bytes)
+    monkeypatch.setattr(tiling, "BAND_BYTES", band_bytes)
     image = rng.numpy_generator("values").integers(0, 60000, (2, *labels.shape)).astype(np.uint16)
     measured = measure_objects(labels, image, 60)
     columns = measured.columns(pixel_size_um=0.5, channels=("dapi", "gfp"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -18,12 +19,15 @@ import tifffile
 import torch
 import zarr
 from PIL import Image
+from roifile import roiread
 from samples.local_model import load_local_model, model_of
 from samples.stages import FORKS
 from scipy import ndimage
 
 from segue import rng
+from segue.data import tiling
 from segue.errors import SegueError
+from segue.exchange.write import OUTLINE_FORMATS
 from segue.inference import inputs, predict_files
 from segue.inference import predict as inference
 from segue.inference.confidence import FEATURES, Calibration
@@ -101,7 +105,7 @@ def test_a_folder_becomes_labels_and_tables(folder: Path, tmp_path: Path):
     assert not (tmp_path / "out" / "working").exists()
 
 
-@pytest.mark.parametrize("format", ["ome-tiff", "ome-zarr"])
+@pytest.mark.parametrize("format", ["ome-tiff", "ome-zarr", "ome-zarr-0.4"])
 def test_formats_state_pixel_size_and_uncertain_objects(folder: Path, tmp_path: Path, format: str):
     """Labels and probabilities of OME formats hold the values, the pixel size, the class names and the counts."""
     run([folder / "c.ome.tif"], tmp_path / "out", format=format, probabilities=True)
@@ -119,9 +123,11 @@ def test_formats_state_pixel_size_and_uncertain_objects(folder: Path, tmp_path: 
     for kind, expected in (("labels", labels), ("probabilities", chances)):
         group = zarr.open_group(tmp_path / "out" / kind / "c-t000.ome.zarr", mode="r")
         assert np.array_equal(group["0"][...], expected)
-        scale = group.attrs["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]["scale"]
+        ome: Any = group.attrs if format == "ome-zarr-0.4" else group.attrs["ome"]
+        assert group.metadata.zarr_format == (2 if format == "ome-zarr-0.4" else 3)
+        scale = ome["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]["scale"]
         assert scale[-2:] == [0.5, 0.5] and group.attrs["segue"]["uncertain"] == uncertain
-    assert group.attrs["omero"]["channels"][1]["label"] == "object"
+    assert ome["omero"]["channels"][1]["label"] == "object"
 
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -431,7 +437,13 @@ def test_rescaled_to_the_training_and_back(tmp_path: Path):
     size = {"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.5, "PhysicalSizeYUnit": "µm"}
     tifffile.imwrite(tmp_path / "a.ome.tif", image, ome=True, metadata={"axes": "YX", **size})
     tifffile.imwrite(tmp_path / "b.tif", image)
-    done = run([tmp_path / "a.ome.tif", tmp_path / "b.tif"], tmp_path / "out", source=source_of(model), rescale=True)
+    done = run(
+        [tmp_path / "a.ome.tif", tmp_path / "b.tif"],
+        tmp_path / "out",
+        source=source_of(model),
+        rescale=True,
+        write=("coco",),
+    )
     labels = tifffile.imread(tmp_path / "out" / "labels" / "a.tif")
     half = np.asarray(Image.fromarray(image.astype(np.float32)).resize((120, 90), Image.Resampling.BILINEAR))
     assert np.array_equal(labels, np.kron(predict(model, half), np.ones((2, 2), int))) and labels.max() > 3
@@ -439,6 +451,8 @@ def test_rescaled_to_the_training_and_back(tmp_path: Path):
     objects = pd.read_csv(tmp_path / "out" / "objects.csv")
     first = objects[objects["image"] == "a"]
     assert np.allclose(first["area_um2"], first["area_px"] / 4)
+    coco = json.loads((tmp_path / "out" / "coco.json").read_bytes())
+    assert [one["area"] for one in coco["annotations"]] == objects["area_px"].tolist()
     with pytest.raises(SegueError, match="does not say one pixel size"):
         run([tmp_path / "b.tif"], tmp_path / "other", rescale=True)
     assert not (tmp_path / "other").exists()
@@ -504,3 +518,82 @@ def test_confidence_by_tiles_is_that_of_the_whole(tmp_path: Path, monkeypatch: p
     assert 0 < is_low.sum() < len(whole)
     assert (whole["uncertain"] == (is_low | whole["at_edge"] | whole["joined"])).all()
     assert pd.read_csv(tmp_path / "whole" / "images.csv")["low_confidence"][0] == is_low.sum()
+
+
+FILES = {"geojson": "geojson/{}.geojson", "geojson-gz": "geojson-gz/{}.geojson.gz", "imagej-roi": "imagej-roi/{}.zip",
+         "geoparquet": "geoparquet/{}.parquet"}  # fmt: skip
+
+
+def test_objects_for_other_programs(folder: Path, tmp_path: Path):
+    """Every format has the objects of the labels with their measurements; COCO those of all images in one file."""
+    out = tmp_path / "out"
+    run([folder], out, write=tuple(OUTLINE_FORMATS))
+    table = pd.read_csv(out / "objects.csv")
+    coco = json.loads((out / "coco.json").read_bytes())
+    assert [image["file_name"] for image in coco["images"]] == ["a.tif", "b.PNG", "c.ome.tif", "c.ome.tif"]
+    assert coco["categories"] == [{"id": 1, "name": "object"}]
+    assert [one["label"] for one in coco["annotations"]] == table["label"].tolist()
+    assert [one["area"] for one in coco["annotations"]] == table["area_px"].tolist()
+    assert [one["id"] for one in coco["annotations"]] == list(range(1, len(table) + 1))
+    for name in ("a", "b", "c-t000", "c-t001"):
+        rows = table[table["image"] == name]
+        features = json.loads((out / FILES["geojson"].format(name)).read_bytes())["features"]
+        assert (
+            gzip.decompress((out / FILES["geojson-gz"].format(name)).read_bytes())
+            == (out / FILES["geojson"].format(name)).read_bytes()
+        )
+        properties = [feature["properties"] for feature in features]
+        assert {one["objectType"] for one in properties} == {"detection"}
+        assert {one["classification"]["name"] for one in properties} == {"object"}
+        measured = pd.DataFrame([one["measurements"] for one in properties])
+        assert measured["uncertain"].tolist() == rows["uncertain"].tolist()
+        assert np.allclose(measured["mean_intensity"], rows["mean_intensity"])
+        frame = pd.read_parquet(out / FILES["geoparquet"].format(name))
+        assert frame["label"].tolist() == rows["label"].tolist() and set(frame["image"]) == {name}
+        rois: Any = roiread(out / FILES["imagej-roi"].format(name))
+        assert [roi.name for roi in rois] == rows["label"].astype(str).tolist()
+        assert {roi.position for roi in rois} == {{"c-t000": 1, "c-t001": 2}.get(name, 0)}
+    before = tree(out)
+    assert run([folder], out, write=tuple(OUTLINE_FORMATS)).predicted == 0 and tree(out) == before
+    (out / FILES["geojson"].format("b")).unlink()
+    assert run([folder], out, write=tuple(OUTLINE_FORMATS)).predicted == 1 and tree(out) == before
+    with pytest.raises(SegueError, match=r'write = \["geojson", .*\], not \["geojson"\]'):
+        run([folder], out, write=("geojson",))
+    header = json.loads((out / "prediction.json").read_bytes())
+    del header["settings"]["annotations"]  # of a version that did not know it
+    (out / "prediction.json").write_text(json.dumps(header))
+    assert run([folder], out, write=tuple(OUTLINE_FORMATS)).predicted == 0
+
+
+def test_objects_of_large_images_for_other_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Files of an image predicted by tiles are those of the whole image."""
+    tifffile.imwrite(tmp_path / "a.tif", image_of(7, (300, 331)), photometric="minisblack")
+    formats = tuple(OUTLINE_FORMATS)
+    run([tmp_path / "a.tif"], tmp_path / "whole", write=formats)
+    monkeypatch.setattr(predict_files, "LARGE_PX", 1000)
+    monkeypatch.setattr(tiling, "BAND_BYTES", 331 * 4 * 50)
+    run([tmp_path / "a.tif"], tmp_path / "tiles", write=formats, tile_px=128)
+    whole, tiles = (
+        sorted(
+            json.loads((tmp_path / out / "geojson" / "a.geojson").read_bytes())["features"], key=lambda one: one["id"]
+        )
+        for out in ("whole", "tiles")
+    )
+    assert [one["geometry"] for one in whole] == [one["geometry"] for one in tiles] and len(whole) > 20
+
+
+def test_classes_for_other_programs(folder: Path, tmp_path: Path):
+    """The pixels of a class are one annotation of QuPath; models without objects refuse to write any."""
+    run(
+        [folder / "a.tif"],
+        tmp_path / "out",
+        source=ModelSource(Path("classes"), "key", load_local_model),
+        write=("geojson",),
+    )
+    (feature,) = json.loads((tmp_path / "out" / "geojson" / "a.geojson").read_bytes())["features"]
+    assert feature["properties"]["objectType"] == "annotation"
+    assert feature["properties"]["classification"]["name"] == "object"
+    model = replace(model_of("foreground"), target=ImageClass(("empty", "full"), False))
+    with pytest.raises(SegueError, match="leave --write out"):
+        run([folder / "a.tif"], tmp_path / "none", source=source_of(model), write=("coco",))
+    assert not (tmp_path / "none").exists()

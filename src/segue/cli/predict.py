@@ -23,7 +23,9 @@ def predict(
         typer.Argument(metavar="IMAGES...", help="Files, folders, OME-Zarr, or patterns in quotes, such as 'a/*.tif'."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The folder to write; may be continued.")],
-    format: Annotated[str, typer.Option("--format", help="Of labels: tiff, ome-tiff or ome-zarr.")] = "tiff",
+    format: Annotated[
+        str, typer.Option("--format", help="Of labels: tiff, ome-tiff, ome-zarr or ome-zarr-0.4.")
+    ] = "tiff",
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Write that of each class.")] = False,
     tta: Annotated[
         bool | None,
@@ -35,6 +37,16 @@ def predict(
         bool, typer.Option("--rescale", help="Resample to the pixel size of the training where both are known.")
     ] = False,
     table: Annotated[str, typer.Option("--table", help="Of tables: csv or parquet.")] = "csv",
+    write: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--write",
+            help="Objects for other programs: geojson, geojson-gz, imagej-roi, coco, geoparquet; several by commas.",
+        ),
+    ] = None,
+    annotations: Annotated[
+        bool, typer.Option("--annotations", help="In GeoJSON, objects are QuPath's annotations, not detections.")
+    ] = False,
     workers: Annotated[
         int, typer.Option("--workers", "-w", min=1, help="Images at a time; one image uses all cores.")
     ] = 1,
@@ -53,6 +65,8 @@ def predict(
             tta=tta,
             rescale=rescale,
             table=table,
+            write=write or (),
+            annotations=annotations,
             workers=workers,
             scheduler=scheduler,
             progress=lambda finished, total, share: report("images", finished, total, share),

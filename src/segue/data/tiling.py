@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from segue.labels import IGNORED
 
+BAND_BYTES = 2**26
 Edge = Literal["drop", "shift"]  # a tile that would reach beyond the border is left out, or moved back inside
 
 
@@ -152,3 +153,10 @@ class Tiling:
         while halos[-1] and 2 * halos[-1] <= self.tile_px // 2:
             halos.append(2 * halos[-1])
         return halos
+
+
+def bands(height: int, width: int, bytes_per_px: int) -> Iterator[tuple[int, int]]:
+    """Yields first and last row (not included) of bands of an image that need about BAND_BYTES."""
+    rows = max(1, BAND_BYTES // max(1, width * bytes_per_px))
+    for top in range(0, height, rows):
+        yield top, min(top + rows, height)

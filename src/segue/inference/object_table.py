@@ -7,14 +7,14 @@ those of `skimage.measure.regionprops`, which needs the whole image.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numba import njit
 
-BAND_BYTES = 2**26  # of the image and its labels
+from segue.data.tiling import bands
+
 # sums of an object, in this order
 AREA, Y, X, YY, XX, XY, TOP, LEFT, BOTTOM, RIGHT, STRAIGHT, DIAGONAL, MIXED = range(13)
 N_SUMS = 13
@@ -73,13 +73,6 @@ def measure_objects(labels: Any, image: Any, count: int) -> Measurements:
     sums, intensity = sums[present], intensity[present]
     at_edge = (sums[:, TOP] == 0) | (sums[:, LEFT] == 0) | (sums[:, BOTTOM] == height) | (sums[:, RIGHT] == width)
     return Measurements(present, sums, intensity / np.maximum(sums[:, [AREA]], 1), at_edge)
-
-
-def bands(height: int, width: int, bytes_per_px: int) -> Iterator[tuple[int, int]]:
-    """Yields first and last row (not included) of bands that need about BAND_BYTES."""
-    rows = max(1, BAND_BYTES // max(1, width * bytes_per_px))
-    for top in range(0, height, rows):
-        yield top, min(top + rows, height)
 
 
 @njit(cache=True, nogil=True)

@@ -3,8 +3,10 @@
     OUT/prediction.json            the model and the settings, which cannot change
     OUT/labels/NAME.tif            objects or classes (images/ of a reconstruction); probabilities/ if asked for
     OUT/overlays/NAME.png          outlines over the image
+    OUT/FORMAT/NAME.*              objects for other programs if asked for (`segue.exchange`); coco.json of all images
     OUT/objects.csv, images.csv    a row per object (or class) of all images; a row per image
-    OUT/parts/NAME.json, .parquet  what is known of each image, written last: images that have it are not done again
+    OUT/parts/NAME.json, .parquet, .coco
+                                   what is known of each image, NAME.json last: images that have it are not done again
 
 A killed command leaves files that are whole, and at most one unfinished per worker, which nothing refers to.
 """
@@ -18,7 +20,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -28,13 +30,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from segue.data.tiling import Region, Tiling
 from segue.device import default_device, freed_memory_kept
 from segue.errors import SegueError
+from segue.exchange.coco import join_coco
+from segue.exchange.objects import describe_objects
+from segue.exchange.pictures import Picture, PictureFormat, label_dtype, write_picture
+from segue.exchange.write import OUTLINE_FORMATS
 from segue.fingerprint import hash_json
 from segue.inference import domain
 from segue.inference.confidence import object_confidence
 from segue.inference.inputs import ImageInput, OpenImage, content_stamp, find_images, open_image
 from segue.inference.model import Model
 from segue.inference.object_table import measure_objects
-from segue.inference.outputs import Format, Picture, label_dtype, write_overlay, write_picture
+from segue.inference.overlay import write_overlay
 from segue.inference.predict import (
     LARGE_PX,
     decode_whole,
@@ -49,19 +55,22 @@ from segue.parallel import map_on_scheduler, map_unordered
 from segue.storage import absolute, is_inside, make_folder, read_json, remove_abandoned, replacing, write_json
 
 MIN_CONFIDENCE = 0.5  # predicted IoU below which an object is uncertain: then it counts as missed at IoU 0.5
+COCO_SUFFIX = ".coco"  # of the part of an image
 TableFormat = Literal["csv", "parquet"]
 Progress = Callable[[int, int, float], None]  # images done, of how many, share of the work
 
 
 @dataclass(frozen=True)
 class PredictSettings:
-    """What a prediction writes and how: see `segue.predict_files`."""
+    """What a prediction writes and how: see `segue.predict_files`. write: names of `OUTLINE_FORMATS` in their order."""
 
-    format: Format = "tiff"
+    format: PictureFormat = "tiff"
     probabilities: bool = False
     tta: bool = False
     rescale: bool = False
     table: TableFormat = "csv"
+    write: tuple[str, ...] = ()
+    annotations: bool = False
     tile_px: int = 1024
 
 
@@ -123,6 +132,8 @@ def predict_files(
         shutil.rmtree(out / "working", ignore_errors=True)
         described = _all_records(out)
         _write_tables(out, described, settings.table)
+        if "coco" in settings.write:
+            join_coco([_part(out, record["name"], COCO_SUFFIX) for record in described], out / "coco.json")
     current = {image.name for image in inputs.images}
     notes: dict[str, list[str]] = {note: [] for note in inputs.notes}
     for record in described:
@@ -140,6 +151,8 @@ def _check_settings(model: Model, settings: PredictSettings, folder: Path) -> No
         )
     if settings.probabilities and model.target.output == "image":
         raise SegueError(f"{folder}: reconstructs images and has no classes; leave --probabilities out.")
+    if settings.write and model.target.output in ("image", "image_class"):
+        raise SegueError(f"{folder}: finds neither objects nor classes of pixels; leave --write out.")
 
 
 @lru_cache(maxsize=1)
@@ -177,7 +190,8 @@ def _map(
 @contextlib.contextmanager
 def _locked(out: Path, source: ModelSource, settings: PredictSettings) -> Iterator[None]:
     """Holds the output's folder for this command; raises SegueError if it belongs to another prediction or command."""
-    header = {"model": str(absolute(source.folder)), "model_key": source.key, "settings": asdict(settings)}
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}
+    header = {"model": str(absolute(source.folder)), "model_key": source.key, "settings": values}
     file = out / "prediction.json"
     if out.exists() and not out.is_dir():
         raise SegueError(f"{out}: is a file; OUT is a folder: choose another one.")
@@ -211,9 +225,10 @@ def _differences(existing: Mapping[str, Any], header: Mapping[str, Any]) -> list
     differing = []
     if existing["model_key"] != header["model_key"]:
         differing.append(f"of the model {existing['model']}")
+    recorded = {**asdict(PredictSettings()), "write": [], **existing["settings"]}  # of a version without a setting
     for name, value in header["settings"].items():
-        if existing["settings"][name] != value:
-            differing.append(f"{name} = {json.dumps(existing['settings'][name])}, not {json.dumps(value)}")
+        if recorded[name] != value:
+            differing.append(f"{name} = {json.dumps(recorded[name])}, not {json.dumps(value)}")
     return differing
 
 
@@ -431,6 +446,7 @@ def _write_image(
                 labels.probabilities, np.dtype(np.float32), image.name, opened.pixel_size_nm, facts, channels
             )
             outputs.append(write_picture(out / "probabilities", values, settings.format))
+        outputs += _write_objects(model, image, labels, table, opened.pixel_size_nm, out, settings)
         outputs.append(out / "overlays" / f"{image.name}.png")
         is_uncertain = np.zeros(labels.count + 1, np.bool_)
         if "uncertain" in table:
@@ -451,6 +467,43 @@ def _write_image(
     record_path = _part(out, image.name, ".json")
     remove_abandoned(record_path)
     write_json(record_path, record, ensure_ascii=False)
+
+
+def _write_objects(
+    model: Model,
+    image: ImageInput,
+    labels: Labels,
+    table: Mapping[str, np.ndarray],
+    pixel_size_nm: float | None,
+    out: Path,
+    settings: PredictSettings,
+) -> list[Path]:
+    """Writes the objects, or the regions of classes, in the formats that are asked for; returns the files."""
+    if not settings.write:
+        return []
+    names = model.target.names
+    is_classes = model.target.output == "classes"
+    objects = describe_objects(
+        labels.values,
+        str(image.path),
+        name=image.name,
+        file_name=(PurePosixPath(image.file_name).parent / image.path.name).as_posix(),
+        classes=dict(enumerate(names[1:], 1)) if is_classes else names[1],
+        measurements=table,
+        pixel_size_nm=pixel_size_nm,
+        object_type="annotation" if settings.annotations or is_classes else "detection",
+        stack_position=image.page + 1 if image.page is not None and len(model.channels) == 1 else None,
+    )
+    paths = []
+    for name in settings.write:
+        format = OUTLINE_FORMATS[name]
+        is_part = name == "coco"  # of the file of all images
+        path = _part(out, image.name, COCO_SUFFIX) if is_part else out / name / f"{image.name}{format.suffixes[0]}"
+        make_folder(path.parent)
+        remove_abandoned(path)
+        format.write(path, objects)
+        paths.append(path)
+    return paths
 
 
 def _write_part(path: Path, columns: Mapping[str, np.ndarray]) -> None:

@@ -1,4 +1,4 @@
-"""What a prediction writes for each image: labels and probabilities by tiles, in three formats, and an overlay.
+"""Label images and probabilities as TIFF, OME-TIFF and OME-Zarr, by tiles.
 
 `WRITERS` maps a format to its suffix and its function; arrays are sliced, never read whole. Each file appears when it
 is whole.
@@ -17,20 +17,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
-from skimage.segmentation import find_boundaries
 
 from segue.data.tiling import Tiling
-from segue.inference.object_table import bands
 from segue.storage import make_folder, remove_abandoned, replacing
 
-Format = Literal["tiff", "ome-tiff", "ome-zarr"]
+PictureFormat = Literal["tiff", "ome-tiff", "ome-zarr", "ome-zarr-0.4"]
 TILE_PX = 512  # a multiple of 16, as TIFF demands
 MAX_PYRAMID_TOP_PX = 512  # levels of OME-Zarr are halved until their longer side is at most this
-MAX_OVERLAY_PX = 2048  # of the longer side
-GRAY_PERCENTS = (0.2, 99.8)
-CERTAIN, UNCERTAIN = (0, 220, 220), (255, 140, 0)  # outlines
 MAX_UINT16 = 2**16 - 1
 
 
@@ -67,7 +60,7 @@ def label_dtype(count: int) -> np.dtype:
     return np.dtype(np.uint16 if count <= MAX_UINT16 else np.uint32)
 
 
-def write_picture(folder: Path, picture: Picture, format: Format) -> Path:
+def write_picture(folder: Path, picture: Picture, format: PictureFormat) -> Path:
     """Writes a picture as `folder`/name with the suffix of its format; returns the path."""
     suffix, write = WRITERS[format]
     path = folder / f"{picture.name}{suffix}"
@@ -151,48 +144,78 @@ def _tiles(picture: Picture) -> Iterator[np.ndarray]:
 
 
 def write_ome_zarr(path: Path, picture: Picture) -> None:
-    """Writes OME-Zarr 0.4 (Zarr 2) with a pyramid: labels by every second pixel, others by means of 2 × 2 px."""
+    """Writes OME-Zarr 0.5 (Zarr 3) with a pyramid: labels by the mode of 2 × 2 px, others by their mean."""
+    draft, group = _zarr_group(path, zarr_format=3)
+    multiscale = _write_levels(group, picture)
+    ome: dict[str, Any] = {"version": "0.5", "multiscales": [multiscale], **_ome_zarr_details(picture)}
+    group.attrs.update({"ome": ome, "segue": dict(picture.facts)})
+    _rename_folder(draft, path)
+
+
+def write_ome_zarr_04(path: Path, picture: Picture) -> None:
+    """Writes OME-Zarr 0.4 (Zarr 2), for programs that read no 0.5; otherwise as `write_ome_zarr`."""
+    draft, group = _zarr_group(path, zarr_format=2)
+    multiscale = {"version": "0.4", **_write_levels(group, picture)}
+    details = _ome_zarr_details(picture)
+    if "image-label" in details:
+        details["image-label"] = {"version": "0.4"}
+    group.attrs.update({"multiscales": [multiscale], **details, "segue": dict(picture.facts)})
+    _rename_folder(draft, path)
+
+
+def _zarr_group(path: Path, *, zarr_format: Literal[2, 3]) -> tuple[Path, Any]:
+    """Returns a new folder beside `path`, which replaces what an interrupted command left there, and its group."""
     import zarr
 
     draft = path.with_name(f"{path.name}.writing")
     shutil.rmtree(draft, ignore_errors=True)
-    group = zarr.open_group(draft, mode="w", zarr_format=2)
+    return draft, zarr.open_group(draft, mode="w", zarr_format=zarr_format)
+
+
+def _rename_folder(draft: Path, path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    draft.rename(path)
+
+
+def _write_levels(group: Any, picture: Picture) -> dict[str, Any]:
+    """Writes the levels "0", "1" … of the pyramid into a group; returns the entry of `multiscales`."""
     is_labels = picture.axes == "YX"
+    unit = {} if picture.pixel_size_nm is None else {"unit": "micrometer"}
+    axes: list[dict[str, str]] = [{"name": axis.lower(), "type": "space", **unit} for axis in "YX"]
+    axes = axes if is_labels else [{"name": "c", "type": "channel"}, *axes]
     datasets, levels, scale = [], [], 1
     height, width = picture.shape[1:]
     while True:
         shape = (height, width) if is_labels else (picture.shape[0], height, width)
-        array = group.create_array(
-            str(len(levels)),
-            shape=shape,
-            dtype=picture.dtype,
-            chunks=(*(1,) * (len(shape) - 2), min(2 * TILE_PX, height), min(2 * TILE_PX, width)),
-            chunk_key_encoding={"name": "v2", "separator": "/"},
+        chunks = (*(1,) * (len(shape) - 2), max(1, min(2 * TILE_PX, height)), max(1, min(2 * TILE_PX, width)))
+        layout: dict[str, Any] = (
+            {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
+            if group.metadata.zarr_format == 2
+            else {"dimension_names": [axis["name"] for axis in axes]}
+        )
+        levels.append(
+            group.create_array(
+                str(len(levels)), shape=shape, dtype=picture.dtype, chunks=chunks, fill_value=0, **layout
+            )
         )
         step = scale * (1.0 if picture.pixel_size_nm is None else picture.pixel_size_nm / 1000)
-        scales = [*(1.0,) * (len(shape) - 2), step, step]
-        datasets.append({"path": str(len(levels)), "coordinateTransformations": [{"type": "scale", "scale": scales}]})
-        levels.append(array)
+        transformations = [{"type": "scale", "scale": [*(1.0,) * (len(shape) - 2), step, step]}]
+        datasets.append({"path": levels[-1].basename, "coordinateTransformations": transformations})
         if max(height, width) <= MAX_PYRAMID_TOP_PX:
             break
         height, width, scale = max(1, height // 2), max(1, width // 2), scale * 2
     _fill_pyramid(picture, levels, is_labels=is_labels)
-    unit = {} if picture.pixel_size_nm is None else {"unit": "micrometer"}
-    axes = [{"name": axis.lower(), "type": "space", **unit} for axis in "YX"]
-    axes = axes if is_labels else [{"name": "c", "type": "channel"}, *axes]
-    group.attrs["multiscales"] = [{"version": "0.4", "name": picture.name, "axes": axes, "datasets": datasets}]
-    if is_labels:
-        group.attrs["image-label"] = {"version": "0.4"}
+    return {"name": picture.name, "type": "mode" if is_labels else "mean", "axes": axes, "datasets": datasets}
+
+
+def _ome_zarr_details(picture: Picture) -> dict[str, Any]:
+    """Returns what OME-Zarr states of labels, and of channels (`omero`)."""
+    details: dict[str, Any] = {"image-label": {}} if picture.axes == "YX" else {}
     if picture.channels:
         window = {"min": 0.0, "max": 1.0, "start": 0.0, "end": 1.0}
-        group.attrs["omero"] = {
-            "channels": [
-                {"label": name, "active": True, "color": "FFFFFF", "window": window} for name in picture.channels
-            ]
-        }
-    group.attrs["segue"] = dict(picture.facts)
-    shutil.rmtree(path, ignore_errors=True)
-    draft.rename(path)
+        channels = [{"label": name, "active": True, "color": "FFFFFF", "window": window} for name in picture.channels]
+        details["omero"] = {"channels": channels}
+    return details
 
 
 def _fill_pyramid(picture: Picture, levels: list[Any], *, is_labels: bool) -> None:
@@ -208,56 +231,31 @@ def _fill_pyramid(picture: Picture, levels: list[Any], *, is_labels: bool) -> No
                              zip(core.slices, finer.shape[-2:], strict=True))  # fmt: skip
             part = np.asarray(finer[(*lead, rows, columns)])
             height, width = core.shape
-            if is_labels or min(part.shape) < 2:
+            if min(part.shape) < 2:
                 level[(*lead, *core.slices)] = part[::2, ::2][:height, :width]
+            elif is_labels:
+                level[(*lead, *core.slices)] = mode_of_blocks(part[: 2 * height, : 2 * width])
             else:
                 blocks = part[: 2 * height, : 2 * width].reshape(height, 2, -1, 2)
                 level[(*lead, *core.slices)] = blocks.mean((1, 3), dtype=np.float32).astype(level.dtype)
 
 
-WRITERS: dict[Format, tuple[str, Callable[[Path, Picture], None]]] = {
+def mode_of_blocks(labels: np.ndarray) -> np.ndarray:
+    """Returns the most frequent number of each block of 2 × 2 px of labels (2h, 2w), as (h, w); of several equally
+    frequent ones the first in reading order.
+
+    >>> mode_of_blocks(np.array([[1, 2, 3, 3], [2, 0, 4, 4]])).tolist()
+    [[2, 3]]
+    """
+    first, second, third, fourth = labels[::2, ::2], labels[::2, 1::2], labels[1::2, ::2], labels[1::2, 1::2]
+    is_first = (first == second) | (first == third) | (first == fourth)
+    is_second = (second == third) | (second == fourth)
+    return np.where(is_first, first, np.where(is_second, second, np.where(third == fourth, third, first)))
+
+
+WRITERS: dict[PictureFormat, tuple[str, Callable[[Path, Picture], None]]] = {
     "tiff": (".tif", write_tiff),
     "ome-tiff": (".ome.tif", write_ome_tiff),
     "ome-zarr": (".ome.zarr", write_ome_zarr),
+    "ome-zarr-0.4": (".ome.zarr", write_ome_zarr_04),
 }
-
-
-# overlay
-
-
-def write_overlay(path: Path, image: Any, labels: Any, *, title: str, is_uncertain: np.ndarray) -> None:
-    """Writes the outlines of labels (H, W) over the mean channel of the image (C, H, W) as a PNG of the image's size.
-
-    Gray is stretched between two percentiles; sides are reduced by a whole factor to MAX_OVERLAY_PX at most. Outlines
-    are cyan, orange where `is_uncertain` (n + 1,). The title is the PNG's "Description".
-    """
-    gray, small, factor = _reduced(image, labels)
-    low, high = np.percentile(gray, GRAY_PERCENTS)
-    stretched = np.clip((gray - low) / max(float(high - low), 1e-9), 0, 1) * 255
-    picture = np.repeat(stretched[..., None], 3, axis=2).astype(np.uint8)
-    edges = find_boundaries(small, connectivity=1, mode="inner")
-    colors = np.array([CERTAIN, UNCERTAIN], np.uint8)
-    picture[edges] = colors[is_uncertain[np.minimum(small[edges], len(is_uncertain) - 1)].astype(int)]
-    text = title if factor == 1 else f"{title}; reduced {factor} ×"
-    info = PngInfo()
-    info.add_itxt("Description", text)
-    make_folder(path.parent)
-    remove_abandoned(path)
-    with replacing(path) as partial:
-        Image.fromarray(picture).save(partial, format="PNG", pnginfo=info)
-
-
-def _reduced(image: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, int]:
-    """Returns means over blocks (h, w) float32, the labels at their middles (h, w), and the factor."""
-    channels, height, width = image.shape
-    factor = max(1, -(-max(height, width) // MAX_OVERLAY_PX))
-    rows, columns = max(1, height // factor), max(1, width // factor)
-    step = min(factor, height, width)
-    gray, small = np.empty((rows, columns), np.float32), np.empty((rows, columns), np.int64)
-    for top, bottom in bands(rows, columns, step * step * (8 + 4 * channels)):
-        part = slice(top * step, bottom * step)
-        block = np.asarray(image[:, part, : columns * step]).astype(np.float32).mean(0)
-        gray[top:bottom] = block.reshape(bottom - top, step, columns, step).mean((1, 3))
-        middle = slice(step // 2, None, step)
-        small[top:bottom] = np.asarray(labels[part, : columns * step])[middle, middle]
-    return np.nan_to_num(gray), small, factor

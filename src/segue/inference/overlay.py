@@ -1,0 +1,56 @@
+"""An overlay of what a prediction found: outlines of labels over the image, as a PNG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from skimage.segmentation import find_boundaries
+
+from segue.data.tiling import bands
+from segue.storage import make_folder, remove_abandoned, replacing
+
+MAX_OVERLAY_PX = 2048  # of the longer side
+GRAY_PERCENTS = (0.2, 99.8)
+CERTAIN, UNCERTAIN = (0, 220, 220), (255, 140, 0)  # outlines
+
+
+def write_overlay(path: Path, image: Any, labels: Any, *, title: str, is_uncertain: np.ndarray) -> None:
+    """Writes the outlines of labels (H, W) over the mean channel of the image (C, H, W) as a PNG of the image's size.
+
+    Gray is stretched between two percentiles; sides are reduced by a whole factor to MAX_OVERLAY_PX at most. Outlines
+    are cyan, orange where `is_uncertain` (n + 1,). The title is the PNG's "Description".
+    """
+    gray, small, factor = _reduced(image, labels)
+    low, high = np.percentile(gray, GRAY_PERCENTS)
+    stretched = np.clip((gray - low) / max(float(high - low), 1e-9), 0, 1) * 255
+    picture = np.repeat(stretched[..., None], 3, axis=2).astype(np.uint8)
+    edges = find_boundaries(small, connectivity=1, mode="inner")
+    colors = np.array([CERTAIN, UNCERTAIN], np.uint8)
+    picture[edges] = colors[is_uncertain[np.minimum(small[edges], len(is_uncertain) - 1)].astype(int)]
+    text = title if factor == 1 else f"{title}; reduced {factor} ×"
+    info = PngInfo()
+    info.add_itxt("Description", text)
+    make_folder(path.parent)
+    remove_abandoned(path)
+    with replacing(path) as partial:
+        Image.fromarray(picture).save(partial, format="PNG", pnginfo=info)
+
+
+def _reduced(image: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, int]:
+    """Returns means over blocks (h, w) float32, the labels at their middles (h, w), and the factor."""
+    channels, height, width = image.shape
+    factor = max(1, -(-max(height, width) // MAX_OVERLAY_PX))
+    rows, columns = max(1, height // factor), max(1, width // factor)
+    step = min(factor, height, width)
+    gray, small = np.empty((rows, columns), np.float32), np.empty((rows, columns), np.int64)
+    for top, bottom in bands(rows, columns, step * step * (8 + 4 * channels)):
+        part = slice(top * step, bottom * step)
+        block = np.asarray(image[:, part, : columns * step]).astype(np.float32).mean(0)
+        gray[top:bottom] = block.reshape(bottom - top, step, columns, step).mean((1, 3))
+        middle = slice(step // 2, None, step)
+        small[top:bottom] = np.asarray(labels[part, : columns * step])[middle, middle]
+    return np.nan_to_num(gray), small, factor
