@@ -26,10 +26,18 @@ def test_difference_is_the_paired_t_test_of_single_images():
 
 def test_images_of_a_group_are_one_observation():
     """Two equal images in each of three groups: the interval is that of three values, not of six."""
-    values = np.array([0.1, 0.3, 0.2])
-    interval = stats.t.interval(0.95, 2, loc=0.2, scale=values.std(ddof=1) / np.sqrt(3))
+    values = np.array([0.4, 0.6, 0.5])
+    interval = stats.t.interval(0.95, 2, loc=0.5, scale=values.std(ddof=1) / np.sqrt(3))
     each = mean_score(scores(*np.repeat(values, 2)))
     assert (each.low, each.high) == pytest.approx(interval) and (each.images, each.groups) == (6, 3)
+
+
+def test_intervals_end_where_scores_do():
+    """Three groups that differ much: a score lies in 0 … 1 and a difference in ±1, whatever Student's t says."""
+    wide, other = scores(0.1, 0.1, 0.9, 0.9, 1.0, 1.0), scores(0.9, 0.9, 0.1, 0.1, 0.0, 0.0)
+    assert (mean_score(wide).low, mean_score(wide).high) == (0, 1)
+    assert (difference(wide, other).low, difference(wide, other).high) == (-1, 1)
+    assert np.isnan(mean_score(scores(0.1, 0.9, groups=("a", "a"))).low)
 
 
 @pytest.mark.parametrize(

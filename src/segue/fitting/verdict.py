@@ -66,13 +66,14 @@ def clustered_mean(
 
 
 def mean_score(scores: ImageScores) -> Estimate:
-    """Returns the mean score of images."""
+    """Returns the mean score of images; its interval is cut to 0 … 1, where scores lie."""
     mean, low, high, groups = clustered_mean(*_columns(list(scores.values())))
+    low, high = np.clip((low, high), 0, 1).tolist()
     return Estimate(mean, low, high, len(scores), groups)
 
 
 def difference(first: ImageScores, second: ImageScores, *, margin: float = MARGIN) -> Difference:
-    """Returns the mean of first − second over the images of both, which must be the same."""
+    """Returns the mean of first − second over the images of both, which must be the same; its interval is cut to ±1."""
     if first.keys() != second.keys():
         raise ValueError(f"scores are of different images: {sorted(first.keys() ^ second.keys())[:3]}")
     rows = [{"score": first[name]["score"] - second[name]["score"], "group": first[name]["group"]} for name in first]
@@ -84,6 +85,7 @@ def difference(first: ImageScores, second: ImageScores, *, margin: float = MARGI
         relation = "equivalent"
     elif low > 0 or high < 0:
         relation = "better" if low > 0 else "worse"
+    low, high = np.clip((low, high), -1, 1).tolist()
     return Difference(mean, low, high, len(rows), groups, relation)
 
 
