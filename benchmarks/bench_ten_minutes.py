@@ -247,7 +247,7 @@ def run_unet(out: Path, seed: int, minutes: float) -> None:
     def patch() -> tuple[np.ndarray, np.ndarray]:
         image, label = pairs[rng.choice(len(pairs), p=sizes / sizes.sum())]
         y, x = (rng.integers(0, size - side + 1) for size in image.shape)
-        turns, flip = rng.integers(4), rng.integers(2)
+        turns, flip = int(rng.integers(4)), rng.integers(2)
         cut = [np.rot90(array[y : y + side, x : x + side], turns) for array in (image, label)]
         first, second = (array[::-1].copy() if flip else array.copy() for array in cut)
         return first[None], second
