@@ -29,6 +29,7 @@ from segue.reporting.page.rendering import render_figure, render_page
 from segue.training.run_folder import RunFolder, load_run
 
 MAX_CROP_PX = 320  # of an example's side
+LOG_FROM = 30  # times the least loss, above which the axis of losses is logarithmic
 EXAMPLES = 3  # worst and best each
 MAX_RANKED = 20  # images to label next that the page lists
 MIN_OBJECTS = 5  # in a bin of confidence that is drawn
@@ -203,6 +204,9 @@ def curves_figure(content: PageContent) -> ReportFigure:
         for axes, part in zip(panels, ("training", "validation"), strict=True):
             axes.set(xlabel="epoch", title=f"{part} loss")
             axes.set_xlim(0.5, axes.dataLim.x1 + 0.5)
+            low, high = axes.dataLim.intervaly
+            if low > 0 and high > LOG_FROM * low:  # else the first epochs of new weights leave nothing to see
+                axes.set_yscale("log")
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         figure.legend(loc="outside upper left", ncols=2)
     several = " A line for each fold." if any(len(runs) > 1 for runs in content.runs.values()) else ""
