@@ -20,10 +20,10 @@ from segue.exchange.outlines import find_objects, outlines
 
 
 def geometries(labels: Any) -> dict[int, list[Polygon]]:
-    found = find_objects(labels, "test")
+    regions = find_objects(labels, "test")
     return {
-        int(found.numbers[outline.row]): [Polygon(rings[0], rings[1:]) for rings in outline.parts]
-        for chunk in outlines(labels, found)
+        int(regions.numbers[outline.row]): [Polygon(rings[0], rings[1:]) for rings in outline.parts]
+        for chunk in outlines(labels, regions)
         for outline in chunk
     }
 
@@ -80,11 +80,11 @@ def test_a_sponge_is_one_polygon():
 def test_objects_are_those_of_scikit_image():
     """Numbers, areas, centroids and boxes are those of regionprops."""
     labels = AWKWARD["noise"]
-    found, regions = find_objects(labels, "test"), regionprops(labels)
-    assert found.numbers.tolist() == [region.label for region in regions]
-    assert found.area_px.tolist() == [region.area for region in regions]
-    assert np.allclose(found.centroids, [region.centroid for region in regions])
-    assert found.boxes.tolist() == [list(region.bbox) for region in regions]
+    objects, regions = find_objects(labels, "test"), regionprops(labels)
+    assert objects.numbers.tolist() == [region.label for region in regions]
+    assert objects.area_px.tolist() == [region.area for region in regions]
+    assert np.allclose(objects.centroids, [region.centroid for region in regions])
+    assert objects.boxes.tolist() == [list(region.bbox) for region in regions]
 
 
 @pytest.mark.parametrize(

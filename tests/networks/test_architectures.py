@@ -131,8 +131,8 @@ def test_pointwise_convolutions_equal_strided_ones(channels: int, stride: int):
     scores = convolution(x)
     torch.testing.assert_close(scores, expected)
     inputs = (x, convolution.weight)
-    found, right = (torch.autograd.grad(each.square().sum(), inputs) for each in (scores, expected))
-    torch.testing.assert_close(found, right)
+    gradients, right = (torch.autograd.grad(each.square().sum(), inputs) for each in (scores, expected))
+    torch.testing.assert_close(gradients, right)
 
 
 PARTS = {

@@ -49,8 +49,10 @@ def test_averages_over_views_go_from_the_stage_to_scores_and_predictions(tiles: 
     with Dataset(tiles) as dataset:
         image = dataset.read(np.array([0]), layer=None)[0][0]
     turned = np.ascontiguousarray(np.rot90(image, axes=(1, 2)))
-    found, alone = (np.rot90(probabilities(one, image), axes=(1, 2)) for one in (model, replace(model, tta=False)))
-    np.testing.assert_allclose(probabilities(model, turned), found, atol=1e-6)
+    averaged_view, alone = (
+        np.rot90(probabilities(one, image), axes=(1, 2)) for one in (model, replace(model, tta=False))
+    )
+    np.testing.assert_allclose(probabilities(model, turned), averaged_view, atol=1e-6)
     assert abs(probabilities(replace(model, tta=False), turned) - alone).max() > 1e-4
     averaged, single = (
         score_run(one, tiles, spec.data[0], "test")["scores"] for one in (model, replace(model, tta=False))

@@ -112,17 +112,17 @@ def _annotations(objects: Objects, names: list[str]) -> Iterator[dict[str, Any]]
     for chunk in objects.outlines():
         for outline in chunk:
             row = outline.row
-            top, left, bottom, right = objects.found.boxes[row].tolist()
+            top, left, bottom, right = objects.regions.boxes[row].tolist()
             index = int(objects.class_of[row])
             annotation: dict[str, Any] = {
-                "id": int(objects.found.numbers[row]),
+                "id": int(objects.regions.numbers[row]),
                 "image_id": 1,
                 "category_id": (names.index(UNNAMED) if index == NO_CLASS else index) + 1,
                 "bbox": [left, top, right - left, bottom - top],
-                "area": int(objects.found.area_px[row]),
+                "area": int(objects.regions.area_px[row]),
                 "segmentation": {"size": [height, width], "counts": encoded_runs(outline, height, width)},
                 "iscrowd": 0,
-                "label": int(objects.found.numbers[row]),
+                "label": int(objects.regions.numbers[row]),
             }
             if scores is not None and not np.isnan(scores[row]):
                 annotation["score"] = float(scores[row])

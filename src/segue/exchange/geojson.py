@@ -39,7 +39,7 @@ def write_geojson(path: Path, objects: Objects, *, compress: bool = False) -> No
 def _features(objects: Objects, chunk: list[Outline]) -> Iterator[dict[str, Any]]:
     rows = [outline.row for outline in chunk]
     for outline, measurements in zip(chunk, objects.measurements(rows), strict=True):
-        row, number = outline.row, int(objects.found.numbers[outline.row])
+        row, number = outline.row, int(objects.regions.numbers[outline.row])
         properties: dict[str, Any] = {"objectType": objects.object_type, "name": str(number)}
         name = objects.class_name(row)
         if name is not None:

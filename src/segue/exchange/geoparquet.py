@@ -55,9 +55,9 @@ def _columns(objects: Objects, chunk: list[Outline]) -> list[Any]:
     import pyarrow as pa
 
     rows = np.array([outline.row for outline in chunk])
-    top, left, bottom, right = objects.found.boxes[rows].astype(np.float64).T
+    top, left, bottom, right = objects.regions.boxes[rows].astype(np.float64).T
     return [
-        pa.array(objects.found.numbers[rows]),
+        pa.array(objects.regions.numbers[rows]),
         pa.array([objects.name] * len(rows)),
         pa.array([objects.class_name(row) for row in rows.tolist()], pa.string()),
         *(pa.array(values[rows], from_pandas=True) for values in objects.numbers.values()),  # NaN is null
@@ -75,7 +75,7 @@ def _geo(objects: Objects, geometry_types: set[str]) -> dict[str, Any]:
         "orientation": "counterclockwise",
         "covering": {"bbox": {name: ["bbox", name] for name in BBOX}},
     }
-    boxes = objects.found.boxes
+    boxes = objects.regions.boxes
     if len(boxes):
         (top, left), (bottom, right) = boxes[:, :2].min(0).tolist(), boxes[:, 2:].max(0).tolist()
         column["bbox"] = [left, top, right, bottom]

@@ -40,13 +40,13 @@ def write_imagej_roi(path: Path, objects: Objects) -> None:
 def _roi(objects: Objects, outline: Outline) -> ImagejRoi:
     from roifile import ROI_TYPE, ImagejRoi
 
-    top, left, bottom, right = objects.found.boxes[outline.row].tolist()
+    top, left, bottom, right = objects.regions.boxes[outline.row].tolist()
     roi = ImagejRoi(
         top=top,
         left=left,
         bottom=bottom,
         right=right,
-        name=str(objects.found.numbers[outline.row]),
+        name=str(objects.regions.numbers[outline.row]),
         position=objects.stack_position or 0,
     )
     index = int(objects.class_of[outline.row])

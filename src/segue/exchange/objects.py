@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from segue.errors import SegueError
-from segue.exchange.outlines import FoundObjects, Outline, find_objects, outlines
+from segue.exchange.outlines import Outline, Regions, find_objects, outlines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +28,7 @@ COLORS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180
 class Objects:
     """The n objects of a label image, with what files state of them.
 
-    labels: (H, W), sliceable. name: of the image; file_name: that of its file. found: numbers, areas and boxes.
+    labels: (H, W), sliceable. name: of the image; file_name: that of its file. regions: numbers, areas and boxes.
     numbers: measurements that are numbers, column → (n,) int64 or float64, NaN where undefined; texts: column → (n,)
     str or None. classes: names of classes; class_of: (n,) the class of each object among them, NO_CLASS for none.
     stack_position: the page of a stack that the image is, from 1 on, None if it is none.
@@ -37,7 +37,7 @@ class Objects:
     labels: Any
     name: str
     file_name: str
-    found: FoundObjects
+    regions: Regions
     numbers: Mapping[str, np.ndarray]
     texts: Mapping[str, np.ndarray]
     classes: tuple[str, ...]
@@ -48,7 +48,7 @@ class Objects:
 
     def outlines(self) -> Iterator[list[Outline]]:
         """Yields the outlines of the objects, a few thousand at a time; see `segue.exchange.outlines.outlines`."""
-        return outlines(self.labels, self.found, self.name)
+        return outlines(self.labels, self.regions, self.name)
 
     def class_name(self, row: int) -> str | None:
         index = self.class_of[row]
@@ -84,17 +84,17 @@ def describe_objects(
 
     Raises SegueError, which begins with `context`, for labels, classes and measurements that do not fit.
     """
-    found = find_objects(labels, context)
-    numbers, texts = _measurements(measurements, found, context)
-    defaults = {"area_px": found.area_px, "y_px": found.centroids[:, 0], "x_px": found.centroids[:, 1]}
+    regions = find_objects(labels, context)
+    numbers, texts = _measurements(measurements, regions, context)
+    defaults = {"area_px": regions.area_px, "y_px": regions.centroids[:, 0], "x_px": regions.centroids[:, 1]}
     if pixel_size_nm is not None:
-        defaults["area_um2"] = found.area_px * (pixel_size_nm / 1000) ** 2
-    names, class_of = _classes(classes, found, context)
+        defaults["area_um2"] = regions.area_px * (pixel_size_nm / 1000) ** 2
+    names, class_of = _classes(classes, regions, context)
     return Objects(
         labels=labels,
         name=name,
         file_name=file_name or name,
-        found=found,
+        regions=regions,
         numbers={**defaults, **numbers},
         texts=texts,
         classes=names,
@@ -106,9 +106,9 @@ def describe_objects(
 
 
 def _classes(
-    classes: Mapping[int, str] | str | None, found: FoundObjects, context: str
+    classes: Mapping[int, str] | str | None, regions: Regions, context: str
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    class_of = np.full(len(found), NO_CLASS)
+    class_of = np.full(len(regions), NO_CLASS)
     if classes is None:
         return (), class_of
     if isinstance(classes, str):
@@ -124,16 +124,16 @@ def _classes(
         raise SegueError(f"{context}: {wrong!r} is no name of a class; give texts that are not empty.")
     names = tuple(dict.fromkeys(classes.values()))
     places = {name: index for index, name in enumerate(names)}
-    rows, is_there = _rows_of(known, found.numbers)
+    rows, is_there = _rows_of(known, regions.numbers)
     values = np.array([places[name] for name in classes.values()], dtype=class_of.dtype)
     class_of[rows[is_there]] = values[is_there]
     return names, class_of
 
 
 def _measurements(
-    table: pd.DataFrame | Columns | None, found: FoundObjects, context: str
+    table: pd.DataFrame | Columns | None, regions: Regions, context: str
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Returns the columns that are numbers, and those that are texts, by the rows of `found`."""
+    """Returns the columns that are numbers, and those that are texts, by the rows of `regions`."""
     if table is None:
         return {}, {}
     columns = {str(name): _array(values) for name, values in table.items()}
@@ -154,15 +154,15 @@ def _measurements(
             f"{context}: the measurements' column '{NUMBER}' holds no distinct integers; give a row per object, those "
             "of one image."
         )
-    rows, is_there = _rows_of(numbers, found.numbers)
-    missing = np.ones(len(found), np.bool_)
+    rows, is_there = _rows_of(numbers, regions.numbers)
+    missing = np.ones(len(regions), np.bool_)
     missing[rows[is_there]] = False
     if missing.any():
         raise SegueError(
-            f"{context}: measurements lack {missing.sum()} of {len(found)} objects, such as number "
-            f"{found.numbers[missing][0]}; give a row for each."
+            f"{context}: measurements lack {missing.sum()} of {len(regions)} objects, such as number "
+            f"{regions.numbers[missing][0]}; give a row for each."
         )
-    order = np.empty(len(found), np.int64)
+    order = np.empty(len(regions), np.int64)
     order[rows[is_there]] = np.flatnonzero(is_there)
     as_numbers: dict[str, np.ndarray] = {}
     as_texts: dict[str, np.ndarray] = {}
@@ -196,7 +196,7 @@ def _array(column: Any) -> np.ndarray:
     )
 
 
-def _rows_of(numbers: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the place of each number among those `found`, and whether it is there."""
-    rows = np.minimum(np.searchsorted(found, numbers), max(len(found) - 1, 0))
-    return rows, (found[rows] == numbers) if len(found) else np.zeros(len(numbers), np.bool_)
+def _rows_of(numbers: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the place of each number among those `known`, and whether it is there."""
+    rows = np.minimum(np.searchsorted(known, numbers), max(len(known) - 1, 0))
+    return rows, (known[rows] == numbers) if len(known) else np.zeros(len(numbers), np.bool_)

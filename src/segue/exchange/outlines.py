@@ -32,7 +32,7 @@ AREA, Y, X, TOP, LEFT, BOTTOM, RIGHT = range(7)
 
 
 @dataclass(frozen=True)
-class FoundObjects:
+class Regions:
     """The n objects of a label image by their numbers, ascending: numbers (n,) int64; area_px (n,) int64; centroids
     (n, 2) y, x, where the center of the first pixel is 0; boxes (n, 4) top, left, bottom, right, the last row and
     column not included."""
@@ -48,7 +48,7 @@ class FoundObjects:
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """The outline of an object. row: its place in `FoundObjects`. parts: each a list of closed rings, (k, 2) int32 of
+    """The outline of an object. row: its place in `Regions`. parts: each a list of closed rings, (k, 2) int32 of
     x, y, whose last point is the first one: the outer ring, then those of holes.
 
     The area x dy − y dx of outer rings is positive, that of holes negative (RFC 7946, section 3.1.6).
@@ -58,7 +58,7 @@ class Outline:
     parts: list[list[np.ndarray]]
 
 
-def find_objects(labels: Any, context: str) -> FoundObjects:
+def find_objects(labels: Any, context: str) -> Regions:
     """Returns the objects of labels (H, W), sliceable integers: all numbers from 1 on; 0 and −1 are none.
 
     Raises SegueError, which begins with `context`, for anything else.
@@ -80,15 +80,15 @@ def find_objects(labels: Any, context: str) -> FoundObjects:
         _add(_rows_of(block, present), top, one)
         numbers.append(present)
         sums.append(one)
-    found, inverse = np.unique(np.concatenate(numbers), return_inverse=True)
-    total = np.zeros((len(found), 7), np.int64)
+    distinct, inverse = np.unique(np.concatenate(numbers), return_inverse=True)
+    total = np.zeros((len(distinct), 7), np.int64)
     total[:, [TOP, LEFT]] = max(labels.shape)
     _merge(np.concatenate(sums), inverse, total)
     centroids = total[:, [Y, X]] / total[:, [AREA]]
-    return FoundObjects(found, total[:, AREA], centroids, total[:, [TOP, LEFT, BOTTOM, RIGHT]])
+    return Regions(distinct, total[:, AREA], centroids, total[:, [TOP, LEFT, BOTTOM, RIGHT]])
 
 
-def outlines(labels: Any, objects: FoundObjects, context: str = "labels") -> Iterator[list[Outline]]:
+def outlines(labels: Any, objects: Regions, context: str = "labels") -> Iterator[list[Outline]]:
     """Yields the outlines of the objects of labels (H, W), a few thousand at a time.
 
     They come in the order of the blocks of rows in which they end, of half a million pixels, and by number within one.

@@ -40,14 +40,14 @@ def write_labels(path: Path, objects: Objects, *, format: PictureFormat) -> None
     Numbers stay: uint16, above 65,535 uint32. Pixels of −1 become 0. Raises SegueError for numbers of 2^32 or more, and
     where a folder stands in the place of an OME-Zarr.
     """
-    largest = int(objects.found.numbers.max(initial=0))
+    largest = int(objects.regions.numbers.max(initial=0))
     if largest > MAX_UINT32:
         raise SegueError(
             f"{path}: the labels hold {largest}, but label images have numbers below 2^32; number them anew."
         )
     if path.is_dir():
         raise SegueError(f"{path}: exists and is a folder; nothing in it is replaced: choose another path.")
-    facts = {"objects": len(objects.found)}
+    facts = {"objects": len(objects.regions)}
     values = PositiveLabels(objects.labels)
     WRITERS[format][1](path, Picture(values, label_dtype(largest), objects.name, objects.pixel_size_nm, facts))
 
