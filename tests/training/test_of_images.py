@@ -108,13 +108,13 @@ def test_a_reconstruction_gives_images_in_their_own_units(unlabeled: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("network", "lr", "epochs"), [("alexnet-small", 1e-3, 16), pytest.param("resunet", 1e-2, 8, marks=pytest.mark.slow)]
+    ("network", "width", "lr"), [("alexnet-small", 8, 1e-3), pytest.param("resunet", 16, 3e-3, marks=pytest.mark.slow)]
 )
-def test_classes_of_whole_images(unlabeled: Path, tmp_path: Path, network: str, lr: float, epochs: int):
+def test_classes_of_whole_images(unlabeled: Path, tmp_path: Path, network: str, width: int, lr: float):
     """Which texture an image has is learnt from a column, by a classifier and by a network of pixels, with weights
     that follow from how many images there are of each."""
     target = {"name": "image-class", "column": "texture", "class_weights": "inverse_frequency"}
-    asked = {"network": {"name": network, "width": 8}, "optimizer": {"lr": lr}, "epochs": epochs}
+    asked = {"network": {"name": network, "width": width}, "optimizer": {"lr": lr}, "epochs": 16}
     spec = spec_of(unlabeled, images="all", target=target, **asked)
     run = train(spec, tmp_path / "run")
     scores = score_run(load_run(run), unlabeled, spec.data[0], "test")["scores"]
