@@ -53,7 +53,14 @@ def text_hash(text: str) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """Returns the sha256 (hex) of the file's bytes; raises SegueError if it cannot be read."""
+    """Returns the sha256 (hex) of the file's bytes, of a folder over the names and bytes of all files in it.
+
+    Raises SegueError if one cannot be read.
+    """
+    if path.is_dir():
+        inside = sorted(file for file in path.rglob("*") if file.is_file())
+        lines = (f"{file.relative_to(path).as_posix()}\0{hash_file(file)}" for file in inside)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -84,7 +91,7 @@ def hash_each_file(files: Iterable[Path], cache_path: Path | None = None) -> dic
     for path in files:
         key, stamp = str(absolute(path)), _stamp(path)
         entry = cache.get(key)
-        if entry is None or entry[:2] != stamp:
+        if entry is None or entry[:2] != stamp or path.is_dir():
             entry = [*stamp, hash_file(path)]
             cache[key], changed = entry, True
         hashes[path] = str(entry[2])

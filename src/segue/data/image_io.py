@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from segue.data.formats.array_files import HDF5, N5, NUMPY, ZARR, ArrayReader
 from segue.data.formats.bmp import BMP
 from segue.data.formats.instruments.czi import CZI
 from segue.data.formats.instruments.dm import DM
@@ -70,6 +71,14 @@ READERS: dict[str, Reader] = {
     ".ser": SER,
     ".emd": EMD,
 }
+ARRAY_READERS: dict[str, ArrayReader] = {  # of label images alone
+    ".npy": NUMPY,
+    ".npz": NUMPY,
+    ".h5": HDF5,
+    ".hdf5": HDF5,
+    ".zarr": ZARR,
+    ".n5": N5,
+}
 TIFF_SUFFIXES = tuple(suffix for suffix, reader in READERS.items() if reader is TIFF)
 
 # the first bytes of a file, by its format: a file of another format is not called damaged
@@ -85,6 +94,8 @@ SIGNATURES: Mapping[str, tuple[bytes, ...]] = {
     "DM3 or DM4": (b"\0\0\0\3", b"\0\0\0\4"),
     "SER": (b"II\x97\x01",),
     "EMD": (b"\x89HDF\r\n\x1a\n",),
+    "HDF5": (b"\x89HDF\r\n\x1a\n",),
+    "NumPy": (b"\x93NUMPY", b"PK\3\4"),
 }
 
 
@@ -186,20 +197,24 @@ def _start(path: Path) -> bytes:
         return b""
 
 
-def _reader_of(path: Path) -> Reader:
+def _reader_of(path: Path, allowed: Sequence[str] = tuple(READERS)) -> Reader:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        *suffixes, last = READERS
+        *suffixes, last = allowed
         raise SegueError(
             f"{path}: '{path.suffix}' files cannot be read; allowed are {', '.join(suffixes)} and {last}: convert it."
         )
     return reader
 
 
-def _call(reader: Reader, path: Path, function: Callable[[], Any]) -> Any:
+def _call(reader: Reader | ArrayReader, path: Path, function: Callable[[], Any]) -> Any:
     """Returns function(); every error becomes a SegueError that names the file."""
     try:
         mode = path.stat().st_mode
+        if isinstance(reader, ArrayReader) and reader.is_folder:
+            if not stat.S_ISDIR(mode):
+                raise SegueError(f"{path}: is no folder, as {reader.format} is; give the path of its folder.")
+            return _decode(reader, path, function)
         if not stat.S_ISREG(mode):  # a device could be read without end; to open a pipe waits for its writer
             kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
             raise SegueError(f"{path}: is {kind}; give the path of an image file.")
@@ -212,6 +227,10 @@ def _call(reader: Reader, path: Path, function: Callable[[], Any]) -> Any:
     absent = placeholder(path)
     if absent:
         raise SegueError(f"{path}: {absent}.")
+    return _decode(reader, path, function)
+
+
+def _decode(reader: Reader | ArrayReader, path: Path, function: Callable[[], Any]) -> Any:
     try:
         return function()
     except (SegueError, MemoryError):
@@ -277,6 +296,7 @@ def read_labels(
     *,
     shape: tuple[int, int],
     values: Mapping[int, int] | None = None,
+    array: str | None = None,
     page: int | None = None,
     count: int = 1,
     pages: Pages | None = None,
@@ -286,14 +306,14 @@ def read_labels(
 
     page: the page to read where the image is one of `count` pages of its file; the label file must have as many, of
     time or depth as `pages` says, if it states what they are.
-    inverted: 0 and 1 of a mask change places (`is_inverted_mask`).
+    inverted: 0 and 1 of a mask change places (`is_inverted_mask`). array: the path of the labels inside of a file of
+    several arrays.
 
     `values` replaces values of the file by labels, e.g. {255: 1} for masks of 0 and 255, or {255: -1} where 255 means
     ignored. Raises SegueError, one sentence naming the file, for another shape, colors, fractions, values below -1 and
     classes that the layer does not name.
     """
-    reader = _reader_of(path)
-    labels = _call(reader, path, lambda: _label_plane(path, reader.read(path, True), page, count, pages))
+    labels = _read_label_stack(path, array, lambda stack: _label_plane(path, stack, page, count, pages))
     if labels.shape != shape:
         raise SegueError(
             f"{path}: the label image is {labels.shape[0]} × {labels.shape[1]} px, but its image is "
@@ -303,14 +323,26 @@ def read_labels(
     return _checked(path, 1 - labels if inverted else labels, layer, values or {})
 
 
+def _read_label_stack(path: Path, array: str | None, function: Callable[[Stack], np.ndarray]) -> np.ndarray:
+    """Returns function of the numbers that a file stores."""
+    arrays = ARRAY_READERS.get(path.suffix.lower())
+    if arrays is not None:
+        return _call(arrays, path, lambda: function(arrays.read(path, array)))
+    if array is not None:
+        raise SegueError(
+            f"{path}: array = '{array}' is asked for, which files of {', '.join(ARRAY_READERS)} have; leave it out."
+        )
+    reader = _reader_of(path, (*READERS, *ARRAY_READERS))
+    return _call(reader, path, lambda: function(reader.read(path, True)))
+
+
 def read_label_pages(path: Path) -> np.ndarray:
     """Returns the label images of a file, (N, H, W) int32, one per page, with the numbers that the file stores.
 
     Raises SegueError, one sentence naming the file, if it cannot be read, for colors, pages along several axes,
     fractions, and numbers beyond `MAX_LABEL`.
     """
-    reader = _reader_of(path)
-    return to_labels(path, _call(reader, path, lambda: _label_pages(path, reader.read(path, True))))
+    return to_labels(path, _read_label_stack(path, None, lambda stack: _label_pages(path, stack)))
 
 
 def is_inverted_mask(label: Path, image: Path) -> bool | None:
@@ -322,7 +354,7 @@ def is_inverted_mask(label: Path, image: Path) -> bool | None:
     """
 
     def has_mark(path: Path, bits: int | None) -> bool:
-        return _reader_of(path) is TIFF and _call(TIFF, path, lambda: is_white_is_zero(path, bits=bits))
+        return READERS.get(path.suffix.lower()) is TIFF and _call(TIFF, path, lambda: is_white_is_zero(path, bits=bits))
 
     return has_mark(image, None) if has_mark(label, 1) else None
 

@@ -27,6 +27,8 @@ from typing import Any
 
 import numpy as np
 
+from segue.data.annotations.draw import describe_oddities
+from segue.data.annotations.files import is_annotation_file
 from segue.data.dataset import Dataset
 from segue.data.folders.channels import channel_order, channels_left_out, names_in_use
 from segue.data.folders.label_files import read_label_files
@@ -188,6 +190,10 @@ def part_keys(spec: PrepareSpec, pairs: Sequence[ImageLabelPair], channels: Sequ
     settings["channels"] = channels
     if spec.labels is not None and not spec.labels.number_parts:
         del settings["labels"]["number_parts"]  # undecided or false, the tiles are the same
+    if spec.labels is not None:
+        for name in ("unlabeled", "array"):
+            if settings["labels"][name] is None:
+                del settings["labels"][name]
     keys = []
     for pair in pairs:
         image, labels = hashes[pair.image], [hashes[label] for label in pair.labels]
@@ -238,11 +244,12 @@ def cut_tiles(spec: PrepareSpec, pair: ImageLabelPair, channels: Sequence[str] |
     elif names is None and channels is not None and spec.channels is None and len(image) > 1:
         notes.append("states no names of channels: they are taken in the order of the first image's")
     height, width = image.shape[1:]
-    labels = {}
+    labels, oddities = {}, None
     if spec.labels is not None and spec.layer is not None and pair.label is not None:
         layer = spec.layer
-        labels[layer.name], of_labels = read_label_files(spec, pair, layer, (height, width))
-        notes += of_labels
+        of_image = read_label_files(spec, pair, layer, (height, width))
+        labels[layer.name], oddities = of_image.labels, of_image.oddities
+        notes += of_image.notes
         if spec.labels.number_parts:
             labels[layer.name] = numbering.number_parts(labels[layer.name])
     intensity = image_statistics(image)
@@ -270,6 +277,7 @@ def cut_tiles(spec: PrepareSpec, pair: ImageLabelPair, channels: Sequence[str] |
         "pixel_size_nm": None if math.isnan(size_nm) else size_nm,
         "observation": observation.record,
         "labels": measures,
+        "annotations": oddities,
     }
 
 
@@ -369,12 +377,17 @@ def _judge(
     notes += notes_on_images({pair.source: one for pair, one in zip(pairs, observations, strict=True)})
     layer = spec.layer
     if spec.labels is not None and layer is not None:
+        annotated = [pair.label is not None and is_annotation_file(pair.label) for pair in pairs]
+        number_parts = False if all(annotated) else spec.labels.number_parts  # objects are numbered as they are drawn
+        if any(annotated):
+            oddities = [one.get("annotations") or {} for one in metadata]
+            notes += describe_oddities(dict(zip((pair.source for pair in pairs), oddities, strict=True)))
         measures = {
             _label_name(pair): numbering.LabelMeasures(**one["labels"][layer.name])
             for pair, one in zip(pairs, metadata, strict=True)
         }
         classes = len(layer.names) if layer.kind == "classes" else None
-        refusal, odd = numbering.judge(measures, classes=classes, number_parts=spec.labels.number_parts)
+        refusal, odd = numbering.judge(measures, classes=classes, number_parts=number_parts)
         problems += [f"{spec.labels.files or spec.manifest}: {refusal}."] if refusal else []
         notes += odd
     return problems, notes

@@ -94,27 +94,43 @@ GROUPS = {  # of an image, by its file
     "stem": "its name without suffix: one name in two folders is one group",
     "file": "its path with suffix",
 }
+ANNOTATIONS = (".geojson", ".json", ".geojson.gz", ".json.gz", ".roi", ".zip", ".csv", ".ilp")  # suffixes of files
+COLLECTIONS = (".json", ".json.gz", ".ilp")  # of which one may be of many images
 MAX_TILE_PX = 8192
 MAX_PADDING = 8  # a tile may be this many times as large as the largest image
 
 
 class LabelsSpec(SpecModel):
-    """The label images: their files and the meaning of their values."""
+    """The label images or annotations: their files and the meaning of their values or classes."""
 
-    files: str | None = None  # pattern with the named parts of `images`, else with {stem}; not with a manifest
+    files: str | None = None  # pattern with the named parts of `images`, else with {stem}; a file of annotations of all
     layer: str = Field(default="labels", pattern=r"^[A-Za-z0-9_-]+$")
     kind: Literal["classes", "instances"]
     names: tuple[str, ...] = Field(min_length=2)  # names[0] is the background; instances: background and the object
-    values: dict[int, int] = Field(
+    values: dict[int | str, int] = Field(
         default_factory=dict
-    )  # label by value in the file where they differ, e.g. { 255 = 1 }
+    )  # label by value or class in the file where they differ, e.g. { 255 = 1 } or { "Tumor" = 1 }
+    unlabeled: Literal["background", "ignored"] | None = None  # pixels without an annotation; None: scribbles ignore
+    array: str | None = Field(default=None, min_length=1)  # path of the labels inside of HDF5, Zarr, N5 and NPZ files
     number_parts: bool | None = None  # number the connected parts (8 neighbors) of each value; None: refuse masks
     one_object_per_file: bool = False  # all files that belong to an image are joined, each the mask of one object
 
     @model_validator(mode="after")
     def _consistent(self) -> LabelsSpec:
-        if self.files is not None and not named_parts(self.files):
+        if self.files is not None and not named_parts(self.files) and not self.files.lower().endswith(COLLECTIONS):
             raise ValueError(f"files = '{self.files}' has no {{stem}}; write e.g. files = 'labels/{{stem}}.png'")
+        if self.files is not None and self.files.lower().endswith(ANNOTATIONS):
+            self._require_annotations()
+        elif self.unlabeled is not None and self.files is not None:
+            raise ValueError(
+                f"unlabeled says what pixels without annotations are, but files = '{self.files}' are label images; use "
+                "values, such as { 0 = -1 }"
+            )
+        words = [name for name in self.values if isinstance(name, str)]
+        if words and self.files is not None and not self.files.lower().endswith(ANNOTATIONS):
+            raise ValueError(
+                f"values has the class '{words[0]}', but label images have numbers; write e.g. {{ 255 = 1 }}"
+            )
         if self.kind == "instances" and len(self.names) != 2:
             raise ValueError(
                 f"names has {len(self.names)} entries; instances need two: background and the object's name"
@@ -129,6 +145,12 @@ class LabelsSpec(SpecModel):
                 "and files, without number_parts"
             )
         return self
+
+    def _require_annotations(self) -> None:
+        """Raises ValueError for settings of label images."""
+        if self.number_parts is not None or self.one_object_per_file or self.array is not None:
+            name = "array" if self.array else "one_object_per_file" if self.one_object_per_file else "number_parts"
+            raise ValueError(f"{name} is of label images, but files = '{self.files}' are annotations; leave it out")
 
 
 NOT_STATED = "not stated"  # of a license

@@ -1,4 +1,4 @@
-"""What a folder of images and label images holds: pairs, sizes, channels, the kind of the labels, objects, oddities.
+"""What a folder of images and labels holds: pairs, sizes, channels, the kind of the labels, objects, oddities.
 
 Images without a label image are left out and counted; a label image without an image is refused. Nothing is written.
 """
@@ -11,18 +11,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from segue.data.annotations.draw import IGNORED_CLASSES, Oddities, describe_oddities
+from segue.data.annotations.files import annotated_images, is_annotation_file, names_of, read_annotations
 from segue.data.folders.label_files import read_label_files
 from segue.data.folders.observations import Observation, notes_on_images, notes_on_pixel_sizes, observe
 from segue.data.folders.pairing import ImageLabelPair, raise_problems
-from segue.data.folders.patterns import NamedPath, all_names, file_stem, find_files, named_parts, texts_of
+from segue.data.folders.patterns import (
+    FOLDER_SUFFIXES,
+    NamedPath,
+    all_names,
+    file_stem,
+    find_files,
+    named_parts,
+    texts_of,
+)
 from segue.data.formats.stack import RGB, Acquisition
-from segue.data.image_io import READERS, read_header, read_image
+from segue.data.image_io import ARRAY_READERS, READERS, read_header, read_image
 from segue.data.normalization import image_statistics
-from segue.data.spec import PrepareSpec
+from segue.data.spec import ANNOTATIONS, PrepareSpec
 from segue.errors import SegueError
 from segue.labels import numbering
 from segue.labels.numbering import INSTANCES, MANY_VALUES, LabelMeasures
@@ -30,22 +40,23 @@ from segue.spec import validate
 
 LabelKind = Literal["instances", "classes"]
 MAX_OBSERVED = 48  # images whose intensities are looked at, evenly spaced; of the others, the header and the labels
-PROVISIONAL = {"name": "fit", "manifest": "images.csv", "tile_px": 64, "labels": {
-    "kind": "instances", "names": ["background", "object"], "number_parts": False,
-}}  # fmt: skip
+PROVISIONAL = {"name": "fit", "manifest": "images.csv", "tile_px": 64}
+PROVISIONAL_LABELS = {"kind": "instances", "names": ["background", "object"], "number_parts": False}
+LABEL_SUFFIXES = (*READERS, *ARRAY_READERS, *ANNOTATIONS)
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What label images mean.
+    """What label images or annotations mean.
 
-    names: of the classes, the background first, or ("background", "object"); values: label by value in the files where
-    they differ; number_parts: whether the connected parts of masks are numbered to be objects; reason: of all this.
+    names: of the classes, the background first, or ("background", "object"); values: label by value, or by class of
+    annotations, where they differ; number_parts: whether the connected parts of masks are numbered to be objects;
+    reason: of all this.
     """
 
     kind: LabelKind
     names: tuple[str, ...]
-    values: Mapping[int, int]
+    values: Mapping[int, int] | Mapping[str, int]
     number_parts: bool
     reason: str
 
@@ -116,12 +127,15 @@ def look_at(images: str, labels: str, *, group: str | None, kind: LabelKind | No
     labels are, found out without. Raises SegueError, with all problems, for files that do not pair or cannot be used.
     """
     pairs, unlabeled = pair(images, labels, group)
-    spec = validate(PrepareSpec, PROVISIONAL, context="fit")
+    drawn = kind_of_annotations(pairs, labels, kind)
+    given = PROVISIONAL_LABELS if drawn is None else _settings(drawn)
+    spec = validate(PrepareSpec, {**PROVISIONAL, "labels": given}, context="fit")
     assert spec.layer is not None
     shapes, measures, counts, areas, problems = [], {}, [], [], []
     sizes_nm: dict[str, float | None] = {}
     totals: Counter[int] = Counter()
     observations: dict[str, Observation] = {}
+    oddities: dict[str, Oddities] = {}
     kinds: Counter[tuple[int, str]] = Counter()
     grays, colors = 0, 0
     observed = set(np.linspace(0, len(pairs) - 1, min(len(pairs), MAX_OBSERVED)).round().astype(int).tolist())
@@ -129,10 +143,11 @@ def look_at(images: str, labels: str, *, group: str | None, kind: LabelKind | No
         try:
             acquisition = read_image(one.image) if index in observed or index == 0 else None
             shape = _shape(one, acquisition)
-            values, _ = read_label_files(spec, one, spec.layer, shape)
+            of_image = read_label_files(spec, one, spec.layer, shape)
         except SegueError as error:
             problems.append(str(error))
             continue
+        values, oddities[one.source] = of_image.labels, of_image.oddities
         shapes.append(shape)
         measures[one.source] = numbering.measure(values)
         present, pixels = np.unique(values, return_counts=True)
@@ -149,17 +164,17 @@ def look_at(images: str, labels: str, *, group: str | None, kind: LabelKind | No
     if len(kinds) > 1:
         found = "; ".join(f"{channels} channel(s) of {dtype}: {n}" for (channels, dtype), n in kinds.items())
         raise SegueError(f"{images}: the images differ in kind ({found}); convert them to one, or leave some out.")
-    meaning = kind_of_labels(list(measures.values()), totals, kind)
+    meaning = drawn or kind_of_labels(list(measures.values()), totals, kind)
     refusal, notes = numbering.judge(
         measures,
         classes=len(meaning.names) if meaning.kind == "classes" else None,
-        number_parts=True if meaning.number_parts else None,
+        number_parts=True if meaning.number_parts else None if drawn is None else False,
     )
     if refusal:
         raise SegueError(f"{labels}: {refusal}, in a specification of `segue prepare`; or give --kind.")
     if meaning.kind == "instances":
         for one, shape in zip(pairs, shapes, strict=True):
-            values, _ = read_label_files(spec, one, spec.layer, shape)
+            values = read_label_files(spec, one, spec.layer, shape).labels
             sizes = np.bincount(
                 (numbering.number_parts(values) if meaning.number_parts else values).clip(min=0).ravel()
             )
@@ -173,7 +188,7 @@ def look_at(images: str, labels: str, *, group: str | None, kind: LabelKind | No
     is_gray = colors > 0 and grays == colors
     shares: Counter[int] = Counter()
     for value, number in totals.items():
-        shares[meaning.values.get(value, value)] += number
+        shares[value if drawn else _value_of(meaning, value)] += number
     return Look(
         pairs=tuple(pairs),
         unlabeled=tuple(unlabeled),
@@ -186,8 +201,17 @@ def look_at(images: str, labels: str, *, group: str | None, kind: LabelKind | No
         counts=np.array(counts),
         diameters=2 * np.sqrt(np.array(areas, dtype=float) / np.pi),
         shares={value: number / whole for value, number in shares.items()},
-        notes=(*notes, *notes_on_images(observations), *notes_on_pixel_sizes(sizes_nm)),
+        notes=(*describe_oddities(oddities), *notes, *notes_on_images(observations), *notes_on_pixel_sizes(sizes_nm)),
     )
+
+
+def _value_of(labels: Labels, value: int) -> int:
+    """Returns the label of a value of label images."""
+    return {key: label for key, label in labels.values.items() if isinstance(key, int)}.get(value, value)
+
+
+def _settings(labels: Labels) -> dict[str, Any]:
+    return {"kind": labels.kind, "names": list(labels.names), "values": dict(labels.values)}
 
 
 def _shape(one: ImageLabelPair, acquisition: Acquisition | None) -> tuple[int, int]:
@@ -205,6 +229,11 @@ def pair(images: str, labels: str, group: str | None) -> tuple[list[ImageLabelPa
     root = Path.cwd()
     image_pattern = pattern_of(images)
     matches = find_files(image_pattern, root)
+    if is_annotation_file(Path(labels)) and Path(labels).is_file():
+        names = annotated_images(Path(labels))
+        if names is not None:
+            raise_problems(Path(images), matches.problems)
+            return _pair_by_names(matches.files, Path(labels).absolute(), names, group)
     candidates = find_files(pattern_of(labels, matches.files), root)
     raise_problems(Path(images), [*matches.problems, *candidates.problems])
     if not matches.files:
@@ -255,6 +284,26 @@ def pair(images: str, labels: str, group: str | None) -> tuple[list[ImageLabelPa
     return sorted(pairs, key=lambda one: (one.group, one.source)), unlabeled
 
 
+def _pair_by_names(
+    images: Sequence[NamedPath], path: Path, names: Sequence[str], group: str | None
+) -> tuple[list[ImageLabelPair], list[Path]]:
+    """Returns the images that a file of annotations names, by group and name, and the others."""
+    pairs: list[ImageLabelPair] = []
+    unlabeled, problems = [], []
+    for image in images:
+        if not names_of(names, image.path):
+            unlabeled.append(image.path)
+            continue
+        try:
+            pairs.append(ImageLabelPair(image.path, path, image.path.name, group_of(all_names(image)["stem"], group)))
+        except SegueError as error:
+            problems.append(str(error))
+    raise_problems(path, problems)
+    if not pairs:
+        raise SegueError(f"{path}: names none of the images (it has e.g. {', '.join(names[:3])}); correct their names.")
+    return sorted(pairs, key=lambda one: (one.group, one.source)), unlabeled
+
+
 def pattern_of(where: str, images: Sequence[NamedPath] = ()) -> str:
     """Returns the pattern of the image files in a folder, or `where` if it is a pattern itself.
 
@@ -268,8 +317,10 @@ def pattern_of(where: str, images: Sequence[NamedPath] = ()) -> str:
         raise SegueError(f"{where}: there is no such folder; give a folder, or a pattern of files in quotes.")
     stems = sorted((file_stem(image.path.name) for image in images), key=len, reverse=True)
     endings: Counter[tuple[str, str]] = Counter()
+    suffixes = [f".{suffix.rpartition('.')[2]}" for suffix in (LABEL_SUFFIXES if images else READERS)]
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix.lower() in READERS and not path.name.startswith("."):
+        is_one = path.is_file() or (bool(images) and path.name.lower().endswith(FOLDER_SUFFIXES))
+        if is_one and path.suffix.lower() in suffixes and not path.name.startswith("."):
             stem = file_stem(path.name)
             of_image = next((name for name in stems if stem == name), "") or next(
                 (name for name in stems if stem.startswith(name)), ""
@@ -314,6 +365,49 @@ def group_of(stem: str, pattern: str | None) -> str:
 
 
 # what labels are
+
+
+def kind_of_annotations(pairs: Sequence[ImageLabelPair], labels: str, kind: LabelKind | None) -> Labels | None:
+    """Returns what annotations mean, by their classes; None for label images. `kind` decides where it is given.
+
+    Lines, points and the labels of ilastik's projects are classes; else areas of one class are objects, and those of
+    several are classes of pixels. Raises SegueError if some are annotations and some label images, or all are empty.
+    """
+    are_annotations = [one.label is not None and is_annotation_file(one.label) for one in pairs]
+    if not any(are_annotations):
+        return None
+    if not all(are_annotations):
+        raise SegueError(f"{labels}: has both annotations and label images; give a pattern, such as '{labels}/*.json'.")
+    counts: Counter[str] = Counter()
+    are_scribbles = False
+    for one in pairs:
+        assert one.label is not None
+        annotations = read_annotations(one.label, one.image)
+        counts.update(shape.class_name for shape in annotations.shapes)
+        are_scribbles |= annotations.sparse or any(shape.kind != "area" for shape in annotations.shapes)
+    ignored = {name.casefold() for name in IGNORED_CLASSES}
+    classes = sorted(name for name in counts if name.casefold() not in ignored)
+    if not classes:
+        raise SegueError(f"{labels}: no annotation is in any file; draw what is to be found.")
+    several = [name for name in classes if name.casefold() != "background"]
+    listed = ", ".join(f"{counts[name]} of '{name}'" if name else f"{counts[name]} without a class" for name in classes)
+    if kind == "instances" or (kind is None and not are_scribbles and len(several) == 1):
+        values = {name: 1 for name in several if name}
+        return Labels(
+            "instances",
+            ("background", several[0] if len(several) == 1 and several[0] else "object"),
+            values,
+            False,
+            f"annotations: {listed}",
+        )
+    named = [name or "unclassified" for name in several]
+    has_background = len(several) < len(classes) or not are_scribbles
+    names = ("background", *named) if has_background else tuple(named)
+    if len(names) < 2:
+        raise SegueError(f"{labels}: scribbles are of one class ('{names[0]}'); draw some of the background, too.")
+    values = {name: index for index, name in enumerate(several, has_background)}
+    hint = "" if kind or are_scribbles else "; each an object: --kind instances"
+    return Labels("classes", names, values, False, f"annotations: {listed}{hint}")
 
 
 def kind_of_labels(measures: Sequence[LabelMeasures], totals: Mapping[int, int], kind: LabelKind | None) -> Labels:

@@ -1,26 +1,41 @@
-"""The label image of an image: one file, or the masks of its objects, a file each, joined."""
+"""The labels of an image: a label image, the masks of its objects, a file each, joined, or annotations, drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from segue.data.annotations.draw import Oddities, draw
+from segue.data.annotations.files import is_annotation_file, read_annotations
 from segue.data.folders.pairing import ImageLabelPair
 from segue.data.image_io import is_inverted_mask, read_labels
 from segue.data.spec import LabelsSpec, Layer, PrepareSpec
 from segue.errors import SegueError
 
 
-def read_label_files(
-    spec: PrepareSpec, pair: ImageLabelPair, layer: Layer, shape: tuple[int, int]
-) -> tuple[np.ndarray, list[str]]:
-    """Returns labels (H, W) int32 of a pair that has label files, as stored, and notes; `shape` is that of its image.
+@dataclass(frozen=True)
+class ImageLabels:
+    """Labels (H, W) int32 of an image, notes on their files, and what is odd of which annotations."""
+
+    labels: np.ndarray
+    notes: list[str] = field(default_factory=list)
+    oddities: Oddities = field(default_factory=dict)
+
+
+def read_label_files(spec: PrepareSpec, pair: ImageLabelPair, layer: Layer, shape: tuple[int, int]) -> ImageLabels:
+    """Returns the labels of a pair that has label files; `shape` is that of its image.
 
     Raises SegueError if a file is unusable, or holds no mask of one object where spec.labels.one_object_per_file.
     """
     assert spec.labels is not None and pair.label is not None
+    if is_annotation_file(pair.label):
+        annotations = read_annotations(pair.label, pair.image, pair.page)
+        settings = {"values": spec.labels.values, "unlabeled": spec.labels.unlabeled, "context": pair.label}
+        labels, oddities = draw(annotations, shape, layer, **settings)
+        return ImageLabels(labels, oddities=oddities)
     if spec.labels.one_object_per_file:
         return join_masks(pair.labels, pair.image, spec.labels, layer, shape)
     inverted = is_inverted_mask(pair.label, pair.image)
@@ -32,26 +47,36 @@ def read_label_files(
         pair.label,
         layer,
         shape=shape,
-        values=spec.labels.values,
+        values=numeric(spec.labels, pair.label),
+        array=spec.labels.array,
         page=pair.page,
         count=pair.page_count,
         pages=spec.pages,
         inverted=bool(inverted),
     )
-    return labels, notes
+    return ImageLabels(labels, notes)
+
+
+def numeric(spec: LabelsSpec, path: Path) -> dict[int, int]:
+    """Returns `values` for a label image; raises SegueError for names of classes."""
+    words = [name for name in spec.values if not isinstance(name, int)]
+    if words:
+        raise SegueError(f"{path}: is a label image, but values has the class '{words[0]}'; give its numbers.")
+    return {value: label for value, label in spec.values.items() if isinstance(value, int)}
 
 
 def join_masks(
     paths: Sequence[Path], image: Path, spec: LabelsSpec, layer: Layer, shape: tuple[int, int]
-) -> tuple[np.ndarray, list[str]]:
-    """Returns labels (H, W) int32 with the number of a file, from 1, where it is not 0; and notes.
+) -> ImageLabels:
+    """Returns labels with the number of a file, from 1, where it is not 0.
 
     A pixel of several objects belongs to the first of them, which is noted. Raises SegueError for a file of no or
     several values above 0, and for an object that others cover.
     """
     labels, notes = np.zeros(shape, np.int32), []
     for number, path in enumerate(paths, 1):
-        mask = read_labels(path, layer, shape=shape, values=spec.values, inverted=bool(is_inverted_mask(path, image)))
+        inverted = bool(is_inverted_mask(path, image))
+        mask = read_labels(path, layer, shape=shape, values=numeric(spec, path), array=spec.array, inverted=inverted)
         inside = mask != 0
         values = np.unique(mask[inside])
         if len(values) != 1 or values[0] < 0:
@@ -65,4 +90,4 @@ def join_masks(
         if (inside & (labels > 0)).any():
             notes = ["masks of its objects overlap: pixels of several belong to the first by the names of the files"]
         labels[inside & (labels == 0)] = number
-    return labels, notes
+    return ImageLabels(labels, notes)

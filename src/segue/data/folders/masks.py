@@ -27,14 +27,12 @@ from segue.data.folders.patterns import (
     near_miss,
     texts_of,
 )
-from segue.data.image_io import READERS, read_label_pages, to_labels
+from segue.data.formats.array_files import pickle_refusal
+from segue.data.image_io import ARRAY_READERS, READERS, read_label_pages
 from segue.errors import SegueError
-from segue.storage import placeholder, require_regular
 
 CELLPOSE_MASKS, CELLPOSE_SEG = "_cp_masks", "_seg.npy"
-NPY, NPZ = ".npy", ".npz"
-ARRAY_NAMES = ("masks", "labels")  # of the array to read among several of an NPZ file
-SUFFIXES = (*READERS, NPY, NPZ)
+SUFFIXES = (*READERS, *(suffix for suffix, reader in ARRAY_READERS.items() if not reader.is_folder))
 
 
 @dataclass(frozen=True)
@@ -169,56 +167,8 @@ def read_masks(path: Path) -> np.ndarray:
     """
     if path.name.endswith(CELLPOSE_SEG):
         raise SegueError(pickle_refusal(path))
-    is_array = path.suffix.lower() in (NPY, NPZ)
-    labels = to_labels(path, _read_array(path)) if is_array else read_label_pages(path)
+    labels = read_label_pages(path)
     lowest = int(labels.min(initial=0))
     if lowest < -1:
         raise SegueError(f"{path}: holds the label {lowest}; below 0 only -1 (ignored) is allowed: correct it.")
     return labels
-
-
-def pickle_refusal(path: Path) -> str:
-    """Returns the sentence for a NumPy file of pickled objects."""
-    return (
-        f"{path}: holds pickled objects, which are not opened, since that may run code from the file; save the masks "
-        "as an image (Cellpose: Save masks as PNG/tif, or --save_tif), or with numpy.save as an array of integers."
-    )
-
-
-def _read_array(path: Path) -> np.ndarray:
-    """Returns (N, H, W) of an array (H, W) or (N, H, W) of a NumPy file."""
-    require_regular(path, "a NumPy file")
-    absent = placeholder(path)
-    if absent:
-        raise SegueError(f"{path}: {absent}.")
-    with path.open("rb") as file:
-        start = file.read(6)
-    if not start.startswith((b"\x93NUMPY", b"PK")):
-        raise SegueError(f"{path}: is no NumPy file, in spite of its suffix '{path.suffix}'; rename it, or convert it.")
-    array, names = None, []
-    try:
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            array = content
-        else:
-            with content:
-                names = content.files
-                chosen = names if len(names) == 1 else [name for name in ARRAY_NAMES if name in names]
-                array = content[chosen[0]] if len(chosen) == 1 else None
-    except MemoryError:
-        raise
-    except Exception as error:  # damaged archives raise anything
-        if "allow_pickle" in str(error):
-            raise SegueError(pickle_refusal(path)) from None
-        raise SegueError(f"{path}: is damaged, or no NumPy file ({error}); save it again.") from None
-    if array is None:
-        raise SegueError(
-            f"{path}: holds the arrays {', '.join(names) or '(none)'}; name the one with the label images "
-            f"{' or '.join(ARRAY_NAMES)}."
-        )
-    if array.dtype.kind not in "buif" or array.ndim not in (2, 3) or not array.size:
-        shape = " × ".join(map(str, array.shape)) or "a single value"
-        raise SegueError(
-            f"{path}: holds {shape} of {array.dtype}; allowed are integers (H, W) or (N, H, W): save the masks alone."
-        )
-    return array if array.ndim == 3 else array[None]

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from segue.data.annotations.files import annotated_images, is_annotation_file, names_of
 from segue.data.folders.hints import PatternHints
 from segue.data.folders.patterns import (
     MatchedFiles,
@@ -153,11 +154,14 @@ def _by_name(spec: PrepareSpec, root: Path) -> tuple[list[ImageLabelPair], list[
     # labels may lie beside the images, where one may match the patterns of both
     image_paths = {image.path for image in matches.files}
     labels_by_parts: dict[tuple[str, ...], list[Path]] = defaultdict(list)
-    for label in candidates.files:
+    for label in candidates.files if parts else ():
         key = texts_of(label, parts)
         if label.path not in image_paths or any(image.path != label.path for image in images_by_parts[key]):
             labels_by_parts[key].append(label.path)
     label_paths = {path for paths in labels_by_parts.values() for path in paths}
+    is_collection = pattern is not None and not parts  # files of annotations that name their images
+    if is_collection:
+        label_paths = {file.path for file in candidates.files}
     images = [image for image in matches.files if image.path not in label_paths]
     if not images:
         reason = f" ({matches.absent[0]})" if matches.absent else ""
@@ -167,11 +171,14 @@ def _by_name(spec: PrepareSpec, root: Path) -> tuple[list[ImageLabelPair], list[
         )
     folder = shared_folder([image.path for image in images])
     pairs, problems, used = [], [*matches.problems, *candidates.problems], set()
+    of_images, notes = _of_collections(pattern or "", root, candidates, images) if is_collection else ({}, [])
     hints = PatternHints(spec.images, pattern or "", root, image_paths)
     for image in images:
-        labels = labels_by_parts.get(texts_of(image, parts), [])
+        labels = of_images.get(image.path, []) if is_collection else labels_by_parts.get(texts_of(image, parts), [])
         used.update(labels)
-        if pattern is not None and not labels:
+        if is_collection and not labels:
+            problems.append(f"{image.path}: has no annotations in {pattern}; add it there, or leave the image out.")
+        elif pattern is not None and not labels:
             hint = hints.label_of(image) if len(problems) < MAX_LISTED_PROBLEMS else ""
             expected = absolute(root / fill(pattern, all_names(image)))
             problems.append(f"{image.path}: has no label image {expected}{hint}; add it, or leave the image out.")
@@ -194,7 +201,31 @@ def _by_name(spec: PrepareSpec, root: Path) -> tuple[list[ImageLabelPair], list[
             f"{path}: is a label image without an image of that name{hint}; add it, or leave the label out."
         )
     left_out = {*matches.others, *candidates.others, *(label_paths - used)} - {image.path for image in images} - used
-    return pairs, problems, _left_out(spec.images, left_out)
+    return pairs, problems, [*notes, *_left_out(spec.images, left_out)]
+
+
+def _of_collections(
+    pattern: str, root: Path, files: MatchedFiles, images: Sequence[NamedPath]
+) -> tuple[dict[Path, list[Path]], list[str]]:
+    """Returns the files of annotations that name each image, and a note on images that they name beside those."""
+    if not files.files:
+        raise SegueError(f"{root}: labels.files = '{pattern}' matches no file below this folder; correct it.")
+    by_image: dict[Path, list[Path]] = defaultdict(list)
+    notes = []
+    for file in files.files:
+        names = annotated_images(file.path)
+        if names is None:
+            raise SegueError(
+                f"{file.path}: holds the annotations of one image, which it does not name; write files with {{stem}}, "
+                "such as 'annotations/{stem}.json'."
+            )
+        named = {image.path: names_of(names, image.path) for image in images}
+        for path, found in named.items():
+            if found:
+                by_image[path].append(file.path)
+        others = sorted(set(names) - {name for found in named.values() for name in found})
+        notes += [f"{file.path}: {len(others)} images that it names are not there, e.g. {others[0]}"] if others else []
+    return by_image, notes
 
 
 def _example(others: Sequence[Path]) -> str:
@@ -386,7 +417,7 @@ def _repeated_files(pairs: Sequence[ImageLabelPair], *, in_table: bool) -> list[
         *(
             f"{path}: is the label image of {len(images)} images, {images[0]} and {images[1]}; {remedy}."
             for path, images in sorted(by_label.items())
-            if len(images) > 1
+            if len(images) > 1 and not (is_annotation_file(path) and annotated_images(path) is not None)
         ),
     ]
 

@@ -26,6 +26,7 @@ SYSTEM_FILES = {  # in lower case
     "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin", "lost+found",
     "system volume information",
 }  # fmt: skip
+FOLDER_SUFFIXES = (".zarr", ".n5")  # of folders that are taken as files
 COMPOUND_SUFFIXES = (".ome",)  # before the last one: "a.ome.tif" is called "a"
 
 
@@ -126,11 +127,14 @@ def match_path(pattern: str, path: PurePath, problems: list[str]) -> dict[str, s
 
 
 def existing_path(path: Path) -> Path | None:
-    """Returns the file of that path, with its letters composed or decomposed and \\ or / between folders; or None."""
+    """Returns the file of that path, with its letters composed or decomposed and \\ or / between folders; or None.
+
+    Folders of Zarr and N5 are files.
+    """
     text = str(path)
     for form in (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text), text.replace("\\", "/")):
         try:
-            if Path(form).is_file():
+            if Path(form).is_file() or (form.lower().endswith(FOLDER_SUFFIXES) and Path(form).is_dir()):
                 return Path(form)
         except (OSError, ValueError):  # a name too long for the system, or with a zero byte
             return None
@@ -209,7 +213,7 @@ def _match_files(folder: Path, part: str, names: Mapping[str, str], matches: Mat
     suffix = SUFFIX.search(part)
     for name, is_folder in _entries(folder):
         path = folder / name
-        if is_folder:
+        if is_folder and not (part.lower().endswith(FOLDER_SUFFIXES) and name.lower().endswith(FOLDER_SUFFIXES)):
             ending = part if suffix is None else suffix[0].lower()
             matches.others += [path / inside for inside, _ in _entries(path) if inside.lower().endswith(ending)]
             continue

@@ -1,0 +1,202 @@
+"""Annotations as the labels of `segue prepare`: a file for each image, a file of all, a table; what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from skimage.draw import disk
+
+import segue
+from segue.data.spec import PrepareSpec
+from segue.errors import SegueError
+from segue.spec import validate
+
+NAMES = ("a", "b", "c")
+
+
+def cells(number: int) -> np.ndarray:
+    """Returns labels (32, 40) with `number` discs."""
+    labels = np.zeros((32, 40), np.int32)
+    for k in range(number):
+        rows, columns = disk((8 + 12 * (k % 2), 6 + 8 * k), 3.5)
+        labels[rows, columns] = k + 1
+    return labels
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for index, name in enumerate(NAMES):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        labels = cells(index + 2)
+        image = (100 * (labels > 0) + np.arange(40) + 7 * index).astype(np.uint8)
+        tifffile.imwrite(tmp_path / "images" / f"{name}.tif", image)
+        np.save(tmp_path / f"{name}.npy", labels)
+    return tmp_path
+
+
+def spec_of(folder: Path, files: str, **labels: Any) -> dict[str, Any]:
+    layer = {"files": files, "kind": "instances", "names": ["background", "cell"], **labels}
+    return {"name": "cells", "images": "images/*.tif", "tile_px": 32, "labels": layer}
+
+
+def prepared(folder: Path, spec: dict[str, Any], log: Any = None) -> dict[str, np.ndarray]:
+    """Returns the labels of each micrograph."""
+    from segue.data.prepare import prepare
+    from segue.data.sources import labeled_images
+
+    out = folder / "out.h5"
+    out.unlink(missing_ok=True)
+    prepare(validate(PrepareSpec, spec, context="test"), out, root=folder, log=log)
+    with segue.Dataset(out) as dataset:
+        layer = spec["labels"].get("layer", "labels")
+        samples = dataset.samples()
+        names = list(dict.fromkeys(samples["source"]))
+        order = [int(np.flatnonzero(samples["source"] == name)[0]) for name in names]
+        pairs = labeled_images(dataset, np.arange(len(samples["source"])), layer=layer)
+        assert len(order) == len(pairs)
+        return {name.partition(".")[0]: labels for name, (_, labels) in zip(names, pairs, strict=True)}
+
+
+def write_all(folder: Path, suffix: str) -> None:
+    for name in NAMES:
+        segue.write_objects(np.load(folder / f"{name}.npy"), folder / "drawn" / f"{name}{suffix}", classes="cell")
+
+
+@pytest.mark.parametrize("suffix", [".geojson", ".geojson.gz", ".zip"])
+def test_a_file_for_each_image(folder: Path, suffix: str):
+    """Files called as their images give the labels that were drawn."""
+    write_all(folder, suffix)
+    made = prepared(folder, spec_of(folder, f"drawn/{{stem}}{suffix}"))
+    for name in NAMES:
+        np.testing.assert_array_equal(made[name], np.load(folder / f"{name}.npy"))
+
+
+def coco_of(folder: Path) -> dict[str, Any]:
+    write_all(folder, ".json")
+    content: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
+    for number, name in enumerate(NAMES, 1):
+        one = json.loads((folder / "drawn" / f"{name}.json").read_text(encoding="utf-8"))
+        content["categories"] = one["categories"]
+        content["images"].append({**one["images"][0], "id": number, "file_name": f"train\\{name}.png"})
+        content["annotations"] += [{**annotation, "image_id": number} for annotation in one["annotations"]]
+    return content
+
+
+def test_a_file_of_all_images(folder: Path):
+    """COCO names its images, with their folder and another suffix, and images that are not there are told."""
+    content = coco_of(folder)
+    content["images"].append({"id": 9, "file_name": "elsewhere.png", "height": 5, "width": 5})
+    (folder / "all.json").write_text(json.dumps(content), encoding="utf-8")
+    notes: list[str] = []
+    made = prepared(folder, spec_of(folder, "all.json"), notes.append)
+    for name in NAMES:
+        np.testing.assert_array_equal(made[name], np.load(folder / f"{name}.npy"))
+    assert f"{folder / 'all.json'}: 1 images that it names are not there, e.g. elsewhere.png" in notes
+
+
+def test_an_image_that_a_file_of_all_does_not_name_is_refused(folder: Path):
+    content = coco_of(folder)
+    content["images"] = content["images"][:2]
+    (folder / "all.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(
+        SegueError, match=r"c\.tif: has no annotations in all\.json; add it there, or leave the image out"
+    ):
+        prepared(folder, spec_of(folder, "all.json"))
+
+
+def test_a_table_may_name_a_file_of_all_images(folder: Path):
+    """Rows of a manifest share a file of COCO; they do not share one of a single image."""
+    (folder / "all.json").write_text(json.dumps(coco_of(folder)), encoding="utf-8")
+    rows = "".join(f"images/{name}.tif,all.json,{name}\n" for name in NAMES)
+    (folder / "table.csv").write_text(f"image,label,group\n{rows}")
+    spec = spec_of(folder, "all.json")
+    del spec["images"], spec["labels"]["files"]
+    made = prepared(folder, {**spec, "manifest": "table.csv"})
+    for name in NAMES:
+        np.testing.assert_array_equal(made[name], np.load(folder / f"{name}.npy"))
+    write_all(folder, ".geojson")
+    (folder / "table.csv").write_text(f"image,label,group\n{rows.replace('all.json', 'drawn/a.geojson')}")
+    with pytest.raises(SegueError, match="is the label image of 3 images"):
+        prepared(folder, {**spec, "manifest": "table.csv"})
+
+
+def test_classes_by_name_and_what_is_odd(folder: Path):
+    """Classes of pixels go by name, objects beyond the image are told with the number of images."""
+    square = lambda x, y, name: {  # noqa: E731
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [[[x, y], [x + 4, y], [x + 4, y + 4], [x, y + 4], [x, y]]]},
+        "properties": {"objectType": "annotation", "classification": {"name": name}},
+    }
+    for index, name in enumerate(NAMES):
+        features = [square(2, 2, "Tumor"), square(8, 2, "Stroma"), square(50 if index else 20, 2, "Tumor")]
+        (folder / f"{name}.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    notes: list[str] = []
+    names = ["background", "tumor", "stroma"]
+    made = prepared(folder, spec_of(folder, "{stem}.geojson", kind="classes", names=names), notes.append)
+    assert (made["a"] == 1).sum() == 32 and (made["b"] == 1).sum() == 16 and (made["c"] == 2).sum() == 16
+    assert any(
+        "annotations that lie outside of their image: 2, in 2 of 3 images, e.g. '3' in b.tif" in one for one in notes
+    )
+    with pytest.raises(SegueError, match=r"a\.geojson: has annotations of the class 'Stroma', but names are"):
+        prepared(folder, spec_of(folder, "{stem}.geojson", kind="classes", names=["background", "tumor"]))
+    values = {"Stroma": -1}
+    made = prepared(folder, spec_of(folder, "{stem}.geojson", names=["background", "tumor"], values=values))
+    assert made["a"].max() == 2 and (made["a"] == -1).sum() == 16
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "message"),
+    [
+        (
+            "{stem}.zip",
+            {"number_parts": True},
+            "number_parts is of label images, but files = '{stem}.zip' are annotations",
+        ),
+        ("{stem}.json", {"array": "labels"}, "array is of label images"),
+        ("{stem}.tif", {"unlabeled": "ignored"}, "unlabeled says what pixels without annotations are"),
+        ("{stem}.tif", {"values": {"tumor": 1}}, "values has the class 'tumor', but label images have numbers"),
+        ("all.geojson", {}, "has no {stem}"),
+    ],
+)
+def test_settings_that_do_not_go_together(folder: Path, files: str, options: dict[str, Any], message: str):
+    with pytest.raises(SegueError, match=message.replace("{", r"\{")):
+        prepared(folder, spec_of(folder, files, **options))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", b"{", "a.json: cannot be read as annotations in JSON .Expecting"),
+        ("a.json", b'{"version": 1}', "a.json: is JSON, but no file of GeoJSON, COCO or LabelMe"),
+        ("a.zip", b"PK\3\4damaged", "a.zip: cannot be read as ROIs of ImageJ"),
+        ("a.roi", b"Iout", "a.roi: cannot be read as a ROI of ImageJ"),
+        ("a.csv", b"x,y\n1,2\n", "a.csv: cannot be read as shapes or points of napari .the columns x, y, where index"),
+        ("a.ilp", b"\x89HDF\r\n\x1a\n", "a.ilp: cannot be read as a project of ilastik"),
+        (
+            "a.geojson",
+            b'{"type": "Feature", "geometry": {"type": "Circle", "coordinates": []}}',
+            "a geometry of type Circle",
+        ),
+    ],
+)
+def test_damaged_files_are_named(folder: Path, name: str, content: bytes, message: str):
+    """A file that cannot be read is refused by one sentence that names it."""
+    (folder / name).write_bytes(content)
+    spec = spec_of(folder, f"{{stem}}{Path(name).suffix}")
+    with pytest.raises(SegueError, match=message):
+        prepared(folder, {**spec, "images": "images/a.tif"})
+
+
+def test_datasets_of_label_images_keep_their_key():
+    """The new settings do not change the part files of specifications without them."""
+    from segue.data.prepare import part_keys
+
+    plain = validate(PrepareSpec, spec_of(Path(), "{stem}.tif"), context="test")
+    assert part_keys(plain, [], None) == []
+    settings = plain.model_dump(mode="json", include={"labels"})["labels"]
+    assert settings["unlabeled"] is None and settings["array"] is None
