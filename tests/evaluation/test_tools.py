@@ -187,7 +187,7 @@ REFUSALS = {
     "masks": (masks_alone, r"^tool: .* look like masks: a single value, 255, .* give --number-parts tool"),
     "pickled": (pickled, r"w0_1_seg\.npy: holds pickled objects, which are not opened"),
     "pickled array": (pickled_array, r"w0_1\.npy: holds pickled objects, which are not opened"),
-    "damaged": (junk, r"w0_1\.npy: is damaged, or no NumPy file"),
+    "damaged": (junk, r"w0_1\.npy: the NumPy file is truncated or corrupt"),
 }
 
 

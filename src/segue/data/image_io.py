@@ -162,7 +162,8 @@ def read_channel_names(path: Path) -> tuple[str, ...] | None:
 
 def broken(path: Path, reason: str = "") -> str:
     """Returns the sentence for an image file that cannot be decoded."""
-    reader = READERS.get(path.suffix.lower())
+    suffix = path.suffix.lower()
+    reader = READERS.get(suffix) or ARRAY_READERS.get(suffix)
     detail = f" ({reason})" if reason else ""
     return (
         f"{path}: the {reader.format if reader else 'image'} file is truncated or corrupt{detail}; copy it again from "

@@ -370,8 +370,8 @@ def group_of(stem: str, pattern: str | None) -> str:
 def kind_of_annotations(pairs: Sequence[ImageLabelPair], labels: str, kind: LabelKind | None) -> Labels | None:
     """Returns what annotations mean, by their classes; None for label images. `kind` decides where it is given.
 
-    Lines, points and the labels of ilastik's projects are classes; else areas of one class are objects, and those of
-    several are classes of pixels. Raises SegueError if some are annotations and some label images, or all are empty.
+    Lines or points alone and the labels of ilastik's projects are classes; else areas of one class are objects, and
+    those of several are classes of pixels. Raises SegueError for label images among them, and if all are empty.
     """
     are_annotations = [one.label is not None and is_annotation_file(one.label) for one in pairs]
     if not any(are_annotations):
@@ -379,18 +379,20 @@ def kind_of_annotations(pairs: Sequence[ImageLabelPair], labels: str, kind: Labe
     if not all(are_annotations):
         raise SegueError(f"{labels}: has both annotations and label images; give a pattern, such as '{labels}/*.json'.")
     counts: Counter[str] = Counter()
-    are_scribbles = False
+    are_sparse, are_areas = False, False
     for one in pairs:
         assert one.label is not None
         annotations = read_annotations(one.label, one.image)
         counts.update(shape.class_name for shape in annotations.shapes)
-        are_scribbles |= annotations.sparse or any(shape.kind != "area" for shape in annotations.shapes)
+        are_sparse |= annotations.sparse
+        are_areas |= any(shape.kind == "area" for shape in annotations.shapes)
+    are_scribbles = are_sparse or not are_areas
     ignored = {name.casefold() for name in IGNORED_CLASSES}
     classes = sorted(name for name in counts if name.casefold() not in ignored)
     if not classes:
         raise SegueError(f"{labels}: no annotation is in any file; draw what is to be found.")
     several = [name for name in classes if name.casefold() != "background"]
-    listed = ", ".join(f"{counts[name]} of '{name}'" if name else f"{counts[name]} without a class" for name in classes)
+    listed = ", ".join(f"{counts[name]} {f'of {name!r}' if name else 'without a class'}" for name in classes)
     if kind == "instances" or (kind is None and not are_scribbles and len(several) == 1):
         values = {name: 1 for name in several if name}
         return Labels(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from segue.data.annotations.shapes import Annotations, Shape
+from segue.data.annotations.shapes import Annotations, Shape, ellipse
 
-NO_OBJECTS = ("root", "tma_core")  # of objectType: the whole image, and a place on a microarray
+NO_OBJECTS = ("root", "tmaCore", "tma_core")  # of objectType: the whole image, and a place on a microarray
 OLD_NO_OBJECTS = ("PathRootObject", "TMACoreObject")  # the `id` that QuPath 0.2 and 0.3 gave objects of a kind
 KINDS = {
     "Polygon": "area",
@@ -32,24 +32,30 @@ def read_geojson(content: Any) -> Annotations:
 
     The class is QuPath's `classification`, derived ones joined by ": " as it shows them; without it, "".
     """
-    features = content if isinstance(content, list) else [content]
     shapes, left_out = [], []
-    for top in features:
-        top = {"type": "Feature", "geometry": top} if top["type"] in KINDS else top
-        for feature in top["features"] if top["type"] == "FeatureCollection" else [top]:
-            properties = feature.get("properties") or {}
-            number = len(shapes) + len(left_out) + 1
-            name = str(properties.get("name") or feature.get("id") or number)
-            kind = str(properties.get("objectType") or properties.get("object_type") or "")
-            geometry = feature.get("geometry")
-            if kind in NO_OBJECTS or feature.get("id") in OLD_NO_OBJECTS or geometry is None:
-                left_out.append(name)
-                continue
-            for one in _geometries(geometry):
-                shapes.append(_shape(one, name, _class_name(properties), properties))
-    return Annotations(
-        shapes, notes={"are no objects (whole images, cores), and are left out": left_out} if left_out else {}
-    )
+    for feature in _features(content if isinstance(content, list) else [content]):
+        properties = feature.get("properties") or {}
+        name = str(properties.get("name") or feature.get("id") or len(shapes) + len(left_out) + 1)
+        kind = str(properties.get("objectType") or properties.get("object_type") or properties.get("type") or "")
+        geometry = feature.get("geometry")
+        if kind in NO_OBJECTS or feature.get("id") in OLD_NO_OBJECTS or geometry is None:
+            left_out.append(name)
+            continue
+        shapes += [_shape(one, name, _class_name(properties)) for one in _geometries(geometry)]
+    notes = {"are no objects (whole images, cores), and are left out": left_out} if left_out else {}
+    return Annotations(shapes, notes=notes)
+
+
+def _features(items: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Yields the features of collections, with those inside of others, and bare geometries as features."""
+    for item in items:
+        if item["type"] == "FeatureCollection":
+            yield from _features(item["features"])
+        elif item["type"] == "Feature":
+            yield item
+            yield from _features((item.get("properties") or {}).get("childObjects") or item.get("childObjects") or ())
+        else:
+            yield {"geometry": item}
 
 
 def _geometries(geometry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -60,19 +66,25 @@ def _geometries(geometry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [geometry]
 
 
-def _shape(geometry: Mapping[str, Any], name: str, class_name: str, properties: Mapping[str, Any]) -> Shape:
+def _shape(geometry: Mapping[str, Any], name: str, class_name: str) -> Shape:
     kind, coordinates = geometry["type"], geometry["coordinates"]
     if kind in MEMBER:
         kind, coordinates = MEMBER[kind], [coordinates]
     plane = geometry.get("plane") or {}
     stack = int(plane.get("t") or 0) or int(plane.get("z") or 0)
+    page = stack if plane else None
+    if geometry.get("isEllipse"):
+        corners = _points(coordinates[0][0])
+        (left, top), (right, bottom) = corners.min(0), corners.max(0)
+        pixels = (ellipse(left, top, right - left, bottom - top),)
+        return Shape(name, class_name, "area", pixels=pixels, page=page)
     if kind == "MultiPolygon":
         paths = [[_points(ring) for ring in polygon] for polygon in coordinates]
     elif kind == "MultiLineString":
         paths = [[_points(line) for line in coordinates]]
     else:
         paths = [[_points(coordinates)]]
-    return Shape(name, class_name, KINDS[kind], paths, page=stack if plane else None)  # type: ignore[arg-type]
+    return Shape(name, class_name, KINDS[kind], paths, page=page)  # type: ignore[arg-type]
 
 
 def _points(coordinates: Any) -> np.ndarray:

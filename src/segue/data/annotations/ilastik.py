@@ -63,7 +63,7 @@ def read_ilastik(path: Path, lane: Lane) -> Annotations:
         axes = _axes_of_blocks(blocks, lane)
         if blocks and axes is None:
             raise SegueError(
-                f"{path}: an old version of ilastik wrote it, and the axes of the labels of {lane.name} cannot be known; "
+                f"{path}: an old ilastik wrote it, and the axes of the labels of {lane.name} cannot be known; "
                 "save it by a version from 1.4 on, or export the labels."
             )
         lengths = dict(zip(lane.axes, lane.shape or (), strict=False))

@@ -8,11 +8,14 @@ import numpy as np
 
 from segue.data.annotations.shapes import Annotations, Pixels, Shape
 
+CLASS_COLUMNS = ("class", "label")  # properties of points, which napari writes beside the axes
 AREAS, LINES = ("rectangle", "polygon", "ellipse"), ("path", "line")
 
 
 def read_napari_shapes(path: Path) -> Annotations:
-    """Returns the shapes of a file by index; the first of three axes is the page. Files of napari name no classes.
+    """Returns the shapes of a file by index; the first of three axes is the page.
+
+    Points may have a class, in a column "class" or "label"; shapes have none in files of napari.
 
     napari's coordinates count from the center of the first pixel, so that 0.5 is added. An ellipse has the corners of
     the rectangle around it, which may be turned.
@@ -24,18 +27,20 @@ def read_napari_shapes(path: Path) -> Annotations:
     if "index" not in table.columns or len(axes) not in (2, 3):
         raise ValueError(f"the columns {', '.join(map(str, table.columns[:8]))}, where index, axis-0, axis-1 should be")
     is_points = "shape-type" not in table.columns
+    classes = next((name for name in CLASS_COLUMNS if name in table.columns), None)
     shapes = []
     for index, rows in table.groupby("index", sort=True):
         points = rows[axes[::-1][:2]].to_numpy(float) + 0.5
         page = round(float(rows[axes[0]].iloc[0])) if len(axes) == 3 else None
         kind = "point" if is_points else str(rows["shape-type"].iloc[0])
         name = str(int(float(str(index))))
+        label = "" if classes is None else str(rows[classes].iloc[0])
         if kind == "ellipse":
-            shapes.append(Shape(name, "", "area", pixels=(_turned_ellipse(points),), page=page))
+            shapes.append(Shape(name, label, "area", pixels=(_turned_ellipse(points),), page=page))
         elif kind in AREAS:
-            shapes.append(Shape(name, "", "area", [[points]], page=page))
+            shapes.append(Shape(name, label, "area", [[points]], page=page))
         elif kind in LINES or kind == "point":
-            shapes.append(Shape(name, "", "point" if kind == "point" else "line", [[points]], page=page))
+            shapes.append(Shape(name, label, "point" if kind == "point" else "line", [[points]], page=page))
         else:
             raise ValueError(f"a shape of type '{kind}'")
     return Annotations(shapes)

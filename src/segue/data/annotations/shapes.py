@@ -15,6 +15,7 @@ import numpy as np
 from skimage.draw import line as line_pixels
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right; the last row and column not included
+TOLERANCE_PX = 1e-3  # by which a shape may reach beyond the image without being told
 MIN_WIDTH_PX = 1.5  # of lines that are drawn as areas; narrower ones are a pixel wide
 
 
@@ -63,8 +64,8 @@ class Shape:
 
     def outside(self, height: int, width: int) -> bool:
         """Returns whether part of the shape lies beyond the borders of an image of height × width px."""
-        limits = np.array([width, height])
-        beyond = any((path < 0).any() or (path > limits).any() for paths in self.paths for path in paths)
+        limits = np.array([width, height]) + TOLERANCE_PX
+        beyond = any((path < -TOLERANCE_PX).any() or (path > limits).any() for paths in self.paths for path in paths)
         return beyond or any(
             one.top < 0 or one.left < 0 or one.box[2] > height or one.box[3] > width for one in self.pixels
         )

@@ -32,6 +32,7 @@ ASSIGNMENT = "fragment-segment-assignment"
 MULTISET = "isLabelMultiset"
 FIRST_SPECIAL = 2**64 - 4  # from here on, Paintera's marks of pixels that have no label
 LZ4_MAGIC = b"LZ4Block"
+MULTISET_ENTRY = np.dtype([("label", "<u8"), ("count", "<i4")])
 MAX_ARRAY_BYTES = 16 * 2**30
 
 
@@ -66,7 +67,7 @@ class N5Array:
         self.dtype = np.dtype(np.int64 if stored == "uint64" else stored)
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        index = index if isinstance(index, tuple) else (index,)
+        index = () if index is Ellipsis else index if isinstance(index, tuple) else (index,)
         index = (*index, *[slice(None)] * (len(self.shape) - len(index)))
         ranges = [
             range(*one.indices(side)) if isinstance(one, slice) else range(one, one + 1)
@@ -187,10 +188,19 @@ def _lz4(data: bytes) -> bytes:
 def _arg_max(data: bytes, count: int) -> np.ndarray:
     """Returns the label that most of each pixel has, of a block of Paintera's label multisets.
 
-    The block has the number of labels (int32) and each pixel's most frequent label (uint64), all big-endian, then lists
-    of all labels of a pixel, which are not read.
+    The block has a number (int32) of most frequent labels (uint64), which may be 0, and for each pixel where its list
+    begins (int32), all big-endian; then the lists, little-endian: the number of entries (int32), and of each entry the
+    label (uint64) and how often it is there (int32).
     """
     (stated,) = struct.unpack_from(">i", data)
-    if stated != count:
-        raise UnsupportedError("label multisets without the most frequent label of each pixel")
-    return np.frombuffer(data, ">u8", count, 4)
+    if stated == count:
+        return np.frombuffer(data, ">u8", count, 4)
+    offsets, which = np.unique(np.frombuffer(data, ">i4", count, 4 + 8 * stated), return_inverse=True)
+    lists = data[4 + 8 * stated + 4 * count :]
+    labels = np.zeros(len(offsets), np.uint64)
+    for place, offset in enumerate(offsets.tolist()):
+        (entries,) = struct.unpack_from("<i", lists, offset)
+        if entries:
+            pairs = np.frombuffer(lists, MULTISET_ENTRY, entries, offset + 4)
+            labels[place] = pairs["label"][np.argmax(pairs["count"])]
+    return labels[which]
