@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from skimage.draw import line as line_pixels
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right; the last row and column not included
 TOLERANCE_PX = 1e-3  # by which a shape may reach beyond the image without being told
@@ -131,6 +130,8 @@ def _fill(rings: Sequence[np.ndarray], height: int, width: int) -> Pixels | None
 
 def _line(points: np.ndarray, width_px: float, height: int, width: int) -> Pixels | None:
     """Returns the pixels of a line through points: those that it passes, or whose centers are within half its width."""
+    from skimage.draw import line as line_pixels
+
     cells = np.floor(points).astype(int)
     pairs = list(itertools.pairwise(cells)) or [(cells[0], cells[0])]
     drawn = [line_pixels(a[1], a[0], b[1], b[0]) for a, b in pairs]
