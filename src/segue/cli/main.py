@@ -475,12 +475,23 @@ def _run(
 
 
 @study_app.command("status")
-def study_status(study: Study, store: StorePath = None) -> None:
+def study_status(
+    study: Study,
+    store: StorePath = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on until the study has ended or Ctrl-C, and show what finishes.")
+    ] = False,
+) -> None:
     """Show which stages of a study are finished, running or failed, and why they failed."""
     from segue import api
     from segue.cli import describe
 
-    print(describe.describe_status(api.plan(study, store=store)))
+    plan = api.plan(study, store=store)
+    if watch:
+        from segue.cli.watch import watch as watch_study
+
+        watch_study(plan)
+    print(describe.describe_status(plan))
 
 
 @study_app.command("table")
