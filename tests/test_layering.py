@@ -8,7 +8,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[1] / "src" / "segue"
 
 ROWS = [
-    {"cli"},
+    {"cli", "napari_plugin"},
     {"__init__"},
     {"api"},
     {"fitting"},

@@ -406,7 +406,7 @@ def kind_of_annotations(pairs: Sequence[ImageLabelPair], labels: str, kind: Labe
     has_background = len(several) < len(classes) or not are_scribbles
     names = ("background", *named) if has_background else tuple(named)
     if len(names) < 2:
-        raise SegueError(f"{labels}: scribbles are of one class ('{names[0]}'); draw some of the background, too.")
+        raise SegueError(f"{labels}: scribbles are of one class ('{named[0]}'); draw some of the background, too.")
     values = {name: index for index, name in enumerate(several, has_background)}
     hint = "" if kind or are_scribbles else "; each an object: --kind instances"
     return Labels("classes", names, values, False, f"annotations: {listed}{hint}")

@@ -90,7 +90,7 @@ def order(names: Sequence[str], disagreements: np.ndarray, features: np.ndarray,
     deviations = features.std(0)
     scaled = features[:, deviations > MIN_STD] / deviations[deviations > MIN_STD]
     known, rest = scaled[:labeled], scaled[labeled:]
-    distances = np.min([np.linalg.norm(rest - one, axis=1) for one in known], axis=0)
+    distances = np.min([np.linalg.norm(rest - one, axis=1) for one in known], axis=0) if labeled else np.ones(len(rest))
     left = list(range(len(names)))
     ranked = []
     while left:

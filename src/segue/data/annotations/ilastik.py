@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -18,6 +18,7 @@ from segue.errors import SegueError
 INPUTS = "Input Data/infos"
 RAW = "Raw Data"
 SETS = "LabelSets"
+CONTAINERS = (".h5", ".hdf5", ".ilp", ".zarr", ".n5")  # of files that a path goes on in
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,19 @@ def read_ilastik_lanes(path: Path) -> dict[str, Lane]:
             raise SegueError(
                 f"{path}: has no labels of pixels; give a project of Pixel Classification, or export the labels."
             )
-        names = file[workflow].get("LabelNames")  # type: ignore[union-attr]
+        names: Any = file[workflow].get("LabelNames")  # type: ignore[union-attr]
         titles = () if names is None else tuple(_text(one) for one in names[()])
         lanes = {}
-        for number, lane in enumerate(sorted(file[INPUTS])):  # type: ignore[arg-type]
-            info: Any = file[INPUTS][lane]  # type: ignore[index]
-            info = info.get(RAW, info)
+        inputs: Any = file[INPUTS]
+        for number, lane in enumerate(sorted(inputs)):
+            info = inputs[lane].get(RAW, inputs[lane])
             name = image_name(_value(info, "filePath") or _value(info, "nickname") or lane)
             tags = _value(info, "axistags")
             axes = _keys(tags) if tags else ""
             shape = tuple(int(side) for side in info["shape"][()]) if "shape" in info else None
             where = f"{workflow}/{SETS}/labels{number:03d}"
+            if where in file and name in lanes:
+                raise SegueError(f"{path}: has two images {name}; export their labels.")
             if where in file:
                 lanes[name] = Lane(name, axes, shape, where, titles)
     return lanes
@@ -133,11 +136,11 @@ def _size(lane: Lane) -> tuple[int, int] | None:
 
 
 def image_name(text: str) -> str:
-    """Returns the name of the image file of a path, which may go on inside of an HDF5 file: "a.h5" of "b/a.h5/raw"."""
-    first = text.split(";")[0].split(":")[-1] if ";" in text else text
-    parts = PureWindowsPath(first).parts if "\\" in first else PurePath(first).parts
-    inner = next((part for part in parts if PurePath(part).suffix.lower() in (".h5", ".hdf5", ".ilp", ".zarr")), None)
-    return inner or (parts[-1] if parts else text)
+    """Returns the path of an image file without the path inside of it: "b/a.h5" of "b/a.h5/raw"."""
+    first = text.partition(";")[0].replace("\\", "/")  # of a stack of several files
+    parts = first.split("/")
+    end = next((k for k, part in enumerate(parts, 1) if part.lower().endswith(CONTAINERS)), len(parts))
+    return "/".join(parts[:end])
 
 
 def _value(info: Any, name: str) -> str:
