@@ -102,7 +102,8 @@ def test_scribbles_are_classes_and_ignore_the_rest(folder: Path, tmp_path: Path)
     look = look_at(f"{folder}/images", str(tmp_path), group=None, kind=None)
     assert look.labels.kind == "classes" and look.labels.names == ("background", "cell")
     assert 0.9 < look.shares[-1] < 1 and 0 < look.shares[0] < 0.05 and 0 < look.shares[1] < 0.05
-    assert look.notes[0].startswith("annotations that are scribbles, whose image is ignored elsewhere: 12, in 6 of 6")
+    assert look.labels.unlabeled == "ignored" and not look.notes
+    assert preparation(look, "images", [], "")["labels"]["unlabeled"] == "ignored"
     for name in NAMES:
         scribble(tmp_path / f"{name}.json", ("grain", "boundary"))
     look = look_at(f"{folder}/images", str(tmp_path), group=None, kind=None)

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from segue.data.annotations.draw import describe_oddities
+from segue.data.annotations.draw import SCRIBBLES, AnnotationNotes, describe_annotation_notes
 from segue.data.annotations.files import is_annotation_file
 from segue.data.dataset import Dataset
 from segue.data.folders.channels import channel_order, channels_left_out, names_in_use
@@ -244,11 +244,11 @@ def cut_tiles(spec: PrepareSpec, pair: ImageLabelPair, channels: Sequence[str] |
     elif names is None and channels is not None and spec.channels is None and len(image) > 1:
         notes.append("states no names of channels: they are taken in the order of the first image's")
     height, width = image.shape[1:]
-    labels, oddities = {}, None
+    labels, annotation_notes = {}, None
     if spec.labels is not None and spec.layer is not None and pair.label is not None:
         layer = spec.layer
         of_image = read_label_files(spec, pair, layer, (height, width))
-        labels[layer.name], oddities = of_image.labels, of_image.oddities
+        labels[layer.name], annotation_notes = of_image.labels, of_image.annotation_notes
         notes += of_image.notes
         if spec.labels.number_parts:
             labels[layer.name] = numbering.number_parts(labels[layer.name])
@@ -277,7 +277,7 @@ def cut_tiles(spec: PrepareSpec, pair: ImageLabelPair, channels: Sequence[str] |
         "pixel_size_nm": None if math.isnan(size_nm) else size_nm,
         "observation": observation.record,
         "labels": measures,
-        "annotations": oddities,
+        "annotations": annotation_notes,
     }
 
 
@@ -380,8 +380,9 @@ def _judge(
         annotated = [pair.label is not None and is_annotation_file(pair.label) for pair in pairs]
         number_parts = False if all(annotated) else spec.labels.number_parts  # objects are numbered as they are drawn
         if any(annotated):
-            oddities = [one.get("annotations") or {} for one in metadata]
-            notes += describe_oddities(dict(zip((pair.source for pair in pairs), oddities, strict=True)))
+            of_annotations = {p.source: one.get("annotations") or {} for p, one in zip(pairs, metadata, strict=True)}
+            notes += describe_annotation_notes(of_annotations)
+            problems += _scribble_problems(pairs, of_annotations)
         measures = {
             _label_name(pair): numbering.LabelMeasures(**one["labels"][layer.name])
             for pair, one in zip(pairs, metadata, strict=True)
@@ -391,6 +392,17 @@ def _judge(
         problems += [f"{spec.labels.files or spec.manifest}: {refusal}."] if refusal else []
         notes += odd
     return problems, notes
+
+
+def _scribble_problems(pairs: Sequence[ImageLabelPair], notes: Mapping[str, AnnotationNotes]) -> list[str]:
+    """Returns a problem if some images have scribbles, so that their other pixels are ignored, and some have none."""
+    plain = [pair.label for pair in pairs if SCRIBBLES not in notes[pair.source]]
+    if not 0 < len(plain) < len(pairs):
+        return []
+    return [
+        f"{plain[0]}: holds no scribbles, but {len(pairs) - len(plain)} of {len(pairs)} images have some: set unlabeled "
+        '= "ignored" if its other pixels are not labeled, or "background".'
+    ]
 
 
 def _label_name(pair: ImageLabelPair) -> str:

@@ -1,4 +1,4 @@
-"""What a folder of images and labels holds: pairs, sizes, channels, the kind of the labels, objects, oddities.
+"""What a folder of images and labels holds: pairs, sizes, channels, the kind of the labels, objects, annotation_notes.
 
 Images without a label image are left out and counted; a label image without an image is refused. Nothing is written.
 """
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from segue.data.annotations.draw import IGNORED_CLASSES, Oddities, describe_oddities
+from segue.data.annotations.draw import IGNORED_CLASSES, AnnotationNotes, describe_annotation_notes
 from segue.data.annotations.files import annotated_images, is_annotation_file, names_of, read_annotations
 from segue.data.folders.label_files import read_label_files
 from segue.data.folders.observations import Observation, notes_on_images, notes_on_pixel_sizes, observe
@@ -51,7 +51,7 @@ class Labels:
 
     names: of the classes, the background first, or ("background", "object"); values: label by value, or by class of
     annotations, where they differ; number_parts: whether the connected parts of masks are numbered to be objects;
-    reason: of all this.
+    reason: of all this; unlabeled: what pixels without annotations are, where these are scribbles.
     """
 
     kind: LabelKind
@@ -59,6 +59,7 @@ class Labels:
     values: Mapping[int, int] | Mapping[str, int]
     number_parts: bool
     reason: str
+    unlabeled: Literal["ignored"] | None = None
 
 
 @dataclass(frozen=True)
@@ -127,15 +128,15 @@ def look_at(images: str, labels: str, *, group: str | None, kind: LabelKind | No
     labels are, found out without. Raises SegueError, with all problems, for files that do not pair or cannot be used.
     """
     pairs, unlabeled = pair(images, labels, group)
-    drawn = kind_of_annotations(pairs, labels, kind)
-    given = PROVISIONAL_LABELS if drawn is None else _settings(drawn)
-    spec = validate(PrepareSpec, {**PROVISIONAL, "labels": given}, context="fit")
+    of_annotations = kind_of_annotations(pairs, labels, kind)
+    labels_settings = PROVISIONAL_LABELS if of_annotations is None else _settings(of_annotations)
+    spec = validate(PrepareSpec, {**PROVISIONAL, "labels": labels_settings}, context="fit")
     assert spec.layer is not None
     shapes, measures, counts, areas, problems = [], {}, [], [], []
     sizes_nm: dict[str, float | None] = {}
     totals: Counter[int] = Counter()
     observations: dict[str, Observation] = {}
-    oddities: dict[str, Oddities] = {}
+    annotation_notes: dict[str, AnnotationNotes] = {}
     kinds: Counter[tuple[int, str]] = Counter()
     grays, colors = 0, 0
     observed = set(np.linspace(0, len(pairs) - 1, min(len(pairs), MAX_OBSERVED)).round().astype(int).tolist())
@@ -147,7 +148,7 @@ def look_at(images: str, labels: str, *, group: str | None, kind: LabelKind | No
         except SegueError as error:
             problems.append(str(error))
             continue
-        values, oddities[one.source] = of_image.labels, of_image.oddities
+        values, annotation_notes[one.source] = of_image.labels, of_image.annotation_notes
         shapes.append(shape)
         measures[one.source] = numbering.measure(values)
         present, pixels = np.unique(values, return_counts=True)
@@ -164,11 +165,11 @@ def look_at(images: str, labels: str, *, group: str | None, kind: LabelKind | No
     if len(kinds) > 1:
         found = "; ".join(f"{channels} channel(s) of {dtype}: {n}" for (channels, dtype), n in kinds.items())
         raise SegueError(f"{images}: the images differ in kind ({found}); convert them to one, or leave some out.")
-    meaning = drawn or kind_of_labels(list(measures.values()), totals, kind)
+    meaning = of_annotations or kind_of_labels(list(measures.values()), totals, kind)
     refusal, notes = numbering.judge(
         measures,
         classes=len(meaning.names) if meaning.kind == "classes" else None,
-        number_parts=True if meaning.number_parts else None if drawn is None else False,
+        number_parts=True if meaning.number_parts else None if of_annotations is None else False,
     )
     if refusal:
         raise SegueError(f"{labels}: {refusal}, in a specification of `segue prepare`; or give --kind.")
@@ -188,7 +189,7 @@ def look_at(images: str, labels: str, *, group: str | None, kind: LabelKind | No
     is_gray = colors > 0 and grays == colors
     shares: Counter[int] = Counter()
     for value, number in totals.items():
-        shares[value if drawn else _value_of(meaning, value)] += number
+        shares[value if of_annotations else _value_of(meaning, value)] += number
     return Look(
         pairs=tuple(pairs),
         unlabeled=tuple(unlabeled),
@@ -201,7 +202,12 @@ def look_at(images: str, labels: str, *, group: str | None, kind: LabelKind | No
         counts=np.array(counts),
         diameters=2 * np.sqrt(np.array(areas, dtype=float) / np.pi),
         shares={value: number / whole for value, number in shares.items()},
-        notes=(*describe_oddities(oddities), *notes, *notes_on_images(observations), *notes_on_pixel_sizes(sizes_nm)),
+        notes=(
+            *describe_annotation_notes(annotation_notes),
+            *notes,
+            *notes_on_images(observations),
+            *notes_on_pixel_sizes(sizes_nm),
+        ),
     )
 
 
@@ -211,7 +217,8 @@ def _value_of(labels: Labels, value: int) -> int:
 
 
 def _settings(labels: Labels) -> dict[str, Any]:
-    return {"kind": labels.kind, "names": list(labels.names), "values": dict(labels.values)}
+    settings = {"kind": labels.kind, "names": list(labels.names), "values": dict(labels.values)}
+    return settings if labels.unlabeled is None else {**settings, "unlabeled": labels.unlabeled}
 
 
 def _shape(one: ImageLabelPair, acquisition: Acquisition | None) -> tuple[int, int]:
@@ -409,7 +416,8 @@ def kind_of_annotations(pairs: Sequence[ImageLabelPair], labels: str, kind: Labe
         raise SegueError(f"{labels}: scribbles are of one class ('{named[0]}'); draw some of the background, too.")
     values = {name: index for index, name in enumerate(several, has_background)}
     hint = "" if kind or are_scribbles else "; each an object: --kind instances"
-    return Labels("classes", names, values, False, f"annotations: {listed}{hint}")
+    unlabeled = "ignored" if are_scribbles else None
+    return Labels("classes", names, values, False, f"annotations: {listed}{hint}", unlabeled)
 
 
 def kind_of_labels(measures: Sequence[LabelMeasures], totals: Mapping[int, int], kind: LabelKind | None) -> Labels:

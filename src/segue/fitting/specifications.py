@@ -98,6 +98,8 @@ def preparation(look: Look, name: str, data: Sequence[Choice], license: str) -> 
     layer: dict[str, Any] = {"layer": "labels", "kind": labels.kind, "names": list(labels.names)}
     if labels.values:
         layer["values"] = {str(value): label for value, label in labels.values.items()}
+    if labels.unlabeled is not None:
+        layer["unlabeled"] = labels.unlabeled
     if labels.kind == "instances":
         layer["number_parts"] = labels.number_parts
     settings = {choice.setting: choice.value for choice in data}

@@ -91,9 +91,9 @@ class Project:
 
     def finished_models(self) -> dict[str, Path]:
         """Returns the models that ship with segue and those of this folder, by name, the newest last."""
-        made = [path.parent for path in self.models.glob(f"*/{RESULT}")] if self.models.is_dir() else []
-        made.sort(key=lambda path: (path / RESULT).stat().st_mtime)
-        return {**shipped_models(), **{path.name: path for path in made}}
+        models = [path.parent for path in self.models.glob(f"*/{RESULT}")] if self.models.is_dir() else []
+        models.sort(key=lambda path: (path / RESULT).stat().st_mtime)
+        return {**shipped_models(), **{path.name: path for path in models}}
 
     def new_model_name(self) -> str:
         """Returns "model-1", or the first number that no model and no fit has."""

@@ -53,7 +53,7 @@ class Workbench(QWidget):
         self.image_path: Path | None = None
         self.training: Training | None = None
         self._picture = np.zeros((1, 1, 1), np.uint8)
-        self._kept = np.zeros((1, 1), np.int32)  # labels as they are on disk
+        self._on_disk = np.zeros((1, 1), np.int32)  # labels as they are on disk
         self._models: dict[str, Path] = {}
         self._workers: list[Any] = []
         self._build()
@@ -185,8 +185,8 @@ class Workbench(QWidget):
             item.setData(Qt.ItemDataRole.UserRole, path)
             self.images.addItem(item)
         self._mark_images()
-        begun = trainings(project.models)
-        self.training = begun[-1] if begun else None
+        earlier = trainings(project.models)
+        self.training = earlier[-1] if earlier else None
         self._refresh_models()
         self.images.setCurrentRow(0)
         self.look_at_training()
@@ -217,7 +217,7 @@ class Workbench(QWidget):
         labels = self.project.read_labels(path, picture.shape[1:])  # type: ignore[arg-type]
         self.keep_draft()
         self.viewer.layers.clear()
-        self.image_path, self._picture, self._kept = path, picture, labels.copy()
+        self.image_path, self._picture, self._on_disk = path, picture, labels.copy()
         if len(picture) == 1:
             self.viewer.add_image(picture[0], name=path.name)
         elif len(picture) == 3:
@@ -232,9 +232,9 @@ class Workbench(QWidget):
         if self.project is None or self.image_path is None or LABELS not in self.viewer.layers:
             return
         labels = np.asarray(self.viewer.layers[LABELS].data, np.int32)
-        if not np.array_equal(labels, self._kept):
+        if not np.array_equal(labels, self._on_disk):
             self.project.save_draft(self.image_path, labels)
-            self._kept = labels.copy()
+            self._on_disk = labels.copy()
             self._mark_images()
 
     # segmentation
@@ -270,17 +270,17 @@ class Workbench(QWidget):
         ]
         images: list[tuple[Path, np.ndarray | None]] = [(path, None) for path in paths]
 
-        def keep(given: tuple[Path, np.ndarray]) -> None:
-            project.save_draft(*given)
+        def keep(segmented: tuple[Path, np.ndarray]) -> None:
+            project.save_draft(*segmented)
             self._mark_images()
-            if given[0] == self.image_path:
-                self._kept = given[1].copy()
-                self._set_layer(LABELS, given[1])
+            if segmented[0] == self.image_path:
+                self._on_disk = segmented[1].copy()
+                self._set_layer(LABELS, segmented[1])
 
         self._run(len(images), keep, _segment, self._models[self.model.currentText()], images)
 
-    def _show_segmentation(self, given: tuple[Path, np.ndarray]) -> None:
-        path, labels = given
+    def _show_segmentation(self, segmented: tuple[Path, np.ndarray]) -> None:
+        path, labels = segmented
         if path != self.image_path:  # another image was opened meanwhile
             return
         self._set_layer(SEGMENTATION, labels)
@@ -305,7 +305,7 @@ class Workbench(QWidget):
         assert self.project is not None and self.image_path is not None
         labels = np.asarray(self.viewer.layers[LABELS].data, np.int32)
         self.project.save_labels(self.image_path, labels)
-        self._kept = labels.copy()
+        self._on_disk = labels.copy()
         self._mark_images()
 
     def suggest(self) -> None:
@@ -388,13 +388,13 @@ class Workbench(QWidget):
         before = self._parent_of(training) or after
         path, picture = self.image_path, self._picture
 
-        def show_after(given: tuple[Path, np.ndarray]) -> None:
-            if given[0] == self.image_path:
-                self._set_layer(AFTER, given[1])
+        def show_after(segmented: tuple[Path, np.ndarray]) -> None:
+            if segmented[0] == self.image_path:
+                self._set_layer(AFTER, segmented[1])
 
-        def show_before(given: tuple[Path, np.ndarray]) -> None:
-            if given[0] == self.image_path:
-                self._set_layer(BEFORE, given[1])
+        def show_before(segmented: tuple[Path, np.ndarray]) -> None:
+            if segmented[0] == self.image_path:
+                self._set_layer(BEFORE, segmented[1])
             self._run(0, show_after, _segment, after, [(path, picture)])
 
         self._run(0, show_before, _segment, before, [(path, picture)])
@@ -418,9 +418,9 @@ class Workbench(QWidget):
         self.progress.setValue(0)
         self.progress.setVisible(True)
 
-        def take(given: Any) -> None:
+        def take(segmented: Any) -> None:
             self.progress.setValue(self.progress.value() + 1)
-            use(given)
+            use(segmented)
 
         def end() -> None:
             self._workers.remove(worker)

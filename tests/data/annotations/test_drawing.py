@@ -9,7 +9,7 @@ import pytest
 from samples.awkward_labels import AWKWARD
 
 import segue
-from segue.data.annotations.draw import class_values, describe_oddities, draw
+from segue.data.annotations.draw import class_values, describe_annotation_notes, draw
 from segue.data.annotations.files import read_annotations
 from segue.data.annotations.shapes import Annotations, Pixels, Shape, ellipse, polygon
 from segue.data.spec import Layer
@@ -37,9 +37,9 @@ def test_written_objects_are_read_back(name: str, suffix: str, tmp_path: Path):
     labels = np.asarray(AWKWARD[name])
     path = segue.write_objects(labels, tmp_path / f"a{suffix}", classes="cell")
     annotations = read_annotations(path, Path("a.tif"))
-    drawn, oddities = draw(annotations, labels.shape, OBJECTS, values={}, unlabeled=None, context=path)
+    drawn, notes = draw(annotations, labels.shape, OBJECTS, values={}, unlabeled=None, context=path)
     numbers = np.array([0, *(int(shape.name) for shape in annotations.shapes)])
-    assert not oddities and len(numbers) == len(np.unique(labels[labels > 0])) + 1
+    assert not notes and len(numbers) == len(np.unique(labels[labels > 0])) + 1
     np.testing.assert_array_equal(numbers[drawn], np.where(labels > 0, labels, 0))
 
 
@@ -55,10 +55,10 @@ def test_holes_parts_and_ellipses():
     """Rings of a polygon are holes by turns, polygons and pixels of a shape are one object."""
     outer, hole = square("a", 0, 0, 5).paths[0][0], square("a", 1, 1, 3).paths[0][0]
     shape = Shape("a", "", "area", [[outer, hole]], pixels=(Pixels(2, 2, np.ones((1, 1), bool)),))
-    labels, oddities = labels_of([shape])
+    labels, notes = labels_of([shape])
     expected = np.pad(np.pad(np.ones((1, 1), int), 1), 1, constant_values=1)
     np.testing.assert_array_equal(labels[:5, :5], expected)
-    assert labels[5].sum() == labels[:, 5].sum() == 0 and not oddities
+    assert labels[5].sum() == labels[:, 5].sum() == 0 and not notes
     y, x = np.mgrid[:9, :9] + 0.5
     circle = ellipse(1, 2, 7, 5)
     full = np.zeros((9, 9), bool)
@@ -74,31 +74,31 @@ def test_large_areas_agree_with_points_in_polygons():
     angle = np.linspace(0, 2 * np.pi, 1000, endpoint=False)
     radius = 40 + 30 * rng.random(1000)
     ring = np.stack([50 + radius * np.cos(angle), 30 + radius * np.sin(angle)], 1)
-    labels, oddities = labels_of([Shape("star", "", "area", [[ring]])], size=(64, 90))
+    labels, notes = labels_of([Shape("star", "", "area", [[ring]])], size=(64, 90))
     y, x = np.mgrid[:64, :90] + 0.5
     inside = Polygon(ring).contains_points(np.stack([x.ravel(), y.ravel()], 1)).reshape(64, 90)
     np.testing.assert_array_equal(labels == 1, inside)
-    assert list(oddities) == ["reach beyond their image and are cut off"]
+    assert list(notes) == ["reach beyond their image and are cut off"]
 
 
 def test_later_ones_cover_earlier_ones_and_numbers_have_no_gaps():
     """A pixel of several objects is the last one's; what is covered entirely is told, and takes no number."""
     shapes = [square("lost", 1, 1, 2), square("large", 0, 0, 4), square("over", 3, 3, 2)]
-    labels, oddities = labels_of(shapes)
+    labels, notes = labels_of(shapes)
     assert labels[0, 0] == 1 and labels[3, 3] == labels[4, 4] == 2 and set(np.unique(labels)) == {0, 1, 2}
-    assert oddities["are covered entirely by later ones and are lost"] == ["lost"]
-    assert oddities["cover earlier ones in part or entirely"] == ["large", "over"]
+    assert notes["are covered entirely by later ones and are lost"] == ["lost"]
+    assert notes["cover earlier ones in part or entirely"] == ["large", "over"]
 
 
 def test_what_lies_outside_or_has_no_pixel_is_told():
     """Objects beyond the image, across its border and between centers of pixels are named."""
     shapes = [square("out", 9, 9, 2), square("across", 4, 4, 4), square("tiny", 1.6, 1.6, 0.5), square("in", 0, 0, 1)]
-    labels, oddities = labels_of(shapes)
+    labels, notes = labels_of(shapes)
     assert labels.max() == 2 and (labels == 1).sum() == 4 and (labels == 2).sum() == 1
-    assert oddities["lie outside of their image"] == ["out"]
-    assert oddities["reach beyond their image and are cut off"] == ["across"]
-    assert oddities["cover no center of a pixel"] == ["tiny"]
-    (outside, _, _) = describe_oddities({"a.tif": oddities, "b.tif": {}})
+    assert notes["lie outside of their image"] == ["out"]
+    assert notes["reach beyond their image and are cut off"] == ["across"]
+    assert notes["cover no center of a pixel"] == ["tiny"]
+    (outside, _, _) = describe_annotation_notes({"a.tif": notes, "b.tif": {}})
     assert outside == "annotations that lie outside of their image: 1, in 1 of 2 images, e.g. 'out' in a.tif"
 
 
@@ -106,15 +106,15 @@ def test_scribbles_ignore_the_rest():
     """Lines and points are labels where they are drawn, and other pixels are ignored, unless that is said."""
     line = Shape("1", "tumor", "line", [[np.array([(0.5, 0.5), (4.5, 0.5)])]])
     point = Shape("2", "background", "point", [[np.array([(2.9, 3.1)])]])
-    labels, oddities = labels_of([line, point], CLASSES)
+    labels, notes = labels_of([line, point], CLASSES)
     assert labels[0].tolist() == [1, 1, 1, 1, 1, -1] and labels[3, 2] == 0 and (labels == -1).sum() == 30
-    assert oddities == {"are scribbles, whose image is ignored elsewhere": ["1", "2"]}
-    labels, oddities = labels_of([line, point], CLASSES, unlabeled="background")
-    assert labels.sum() == 5 and labels.min() == 0 and not oddities
+    assert notes == {"are scribbles, whose image is ignored elsewhere": ["1", "2"]}
+    labels, notes = labels_of([line, point], CLASSES, unlabeled="background")
+    assert labels.sum() == 5 and labels.min() == 0 and not notes
     labels, _ = labels_of([square("1", 0, 0, 2, "stroma")], CLASSES, unlabeled="ignored")
     assert (labels == 2).sum() == 4 and (labels == -1).sum() == 32
-    _, oddities = labels_of([line, square("2", 0, 0, 2, "cell")], values={"tumor": 1})
-    assert oddities == {"are lines or points, which outline no object, and are left out": ["1"]}
+    _, notes = labels_of([line, square("2", 0, 0, 2, "cell")], values={"tumor": 1})
+    assert notes == {"are lines or points, which outline no object, and are left out": ["1"]}
 
 
 def test_a_wide_line_has_its_width():

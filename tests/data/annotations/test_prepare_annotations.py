@@ -149,6 +149,21 @@ def test_classes_by_name_and_what_is_odd(folder: Path):
     assert made["a"].max() == 2 and (made["a"] == -1).sum() == 16
 
 
+def test_scribbles_in_some_images_alone_are_asked_about(folder: Path):
+    """An image without any scribble would be background beside images whose other pixels are ignored."""
+    for name in NAMES:
+        shapes = [{"label": "cell", "points": [[2, 2], [20, 2]], "shape_type": "line"}] if name != "b" else []
+        content = {"imagePath": f"{name}.tif", "imageHeight": 32, "imageWidth": 40, "shapes": shapes}
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    spec = spec_of(folder, "{stem}.json", kind="classes")
+    with pytest.raises(SegueError, match=r"b\.json: holds no scribbles, but 2 of 3 images have some: set"):
+        prepared(folder, spec)
+    made = prepared(folder, spec_of(folder, "{stem}.json", kind="classes", unlabeled="ignored"))
+    assert (made["a"] == 1).sum() == 19 and made["b"].max() == made["b"].min() == -1
+    made = prepared(folder, spec_of(folder, "{stem}.json", kind="classes", unlabeled="background"))
+    assert made["a"].sum() == 19 and made["b"].max() == made["b"].min() == 0
+
+
 @pytest.mark.parametrize(
     ("files", "options", "message"),
     [

@@ -171,7 +171,7 @@ def test_labels_inside_an_ilastik_project():
     assert annotated_images(path) == ["2d_cells_apoptotic_1channel.h5"]
     annotations = read_annotations(path, Path("images/2d_cells_apoptotic_1channel.tif"))
     layer = Layer("cells", "classes", ("background", "foreground"))
-    labels, oddities = draw(annotations, (1024, 1344), layer, values={}, unlabeled=None, context=path)
+    labels, notes = draw(annotations, (1024, 1344), layer, values={}, unlabeled=None, context=path)
     expected = np.full((1024, 1344), -1)
     with h5py.File(path) as file:
         for block in file["PixelClassification/LabelSets/labels000"].values():  # type: ignore[union-attr]
@@ -181,7 +181,7 @@ def test_labels_inside_an_ilastik_project():
             values = block[..., 0]
             expected[rows, columns][values > 0] = np.where(values == 1, 1, 0)[values > 0]
     np.testing.assert_array_equal(labels, expected)
-    assert (labels == 1).sum() == 209 and (labels == 0).sum() == 217 and len(oddities) == 1
+    assert (labels == 1).sum() == 209 and (labels == 0).sum() == 217 and len(notes) == 1
 
 
 @pytest.mark.parametrize("codec", ["raw", "gzip", "bzip2", "xz", "blosc"])

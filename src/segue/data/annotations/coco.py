@@ -63,8 +63,8 @@ def decode_runs(counts: Sequence[int] | str, height: int, width: int) -> Pixels:
     ends = np.cumsum(runs)
     first, last = ends[0:-1:2], ends[1::2]  # of the runs inside
     first = first[: len(last)]
-    kept = last > first
-    first, last = first[kept], last[kept]
+    is_inside = last > first
+    first, last = first[is_inside], last[is_inside]
     if not len(first):
         return Pixels(0, 0, np.zeros((0, 0), bool))
     left, right = int(first[0] // height), int((last[-1] - 1) // height) + 1

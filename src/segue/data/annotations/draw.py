@@ -14,8 +14,9 @@ from segue.errors import SegueError
 from segue.labels import IGNORED
 
 Unlabeled = Literal["background", "ignored"]
-Oddities = dict[str, list[str]]  # what is odd of annotations, and the names of those of which it is true
+AnnotationNotes = dict[str, list[str]]  # what is odd of annotations, and the names of those of which it is true
 IGNORED_CLASSES = ("Ignore*", "__ignore__")  # of QuPath and LabelMe
+SCRIBBLES = "are scribbles, whose image is ignored elsewhere"
 MAX_LISTED = 5
 
 
@@ -27,12 +28,12 @@ def class_values(
     Of objects, 0 is none, 1 an object and -1 ignored; annotations without a class are objects, or of the only class.
     Raises SegueError with the classes that the layer does not have.
     """
-    given = {str(name): value for name, value in values.items()}
+    by_setting = {str(name): value for name, value in values.items()}
     by_name = {name.casefold(): index for index, name in reversed(list(enumerate(layer.names)))}
     if len(layer.names) == 2:
         by_name.setdefault("", 1)
     by_name |= {name.casefold(): IGNORED for name in IGNORED_CLASSES}
-    labels = {name: given.get(name, by_name.get(name.casefold())) for name in names}
+    labels = {name: by_setting.get(name, by_name.get(name.casefold())) for name in names}
     unknown = sorted(name for name, value in labels.items() if value is None)
     if unknown:
         listed = ", ".join(f"'{name}'" for name in unknown[:MAX_LISTED]) + (", …" if len(unknown) > MAX_LISTED else "")
@@ -40,14 +41,14 @@ def class_values(
             f"{context}: has annotations of the class {listed}, but names are {', '.join(layer.names)}; add it to "
             f'`names`, or say what it is: values = {{ "{unknown[0]}" = 1 }} (0 leaves it out, -1 ignores its pixels).'
         )
-    known = {name: value for name, value in labels.items() if value is not None}
-    for name, value in known.items():
+    values_by_class = {name: value for name, value in labels.items() if value is not None}
+    for name, value in values_by_class.items():
         if not IGNORED <= value < len(layer.names):
             raise SegueError(
                 f"{context}: values gives '{name}' the label {value}; allowed are -1 to {len(layer.names) - 1}, as "
                 "`names` has them."
             )
-    return known
+    return values_by_class
 
 
 def draw(
@@ -58,7 +59,7 @@ def draw(
     values: Mapping[int | str, int],
     unlabeled: Unlabeled | None,
     context: Path,
-) -> tuple[np.ndarray, Oddities]:
+) -> tuple[np.ndarray, AnnotationNotes]:
     """Returns the labels (H, W) int32 that annotations draw on an image of `size`, and what is odd of which of them.
 
     unlabeled: what pixels without any annotation are; None: ignored if annotations are sparse, lines or points, else
@@ -73,10 +74,10 @@ def draw(
         )
     meaning = class_values({shape.class_name for shape in annotations.shapes}, layer, values, context)
     are_objects = layer.kind == "instances"
-    oddities: Oddities = {text: list(names) for text, names in annotations.notes.items()}
+    notes: AnnotationNotes = {text: list(names) for text, names in annotations.notes.items()}
 
-    def odd(text: str, name: str) -> None:
-        oddities.setdefault(text, []).append(name)
+    def note(text: str, name: str) -> None:
+        notes.setdefault(text, []).append(name)
 
     scribbled = annotations.sparse or any(shape.kind != "area" for shape in annotations.shapes)
     if are_objects:
@@ -86,52 +87,55 @@ def draw(
     is_ignored = unlabeled == "ignored" or (unlabeled is None and scribbled)
     labels = np.full(size, IGNORED if is_ignored else 0, np.int32)
     covered = np.zeros(size, bool)
-    number, drawn = 0, []  # names and numbers of objects
+    number = 0
+    object_names: list[str] = []
     for shape in annotations.shapes:
         value = IGNORED if shape.ignored else meaning[shape.class_name]
         if are_objects and shape.kind != "area":
-            odd("are lines or points, which outline no object, and are left out", shape.name)
+            note("are lines or points, which outline no object, and are left out", shape.name)
             continue
         if are_objects and value == 0:
             continue
         pixels = shape.rasterize(*size)
         if pixels is None:
             is_outside = shape.outside(*size)
-            odd("lie outside of their image" if is_outside else "cover no center of a pixel", shape.name)
+            note("lie outside of their image" if is_outside else "cover no center of a pixel", shape.name)
             continue
         if shape.outside(*size):
-            odd("reach beyond their image and are cut off", shape.name)
+            note("reach beyond their image and are cut off", shape.name)
         top, left, bottom, right = pixels.box
         if (covered[top:bottom, left:right] & pixels.mask).any():
-            odd("cover earlier ones in part or entirely", shape.name)
+            note("cover earlier ones in part or entirely", shape.name)
         covered[top:bottom, left:right] |= pixels.mask
         if are_objects and value > 0:
             number += 1
             value = number
-            drawn.append(shape.name)
+            object_names.append(shape.name)
         labels[top:bottom, left:right][pixels.mask] = value
     if are_objects and number:
         left_over = np.bincount(labels[labels > 0], minlength=number + 1)[1:]
         for place in np.flatnonzero(left_over == 0):
-            odd("are covered entirely by later ones and are lost", drawn[place])
+            note("are covered entirely by later ones and are lost", object_names[place])
         if (left_over == 0).any():  # numbers without gaps
             order = np.cumsum(np.append(0, left_over > 0)).astype(np.int32)
             labels = np.where(labels > 0, order[labels.clip(min=0)], labels)
     if is_ignored and unlabeled is None:
         scribbles = [shape.name for shape in annotations.shapes if annotations.sparse or shape.kind != "area"]
-        oddities["are scribbles, whose image is ignored elsewhere"] = scribbles
-    return labels, oddities
+        notes[SCRIBBLES] = scribbles
+    return labels, notes
 
 
-def describe_oddities(oddities: Mapping[str, Oddities]) -> list[str]:
+def describe_annotation_notes(notes: Mapping[str, AnnotationNotes]) -> list[str]:
     """Returns a sentence for each oddity of the annotations of images, by the images' names."""
-    texts = dict.fromkeys(text for one in oddities.values() for text in one)
+    texts = dict.fromkeys(text for one in notes.values() for text in one)
     sentences = []
     for text in texts:
-        names = {image: one[text] for image, one in oddities.items() if one.get(text)}
+        names = {image: one[text] for image, one in notes.items() if one.get(text)}
+        if not names:
+            continue
         count = sum(map(len, names.values()))
         image, first = next((image, of_image[0]) for image, of_image in names.items())
         sentences.append(
-            f"annotations that {text}: {count}, in {len(names)} of {len(oddities)} images, e.g. '{first}' in {image}"
+            f"annotations that {text}: {count}, in {len(names)} of {len(notes)} images, e.g. '{first}' in {image}"
         )
     return sentences

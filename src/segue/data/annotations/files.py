@@ -78,13 +78,15 @@ def name_of(path: Path, names: Sequence[str], image: Path) -> str:
 
     Raises SegueError if it has none, or several.
     """
-    found = names_of(names, image)
-    if not found:
+    candidates = names_of(names, image)
+    if not candidates:
         example = f" (it has e.g. {names[0]})" if names else ""
         raise SegueError(f"{path}: has no image {image.name}{example}; add it, or leave the image out.")
-    if len(found) > 1:
-        raise SegueError(f"{path}: {found[0]} and {found[1]} may both be {image}; name them with their folders.")
-    return found[0]
+    if len(candidates) > 1:
+        raise SegueError(
+            f"{path}: {candidates[0]} and {candidates[1]} may both be {image}; name them with their folders."
+        )
+    return candidates[0]
 
 
 def names_of(names: Sequence[str], image: Path) -> list[str]:
@@ -96,8 +98,10 @@ def names_of(names: Sequence[str], image: Path) -> list[str]:
     parts = [_folded(part) for part in reversed(image.parts)]
 
     def common(name: str) -> int:
-        own = [_folded(part) for part in reversed(_path(name).parts)]
-        return next((k for k, (a, b) in enumerate(zip(own, parts, strict=False)) if a != b), min(len(own), len(parts)))
+        of_name = [_folded(part) for part in reversed(_path(name).parts)]
+        return next(
+            (k for k, (a, b) in enumerate(zip(of_name, parts, strict=False)) if a != b), min(len(of_name), len(parts))
+        )
 
     best = max(map(common, candidates))
     return [name for name in candidates if common(name) == best]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segue.data.annotations.draw import Oddities, draw
+from segue.data.annotations.draw import AnnotationNotes, draw
 from segue.data.annotations.files import is_annotation_file, read_annotations
 from segue.data.folders.pairing import ImageLabelPair
 from segue.data.image_io import is_inverted_mask, read_labels
@@ -22,7 +22,7 @@ class ImageLabels:
 
     labels: np.ndarray
     notes: list[str] = field(default_factory=list)
-    oddities: Oddities = field(default_factory=dict)
+    annotation_notes: AnnotationNotes = field(default_factory=dict)
 
 
 def read_label_files(spec: PrepareSpec, pair: ImageLabelPair, layer: Layer, shape: tuple[int, int]) -> ImageLabels:
@@ -34,8 +34,8 @@ def read_label_files(spec: PrepareSpec, pair: ImageLabelPair, layer: Layer, shap
     if is_annotation_file(pair.label):
         annotations = read_annotations(pair.label, pair.image, pair.page)
         settings = {"values": spec.labels.values, "unlabeled": spec.labels.unlabeled, "context": pair.label}
-        labels, oddities = draw(annotations, shape, layer, **settings)
-        return ImageLabels(labels, oddities=oddities)
+        labels, annotation_notes = draw(annotations, shape, layer, **settings)
+        return ImageLabels(labels, annotation_notes=annotation_notes)
     if spec.labels.one_object_per_file:
         return join_masks(pair.labels, pair.image, spec.labels, layer, shape)
     inverted = is_inverted_mask(pair.label, pair.image)

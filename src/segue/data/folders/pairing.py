@@ -220,10 +220,10 @@ def _of_collections(
                 "such as 'annotations/{stem}.json'."
             )
         named = {image.path: names_of(names, image.path) for image in images}
-        for path, found in named.items():
-            if found:
+        for path, matches in named.items():
+            if matches:
                 by_image[path].append(file.path)
-        others = sorted(set(names) - {name for found in named.values() for name in found})
+        others = sorted(set(names) - {name for matches in named.values() for name in matches})
         notes += [f"{file.path}: {len(others)} images that it names are not there, e.g. {others[0]}"] if others else []
     return by_image, notes
 
