@@ -400,8 +400,8 @@ def _scribble_problems(pairs: Sequence[ImageLabelPair], notes: Mapping[str, Anno
     if not 0 < len(plain) < len(pairs):
         return []
     return [
-        f"{plain[0]}: holds no scribbles, but {len(pairs) - len(plain)} of {len(pairs)} images have some: set unlabeled "
-        '= "ignored" if its other pixels are not labeled, or "background".'
+        f"{plain[0]}: holds no scribbles, but {len(pairs) - len(plain)} of {len(pairs)} images have some: set "
+        'unlabeled = "ignored" if its other pixels are not labeled, or "background".'
     ]
 
 
