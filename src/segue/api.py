@@ -288,8 +288,8 @@ def fit(
 ) -> Fitted:
     """Trains models on a folder of images with label images, and keeps the one that held-out images show to be best.
 
-    images, labels: folders, or patterns such as "images/{stem}.tif" with "labels/{stem}_masks.tif"; images without
-    labels are left out. out: the folder of the model, which `predict` and `evaluate` take; settings and trainings are
+    images, labels: folders, or patterns such as "images/{stem}.tif" with "labels/{stem}_masks.tif"; labels may be
+    annotations (docs/annotations.md), also a file of all images (COCO, ilastik). Images without labels are left out. out: the folder of the model, which `predict` and `evaluate` take; settings and trainings are
     in `<out>.fit` beside it, as TOML files of `prepare` and of studies. minutes: about how long it takes. parents:
     finished runs to start from; each is scored untouched and transferred, beside training from scratch. group: the part
     of file names that names the group of an image, as "{group}_s*" or as a regular expression with one group. kind:

@@ -14,7 +14,10 @@ from segue.cli.progress import open_progress
 def fit(
     images: Annotated[str, typer.Argument(metavar="IMAGES", help="A folder, or a pattern such as 'a/{stem}.tif'.")],
     labels: Annotated[
-        str, typer.Argument(metavar="LABELS", help="Label images of the same names: a folder or a pattern.")
+        str,
+        typer.Argument(
+            metavar="LABELS", help="Label images or annotations of the same names, or a file of all (COCO, ilastik)."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="MODEL", help="The model's folder; may be continued.")],
     minutes: Annotated[float, typer.Option("--minutes", min=0.1, help="The time to take, about.")] = 10.0,
