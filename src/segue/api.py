@@ -289,13 +289,14 @@ def fit(
     """Trains models on a folder of images with label images, and keeps the one that held-out images show to be best.
 
     images, labels: folders, or patterns such as "images/{stem}.tif" with "labels/{stem}_masks.tif"; labels may be
-    annotations (docs/annotations.md), also a file of all images (COCO, ilastik). Images without labels are left out. out: the folder of the model, which `predict` and `evaluate` take; settings and trainings are
-    in `<out>.fit` beside it, as TOML files of `prepare` and of studies. minutes: about how long it takes. parents:
-    finished runs to start from; each is scored untouched and transferred, beside training from scratch. group: the part
-    of file names that names the group of an image, as "{group}_s*" or as a regular expression with one group. kind:
-    "instances" or "classes", by default found out. license: of the images, which the model has with its parents'.
-    curve: whether to train on a half, a quarter and an eighth of the labels as well, and to forecast what more of them
-    would give. rank: whether to rank the images without labels, those to label next first (`next.csv` of the model).
+    annotations (docs/annotations.md), also a file of all images (COCO, ilastik). Images without labels are left out.
+    out: the folder of the model, which `predict` and `evaluate` take; settings and trainings are in `<out>.fit` beside
+    it, as TOML files of `prepare` and of studies. minutes: about how long it takes. parents: finished runs to start
+    from; each is scored untouched and transferred, beside training from scratch. group: the part of file names that
+    names the group of an image, as "{group}_s*" or as a regular expression with one group. kind: "instances" or
+    "classes", by default found out. license: of the images, which the model has with its parents'. curve: whether to
+    train on a half, a quarter and an eighth of the labels as well, and to forecast what more of them would give. rank:
+    whether to rank the images without labels, those to label next first (`next.csv` of the model).
 
     The same call continues an interrupted one. log receives what is seen and chosen. Raises SegueError for fewer than
     three groups, files that do not pair, and parents that were trained on these images. docs/fit.md describes it.
