@@ -38,6 +38,9 @@ class ArrayReader:
 
 
 def _read_numpy(path: Path, inside: str | None) -> Stack:
+    with path.open("rb") as file:
+        if not file.read(6).startswith((b"\x93NUMPY", b"PK")):  # which NumPy would take for pickled objects
+            raise ValueError("no file of NumPy")
     try:
         content = np.load(path, allow_pickle=False)
     except ValueError as error:
