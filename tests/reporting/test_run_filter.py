@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 import pandas as pd
@@ -17,9 +19,12 @@ from segue.reporting.analysis.comparison import compare
 from segue.reporting.formatting import format_number, level_label
 from segue.reporting.page import run_filter
 from segue.reporting.page.page import write_page
+from segue.reporting.page.rendering import environment
 from segue.reporting.page.run_filter import encode, runs_data, runs_json, whole_numbers
+from segue.reporting.tables.table_import import from_table
 from segue.study.table import StudyResults
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 MEGABYTE = 10**6
 FAILURES = pd.DataFrame(
     {
@@ -223,7 +228,7 @@ def levels_shown(browser: Browser) -> dict[str, list[str]]:
 
 def column_shown(browser: Browser, place: int) -> list[str]:
     return browser.evaluate(
-        f"[...document.querySelectorAll('#runs-table tbody tr')].map((row) => [...row.cells].at({place}).textContent)"
+        f"[...document.querySelectorAll('#runs-table tbody tr')].map((row) => row.cells[{place}].textContent)"
     )
 
 
@@ -283,7 +288,7 @@ def test_another_score_in_another_domain(browser: Browser, page: tuple[str, pd.D
     assert count_shown(browser) == f"{len(runs)} of {len(runs)} runs"
     assert levels_shown(browser)[""][1:] == list(medians(runs, "dice_mean"))
     dice = [format_number(value) for value in sorted(runs["dice_mean"], reverse=True)]
-    assert column_shown(browser, -1) == dice
+    assert column_shown(browser, 1) == dice
 
 
 @pytest.mark.browser
@@ -341,7 +346,7 @@ def test_columns_sort_by_key(browser: Browser, page: tuple[str, pd.DataFrame]) -
     """Enter on a head sorts, again it turns the order; the head says so and keeps the focus."""
     url, _ = page
     browser.open(f"{url}#runs?transfer.domain=0nm&transfer.freeze=none")
-    place = 1 + ["pretrain.domain", "transfer.domain", "transfer.images"].index("transfer.images")
+    place = 2 + ["pretrain.domain", "transfer.domain", "transfer.images"].index("transfer.images")
     browser.evaluate("document.querySelector('[data-sort=\"transfer.images\"]').focus()")
     for direction, order in (("ascending", 1), ("descending", -1)):
         browser.press("Enter")
@@ -360,3 +365,104 @@ def test_printed_without_controls(browser: Browser, page: tuple[str, pd.DataFram
     browser.send("Emulation.setEmulatedMedia", media="screen")
     assert "transfer; transfer: frozen part: none" in shown
     assert "clear all filters" not in shown and "divided by" not in shown
+
+
+@pytest.mark.browser
+def test_the_published_models_filtered_in_chromium(browser: Browser, tmp_path: Path) -> None:
+    """All 7,200: what pandas counts in the published table, and the published medians, of which 0 nm is left out."""
+    published = pd.read_parquet(EXAMPLES / "data" / "published-hrtem" / "defocus.parquet")
+    columns = EXAMPLES / "published-hrtem-defocus.toml"
+    results = from_table(EXAMPLES / "data" / "published-hrtem" / "defocus.parquet", columns=columns)
+    write_page(results, tmp_path / "defocus.html")
+    assert (tmp_path / "defocus.html").stat().st_size < 4 * MEGABYTE
+    url = (tmp_path / "defocus.html").as_uri()
+    domains = [domain for domain in results.domains if domain != "0 nm"]
+    off_focus = urlencode([("transfer.domain", domain) for domain in domains])
+    published = published[published["transfer_defocus_nm"] != 0]
+    published["value"] = [
+        row[f"transfer_loss_at_{row['transfer_defocus_nm']:+d}"] for row in published.to_dict("records")
+    ]
+
+    browser.open(f"{url}#runs?{off_focus}&by=transfer.images")
+    assert count_shown(browser) == "6,624 of 7,200 runs" and len(published) == 6624
+    shown = levels_shown(browser)
+    assert {level: cells[1] for level, cells in shown.items() if level} == {
+        "64": "0.0173", "128": "0.0161", "256": "0.0153", "512": "0.0144",
+    }  # fmt: skip
+    for level, part in published.groupby("transfer_images"):
+        assert shown[f"{level}"][1:] == list(medians(part, "value"))
+
+    browser.open(f"{url}#runs?{off_focus}&by=transfer.freeze&transfer.images=64&pretrain.optimizer.lr=1e-3&page=2")
+    part = published[(published["transfer_images"] == 64) & np.isclose(published["pretrain_lr"], 1e-3)]
+    assert count_shown(browser) == f"{len(part)} of 7,200 runs"
+    shown = levels_shown(browser)
+    assert shown[""][1:] == list(medians(part, "value"))
+    for level, of_level in part.groupby("freeze"):
+        assert shown[str(level)][1:] == list(medians(of_level, "value"))
+    ordered = [format_number(value) for value in np.sort(part["value"])]
+    assert column_shown(browser, 1) == ordered[50:100]
+    assert browser.evaluate("document.getElementById('runs-page').textContent") == f"51 to 100 of {len(part)}"
+
+    run = column_shown(browser, 0)[0]
+    browser.open(f"{url}#runs?run={run}")
+    row = pd.read_parquet(EXAMPLES / "data" / "published-hrtem" / "defocus.parquet").iloc[int(run.rpartition("-")[2])]
+    cells = browser.evaluate(
+        "[...document.querySelectorAll('#runs-run [data-score] td')].map((cell) => cell.textContent)"
+    )
+    names = [f"transfer_loss_at_{int(domain.removesuffix(' nm')):+d}" for domain in results.domains]
+    assert cells[1:] == [format_number(row[name]) for name in names]
+
+
+def write_section(results: StudyResults, out: Path) -> str:
+    """Writes a page of the filters alone, and returns its address."""
+    out.write_text(
+        '<!doctype html><html><head><meta charset="utf-8"></head><body><main>'
+        + environment().get_template("runs.html.j2").render(runs=runs_json(compare(results)))
+        + "</main></body></html>"
+    )
+    return out.as_uri()
+
+
+@pytest.mark.browser
+def test_many_levels_are_a_range_or_a_list(browser: Browser, tmp_path: Path) -> None:
+    """Numbers typed into a range, one end or both, and levels of a list; with hostile names and undefined scores."""
+    results = many_runs(40, 2, 3)
+    place = results.table["run"].str[-4:].map(lambda digits: int(digits, 16))
+    names = ["constructor", "__proto__", "a&b=c", "<i>", "+5 %", "..", "é"] + [f"level {k}" for k in range(13)]
+    table = results.table.assign(
+        **{"train.images": 10.0 * (place % 20), "train.freeze": [names[k % 20] for k in place]}
+    )
+    table.loc[place == 3, "loss"] = np.nan
+    browser.open(write_section(replace(results, table=table), tmp_path / "page.html"))
+    browser.evaluate("document.querySelector('[data-factor=\"train.images\"] input').focus()")
+    browser.send("Input.insertText", text="150")
+    browser.press("Tab")
+    browser.wait_for("location.hash === '#runs?train.images=150..'")
+    assert count_shown(browser) == "10 of 40 runs"
+    browser.send("Input.insertText", text="160")
+    browser.press("Tab")
+    browser.wait_for("location.hash === '#runs?train.images=150..160'")
+    assert count_shown(browser) == "4 of 40 runs"
+    for name in names:
+        browser.open(f"{(tmp_path / 'page.html').as_uri()}#runs?{urlencode({'train.freeze': name})}")
+        assert count_shown(browser) == "2 of 40 runs"
+        chosen = "[...document.querySelectorAll('[data-factor] option:checked')].map((one) => one.value)"
+        assert browser.evaluate(chosen) == [name]
+    browser.open(f"{(tmp_path / 'page.html').as_uri()}#runs?train.images=a..b&sort=-train.images")
+    assert "train.images=a..b" in browser.evaluate("document.getElementById('runs-notice').textContent")
+    images = [int(text) for text in column_shown(browser, 4)]
+    assert images == sorted(images, reverse=True)
+    browser.open(f"{(tmp_path / 'page.html').as_uri()}#runs?")
+    losses = column_shown(browser, 1)
+    assert losses[-1] == "–" and losses[:-1] == sorted(losses[:-1])
+
+
+@pytest.mark.browser
+def test_only_failed_runs(browser: Browser, results: StudyResults, tmp_path: Path) -> None:
+    """There is no score, and no error of the script: the runs and why they failed are there."""
+    none = pd.DataFrame()
+    failed = replace(results, table=none, histories=none, failures=FAILURES, examples=[])
+    browser.open(f"{write_section(failed, tmp_path / 'page.html')}#runs?run=failed-a")
+    assert count_shown(browser) == "2 of 2 runs, 2 of them failed"
+    assert "</script><b>no memory</b>" in browser.evaluate("document.getElementById('runs-run').innerText")
+    assert not [event for event in browser.events if event.get("method") == "Runtime.exceptionThrown"]

@@ -349,18 +349,17 @@
     const settings = stage.factors.map((factor) => ({
       name: factor.name, label: factor.label, key: (run) => (codeOf(factor, run) < 0 ? NaN : codeOf(factor, run)), text: (run) => levelOf(factor, run),
     }));
-    const order = new Map(stage.runs.map((name, run) => [name, run]));
     const result = {
       name: "score", label: score?.label ?? "score", isNumber: true, key: (run) => values[run],
       text: (run) => (isFailed(stage, run) ? "failed" : format(values[run])),
     };
-    return [{ name: "run", label: "run", key: (run) => order.get(stage.runs[run]) }, ...settings, result];
+    return [{ name: "run", label: "run", key: (run) => run }, result, ...settings];
   }
 
   function drawTable(runs, values) {
     const { stage, score } = state;
     const shown = tableColumns(values);
-    const sorting = shown.find((column) => column.name === state.sort) ?? shown.at(-1);
+    const sorting = shown.find((column) => column.name === state.sort) ?? shown[1];
     const isFirst = sorting.name === "score" && state.sort === "" && !state.descending; // by default: the best first
     const descending = isFirst ? score && !score.lower : state.descending;
     const keys = new Map(runs.map((run) => [run, sorting.key(run)]));
