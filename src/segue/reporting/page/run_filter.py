@@ -121,7 +121,8 @@ def _metrics(comparison: Comparison, runs: int, columns: int) -> tuple[list[Metr
     present = [name for name in present if numeric(table, name).notna().any()]
     chosen = [metric.column for metric in (comparison.metric, comparison.second_metric) if metric is not None]
     order = [*chosen, *METRICS, *present]
-    classes = [name for name in present if name.partition("_")[0] in CLASS_METRICS and name not in METRICS]
+    kinds = (*CLASS_METRICS, "accuracy")
+    classes = [name for name in present if name.partition("_")[0] in kinds and name not in METRICS]
     metrics = [metric_for(name) for name in dict.fromkeys(order) if name in present or name in chosen]
     metrics.sort(key=lambda metric: metric.column in classes)  # a class's own scores last
     full: list[Metric] = []
