@@ -109,6 +109,19 @@ def test_rows_that_are_not_finished_are_failed_runs(results: StudyResults) -> No
     assert stage["errors"] == {str(stage["runs"].index("p-10nm0")): "diverged"}
 
 
+def test_runs_may_be_numbers(results: StudyResults) -> None:
+    """As in a table made elsewhere; scores and parents are still theirs."""
+    numbers = {run: place for place, run in enumerate(results.table["run"].unique())}
+    parents = results.table["parent"].map(lambda run: str(numbers.get(run, "")))
+    table = results.table.assign(run=results.table["run"].map(numbers), parent=parents)
+    plain = replace(results, histories=pd.DataFrame())
+    expected = stage_of(runs_data(compare(plain), {}), "transfer")
+    stage = stage_of(runs_data(compare(replace(plain, table=table)), {}), "transfer")
+    assert stage["runs"] == [str(numbers[run]) for run in expected["runs"]]
+    for part in ("scores", "factors", "parents"):
+        assert stage[part] == expected[part]
+
+
 def test_embedded_text_ends_no_script(results: StudyResults) -> None:
     assert "<" not in runs_json(compare(replace(results, failures=FAILURES)))
 

@@ -20,6 +20,7 @@ import pandas as pd
 from segue.reporting.analysis.bootstrap import SEEDS
 from segue.reporting.analysis.comparison import SCORES, Comparison, numeric, own_evaluations, sorted_levels
 from segue.reporting.formatting import CLASS_METRICS, METRICS, Metric, axis_label, level_label, metric_for
+from segue.study.table import StudyResults
 
 MAX_SCORES = 400_000  # numbers in a page, of all runs, metrics and domains
 MAX_CURVE_VALUES = 250_000  # of all learning curves
@@ -59,7 +60,7 @@ def runs_data(comparison: Comparison, figures: Mapping[str, Sequence[str]]) -> d
     total = sum(map(len, frames.values()))
     domains = [name for name in results.domains if name in set(comparison.rows["evaluated_domain"])]
     full, own_only, left_out = _metrics(comparison, total, 1 + len(domains))
-    places = {stage: {run: place for place, run in enumerate(frame["run"])} for stage, frame in frames.items()}
+    places = {stage: {str(run): place for place, run in enumerate(frame["run"])} for stage, frame in frames.items()}
     points = min(MAX_CURVE_VALUES // (2 * total), MAX_POINTS)
     stages = []
     for stage, frame in frames.items():
@@ -78,7 +79,7 @@ def runs_data(comparison: Comparison, figures: Mapping[str, Sequence[str]]) -> d
                 "errors": {str(i): error for i, error in enumerate(frame["error"]) if error},
                 "curves": _curves(results.histories, stage, frame, points) if points >= MIN_POINTS else None,
                 "folders": _folders(comparison, frame),
-                "figures": {str(i): list(figures[run]) for i, run in enumerate(frame["run"]) if run in figures},
+                "figures": {str(i): [*figures[run]] for i, run in enumerate(map(str, frame["run"])) if run in figures},
             }
         )
     first = next((stage for stage in comparison.outcome_stages if stage in frames), next(iter(frames)))
@@ -110,7 +111,6 @@ def _stage_frame(comparison: Comparison, stage: str) -> pd.DataFrame:
     if not failed:
         return rows
     frame = pd.concat([one.astype(object) for one in failed], ignore_index=True).drop_duplicates("run")
-    frame["run"] = frame["run"].map(str)
     return frame if "parent" in frame.columns else frame.assign(parent="")
 
 
@@ -145,7 +145,7 @@ def _columns(
     comparison: Comparison, stage: str, frame: pd.DataFrame
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Returns the columns that differ between the runs by which they can be chosen, and all others."""
-    axes = [axis for axis in comparison.axes(stage) if axis in frame.columns]
+    axes = [axis for axis in _axes(comparison.results, stage) if axis in frame.columns]
     names = [*axes, "domain", *SEEDS, "repeat", "split_by", "precision", "threads", "side_by_side"]
     if f"{stage}.domain" in axes:
         names.remove("domain")
@@ -165,6 +165,12 @@ def _columns(
         factors.append({**column, "kind": kind, **({"numbers": numbers} if kind == "range" else {})})
     settings = [encode(name, frame[name]) for name in others]
     return factors, [{key: column[key] for key in column if key != "numbers"} for column in settings]
+
+
+def _axes(results: StudyResults, stage: str) -> list[str]:
+    """Returns the axes of a stage after those of its ancestors, also where no run has finished."""
+    parent = results.parents.get(stage)
+    return (_axes(results, parent) if parent else []) + results.stages.get(stage, [])
 
 
 def encode(name: str, values: pd.Series, domains: Sequence[str] = ()) -> dict[str, Any]:
@@ -281,6 +287,6 @@ def _folders(comparison: Comparison, frame: pd.DataFrame) -> dict[str, Any] | No
     run_folder = comparison.results.run_folder
     if run_folder is None:
         return None
-    folders = pd.Series([Path(run_folder(run)).parent.as_posix() for run in frame["run"]], dtype=object)
+    folders = pd.Series([Path(run_folder(str(run))).parent.as_posix() for run in frame["run"]], dtype=object)
     codes, levels = pd.factorize(folders)
     return {"levels": list(map(str, levels)), "codes": codes.tolist()}

@@ -46,7 +46,8 @@
     // the last epoch with predictions that is not after this one
     const place = Math.max(0, data.pictures.epochs.findLastIndex((one) => one <= epoch));
     for (const picture of document.querySelectorAll("[data-prediction]")) {
-      picture.setAttribute("href", `data:image/png;base64,${data.pictures.predictions[place][picture.dataset.prediction]}`);
+      const png = data.pictures.predictions[place][picture.dataset.prediction];
+      picture.setAttribute("href", `data:image/png;base64,${png}`);
     }
     for (const text of document.querySelectorAll(".picture-epoch")) text.textContent = data.pictures.epochs[place];
   }

@@ -1,7 +1,8 @@
 // Filters the runs of a study and opens one of them. What is shown follows from the fragment of the address alone,
-//   #runs?stage=transfer&transfer.freeze=none&transfer.images=64..256&score=dice_mean&on=0+nm&by=…&sort=…&page=2&run=…
+//   #runs?stage=transfer&transfer.freeze=none&transfer.images=64..256&score=dice_mean&on=0+nm&by=…&sort=…&page=2
 // so that a view can be linked, and the back button returns to the one before: a control writes the fragment, and
-// the event `hashchange` draws. The data (`run_filter.py`) are columns: indices of levels, and whole numbers with a scale.
+// the event `hashchange` draws. The data (`run_filter.py`) are columns: indices of levels, and whole numbers with a
+// scale.
 (() => {
   "use strict";
 
@@ -22,7 +23,9 @@
     return node;
   }
 
-  const count = (number, noun) => `${number.toLocaleString("en-US")} ${noun}${number === 1 ? "" : "s"}`;
+  const grouped = (number) => number.toLocaleString("en-US");
+  const th = (attributes, ...children) => make("th", { scope: "col", ...attributes }, ...children);
+  const numberCell = (text) => make("td", { class: "number" }, text);
 
   // three significant digits, in at most four decimals, with a true minus sign
   function format(value) {
@@ -86,6 +89,8 @@
   const RESERVED = ["stage", "score", "on", "by", "sort", "page", "run"];
   let state = null;
 
+  const endOfRange = (text, place) => (text === "" ? [-Infinity, Infinity][place] : Number(text));
+
   // Returns null for the fragment of another place of the page: then the state stays.
   function readFragment(hash) {
     if (hash && !hash.startsWith("#runs?")) return null;
@@ -98,8 +103,8 @@
     };
     const name = choose("stage", data.stages.map((one) => one.name), data.stages[data.first].name);
     const stage = data.stages.find((one) => one.name === name);
-    const score = stage.scores.find(
-      (one) => one.name === choose("score", stage.scores.map((other) => other.name), stage.scores[0]?.name));
+    const scoreName = choose("score", stage.scores.map((one) => one.name), stage.scores[0]?.name);
+    const score = stage.scores.find((one) => one.name === scoreName);
     const filters = new Map();
     for (const key of new Set(query.keys())) {
       if (RESERVED.includes(key)) continue;
@@ -107,7 +112,7 @@
       if (!factor) {
         unknown.push(...texts.map((text) => `${key}=${text}`));
       } else if (factor.kind === "range") {
-        const ends = texts[0].split("..").map((text, place) => (text === "" ? [-Infinity, Infinity][place] : Number(text)));
+        const ends = texts[0].split("..").map(endOfRange);
         if (ends.length === 2 && !ends.some(Number.isNaN)) filters.set(key, ends);
         else unknown.push(`${key}=${texts[0]}`);
       } else {
@@ -163,7 +168,7 @@
   // --- controls
 
   function options(select, pairs, chosen) {
-    select.replaceChildren(...pairs.map(([value, label]) => make("option", { value, selected: value === chosen }, label)));
+    select.replaceChildren(...pairs.map(([value, label]) => make("option", { value }, label)));
     select.value = chosen;
     select.closest("label").hidden = pairs.length < 2;
   }
@@ -227,8 +232,8 @@
     if (event.target === element("factor")) return go({ by: event.target.value });
     if (!name) return undefined;
     const fieldset = event.target.closest("fieldset"), filters = new Map(state.filters);
-    const ends = [...fieldset.querySelectorAll("input[type=number]")].map((input, place) =>
-      input.value === "" ? [-Infinity, Infinity][place] : Number(input.value));
+    const inputs = [...fieldset.querySelectorAll("input[type=number]")];
+    const ends = inputs.map((input, place) => endOfRange(input.value, place));
     const levels = [...fieldset.querySelectorAll("input:checked, option:checked")].map((one) => one.value);
     if (ends.some(Number.isFinite)) filters.set(name, ends);
     else if (levels.length) filters.set(name, levels);
@@ -267,14 +272,16 @@
 
   const percent = (value) => `${value.toFixed(2)}%`;
   function bar(place, from, to, y, height, className) {
-    return make("rect", { x: percent(place(from)), width: percent(Math.max(0.2, place(to) - place(from))), y, height, class: className });
+    const width = percent(Math.max(0.2, place(to) - place(from)));
+    return make("rect", { x: percent(place(from)), width, y, height, class: className });
   }
 
   // Returns the distribution of the selected runs over that of all of the level.
   function strip(all, selected, axis, label) {
     const svg = make("svg", { class: "strip", role: "img", "aria-label": label });
     for (const tick of axis.ticks) {
-      svg.append(make("line", { x1: percent(axis.place(tick)), x2: percent(axis.place(tick)), y1: 0, y2: 30, class: "grid" }));
+      const x = percent(axis.place(tick));
+      svg.append(make("line", { x1: x, x2: x, y1: 0, y2: 30, class: "grid" }));
     }
     if (all.quantiles.length) {
       const [low, first, , third, high] = all.quantiles;
@@ -320,24 +327,24 @@
       ...(some.interval ?? []),
     ]);
     const axis = axisOf(extent.length ? extent : [0, 1]);
-    const scale = make("svg", { class: "strip scale", "aria-hidden": "true" }, ...axis.ticks.map((tick) =>
-      make("text", { x: percent(axis.place(tick)), y: 12, "text-anchor": "middle" }, String(Number(tick.toPrecision(6))).replace("-", "−"))));
+    const scale = make("svg", { class: "strip scale", "aria-hidden": "true" }, ...axis.ticks.map((tick) => {
+      const text = String(Number(tick.toPrecision(6))).replace("-", "−");
+      return make("text", { x: percent(axis.place(tick)), y: 12, "text-anchor": "middle" }, text);
+    }));
     const hasFailures = Object.keys(stage.errors).length > 0;
-    const head = make("tr", {}, make("th", { scope: "col" }, factor?.label ?? ""),
-      make("th", { scope: "col", class: "drawing-cell" }, state.score?.label ?? "", scale),
-      make("th", { scope: "col", class: "number" }, "runs"),
-      ...(hasFailures ? [make("th", { scope: "col", class: "number" }, "failed")] : []),
-      make("th", { scope: "col", class: "number" }, "median"), make("th", { scope: "col", class: "number" }, "95 % interval"));
+    const numbers = ["runs", ...(hasFailures ? ["failed"] : []), "median", "95 % interval"];
+    const head = make("tr", {}, th({}, factor?.label ?? ""), th({ class: "drawing-cell" }, state.score?.label ?? "", scale),
+      ...numbers.map((text) => th({ class: "number" }, text)));
     const rows = groups.map(({ label, all, selected, reference: whole, summary: some }, place) => {
       const median = format(some.quantiles[2] ?? NaN);
       const interval = some.interval ? some.interval.map(format).join(" to ") : "–";
       const failed = selected.filter((run) => isFailed(stage, run)).length;
+      const drawing = strip(whole, some, axis, `${label}: median ${median}, interval ${interval}`);
       return make("tr", { "data-level": place ? label : "", class: place ? null : "total" },
         make("th", { scope: "row" }, place ? label : factor ? "all of these" : "all"),
-        make("td", { class: "drawing-cell" }, strip(whole, some, axis, `${label}: median ${median}, interval ${interval}`)),
-        make("td", { class: "number" }, `${selected.length.toLocaleString("en-US")} of ${all.length.toLocaleString("en-US")}`),
-        ...(hasFailures ? [make("td", { class: "number" }, failed.toLocaleString("en-US"))] : []),
-        make("td", { class: "number" }, median), make("td", { class: "number" }, interval));
+        make("td", { class: "drawing-cell" }, drawing),
+        numberCell(`${grouped(selected.length)} of ${grouped(all.length)}`),
+        ...(hasFailures ? [numberCell(grouped(failed))] : []), numberCell(median), numberCell(interval));
     });
     element("levels").replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows));
   }
@@ -347,7 +354,8 @@
   function tableColumns(values) {
     const { stage, score } = state;
     const settings = stage.factors.map((factor) => ({
-      name: factor.name, label: factor.label, key: (run) => (codeOf(factor, run) < 0 ? NaN : codeOf(factor, run)), text: (run) => levelOf(factor, run),
+      name: factor.name, label: factor.label, text: (run) => levelOf(factor, run),
+      key: (run) => (codeOf(factor, run) < 0 ? NaN : codeOf(factor, run)),
     }));
     const result = {
       name: "score", label: score?.label ?? "score", isNumber: true, key: (run) => values[run],
@@ -373,7 +381,8 @@
     const table = element("table");
     table.tHead.replaceChildren(make("tr", {}, ...shown.map((column) => {
       const isSorted = column === sorting;
-      const button = make("button", { type: "button", "data-sort": column.name, "data-focus": `sort ${column.name}` }, column.label);
+      const attributes = { type: "button", "data-sort": column.name, "data-focus": `sort ${column.name}` };
+      const button = make("button", attributes, column.label);
       button.addEventListener("click", () => go({
         sort: column.name, descending: isSorted ? !descending : column.isNumber ? !score?.lower : false, run: state.run,
       }));
@@ -388,9 +397,8 @@
         ...shown.slice(1).map((column) => make("td", { class: column.isNumber ? "number" : null }, column.text(run))));
     }));
     const first = (page - 1) * PAGE_ROWS + 1;
-    element("page").textContent = ordered.length
-      ? `${first.toLocaleString("en-US")} to ${(first + rows.length - 1).toLocaleString("en-US")} of ${ordered.length.toLocaleString("en-US")}`
-      : "no run";
+    const end = first + rows.length - 1;
+    element("page").textContent = ordered.length ? `${grouped(first)} to ${grouped(end)} of ${grouped(ordered.length)}` : "no run";
     element("previous").disabled = page <= 1;
     element("next").disabled = page >= pages;
     element("previous").onclick = () => go({ page: page - 1 });
@@ -405,14 +413,13 @@
   }
 
   function scoresTable(stage, run) {
-    const value = (score, place) => (score.values[place] ? format((score.values[place][run] ?? NaN) / score.scale) : "–");
+    const value = (score, place) => format((score.values[place]?.[run] ?? NaN) / score.scale);
     const present = data.domains.map((name, place) => [name, place + 1]).filter(([, place]) =>
       stage.scores.some((score) => (score.values[place]?.[run] ?? null) !== null));
-    const head = make("tr", {}, make("th", { scope: "col" }, `${data.split} split`),
-      make("th", { scope: "col", class: "number" }, "domain trained on"),
-      ...present.map(([name]) => make("th", { scope: "col", class: "number" }, name)));
-    const rows = stage.scores.map((score) => make("tr", { "data-score": score.name }, make("th", { scope: "row" }, score.label),
-      ...[0, ...present.map(([, place]) => place)].map((place) => make("td", { class: "number" }, value(score, place)))));
+    const names = ["domain trained on", ...present.map(([name]) => name)], places = [0, ...present.map(([, place]) => place)];
+    const head = make("tr", {}, th({}, `${data.split} split`), ...names.map((name) => th({ class: "number" }, name)));
+    const rows = stage.scores.map((score) => make("tr", { "data-score": score.name },
+      make("th", { scope: "row" }, score.label), ...places.map((place) => numberCell(value(score, place)))));
     return make("div", { class: "wide" }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)));
   }
 
@@ -435,10 +442,12 @@
         make("text", { x: 54, y: y(loss) + 4, "text-anchor": "end" }, format(loss))]),
       ...[first, last].map((epoch) => make("text", { x: x(epoch), y: 188, "text-anchor": "middle" }, String(epoch))),
       make("text", { x: 340, y: 188, "text-anchor": "middle" }, "epoch"));
-    lines.forEach(({ name, label, points }, place) => svg.append(
-      make("polyline", { points: points.map(([epoch, loss]) => `${x(epoch).toFixed(1)},${y(loss).toFixed(1)}`).join(" "), class: name }),
-      make("line", { x1: 60 + 190 * place, x2: 84 + 190 * place, y1: 206, y2: 206, class: name }),
-      make("text", { x: 90 + 190 * place, y: 210 }, `loss, ${label}`)));
+    lines.forEach(({ name, label, points }, place) => {
+      const corners = points.map(([epoch, loss]) => `${x(epoch).toFixed(1)},${y(loss).toFixed(1)}`).join(" ");
+      svg.append(make("polyline", { points: corners, class: name }),
+        make("line", { x1: 60 + 190 * place, x2: 84 + 190 * place, y1: 206, y2: 206, class: name }),
+        make("text", { x: 90 + 190 * place, y: 210 }, `loss, ${label}`));
+    });
     const note = curves.points ? make("p", { class: "note" }, `At ${curves.points} of its epochs at most.`) : "";
     return make("div", {}, svg, note);
   }
@@ -477,14 +486,15 @@
     const parent = data.stages.find((one) => one.name === stage.parent);
     if (parent && stage.parents[run] >= 0) {
       const name = parent.runs[stage.parents[run]];
-      const href = fragment({ stage: parent, score: parent.scores[0], filters: new Map(), domain: OWN, by: dividing(parent)[0]?.name ?? "",
-        sort: "", descending: false, page: 1, run: name });
+      const by = dividing(parent)[0]?.name ?? "", score = parent.scores[0];
+      const place = { stage: parent, score, by, filters: new Map(), domain: OWN, sort: "", descending: false, page: 1 };
+      const href = fragment({ ...place, run: name });
       settings.push(["starts from", make("a", { href }, name)]);
     }
     const figures = stage.figures[run] ?? [];
     if (figures.length) {
-      const links = figures.flatMap((number, place) => [place ? ", " : "", make("a", { href: `#figure-${number}` }, `figure ${number}`)]);
-      settings.push(["images", make("span", {}, ...links)]);
+      const links = figures.map((number) => make("a", { href: `#figure-${number}` }, `figure ${number}`));
+      settings.push(["images", make("span", {}, ...links.flatMap((link, place) => (place ? [", ", link] : [link])))]);
     }
     parts.push(pairsTable(settings));
     if (!isFailed(stage, run)) parts.push(scoresTable(stage, run));
@@ -492,7 +502,8 @@
     if (curves) parts.push(curves);
     if (stage.folders) {
       const folder = `${stage.folders.levels[stage.folders.codes[run]]}/${state.run}`.replace(/^\.\//, "");
-      if (!isFailed(stage, run)) parts.push(commandLine(`segue inspect ${folder}`), commandLine(`segue report ${folder} -o ${state.run}.html`));
+      const commands = [`segue inspect ${folder}`, `segue report ${folder} -o ${state.run}.html`];
+      if (!isFailed(stage, run)) parts.push(...commands.map(commandLine));
     }
     panel.replaceChildren(...parts);
     if (isNew) heading.focus();
@@ -509,19 +520,21 @@
     const values = score ? valuesOf(stage, score, state.domain) : new Float64Array(stage.runs.length).fill(NaN);
     drawControls();
     const failed = Object.keys(stage.errors).length, failedHere = runs.filter((run) => isFailed(stage, run)).length;
-    element("count").textContent = `${runs.length.toLocaleString("en-US")} of ${count(stage.runs.length, "run")}`
-      + (failed ? `, ${failedHere.toLocaleString("en-US")} of them failed` : "");
+    element("count").textContent = `${grouped(runs.length)} of ${grouped(stage.runs.length)} ${stage.runs.length === 1 ? "run" : "runs"}`
+      + (failed ? `, ${grouped(failedHere)} of them failed` : "");
     element("clear").hidden = !state.filters.size;
     element("clear").setAttribute("href", fragment({ filters: new Map(), page: 1, run: null }));
     const active = [...state.filters].map(([name, value]) => {
-      const factor = factorNamed(stage, name);
-      return `${factor.label}: ${factor.kind === "range" ? value.map((end) => (Number.isFinite(end) ? end : "any")).join(" to ") : value.join(" or ")}`;
+      const { label, kind } = factorNamed(stage, name);
+      const ends = value.map((end) => (Number.isFinite(end) ? end : "any"));
+      return `${label}: ${kind === "range" ? ends.join(" to ") : value.join(" or ")}`;
     });
     element("active").textContent = [stage.label, ...active].join("; ");
     const missing = data.left_out.length ? ` Not in this page, for its size: ${data.left_out.join(", ")}.` : "";
     const domain = state.domain === OWN ? "the domain trained on" : state.domain;
-    element("scope").textContent = (score ? `${score.label[0].toUpperCase()}${score.label.slice(1)} (${score.lower ? "lower" : "higher"} is better), `
-      + `${data.split} split, tested on ${domain}.` : "No score.") + missing;
+    const direction = `${score?.lower ? "lower" : "higher"} is better`;
+    const shown = score ? `Shown: ${score.label} (${direction}), ${data.split} split, tested on ${domain}.` : "No score.";
+    element("scope").textContent = shown + missing;
     element("notice").hidden = !state.unknown.length;
     element("notice").textContent = `The address names what this page does not have: ${state.unknown.join(", ")}.`;
     drawLevels(runs, values);
