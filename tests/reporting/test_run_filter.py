@@ -345,7 +345,7 @@ def test_keys_filter_open_and_close(browser: Browser, page: tuple[str, pd.DataFr
     assert f"Run {best['run']}" in panel and f"segue inspect runs/{best['run']}" in panel
     assert browser.evaluate("document.activeElement.id") == "runs-run-heading"
     cells = browser.evaluate(
-        "[...document.querySelectorAll('#runs-run [data-score=\"dice_mean\"] td')].map((cell) => cell.textContent)"
+        "[...document.querySelectorAll('#runs-run [data-score=\"dice_mean\"]')].map((cell) => cell.textContent)"
     )
     assert cells[0] == format_number(best["dice_mean"]) and len(cells) == 4
     assert browser.evaluate("document.querySelectorAll('#runs-run polyline').length") == 2
@@ -420,7 +420,7 @@ def test_the_published_models_filtered_in_chromium(browser: Browser, tmp_path: P
     browser.open(f"{url}#runs?run={run}")
     row = pd.read_parquet(EXAMPLES / "data" / "published-hrtem" / "defocus.parquet").iloc[int(run.rpartition("-")[2])]
     cells = browser.evaluate(
-        "[...document.querySelectorAll('#runs-run [data-score] td')].map((cell) => cell.textContent)"
+        "[...document.querySelectorAll('#runs-run [data-score]')].map((cell) => cell.textContent)"
     )
     names = [f"transfer_loss_at_{int(domain.removesuffix(' nm')):+d}" for domain in results.domains]
     assert cells[1:] == [format_number(row[name]) for name in names]

@@ -412,14 +412,18 @@
       make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, value)))));
   }
 
+  // Returns the scores of a run by metric and domain; the longer of them goes down.
   function scoresTable(stage, run) {
-    const value = (score, place) => format((score.values[place]?.[run] ?? NaN) / score.scale);
-    const present = data.domains.map((name, place) => [name, place + 1]).filter(([, place]) =>
+    const present = data.domains.map((_, place) => place + 1).filter((place) =>
       stage.scores.some((score) => (score.values[place]?.[run] ?? null) !== null));
-    const names = ["domain trained on", ...present.map(([name]) => name)], places = [0, ...present.map(([, place]) => place)];
-    const head = make("tr", {}, th({}, `${data.split} split`), ...names.map((name) => th({ class: "number" }, name)));
-    const rows = stage.scores.map((score) => make("tr", { "data-score": score.name },
-      make("th", { scope: "row" }, score.label), ...places.map((place) => numberCell(value(score, place)))));
+    const domains = [0, ...present].map((place) => ({ place, label: place ? data.domains[place - 1] : "domain trained on" }));
+    const isTall = present.length > Math.max(6, stage.scores.length);
+    const [across, down] = isTall ? [stage.scores, domains] : [domains, stage.scores];
+    const cell = (score, { place }) => make("td", { class: "number", "data-score": score.name },
+      format((score.values[place]?.[run] ?? NaN) / score.scale));
+    const rows = down.map((one) => make("tr", {}, make("th", { scope: "row" }, one.label),
+      ...across.map((other) => (isTall ? cell(other, one) : cell(one, other)))));
+    const head = make("tr", {}, th({}, `${data.split} split`), ...across.map((one) => th({ class: "number" }, one.label)));
     return make("div", { class: "wide" }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)));
   }
 
