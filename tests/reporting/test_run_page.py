@@ -137,7 +137,9 @@ def test_page_has_settings_and_scores(page: Path, run: Path) -> None:
     assert rows["mean Dice"] == [format_number(metrics["scores"]["validation_dice_mean"]), "0.250"]
     assert ["Dice of live", format_number(metrics["scores"]["validation_dice_live"]), "–"] in list(of_classes.rows)
     assert "other &lt;plate&gt;" in text and "<plate>" not in text.split("run-data")[0]
-    assert "<td>optimizer.lr</td><td>0.01</td>" in text and "<td>film</td><td>40</td>" in text
+    changed = text.split("All settings")[0]
+    assert "<td>optimizer.lr</td><td>0.01</td>" in changed and "<td>film</td><td>40</td>" in changed
+    assert "<td>accumulate</td>" not in changed and "<td>accumulate</td><td>1</td>" in text
     assert not [one for one in re.findall(r'(?:src|href)="([^"#]*)', text) if one and not one.startswith("data:")]
     assert len(text) < 1e6
 

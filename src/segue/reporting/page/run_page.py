@@ -73,7 +73,8 @@ def write_run_page(run: Path, out: Path) -> None:
     rendered = render_figure(figure)
     pictures = film_pictures(folder, selected)
     main, of_classes = _quantities(history)
-    all_settings, changed = stage.model_dump(mode="json", by_alias=True), stage.key_settings(())
+    all_settings = stage.model_dump(mode="json", by_alias=True)
+    changed = stage.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         render_page(
