@@ -775,16 +775,25 @@ def report(
     where: Sequence[str] = (),
     without: Sequence[str] = (),
 ) -> Path:
-    """Writes the page of a study file, or of tables (Parquet, CSV) made anywhere, and returns its path.
+    """Writes the page of a study file, of tables (Parquet, CSV) made anywhere, or of the folder of a finished run, and
+    returns its path.
 
     metric: the column to compare by, by default the loss; columns: a TOML file that maps the columns of tables made
     elsewhere, or one for each of them; where, without: conditions "COLUMN=VALUE" on the rows of the table, such as
-    "transfer.domain=0 nm". The page says how many rows they leave out.
+    "transfer.domain=0 nm". The page says how many rows they leave out. None of these is for the page of a run.
     """
     from segue.reporting.tables.selection import select_results
+    from segue.training.run_folder import RunFolder
 
     paths = [as_path(one) for one in _as_list(what)]
     path, page = paths[0], as_path(out)
+    if path.is_dir() or RunFolder(path).working.path.is_dir():
+        if len(paths) > 1 or store is not None or metric or columns or where or without:
+            raise SegueError(f"report {path}: the page of a run takes no table and no option but -o; give it alone.")
+        from segue.reporting.page.run_page import write_run_page
+
+        write_run_page(path, page)
+        return page
     if path.suffix == ".toml":
         if len(paths) > 1:
             raise SegueError(f"{paths[1]}: a page is of one study, or of tables; give {path} alone.")
@@ -809,6 +818,7 @@ def report(
             object_examples=objects,
             films=films,
             domain_shift=domain_shift(planned, results.table),
+            run_folder=lambda run: _as_typed(planned.store.run(run)),
         )
     else:
         from segue.reporting.tables.table_import import from_tables

@@ -18,16 +18,14 @@ import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
 from samples.courses import made_courses
+from samples.film import EPOCHS, NAMES, train_with_film, well
 from skimage.color import deltaE_ciede2000, rgb2lab
 from typer.testing import CliRunner
 
 import segue
-from segue import rng
 from segue.api import film as write
 from segue.cli.main import app
-from segue.data.normalization import image_statistics
-from segue.data.spec import Layer
-from segue.data.writer import GroupTiles, Micrograph, merge_parts, micrograph_name, write_part
+from segue.data.writer import micrograph_name
 from segue.errors import SegueError
 from segue.evaluation import pixel_metrics
 from segue.reporting.figures.style import PAPER, png_bytes
@@ -49,69 +47,19 @@ from segue.reporting.video.frames import (
 )
 from segue.training.run_folder import RunFolder
 
-NAMES = ("background", "live", "dead")
 # what those see who lack one kind of cones (Machado, Oliveira and Fernandes 2009, severity 1)
 SIGHTS = {
     "all": np.eye(3),
     "no red": np.array([[0.1523, 1.0526, -0.2049], [0.1145, 0.7863, 0.0992], [-0.0039, -0.0481, 1.0520]]),
     "no green": np.array([[0.3673, 0.8606, -0.2280], [0.2801, 0.6725, 0.0474], [-0.0118, 0.0429, 0.9689]]),
 }
-SIDE, TILE, EPOCHS = 64, 32, 3
-STAGE = f"""
-epochs = {EPOCHS}
-batch = 4
-keep_epochs = true
-film = 40
-precision = "fp32"
-network = {{ name = "unet", width = 8, depth = 2 }}
-split = {{ validation = 0.4, test = 0.1 }}
-optimizer = {{ name = "adam", lr = 1e-2 }}
-target = {{ name = "classes", loss = "cross_entropy" }}
-
-[[data]]
-dataset = "blobs.h5"
-"""
-
-
-def well(index: int) -> GroupTiles:
-    """Returns a well with one field of bright (live) and dark (dead) squares in noise, cut into four tiles."""
-    generator = rng.numpy_generator("film", index)
-    image, labels = generator.normal(size=(SIDE, SIDE)), np.zeros((SIDE, SIDE), np.int32)
-    for position in range(12):
-        y, x = generator.integers(0, SIDE - 8, 2)
-        labels[y : y + 8, x : x + 8] = 1 + position % 2
-    image = (1000 + 100 * (image + 3.0 * (labels == 1) - 3.0 * (labels == 2))).astype(np.uint16)
-    labels[:5] = -1
-    corners = [(y, x) for y in (0, TILE) for x in (0, TILE)]
-    count, name = len(corners), f"P1/A{index + 1}"
-    return GroupTiles(
-        images=np.stack([image[None, y : y + TILE, x : x + TILE] for y, x in corners]),
-        labels={"classes": np.stack([labels[y : y + TILE, x : x + TILE] for y, x in corners])},
-        valid=np.tile(np.array([0, 0, TILE, TILE], np.int32), (count, 1)),
-        intensity=np.tile(image_statistics(image[None]), (count, 1, 1)),
-        samples={
-            "group": np.array([name] * count, dtype=object),
-            "source": np.array([f"{name}/t000"] * count, dtype=object),
-            "y_px": np.array([y for y, _ in corners]),
-            "x_px": np.array([x for _, x in corners]),
-        },
-        micrographs={f"{name}/t000": Micrograph(image[None], {"classes": labels})},
-    )
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns the folder of a dataset, blobs.h5, and of a run of three classes that kept its epochs and a film."""
     folder = tmp_path_factory.mktemp("film")
-    parts = [folder / "parts" / f"{index}.part" for index in range(6)]
-    for index, part in enumerate(parts):
-        write_part(part, well(index))
-    layers = [Layer("classes", "classes", NAMES)]
-    merge_parts(
-        parts, folder / "blobs.h5", layers=layers, channels=["phase"], attributes={"provenance": "made"}, splits={}
-    )
-    (folder / "stage.toml").write_text(STAGE, encoding="utf-8")
-    segue.train(folder / "stage.toml", folder / "run")
+    train_with_film(folder)
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shutil
 import signal
@@ -56,7 +57,7 @@ def written(results: StudyResults, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_page_needs_nothing_from_outside(written: Path) -> None:
-    """Everything is in the page or, as figures to download, beside it; no script, no duplicate id, no broken anchor."""
+    """Everything is in the page or, as figures to download, beside it; no duplicate id, no broken anchor."""
     text = written.read_text()
     links = Links(text)
     for source in links.sources:
@@ -65,9 +66,20 @@ def test_page_needs_nothing_from_outside(written: Path) -> None:
             assert source[1:] in links.ids
         elif not source.startswith("data:"):
             assert (written.parent / source).is_file()
-    assert not links.tags & {"script", "link", "iframe", "object", "embed"}
+    assert not links.tags & {"link", "iframe", "object", "embed"}
     assert len(links.ids) == len(set(links.ids))
     assert "url(http" not in text and "@import" not in text
+
+
+def test_page_without_its_script_lacks_the_filters_alone(written: Path, results: StudyResults) -> None:
+    """What the script shows is hidden in the page, with the link to it; the script asks for nothing outside."""
+    text = written.read_text()
+    assert '<section id="runs" hidden' in text and '<a href="#runs" hidden' in text
+    (kind, data), (attributes, script) = re.findall(r"<script([^>]*)>(.*?)</script>", text, flags=re.DOTALL)
+    assert (kind, attributes) == (' type="application/json" id="runs-data"', "")
+    assert json.loads(data)["domains"] == results.domains
+    assert not re.search(r"\b(fetch|XMLHttpRequest|import|eval|innerHTML)\b", script)
+    assert re.findall(r"https?://[^\"'\s]+", script) == ["http://www.w3.org/2000/svg"]
 
 
 def test_page_tells_the_study(written: Path, results: StudyResults) -> None:

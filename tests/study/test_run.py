@@ -58,6 +58,10 @@ def test_a_study_from_plan_to_table(copied_study: Path):
     assert set(transfer["parent"]) == set(table.loc[table["stage"] == "pretrain", "run"])
     assert results.counts["finished"] == 5 and results.failures.empty
     assert set(results.histories["epoch"]) == {1, 2}
+    plan = plan_study(path)
+    for evaluation in plan.evaluations:  # named in the folder of each run, so that its own page can name them
+        for run in table["run"].unique():
+            assert json.loads(plan.evaluation_file(run, evaluation).read_text())["domain"] == evaluation.domain
     again = run_study(plan_study(path))
     assert again.finished == 0
 
@@ -158,6 +162,9 @@ def test_a_failed_stage_stops_only_its_children(study_file: StudyFile):
     assert set(results.table["stage"]) == {"good"}
     errors = dict(zip(results.failures["stage"], results.failures["error"], strict=True))
     assert "asks for 4000" in errors["bad"] and errors["child"].startswith("not run: bad")
+    failures = results.failures.set_index("stage")
+    assert failures["bad.domain"].tolist() == ["high", "high"] and failures.loc["child", "domain"] == "low"
+    assert failures.loc["child", "parent"] == failures.loc["bad", "run"]
     assert results.counts["failed"] == 2
     status = run_segue("study", "status", path)
     assert status.returncode == 0 and "asks for 4000" in status.stdout

@@ -638,7 +638,8 @@ def _print_analysis(analysis: Analysis) -> None:
 @app.command()
 def report(
     what: Annotated[
-        list[Path], typer.Argument(metavar="STUDY_OR_TABLE...", help="A study file, or .parquet or .csv tables.")
+        list[Path],
+        typer.Argument(metavar="WHAT...", help="A study file, .parquet or .csv tables, or the folder of a run."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
     store: StorePath = None,
@@ -650,7 +651,7 @@ def report(
     where: Where = None,
     without: Without = None,
 ) -> None:
-    """Write figures and tables of a study as one self-contained page."""
+    """Write figures and tables of a study, or of a run, as one self-contained page."""
     from segue import api
 
     page = api.report(

@@ -289,7 +289,7 @@ def score_missing(
             if scored.timing:
                 write_json(timing_file(file), scored.timing)
             write_json(image_counts_file(file), scored.images.record())
-            write_json(file, scored.result)
+            write_json(file, {"domain": domain, **scored.result})
         except SegueError as error:
             failed[domain] = str(error)
     return failed

@@ -72,7 +72,8 @@ def _example(plan: Plan, evaluation: Evaluation, table: pd.DataFrame, runs: dict
     inputs, labels = source.read(torch.tensor([0]), "cpu")
     label = model.target.target_classes(model.target.encode(labels))[0].numpy()
     predictions = {caption: _predicted(model, inputs) for caption, model in models.items()}
-    return Example(images[0, 0].astype(float), label, evaluation.domain, predictions)
+    names = tuple(model.folder.name for model in models.values())
+    return Example(images[0, 0].astype(float), label, evaluation.domain, predictions, names)
 
 
 def _typical(dataset: Dataset, indices: np.ndarray, layer: str) -> np.ndarray:

@@ -37,6 +37,7 @@ class Example:
     label: np.ndarray  # (H, W) int; 0 background, -1 ignored
     domain: str
     predictions: dict[str, np.ndarray]  # caption -> (H, W) int, values as in `label`
+    runs: tuple[str, ...] = ()  # that predicted it
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class StudyResults:
         validation_tiles and validation_tiles_near (`training.drawing.Leak`).
     histories: a row per (run, epoch from 1): run, stage, epoch, lr, train_loss, validation_loss (NaN where none),
         validation_<metric>, with the axes and seeds of the table.
-    failures: stage, run, configuration, error (texts).
+    failures: stage, run, configuration, error (texts), with the axes, domain and seeds of the table where known.
     counts: configurations, models, stages, finished, failed, pending, evaluations.
     cost: stage, runs, seconds_total, seconds_median, images_per_s, energy_J (NaN where a run's was not
         measured), threads, precision, machine, and side_by_side where the table has it.
@@ -108,6 +109,7 @@ class StudyResults:
         where the run has a calibrated confidence.
     image_counts: returns what was counted in each image, of a run and an evaluated domain; None where an earlier
         version scored it, without counting images. It is None for results from a table alone.
+    run_folder: returns the folder of a run as one would type it; None for results from a table alone.
     notes: which rows of a table are not in these results, a sentence each. source: where the table is from, "" for own
         results. stated, compared_pairs, expected: see `StatedValue`, `ComparedPair`, `Expectation`.
     """
@@ -134,6 +136,7 @@ class StudyResults:
     films: dict[str, Path] = field(default_factory=dict)  # stage -> the folder of a run that kept a film
     domain_shift: DomainShift | None = None  # images of the domains, where their datasets are at hand
     image_counts: Callable[[str, str], ImageCounts | None] | None = None
+    run_folder: Callable[[str], str] | None = None
     notes: list[str] = field(default_factory=list)
     source: str = ""
     stated: list[StatedValue] = field(default_factory=list)
@@ -439,13 +442,17 @@ def _failures(plan: Plan) -> pd.DataFrame:
     for train in plan.trainings:
         record = read_record(plan.store.failure(train.key), FailureRecord) if train.key in failed else None
         if record is not None:
-            stage = train.configuration.stage
-            rows.append({"stage": stage, "run": train.key, "configuration": train.label, "error": record["error"]})
+            configuration = train.configuration
+            named = {"stage": configuration.stage, "run": train.key, "parent": train.parent or ""}
+            settings = {**configuration.axes, **_trained_on(configuration), "domain": configuration.domain}
+            seeds = {"seed_init": train.seeds["init"], "seed_draw": train.seeds["draw"]}
+            rows.append({**named, "configuration": train.label, "error": record["error"], **settings, **seeds})
     for key, dataset in plan.datasets.items():
         record = read_record(plan.store.failure(key), FailureRecord)
         if record is not None:
             rows.append({"stage": "dataset", "run": key, "configuration": dataset.name, "error": record["error"]})
-    return pd.DataFrame(rows, columns=["stage", "run", "configuration", "error"])
+    columns = dict.fromkeys(["stage", "run", "configuration", "error", *(name for row in rows for name in row)])
+    return pd.DataFrame(rows, columns=list(columns))
 
 
 def _counts(plan: Plan, failed: int, evaluations: int) -> dict[str, int]:

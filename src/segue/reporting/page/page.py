@@ -1,13 +1,14 @@
 """The page of a study: its question and answer, figures, failures, and the command to run it again.
 
-One self-contained file that needs no network and no script. Its figures are also written as SVG and PNG into
-`<page>-figures/`.
+One self-contained file that needs no network. Its script (`templates/runs.js`) filters the runs; without it, all else
+is there. Its figures are also written as SVG and PNG into `<page>-figures/`.
 """
 
 from __future__ import annotations
 
 import base64
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from segue.reporting.page.analyses import PREFIXES, analysis_entries, spread_ent
 from segue.reporting.page.conclusions import conclusions
 from segue.reporting.page.entry import Entry
 from segue.reporting.page.rendering import remove_stale, render_figure, render_page, write
+from segue.reporting.page.run_filter import runs_json
 from segue.study.table import NO_IMAGE_COUNTS, RESCORE, StatedValue, StudyResults
 
 COUNTS = {
@@ -111,6 +113,7 @@ def write_page(results: StudyResults, out: Path, *, metric: str | None = None) -
             entries=entries,
             rendered=rendered,
             failures=_failures(results),
+            runs=runs_json(comparison, _figures_by_run(results, entries)),
             download=_download(results, folder),
             methods=_methods(comparison),
         )
@@ -178,6 +181,18 @@ def figure_list(comparison: Comparison) -> list[Entry]:
     if shift := comparison.results.domain_shift:
         entries.append(Entry(domain_shift_figure(shift), "Domains", "domains", tables=distance_tables(shift)))
     return entries
+
+
+def _figures_by_run(results: StudyResults, entries: Sequence[Entry]) -> dict[str, list[str]]:
+    """Returns run -> the numbers of the figures that show its predictions."""
+    runs: dict[str, list[str]] = {f"film-{stage}": [run.name] for stage, run in results.films.items()}
+    runs["examples"] = [run for example in results.examples for run in example.runs]
+    runs["failures"] = [run for example in results.object_examples for run in example.predictions]
+    figures: dict[str, list[str]] = {}
+    for number, entry in enumerate(entries, start=1):
+        for run in dict.fromkeys(runs.get(entry.figure.name, [])):
+            figures.setdefault(run, []).append(str(number))
+    return figures
 
 
 def _objects(comparison: Comparison) -> list[Entry]:

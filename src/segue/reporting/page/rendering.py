@@ -41,7 +41,7 @@ def render_figure(figure: ReportFigure, folder: Path | None = None) -> RenderedF
 def render_page(out: Path, template: str, **values: Any) -> None:
     """Writes a page atomically; texts among `values` are escaped."""
     light, dark = theme()
-    text = _environment().get_template(template).render(light=light, dark=dark, **values)
+    text = environment().get_template(template).render(light=light, dark=dark, **values)
     write(out, text.encode())
 
 
@@ -59,7 +59,7 @@ def remove_stale(folder: Path, prefixes: tuple[str, ...], names: Collection[str]
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
     return Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,

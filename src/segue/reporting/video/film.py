@@ -228,7 +228,7 @@ def runs_with_film(plan: Plan, table: pd.DataFrame) -> dict[str, Path]:
 def film_sheet(stage: str, run: Path) -> ReportFigure:
     """Returns the sheet of a run's film for the page, with the meaning of its colors and curves."""
     film = film_of_run(run)
-    epochs = _spread(film.context.epochs, SHEET_FRAMES)
+    epochs = evenly_spaced(film.context.epochs, SHEET_FRAMES)
     figure = sheet_figure(film.context, list(film.frames(epochs)))
     foreground = join_names(film.context.names[1:])
     caption = (
@@ -254,7 +254,7 @@ def write_film(
         raise SegueError(f"{odd[0] if odd else 'film'}: films are written as .mp4, .gif or .png; choose one of these.")
     if frames_per_s is not None and not 0.1 <= frames_per_s <= 60:
         raise SegueError(f"film: {frames_per_s:g} frames per second; allowed are 0.1 to 60.")
-    epochs, sheet_epochs = film.context.epochs, _spread(film.context.epochs, SHEET_FRAMES)
+    epochs, sheet_epochs = film.context.epochs, evenly_spaced(film.context.epochs, SHEET_FRAMES)
     rate = frames_per_s or min(max(len(epochs) / LENGTH_S, MIN_FRAMES_PER_S), MAX_FRAMES_PER_S)
     videos = [out for out in outs if out.suffix.lower() in WRITERS]
     selected = epochs if videos else sheet_epochs
@@ -279,10 +279,10 @@ def write_film(
                 partial.write_bytes(png_bytes(sheet_figure(film.context, sheet)))
 
 
-def _spread(epochs: Sequence[int], count: int) -> tuple[int, ...]:
+def evenly_spaced(epochs: Sequence[int], count: int) -> tuple[int, ...]:
     """Returns up to `count` epochs, evenly spaced, the first and the last among them.
 
-    >>> _spread(range(1, 101), 4)
+    >>> evenly_spaced(range(1, 101), 4)
     (1, 34, 67, 100)
     """
     places = np.rint(np.linspace(0, len(epochs) - 1, min(count, len(epochs)))).astype(int)
