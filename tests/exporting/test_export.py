@@ -47,8 +47,7 @@ def test_torchscript_by_suffix(run: Path, tmp_path: Path):
         warnings.simplefilter("ignore", FutureWarning)
         network = torch.jit.load(tmp_path / "model.pt", _extra_files=extra)
     image = example_image(1, 70, 45)
-    with torch.inference_mode():
-        actual = network(torch.from_numpy(image[None]))[0].numpy()
+    actual = network(torch.from_numpy(image[None]))[0].numpy()  # it needs no gradients
     np.testing.assert_allclose(actual, segue.probabilities(run, image), rtol=1e-4, atol=1e-5)
     facts = json.loads(extra["segue.json"])
     assert facts["segue"] == segue.__version__ and facts["run"] == "k" and facts["mean_of_eight_views"]

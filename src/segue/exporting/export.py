@@ -133,6 +133,7 @@ def export_run(
     if out.exists():
         raise SegueError(f"{out}: exists; remove it, or give another path.")
     model = load_run(run)
+    model.network.requires_grad_(False)
     if settings.tta is not None:
         model = replace(model, tta=settings.tta)
     if not chosen.suffix:

@@ -16,7 +16,7 @@ from typing import Any
 
 from segue.errors import SegueError
 from segue.exporting.facts import KEY
-from segue.storage import is_inside, make_folder, require_regular
+from segue.storage import is_inside, make_folder, refusal, require_regular
 from segue.training.run_folder import RunFolder, load_run
 from segue.zoo.shipped import CARD
 
@@ -59,6 +59,8 @@ def unpack(package: Path, out: Path) -> None:
             partial.rename(out)
         except SegueError as error:
             raise SegueError(str(error).replace(str(partial), str(package))) from error
+        except OSError as error:
+            raise SegueError(refusal(out, error)) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
