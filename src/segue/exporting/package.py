@@ -106,6 +106,11 @@ def write_package(
         if settings.postprocessing:
             assert operation is not None
             tested = _postprocessed(out, operation, scores, network.output)
+            if not tested.any():
+                raise SegueError(
+                    f"{out}: the test image has no object for the post-processing to find; give one with objects, "
+                    "such as --image FILE."
+                )
             log(_agreement(labels, tested.squeeze()))
         np.save(folder / "test_input.npy", image[None])
         np.save(folder / "test_output.npy", tested)
