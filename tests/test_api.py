@@ -60,7 +60,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "plan": ("no.toml",), "plate": ("no.toml", "no.h5"), "predict": ("no", [[0.0]]),
     "predict_files": ("no", ["no.tif"], "no"), "prepare": ("no.toml", "no.h5"),
     "probabilities": ("no", [[0.0]]), "report": ("no.toml", "no.html"), "run_study": ("no.toml",),
-    "simulate": ("no.toml", "no.h5"), "table": ("no.toml",), "train": ("no.toml", "no"),
+    "simulate": ("no.toml", "no.h5"), "table": ("no.toml",), "train": ("no.toml", "no"), "unpack": ("no.zip", "no"),
     "write_objects": ([[0.5]], "no.geojson"),
 }  # fmt: skip
 

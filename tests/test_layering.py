@@ -15,6 +15,7 @@ ROWS = [
     {"reporting"},
     {"study"},
     {"plates"},
+    {"exporting"},
     {"training"},
     {"evaluation"},
     {"inference"},

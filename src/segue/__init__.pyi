@@ -20,6 +20,7 @@ from .api import run_study as run_study
 from .api import simulate as simulate
 from .api import table as table
 from .api import train as train
+from .api import unpack as unpack
 from .data.dataset import Dataset as Dataset
 from .errors import SegueError as SegueError
 from .errors import SegueWarning as SegueWarning

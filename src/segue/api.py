@@ -443,7 +443,10 @@ def predict_files(
 def load(run: PathLike) -> TrainedModel:
     """Returns the model of a finished run folder, or the one that ships with segue under this name ("nuclei").
 
-    `predict` and `probabilities` accept it in place of the folder.
+    `predict` and `probabilities` accept it in place of the folder. Its `network` is an `nn.Module` on the CPU, in
+    evaluation mode, from normalized images (N, C, H, W) to scores; its `target` decodes them.
+
+    >>> network = segue.load("nuclei").network  # doctest: +SKIP
     """
     from segue.training.run_folder import load_run
     from segue.zoo.shipped import find_model
@@ -451,21 +454,59 @@ def load(run: PathLike) -> TrainedModel:
     return load_run(find_model(run))
 
 
-def export(run: PathLike, out: PathLike, *, card: PathLike | None = None) -> Path:
-    """Writes a finished run as a model for others, of half the bytes, and returns its folder.
+def export(
+    run: PathLike,
+    out: PathLike,
+    *,
+    format: str | None = None,
+    tta: bool | None = None,
+    card: PathLike | None = None,
+    image: PathLike | None = None,
+    license: str | None = None,
+    authors: Sequence[str] = (),
+    postprocessing: bool = False,
+    log: Callable[[str], None] | None = None,
+) -> Path:
+    """Writes a finished run, or a shipped model, for other programs, and returns the path.
 
-    Matrices of weights are rounded to half precision. card: a Markdown file that says what the model is, was trained
-    on and is not for; by default card.md of the run, which `fit` writes. Raises SegueError where `out` exists.
+    format: "onnx", "torchscript", "bioimageio" (a package), or "folder": a run of segue in half precision, for others
+    to predict with and to start from. None: by the suffix, .onnx, .pt, .zip, or none. The first three take images in
+    acquired units, normalize them inside, and are compared with torch at three sizes before they appear;
+    docs/exchange.md says what they give.
+
+    tta: whether the mean over the eight rotations and reflections is exported; None: as the run does. card (folder,
+    bioimageio): a Markdown file; by default card.md of the run, or one made of what the run recorded. Of a package:
+    image, a file of which cover and test tensors are made; license, an SPDX identifier, by default that of the run;
+    authors, "Name" or "Name, Affiliation"; postprocessing: the thresholds of flows and rays are declared as the
+    standard's post-processing, which needs cellpose or stardist wherever the package is tested. log receives notes,
+    such as how far onnxruntime differs. Raises SegueError where `out` exists.
+
+    >>> segue.export("run", "model.onnx")  # doctest: +SKIP
     """
-    from segue.storage import is_file
-    from segue.training.export import export_model
-    from segue.zoo.shipped import CARD, find_model
+    from segue.exporting.export import ExportSettings, export_run
+    from segue.zoo.shipped import find_model
 
-    folder = find_model(run)
-    file = folder / CARD if card is None else as_path(card)
-    if not is_file(file):
-        raise SegueError(f"{file}: there is no such file; give the model's card, a Markdown file, with --card.")
-    export_model(folder, as_path(out), file.read_text(encoding="utf-8"))
+    settings = ExportSettings(
+        tta,
+        None if card is None else as_path(card),
+        None if image is None else as_path(image),
+        license,
+        tuple(authors),
+        postprocessing,
+    )
+    export_run(find_model(run), as_path(out), settings, format=format, log=log or _no_log)
+    return Path(out)
+
+
+def unpack(package: PathLike, out: PathLike) -> Path:
+    """Writes the run inside a bioimage.io package (.zip) that segue exported into the folder `out`, and returns it.
+
+    Nothing in the package is executed; its files are checked by their digests. Raises SegueError where `out` exists,
+    and for the package of another program, with what it is.
+    """
+    from segue.exporting import unpack as unpacking
+
+    unpacking.unpack(as_path(package), as_path(out))
     return Path(out)
 
 

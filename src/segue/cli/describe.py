@@ -65,6 +65,10 @@ def describe(what: str, *, settings: Sequence[str] = (), sizes: Sizes | None = N
         from segue.study.plan import plan_study
 
         return describe_plan(plan_study(path))
+    if path.suffix.lower() == ".zip" and is_file(path):
+        from segue.exporting.unpack import describe_package
+
+        return describe_package(path)
     if is_file(path) or path.suffix in (".h5", ".hdf5"):
         from segue.data.summary import describe as describe_dataset
 

@@ -18,6 +18,7 @@ import typer
 from segue import device, signals
 from segue.cli import draw, models
 from segue.cli.compare import compare
+from segue.cli.export import export
 from segue.cli.fit import fit
 from segue.cli.live_page import live_page
 from segue.cli.plate import count, film
@@ -359,6 +360,7 @@ def _condition(text: str) -> tuple[str, Any]:
 
 app.command()(fit)
 app.command()(predict)
+app.command()(export)
 app.command()(compare)
 app.command()(film)
 app.command()(count)

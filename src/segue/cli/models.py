@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="List the models that ship with segue, or make one of a run.")
+from segue.errors import SegueError
+
+app = typer.Typer(help="List the models that ship with segue; check and unpack those of others.")
 
 
 @app.callback(invoke_without_command=True)
@@ -65,15 +67,20 @@ def check(
 
 
 @app.command()
-def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
-    card: Annotated[
-        Path | None, typer.Option("--card", help="Its card as Markdown; by default the run's, as of segue fit.")
-    ] = None,
+def unpack(
+    package: Annotated[
+        Path, typer.Argument(metavar="PACKAGE", help="A package of bioimage.io (.zip) that segue exported.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write: a run.")],
 ) -> None:
-    """Write a run as a model for others: weights in half precision, what predicts with them, and a card."""
+    """Write the run inside a package, to predict with it and to start from it; nothing in it is executed."""
     from segue import api
 
-    api.export(run, out, card=card)
-    print(f"model: {out}")
+    api.unpack(package, out)
+    print(f"run: {out}")
+
+
+@app.command(hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def export() -> None:
+    """Name the command that took this one's place."""
+    raise SegueError("segue models export: is now segue export RUN OUT; write that, with the same --card.")

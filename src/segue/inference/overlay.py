@@ -24,13 +24,8 @@ def write_overlay(path: Path, image: Any, labels: Any, *, title: str, is_uncerta
     Gray is stretched between two percentiles; sides are reduced by a whole factor to MAX_OVERLAY_PX at most. Outlines
     are cyan, orange where `is_uncertain` (n + 1,). The title is the PNG's "Description".
     """
-    gray, small, factor = _reduced(image, labels)
-    low, high = np.percentile(gray, GRAY_PERCENTS)
-    stretched = np.clip((gray - low) / max(float(high - low), 1e-9), 0, 1) * 255
-    picture = np.repeat(stretched[..., None], 3, axis=2).astype(np.uint8)
-    edges = find_boundaries(small, connectivity=1, mode="inner")
-    colors = np.array([CERTAIN, UNCERTAIN], np.uint8)
-    picture[edges] = colors[is_uncertain[np.minimum(small[edges], len(is_uncertain) - 1)].astype(int)]
+    picture = outlined(image, labels, is_uncertain=is_uncertain)
+    factor = _factor(image.shape[1:])
     text = title if factor == 1 else f"{title}; reduced {factor} ×"
     info = PngInfo()
     info.add_itxt("Description", text)
@@ -40,10 +35,27 @@ def write_overlay(path: Path, image: Any, labels: Any, *, title: str, is_uncerta
         Image.fromarray(picture).save(partial, format="PNG", pnginfo=info)
 
 
-def _reduced(image: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, int]:
-    """Returns means over blocks (h, w) float32, the labels at their middles (h, w), and the factor."""
+def outlined(image: Any, labels: Any, *, is_uncertain: np.ndarray) -> np.ndarray:
+    """Returns the picture (h, w, 3) uint8 that `write_overlay` writes."""
+    gray, small = _reduced(image, labels)
+    low, high = np.percentile(gray, GRAY_PERCENTS)
+    stretched = np.clip((gray - low) / max(float(high - low), 1e-9), 0, 1) * 255
+    picture = np.repeat(stretched[..., None], 3, axis=2).astype(np.uint8)
+    edges = find_boundaries(small, connectivity=1, mode="inner")
+    colors = np.array([CERTAIN, UNCERTAIN], np.uint8)
+    picture[edges] = colors[is_uncertain[np.minimum(small[edges], len(is_uncertain) - 1)].astype(int)]
+    return picture
+
+
+def _factor(shape: tuple[int, int]) -> int:
+    """Returns the whole factor by which sides are reduced to MAX_OVERLAY_PX at most."""
+    return max(1, -(-max(shape) // MAX_OVERLAY_PX))
+
+
+def _reduced(image: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Returns means over blocks (h, w) float32, and the labels at their middles (h, w)."""
     channels, height, width = image.shape
-    factor = max(1, -(-max(height, width) // MAX_OVERLAY_PX))
+    factor = _factor((height, width))
     rows, columns = max(1, height // factor), max(1, width // factor)
     step = min(factor, height, width)
     gray, small = np.empty((rows, columns), np.float32), np.empty((rows, columns), np.int64)
@@ -53,4 +65,4 @@ def _reduced(image: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, int]:
         gray[top:bottom] = block.reshape(bottom - top, step, columns, step).mean((1, 3))
         middle = slice(step // 2, None, step)
         small[top:bottom] = np.asarray(labels[part, : columns * step])[middle, middle]
-    return np.nan_to_num(gray), small, factor
+    return np.nan_to_num(gray), small

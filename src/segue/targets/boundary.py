@@ -58,6 +58,11 @@ class Boundary(ObjectTarget):
         return 3
 
     @property
+    def score_channels(self) -> dict[str, str]:
+        classes = ("background", "interior", "boundary")
+        return {name: f"score of {name}; the softmax of the three are probabilities" for name in classes}
+
+    @property
     def target_channels(self) -> int:
         return 1
 

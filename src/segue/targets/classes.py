@@ -42,6 +42,10 @@ class Classes:
         return len(self.names)
 
     @property
+    def score_channels(self) -> dict[str, str]:
+        return {f"class_{index}": f"score of the class '{name}'" for index, name in enumerate(self.names)}
+
+    @property
     def target_channels(self) -> int:
         return 1
 

@@ -37,6 +37,17 @@ class Combined:
         return sum(part.channels for part in self.parts)
 
     @property
+    def score_channels(self) -> dict[str, str]:
+        """Those of the main target, then those of auxiliary ones as "auxiliary_<part>_<name>"."""
+        main, *others = (part.score_channels for part in self.parts)
+        auxiliary = {
+            f"auxiliary_{index}_{name}": meaning
+            for index, part in enumerate(others, 1)
+            for name, meaning in part.items()
+        }
+        return {**main, **auxiliary}
+
+    @property
     def target_channels(self) -> int:
         return sum(part.target_channels for part in self.parts)
 

@@ -22,7 +22,15 @@ from segue.targets import losses
 from segue.targets.kernels import descriptors as kernels
 from segue.targets.losses import REGRESSION_LOSSES, LossSettings
 from segue.targets.specs import DescriptorsSpec, RegressionName
-from segue.targets.target import LabelInfo, ObjectTarget, count_known, logit, object_names, transform_channels
+from segue.targets.target import (
+    OBJECT_LOGIT,
+    LabelInfo,
+    ObjectTarget,
+    count_known,
+    logit,
+    object_names,
+    transform_channels,
+)
 
 DESCRIPTORS = 6
 FOREGROUND = 6  # the channel behind the descriptors, before the affinities
@@ -64,6 +72,16 @@ class Descriptors(ObjectTarget):
     @property
     def channels(self) -> int:
         return DESCRIPTORS + 1 + 2 * self.affinities
+
+    @property
+    def score_channels(self) -> dict[str, str]:
+        names = ("offset_y", "offset_x", "variance_y", "variance_x", "correlation", "weight")
+        affinities = {"affinity_up": "above", "affinity_left": "to the left"} if self.affinities else {}
+        return {
+            **dict.fromkeys(names, f"logit of the descriptor, in a window of sigma {self.sigma_px:g} px"),
+            **OBJECT_LOGIT,
+            **{name: f"logit of being in one object with the pixel {place}" for name, place in affinities.items()},
+        }
 
     @property
     def foreground(self) -> int:

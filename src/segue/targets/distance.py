@@ -20,7 +20,15 @@ from segue.targets import losses
 from segue.targets.kernels.distance import divide_by_maxima
 from segue.targets.losses import REGRESSION_LOSSES, LossSettings
 from segue.targets.specs import DistanceSpec, RegressionName
-from segue.targets.target import LabelInfo, ObjectTarget, count_known, logit, object_names, with_background
+from segue.targets.target import (
+    OBJECT_LOGIT,
+    LabelInfo,
+    ObjectTarget,
+    count_known,
+    logit,
+    object_names,
+    with_background,
+)
 
 UNKNOWN = -1.0
 DECODE_SEARCH_SPACE = {
@@ -64,6 +72,11 @@ class Distance(ObjectTarget):
     @property
     def channels(self) -> int:
         return 2 if self.with_foreground else 1
+
+    @property
+    def score_channels(self) -> dict[str, str]:
+        unit = "divided by the object's largest" if self.normalized else "in px"
+        return {"distance": f"distance to the border, {unit}"} | (OBJECT_LOGIT if self.with_foreground else {})
 
     @property
     def target_channels(self) -> int:

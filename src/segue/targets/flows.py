@@ -26,7 +26,7 @@ from segue.labels import ops
 from segue.targets.kernels.flows import cluster_endpoints, find_seeds, heat_flows, integrate_flows
 from segue.targets.losses import REGRESSION_LOSSES, LossSettings
 from segue.targets.specs import FlowsSpec, RegressionName
-from segue.targets.target import LabelInfo, ObjectTarget, count_known, object_names, transform_channels
+from segue.targets.target import OBJECT_LOGIT, LabelInfo, ObjectTarget, count_known, object_names, transform_channels
 
 FLOW_SCALE = 5.0  # the network is trained to give flows times this
 FLOW_WEIGHT = 0.5
@@ -56,6 +56,14 @@ class Flows(ObjectTarget):
     @property
     def channels(self) -> int:
         return 3
+
+    @property
+    def score_channels(self) -> dict[str, str]:
+        return {
+            "flow_y": "5 × the unit flow to the object's center, downwards",
+            "flow_x": "5 × the unit flow to the object's center, to the right",
+            **OBJECT_LOGIT,
+        }
 
     @property
     def foreground(self) -> int:

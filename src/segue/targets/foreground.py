@@ -11,7 +11,7 @@ from torch import Tensor
 from segue.labels import ops
 from segue.targets.losses import LossSettings
 from segue.targets.specs import ForegroundSpec
-from segue.targets.target import LabelInfo, ObjectTarget, logit, object_names
+from segue.targets.target import OBJECT_LOGIT, LabelInfo, ObjectTarget, logit, object_names
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Foreground(ObjectTarget):
     @property
     def channels(self) -> int:
         return 1
+
+    @property
+    def score_channels(self) -> Mapping[str, str]:
+        return OBJECT_LOGIT
 
     def encode(self, labels: Tensor) -> Tensor:
         """Returns (N, 1, H, W) float32 of labels (N, H, W) int64."""

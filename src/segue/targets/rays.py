@@ -62,6 +62,14 @@ class Rays(ObjectTarget):
         return 1 + self.rays
 
     @property
+    def score_channels(self) -> dict[str, str]:
+        vectors = directions(self.rays).round(4).tolist()
+        rays = {
+            f"ray_{k}": f"distance to the border in px along (row, column) = {tuple(v)}" for k, v in enumerate(vectors)
+        }
+        return {"object": "logit of the probability, which is highest amid an object", **rays}
+
+    @property
     def min_loss(self) -> float:
         """0, which is not reached: the cross entropy of a probability between 0 and 1 is at least its entropy."""
         return 0.0

@@ -36,6 +36,10 @@ class Reconstruction:
         return False
 
     @property
+    def score_channels(self) -> dict[str, str]:
+        return {f"channel_{index}": "the image's channel, normalized" for index in range(self.channels)}
+
+    @property
     def target_channels(self) -> int:
         return self.channels + 1
 

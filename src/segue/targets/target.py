@@ -46,6 +46,11 @@ class Target(Protocol):
         ...
 
     @property
+    def score_channels(self) -> Mapping[str, str]:
+        """The name of each score, an identifier, with what it means, in the order of the channels."""
+        ...
+
+    @property
     def target_channels(self) -> int:
         """Number of values per pixel of `encode`."""
         ...
@@ -131,6 +136,9 @@ class Target(Protocol):
         ...
 
 
+OBJECT_LOGIT = {"object": "logit of being in an object"}  # of `Target.score_channels`
+
+
 @dataclass(frozen=True)
 class ObjectTarget(ABC):
     """A target of objects of one kind; `names` holds the background's and the object's name.
@@ -161,6 +169,11 @@ class ObjectTarget(ABC):
     @abstractmethod
     def channels(self) -> int:
         """The number of scores per pixel."""
+
+    @property
+    @abstractmethod
+    def score_channels(self) -> Mapping[str, str]:
+        """The name of each score, with what it means."""
 
     @property
     def target_channels(self) -> int:

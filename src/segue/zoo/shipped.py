@@ -1,6 +1,6 @@
 """Models that ship with segue, by name: runs in half precision, each with a card. Cheap to import.
 
-models/<name>/spec.json, weights.safetensors …   as of any run (`segue.training.export`), without its history
+models/<name>/spec.json, weights.safetensors …   as of any run (`segue export`), without its history
 models/<name>/card.md                            data, license, held-out scores, what it was not trained for
 """
 
@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from segue.errors import SegueError
-from segue.storage import as_path
+from segue.storage import as_path, is_file
 
 MODELS = Path(__file__).with_name("models")
 CARD = "card.md"
@@ -24,9 +24,15 @@ def shipped_models() -> dict[str, Path]:
 def find_model(model: Path | str, folder: Path = Path()) -> Path:
     """Returns the folder of a model: the path, from `folder`, or where there is none, the shipped model of this name.
 
-    Raises SegueError for a name without a folder; whether a folder holds a finished run is not checked.
+    Raises SegueError for a name without a folder, and for a zip file; whether a folder holds a finished run is not
+    checked.
     """
     path = as_path(folder / model)  # or refuses a name that no file can have
+    if path.suffix.lower() == ".zip" and is_file(path):
+        raise SegueError(
+            f"{path}: is a zip file, as packages of bioimage.io are, not the folder of a run; make it one with: segue "
+            f"models unpack {path} OUT"
+        )
     if path.exists() or len(Path(model).parts) != 1:
         return path
     models = shipped_models()
