@@ -419,9 +419,7 @@ def test_the_published_models_filtered_in_chromium(browser: Browser, tmp_path: P
     run = column_shown(browser, 0)[0]
     browser.open(f"{url}#runs?run={run}")
     row = pd.read_parquet(EXAMPLES / "data" / "published-hrtem" / "defocus.parquet").iloc[int(run.rpartition("-")[2])]
-    cells = browser.evaluate(
-        "[...document.querySelectorAll('#runs-run [data-score]')].map((cell) => cell.textContent)"
-    )
+    cells = browser.evaluate("[...document.querySelectorAll('#runs-run [data-score]')].map((cell) => cell.textContent)")
     names = [f"transfer_loss_at_{int(domain.removesuffix(' nm')):+d}" for domain in results.domains]
     assert cells[1:] == [format_number(row[name]) for name in names]
 
