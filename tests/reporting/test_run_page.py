@@ -107,7 +107,8 @@ def test_long_films_are_thinned(run: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert pictures.epochs == [1, 2] and [len(one) for one in pictures.predictions] == [6, 6]
     assert pictures.size == (8, 8)
     assert (
-        pictures.note == "Predictions of 2 of 3 epochs, 6 of 12 images, every 4th pixel in this page, to keep it light."
+        pictures.note
+        == "Predictions of 2 of 3 epochs, 6 of 12 images, one of 4 × 4 pixels in this page, to keep it light."
     )
     truth = load_film(run)[1][0]
     assert ((pixels(pictures.labels[0])[..., 3] == 0) == (truth[2::4, 2::4] == 0)).all()

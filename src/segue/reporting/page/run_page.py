@@ -282,15 +282,14 @@ def film_pictures(folder: RunFolder, selected: int) -> Pictures | None:
     if not (folder.film / "still.npz").is_file():
         return None
     from segue.reporting.video import frames  # needs torch, which nothing else here does
-    from segue.reporting.video.film import evenly_spaced
-    from segue.training.logging import load_film
+    from segue.reporting.video.film import evenly_spaced, film_of_run
 
-    images, labels, epochs, probabilities = load_film(folder.path)
-    names = tuple(folder.read(folder.spec)["model"]["names"])
+    film = film_of_run(folder.path)
+    images, labels, names, epochs = film.context.images, film.context.truth, film.context.names, film.context.epochs
     indices = list(evenly_spaced(range(len(images)), MAX_IMAGES))
     chosen = set(evenly_spaced(epochs, MAX_PICTURES // len(indices) - 1)) | ({selected} & set(epochs))
-    step = -(-max(images.shape[2:]) // MAX_SIDE_PX)
-    colors = frames.class_colors(names)
+    step = -(-max(images.shape[1:]) // MAX_SIDE_PX)
+    colors = film.context.colors
     inks = {1: (frames.HIT, frames.HIT_OPACITY)}
     inks |= {1 + k: (color, frames.ERROR_OPACITY) for k, color in colors.items()}
     ignored = len(names) + 1
@@ -301,12 +300,12 @@ def film_pictures(folder: RunFolder, selected: int) -> Pictures | None:
 
     thin = (slice(step // 2, None, step), slice(step // 2, None, step))
     truth = labels[indices]
-    predictions = []
-    for epoch in sorted(chosen):
-        classes = probabilities[epochs.index(epoch)][indices].argmax(1).astype(np.uint8)
-        predictions.append([overlay(frames.outcomes(t, c)[thin]) for t, c in zip(truth, classes, strict=True)])
+    predictions = [
+        [overlay(frames.outcomes(t, c)[thin]) for t, c in zip(truth, frame.classes[indices], strict=True)]
+        for frame in film.frames(sorted(chosen))
+    ]
     of_labels = [np.where(t < 0, frames.IGNORED_CODE, np.where(t > 0, t + 1, 0)).astype(np.uint8)[thin] for t in truth]
-    gray = [_reduce(images[index][0], step) for index in indices]
+    gray = [_reduce(images[index], step) for index in indices]
     legend = {"true positive": frames.HIT} | {f"{names[k]}: missed or invented": color for k, color in colors.items()}
     legend |= {"ignored": frames.IGNORED_COLOR} if (truth < 0).any() else {}
     notes = []
@@ -315,7 +314,7 @@ def film_pictures(folder: RunFolder, selected: int) -> Pictures | None:
     if len(indices) < len(images):
         notes.append(f"{len(indices)} of {len(images)} images")
     if step > 1:
-        notes.append(f"every {step}th pixel" if step > 3 else f"every {'second' if step == 2 else 'third'} pixel")
+        notes.append(f"one of {step} × {step} pixels")
     return Pictures(
         size=(int(gray[0].shape[0]), int(gray[0].shape[1])),
         images=[_png(one) for one in gray],
@@ -328,13 +327,13 @@ def film_pictures(folder: RunFolder, selected: int) -> Pictures | None:
 
 
 def _reduce(image: np.ndarray, step: int) -> np.ndarray:
-    """Returns gray levels (H, W) uint8, of every `step`-th pixel the mean around it."""
+    """Returns gray levels (h, w) uint8: of every `step`-th pixel of (H, W), from the middle of the first `step` on, the
+    mean around it."""
     from skimage.measure import block_reduce
 
-    from segue.reporting.figures.predictions.examples import gray_levels
-
     size = len(range(step // 2, image.shape[0], step)), len(range(step // 2, image.shape[1], step))
-    return gray_levels(block_reduce(image.astype(float), step, np.mean)[: size[0], : size[1]])
+    whole = np.pad(image.astype(float), [(0, -side % step) for side in image.shape], mode="edge")
+    return np.rint(block_reduce(whole, step, np.mean)[: size[0], : size[1]]).astype(np.uint8)
 
 
 def _png(pixels: np.ndarray, inks: Mapping[int, tuple[str, float]] | None = None) -> str:
