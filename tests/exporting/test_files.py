@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,6 +27,7 @@ from segue.exporting.torchscript_file import torchscript_bytes
 from segue.inference.model import Model
 from segue.inference.predict import probabilities, score_whole
 from segue.networks.registry import NetworkSpec
+from segue.targets.classes import ImageClass
 
 SIZES = ((40, 100), (65, 33), (3, 7))  # px; none is one that the file was checked at
 
@@ -144,11 +146,21 @@ def test_a_network_that_knows_one_size_is_refused():
             export(Path("a"), network, {})
 
 
+@pytest.mark.parametrize("export", [torchscript_bytes, onnx_bytes])
+def test_networks_made_for_a_size_are_refused(export: Callable[..., Any]):
+    """The multilayer perceptron averages images by matrices that numpy computes from their size."""
+    model = replace(built("mlp", "classes", width=8), target=ImageClass(("background", "object"), False))
+    with pytest.raises(
+        SegueError, match=r"^a: the exported network [^\n]*; nothing was written: predict with segue, or"
+    ):
+        export(Path("a"), ExportedNetwork(model), {})
+
+
 def test_a_network_without_a_graph_is_refused():
     """In one sentence, with what torch says."""
     network = ExportedNetwork(replace(model_of("foreground"), network=Undecided()))
     with pytest.raises(
-        SegueError, match=r"^a: the network cannot be written as ONNX for images of any size \([^\n]*\)"
+        SegueError, match=r"^a: the exported network cannot be written as ONNX for images of any size \([^\n]*\)"
     ):
         onnx_bytes(Path("a"), network, {})
 

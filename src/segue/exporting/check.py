@@ -66,19 +66,25 @@ def check(path: Path, network: ExportedNetwork, run: Callable[[torch.Tensor], np
         try:
             actual = run(images)
         except Exception as error:  # onnxruntime has several, of no common base
-            raise _refusal(path, size, str(error).strip().partition("\n")[0][:200]) from error
+            raise refusal(path, _failure(size), error) from error
         if actual.shape != expected.shape:
-            raise _refusal(path, size, f"it gives shape {actual.shape} in place of {expected.shape}")
+            raise refusal(path, _failure(size), f"it gives shape {actual.shape} in place of {expected.shape}")
         differences.append(float(np.abs(actual - expected).max()))
         values.append(float(np.abs(expected).max()))
         sizes.append(size)
     if not max(differences) <= MAX_RELATIVE_DIFFERENCE * max(values):
-        raise _refusal(path, sizes[-1], f"it differs from torch by {max(differences):.2g}")
+        raise refusal(path, _failure(sizes[-1]), f"it differs from torch by {max(differences):.2g}")
     return Difference(max(differences), max(values), tuple(sizes))
 
 
-def _refusal(path: Path, size: tuple[int, int], reason: str) -> SegueError:
+def _failure(size: tuple[int, int]) -> str:
+    return f"does not compute an image of {size[0]} × {size[1]} px as segue does"
+
+
+def refusal(path: Path, failure: str, reason: BaseException | str) -> SegueError:
+    """Returns the error for a network that cannot be exported; of the reason the first line is told."""
+    first = str(reason).strip().partition("\n")[0][:200]
     return SegueError(
-        f"{path}: the exported network does not compute an image of {size[0]} × {size[1]} px as segue does ({reason}); "
-        "nothing was written: choose another format, or a network whose layers do not depend on the size of the image."
+        f"{path}: the exported network {failure} ({first}); nothing was written: predict with segue, or train a "
+        "network whose layers are not made for one size of image."
     )

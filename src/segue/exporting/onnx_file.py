@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from segue.errors import SegueError
-from segue.exporting.check import Difference, check, example_batches
+from segue.exporting.check import Difference, check, example_batches, refusal
 from segue.exporting.facts import INPUT, KEY
 from segue.exporting.network import ExportedNetwork
 
@@ -42,11 +41,8 @@ def onnx_bytes(path: Path, network: ExportedNetwork, facts: Mapping[str, Any]) -
                 network, (images,), dynamo=True, dynamic_shapes=dynamic, opset_version=OPSET,
                 input_names=[INPUT], output_names=[network.output.name], verbose=False,
             )  # fmt: skip
-    except (torch.onnx.OnnxExporterError, RuntimeError) as error:
-        raise SegueError(
-            f"{path}: the network cannot be written as ONNX for images of any size ({_reason(error)}); export "
-            "TorchScript (.pt), or predict with segue."
-        ) from error
+    except Exception as error:  # whatever the layers, or torch in the midst of them, raise
+        raise refusal(path, "cannot be written as ONNX for images of any size", _cause(error)) from error
     finally:
         logger.setLevel(level)
     assert program is not None
@@ -55,7 +51,11 @@ def onnx_bytes(path: Path, network: ExportedNetwork, facts: Mapping[str, Any]) -
     onnx.helper.set_model_props(model, {KEY: json.dumps(facts)})
     onnx.checker.check_model(model)
     content = model.SerializeToString()
-    return content, check(path, network, onnx_function(content))
+    try:
+        run = onnx_function(content)
+    except Exception as error:  # onnxruntime has several, of no common base
+        raise refusal(path, "cannot be opened by onnxruntime", error) from error
+    return content, check(path, network, run)
 
 
 def onnx_function(content: bytes) -> Any:
@@ -87,8 +87,8 @@ def _name_axes(model: Any, network: ExportedNetwork) -> None:
             del part.metadata_props[:]
 
 
-def _reason(error: BaseException) -> str:
-    """Returns the first line of the error that started a chain of them."""
+def _cause(error: BaseException) -> BaseException:
+    """Returns the error that started a chain of them."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return str(error).strip().partition("\n")[0][:200]
+    return error

@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 
-from segue.errors import SegueError
-from segue.exporting.check import Difference, check, example_batches
+from segue.exporting.check import Difference, check, example_batches, refusal
 from segue.exporting.facts import KEY
 from segue.exporting.network import ExportedNetwork
 
@@ -33,9 +32,8 @@ def torchscript_bytes(path: Path, network: ExportedNetwork, facts: Mapping[str, 
         try:
             with torch.no_grad():
                 traced = torch.jit.trace(network, (images,), check_trace=False)
-        except RuntimeError as error:
-            reason = str(error).strip().partition("\n")[0][:200]
-            raise SegueError(f"{path}: the network cannot be traced ({reason}); predict with segue.") from error
+        except Exception as error:  # whatever the layers raise
+            raise refusal(path, "cannot be traced", error) from error
         torch.jit.save(traced, content, _extra_files={f"{KEY}.json": json.dumps(facts)})
         content.seek(0)
         loaded = torch.jit.load(content)
