@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ast
 import importlib
-import pkgutil
 import sys
 import unicodedata
 import warnings
 from pathlib import Path, PureWindowsPath
 
 import pytest
-from samples.modules import imported_anew
+from samples.modules import every_module, imported_anew
 
 from segue.data.writer import micrograph_key, micrograph_name
 from segue.storage import file_name, file_names
@@ -33,8 +32,7 @@ GUARDED = {("device.py", "sched_getaffinity"), ("parallel.py", "SIGKILL")}  # us
 
 def import_every_module() -> int:
     """Imports all modules of segue; returns their number."""
-    package = importlib.import_module("segue")
-    names = [module.name for module in pkgutil.walk_packages(package.__path__, "segue.")]
+    names = every_module()
     for name in names:
         importlib.import_module(name)
     return len(names)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 import re
 import typing
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
+from samples.modules import every_module
 
-import segue
 from segue.errors import SegueError, SpecError
 from segue.spec import PATTERNS, SpecModel, load, read_toml, validate
 
@@ -128,8 +127,8 @@ def test_old_names_are_told_with_the_new():
 
 def models() -> list[type[SpecModel]]:
     """Returns every specification of the package."""
-    for module in pkgutil.walk_packages(segue.__path__, "segue."):
-        importlib.import_module(module.name)
+    for name in every_module():
+        importlib.import_module(name)
     waiting, actual = [SpecModel], []
     while waiting:
         below = waiting.pop().__subclasses__()

@@ -13,15 +13,13 @@ import pytest
 import tifffile
 from skimage.draw import disk
 
-pytest.importorskip("napari")
-pytestmark = [pytest.mark.napari, pytest.mark.filterwarnings("default")]
+from segue.data.folders.patterns import file_stem
+from segue.data.image_io import read_label_pages
+from segue.napari_plugin.project import Project
+from segue.napari_plugin.training import Training
 
-from segue.data.folders.patterns import file_stem  # noqa: E402
-from segue.data.image_io import read_label_pages  # noqa: E402
-from segue.napari_plugin.project import Project  # noqa: E402
-from segue.napari_plugin.training import Training  # noqa: E402
-from segue.napari_plugin.workbench import AFTER, BEFORE, LABELS, SEGMENTATION, Workbench  # noqa: E402
-
+pytestmark = pytest.mark.napari  # napari is imported by the tests alone
+LABELS, SEGMENTATION, BEFORE, AFTER = "labels", "segmentation", "before", "after"
 NAMES = ("a", "b", "c", "d", "e", "f")
 SHAPE = (96, 128)
 
@@ -40,7 +38,9 @@ def write_nuclei(folder: Path) -> Path:
 
 
 @pytest.fixture
-def workbench(tmp_path: Path, make_napari_viewer_proxy: Callable[..., Any]) -> Iterator[Workbench]:
+def workbench(tmp_path: Path, make_napari_viewer_proxy: Callable[..., Any]) -> Iterator[Any]:
+    from segue.napari_plugin.workbench import Workbench
+
     viewer = make_napari_viewer_proxy()
     bench = Workbench(viewer)
     viewer.window.add_dock_widget(bench)
@@ -59,18 +59,18 @@ def wait(condition: Callable[[], bool], seconds: float = 600.0) -> None:
         assert time.monotonic() < end
 
 
-def press(bench: Workbench, name: str) -> None:
+def press(bench: Any, name: str) -> None:
     """Clicks a button and waits until its work is done."""
     assert bench.buttons[name].isEnabled()
     bench.buttons[name].click()
     wait(lambda: not bench._workers)
 
 
-def labels(bench: Workbench) -> np.ndarray:
+def labels(bench: Any) -> np.ndarray:
     return np.asarray(bench.viewer.layers[LABELS].data)
 
 
-def test_from_a_folder_to_a_fine_tuned_model(workbench: Workbench):
+def test_from_a_folder_to_a_fine_tuned_model(workbench: Any):
     """Open, segment, correct, save, train, stop, resume, compare, and the next image to label."""
     project = workbench.project
     assert project is not None and workbench.image_path == project.folder / "a.tif"
@@ -133,6 +133,8 @@ def test_from_a_folder_to_a_fine_tuned_model(workbench: Workbench):
 
 def test_closing_the_viewer_loses_nothing(tmp_path: Path, make_napari_viewer_proxy: Callable[..., Any]):
     """Labels that were drawn are there when the folder is opened again."""
+    from segue.napari_plugin.workbench import Workbench
+
     viewer = make_napari_viewer_proxy()
     bench = Workbench(viewer)
     viewer.window.add_dock_widget(bench)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import pkgutil
 import sys
 from collections.abc import Iterator
 
@@ -21,3 +23,10 @@ def imported_anew() -> Iterator[None]:
         for name in _names():
             del sys.modules[name]
         sys.modules.update(before)
+
+
+def every_module() -> list[str]:
+    """Returns the names of all modules of segue, but for the one that needs napari."""
+    package = importlib.import_module("segue")
+    names = [module.name for module in pkgutil.walk_packages(package.__path__, "segue.")]
+    return [name for name in names if name != "segue.napari_plugin.workbench"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -100,6 +100,13 @@ MAX_TILE_PX = 8192
 MAX_PADDING = 8  # a tile may be this many times as large as the largest image
 
 
+def _with_numbers(values: Any) -> Any:
+    """Returns a table whose keys are numbers where they are written as such: all keys of TOML are texts."""
+    if not isinstance(values, dict):
+        return values
+    return {int(key) if re.fullmatch(r"-?\d{1,18}", str(key)) else key: value for key, value in values.items()}
+
+
 class LabelsSpec(SpecModel):
     """The label images or annotations: their files and the meaning of their values or classes."""
 
@@ -107,7 +114,7 @@ class LabelsSpec(SpecModel):
     layer: str = Field(default="labels", pattern=r"^[A-Za-z0-9_-]+$")
     kind: Literal["classes", "instances"]
     names: tuple[str, ...] = Field(min_length=2)  # names[0] is the background; instances: background and the object
-    values: dict[int | str, int] = Field(
+    values: Annotated[dict[int | str, int], BeforeValidator(_with_numbers)] = Field(
         default_factory=dict
     )  # label by value or class in the file where they differ, e.g. { 255 = 1 } or { "Tumor" = 1 }
     unlabeled: Literal["background", "ignored"] | None = None  # pixels without an annotation; None: scribbles ignore

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from segue.data.annotations.draw import describe_annotation_notes
+from segue.data.annotations.files import is_annotation_file
 from segue.data.folders.channels import channel_order, channels_left_out, names_in_use
 from segue.data.folders.label_files import read_label_files
 from segue.data.folders.observations import picture_hash
@@ -154,8 +156,9 @@ def _read(model: Model, spec: PrepareSpec, pair: ImageLabelPair) -> tuple[np.nda
 def _labels(spec: PrepareSpec, pair: ImageLabelPair, shape: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
     """Returns the labels (H, W) of a pair, with their parts numbered if so specified, and notes."""
     assert spec.labels is not None and spec.layer is not None
-    labels, notes = read_label_files(spec, pair, spec.layer, shape)
-    return numbering.number_parts(labels) if spec.labels.number_parts else labels, notes
+    of_image = read_label_files(spec, pair, spec.layer, shape)
+    labels = numbering.number_parts(of_image.labels) if spec.labels.number_parts else of_image.labels
+    return labels, [*of_image.notes, *describe_annotation_notes({pair.source: of_image.annotation_notes})]
 
 
 def _judge_labels(spec: PrepareSpec, pairs: Sequence[ImageLabelPair], folder: Path) -> list[str]:
@@ -169,7 +172,9 @@ def _judge_labels(spec: PrepareSpec, pairs: Sequence[ImageLabelPair], folder: Pa
             labels
         )
     classes = len(spec.layer.names) if spec.layer.kind == "classes" else None
-    refusal, notes = numbering.judge(measures, classes=classes, number_parts=spec.labels.number_parts)
+    are_annotations = all(pair.label is not None and is_annotation_file(pair.label) for pair in pairs)
+    number_parts = False if are_annotations else spec.labels.number_parts
+    refusal, notes = numbering.judge(measures, classes=classes, number_parts=number_parts)
     if refusal:
         where = "" if folder.suffix.lower() == ".toml" else ", in a specification (.toml) of `segue prepare`"
         raise SegueError(f"{folder}: {refusal}{where}.")
