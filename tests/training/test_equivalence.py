@@ -151,7 +151,7 @@ def test_two_processes_are_one(tmp_path: Path, in_two: Callable[[str], tuple[Sta
     the run is written once, and nothing lies beside it."""
     spec, together = in_two(kind)
     alone = train(spec, tmp_path / "alone")
-    require_close(together, alone, atol=5e-4)
+    require_close(together, alone, atol=5e-4, rtol=1e-3)
     assert [path.name for path in together.parent.iterdir()] == ["run"]
     assert sorted(path.name for path in together.iterdir()) == sorted(path.name for path in alone.iterdir())
     assert moved(alone, spec) > 0.05  # a hundred times what is allowed to differ
