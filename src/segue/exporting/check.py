@@ -85,6 +85,6 @@ def refusal(path: Path, failure: str, reason: BaseException | str) -> SegueError
     """Returns the error for a network that cannot be exported; of the reason the first line is told."""
     first = str(reason).strip().partition("\n")[0][:200]
     return SegueError(
-        f"{path}: the exported network {failure} ({first}); nothing was written: predict with segue, or train a "
-        "network whose layers are not made for one size of image."
+        f"{path}: the exported network {failure} ({first}); nothing was written: predict with segue, or try "
+        "another format; TorchScript has the fewest limits."
     )
