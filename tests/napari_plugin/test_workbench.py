@@ -141,9 +141,11 @@ def test_closing_the_viewer_loses_nothing(tmp_path: Path, make_napari_viewer_pro
     project = Project(write_nuclei(tmp_path / "images"))
     bench.open(project)
     bench.viewer.layers[LABELS].data[10:20, 10:20] = 1
-    bench.close()
+    bench.viewer.layers[LABELS].name = "mine"  # whatever the layer is called
+    bench.viewer.layers.clear()  # as closing the viewer does
     assert read_label_pages(project.draft_file(project.folder / "a.tif"))[0].sum() == 100
     again = Workbench(viewer)
+    viewer.window.add_dock_widget(again)
     again.open(project)
     assert labels(again).sum() == 100 and again.images.item(0).toolTip() == "labels not saved"
     assert file_stem(project.images()[0].name) == "a"

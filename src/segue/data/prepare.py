@@ -406,6 +406,8 @@ def _scribble_problems(pairs: Sequence[ImageLabelPair], notes: Mapping[str, Anno
 
 
 def _label_name(pair: ImageLabelPair) -> str:
+    if pair.label is not None and is_annotation_file(pair.label):  # which may be of several images
+        return f"{pair.label}, {pair.source}"
     return str(pair.label) if pair.page is None else f"{pair.label}, page {pair.page}"
 
 

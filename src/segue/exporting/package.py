@@ -350,7 +350,7 @@ def _axis(model: TrainedModel, name: str, size: Any) -> dict[str, Any]:
 
 
 def _input(model: TrainedModel, folder: Path) -> dict[str, Any]:
-    size = {"min": _min_side_px(model.divisor), "step": model.divisor}
+    size = {"min": _min_side_px(model.divisor), "step": 1}  # others are padded inside
     return {
         "id": INPUT,
         "description": "an image as acquired, at its own size; the network normalizes it",

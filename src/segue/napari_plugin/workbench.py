@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 LABELS, SEGMENTATION, BEFORE, AFTER = "labels", "segmentation", "before", "after"
 LOOK_EVERY_MS = 1000  # at the training
 DRAFT_EVERY_MS = 20_000
+Segmented = tuple[Path, np.ndarray | SegueError]
 LABELED, DRAWN, PLAIN = "●", "○", "  "
 
 
@@ -46,9 +47,11 @@ class Workbench(QWidget):
     `after` a training. Labels that are drawn are kept as a draft whenever another image is opened, every 20 s, and when
     the viewer closes."""
 
-    def __init__(self, viewer: napari.Viewer) -> None:
+    def __init__(self, napari_viewer: napari.Viewer) -> None:  # the name by which napari gives it
         super().__init__()
-        self.viewer: Any = viewer
+        self.viewer: Any = napari_viewer
+        self.viewer.layers.events.removed.connect(self._layer_removed)
+        self._labels: Any = None  # the layer to draw in, whatever it is called
         self.project: Project | None = None
         self.image_path: Path | None = None
         self.training: Training | None = None
@@ -224,14 +227,25 @@ class Workbench(QWidget):
             self.viewer.add_image(np.moveaxis(picture, 0, -1), name=path.name, rgb=picture.dtype == np.uint8)
         else:
             self.viewer.add_image(picture, name=path.name, channel_axis=0)
-        self.viewer.add_labels(labels, name=LABELS)
+        self._labels = self.viewer.add_labels(labels, name=LABELS)
         self.viewer.reset_view()
+
+    def _drawn(self) -> np.ndarray | None:
+        """Returns the labels as they are drawn, None where their layer was removed."""
+        return None if self._labels is None else np.asarray(self._labels.data, np.int32)
+
+    def _layer_removed(self, event: Any) -> None:
+        """Keeps what was drawn in the layer that is removed, as by closing the viewer."""
+        # napari gives plugins proxies of layers, and events the layers themselves
+        if event.value is getattr(self._labels, "__wrapped__", self._labels):
+            self.keep_draft()
+            self._labels = None
 
     def keep_draft(self) -> None:
         """Writes labels that were drawn and not saved."""
-        if self.project is None or self.image_path is None or LABELS not in self.viewer.layers:
+        labels = self._drawn()
+        if self.project is None or self.image_path is None or labels is None:
             return
-        labels = np.asarray(self.viewer.layers[LABELS].data, np.int32)
         if not np.array_equal(labels, self._on_disk):
             self.project.save_draft(self.image_path, labels)
             self._on_disk = labels.copy()
@@ -270,40 +284,61 @@ class Workbench(QWidget):
         ]
         images: list[tuple[Path, np.ndarray | None]] = [(path, None) for path in paths]
 
-        def keep(segmented: tuple[Path, np.ndarray]) -> None:
-            project.save_draft(*segmented)
+        def keep(segmented: Segmented) -> None:
+            path, labels = segmented
+            if isinstance(labels, SegueError):
+                show_error(str(labels))
+                return
+            if path == self.image_path:
+                drawn = self._drawn()
+                if drawn is None or not np.array_equal(drawn, self._on_disk):
+                    return  # what is being drawn is kept
+                self._on_disk = labels.copy()
+                self._labels.data = labels
+            elif project.draft_file(path).is_file() or project.is_labeled(path):
+                return
+            project.save_draft(path, labels)
             self._mark_images()
-            if segmented[0] == self.image_path:
-                self._on_disk = segmented[1].copy()
-                self._set_layer(LABELS, segmented[1])
 
         self._run(len(images), keep, _segment, self._models[self.model.currentText()], images)
 
-    def _show_segmentation(self, segmented: tuple[Path, np.ndarray]) -> None:
-        path, labels = segmented
-        if path != self.image_path:  # another image was opened meanwhile
-            return
-        self._set_layer(SEGMENTATION, labels)
-        if not np.asarray(self.viewer.layers[LABELS].data).any():
+    def _show_segmentation(self, segmented: Segmented) -> None:
+        drawn = self._drawn()
+        if self._show(SEGMENTATION, segmented) and drawn is not None and not drawn.any():
             self.use()
         self._update()
 
-    def _set_layer(self, name: str, labels: np.ndarray) -> None:
+    def _show(self, name: str, segmented: Segmented) -> bool:
+        """Shows a segmentation as a layer, unless another image was opened meanwhile; returns whether it is shown."""
+        path, labels = segmented
+        if isinstance(labels, SegueError):
+            show_error(str(labels))
+            return False
+        if path != self.image_path:
+            return False
         if name in self.viewer.layers:
             self.viewer.layers[name].data = labels
         else:
             self.viewer.add_labels(labels, name=name, opacity=0.5)
+        return True
+
+    def _require_labels(self) -> np.ndarray:
+        drawn = self._drawn()
+        if drawn is None:
+            raise SegueError(f"the layer '{LABELS}' was removed; choose the image in the list again.")
+        return drawn
 
     def use(self) -> None:
         """Takes the segmentation as labels, to be corrected."""
-        self._set_layer(LABELS, np.asarray(self.viewer.layers[SEGMENTATION].data).copy())
+        self._require_labels()
+        self._labels.data = np.asarray(self.viewer.layers[SEGMENTATION].data).copy()
         self.viewer.layers[SEGMENTATION].visible = False
-        self.viewer.layers.selection.active = self.viewer.layers[LABELS]
+        self.viewer.layers.selection.active = self._labels
 
     def save(self) -> None:
         """Writes the labels for training."""
         assert self.project is not None and self.image_path is not None
-        labels = np.asarray(self.viewer.layers[LABELS].data, np.int32)
+        labels = self._require_labels()
         self.project.save_labels(self.image_path, labels)
         self._on_disk = labels.copy()
         self._mark_images()
@@ -384,20 +419,17 @@ class Workbench(QWidget):
         """Segments the image by the parent and by the trained model, as layers `before` and `after`."""
         training = self.training
         assert training is not None and self.image_path is not None
-        after = training.model
-        before = self._parent_of(training) or after
+        models = {BEFORE: self._parent_of(training), AFTER: training.model}
         path, picture = self.image_path, self._picture
+        if models[BEFORE] is None:
+            show_info("It was trained from scratch: there is no model before.")
 
-        def show_after(segmented: tuple[Path, np.ndarray]) -> None:
-            if segmented[0] == self.image_path:
-                self._set_layer(AFTER, segmented[1])
+        def show(name: str) -> Callable[[Segmented], None]:
+            return lambda segmented: (self._show(name, segmented), None)[1]
 
-        def show_before(segmented: tuple[Path, np.ndarray]) -> None:
-            if segmented[0] == self.image_path:
-                self._set_layer(BEFORE, segmented[1])
-            self._run(0, show_after, _segment, after, [(path, picture)])
-
-        self._run(0, show_before, _segment, before, [(path, picture)])
+        for name, model in models.items():
+            if model is not None:
+                self._run(0, show(name), _segment, model, [(path, picture)])
 
     def _parent_of(self, training: Training) -> Path | None:
         from segue.storage import read_json
@@ -428,26 +460,37 @@ class Workbench(QWidget):
             self._update()
 
         worker.yielded.connect(take)
-        worker.errored.connect(lambda error: show_error(str(error)))
+        worker.errored.connect(self._show_failure)
         worker.finished.connect(end)
         self._workers.append(worker)
         worker.start()
+
+    def _show_failure(self, error: Exception) -> None:
+        show_error(str(error))
 
     def hideEvent(self, event: Any) -> None:
         self.keep_draft()
         super().hideEvent(event)
 
 
-def _segment(model: Path, images: list[tuple[Path, np.ndarray | None]]) -> Iterator[tuple[Path, np.ndarray]]:
-    """Yields the labels (H, W) int32 of each image."""
+def _segment(model: Path, images: list[tuple[Path, np.ndarray | None]]) -> Iterator[Segmented]:
+    """Yields the labels (H, W) int32 of each image, or why there are none."""
     import segue
 
     loaded = segue.load(model)
     for path, picture in images:
-        image = read_picture(path) if picture is None else picture
-        if len(loaded.channels) == 1 and bool((image == image[:1]).all()):
-            image = image[:1]  # gray, stored as colors
-        yield path, segue.predict(loaded, image).astype(np.int32)
+        try:
+            image = read_picture(path) if picture is None else picture
+            if len(loaded.channels) == 1 and bool((image == image[:1]).all()):
+                image = image[:1]  # gray, stored as colors
+            if len(image) != len(loaded.channels):
+                raise SegueError(
+                    f"{path.name}: has {len(image)} channels, but the model takes {len(loaded.channels)} "
+                    f"({', '.join(loaded.channels)}); choose another model."
+                )
+            yield path, segue.predict(loaded, image).astype(np.int32)
+        except SegueError as error:
+            yield path, error
 
 
 def _rank(model: Path, labeled: list[Path], rest: list[Path]) -> Iterator[Path]:

@@ -136,7 +136,7 @@ def test_classes_are_those_of_the_layer():
     assert class_values(["1", "2"], CLASSES, {1: 2, "2": 1}, HERE) == {"1": 2, "2": 1}
     with pytest.raises(SegueError, match=r"a.geojson: has annotations of the class 'Debris', 'Fat', but names are"):
         class_values(["Debris", "Fat", "tumor"], CLASSES, {}, HERE)
-    with pytest.raises(SegueError, match="has annotations of the class '', but names are background, tumor, stroma"):
+    with pytest.raises(SegueError, match="has annotations of the class none, but names are background, tumor, stroma"):
         class_values([""], CLASSES, {}, HERE)
     with pytest.raises(SegueError, match="values gives 'cell' the label 2; allowed are -1 to 1"):
         class_values(["cell"], OBJECTS, {"cell": 2}, HERE)

@@ -59,7 +59,7 @@ def prepared(folder: Path, spec: dict[str, Any], log: Any = None) -> dict[str, n
         order = [int(np.flatnonzero(samples["source"] == name)[0]) for name in names]
         pairs = labeled_images(dataset, np.arange(len(samples["source"])), layer=layer)
         assert len(order) == len(pairs)
-        return {name.partition(".")[0]: labels for name, (_, labels) in zip(names, pairs, strict=True)}
+        return {name.removesuffix(".tif"): labels for name, (_, labels) in zip(names, pairs, strict=True)}
 
 
 def write_all(folder: Path, suffix: str) -> None:
@@ -102,11 +102,71 @@ def test_a_file_of_all_images(folder: Path):
 def test_an_image_that_a_file_of_all_does_not_name_is_refused(folder: Path):
     content = coco_of(folder)
     content["images"] = content["images"][:2]
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] < 3]
     (folder / "all.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(
         SegueError, match=r"c\.tif: has no annotations in all\.json; add it there, or leave the image out"
     ):
         prepared(folder, spec_of(folder, "all.json"))
+
+
+def test_annotations_of_no_image_and_run_lengths_of_another_size_are_refused(folder: Path):
+    """An annotation of an image that is not there would be lost, one of another size would be other pixels."""
+    content = coco_of(folder)
+    content["annotations"][0] = {**content["annotations"][0], "image_id": "1"}
+    (folder / "all.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(SegueError, match=r"annotation 1 is of image '1', which `images` does not have"):
+        prepared(folder, spec_of(folder, "all.json"))
+    content["annotations"][0] |= {"image_id": 1, "segmentation": {"size": [40, 32], "counts": [100, 50, 1130]}}
+    (folder / "all.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(SegueError, match=r"annotation 1 has run lengths of 40 × 32 px, its image 32 × 40 px"):
+        prepared(folder, spec_of(folder, "all.json"))
+
+
+def test_pages_of_a_stack(folder: Path):
+    """Objects go to their page; those of none are on each, those beyond the stack are left out, and both are told."""
+    (folder / "stack").mkdir()
+    tifffile.imwrite(
+        folder / "stack" / "s.tif",
+        np.zeros((3, 32, 40), np.uint8) + np.arange(40, dtype=np.uint8),
+        photometric="minisblack",
+    )
+    rows = ["index,shape-type,vertex-index,axis-0,axis-1,axis-2"]
+    for index, page in enumerate((1, 7)):
+        corners = ((2, 2), (2, 6), (6, 6), (6, 2))
+        rows += [f"{index},polygon,{k},{page},{y},{x}" for k, (y, x) in enumerate(corners)]
+    (folder / "s.csv").write_text("\n".join(rows) + "\n")
+    notes: list[str] = []
+    spec = {**spec_of(folder, "s.csv"), "images": "stack/{stem}.tif", "pages": "z"}
+    spec["labels"]["files"] = "{stem}.csv"
+    made = prepared(folder, spec, notes.append)
+    assert [int(labels.max()) for labels in made.values()] == [0, 1, 0]
+    assert any(
+        "annotations that are on a page that their image does not have, and are left out: 1" in one for one in notes
+    )
+    segue.write_objects(cells(1), folder / "s.geojson", classes="cell")
+    spec["labels"]["files"] = "{stem}.geojson"
+    notes.clear()
+    made = prepared(folder, spec, notes.append)
+    assert [int(labels.max()) for labels in made.values()] == [1, 1, 1]
+    assert any("annotations that are on no page of their stack, and are drawn on each: 1" in one for one in notes)
+
+
+def test_files_of_a_mac_in_a_zip_are_no_rois(folder: Path):
+    """What macOS adds to a ZIP is left out; a ZIP of anything else is refused."""
+    import zipfile
+
+    write_all(folder, ".zip")
+    for name in NAMES:
+        with zipfile.ZipFile(folder / "drawn" / f"{name}.zip", "a") as archive:
+            archive.writestr("__MACOSX/._1.roi", b"\0\5\x16\7")
+            archive.writestr("notes.txt", b"")
+    made = prepared(folder, spec_of(folder, "drawn/{stem}.zip"))
+    np.testing.assert_array_equal(made["a"], np.load(folder / "a.npy"))
+    with zipfile.ZipFile(folder / "drawn" / "a.zip", "w") as archive:
+        archive.writestr("notes.txt", b"")
+    with pytest.raises(SegueError, match=r"a\.zip: cannot be read as ROIs of ImageJ \(it holds no \.roi"):
+        prepared(folder, spec_of(folder, "drawn/{stem}.zip"))
 
 
 def test_a_table_may_name_a_file_of_all_images(folder: Path):

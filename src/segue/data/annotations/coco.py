@@ -27,7 +27,12 @@ def read_coco(content: Mapping[str, Any]) -> Callable[[str], Annotations]:
     images = {str(image["file_name"]): image for image in content["images"]}
     categories = {one["id"]: str(one["name"]) for one in content.get("categories") or ()}
     by_image: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
+    known = {image["id"] for image in content["images"]}
     for one in content["annotations"]:
+        if one["image_id"] not in known:
+            raise ValueError(
+                f"annotation {one.get('id')} is of image {one['image_id']!r}, which `images` does not have"
+            )
         by_image[one["image_id"]].append(one)
 
     def read(name: str) -> Annotations:
@@ -35,7 +40,7 @@ def read_coco(content: Mapping[str, Any]) -> Callable[[str], Annotations]:
         shapes, left_out = [], []
         for number, one in enumerate(by_image[image["id"]], 1):
             if one.get("segmentation"):
-                shapes.append(_shape(one, str(one.get("id", number)), categories))
+                shapes.append(_shape(one, str(one.get("id", number)), categories, (image["height"], image["width"])))
             else:
                 left_out.append(str(one.get("id", number)))
         notes = {"have a box and no outline, and are left out": left_out} if left_out else {}
@@ -44,12 +49,15 @@ def read_coco(content: Mapping[str, Any]) -> Callable[[str], Annotations]:
     return read
 
 
-def _shape(one: Mapping[str, Any], name: str, categories: Mapping[Any, str]) -> Shape:
+def _shape(one: Mapping[str, Any], name: str, categories: Mapping[Any, str], size: tuple[int, int]) -> Shape:
     segmentation, category = one["segmentation"], one.get("category_id")
     label = categories.get(category, "" if category is None else str(category))
     is_crowd = bool(one.get("iscrowd", 0))
     if isinstance(segmentation, Mapping):
-        pixels = decode_runs(segmentation["counts"], *segmentation["size"])
+        if tuple(segmentation["size"]) != size:
+            stated = " × ".join(map(str, segmentation["size"]))
+            raise ValueError(f"annotation {name} has run lengths of {stated} px, its image {size[0]} × {size[1]} px")
+        pixels = decode_runs(segmentation["counts"], *size)
         return Shape(name, label, "area", pixels=(pixels,), ignored=is_crowd)
     paths = [[np.asarray(flat, float).reshape(-1, 2)] for flat in segmentation]
     return Shape(name, label, "area", paths, ignored=is_crowd)

@@ -36,10 +36,12 @@ def class_values(
     labels = {name: by_setting.get(name, by_name.get(name.casefold())) for name in names}
     unknown = sorted(name for name, value in labels.items() if value is None)
     if unknown:
-        listed = ", ".join(f"'{name}'" for name in unknown[:MAX_LISTED]) + (", …" if len(unknown) > MAX_LISTED else "")
+        listed = ", ".join(f"'{name}'" if name else "none" for name in unknown[:MAX_LISTED])
+        listed += ", …" if len(unknown) > MAX_LISTED else ""
+        zero = "0 leaves it out" if layer.kind == "instances" else "0 is background"
         raise SegueError(
             f"{context}: has annotations of the class {listed}, but names are {', '.join(layer.names)}; add it to "
-            f'`names`, or say what it is: values = {{ "{unknown[0]}" = 1 }} (0 leaves it out, -1 ignores its pixels).'
+            f'`names`, or say what it is: values = {{ "{unknown[0]}" = 1 }} ({zero}, -1 ignores its pixels).'
         )
     values_by_class = {name: value for name, value in labels.items() if value is not None}
     for name, value in values_by_class.items():

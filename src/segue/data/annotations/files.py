@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from segue.data.annotations.coco import coco_images, is_coco, read_coco
 from segue.data.annotations.geojson import is_geojson, read_geojson
 from segue.data.annotations.labelme import is_labelme, read_labelme
@@ -52,20 +54,24 @@ def annotated_images(path: Path) -> Sequence[str] | None:
     return open_annotations(path).images
 
 
-def read_annotations(path: Path, image: Path, page: int | None = None) -> Annotations:
-    """Returns the annotations of an image, on its `page` of a stack (from 0 on; None: it is a single image).
+def read_annotations(path: Path, image: Path, page: int | None = None, page_count: int = 1) -> Annotations:
+    """Returns the annotations of an image, on its `page` of `page_count` (from 0 on; None: it is a single image).
 
     Raises SegueError, one sentence naming the file, if it cannot be read, or is of other images.
     """
     file = open_annotations(path)
     name = "" if file.images is None else name_of(path, file.images, image)
     annotations = _reading(path, lambda: file.read(name))
-    wanted = page or 0
-    others = [shape.name for shape in annotations.shapes if shape.page not in (None, wanted)]
-    if page is None and others:
-        text = "are on another page of a stack than the first, and are left out"
-        return _selected(annotations, wanted, {text: others})
-    return _selected(annotations, wanted, {})
+    for shape in annotations.shapes:
+        if not all(np.isfinite(path).all() for paths in shape.paths for path in paths):
+            raise SegueError(f"{path}: annotation '{shape.name}' has coordinates that are no numbers; draw it again.")
+    notes: dict[str, list[str]] = {}
+    if not page:  # what is of the whole stack is told once
+        beyond = [shape.name for shape in annotations.shapes if (shape.page or 0) >= page_count]
+        on_all = [shape.name for shape in annotations.shapes if shape.page is None and page_count > 1]
+        notes |= {"are on a page that their image does not have, and are left out": beyond} if beyond else {}
+        notes |= {"are on no page of their stack, and are drawn on each": on_all} if on_all else {}
+    return _selected(annotations, page or 0, notes)
 
 
 def _selected(annotations: Annotations, page: int, notes: dict[str, list[str]]) -> Annotations:

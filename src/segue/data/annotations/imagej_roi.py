@@ -6,6 +6,7 @@ the right of an area are in it. Lines and points count from the center of the fi
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +24,19 @@ TIE_PX = 1e-8  # by which ImageJ moves areas to the right, so that centers on th
 
 def read_imagej_roi(path: Path) -> Annotations:
     """Returns the ROIs of a file, in its order. A ROI's class is its property "class", else the number of its group."""
-    from roifile import roiread
+    from roifile import ImagejRoi
 
-    rois = roiread(path)
+    if path.suffix.lower() == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            members = [name for name in archive.namelist() if name.lower().endswith(".roi")]
+            members = [name for name in members if not name.startswith("__MACOSX/")]
+            rois = [ImagejRoi.frombytes(archive.read(name)) for name in members]
+            if archive.namelist() and not rois:
+                raise ValueError("it holds no .roi")
+    else:
+        rois = [ImagejRoi.frombytes(path.read_bytes())]
     shapes, left_out = [], []
-    for index, roi in enumerate(rois if isinstance(rois, list) else [rois], 1):
+    for index, roi in enumerate(rois, 1):
         name = roi.name or str(index)
         shape = _shape(roi, name)
         if shape is None:

@@ -93,7 +93,7 @@
 
   // Returns null for the fragment of another place of the page: then the state stays.
   function readFragment(hash) {
-    if (hash && !hash.startsWith("#runs?")) return null;
+    if (hash && hash !== "#runs" && !hash.startsWith("#runs?")) return null;
     const query = new URLSearchParams(hash.slice("#runs?".length));
     const unknown = [];
     const choose = (name, options, otherwise) => {
