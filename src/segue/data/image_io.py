@@ -43,7 +43,7 @@ from segue.data.formats.stack import (
     page_axis,
 )
 from segue.data.formats.tiff import TIFF, is_white_is_zero, read_tiff_page
-from segue.data.spec import Layer
+from segue.data.spec import ANNOTATIONS, Layer
 from segue.errors import SegueError
 from segue.labels import IGNORED
 from segue.storage import placeholder
@@ -333,7 +333,7 @@ def _read_label_stack(path: Path, array: str | None, function: Callable[[Stack],
         raise SegueError(
             f"{path}: array = '{array}' is asked for, which files of {', '.join(ARRAY_READERS)} have; leave it out."
         )
-    reader = _reader_of(path, (*READERS, *ARRAY_READERS))
+    reader = _reader_of(path, (*READERS, *ARRAY_READERS, *ANNOTATIONS))
     return _call(reader, path, lambda: function(reader.read(path, True)))
 
 

@@ -321,7 +321,7 @@ def pattern_of(where: str, images: Sequence[NamedPath] = ()) -> str:
     if not folder.is_dir():
         if re.search(r"[{*?\[]", where) or folder.is_file():
             return where
-        raise SegueError(f"{where}: there is no such folder; give a folder, or a pattern of files in quotes.")
+        raise SegueError(f"{where}: there is no such folder or file; give one, or a pattern of files in quotes.")
     stems = sorted((file_stem(image.path.name) for image in images), key=len, reverse=True)
     endings: Counter[tuple[str, str]] = Counter()
     suffixes = [f".{suffix.rpartition('.')[2]}" for suffix in (LABEL_SUFFIXES if images else READERS)]
