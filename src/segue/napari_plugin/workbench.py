@@ -24,6 +24,7 @@ from qtpy.QtWidgets import (
     QListWidgetItem,
     QProgressBar,
     QPushButton,
+    QScrollArea,
     QVBoxLayout,
     QWidget,
 )
@@ -68,6 +69,7 @@ class Workbench(QWidget):
     def _build(self) -> None:
         self.images = QListWidget()
         self.images.setAccessibleName("Images")
+        self.images.setMinimumHeight(120)
         self.images.currentItemChanged.connect(self._image_chosen)
         self.count = QLabel("no folder")
         self.model = QComboBox()
@@ -87,7 +89,15 @@ class Workbench(QWidget):
         self.result.setWordWrap(True)
         self.result.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.buttons: dict[str, QPushButton] = {}
-        layout = QVBoxLayout(self)
+        content = QWidget()
+        layout = QVBoxLayout(content)
+        scroll = QScrollArea()  # small windows show all of it
+        scroll.setWidget(content)
+        scroll.setWidgetResizable(True)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(scroll)
         groups: dict[str, list[list[QWidget]]] = {
             "Images": [
                 [self._button("Open folder…", self.choose_folder), self._button("Open dataset…", self.choose_dataset)],

@@ -152,6 +152,32 @@ def test_pages_of_a_stack(folder: Path):
     assert any("annotations that are on no page of their stack, and are drawn on each: 1" in one for one in notes)
 
 
+def test_positions_in_a_hyperstack_count_the_channels(folder: Path):
+    """Position 3 of a stack of two channels is the first channel of the second plane in depth, as ImageJ counts."""
+    from roifile import ImagejRoi
+
+    (folder / "stack").mkdir()
+    pixels = np.zeros((3, 2, 32, 40), np.uint8) + np.arange(40, dtype=np.uint8)
+    tifffile.imwrite(folder / "stack" / "s.tif", pixels, imagej=True, metadata={"axes": "ZCYX"})
+    roi = ImagejRoi.frompoints(np.array([[2, 2], [6, 2], [6, 6], [2, 6]]))
+    spec = {**spec_of(folder, "{stem}.roi"), "images": "stack/{stem}.tif", "pages": "z"}
+    for positions, page in (({"position": 3}, 1), ({"position": 6}, 2), ({"z_position": 3, "position": 1}, 2)):
+        for name, value in {"position": 0, "z_position": 0, **positions}.items():
+            setattr(roi, name, value)
+        roi.tofile(folder / "s.roi")
+        made = prepared(folder, spec)
+        assert [int((labels > 0).sum()) for labels in made.values()] == [16 * (index == page) for index in range(3)]
+
+
+def test_a_malformed_shape_is_named(folder: Path):
+    shapes = [{"label": "cell", "points": [[1, 1], [5, 1], [5, 5]]}]
+    shapes.append({"label": "cell", "points": [[1, 1]], "shape_type": "circle"})  # without a point on it
+    content = {"imagePath": "a.tif", "imageHeight": 32, "imageWidth": 40, "shapes": shapes}
+    (folder / "a.json").write_text(json.dumps(content))
+    with pytest.raises(SegueError, match=r"a\.json: cannot be read as annotations in JSON \(annotation 2: "):
+        prepared(folder, {**spec_of(folder, "{stem}.json"), "images": "images/a.tif"})
+
+
 def test_files_of_a_mac_in_a_zip_are_no_rois(folder: Path):
     """What macOS adds to a ZIP is left out; a ZIP of anything else is refused."""
     import zipfile

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from segue.data.annotations.shapes import Annotations, Pixels, Shape
+from segue.data.annotations.shapes import Annotations, Pixels, Shape, reading
 
 
 def is_coco(content: Any) -> bool:
@@ -40,7 +40,10 @@ def read_coco(content: Mapping[str, Any]) -> Callable[[str], Annotations]:
         shapes, left_out = [], []
         for number, one in enumerate(by_image[image["id"]], 1):
             if one.get("segmentation"):
-                shapes.append(_shape(one, str(one.get("id", number)), categories, (image["height"], image["width"])))
+                with reading(str(one.get("id", number))):
+                    shapes.append(
+                        _shape(one, str(one.get("id", number)), categories, (image["height"], image["width"]))
+                    )
             else:
                 left_out.append(str(one.get("id", number)))
         notes = {"have a box and no outline, and are left out": left_out} if left_out else {}

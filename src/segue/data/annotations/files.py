@@ -11,7 +11,7 @@ import json
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -54,14 +54,21 @@ def annotated_images(path: Path) -> Sequence[str] | None:
     return open_annotations(path).images
 
 
-def read_annotations(path: Path, image: Path, page: int | None = None, page_count: int = 1) -> Annotations:
+def read_annotations(
+    path: Path, image: Path, page: int | None = None, page_count: int = 1, channels: int = 1
+) -> Annotations:
     """Returns the annotations of an image, on its `page` of `page_count` (from 0 on; None: it is a single image).
 
-    Raises SegueError, one sentence naming the file, if it cannot be read, or is of other images.
+    channels: of each page, by which planes are counted. Raises SegueError, one sentence naming the file, if it cannot
+    be read, or is of other images.
     """
     file = open_annotations(path)
     name = "" if file.images is None else name_of(path, file.images, image)
     annotations = _reading(path, lambda: file.read(name))
+    if any(shape.plane is not None for shape in annotations.shapes):
+        pages = [shape.page if shape.plane is None else shape.plane // channels for shape in annotations.shapes]
+        shapes = [replace(shape, page=of, plane=None) for shape, of in zip(annotations.shapes, pages, strict=True)]
+        annotations = replace(annotations, shapes=shapes)
     for shape in annotations.shapes:
         if not all(np.isfinite(path).all() for paths in shape.paths for path in paths):
             raise SegueError(f"{path}: annotation '{shape.name}' has coordinates that are no numbers; draw it again.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from segue.data.annotations.shapes import Annotations, Shape, ellipse
+from segue.data.annotations.shapes import Annotations, Shape, ellipse, reading
 
 NO_OBJECTS = ("root", "tmaCore", "tma_core")  # of objectType: the whole image, and a place on a microarray
 OLD_NO_OBJECTS = ("PathRootObject", "TMACoreObject")  # the `id` that QuPath 0.2 and 0.3 gave objects of a kind
@@ -41,7 +41,8 @@ def read_geojson(content: Any) -> Annotations:
         if kind in NO_OBJECTS or feature.get("id") in OLD_NO_OBJECTS or geometry is None:
             left_out.append(name)
             continue
-        shapes += [_shape(one, name, _class_name(properties)) for one in _geometries(geometry)]
+        with reading(name):
+            shapes += [_shape(one, name, _class_name(properties)) for one in _geometries(geometry)]
     notes = {"are no objects (whole images, cores), and are left out": left_out} if left_out else {}
     return Annotations(shapes, notes=notes)
 

@@ -49,7 +49,7 @@ def read_imagej_roi(path: Path) -> Annotations:
 def _shape(roi: ImagejRoi, name: str) -> Shape | None:
     from roifile import ROI_SUBTYPE, ROI_TYPE
 
-    common = {"name": name, "class_name": _class_name(roi), "page": _page(roi)}
+    common: dict[str, Any] = {"name": name, "class_name": _class_name(roi), **_place(roi)}
     if roi.subtype in (ROI_SUBTYPE.TEXT, ROI_SUBTYPE.IMAGE) or roi.roitype == ROI_TYPE.NOROI:
         return None
     if roi.composite:
@@ -106,7 +106,9 @@ def _class_name(roi: ImagejRoi) -> str:
     return stated or (str(roi.group) if roi.group else "")
 
 
-def _page(roi: ImagejRoi) -> int | None:
-    """Returns the page of the stack that a ROI is on: time, else depth, else the position; None if it is on all."""
-    number = roi.t_position or roi.z_position or roi.position
-    return number - 1 if number > 0 else None
+def _place(roi: ImagejRoi) -> dict[str, int | None]:
+    """Returns the page that a ROI is on, by time, else by depth, or the plane by its position; none if it is on all."""
+    number = roi.t_position or roi.z_position
+    if number > 0:
+        return {"page": number - 1}
+    return {"plane": roi.position - 1} if roi.position > 0 else {}

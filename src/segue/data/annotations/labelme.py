@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segue.data.annotations.shapes import Annotations, Pixels, Shape, ellipse, polygon
+from segue.data.annotations.shapes import Annotations, Pixels, Shape, ellipse, polygon, reading
 
 
 def is_labelme(content: Any) -> bool:
@@ -25,7 +25,8 @@ def read_labelme(content: Mapping[str, Any]) -> Annotations:
     grouped: dict[tuple[str, Any], list[Shape]] = {}
     for number, one in enumerate(content["shapes"], 1):
         group = one.get("group_id")
-        shape = _shape(one, str(number))
+        with reading(str(number)):
+            shape = _shape(one, str(number))
         grouped.setdefault((shape.class_name, ("alone", number) if group is None else group), []).append(shape)
     height, width = content.get("imageHeight"), content.get("imageWidth")
     size = (int(height), int(width)) if height and width else None

@@ -6,8 +6,9 @@ its center at (x + 0.5, y + 0.5). A pixel is in an area if its center is.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -39,7 +40,8 @@ class Shape:
     kind: "area": `paths` are rings (k, 2), of which each list is a polygon with holes by the even-odd rule, and all
     polygons together are the area, with the pixels of `pixels`. "line": each path is a line through its points, of
     `width_px`. "point": each row of a path is a point.
-    class_name: "" without. page: of a stack, from 0 on; None for all of them. ignored: its pixels are to be ignored.
+    class_name: "" without. page: of a stack, from 0 on; None for all of them. plane: in place of the page, its place
+    among the planes of all channels and pages, channels first. ignored: its pixels are to be ignored.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Shape:
     pixels: tuple[Pixels, ...] = ()
     width_px: float = 1.0
     page: int | None = None
+    plane: int | None = None
     ignored: bool = False
 
     def rasterize(self, height: int, width: int) -> Pixels | None:
@@ -68,6 +71,17 @@ class Shape:
         return beyond or any(
             one.top < 0 or one.left < 0 or one.box[2] > height or one.box[3] > width for one in self.pixels
         )
+
+
+@contextlib.contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Adds the name of an annotation to an error that its content causes."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"annotation {name}: {error} is missing") from error
+    except (TypeError, ValueError, IndexError) as error:
+        raise ValueError(f"annotation {name}: {error}") from error
 
 
 @dataclass(frozen=True)

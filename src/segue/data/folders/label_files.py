@@ -32,7 +32,8 @@ def read_label_files(spec: PrepareSpec, pair: ImageLabelPair, layer: Layer, shap
     """
     assert spec.labels is not None and pair.label is not None
     if is_annotation_file(pair.label):
-        annotations = read_annotations(pair.label, pair.image, pair.page, pair.page_count)
+        channels = pair.header.channels if pair.header is not None else 1
+        annotations = read_annotations(pair.label, pair.image, pair.page, pair.page_count, max(1, channels))
         settings = {"values": spec.labels.values, "unlabeled": spec.labels.unlabeled, "context": pair.label}
         labels, annotation_notes = draw(annotations, shape, layer, **settings)
         return ImageLabels(labels, annotation_notes=annotation_notes)
