@@ -117,8 +117,8 @@ class Workbench(QWidget):
                     self._button("Stop", self.stop),
                     self._button("Resume", self.resume),
                 ],
-                [self.state],
                 [self.result],
+                [self.state],
                 [self._button("Before and after", self.compare), self._button("Open page", self.open_page)],
             ],
         }
@@ -131,6 +131,8 @@ class Workbench(QWidget):
                     line.addWidget(widget)
                 inner.addLayout(line)
             layout.addWidget(box)
+        bar = scroll.verticalScrollBar().sizeHint().width()
+        scroll.setMinimumWidth(content.minimumSizeHint().width() + bar)
         self._update()
 
     def _button(self, text: str, action: Callable[[], object]) -> QPushButton:
