@@ -110,3 +110,5 @@ def test_the_screen(plan: Plan, monkeypatch: pytest.MonkeyPatch):
     assert max(map(len, text.splitlines())) <= 100
     assert "pretrain" in text and "waiting" in text and "about 3 min left" in text and "and 2 more" in text
     assert "failed: " in text and "with a trace" not in text
+    (line,) = [line for line in text.splitlines() if "about 3 min left" in line]
+    assert line.rstrip().endswith("0 of 10 trainings finished, 6 started, 1 failed, about 3 min left")

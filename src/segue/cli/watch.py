@@ -160,7 +160,9 @@ def _screen(path: Path, snapshot: Snapshot, left: str) -> RenderableType:
     for stage in snapshot.stages:
         table.add_row(stage.stage, *(f"{getattr(stage, name):,}" for name in columns))
     table.add_row("all", *(f"{snapshot.total(name):,}" for name in columns), style="bold")
-    bar = ProgressBar(total=max(1, snapshot.total("distinct")), completed=snapshot.total("finished"), width=60)
+    progress = Table.grid(padding=(0, 1))  # a bar does not end its line
+    bar = ProgressBar(total=max(1, snapshot.total("distinct")), completed=snapshot.total("finished"), width=30)
+    progress.add_row(bar, Text(f"{snapshot.line}{left}"))
     lines = [Text(f"  {label}: {state}", overflow="ellipsis", no_wrap=True) for label, state in snapshot.started]
     more = snapshot.total("started") - len(lines)
     lines += [Text(f"  and {more} more")] if more > 0 else []
@@ -168,4 +170,4 @@ def _screen(path: Path, snapshot: Snapshot, left: str) -> RenderableType:
         Text(f"  failed: {label}: {error.splitlines()[0]}", style="red", overflow="ellipsis", no_wrap=True)
         for label, error in snapshot.failures
     ]
-    return Group(table, bar, Text(f"{snapshot.line}{left}"), *lines, *errors)
+    return Group(table, progress, *lines, *errors)
