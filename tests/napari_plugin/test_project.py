@@ -33,13 +33,13 @@ def test_labels_are_drafts_until_they_are_saved(project: Project):
     images = project.images()
     assert [path.name for path in images] == ["a.tif", "b.tif", "c.ome.tif"]
     assert project.labels_file(images[2]).name == "c.tif"
-    drawn = np.zeros((8, 10), np.int32)
+    labels = np.zeros((8, 10), np.int32)
     assert project.read_labels(images[0], (8, 10)).max() == 0
-    drawn[2:4, 2:4] = 7
-    project.save_draft(images[0], drawn)
+    labels[2:4, 2:4] = 7
+    project.save_draft(images[0], labels)
     assert not project.is_labeled(images[0])
-    np.testing.assert_array_equal(project.read_labels(images[0], (8, 10)), drawn)
-    project.save_labels(images[0], drawn + (drawn == 0))
+    np.testing.assert_array_equal(project.read_labels(images[0], (8, 10)), labels)
+    project.save_labels(images[0], labels + (labels == 0))
     assert project.is_labeled(images[0]) and not project.draft_file(images[0]).exists()
     assert project.read_labels(images[0], (8, 10)).min() == 1
     with pytest.raises(SegueError, match=r"a\.tif: is 8 × 10 px, its image 9 × 9"):

@@ -231,7 +231,7 @@ def medians(frame: pd.DataFrame, column: str) -> tuple[str, str]:
     return format_number(float(np.median(values))), interval
 
 
-def levels_shown(browser: Browser) -> dict[str, list[str]]:
+def levels_in_view(browser: Browser) -> dict[str, list[str]]:
     """Returns level -> runs, median and interval of the table of levels; "" is all of them."""
     return browser.evaluate(
         "Object.fromEntries([...document.querySelectorAll('#runs-levels tbody tr')].map((row) => "
@@ -279,10 +279,10 @@ def test_a_link_shows_the_numbers_of_pandas(browser: Browser, page: tuple[str, p
     browser.open(f"{url}#runs?transfer.freeze=none&transfer.freeze=encoder&transfer.images=64&by=transfer.domain")
     chosen = runs[runs["transfer.freeze"].isin(["none", "encoder"]) & (runs["transfer.images"] == 64)]
     assert count_shown(browser) == f"{len(chosen) + 1} of {len(runs) + 2} runs, 1 of them failed"
-    shown = levels_shown(browser)
-    assert shown.pop("")[2:] == list(medians(chosen, "loss_adjusted"))
-    assert list(shown) == ["-10nm", "0nm", "+10nm"]
-    for domain, cells in shown.items():
+    view = levels_in_view(browser)
+    assert view.pop("")[2:] == list(medians(chosen, "loss_adjusted"))
+    assert list(view) == ["-10nm", "0nm", "+10nm"]
+    for domain, cells in view.items():
         part = chosen[chosen["transfer.domain"] == domain]
         of_domain = runs[runs["transfer.domain"] == domain]
         assert cells == [f"{len(part)} of {len(of_domain)}", "0", *medians(part, "loss_adjusted")]
@@ -299,7 +299,7 @@ def test_another_score_in_another_domain(browser: Browser, page: tuple[str, pd.D
     browser.open(f"{url}#runs?stage=pretrain&score=dice_mean&on=0nm&by=pretrain.domain")
     runs = table[(table["stage"] == "pretrain") & (table["evaluated_domain"] == "0nm")]
     assert count_shown(browser) == f"{len(runs)} of {len(runs)} runs"
-    assert levels_shown(browser)[""][1:] == list(medians(runs, "dice_mean"))
+    assert levels_in_view(browser)[""][1:] == list(medians(runs, "dice_mean"))
     dice = [format_number(value) for value in sorted(runs["dice_mean"], reverse=True)]
     assert column_shown(browser, 1) == dice
 
@@ -374,10 +374,10 @@ def test_printed_without_controls(browser: Browser, page: tuple[str, pd.DataFram
     url, _ = page
     browser.open(f"{url}#runs?transfer.freeze=none")
     browser.send("Emulation.setEmulatedMedia", media="print")
-    shown = browser.evaluate("document.getElementById('runs').innerText")
+    view = browser.evaluate("document.getElementById('runs').innerText")
     browser.send("Emulation.setEmulatedMedia", media="screen")
-    assert "transfer; transfer: frozen part: none" in shown
-    assert "clear all filters" not in shown and "divided by" not in shown
+    assert "transfer; transfer: frozen part: none" in view
+    assert "clear all filters" not in view and "divided by" not in view
 
 
 @pytest.mark.browser
@@ -398,20 +398,20 @@ def test_the_published_models_filtered_in_chromium(browser: Browser, tmp_path: P
 
     browser.open(f"{url}#runs?{off_focus}&by=transfer.images")
     assert count_shown(browser) == "6,624 of 7,200 runs" and len(published) == 6624
-    shown = levels_shown(browser)
-    assert {level: cells[1] for level, cells in shown.items() if level} == {
+    view = levels_in_view(browser)
+    assert {level: cells[1] for level, cells in view.items() if level} == {
         "64": "0.0173", "128": "0.0161", "256": "0.0153", "512": "0.0144",
     }  # fmt: skip
     for level, part in published.groupby("transfer_images"):
-        assert shown[f"{level}"][1:] == list(medians(part, "value"))
+        assert view[f"{level}"][1:] == list(medians(part, "value"))
 
     browser.open(f"{url}#runs?{off_focus}&by=transfer.freeze&transfer.images=64&pretrain.optimizer.lr=1e-3&page=2")
     part = published[(published["transfer_images"] == 64) & np.isclose(published["pretrain_lr"], 1e-3)]
     assert count_shown(browser) == f"{len(part)} of 7,200 runs"
-    shown = levels_shown(browser)
-    assert shown[""][1:] == list(medians(part, "value"))
+    view = levels_in_view(browser)
+    assert view[""][1:] == list(medians(part, "value"))
     for level, of_level in part.groupby("freeze"):
-        assert shown[str(level)][1:] == list(medians(of_level, "value"))
+        assert view[str(level)][1:] == list(medians(of_level, "value"))
     ordered = [format_number(value) for value in np.sort(part["value"])]
     assert column_shown(browser, 1) == ordered[50:100]
     assert browser.evaluate("document.getElementById('runs-page').textContent") == f"51 to 100 of {len(part)}"

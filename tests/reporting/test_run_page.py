@@ -204,8 +204,8 @@ def test_keys_move_through_the_epochs(browser: Browser, page: Path, run: Path, d
             browser.press(key)
         browser.wait_for(f"document.getElementById('epoch-number').textContent === '{epoch}'")
         for column in ("train_loss", "validation_loss", "validation_dice_mean"):
-            shown = browser.evaluate(f"document.querySelector('[data-column=\"{column}\"]').textContent")
-            assert shown == format_number(float(history.loc[epoch, column]))
+            text = browser.evaluate(f"document.querySelector('[data-column=\"{column}\"]').textContent")
+            assert text == format_number(float(history.loc[epoch, column]))
         picture = browser.evaluate("document.querySelector('[data-prediction=\"0\"]').getAttribute('href')")
         assert picture == f"data:image/png;base64,{data['pictures']['predictions'][epoch - 1][0]}"
         marks.append(browser.evaluate("Number(document.querySelector('.marker').getAttribute('x1'))"))
@@ -224,6 +224,6 @@ def test_without_its_script_the_page_shows_the_selected_epoch(browser: Browser, 
     browser.send("Emulation.setScriptExecutionDisabled", value=False)
     assert browser.evaluate("document.getElementById('epoch').offsetWidth") == 0
     dice = pd.read_parquet(run / "history.parquet").set_index("epoch").loc[selected, "validation_dice_mean"]
-    shown = browser.evaluate("document.querySelector('[data-column=\"validation_dice_mean\"]').textContent")
-    assert shown == format_number(float(str(dice)))
+    text = browser.evaluate("document.querySelector('[data-column=\"validation_dice_mean\"]').textContent")
+    assert text == format_number(float(str(dice)))
     assert browser.evaluate("document.querySelectorAll('.field image').length") == 18

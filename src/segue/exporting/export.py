@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from segue.errors import SegueError
 from segue.storage import is_file, remove_abandoned, replacing
@@ -55,27 +56,34 @@ def _write_folder(
 def _write_onnx(
     path: Path, out: Path, model: TrainedModel, settings: ExportSettings, log: Callable[[str], None]
 ) -> None:
-    from segue.exporting.facts import facts_of
-    from segue.exporting.network import ExportedNetwork
     from segue.exporting.onnx_file import onnx_bytes
 
-    network = ExportedNetwork(model)
-    content, difference = onnx_bytes(out, network, facts_of(model, network))
-    path.write_bytes(content)
-    log(f"onnxruntime: {difference}")
+    _write_network(onnx_bytes, "onnxruntime", path, out, model, log)
 
 
 def _write_torchscript(
     path: Path, out: Path, model: TrainedModel, settings: ExportSettings, log: Callable[[str], None]
 ) -> None:
-    from segue.exporting.facts import facts_of
-    from segue.exporting.network import ExportedNetwork
     from segue.exporting.torchscript_file import torchscript_bytes
 
+    _write_network(torchscript_bytes, "TorchScript", path, out, model, log)
+
+
+def _write_network(
+    make: Callable[..., tuple[bytes, Any]],
+    program: str,
+    path: Path,
+    out: Path,
+    model: TrainedModel,
+    log: Callable[[str], None],
+) -> None:
+    from segue.exporting.facts import facts_of
+    from segue.exporting.network import ExportedNetwork
+
     network = ExportedNetwork(model)
-    content, difference = torchscript_bytes(out, network, facts_of(model, network))
+    content, difference = make(out, network, facts_of(model, network))
     path.write_bytes(content)
-    log(f"TorchScript: {difference}")
+    log(f"{program}: {difference}")
 
 
 def _write_bioimageio(

@@ -253,8 +253,8 @@ def _write_cover(path: Path, model: TrainedModel, image: np.ndarray, labels: np.
     if model.target.output == "image":
         right = outlined(labels, empty, is_uncertain=none)
     else:
-        shown = np.broadcast_to(labels, image.shape[1:]) if model.target.output == "image_class" else labels
-        right = outlined(image, shown, is_uncertain=np.zeros(int(shown.max()) + 1, bool))
+        label_image = np.broadcast_to(labels, image.shape[1:]) if model.target.output == "image_class" else labels
+        right = outlined(image, label_image, is_uncertain=np.zeros(int(label_image.max()) + 1, bool))
     picture = Image.fromarray(np.concatenate([left, right], axis=1))
     factor = max(1, round(COVER_SIDE_PX / image.shape[1]))
     picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST).save(path)

@@ -242,7 +242,7 @@ class Workbench(QWidget):
         self._labels = self.viewer.add_labels(labels, name=LABELS)
         self.viewer.reset_view()
 
-    def _drawn(self) -> np.ndarray | None:
+    def _current_labels(self) -> np.ndarray | None:
         """Returns the labels as they are drawn, None where their layer was removed."""
         return None if self._labels is None else np.asarray(self._labels.data, np.int32)
 
@@ -255,7 +255,7 @@ class Workbench(QWidget):
 
     def keep_draft(self) -> None:
         """Writes labels that were drawn and not saved."""
-        labels = self._drawn()
+        labels = self._current_labels()
         if self.project is None or self.image_path is None or labels is None:
             return
         if not np.array_equal(labels, self._on_disk):
@@ -302,8 +302,8 @@ class Workbench(QWidget):
                 show_error(str(labels))
                 return
             if path == self.image_path:
-                drawn = self._drawn()
-                if drawn is None or not np.array_equal(drawn, self._on_disk):
+                current = self._current_labels()
+                if current is None or not np.array_equal(current, self._on_disk):
                     return  # what is being drawn is kept
                 self._on_disk = labels.copy()
                 self._labels.data = labels
@@ -315,8 +315,8 @@ class Workbench(QWidget):
         self._run(len(images), keep, _segment, self._models[self.model.currentText()], images)
 
     def _show_segmentation(self, segmented: Segmented) -> None:
-        drawn = self._drawn()
-        if self._show(SEGMENTATION, segmented) and drawn is not None and not drawn.any():
+        current = self._current_labels()
+        if self._show(SEGMENTATION, segmented) and current is not None and not current.any():
             self.use()
         self._update()
 
@@ -335,10 +335,10 @@ class Workbench(QWidget):
         return True
 
     def _require_labels(self) -> np.ndarray:
-        drawn = self._drawn()
-        if drawn is None:
+        current = self._current_labels()
+        if current is None:
             raise SegueError(f"the layer '{LABELS}' was removed; choose the image in the list again.")
-        return drawn
+        return current
 
     def use(self) -> None:
         """Takes the segmentation as labels, to be corrected."""

@@ -148,8 +148,10 @@ def _line(points: np.ndarray, width_px: float, height: int, width: int) -> Pixel
 
     cells = np.floor(points).astype(int)
     pairs = list(itertools.pairwise(cells)) or [(cells[0], cells[0])]
-    drawn = [line_pixels(a[1], a[0], b[1], b[0]) for a, b in pairs]
-    thin = _of_pixels(np.concatenate([rows for rows, _ in drawn]), np.concatenate([x for _, x in drawn]), height, width)
+    segments = [line_pixels(a[1], a[0], b[1], b[0]) for a, b in pairs]
+    thin = _of_pixels(
+        np.concatenate([rows for rows, _ in segments]), np.concatenate([x for _, x in segments]), height, width
+    )
     if width_px < MIN_WIDTH_PX:
         return thin
     radius = width_px / 2

@@ -214,10 +214,10 @@ def _scores(
         values = numeric(rows, metric.column)
         if not values.notna().any():
             continue
-        own = pd.Series(numeric(single, metric.column).to_numpy(), index=single["run"])
+        in_trained = pd.Series(numeric(single, metric.column).to_numpy(), index=single["run"])
         if metric.column in mean_columns:
-            own = means[mean_columns[metric.column]]
-        columns = [own.reindex(frame["run"])]
+            in_trained = means[mean_columns[metric.column]]
+        columns = [in_trained.reindex(frame["run"])]
         if metric in full:
             table = rows.assign(number=values).pivot(index="run", columns="evaluated_domain", values="number")
             columns += [table[name].reindex(frame["run"]) if name in table.columns else None for name in domains]

@@ -89,7 +89,7 @@ def write_run_page(run: Path, out: Path) -> None:
             quantities=_cells(history, main, selected),
             class_quantities=_cells(history, of_classes, selected),
             pictures=pictures,
-            shown=_shown(pictures, selected),
+            picture_index=_picture_index(pictures, selected),
             history=_history_table(history, main),
             scores=scores_tables(folder, metrics),
             changed=Table(["setting", "value"], [list(pair) for pair in flatten(changed)]),
@@ -351,6 +351,6 @@ def _png(pixels: np.ndarray, inks: Mapping[int, tuple[str, float]] | None = None
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _shown(pictures: Pictures | None, epoch: int) -> int:
+def _picture_index(pictures: Pictures | None, epoch: int) -> int:
     """Returns the index of the last epoch with pictures that is not after this one, else the first."""
     return 0 if pictures is None else max((i for i, one in enumerate(pictures.epochs) if one <= epoch), default=0)
