@@ -249,12 +249,13 @@ def _write_cover(path: Path, model: TrainedModel, image: np.ndarray, labels: np.
     from PIL import Image
 
     empty, none = np.zeros(image.shape[1:], np.int32), np.zeros(1, bool)
-    left = outlined(image, empty, is_uncertain=none)
+    left = outlined(image, empty, channels=model.channels, is_uncertain=none)
     if model.target.output == "image":
-        right = outlined(labels, empty, is_uncertain=none)
+        right = outlined(labels, empty, channels=model.channels, is_uncertain=none)
     else:
         label_image = np.broadcast_to(labels, image.shape[1:]) if model.target.output == "image_class" else labels
-        right = outlined(image, label_image, is_uncertain=np.zeros(int(label_image.max()) + 1, bool))
+        certain = np.zeros(int(label_image.max()) + 1, bool)
+        right = outlined(image, label_image, channels=model.channels, is_uncertain=certain)
     picture = Image.fromarray(np.concatenate([left, right], axis=1))
     factor = max(1, round(COVER_SIDE_PX / image.shape[1]))
     picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST).save(path)

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from skimage.segmentation import find_boundaries
 
+from segue.data.formats.stack import RGB
 from segue.fitting.learning_curve import LearningCurve
 from segue.fitting.next_images import NextImage
 from segue.fitting.rules import Choice
@@ -22,7 +23,7 @@ from segue.inference.confidence import calibration_error
 from segue.inference.predict import predict
 from segue.reporting.analysis.result import Analysis
 from segue.reporting.figures.intervals import Panel, intervals_figure
-from segue.reporting.figures.predictions.examples import FALSE_ALARM, HIT, gray_levels
+from segue.reporting.figures.predictions.examples import FALSE_ALARM, HIT, MISS, gray_levels
 from segue.reporting.figures.style import CATEGORIES, MUTED, ReportFigure, hide_axes, new_figure, style
 from segue.reporting.formatting import Table, format_number
 from segue.reporting.page.rendering import render_figure, render_page
@@ -233,21 +234,24 @@ def examples_figure(content: PageContent) -> ReportFigure:
                 assert model is not None
                 axes = grid[chosen.index(one.name)]
                 predicted = np.asarray(predict(model, one.image))
-                _draw_outlines(axes, one.image.mean(0), one.labels, predicted)
+                image = one.image if model.channels == RGB else one.image.mean(0, keepdims=True)
+                _draw_outlines(axes, image, one.labels, predicted)
                 axes.set_title(f"{scores[one.name]['score']:.2f}  {_short(one.name)}", fontsize=8)
     caption = (
-        f"{content.verdict.chosen}: the worst and the best held-out images by {content.score} (numbers). White:"
+        f"{content.verdict.chosen}: the worst and the best held-out images by {content.score} (numbers). Blue:"
         " labeled; orange: predicted; green: both. Large images are cut to a part with labels."
     )
     return ReportFigure("examples", figure, "Worst and best.", caption, "Held-out images with outlines")
 
 
 def _draw_outlines(axes: Any, image: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> None:
+    """Draws outlines over an image (3, H, W) in color, or (1, H, W) in gray."""
     window = _window(labels)
-    image, labels, predicted = image[window], labels[window], predicted[window]
-    rgb = np.repeat((0.85 * gray_levels(image)).astype(np.uint8)[..., None], 3, axis=-1)
+    image, labels, predicted = image[:, *window], labels[window], predicted[window]
+    levels = (0.85 * gray_levels(image)).astype(np.uint8)
+    rgb = np.repeat(levels, 3 // len(levels), axis=0).transpose(1, 2, 0)
     true, found = (find_boundaries(np.maximum(one, 0), mode="inner") for one in (labels, predicted))
-    for mask, color in ((true, "#ffffff"), (found, FALSE_ALARM), (true & found, HIT)):
+    for mask, color in ((true, MISS), (found, FALSE_ALARM), (true & found, HIT)):
         rgb[mask] = list(bytes.fromhex(color[1:]))
     axes.imshow(rgb)
 

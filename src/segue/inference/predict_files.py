@@ -452,7 +452,14 @@ def _write_image(
         if "uncertain" in table:
             is_uncertain[table["label"]] = table["uncertain"]
         title = _title(image.name, facts)
-        write_overlay(outputs[-1], opened.image, labels.values, title=title, is_uncertain=is_uncertain)
+        write_overlay(
+            outputs[-1],
+            opened.image,
+            labels.values,
+            channels=model.channels,
+            title=title,
+            is_uncertain=is_uncertain,
+        )
         _write_part(_part(out, image.name, ".parquet"), {"image": np.full(len(table["label"]), image.name), **table})
     record = {
         "name": image.name,
