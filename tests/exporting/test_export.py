@@ -141,3 +141,11 @@ def test_a_zip_is_no_run(tmp_path: Path):
         ("export", tmp_path / "model.zip", tmp_path / "a.pt"),
     ):
         assert_refused(run_segue(*words), "model.zip: is a zip file", "segue models unpack")
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt", "notes.txt"])
+def test_a_file_is_no_run(tmp_path: Path, name: str):
+    """A model in another program's file is refused as a file, and so is any other file."""
+    (tmp_path / name).write_bytes(b"x")
+    for words in (("predict", tmp_path / name, "a.tif", "-o", tmp_path / "out"), ("export", tmp_path / name, "a.pt")):
+        assert_refused(run_segue(*words), f"{name}: is a file, not the folder of a run", "exported from")

@@ -254,7 +254,7 @@ def test_answer_names_the_best_and_its_metric(study: StudyResults) -> None:
         table.loc[best, "dice_mean"] += gained[best]
         rows = conclusions(compare(dataclasses.replace(study, table=table))).table
         assert rows is not None
-        (lead,) = [row for row in rows.rows if row[0] == "best less second, in pairs with equal seeds"]
+        (lead,) = [row for row in rows.rows if row[0] == "best minus second, in pairs with equal seeds"]
         assert lead[-1] == verdict and (not sign or str(lead[1]).startswith("+"))
 
 

@@ -14,6 +14,7 @@ from segue import api
 from segue.errors import SegueError
 from segue.evaluation.counts import ClassCounts
 from segue.evaluation.tools import LabelFiles, ToolCounts, ToolsSpec
+from segue.reporting.figures.predictions.tools import background
 from segue.reporting.tables.tool_comparison import ToolComparison, compare_tools
 
 NAMES = ("background", "cell")
@@ -114,6 +115,23 @@ def test_page_and_table(folder: Path, classes: tuple[str, ...]):
     api.compare(folder / "labels", masks, out=out, spec=spec)  # an earlier page is replaced, images are not needed
     single = api.compare(folder / "labels", {"joined": folder / "joined"}, out=folder / "one.html", spec=spec)
     assert single.differences.empty and (folder / "one.html").exists()
+
+
+@pytest.mark.parametrize("samples", [1, 3, 4])
+def test_images_behind_outlines(folder: Path, samples: int):
+    """Color images are in color, without their alpha; the gray ones are as they are."""
+    values = [10, 60, 200, 255][:samples]
+    for path in (folder / "images").glob("*.tif"):
+        image = np.full((40, 48, samples), values, np.uint8)
+        image[:20] //= 2
+        image[..., 3:] = 255
+        is_color = samples > 1
+        tifffile.imwrite(path, image if is_color else image[..., 0], photometric="rgb" if is_color else "minisblack")
+    result = api.compare(folder / "labels", {"joined": folder / "joined"}, images=folder / "images")
+    picture = background(result, 1)
+    expected = [10, 60, 200] if samples > 1 else 10
+    assert picture.shape == ((40, 48, 3) if samples > 1 else (40, 48))
+    assert picture[30, 5].tolist() == expected and picture[3, 5].tolist() == (np.array(expected) // 2).tolist()
 
 
 @pytest.mark.parametrize("name", ["page.html", "page.csv"])

@@ -211,7 +211,7 @@ def curves_figure(content: PageContent) -> ReportFigure:
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         figure.legend(loc="outside upper left", ncols=2)
     several = " A line for each fold." if any(len(runs) > 1 for runs in content.runs.values()) else ""
-    caption = f"Loss less its least value; losses of different targets are different quantities.{several}"
+    caption = f"Loss minus its least value; losses of different targets are different quantities.{several}"
     return ReportFigure("curves", figure, "Learning curves.", caption, "Losses by epoch")
 
 

@@ -24,14 +24,18 @@ def shipped_models() -> dict[str, Path]:
 def find_model(model: Path | str, folder: Path = Path()) -> Path:
     """Returns the folder of a model: the path, from `folder`, or where there is none, the shipped model of this name.
 
-    Raises SegueError for a name without a folder, and for a zip file; whether a folder holds a finished run is not
-    checked.
+    Raises SegueError for a name without a folder, and for a file; whether a folder holds a finished run is not checked.
     """
     path = as_path(folder / model)  # or refuses a name that no file can have
     if path.suffix.lower() == ".zip" and is_file(path):
         raise SegueError(
             f"{path}: is a zip file, as packages of bioimage.io are, not the folder of a run; make it one with: segue "
             f"models unpack {path} OUT"
+        )
+    if is_file(path):
+        raise SegueError(
+            f"{path}: is a file, not the folder of a run; give that, or the run that an ONNX or TorchScript file was "
+            "exported from."
         )
     if path.exists() or len(Path(model).parts) != 1:
         return path

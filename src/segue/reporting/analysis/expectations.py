@@ -40,7 +40,7 @@ def expectations(comparison: Comparison, stage: str | None = None) -> list[Analy
             differences.append(
                 {
                     "expected": expected.statement,
-                    "comparison": f"{level_label(worse)} less {level_label(than)}",
+                    "comparison": f"{level_label(worse)} minus {level_label(than)}",
                     "pairs": difference.runs if difference else 0,
                     **columns,
                     "found": _found(difference),

@@ -80,7 +80,7 @@ class Leakage:
 
     def scores_table(self, metrics: Sequence[Metric] | None = None, *, summary: str = "") -> Table:
         """Returns validation, test and gap by metric and split, with the excess over the first whole split."""
-        columns = ["split by", "runs", "validation", "test groups", "validation less test"]
+        columns = ["split by", "runs", "validation", "test groups", "validation minus test"]
         columns += [f"optimism above that by {self.splits[0]}{', in pairs' if self.is_paired else ''}"]
         rows: list[list[str]] = []
         for metric in self.metrics if metrics is None else metrics:

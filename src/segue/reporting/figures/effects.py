@@ -188,5 +188,5 @@ def _draw_difference(
         text, x, align = (f"{number} →", limits[1], "right") if is_above else (f"← {number}", limits[0], "left")
         axes.text(x, y, text, ha=align, va="center", fontsize=8, color=color, weight="bold")
     else:
-        text = f"{level.name} less {first.name}: {difference.text(signed=True)}, {plural(difference.runs, 'pair')}"
+        text = f"{level.name} minus {first.name}: {difference.text(signed=True)}, {plural(difference.runs, 'pair')}"
         _draw_estimate(axes, y, difference, color, tooltips, text, limits)

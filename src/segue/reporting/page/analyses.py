@@ -81,10 +81,10 @@ def _asymmetry(comparison: Comparison) -> list[Entry]:
         parts = generalization.asymmetry(comparison, stage, after_transfer=is_transfer)
         if parts is None or len(panels) > 2:
             continue
-        label = f"{comparison.metric.label} as source, less as target"
+        label = f"{comparison.metric.label} as source, minus as target"
         panels.append(Panel(parts[0], {"difference": ""}, "domain", f"after {stage_label(stage)}", label, zero=True))
         if is_transfer and len(parts[0].table) > 2:
-            label = f"{comparison.metric.label}, less from others"
+            label = f"{comparison.metric.label}, minus from others"
             panels.append(Panel(parts[0], {"against_others": ""}, "domain", "as source", label, zero=True))
         tables += parts
     if not panels:

@@ -156,7 +156,7 @@ def _against_scratch(comparison: Comparison, stage: str, scratch: str) -> Conclu
         )
         for labels, difference in against_scratch(comparison, stage, scratch).items()
     ]
-    title = f"{stage_label(stage).capitalize()} less {name}, by labeled {comparison.label_unit}{spent}"
+    title = f"{stage_label(stage).capitalize()} minus {name}, by labeled {comparison.label_unit}{spent}"
     return Conclusion("", title, rows)
 
 
@@ -181,7 +181,7 @@ def _rankings(comparison: Comparison) -> list[Conclusion]:
         rows = [_row(best.label, best.estimate, "best"), _row(others[0].label, others[0].estimate, "second")]
         rows += [_row(others[-1].label, others[-1].estimate, "last")] if len(others) > 1 else []
         if (lead := ranked.lead) is not None:
-            rows.append(_row("best less second, in pairs with equal seeds", lead, _lead_verdict(lead), signed=True))
+            rows.append(_row("best minus second, in pairs with equal seeds", lead, _lead_verdict(lead), signed=True))
         result.append(Conclusion(sentence, f"Configurations of {stage_label(stage)}: {metric}", rows))
     return result
 

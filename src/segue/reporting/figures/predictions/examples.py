@@ -52,7 +52,8 @@ def outcome(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 
 
 def gray_levels(image: np.ndarray) -> np.ndarray:
-    """Returns the image as gray levels 0 to 255 between its 0.5th and 99.5th percentile; what is not finite is 0."""
+    """Returns the image as levels 0 to 255 between the 0.5th and 99.5th percentile of all its values; what is not
+    finite is 0."""
     finite = image[np.isfinite(image)]
     low, high = np.quantile(finite, [0.005, 0.995]) if finite.size else (0.0, 1.0)
     scaled = (np.nan_to_num(image, nan=low, posinf=high, neginf=low) - low) / max(high - low, 1e-12)

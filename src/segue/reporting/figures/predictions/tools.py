@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from segue.data.formats.stack import RGB
 from segue.data.image_io import read_stack
 from segue.errors import SegueError
 from segue.evaluation.object_metrics import THRESHOLDS
@@ -62,7 +63,7 @@ def scores_figure(comparison: ToolComparison) -> ReportFigure:
         rows["label"] = [metric_for(name).label for name in rows["score"]]
         rows = rows.sort_values("score", key=lambda column: column.map(names.index), kind="stable")
         is_difference = title == "Differences"
-        axis = f"less {comparison.tools[0]}" if is_difference else ""
+        axis = f"minus {comparison.tools[0]}" if is_difference else ""
         panels.append(Panel(Analysis(title, rows), series, "tool", title, axis, "label", zero=is_difference))
     figure = intervals_figure("scores", panels, "Scores", f"Scores of {join_names(comparison.tools)} with intervals")
     return replace(figure, caption="Bars are 95 % intervals over images, resampled by group; see Methods.")
@@ -186,7 +187,8 @@ def _draw_objects(comparison: ToolComparison, chosen: list[int], tools: list[str
         by_tool = {tool: outcomes(label, one) for tool, one in predicted.items()}
         wrong = np.stack([wrong_objects(label, predicted[tool], by_tool[tool]) for tool in tools])
         window = square(label, wrong.max(0) - wrong.min(0) if len(tools) > 1 else wrong[0])
-        picture = np.sqrt(gray_levels(background(comparison, index))[window] / 255)
+        picture = gray_levels(background(comparison, index))[window] / 255
+        picture = np.sqrt(picture) if picture.ndim == 2 else picture  # dim objects of fluorescence are to be seen
         name = comparison.counts.images[index]
         for axes, tool in zip(line, ["", *tools], strict=True):
             hide_axes(axes)
@@ -231,7 +233,8 @@ def _short(name: str) -> str:
 
 
 def background(comparison: ToolComparison, index: int) -> np.ndarray:
-    """Returns the image (H, W) float behind outlines, the mean of its channels; black where no images were given."""
+    """Returns the image behind outlines, float: (H, W, 3) in color, or (H, W), the mean of its channels; black where no
+    images were given."""
     files = comparison.counts.image_files
     label = comparison.counts.labels.read(index)
     if files is None:
@@ -246,7 +249,8 @@ def background(comparison: ToolComparison, index: int) -> np.ndarray:
         axes.pop(pages[0])
     order = sorted(range(len(axes)), key=lambda axis: (axes[axis] in "YX", axes[axis] == "X"))
     pixels = pixels.transpose(order)
-    image = pixels.reshape(-1, *pixels.shape[-2:]).mean(0)
-    if image.shape != label.shape:
-        raise SegueError(f"{path}: is {image.shape[0]} × {image.shape[1]} px, other than its label image; check it.")
-    return image
+    image = pixels.reshape(-1, *pixels.shape[-2:])
+    if image.shape[1:] != label.shape:
+        raise SegueError(f"{path}: is {image.shape[1]} × {image.shape[2]} px, other than its label image; check it.")
+    in_color = "S" in stack.axes and len(image) >= len(RGB)
+    return image[: len(RGB)].transpose(1, 2, 0) if in_color else image.mean(0)
