@@ -123,6 +123,18 @@ def test_finished_and_foreign_outputs(split_fit: tuple[Path, Fitted]):
         run_fit(folder, folder / "model", license="CC0 1.0", kind="classes")
     with pytest.raises(SegueError, match="not made by `segue fit`"):
         run_fit(folder, folder / "images")
+    for part, other in (("labels", "a1.png"), ("images", "a2.png")):
+        file = folder / part / "a0.png"
+        before = file.read_bytes()
+        shutil.copy(folder / part / other, file)
+        with pytest.raises(SegueError, match="labels are not those that this fit was begun with"):
+            run_fit(folder, folder / "model", steps=60, license="CC0 1.0")
+        file.write_bytes(before)
+    (folder / "labels" / "a0.png").rename(folder / "a0.png")
+    with pytest.raises(SegueError, match="labels are not those that this fit was begun with"):
+        run_fit(folder, folder / "model", steps=60, license="CC0 1.0")
+    (folder / "a0.png").rename(folder / "labels" / "a0.png")
+    assert run_fit(folder, folder / "model", steps=60, license="CC0 1.0") == fitted
     left_out = next(Path(row[0]).name for row in rows_of(folder / "model.fit" / "images.csv") if row[3] == "test")
     for part in ("images", "labels"):
         shutil.copytree(folder / part, folder / "two" / part, ignore=shutil.ignore_patterns(left_out))
@@ -132,10 +144,11 @@ def test_finished_and_foreign_outputs(split_fit: tuple[Path, Fitted]):
 
 
 @pytest.mark.slow
-def test_parent_of_other_images(split_fit: tuple[Path, Fitted], tmp_path: Path):
+def test_parent_of_other_images(split_fit: tuple[Path, Fitted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Folds with a parent: each image tested once, the parent untouched and transferred, and a model of all images."""
     _, parent = split_fit
     folder = make_images(tmp_path, 4, name="b")
+    monkeypatch.setitem(rules.STAGE_RULES, "network", lambda situation: ({**SMALL, "width": 16}, "larger"))  # pyright: ignore
     fitted = run_fit(folder, tmp_path / "child", parents=(str(parent.model),))
     result = json.loads((fitted.model / "fit.json").read_text())
     names = ["model, untouched", "from model", "from model, encoder frozen", "scratch"]
@@ -145,7 +158,16 @@ def test_parent_of_other_images(split_fit: tuple[Path, Fitted], tmp_path: Path):
     assert fitted.chosen == "model, untouched" and fitted.answer[-1].endswith("is not beaten, and is kept as it is.")
     assert (fitted.model / "weights.safetensors").read_bytes() == (parent.model / "weights.safetensors").read_bytes()
     assert result["license"] == "CC0 1.0" and result["data_license"] == "not stated"
-    assert result["started_from"] == [{"name": str(parent.model), "license": "CC0 1.0"}]
+    (origin,) = result["started_from"]
+    assert (origin["name"], origin["license"]) == (str(parent.model), "CC0 1.0")
+    # the card is that of the parent, with what it was compared on
+    card, of_parent = ((one.model / "card.md").read_text() for one in (fitted, parent))
+    assert "## Images that models were compared on" in card and "## Data" not in card.replace("#### Data", "")
+    assert "its weights are unchanged" in card and "makes intervals of differences from them too narrow" in card
+    assert all(line in card for line in of_parent.splitlines() if line.startswith("- "))
+    assert "division: 3 folds" in card
+    study = (tmp_path / "child.fit" / "study-fold-1.toml").read_text()
+    assert "# network: of the first parent" in study and "network: larger" not in study
     studies = sorted(path.name for path in (tmp_path / "child.fit").glob("study-*.toml"))
     assert studies == ["study-fold-1.toml", "study-fold-2.toml", "study-fold-3.toml"]
 
@@ -200,6 +222,42 @@ def test_objects_in_folds_after_a_kill(tmp_path: Path):
         assert first.replace(b"killed", b"whole") == second
     result = json.loads((folder / "whole" / "fit.json").read_text())
     assert result["candidates"][0]["test"]["images"] == 4 and "3 folds" in result["tested_by"]
+    assert "on all groups but those that select its epoch" in result["tested_by"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("empty", [1, 4])
+def test_a_subset_without_objects_is_left_out_of_the_curve(tmp_path: Path, empty: int):
+    """Where single images of the smallest subsets have no object, their trainings are told, and the model is made."""
+    folder = make_images(tmp_path, 12, name="f", objects=True)
+    for index in range(empty):
+        Image.fromarray(np.zeros((SIDE, SIDE), np.uint8)).save(folder / "labels" / f"f{index}.png")
+    lines: list[str] = []
+    request = Request(f"{folder}/images", f"{folder}/labels", folder / "model", steps=2, curve=True)
+    fitted = fit(request, progress=lambda *_, **__: None, log=lines.append)
+    told = [line for line in lines if line.startswith("WARNING: no training of the learning curve on 1 groups")]
+    sizes = [one["groups"] for one in json.loads((fitted.model / "fit.json").read_text())["curve"]["trainings"]]
+    assert sizes == [1] * (3 - len(told)) + [3, 3, 3, 7]
+    assert all("no object" in line for line in told) and (told or empty == 1)
+
+
+@pytest.mark.slow
+def test_repaired_images_begin_anew(tmp_path: Path):
+    """What was refused before the number of steps was chosen is no other fit, once it is repaired; later it is."""
+    folder = make_images(tmp_path, 4, name="g")
+    second = folder / "images" / "g1.png"
+    picture = second.read_bytes()
+    shutil.copy(folder / "images" / "g0.png", second)
+    with pytest.raises(SegueError):
+        run_fit(folder, folder / "model")
+    second.write_bytes(picture)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segue.fitting.fit.run_study", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_fit(folder, folder / "model")
+    shutil.copy(folder / "labels" / "g0.png", folder / "labels" / "g1.png")
+    with pytest.raises(SegueError, match="labels are not those that this fit was begun with"):
+        run_fit(folder, folder / "model")
 
 
 @pytest.mark.slow

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from segue.errors import SegueError
@@ -98,6 +100,49 @@ def test_classes(folder: Path):
     assert look(folder, "phases").labels.names == ("background", "class-1", "class-2", "class-3")
     dots = look(folder, "dots").labels
     assert (dots.kind, dots.names, dots.values) == ("classes", ("background", "class-2", "class-5"), {2: 1, 5: 2})
+
+
+@pytest.mark.parametrize("kind", [None, "instances"])
+@pytest.mark.parametrize(("cut", "renumbered"), [(0, False), (1, False), (4, True)])
+def test_objects_cut_by_a_line(folder: Path, kind: Any, cut: int, renumbered: bool):
+    """Numbers stay where few of the objects are in two parts; where half of the values are, they are used again."""
+    for index in range(4):
+        labels = disc(16, 16, 8) + 2 * disc(44, 44, 8) + 3 * disc(16, 44, 8) + 4 * disc(44, 16, 8)
+        if index < cut:
+            labels[16], labels[:32, 44] = 0, 0  # through discs 1 and 3
+        write(folder / "cut", f"w{index // 2}_s{index}.png", labels)
+    seen = look(folder, "cut", kind=kind)
+    if renumbered:
+        assert seen.labels.number_parts if kind else seen.labels.kind == "classes"
+    else:
+        assert (seen.labels.kind, seen.labels.number_parts) == ("instances", False)
+        assert seen.counts.tolist() == [4] * 4
+
+
+@pytest.mark.parametrize(("between", "is_refused"), [(-1, True), (0, False), (9, True)])
+def test_objects_need_background(folder: Path, between: int, is_refused: bool):
+    """Labels of objects without any pixel of 0 are refused before anything is written, one sentence for all."""
+    (folder / "full").mkdir()
+    for index in range(4):
+        labels = (disc(16, 16, 8) + 2 * disc(44, 44, 8)).astype(np.int16)
+        labels[labels == 0] = between
+        tifffile.imwrite(folder / "full" / f"w{index // 2}_s{index}.tif", labels)
+    if not is_refused:
+        assert look(folder, "full", kind="instances").counts.tolist() == [2] * 4
+        return
+    with pytest.raises(SegueError) as error:
+        look(folder, "full", kind="instances")
+    assert str(error.value).count("full: no pixel is background, of value 0") == 1
+
+
+def test_a_wrong_group_pattern_is_told_once(folder: Path):
+    """A pattern that no name could match is refused for itself, one that a name does not match by that name."""
+    for pattern, words in (("[", "is no regular expression"), ("(w)(.)", "has 2 capture groups"), ("w", "has 0")):
+        with pytest.raises(SegueError) as error:
+            look(folder, group=pattern)
+        assert str(error.value).startswith(f"--group '{pattern}': {words}") and str(error.value).count("--group") == 1
+    with pytest.raises(SegueError, match="does not match 'w0_s0'"):
+        look(folder, group="^(x)")
 
 
 def test_refusals(folder: Path):

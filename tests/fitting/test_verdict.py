@@ -76,11 +76,13 @@ def verdict_of(test: dict[str, dict], validation: dict[str, dict] | None = None)
 
 
 def test_a_better_child_replaces_its_parent():
-    verdict = verdict_of({"p, untouched": LOW, "scratch": LOW, "from p": HIGH})
+    test = {"p, untouched": LOW, "scratch": LOW, "from p": HIGH}
+    verdict = verdict_of(test)
     assert (verdict.chosen, verdict.selected) == ("from p", "from p")
-    lines = sentences(verdict, {"from p": HIGH}, "mean AP")
+    lines = sentences(verdict, test, test, "mean AP")
     assert lines[0].startswith("from p: mean AP 0.703 [")
     assert lines[1].startswith("from p against p, untouched: +0.402 [") and lines[1].endswith("better.")
+    assert lines[-1] == "from p is kept: validation images select it (from p 0.703, scratch 0.302)."
 
 
 def test_a_parent_that_is_not_beaten_is_kept():
@@ -88,7 +90,7 @@ def test_a_parent_that_is_not_beaten_is_kept():
     test = {"p, untouched": HIGH, "scratch": LOW, "from p": HIGH}
     verdict = verdict_of(test)
     assert (verdict.chosen, verdict.selected) == ("p, untouched", "from p")
-    lines = sentences(verdict, test, "IoU")
+    lines = sentences(verdict, test, test, "IoU")
     assert "from p against p, untouched: +0.000 [+0.000, +0.000], equivalent (within ±0.02)." in lines
     assert lines[-1] == "p, untouched is not beaten, and is kept as it is."
 
@@ -104,7 +106,7 @@ def test_validation_selects_and_test_does_not():
 def test_nothing_learned_is_said():
     verdict = judge({"scratch": NOTHING}, {"scratch": NOTHING}, untouched=[], constant=NOTHING, references=["scratch"])
     assert verdict.chosen == "scratch" and verdict.parent is None and not verdict.against
-    assert sentences(verdict, {"scratch": NOTHING}, "IoU")[1].startswith("Nothing was learned that these images show")
+    assert sentences(verdict, {"scratch": NOTHING}, {"scratch": NOTHING}, "IoU")[1].startswith("Nothing was learned")
 
 
 def test_clusters_of_equal_values_are_single_values() -> None:
@@ -137,4 +139,7 @@ def test_scratch_is_compared_with_the_best_child():
     verdict = judge(table, table, untouched=[], constant=scores(*[0.1] * 6), references=["scratch"])
     assert verdict.chosen == verdict.selected == "scratch" and list(verdict.against) == ["from a"]
     assert verdict.against["from a"].mean == pytest.approx(0.1)
-    assert "scratch against from a: +0.100 [+0.100, +0.100], better." in sentences(verdict, table, "IoU")
+    lines = sentences(verdict, table, table, "IoU")
+    assert "scratch against from a: +0.100 [+0.100, +0.100], better." in lines
+    listed = "scratch 0.500, from a 0.400, from a, encoder frozen 0.300"
+    assert lines[-1] == f"scratch is kept: validation images select it ({listed})."

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 
 def card_text(result: Mapping[str, Any]) -> str:
     """Returns the card as Markdown, from the content of fit.json."""
-    seen = result["seen"]
+    origins, is_untouched = result["started_from"], result["untouched"]
     lines = [f"# {result['name']}", "", *(f"- {line}" for line in result["answer"]), ""]
     lines += [
         "## Held-out scores",
@@ -26,22 +27,32 @@ def card_text(result: Mapping[str, Any]) -> str:
         f"Score: {result['score_meaning']}. Intervals are over held-out images, clustered by group. "
         f"{result['tested_by']}".rstrip(),
         "",
-        "## Data",
+        "## Images that models were compared on" if is_untouched else "## Data",
         "",
-        *(f"- {line}" for line in seen),
+        *(f"- {line}" for line in result["seen"]),
         f"- license of the images: {result['data_license']}",
         "",
         "## Origin",
         "",
-        *(f"- started from {parent['name']}, license: {parent['license']}" for parent in result["started_from"]),
-        *([] if result["started_from"] else ["- started from random weights"]),
+        *(
+            f"- {'is' if is_untouched else 'started from'} {parent['name']}, license: {parent['license']}"
+            for parent in origins
+        ),
+        *([] if origins else ["- started from random weights"]),
         f"- license of this model: {result['license']}",
-        "",
-        "## Not trained for",
-        "",
-        f"- images other than those above: other channels than {result['channels']}, other pixel or object sizes, "
-        "other contrast or staining. `segue predict` tells where an image lies outside.",
-        f"- other classes than {', '.join(result['classes'])}",
-        "",
     ]
-    return "\n".join(lines)
+    if is_untouched:
+        lines += ["- its weights are unchanged: it was not trained on the images above for this comparison"]
+    else:
+        lines += [
+            "",
+            "## Not trained for",
+            "",
+            f"- images other than those above: other channels than {result['channels']}, other pixel or object sizes, "
+            "other contrast or staining. `segue predict` tells where an image lies outside.",
+            f"- other classes than {', '.join(result['classes'])}",
+        ]
+    for parent in origins:
+        if parent["card"]:  # its headings one level below those of this card
+            lines += ["", f"## Card of {parent['name']}", "", re.sub(r"(?m)^#", "###", parent["card"]).strip()]
+    return "\n".join([*lines, ""])

@@ -13,6 +13,7 @@ write       the model with its card and page (`card`, `page`)
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,14 +23,16 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
+from segue.data.folders.pairing import ImageLabelPair
 from segue.data.spec import NOT_STATED
 from segue.device import cpu_count, default_device
 from segue.errors import SegueError
+from segue.fingerprint import hash_files
 from segue.fitting import learning_curve, rules
 from segue.fitting.candidates import RESULT, SCRATCH, Parent, read_parents, require_unseen, stages, used_groups
 from segue.fitting.card import card_text
 from segue.fitting.learning_curve import LearningCurve, Training
-from segue.fitting.look import LabelKind, Look, look_at
+from segue.fitting.look import LabelKind, Look, look_at, pair
 from segue.fitting.next_images import rank_images, write_ranking
 from segue.fitting.page import PageContent, write_fit_page
 from segue.fitting.parts import divide, without_test
@@ -103,12 +106,14 @@ def fit(request: Request, *, progress: Progress, log: Log) -> Fitted:
     """Makes the model `request.out`; the same call continues an interrupted one, and does nothing to a finished one.
 
     Raises SegueError for files that cannot be used, fewer than three groups, a parent that was trained on these images,
-    an `out` that is something else, and a call that differs from the one that began.
+    an `out` that is something else, a call that differs from the one that began, and files that have changed since.
     """
     out = request.out
     work = WorkFolder(out.with_name(f"{out.name}.fit"))
     _require_own(request, work)
     if out.exists():
+        pairs, _ = pair(request.images, request.labels, request.group)
+        _require_same_files(read_json(out / RESULT).get("files"), pairs, work)
         return _finished(out, work)
 
     # look; nothing is written for images that cannot be used
@@ -131,8 +136,8 @@ def _require_own(request: Request, work: WorkFolder) -> None:
     out = request.out
     if out.exists() and not (out / RESULT).is_file():
         raise SegueError(f"{out}: exists and was not made by `segue fit`; choose another -o.")
-    if not out.exists() and not work.command.exists():
-        return
+    if not out.exists() and not (work.command.exists() and work.length.exists()):
+        return  # no training has begun
     before = read_json(out / RESULT)["command"] if out.exists() else read_toml(work.command)
     now = request.record(work.folder)
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
@@ -141,6 +146,21 @@ def _require_own(request: Request, work: WorkFolder) -> None:
         raise SegueError(
             f"{work.folder}: was begun by another command ({values}); repeat that one, choose another -o, or remove "
             "the folder."
+        )
+
+
+def _hash_files(pairs: Sequence[ImageLabelPair], work: WorkFolder) -> str:
+    """Returns a hash of the names and contents of the labeled images and their labels."""
+    files = {path for one in pairs for path in (one.image, *one.labels)}
+    return hash_files(files, Store(work.store).digest_cache if work.store.exists() else None)
+
+
+def _require_same_files(begun_with: str | None, pairs: Sequence[ImageLabelPair], work: WorkFolder) -> None:
+    """Raises SegueError unless images and labels are those that a fit was begun with (None: not recorded)."""
+    if begun_with not in (None, _hash_files(pairs, work)):
+        raise SegueError(
+            f"{work.folder}: the labeled images or their labels are not those that this fit was begun with; choose "
+            "another -o for them, or remove the folder and the model."
         )
 
 
@@ -166,7 +186,9 @@ def _fit(
     # divide
     folds = divide(look.groups, used)
     names = ["images"] if len(folds) == 1 else [f"fold-{number}" for number in range(1, len(folds) + 1)]
-    log(_division(look, folds, request.group, used))
+    division = _division(look, folds, request.group, used)
+    log(division)
+    seen.append(division)
 
     # choose, as far as that does not depend on the time that a step takes
     trainings = len(folds) * (1 + 2 * len(parents)) + (len(folds) > 1)
@@ -177,13 +199,17 @@ def _fit(
             log("WARNING: no learning curve: a single group is trained on; label more groups")
     training_s = rules.TRAINING_SHARE * 60 * request.minutes / trainings
     situation = Situation(look, training_s, default_device() == "cuda")
+    begun = read_json(work.length)
+    if begun is not None:
+        _require_same_files(begun.get("files"), look.pairs, work)
     data = rules.choose(rules.DATA_RULES, situation)
     choices = rules.choose(rules.STAGE_RULES, situation)
     for name, parts in zip(names, folds, strict=True):
-        _write_images(work, name, table_text(look, parts, work.folder))
+        _write_images(work, name, table_text(look, parts, work.folder), again=begun is None)
         reasons = {choice.setting: choice.reason for choice in data}
-        write_text(work.specification(name), toml_text(preparation(look, name, data, request.license), reasons=reasons))
-    write_text(work.command, toml_text(request.record(work.folder), comments=["segue fit"]))
+        text = toml_text(preparation(look, name, data, request.license), reasons=reasons)
+        write_text(work.specification(name), text, again=begun is None)
+    write_text(work.command, toml_text(request.record(work.folder), comments=["segue fit"]), again=begun is None)
     store = Store(work.store)
     datasets = {
         name: _make_dataset(work, name, store, progress, log if name == names[0] else _ignore, look.notes)
@@ -193,7 +219,7 @@ def _fit(
         require_unseen(parents, dataset, request.parents)
 
     # choose the number of steps, and write it: from here on, the time decides nothing
-    length = _length(request, work, choices, parents, datasets[names[0]], trainings, began)
+    length = _length(request, work, look, choices, parents, datasets[names[0]], trainings, began)
     step_s = read_json(work.length)["step_s"]
     expected_s = None if step_s is None else trainings * length.steps * step_s / rules.TRAINING_SHARE
     about = "" if expected_s is None else f", about {format_duration(expected_s)} in all"
@@ -201,12 +227,13 @@ def _fit(
     log(f"trainings: {trainings}, of {length.steps:,} steps ({epochs}) each{about}")
     if expected_s is not None and expected_s > LONGER * 60 * request.minutes:
         log(
-            f"WARNING: an epoch of each of {trainings} trainings is the least, and takes more than the "
-            f"{request.minutes:g} minutes given"
+            f"WARNING: {trainings} trainings of an epoch, or of about {rules.MIN_STEPS} steps, are the least, and take "
+            f"more than the {request.minutes:g} minutes given"
         )
     if request.steps is None and length.steps <= rules.MIN_STEPS:
         log(f"WARNING: the time allows no more than {length.steps} steps, which teach little; give more --minutes")
     table = stages(choices, length, cpu_count(), parents, work.folder)
+    choices = _decided(choices, table[SCRATCH], parents)
     studies = {name: work.study("study" if name == "images" else f"study-{name}") for name in names}
     for name, file in studies.items():
         write_text(file, _study_text(name, table, choices, test=True))
@@ -274,7 +301,7 @@ def _fit(
     # write
     result = _result(request, work, look, seen, parents, verdict, tables, names, study, run)
     if curve is not None:
-        result |= {"curve": curve.record()}
+        result["curve"] = curve.record()
         result["answer"] += curve.sentences()
     if ranked:
         first = ", ".join(Path(one.image).name for one in ranked[:3])
@@ -292,7 +319,7 @@ def _fit(
             title=f"{request.out.name}: fit of {len(look.pairs)} labeled images",
             answer=tuple(result["answer"]),
             seen=tuple(seen),
-            choices=(*data, *_decided(choices, table[SCRATCH], parents), _length_choice(length, trainings)),
+            choices=(*data, *choices, _length_choice(request, length, trainings)),
             verdict=verdict,
             validation=tables["validation"],
             test=tables["test"],
@@ -316,10 +343,10 @@ def _fit(
     return _finished(request.out, work)
 
 
-def _write_images(work: WorkFolder, name: str, text: str) -> None:
-    """Writes a table of images; raises SegueError if there is one of other images."""
+def _write_images(work: WorkFolder, name: str, text: str, *, again: bool = False) -> None:
+    """Writes a table of images, `again` in place of one that is there; raises SegueError if it is of other images."""
     table = work.table(name)
-    write_text(table, text)
+    write_text(table, text, again=again)
     if table.read_text(encoding="utf-8") != text:
         raise SegueError(
             f"{table}: the labeled images are not those that this fit was begun with; choose another -o for them, or "
@@ -373,17 +400,21 @@ def _make_dataset(
     if not out.exists():
         make_folder(out.parent)
         planned.make(out, workers=1, progress=lambda done, total: progress(f"dataset {name}", done, total))
-        examples = ", e.g. "  # are named by label images there, by images here
-        seen = {note.partition(examples)[0] for note in known}
+        seen = {_without_examples(note) for note in known}
         for note in stored_notes(out):
-            if note.partition(examples)[0] not in seen:
+            if _without_examples(note) not in seen:
                 log(f"looks wrong: {note}")
     return out
 
 
+def _without_examples(note: str) -> str:
+    """Returns a note without its examples, which are named by label images in some places, by images in others."""
+    return re.split(r"\W+e\.g\. ", note)[0]
+
+
 def _length(
-    request: Request, work: WorkFolder, choices: Sequence[Choice], parents: Sequence[Parent], dataset: Path,
-    trainings: int, began: float,
+    request: Request, work: WorkFolder, look: Look, choices: Sequence[Choice], parents: Sequence[Parent],
+    dataset: Path, trainings: int, began: float,
 ) -> Length:  # fmt: skip
     """Returns how long each training is: as stored, else by the steps that were asked for or that fit into the time."""
     file = work.length
@@ -400,9 +431,9 @@ def _length(
         left_s = rules.TRAINING_SHARE * max(0.0, 60 * request.minutes - (time.monotonic() - began)) / trainings
         steps = rules.steps_in(left_s, step_s=step_s, training_tiles=training, validation_tiles=validation, batch=batch)
     length = rules.length(steps, tiles=training, batch=batch)
-    write_json(
-        file, {"length": asdict(length), "step_s": step_s, "tiles": {"train": training, "validation": validation}}
-    )
+    tiles = {"train": training, "validation": validation}
+    record = {"length": asdict(length), "step_s": step_s, "tiles": tiles, "files": _hash_files(look.pairs, work)}
+    write_json(file, record)
     return length
 
 
@@ -466,12 +497,14 @@ def _runs_of_stages(plan: Plan) -> dict[str, list[Path]]:
 def _learning_curve(
     settings: Mapping[str, Any], groups: int, length: Length, work: WorkFolder, datasets: Mapping[str, Path],
     scores: Scores, progress: Progress, log: Log,
-) -> LearningCurve:  # fmt: skip
-    """Returns the curve of the selected training: trainings on fewer groups, scored on the same held-out images."""
+) -> LearningCurve | None:  # fmt: skip
+    """Returns the curve of the selected training: trainings on fewer groups, scored on the same held-out images; those
+    that are not possible are told and left out."""
     folds = len(datasets) > 1
     sizes = learning_curve.subset_sizes(groups, folds=folds)
     draws = learning_curve.FOLD_DRAWS if folds else learning_curve.DRAWS
     of_size: dict[int, list[list[float]]] = {size: [[] for _ in range(draws)] for size in sizes}
+    failed: set[tuple[int, int]] = set()
     for name, dataset in datasets.items():
         tiles, _ = tile_counts(dataset)
         table = learning_curve.stages(
@@ -481,15 +514,28 @@ def _learning_curve(
         write_text(study, _study_text(name, table, (), test=False, draws=draws))
         plan = plan_study(study, work.store)
         _run(plan, progress, log)
-        runs = _runs_of_stages(plan)
-        for size, stage in zip(sizes, table, strict=True):
-            for draw, folder in enumerate(runs[stage]):
+        for configuration, training in plan.uses:
+            size, draw = sizes[list(table).index(configuration.stage)], training.spec.draw
+            folder = plan.store.run(training.key)
+            if not plan.is_complete(training.key):  # such as a subset without any object
+                error = (read_json(plan.store.failure(training.key)) or {"error": "did not finish"})["error"]
+                log(f"WARNING: no training of the learning curve on {configuration.stage}, draw {draw}: {error}")
+                failed.add((size, draw))
+            elif (size, draw) not in failed:
                 rows = stored_scores(
                     work.scores / f"{folder.name}-{dataset.parent.name}-test-{VERSION}.json",
                     lambda folder=folder, dataset=dataset: score_model(load_run(folder), dataset, "test"),
                 )
                 of_size[size][draw] += [float(row["score"]) for row in rows.values()]
-    trainings = [Training(size, sum(one) / len(one)) for size, of_draw in of_size.items() for one in of_draw]
+    trainings = [
+        Training(size, sum(one) / len(one))
+        for size, of_draw in of_size.items()
+        for draw, one in enumerate(of_draw)
+        if (size, draw) not in failed
+    ]
+    if not trainings:
+        log("WARNING: no learning curve: no training on fewer groups was possible")
+        return None
     return learning_curve.through([*trainings, Training(groups, mean_score(scores).mean)], scores)
 
 
@@ -502,6 +548,7 @@ def _train_on_all(
     _write_images(work, "all", table_text(look, without_test(look.groups, used), work.folder))
     reasons = {choice.setting: choice.reason for choice in data}
     write_text(work.specification("all"), toml_text(preparation(look, "all", data, request.license), reasons=reasons))
+    _make_dataset(work, "all", Store(work.store), progress, _ignore, look.notes)
     study = work.study(FINAL)
     write_text(study, _study_text("all", table, choices, test=False))
     plan = plan_study(study, work.store)
@@ -518,6 +565,7 @@ def _result(
 ) -> dict[str, Any]:  # fmt: skip
     """Returns the content of fit.json."""
     score = SCORES[look.labels.kind]
+    parents_apart = [one for one in parents if not one.fits]
     candidates = []
     for name, scores in tables["test"].items():
         test = asdict(mean_score(scores))
@@ -525,14 +573,19 @@ def _result(
         candidates.append({"name": name, "validation": mean_score(tables["validation"][name]).mean, "test": test})
     licenses = RunFolder(run).read(RunFolder(run).groups).get("licenses", ())
     origins = [one for one in parents if verdict.chosen in (one.untouched, *_children(one))]
-    folds = (
-        f"Each image was tested by a model of {len(names)} folds that never saw it; this model is trained on all of"
-        " them with the same settings. Models of folds share training images, which makes intervals too narrow."
-    )
+    is_untouched = verdict.chosen in [one.untouched for one in parents]
+    tested_by = ""
+    if len(names) > 1:
+        tested_by = (
+            f"Each image was tested by trainings of {len(names)} folds that never saw it. These share training images, "
+            f"which makes intervals of {'differences from them' if is_untouched else 'their scores'} too narrow."
+        )
+    if len(names) > 1 and not is_untouched:
+        tested_by += " This model is trained with the same settings on all groups but those that select its epoch."
     return {
         "name": request.out.name,
         "command": request.record(work.folder),
-        "answer": sentences(verdict, tables["test"], score),
+        "answer": [*sentences(verdict, tables["validation"], tables["test"], score), *map(_not_scored, parents_apart)],
         "chosen": verdict.chosen,
         "selected": verdict.selected,
         "against": {
@@ -546,15 +599,28 @@ def _result(
             if look.labels.kind == "instances"
             else "mean IoU of the classes that are labeled or predicted in an image, mean over images"
         ),
-        "tested_by": folds if len(names) > 1 and verdict.chosen not in [one.untouched for one in parents] else "",
+        "tested_by": tested_by,
+        "untouched": is_untouched,
         "seen": list(seen),
         "channels": look.channels,
         "classes": list(look.labels.names),
         "data_license": request.license or NOT_STATED,
-        "started_from": [{"name": str(one.folder), "license": one.license} for one in origins],
+        "started_from": [{"name": str(one.folder), "license": one.license, "card": _card_of(one)} for one in origins],
         "license": "; ".join(licenses) or NOT_STATED,
         "study": study.name,
+        "files": read_json(work.length)["files"],
     }
+
+
+def _card_of(parent: Parent) -> str:
+    """Returns the card of a parent, "" without any."""
+    file = parent.folder / CARD
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+
+def _not_scored(parent: Parent) -> str:
+    predicted = "objects" if parent.model.target.output == "objects" else ", ".join(parent.model.target.names)
+    return f"{parent.untouched}, is not scored: it predicts {predicted}, which these labels are not."
 
 
 def _children(parent: Parent) -> tuple[str, str]:
@@ -571,7 +637,11 @@ def _decided(choices: Sequence[Choice], scratch: Mapping[str, Any], parents: Seq
     ]  # fmt: skip
 
 
-def _length_choice(length: Length, trainings: int) -> Choice:
+def _length_choice(request: Request, length: Length, trainings: int) -> Choice:
     views = ", each of eight views of every tile" if length.all_views else ""
     reason = f"what fits into the time for {trainings} trainings, by a few measured steps"
+    if request.steps is not None:
+        reason = "as given"
+    elif length.epochs == 1 or length.steps <= rules.MIN_STEPS:
+        reason = f"the least: an epoch, or about {rules.MIN_STEPS} steps"
     return Choice("steps", f"{length.steps:,} in {length.epochs} epochs{views}", reason)

@@ -120,7 +120,7 @@ class LearningCurve:
         more = self.at(2 * self.most)
         lines = [
             f"{self.most} groups were trained on; with {self.most} more {more.text()} is expected, a gain of "
-            f"{more.gain_text()}."
+            f"{more.gain_text()} (above 0 by construction: the curve never falls)."
         ]
         known = [(width, groups) for width, groups in self.interval_groups.items() if groups is not None]
         if known:

@@ -35,13 +35,14 @@ from segue.data.normalization import image_statistics
 from segue.data.spec import ANNOTATIONS, PrepareSpec
 from segue.errors import SegueError
 from segue.labels import numbering
-from segue.labels.numbering import INSTANCES, MANY_VALUES, LabelMeasures
+from segue.labels.numbering import INSTANCES, MANY_VALUES, REMEDIES, LabelMeasures
 from segue.spec import validate
 
 LabelKind = Literal["instances", "classes"]
 MAX_OBSERVED = 48  # images whose intensities are looked at, evenly spaced; of the others, the header and the labels
 PROVISIONAL = {"name": "fit", "manifest": "images.csv", "tile_px": 64}
 PROVISIONAL_LABELS = {"kind": "instances", "names": ["background", "object"], "number_parts": False}
+REMEDIES_HERE = {**REMEDIES, "instances": "give --kind instances", "classes": "give --kind classes"}
 LABEL_SUFFIXES = (*READERS, *ARRAY_READERS, *ANNOTATIONS)
 
 
@@ -170,9 +171,15 @@ def look_at(images: str, labels: str, *, group: str | None, kind: LabelKind | No
         measures,
         classes=len(meaning.names) if meaning.kind == "classes" else None,
         number_parts=True if meaning.number_parts else None if of_annotations is None else False,
+        remedies=REMEDIES_HERE,
     )
     if refusal:
         raise SegueError(f"{labels}: {refusal}, in a specification of `segue prepare`; or give --kind.")
+    if meaning.kind == "instances" and not totals.get(0):
+        raise SegueError(
+            f"{labels}: no pixel is background, of value 0 (of −1 they are ignored), so that objects cannot be told "
+            "from anything; give what lies between them the value 0."
+        )
     if meaning.kind == "instances":
         for one, shape in zip(pairs, shapes, strict=True):
             values = read_label_files(spec, one, spec.layer, shape).labels
@@ -234,6 +241,8 @@ def _shape(one: ImageLabelPair, acquisition: Acquisition | None) -> tuple[int, i
 def pair(images: str, labels: str, group: str | None) -> tuple[list[ImageLabelPair], list[Path]]:
     """Returns the labeled images with their labels, by group and name, and the images without labels."""
     root = Path.cwd()
+    if group is not None:
+        group_expression(group)  # or refuses it, before files are looked at
     image_pattern = pattern_of(images)
     matches = find_files(image_pattern, root)
     if is_annotation_file(Path(labels)) and Path(labels).is_file():
@@ -352,6 +361,14 @@ def group_of(stem: str, pattern: str | None) -> str:
     """
     if pattern is None:
         return stem
+    match = group_expression(pattern).search(stem)
+    if match is None or not match[1]:
+        raise SegueError(f"--group '{pattern}': does not match '{stem}'; correct it.")
+    return match[1]
+
+
+def group_expression(pattern: str) -> re.Pattern[str]:
+    """Returns the regular expression of a pattern that `group_of` takes; raises SegueError for any other."""
     expression = pattern
     if "{group}" in pattern:
         escaped = re.escape(pattern).replace(re.escape("{group}"), "(.+?)", 1).replace(r"\*", ".*").replace(r"\?", ".")
@@ -365,10 +382,7 @@ def group_of(stem: str, pattern: str | None) -> str:
             f"--group '{pattern}': has {compiled.groups} capture groups; it needs one, such as '^([^_]+)_', or write "
             "{group}, such as '{group}_s*'."
         )
-    match = compiled.search(stem)
-    if match is None or not match[1]:
-        raise SegueError(f"--group '{pattern}': does not match '{stem}'; correct it.")
-    return match[1]
+    return compiled
 
 
 # what labels are
@@ -423,7 +437,7 @@ def kind_of_annotations(pairs: Sequence[ImageLabelPair], labels: str, kind: Labe
 def kind_of_labels(measures: Sequence[LabelMeasures], totals: Mapping[int, int], kind: LabelKind | None) -> Labels:
     """Returns what label images mean, by their values and connected parts; `kind` decides where it is given.
 
-    measures: of each image; totals: pixels of each value over all images. Few values, used again in many parts or
+    measures: of each image; totals: pixels of each value over all images. Few values, many of them in several parts, or
     without any background, are classes; else each value is an object. A single value is a class of its own: whether
     its parts are objects, only the user knows.
     """
@@ -432,9 +446,13 @@ def kind_of_labels(measures: Sequence[LabelMeasures], totals: Mapping[int, int],
     if not values:
         raise SegueError("all label images are empty; give label images of what is to be found.")
     few = len(values) <= MANY_VALUES
-    repeated = sum(measure.objects_repeated > 0 or INSTANCES["classes"].applies(measure) for measure in labeled)
+    repeated = [
+        measure.values if INSTANCES["classes"].applies(measure) else measure.objects_repeated for measure in labeled
+    ]
+    is_usual = 3 * sum(count > 0 for count in repeated) >= len(labeled)
+    are_many = 4 * sum(repeated) >= sum(measure.values for measure in labeled)  # a few are objects that something cuts
     is_mask = len(values) == 1
-    are_classes = few and (3 * repeated >= len(labeled) or not totals.get(0))
+    are_classes = few and ((is_usual and are_many) or not totals.get(0))
     if kind == "instances" or (kind is None and not is_mask and not are_classes):
         number_parts = is_mask or (few and are_classes)
         reason = "the connected parts of each value, numbered" if number_parts else "a number for each object"

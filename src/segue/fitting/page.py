@@ -14,12 +14,13 @@ from matplotlib.ticker import MaxNLocator
 from skimage.segmentation import find_boundaries
 
 from segue.data.formats.stack import RGB
+from segue.evaluation.folder import predict_image
 from segue.fitting.learning_curve import LearningCurve
 from segue.fitting.next_images import NextImage
 from segue.fitting.rules import Choice
 from segue.fitting.scoring import Scores, images_of
 from segue.fitting.verdict import WORDS, Verdict, mean_score
-from segue.inference.confidence import calibration_error
+from segue.inference import confidence
 from segue.inference.predict import predict
 from segue.reporting.analysis.result import Analysis
 from segue.reporting.figures.intervals import Panel, intervals_figure
@@ -90,21 +91,21 @@ def candidates_table(content: PageContent) -> Table:
     """Returns each candidate with its scores, and how the selected training compares with it."""
     verdict = content.verdict
     columns = ["candidate", f"{content.score}, validation", f"{content.score}, held-out", "selected training − it", ""]
+    columns = columns if verdict.against else columns[:3]
     rows: list[list[str | tuple[str, str]]] = []
     for name, scores in sorted(content.test.items(), key=lambda item: -mean_score(item[1]).mean):
         marks = [mark for mark, of in (("chosen", verdict.chosen), ("selected", verdict.selected)) if of == name]
         mean = mean_score(scores)
         against = verdict.against.get(name)
-        rows.append(
-            [
-                name + (f" ({', '.join(marks)})" if marks else ""),
-                format_number(mean_score(content.validation[name]).mean),
-                mean.text(),
-                against.text(signed=True) if against else "",
-                WORDS[against.relation].partition(":")[0] if against else "",
-            ]
-        )
-    return Table(columns, rows, numeric=(1, 2, 3))
+        row: list[str | tuple[str, str]] = [
+            name + (f" ({', '.join(marks)})" if marks else ""),
+            format_number(mean_score(content.validation[name]).mean),
+            mean.text(),
+            against.text(signed=True) if against else "",
+            WORDS[against.relation].partition(":")[0] if against else "",
+        ]
+        rows.append(row[: len(columns)])
+    return Table(columns, rows, numeric=(1, 2, 3)[: len(columns) - 1])
 
 
 def labels_table(curve: LearningCurve, content: PageContent) -> Table:
@@ -189,15 +190,17 @@ def candidates_figure(content: PageContent) -> ReportFigure:
     return intervals_figure("candidates", panels, "Candidates on held-out images", "Scores of the candidates")
 
 
-def curves_figure(content: PageContent) -> ReportFigure:
-    """Returns the losses of training and validation by epoch; of several folds a line each."""
+def curves_figure(content: PageContent) -> ReportFigure | None:
+    """Returns the losses of training and validation by epoch; of several folds a line each. None of a single epoch."""
+    histories = {name: [RunFolder(run).read_history() for run in runs] for name, runs in content.runs.items()}
+    if all(len(history) == 1 for of_folds in histories.values() for history in of_folds):
+        return None
     with style():
         figure = new_figure(3.6)
         panels = figure.subplots(1, 2, sharex=True)
-        for (name, runs), color in zip(content.runs.items(), CATEGORIES, strict=False):
-            for place, run in enumerate(runs):
-                history = RunFolder(run).read_history()
-                look = {"color": color, "linewidth": 1.4 if len(runs) == 1 else 0.9}
+        for (name, of_folds), color in zip(histories.items(), CATEGORIES, strict=False):
+            for place, history in enumerate(of_folds):
+                look = {"color": color, "linewidth": 1.4 if len(of_folds) == 1 else 0.9}
                 for axes, part in zip(panels, ("train", "validation"), strict=True):
                     label = name if not place and part == "train" else None
                     marker = "o" if len(history) == 1 else None
@@ -210,7 +213,7 @@ def curves_figure(content: PageContent) -> ReportFigure:
                 axes.set_yscale("log")
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         figure.legend(loc="outside upper left", ncols=2)
-    several = " A line for each fold." if any(len(runs) > 1 for runs in content.runs.values()) else ""
+    several = " A line for each fold." if any(len(of_folds) > 1 for of_folds in histories.values()) else ""
     caption = f"Loss minus its least value; losses of different targets are different quantities.{several}"
     return ReportFigure("curves", figure, "Learning curves.", caption, "Losses by epoch")
 
@@ -280,6 +283,15 @@ def calibration_figure(content: PageContent) -> ReportFigure | None:
         for file in sorted(folder.evaluations.glob("*.json")):
             if not file.name.endswith(".timing.json"):
                 bins += [np.array(image, dtype=float) for image in folder.read(file).get("reliability", ())]
+    if content.verdict.chosen not in content.runs:  # an untouched parent, which was not evaluated in a study
+        model = load_run(content.model)
+        for dataset in content.datasets.values() if model.confidence else ():
+            images, layer = images_of(dataset, "test")
+            for one in images:
+                predicted, expected = predict_image(model, one.image, layer.kind)
+                if expected is not None:
+                    ids, iou = confidence.best_iou(one.labels, predicted)
+                    bins.append(confidence.reliability(expected[ids], iou))
     total = np.sum(bins, axis=0) if bins else np.zeros((1, 3))
     is_drawn = total[:, 0] >= MIN_OBJECTS
     if not is_drawn.any():
@@ -294,6 +306,6 @@ def calibration_figure(content: PageContent) -> ReportFigure | None:
         axes.set(xlabel="confidence: expected IoU", ylabel="mean IoU with the best true object")
     caption = (
         f"{int(total[:, 0].sum()):,} predicted objects in held-out images, by confidence; expected calibration error "
-        f"{calibration_error(total):.3f}. On the dashed line, objects are as good as was expected."
+        f"{confidence.calibration_error(total):.3f}. On the dashed line, objects are as good as was expected."
     )
     return ReportFigure("calibration", figure, "Confidence of objects.", caption, "IoU against confidence")

@@ -7,7 +7,7 @@
     runs/                the store of datasets and runs
     scores/              scores of models by image
 
-A file that exists is not written again, so that a killed command goes on with the numbers of steps that it chose.
+Once the number of steps is chosen, a file that exists is not written again: a killed command goes on as it began.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ class WorkFolder:
         return self.folder / f"{name}.toml"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file unless there is one; it appears only when it is whole."""
-    if path.exists():
+def write_text(path: Path, text: str, *, again: bool = False) -> None:
+    """Writes a text file unless there is one, or `again` in its place; it appears only when it is whole."""
+    if path.exists() and not again:
         return
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")

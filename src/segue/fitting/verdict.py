@@ -97,14 +97,16 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]
 class Verdict:
     """Which model is chosen, and what shows it.
 
-    chosen: the candidate whose model is written; selected: the best training by validation; parent: the best untouched
-    parent by validation, None without any that can be scored. against: candidate -> selected − candidate on held-out
-    images, for the untouched parents and for training from scratch; learned: chosen − a constant prediction.
+    chosen: the candidate whose model is written; selected: the best training by validation, of those `trained`; parent:
+    the best untouched parent by validation, None without any that can be scored. against: candidate -> selected −
+    candidate on held-out images, for the untouched parents and for training from scratch; learned: chosen − a constant
+    prediction.
     """
 
     chosen: str
     selected: str
     parent: str | None
+    trained: tuple[str, ...]
     against: Mapping[str, Difference]
     learned: Difference
 
@@ -133,7 +135,7 @@ def judge(
     others = [name for name in [*parents, *references, *best] if name != selected]
     against = {name: difference(test[selected], test[name]) for name in dict.fromkeys(others)}
     chosen = parent if parent is not None and against[parent].relation != "better" else selected
-    return Verdict(chosen, selected, parent, against, difference(test[chosen], constant))
+    return Verdict(chosen, selected, parent, tuple(trained), against, difference(test[chosen], constant))
 
 
 WORDS: Mapping[Relation, str] = {
@@ -144,7 +146,9 @@ WORDS: Mapping[Relation, str] = {
 }
 
 
-def sentences(verdict: Verdict, test: Mapping[str, ImageScores], score: str) -> list[str]:
+def sentences(
+    verdict: Verdict, validation: Mapping[str, ImageScores], test: Mapping[str, ImageScores], score: str
+) -> list[str]:
     """Returns the answer in sentences, the chosen model first. score: its name, such as "mean AP"."""
     chosen = mean_score(test[verdict.chosen])
     lines = [f"{verdict.chosen}: {score} {chosen.text()} on {chosen.images} held-out images of {chosen.groups} groups."]
@@ -159,4 +163,8 @@ def sentences(verdict: Verdict, test: Mapping[str, ImageScores], score: str) -> 
         lines.append(f"{verdict.chosen} against the same answer for every pixel: {verdict.learned.text(signed=True)}.")
     if verdict.chosen != verdict.selected:
         lines.append(f"{verdict.chosen} is not beaten, and is kept as it is.")
+    elif len(verdict.trained) > 1:
+        values = sorted(((mean_score(validation[name]).mean, name) for name in verdict.trained), reverse=True)
+        listed = ", ".join(f"{name} {value:.3f}" for value, name in values)
+        lines.append(f"{verdict.selected} is kept: validation images select it ({listed}).")
     return lines
