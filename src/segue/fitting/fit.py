@@ -155,9 +155,9 @@ def _hash_files(pairs: Sequence[ImageLabelPair], work: WorkFolder) -> str:
     return hash_files(files, Store(work.store).digest_cache if work.store.exists() else None)
 
 
-def _require_same_files(begun_with: str | None, pairs: Sequence[ImageLabelPair], work: WorkFolder) -> None:
+def _require_same_files(recorded: str | None, pairs: Sequence[ImageLabelPair], work: WorkFolder) -> None:
     """Raises SegueError unless images and labels are those that a fit was begun with (None: not recorded)."""
-    if begun_with not in (None, _hash_files(pairs, work)):
+    if recorded not in (None, _hash_files(pairs, work)):
         raise SegueError(
             f"{work.folder}: the labeled images or their labels are not those that this fit was begun with; choose "
             "another -o for them, or remove the folder and the model."
@@ -205,11 +205,11 @@ def _fit(
     data = rules.choose(rules.DATA_RULES, situation)
     choices = rules.choose(rules.STAGE_RULES, situation)
     for name, parts in zip(names, folds, strict=True):
-        _write_images(work, name, table_text(look, parts, work.folder), again=begun is None)
+        _write_images(work, name, table_text(look, parts, work.folder), replace=begun is None)
         reasons = {choice.setting: choice.reason for choice in data}
         text = toml_text(preparation(look, name, data, request.license), reasons=reasons)
-        write_text(work.specification(name), text, again=begun is None)
-    write_text(work.command, toml_text(request.record(work.folder), comments=["segue fit"]), again=begun is None)
+        write_text(work.specification(name), text, replace=begun is None)
+    write_text(work.command, toml_text(request.record(work.folder), comments=["segue fit"]), replace=begun is None)
     store = Store(work.store)
     datasets = {
         name: _make_dataset(work, name, store, progress, log if name == names[0] else _ignore, look.notes)
@@ -343,10 +343,10 @@ def _fit(
     return _finished(request.out, work)
 
 
-def _write_images(work: WorkFolder, name: str, text: str, *, again: bool = False) -> None:
-    """Writes a table of images, `again` in place of one that is there; raises SegueError if it is of other images."""
+def _write_images(work: WorkFolder, name: str, text: str, *, replace: bool = False) -> None:
+    """Writes a table of images; raises SegueError if there is one of other images, unless `replace` says so."""
     table = work.table(name)
-    write_text(table, text, again=again)
+    write_text(table, text, replace=replace)
     if table.read_text(encoding="utf-8") != text:
         raise SegueError(
             f"{table}: the labeled images are not those that this fit was begun with; choose another -o for them, or "
@@ -565,7 +565,7 @@ def _result(
 ) -> dict[str, Any]:  # fmt: skip
     """Returns the content of fit.json."""
     score = SCORES[look.labels.kind]
-    parents_apart = [one for one in parents if not one.fits]
+    unscored = [one for one in parents if not one.fits]
     candidates = []
     for name, scores in tables["test"].items():
         test = asdict(mean_score(scores))
@@ -585,7 +585,7 @@ def _result(
     return {
         "name": request.out.name,
         "command": request.record(work.folder),
-        "answer": [*sentences(verdict, tables["validation"], tables["test"], score), *map(_not_scored, parents_apart)],
+        "answer": [*sentences(verdict, tables["validation"], tables["test"], score), *map(_not_scored, unscored)],
         "chosen": verdict.chosen,
         "selected": verdict.selected,
         "against": {

@@ -65,9 +65,9 @@ class WorkFolder:
         return self.folder / f"{name}.toml"
 
 
-def write_text(path: Path, text: str, *, again: bool = False) -> None:
-    """Writes a text file unless there is one, or `again` in its place; it appears only when it is whole."""
-    if path.exists() and not again:
+def write_text(path: Path, text: str, *, replace: bool = False) -> None:
+    """Writes a text file unless there is one, or `replace` says so; it appears only when it is whole."""
+    if path.exists() and not replace:
         return
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")
