@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -199,6 +200,25 @@ def test_unfit_masks_are_refused_by_name(tmp_path: Path, what: str):
     spoil(tmp_path)
     with pytest.raises(SegueError, match=message):
         score_tools(tmp_path / "labels", {"tool": tmp_path / "tool"})
+
+
+@pytest.mark.parametrize("wrong", [("tool",), ("tool", "other"), ("images",)])
+def test_a_list_of_problems_is_headed_by_the_folders_that_have_them(tmp_path: Path, wrong: tuple[str, ...]):
+    """Colored masks of one tool or of two, and images of another size; the folders without problems are not named."""
+    write_folders(tmp_path)
+    shutil.copytree(tmp_path / "tool", tmp_path / "other")
+    for folder in wrong:
+        for path in (tmp_path / folder).iterdir():
+            path.unlink()
+            if folder == "images":
+                Image.fromarray(np.ones((9, 9), np.uint8)).save(path)
+            else:
+                tifffile.imwrite(path, np.ones((40, 40, 3), np.uint8), photometric="rgb")
+    tools = {"first": tmp_path / "tool", "second": tmp_path / "other"}
+    with pytest.raises(SegueError) as caught:
+        score_tools(tmp_path / "labels", tools, images=tmp_path / "images")
+    heading = f"{', '.join(str(tmp_path / folder) for folder in wrong)}: {4 * len(wrong)} problems with the files"
+    assert str(caught.value).splitlines()[0] == heading
 
 
 def test_other_refusals(tmp_path: Path):
