@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from samples.cli import run_segue
 from scipy.stats import ttest_1samp
 
 from segue import api
@@ -15,12 +16,14 @@ from segue.errors import SegueError
 from segue.evaluation.counts import ClassCounts
 from segue.evaluation.tools import LabelFiles, ToolCounts, ToolsSpec
 from segue.reporting.figures.predictions.tools import background
-from segue.reporting.tables.tool_comparison import ToolComparison, compare_tools
+from segue.reporting.tables.tool_comparison import SAME, ToolComparison, compare_tools
 
 NAMES = ("background", "cell")
 
 
-def comparison(groups: list[str], *, margin: float | None = None, copies: int = 1, more: int = 5) -> ToolComparison:
+def comparison(
+    groups: list[str], *, margin: float | None = None, copies: int = 1, more: int | np.ndarray = 5
+) -> ToolComparison:
     """Returns two tools on images of 100 px of which the first gets 50 … right, the second `more` in every image."""
     right = 50 + 3 * (np.arange(len(groups)) // copies) % 17
     counts = {}
@@ -65,8 +68,17 @@ def test_differences_are_paired():
     assert (row["wins"], row["losses"], row["ties"]) == (6, 0, 0)
     assert row["equivalent_within"] == pytest.approx(0.05)
     assert row["conclusion"] == "better, but equivalent within the margin"
-    same = comparison(list("abcdef"), more=0).difference_of("second", "accuracy")
-    assert (same["ties"], same["p"], same["conclusion"]) == (6, 1.0, "undecided")
+
+
+@pytest.mark.parametrize(("groups", "change", "conclusion"), [
+    ("abcdef", np.zeros(6), SAME), ("aaa", np.zeros(3), SAME),
+    ("abcdef", np.array([1, -1, 1, -1, 1, -1]), "undecided"), ("aaa", np.array([1, -1, 0]), ""),
+])  # fmt: skip
+def test_equal_scores_are_told_as_such(groups: str, change: np.ndarray, conclusion: str):
+    """Equal scores in every image are no undecided difference; equal means of scores that differ are."""
+    row = comparison(list(groups), more=change, margin=None).difference_of("second", "accuracy")
+    assert row["pooled"] == pytest.approx(0) and row["ties"] == (change == 0).sum()
+    assert row["conclusion"] == conclusion
 
 
 def test_a_single_group_has_no_interval():
@@ -115,6 +127,19 @@ def test_page_and_table(folder: Path, classes: tuple[str, ...]):
     api.compare(folder / "labels", masks, out=out, spec=spec)  # an earlier page is replaced, images are not needed
     single = api.compare(folder / "labels", {"joined": folder / "joined"}, out=folder / "one.html", spec=spec)
     assert single.differences.empty and (folder / "one.html").exists()
+
+
+def test_the_command_tells_equal_tools_from_others(folder: Path):
+    """Masks given twice are the same in every image, and so are renumbered ones; others differ by a number."""
+    for path in (folder / "joined").iterdir():
+        (folder / "renumbered").mkdir(exist_ok=True)
+        labels = tifffile.imread(path)
+        tifffile.imwrite(folder / "renumbered" / path.name, np.where(labels > 0, 9 - labels, 0).astype(np.uint8))
+    tools = ("a=joined", "b=joined", "c=renumbered", "d=missing")
+    masks = [f"{name}={folder / place}" for name, _, place in (tool.partition("=") for tool in tools)]
+    text = run_segue("compare", folder / "labels", *masks, "-o", folder / "page.html").stdout
+    assert "b − a, ap_mean: the same in every image\nc − a, ap_mean: the same in every image\nd − a" in text
+    assert "[0, 0]" not in text and text.count("the same in every image") == 2
 
 
 @pytest.mark.parametrize("samples", [1, 3, 4])
