@@ -36,8 +36,9 @@ def compare(
         str | None,
         typer.Option(
             "--group",
-            help="Named parts of the names that are the group, such as '{well}_*'; default: each "
-            "image is its own group.",
+            metavar="PATTERN",
+            help="Named parts of the names that are the group, such as '{well}_*', or a regular expression with one "
+            "group; default: each image is its own group.",
         ),
     ] = None,
     classes: Annotated[

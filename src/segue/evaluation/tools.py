@@ -38,7 +38,8 @@ class ToolsSpec:
     classes: names of the classes of pixels, the background first; empty for objects, numbered from 1. number_parts:
     tools, or "labels", whose connected parts (8 neighbors) are numbered: masks become objects. keep_numbers: those
     whose numbers count although they look like no numbering. group: pattern of the end of names, without suffix, whose
-    named parts are the group of an image; None: each file is its own group.
+    named parts are the group of an image, or a regular expression with one group (`data.folders.masks.groups_of`);
+    None: each file is its own group.
     """
 
     classes: tuple[str, ...] = ()
