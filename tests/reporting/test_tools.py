@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from samples.cli import run_segue
 from scipy.stats import ttest_1samp
 
@@ -15,7 +18,7 @@ from segue import api
 from segue.errors import SegueError
 from segue.evaluation.counts import ClassCounts
 from segue.evaluation.tools import LabelFiles, ToolCounts, ToolsSpec
-from segue.reporting.figures.predictions.tools import background
+from segue.reporting.figures.predictions.tools import background, chosen_images, disagreement_figure
 from segue.reporting.tables.tool_comparison import SAME, ToolComparison, compare_tools
 
 NAMES = ("background", "cell")
@@ -157,6 +160,27 @@ def test_images_behind_outlines(folder: Path, samples: int):
     expected = [10, 60, 200] if samples > 1 else 10
     assert picture.shape == ((40, 48, 3) if samples > 1 else (40, 48))
     assert picture[30, 5].tolist() == expected and picture[3, 5].tolist() == (np.array(expected) // 2).tolist()
+
+
+@pytest.mark.parametrize(("count", "classes", "absent"), [
+    (1, (), ""), (4, (), ""), (5, (), "Not drawn: tool-4."), (6, NAMES, "Not drawn: tool-4 and tool-5."),
+])  # fmt: skip
+def test_examples_fit_their_columns(folder: Path, count: int, classes: tuple[str, ...], absent: str):
+    """No title runs into the next column, however many there are; tools that are not drawn are named."""
+    for file in folder.glob("*/*.tif"):
+        file.rename(file.with_name(f"IXMtest_{file.stem}_FEE31BFC-B8B3-41F7-A3E2-1E847D9B42CB.tif"))
+    names = [f"{'a-tool-of-a-long-name-' * (k == 1)}tool-{k}" for k in range(count)]
+    masks = {name: folder / ("joined", "missing")[k % 2] for k, name in enumerate(names)}
+    result = api.compare(folder / "labels", masks, images=folder / "images", spec=ToolsSpec(classes=classes))
+    drawn = disagreement_figure(result)
+    assert drawn is not None and drawn.caption.count("Not drawn") == bool(absent) and absent in drawn.caption
+    renderer = FigureCanvasAgg(drawn.figure).get_renderer()
+    drawn.figure.draw(renderer)
+    columns = len(drawn.figure.axes) // len(chosen_images(result))
+    for number, (axes, right) in enumerate(pairwise(drawn.figure.axes), 1):
+        for title in axes.findobj(Text) if number % columns else ():
+            is_title = title.get_text() and title.get_text() == axes.get_title(loc="left")  # pyright: ignore
+            assert not is_title or title.get_window_extent(renderer).x1 < right.get_window_extent(renderer).x0
 
 
 @pytest.mark.parametrize("name", ["page.html", "page.csv"])
