@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from segue.data.folders.masks import find_masks, groups_of, pair_masks, read_mas
 from segue.errors import SegueError
 from segue.evaluation.counts import concatenate, count
 from segue.evaluation.tools import ToolsSpec, score_tools
+from segue.fitting.look import group_of
 from segue.inference.model import Model
 from segue.inference.predict import predict
 from segue.targets.foreground import Foreground
@@ -201,6 +204,25 @@ def test_unfit_masks_are_refused_by_name(tmp_path: Path, what: str):
         score_tools(tmp_path / "labels", {"tool": tmp_path / "tool"})
 
 
+@pytest.mark.parametrize("wrong", [("tool",), ("tool", "other"), ("images",)])
+def test_a_list_of_problems_is_headed_by_the_folders_that_have_them(tmp_path: Path, wrong: tuple[str, ...]):
+    """Colored masks of one tool or of two, and images of another size; the folders without problems are not named."""
+    write_folders(tmp_path)
+    shutil.copytree(tmp_path / "tool", tmp_path / "other")
+    for folder in wrong:
+        for path in (tmp_path / folder).iterdir():
+            path.unlink()
+            if folder == "images":
+                Image.fromarray(np.ones((9, 9), np.uint8)).save(path)
+            else:
+                tifffile.imwrite(path, np.ones((40, 40, 3), np.uint8), photometric="rgb")
+    tools = {"first": tmp_path / "tool", "second": tmp_path / "other"}
+    with pytest.raises(SegueError) as caught:
+        score_tools(tmp_path / "labels", tools, images=tmp_path / "images")
+    heading = f"{', '.join(str(tmp_path / folder) for folder in wrong)}: {4 * len(wrong)} problems with the files"
+    assert str(caught.value).splitlines()[0] == heading
+
+
 def test_other_refusals(tmp_path: Path):
     """No tool, names that are none, a model without images, a pattern of groups that does not match."""
     write_folders(tmp_path)
@@ -278,6 +300,27 @@ def test_groups_are_named_parts():
     assert groups_of(keys, "{well}_*") == ["A01", "A01", "B02"]
     assert groups_of(keys, "{plate}/{well}_*") == ["p/A01", "p/A01", "q/B02"]
     assert groups_of(keys, None) == keys
+    assert groups_of(["A01_1_2"], "{well}_*") == ["A01"]
+    with pytest.raises(SegueError, match="matches in several ways"):
+        groups_of(["A01_1_2"], "{well}_{field}")
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(IXMtest_[A-Z]).*", "^(?P<row>[^_]+_.)", "{group}_s*", "{group}_s?_w*", "_([0-9])"]
+)
+def test_patterns_of_groups_mean_the_same_as_in_fit(pattern: str):
+    """Regular expressions with one group, and text around {group}; folders do not count."""
+    names = ["IXMtest_A_s1_w2_3", "IXMtest_B02_s2_w1_s3"]
+    if pattern == "_([0-9])":
+        names = ["IXMtest_7_s1", "x_1_2"]
+    assert groups_of([f"p_9/{name}" for name in names], pattern) == [group_of(name, pattern) for name in names]
+
+
+@pytest.mark.parametrize("pattern", ["[", "(a", "w*", "(w)(.)", "^(z)", "{group}-*", "w(x?)"])
+def test_patterns_without_a_group_are_refused_as_in_fit(pattern: str):
+    for find in (lambda: groups_of(["w0_0"], pattern), lambda: group_of("w0_0", pattern)):
+        with pytest.raises(SegueError, match=f"^--group '{re.escape(pattern)}': "):
+            find()
 
 
 def test_two_files_of_one_name_are_refused(tmp_path: Path):

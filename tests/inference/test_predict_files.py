@@ -189,6 +189,40 @@ def test_channels_of_files_by_name_and_in_order(tmp_path: Path, monkeypatch: pyt
         inputs.open_image(named, ("RFP", "nuclei"))
 
 
+@pytest.mark.parametrize("limit", [2**26, 1000])
+@pytest.mark.parametrize("kind", ["rgb.tif", "planar.tif", "tiled.tif", "rgb.png", "pages.tif"])
+def test_equal_colors_are_gray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, limit: int):
+    """A model of one channel takes an RGB image as gray if its channels are equal, read whole or by bands."""
+    monkeypatch.setattr(inputs, "LARGE_BYTES", limit)
+    monkeypatch.setattr(tiling, "BAND_BYTES", 2000)
+    gray = image_of(1).astype(np.uint8)
+    image, path = np.stack([gray] * 3, -1), tmp_path / kind
+
+    def write() -> None:
+        options = {"planar.tif": {"planarconfig": "separate"}, "tiled.tif": {"tile": (16, 16), "compression": "zlib"}}
+        pixels = np.moveaxis(image, -1, 0) if kind == "planar.tif" else image
+        if kind == "rgb.png":
+            Image.fromarray(image).save(path)
+        elif kind == "pages.tif":
+            tifffile.imwrite(path, np.stack([image[::-1], image]), photometric="rgb", metadata={"axes": "TYXS"})
+        else:
+            tifffile.imwrite(path, pixels, photometric="rgb", **options.get(kind, {}))
+
+    write()
+    named = inputs.find_images([path], channels=("intensity",), exclude=tmp_path / "out").images[-1]
+    for channels in (("intensity",), ("DAPI",)):
+        opened = inputs.open_image(named, channels)
+        assert np.array_equal(opened.image[:, :, :], gray[None]) and inputs.GRAY_NOTE in opened.notes
+    assert inputs.GRAY_NOTE not in inputs.open_image(named, ("green",)).notes
+    assert inputs.GRAY_NOTE not in inputs.open_image(named, ("red", "green", "blue")).notes
+    image[-1, -1, 2] ^= 1
+    write()
+    with pytest.raises(SegueError, match=r"3 channel\(s\) \(red, green, blue\) that differ, but the model takes 1"):
+        inputs.open_image(named, ("intensity",))
+    with pytest.raises(SegueError, match=r"3 channel\(s\) \(red, green, blue\), but the model takes 2"):
+        inputs.open_image(named, ("one", "two"))
+
+
 def test_numbers_of_64_bits(tmp_path: Path):
     """Floats are rounded with a word, and refused where float32 ends; integers are read as those of 32 bits."""
     image = image_of(1)[None]

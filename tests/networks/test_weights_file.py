@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from samples.cli import assert_refused, run_segue
 
+from segue.errors import SegueError
 from segue.fingerprint import hash_file
 from segue.networks.analysis.weights_file import networks_for
+from segue.networks.pretrained import read_weights
 from segue.networks.registry import NetworkSpec
 from segue.zoo import encoders
+from segue.zoo.shipped import CARD, WEIGHTS, shipped_models
 
 
 @pytest.mark.slow
@@ -47,7 +53,7 @@ def test_the_command_says_what_a_file_is(tmp_path: Path, monkeypatch: pytest.Mon
     text = run_segue("models", "check", file).stdout
     assert f'fits      network = {{ name = "unet-resnet18", pretrained = "{file}" }}' in text
     assert "no file of `segue models`" in text and hash_file(file) in text
-    known = encoders.KnownEncoder("tests", "unet-resnet18", "CC0", 47, None, hash_file(file))
+    known = encoders.KnownEncoder("tests", "unet-resnet18", "CC0", 47, "https://a.b", f"sha256 {hash_file(file)}")
     monkeypatch.setattr(encoders, "ENCODERS", (*encoders.ENCODERS, known))
     assert "known as  tests, license CC0" in run_segue("models", "check", file).stdout
     save_file({"encoder.a": torch.zeros(2), "head.b": torch.zeros(2)}, file)
@@ -59,10 +65,51 @@ def test_the_command_says_what_a_file_is(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_listed_encoders_are_networks():
-    """Every name is one that a specification takes; checksums are of sha256, and of one file each."""
+    """Every name is one that a specification takes; checksums are of one file each."""
     for encoder in encoders.ENCODERS:
-        assert NetworkSpec(name=encoder.network).name == encoder.network
-        assert encoder.address is None or encoder.address.startswith("https://")
-    checksums = [encoder.sha256 for encoder in encoders.ENCODERS if encoder.sha256]
-    assert all(len(one) == 64 and int(one, 16) for one in checksums) and len(set(checksums)) == len(checksums)
-    assert encoders.encoder_of(checksums[0]) is encoders.ENCODERS[0] and encoders.encoder_of("0" * 64) is None
+        assert encoder.network is None or NetworkSpec(name=encoder.network).name == encoder.network
+        assert encoder.address.startswith("https://")
+    checksums = [encoder.checksum.split() for encoder in encoders.ENCODERS if encoder.checksum]
+    assert all(len(value) == {"sha256": 64, "xxh128": 32}[kind] and int(value, 16) for kind, value in checksums)
+    assert len({value for _, value in checksums}) == len(checksums)
+    assert encoders.encoder_of(checksums[0][1]) is encoders.ENCODERS[0] and encoders.encoder_of("0" * 64) is None
+
+
+def test_the_list_is_whole_and_fits_a_terminal():
+    """Of every file license, size, address and checksum, or that none is published; no line is wider than 120."""
+    text = run_segue("models").stdout
+    for encoder in encoders.ENCODERS:
+        assert f"{encoder.license}" in text and f"{encoder.size_MB:,} MB\n{encoder.address}" in text
+        assert encoder.checksum is None or f"\n{encoder.checksum}\n" in text
+    assert text.count("checksum not published") == 3 and text.count("sha256 on the page of the file") == 5
+    assert "mouseland/cellpose-sam" in text and "models/cyto3" in text and "Weights of Cellpose are not read" in text
+    assert all(len(line) <= 120 or line.endswith(CARD) for line in text.splitlines())
+
+
+def test_shipped_models_are_known(tmp_path: Path):
+    """By their weights, wherever a copy lies, and by the folder of the run; changed weights are others."""
+    nuclei, copy = shipped_models()["nuclei"], tmp_path / "n.bin"
+    shutil.copy(nuclei / WEIGHTS, copy)
+    for file in (nuclei / WEIGHTS, copy):
+        assert "known as  the weights of nuclei, which ships with segue" in run_segue("models", "check", file).stdout
+    text = run_segue("models", "check", nuclei).stdout
+    assert f"run       {nuclei}; segue inspect" in text and "known as  the weights of nuclei" in text
+    save_file({name: value + 1 for name, value in load_file(copy).items()}, copy)
+    text = run_segue("models", "check", copy).stdout
+    assert "nuclei" not in text and "no file of `segue models`" in text and "from = { weights = " in text
+
+
+def test_what_holds_no_weights_is_told_as_such(tmp_path: Path):
+    """Images, texts and folders are not mistaken for files with code."""
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "a.tif")
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n")
+    for name in ("a.tif", "a.png", "a.csv"):
+        done = run_segue("models", "check", tmp_path / name)
+        assert_refused(done, f"{name}: is no file of weights, neither safetensors nor a checkpoint of torch")
+    assert_refused(run_segue("models", "check", tmp_path), f"{tmp_path}: is a folder, and not that of a run")
+    with pytest.raises(SegueError, match="is a folder; give a file of weights"):
+        read_weights(tmp_path)
+    for damaged in (b"\x80\x02u.", b"\x80", b"PK", b""):
+        (tmp_path / "a.pth").write_bytes(damaged)
+        assert_refused(run_segue("models", "check", tmp_path / "a.pth"), "a.pth: ")

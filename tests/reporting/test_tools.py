@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+from samples.cli import run_segue
 from scipy.stats import ttest_1samp
 
 from segue import api
 from segue.errors import SegueError
 from segue.evaluation.counts import ClassCounts
 from segue.evaluation.tools import LabelFiles, ToolCounts, ToolsSpec
-from segue.reporting.figures.predictions.tools import background
-from segue.reporting.tables.tool_comparison import ToolComparison, compare_tools
+from segue.reporting.figures.predictions.tools import background, chosen_images, disagreement_figure
+from segue.reporting.tables.tool_comparison import SAME, ToolComparison, compare_tools
 
 NAMES = ("background", "cell")
 
 
-def comparison(groups: list[str], *, margin: float | None = None, copies: int = 1, more: int = 5) -> ToolComparison:
+def comparison(
+    groups: list[str], *, margin: float | None = None, copies: int = 1, more: int | np.ndarray = 5
+) -> ToolComparison:
     """Returns two tools on images of 100 px of which the first gets 50 … right, the second `more` in every image."""
     right = 50 + 3 * (np.arange(len(groups)) // copies) % 17
     counts = {}
@@ -65,8 +71,17 @@ def test_differences_are_paired():
     assert (row["wins"], row["losses"], row["ties"]) == (6, 0, 0)
     assert row["equivalent_within"] == pytest.approx(0.05)
     assert row["conclusion"] == "better, but equivalent within the margin"
-    same = comparison(list("abcdef"), more=0).difference_of("second", "accuracy")
-    assert (same["ties"], same["p"], same["conclusion"]) == (6, 1.0, "undecided")
+
+
+@pytest.mark.parametrize(("groups", "change", "conclusion"), [
+    ("abcdef", np.zeros(6), SAME), ("aaa", np.zeros(3), SAME),
+    ("abcdef", np.array([1, -1, 1, -1, 1, -1]), "undecided"), ("aaa", np.array([1, -1, 0]), ""),
+])  # fmt: skip
+def test_equal_scores_are_told_as_such(groups: str, change: np.ndarray, conclusion: str):
+    """Equal scores in every image are no undecided difference; equal means of scores that differ are."""
+    row = comparison(list(groups), more=change, margin=None).difference_of("second", "accuracy")
+    assert row["pooled"] == pytest.approx(0) and row["ties"] == (change == 0).sum()
+    assert row["conclusion"] == conclusion
 
 
 def test_a_single_group_has_no_interval():
@@ -117,6 +132,19 @@ def test_page_and_table(folder: Path, classes: tuple[str, ...]):
     assert single.differences.empty and (folder / "one.html").exists()
 
 
+def test_the_command_tells_equal_tools_from_others(folder: Path):
+    """Masks given twice are the same in every image, and so are renumbered ones; others differ by a number."""
+    for path in (folder / "joined").iterdir():
+        (folder / "renumbered").mkdir(exist_ok=True)
+        labels = tifffile.imread(path)
+        tifffile.imwrite(folder / "renumbered" / path.name, np.where(labels > 0, 9 - labels, 0).astype(np.uint8))
+    tools = ("a=joined", "b=joined", "c=renumbered", "d=missing")
+    masks = [f"{name}={folder / place}" for name, _, place in (tool.partition("=") for tool in tools)]
+    text = run_segue("compare", folder / "labels", *masks, "-o", folder / "page.html").stdout
+    assert "b − a, ap_mean: the same in every image\nc − a, ap_mean: the same in every image\nd − a" in text
+    assert "[0, 0]" not in text and text.count("the same in every image") == 2
+
+
 @pytest.mark.parametrize("samples", [1, 3, 4])
 def test_images_behind_outlines(folder: Path, samples: int):
     """Color images are in color, without their alpha; the gray ones are as they are."""
@@ -132,6 +160,27 @@ def test_images_behind_outlines(folder: Path, samples: int):
     expected = [10, 60, 200] if samples > 1 else 10
     assert picture.shape == ((40, 48, 3) if samples > 1 else (40, 48))
     assert picture[30, 5].tolist() == expected and picture[3, 5].tolist() == (np.array(expected) // 2).tolist()
+
+
+@pytest.mark.parametrize(("count", "classes", "absent"), [
+    (1, (), ""), (4, (), ""), (5, (), "Not drawn: tool-4."), (6, NAMES, "Not drawn: tool-4 and tool-5."),
+])  # fmt: skip
+def test_examples_fit_their_columns(folder: Path, count: int, classes: tuple[str, ...], absent: str):
+    """No title runs into the next column, however many there are; tools that are not drawn are named."""
+    for file in folder.glob("*/*.tif"):
+        file.rename(file.with_name(f"IXMtest_{file.stem}_FEE31BFC-B8B3-41F7-A3E2-1E847D9B42CB.tif"))
+    names = [f"{'a-tool-of-a-long-name-' * (k == 1)}tool-{k}" for k in range(count)]
+    masks = {name: folder / ("joined", "missing")[k % 2] for k, name in enumerate(names)}
+    result = api.compare(folder / "labels", masks, images=folder / "images", spec=ToolsSpec(classes=classes))
+    drawn = disagreement_figure(result)
+    assert drawn is not None and drawn.caption.count("Not drawn") == bool(absent) and absent in drawn.caption
+    renderer = FigureCanvasAgg(drawn.figure).get_renderer()
+    drawn.figure.draw(renderer)
+    columns = len(drawn.figure.axes) // len(chosen_images(result))
+    for number, (axes, right) in enumerate(pairwise(drawn.figure.axes), 1):
+        for title in axes.findobj(Text) if number % columns else ():
+            is_title = title.get_text() and title.get_text() == axes.get_title(loc="left")  # pyright: ignore
+            assert not is_title or title.get_window_extent(renderer).x1 < right.get_window_extent(renderer).x0
 
 
 @pytest.mark.parametrize("name", ["page.html", "page.csv"])

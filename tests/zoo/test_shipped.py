@@ -104,7 +104,7 @@ def test_the_command_lists_what_ships():
     """By name, with title, size and card."""
     done = run_segue("models")
     assert done.returncode == 0 and "segue predict NAME" in done.stdout
-    assert "discs  Discs (" in done.stdout
+    assert "discs: Discs (" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["n" * 300, "n" * 5000, "nul\0"])

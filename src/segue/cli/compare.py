@@ -36,8 +36,9 @@ def compare(
         str | None,
         typer.Option(
             "--group",
-            help="Named parts of the names that are the group, such as '{well}_*'; default: each "
-            "image is its own group.",
+            metavar="PATTERN",
+            help="Named parts of the names that are the group, such as '{well}_*', or a regular expression with one "
+            "group; default: each image is its own group.",
         ),
     ] = None,
     classes: Annotated[
@@ -90,6 +91,7 @@ def _summary(result: ToolComparison) -> str:
     """Returns the main scores of all images together, a line per tool, and how they differ from the first."""
     from segue.cli.describe import format_table
     from segue.reporting.formatting import format_number
+    from segue.reporting.tables.tool_comparison import SAME
 
     names = result.main_scores
     rows = []
@@ -103,9 +105,13 @@ def _summary(result: ToolComparison) -> str:
         rows.append((tool, *cells))
     lines = [format_table([("tool", *names), *rows])]
     for row in (result.difference_of(tool, names[0]) for tool in result.tools[1:]):
+        tools = f"{row['tool']} − {row['reference']}, {names[0]}"
+        if row["conclusion"] == SAME:
+            lines.append(f"{tools}: {SAME}")
+            continue
         ends = ", ".join(format_number(row[f"pooled_{end}"], signed=True) for end in ("low", "high"))
         lines.append(
-            f"{row['tool']} − {row['reference']}, {names[0]}: {format_number(row['pooled'], signed=True)} [{ends}], "
+            f"{tools}: {format_number(row['pooled'], signed=True)} [{ends}], "
             f"better on {row['wins']} of {row['wins'] + row['losses'] + row['ties']} images"
             + (f": {row['conclusion']}" if row["conclusion"] else "")
         )

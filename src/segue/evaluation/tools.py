@@ -27,6 +27,7 @@ from segue.inference.model import Model
 from segue.labels import numbering
 
 LABELS = "labels"  # what the label images are called, which no tool can be
+IMAGES = "--images"  # what the images are called, which no tool is
 UNCLEAR_IGNORED = {1, 255}  # values of masks in which 255 may be the foreground or mark ignored pixels
 
 
@@ -37,7 +38,8 @@ class ToolsSpec:
     classes: names of the classes of pixels, the background first; empty for objects, numbered from 1. number_parts:
     tools, or "labels", whose connected parts (8 neighbors) are numbered: masks become objects. keep_numbers: those
     whose numbers count although they look like no numbering. group: pattern of the end of names, without suffix, whose
-    named parts are the group of an image; None: each file is its own group.
+    named parts are the group of an image, or a regular expression with one group (`data.folders.masks.groups_of`);
+    None: each file is its own group.
     """
 
     classes: tuple[str, ...] = ()
@@ -128,13 +130,14 @@ def score_tools(
     expected = find_masks(LABELS, labels)
     files = {name: find_masks(name, place) for name, place in tools.items() if not isinstance(place, Model)}
     paths = {name: pair_masks(expected, one) for name, one in files.items()}
+    places = {one.name: one.place for one in (expected, *files.values())} | {IMAGES: str(images)}
     image_paths: dict[str, Path] | None = None
     if images is not None:
         listed = find_masks("images", images, suffixes=tuple(image_io.READERS))
         image_paths = pair_masks(expected, listed, complete=False)
 
     # every file is read and judged
-    pages, sources, notes = _read_all(expected, paths, image_paths, spec)
+    pages, sources, notes = _read_all(expected, paths, image_paths, spec, places)
     planes = [(key, page if total > 1 else None) for key, total in pages.items() for page in range(total)]
     names = [key if page is None else f"{key} page {page + 1}" for key, page in planes]
     groups = groups_of([key for key, _ in planes], spec.group)
@@ -228,9 +231,13 @@ def _read_all(
     paths: Mapping[str, Mapping[str, Path]],
     images: Mapping[str, Path] | None,
     spec: ToolsSpec,
+    places: Mapping[str, str],
 ) -> tuple[dict[str, int], dict[str, Source], list[str]]:
-    """Returns the number of pages of each label file, the label images of each tool and of the labels, and notes."""
-    problems: list[str] = []
+    """Returns the number of pages of each label file, the label images of each tool and of the labels, and notes.
+
+    places: where the files of each, of the labels and the images are, which head a list of their problems.
+    """
+    problems: dict[str, list[str]] = {}  # by place
     pages: dict[str, int] = {}
     measures: dict[str, dict[str, numbering.LabelMeasures]] = {name: {} for name in (LABELS, *paths)}
     values: dict[str, set[int]] = {name: set() for name in measures}
@@ -239,21 +246,22 @@ def _read_all(
         true = read_masks(label_path)
         pages[key] = len(true)
         if images is not None:
-            problems += _other_size(images[key], true.shape[1:])
+            problems.setdefault(places[IMAGES], []).extend(_other_size(images[key], true.shape[1:]))
         for name, path in {LABELS: label_path, **{name: of_tool[key] for name, of_tool in paths.items()}}.items():
+            of_name = problems.setdefault(places[name], [])
             try:
                 labels = true if name == LABELS else read_masks(path)
             except SegueError as error:
-                problems.append(str(error))
+                of_name.append(str(error))
                 continue
             if labels.shape != true.shape:
-                problems.append(
+                of_name.append(
                     f"{name}: {path} is {_shape(labels)}, but the label image {label_path} is {_shape(true)}; masks "
                     "have the size of the image: check the pair."
                 )
                 continue
             if name != LABELS and labels.min() < 0:
-                problems.append(f"{name}: {path} holds -1, which is for pixels that labels ignore; make it 0.")
+                of_name.append(f"{name}: {path} holds -1, which is for pixels that labels ignore; make it 0.")
                 continue
             is_tiff = path.suffix.lower() in image_io.TIFF_SUFFIXES
             marked[name] += is_tiff and image_io.is_inverted_mask(path, path) is not None
@@ -263,7 +271,8 @@ def _read_all(
                 measures[name][where] = numbering.measure(numbering.number_parts(plane) if number else plane)
                 if spec.classes:
                     values[name].update(np.unique(plane).tolist())
-    raise_problems(Path(expected.place), problems)
+    wrong = [place for place, of_place in problems.items() if of_place]
+    raise_problems(", ".join(wrong), [problem for place in wrong for problem in problems[place]])
     sources: dict[str, Source] = {}
     notes = [
         f"{name}: {n} one-bit masks are marked WhiteIsZero, and taken as stored: 1 for foreground"

@@ -10,7 +10,7 @@ import contextlib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from segue.data.folders.patterns import file_stem, find_files
 from segue.data.formats.ome_zarr import is_zarr, read_ome_zarr
 from segue.data.formats.stack import AXIS_WORDS, RGB, Stack, luma
 from segue.data.formats.tiff_blocks import TiffBlocks
+from segue.data.tiling import bands
 from segue.errors import SegueError
 from segue.fingerprint import hash_json, shared_folder
 from segue.storage import absolute, as_path, file_name
@@ -29,6 +30,7 @@ LARGE_BYTES = 2**26  # of a plane; smaller ones are read whole
 PAGE_AXES = {"T": "t", "Z": "z", "Q": "p"}  # axes whose entries are images, and how these are numbered in names
 WITHOUT_PAGES = tuple(suffix for suffix, reader in image_io.READERS.items() if reader.single)
 SIGNS = frozenset("*?[{")
+GRAY_NOTE = "has equal red, green and blue, taken as one channel of gray"
 UNNAMED = "intensity"  # the name of the only channel of a dataset that names none
 
 
@@ -214,7 +216,8 @@ class OpenImage:
 def open_image(image: ImageInput, channels: tuple[str, ...]) -> OpenImage:
     """Returns the image with the model's channels; raises SegueError if it has not these, or cannot be read.
 
-    Channels are taken by name where the file names all of the model's, and in order where it has as many.
+    Channels are taken by name where the file names all of the model's, and in order where it has as many; red, green
+    and blue that are equal are gray, which a model of one channel takes.
     """
     stack = _read_stack(image.path)
     axes, lengths = stack.axes, dict(zip(stack.axes, stack.pixels.shape, strict=True))
@@ -229,14 +232,20 @@ def open_image(image: ImageInput, channels: tuple[str, ...]) -> OpenImage:
     channel_axis = next((letter for letter in "CSQ" if lengths.get(letter, 1) > 1 and letter not in index), None)
     if channel_axis == "C" and lengths.get("S", 1) > 1:
         raise SegueError(f"{image.path}: holds {lengths['C']} color images; save each as a separate image.")
-    order, is_gray, notes = _channel_order(image.path, stack, channel_axis, lengths, channels)
     size = (lengths["Y"], lengths["X"])
     is_large = int(np.prod(size)) * dtype.itemsize * (lengths.get("S", 1)) > LARGE_BYTES
     with _decoding(image.path):
         is_tiff = image.path.suffix.lower() in image_io.TIFF_SUFFIXES
         blocks = TiffBlocks(image.path) if is_large and is_tiff else None
-    pixels = RegionReader(image.path, stack, index, channel_axis, order, is_gray, dtype, blocks)
-    if not is_large or (not image.path.is_dir() and (blocks is None or not blocks.has_small_chunks)):
+    is_whole = not is_large or (not image.path.is_dir() and (blocks is None or not blocks.has_small_chunks))
+    colors = RegionReader(image.path, stack, index, channel_axis, (0, 1, 2), False, dtype, blocks)
+    is_rgb = channel_axis == "S" and lengths["S"] == len(RGB)
+    if is_rgb and _takes_gray(channels) and _are_equal(colors, size, whole=is_whole):
+        order, is_gray, notes = (0,), False, (GRAY_NOTE,)
+    else:
+        order, is_gray, notes = _channel_order(image.path, stack, channel_axis, lengths, channels)
+    pixels = replace(colors, order=order, is_gray=is_gray)
+    if is_whole:
         planes = pixels.planes(order, slice(None), slice(None))
         acquired = image_io.to_acquired(image.path, planes)
         notes = (*notes, *image_io.rounding_notes(planes, acquired))
@@ -257,6 +266,18 @@ def _decoding(path: Path) -> Iterator[None]:
         raise SegueError(image_io.not_decoded(path, format, error)) from error
 
 
+def _takes_gray(channels: tuple[str, ...]) -> bool:
+    """Returns whether a model takes one channel that is neither a color nor made of colors."""
+    return len(channels) == 1 and channels[0] not in ("gray", *RGB)
+
+
+def _are_equal(colors: RegionReader, size: tuple[int, int], *, whole: bool) -> bool:
+    """Returns whether red, green and blue are equal everywhere; a large image is read by bands, up to a difference."""
+    row_ranges = [(0, size[0])] if whole else bands(*size, 3 * colors.dtype.itemsize)
+    planes = (colors.planes(colors.order, slice(*rows), slice(None)) for rows in row_ranges)
+    return all(bool((band == band[:1]).all()) for band in planes)
+
+
 def _channel_order(
     path: Path, stack: Stack, channel_axis: str | None, lengths: dict[str, int], channels: tuple[str, ...]
 ) -> tuple[tuple[int, ...], bool, tuple[str, ...]]:
@@ -270,6 +291,7 @@ def _channel_order(
         return tuple(names.index(name) for name in channels), False, ()
     if count != len(channels):
         named = f" ({', '.join(names)})" if names else ""
+        named += " that differ" if channel_axis == "S" and count == 3 and _takes_gray(channels) else ""
         raise SegueError(
             f"{path}: has {count} channel(s){named}, but the model takes {len(channels)} ({', '.join(channels)}); "
             "give images of these channels."

@@ -36,6 +36,9 @@ from segue.networks.network import Network
 from segue.networks.registry import FAMILIES, NetworkSpec
 
 CONTAINERS = ("state_dict", "model")  # under which training scripts keep the tensors
+TORCH_BEGINNINGS = (b"PK", b"\x80")  # of checkpoints of torch: zip files, earlier pickles
+OF_DAMAGED_PICKLES = (ValueError, LookupError, TypeError, AttributeError)
+MAX_HEADER_BYTES = 10**8  # of safetensors
 SAM_PREFIX = "image_encoder."  # of the checkpoints that the authors of SAM publish
 _FLATTENED = re.compile(r"^([a-z]+)_(\d+)\.")  # stages_0.… of timm's encoders by features is stages.0.… in its files
 
@@ -97,7 +100,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     content: Any
     try:
-        if path.suffix == ".safetensors":
+        with path.open("rb") as file:
+            beginning = file.read(9)
+        is_safetensors = path.suffix == ".safetensors" or _begins_as_safetensors(beginning)
+        if beginning and not is_safetensors and not beginning.startswith(TORCH_BEGINNINGS):
+            raise SegueError(
+                f"{path}: is no file of weights, neither safetensors nor a checkpoint of torch; give a .safetensors or "
+                ".pth file in timm's format."
+            )
+        if is_safetensors:
             content = load_file(path)
         else:
             with warnings.catch_warnings():
@@ -105,12 +116,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise SegueError(f"{path}: there is no such file; give a file of weights in timm's format.") from None
+    except IsADirectoryError:
+        raise SegueError(f"{path}: is a folder; give a file of weights, .safetensors or .pth.") from None
     except pickle.UnpicklingError:
         raise SegueError(
             f"{path}: holds more than tensors, and code in a file is never executed; save its tensors as safetensors "
             "and give that file."
         ) from None
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
+    except (SafetensorError, OSError, RuntimeError, EOFError, *OF_DAMAGED_PICKLES) as error:
         raise SegueError(
             f"{path}: is not a complete file of weights ({_first_line(error)}); give a .safetensors or .pth file in "
             "timm's format."
@@ -257,6 +270,11 @@ def _fetch(spec: NetworkSpec, context: str) -> dict[str, Tensor]:
             f"{_first_line(error)}); connect to the network, or give a file in timm's format: "
             f'pretrained = "{model}.safetensors".'
         ) from error
+
+
+def _begins_as_safetensors(beginning: bytes) -> bool:
+    """Returns whether the first nine bytes are the length of a header of safetensors, and the bracket that opens it."""
+    return beginning[8:] == b"{" and int.from_bytes(beginning[:8], "little") <= MAX_HEADER_BYTES
 
 
 def _rename_sam(name: str) -> str:

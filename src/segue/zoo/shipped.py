@@ -10,15 +10,22 @@ import os
 from pathlib import Path
 
 from segue.errors import SegueError
+from segue.fingerprint import hash_file
 from segue.storage import as_path, is_file
 
 MODELS = Path(__file__).with_name("models")
-CARD = "card.md"
+CARD, WEIGHTS = "card.md", "weights.safetensors"
 
 
 def shipped_models() -> dict[str, Path]:
     """Returns the folder of every model that ships with segue, by name."""
     return {folder.name: folder for folder in sorted(MODELS.glob("*")) if (folder / CARD).is_file()}
+
+
+def shipped_model_of(sha256: str) -> str | None:
+    """Returns the name of the shipped model whose file of weights has this checksum (hex)."""
+    models = shipped_models().items()
+    return next((name for name, folder in models if hash_file(folder / WEIGHTS) == sha256), None)
 
 
 def find_model(model: Path | str, folder: Path = Path()) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -136,27 +137,51 @@ def _close(key: str, names: Sequence[str], files: NamedFiles) -> str:
 
 
 def groups_of(keys: Sequence[str], pattern: str | None) -> list[str]:
-    """Returns the group of each name: the named parts of a pattern, joined by "/"; without a pattern the name itself.
+    """Returns the group of each name: of a pattern its named parts, joined by "/", of a regular expression its one
+    group; without either the name itself.
 
-    The pattern is that of the end of the name, without suffix: "{well}_*", "{series}/*". Raises SegueError for names
-    that it does not match.
+    The pattern is that of the end of the name, without suffix: "{well}_*", "{series}/*"; a single named part is as
+    short as it can be, several that match in more than one way are refused. A regular expression is searched in the
+    name without folders. Raises SegueError for names that do not match.
+
+    >>> groups_of(["B02_s1_0"], "{group}_*"), groups_of(["B02_s1_0"], "^([A-Z])")
+    (['B02'], ['B'])
     """
     if pattern is None:
         return list(keys)
-    if not named_parts(pattern):
-        raise SegueError(
-            f"--group {pattern}: has no named part, which would be the group; write e.g. --group '{{well}}_*'."
-        )
+    named = named_parts(pattern)
+    expression = None if named else _group_expression(pattern)
     problems: list[str] = []
     groups = []
     for key in keys:
-        ambiguous = len(problems)
-        texts = match_path(pattern, Path(key), problems)
-        if texts is None and len(problems) == ambiguous:
-            problems.append(f"--group {pattern}: does not match '{key}'; correct the pattern.")
-        groups.append("/".join((texts or {}).values()))
-    raise_problems(Path(pattern), problems)
+        ambiguous: list[str] = []
+        if expression is None:
+            texts = match_path(pattern, Path(key), ambiguous)
+            group = "/".join((texts or {}).values())
+        else:
+            match = expression.search(key.rpartition("/")[2])
+            group = (match[1] or "") if match else ""
+        if len(named) > 1 and ambiguous:
+            problems += ambiguous
+        elif not group:
+            problems.append(f"--group '{pattern}': does not match '{key}'; correct it.")
+        groups.append(group)
+    raise_problems(f"--group '{pattern}'", problems)
     return groups
+
+
+def _group_expression(pattern: str) -> re.Pattern[str]:
+    """Returns the regular expression of `--group`; raises SegueError if it is none, or has not one group."""
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise SegueError(f"--group '{pattern}': is no regular expression ({error}); or write {{well}}_*.") from None
+    if expression.groups != 1:
+        raise SegueError(
+            f"--group '{pattern}': has no named part, such as '{{well}}_*', and is no regular expression with one "
+            f"group, such as '^([^_]+)_' ({expression.groups} groups); write either."
+        )
+    return expression
 
 
 def read_masks(path: Path) -> np.ndarray:

@@ -120,7 +120,7 @@ def read_headers(pairs: Sequence[ImageLabelPair]) -> tuple[list[ImageLabelPair],
     return complete, problems
 
 
-def raise_problems(context: Path, problems: Sequence[str]) -> None:
+def raise_problems(context: Path | str, problems: Sequence[str]) -> None:
     """Raises SegueError with the first ten problems and their number, if there are any.
 
     Each problem names its own file; `context`, the place of the specification's files, heads a list of several.

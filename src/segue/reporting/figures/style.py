@@ -24,8 +24,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from PIL import Image
 
@@ -52,6 +54,7 @@ INK, MUTED, GRID, FAINT, PAPER, BLUE, VERMILION, GREEN, PURPLE, AMBER, TEAL, BRO
 CATEGORIES = (BLUE, VERMILION, GREEN, PURPLE, AMBER, TEAL, BROWN)
 FONT = "DejaVu Sans"  # ships with matplotlib, so that layout is the same everywhere
 WIDTH_IN = 10.0
+GAP_IN = 0.15  # between the titles of neighbors
 SCALE = "cividis"  # perceptually uniform, and alike for color-blind readers
 STYLE: dict[Any, Any] = {
     "font.family": FONT,
@@ -121,6 +124,24 @@ def style() -> Iterator[None]:
 
 def new_figure(height_in: float) -> Figure:
     return Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+
+
+def shorten(text: str, width_in: float, *, size: str = "axes.titlesize", weight: str = "bold") -> str:
+    """Returns the text, or "…" and as much of its end as is at most so wide, in the font of titles.
+
+    >>> shorten("IXMtest_F09_s6_w1", 0.6), shorten("F09", 0.6)
+    ('…6_w1', 'F09')
+    """
+    font = FontProperties(family=FONT, size=STYLE[size], weight=weight)
+
+    def is_wide(part: str) -> bool:
+        return (
+            text_to_path.get_text_width_height_descent(part, font, ismath=False)[0] > 0.93 * 72 * width_in
+        )  # pixels round widths
+
+    if not is_wide(text):
+        return text
+    return next(part for at in range(1, len(text) + 1) if not is_wide(part := f"…{text[at:]}") or at == len(text))
 
 
 def hide_axes(axes: Axes) -> None:

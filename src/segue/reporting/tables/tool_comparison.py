@@ -32,6 +32,7 @@ COUNTS = ("objects_true", "objects_predicted", "merges", "splits", "missed", "fa
 LOWER_IS_BETTER = ("count_error_absolute", "count_error_relative", "merges", "splits", "missed", "false", *ERRORS)
 WITHOUT_DIRECTION = ("count_error", "objects_true", "objects_predicted")
 DIFFERENCE_KEYS = ("score", "tool", "reference")
+SAME = "the same in every image"  # the conclusion where two tools have equal scores
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class ToolComparison:
     interval (NaN with a single group). differences: a row per score and tool after the first, `reference`: differences
     of both with intervals, `p` and `p_adjusted` (Holm's, over the tools) of the pooled difference, images on which the
     tool is better (`wins`), worse (`losses`) or equal (`ties`), `equivalent_within`: the least margin within which two
-    one-sided tests at 5 % find the pooled scores equivalent, and `conclusion`.
+    one-sided tests at 5 % find the pooled scores equivalent, and `conclusion`, which is `SAME` for equal scores.
     counts: what was counted, and where the label images are. margin: for equivalence of scores from 0 to 1.
     """
 
@@ -130,7 +131,10 @@ def compare_tools(counts: ToolCounts, *, margin: float | None = None, resamples:
             }
             adjusted.append(row)
         for row, p in zip(adjusted, holm(np.array([row["p"] for row in adjusted], float)), strict=True):
-            differences.append(row | {"p_adjusted": p, "conclusion": _conclusion(row, p, margin)})
+            own, reference = single[row["tool"]][name], single[first][name]
+            is_same = np.array_equal(own, reference, equal_nan=True) and bool(np.isfinite(own).any())
+            conclusion = SAME if is_same else _conclusion(row, p, margin)
+            differences.append(row | {"p_adjusted": p, "conclusion": conclusion})
     return ToolComparison(
         counts,
         _tidy(counts, single),

@@ -11,7 +11,17 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from skimage.measure import block_reduce
 
-from segue.reporting.figures.style import INK, MUTED, ReportFigure, hide_axes, new_figure, style
+from segue.reporting.figures.style import (
+    GAP_IN,
+    INK,
+    MUTED,
+    WIDTH_IN,
+    ReportFigure,
+    hide_axes,
+    new_figure,
+    shorten,
+    style,
+)
 from segue.reporting.formatting import plural
 from segue.study.table import Example
 
@@ -67,7 +77,7 @@ def draw_examples(examples: Sequence[Example]) -> Figure:
     figure = new_figure(0.55 + 9.2 / columns * len(examples))
     grid = figure.subplots(len(examples), columns, squeeze=False)
     for axes, title in zip(grid[0], ["image", "label", *titles], strict=True):
-        axes.set_title(title, loc="left")
+        axes.set_title(shorten(title, WIDTH_IN / columns - GAP_IN), loc="left")
     for line, example in zip(grid, examples, strict=True):
         for axes, title in zip(line, ["", "", *titles], strict=True):
             hide_axes(axes)
@@ -77,7 +87,8 @@ def draw_examples(examples: Sequence[Example]) -> Figure:
             axes.imshow(gray_levels(example.image), cmap="gray", vmin=0, vmax=255)
             if title:
                 _draw_outcome(axes, outcome(example.label, example.predictions[title]))
-        line[0].set_ylabel(example.domain, color=INK)
+        name = shorten(example.domain, 9.2 / columns - GAP_IN, size="axes.labelsize", weight="normal")
+        line[0].set_ylabel(name, color=INK)
         for value, color in zip(np.unique(example.label[example.label > 0]), CLASSES, strict=False):
             _outline(line[1], example.label == value, color)
     names = {"hit": HIT, "miss": MISS, "false alarm": FALSE_ALARM}

@@ -29,14 +29,17 @@ from segue.reporting.figures.predictions.failures import (
     wrong_objects,
 )
 from segue.reporting.figures.style import (
+    GAP_IN,
     MUTED,
     PAPER,
+    WIDTH_IN,
     ReportFigure,
     Tooltips,
     category_colors,
     hide_axes,
     new_figure,
     plain_ticks,
+    shorten,
     style,
 )
 from segue.reporting.formatting import format_number, join_names, metric_for, plural
@@ -167,7 +170,9 @@ def disagreement_figure(comparison: ToolComparison) -> ReportFigure | None:
     where = "where the objects that they get wrong differ most" if len(tools) > 1 else "with most wrong objects"
     if comparison.counts.spec.classes:
         where = "where they differ most" if len(tools) > 1 else "with most wrong pixels"
-    without = "" if comparison.counts.image_files else " No images were given, so that outlines are on black."
+    others = comparison.tools[MAX_TOOLS:]
+    without = f" Not drawn: {join_names(others)}." if others else ""
+    without += "" if comparison.counts.image_files else " No images were given, so that outlines are on black."
     caption = (
         f"The {plural(len(chosen), 'image')} {which}, each cut to the square {where}; counts are of the whole image. "
         f"They are illustrations.{without}"
@@ -199,7 +204,7 @@ def _draw_objects(comparison: ToolComparison, chosen: list[int], tools: list[str
             else:
                 outline(axes, label[window], object_ids(label[window]), color=TRUE, width=0.9)
                 text = f"{plural(len(object_ids(label)), 'labeled object')}\n"
-            _title(axes, tool or _short(name), text)
+            _title(axes, shorten(tool or name, WIDTH_IN / columns - GAP_IN), text)
     draw_legend(figure)
     return figure
 
@@ -219,17 +224,13 @@ def _draw_classes(comparison: ToolComparison, chosen: list[int], tools: list[str
         differ = ((stacked != stacked[0]).any(0) & (label >= 0)).astype(float)
         window = square(np.zeros_like(label), differ) if min(label.shape) <= 320 else _large_square(differ)
         cut = {tool: one[window] for tool, one in predicted.items()}
-        name = _short(comparison.counts.images[index])
+        name = comparison.counts.images[index]
         examples.append(Example(background(comparison, index)[window], label[window], name, cut))
     return draw_examples(examples)
 
 
 def _large_square(weights: np.ndarray) -> tuple[slice, slice]:
     return square(np.pad(np.ones((320, 320), int), ((0, weights.shape[0] - 320), (0, weights.shape[1] - 320))), weights)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 24 else f"…{name[-23:]}"
 
 
 def background(comparison: ToolComparison, index: int) -> np.ndarray:
