@@ -18,6 +18,7 @@ import numpy as np
 from segue.data.annotations.draw import IGNORED_CLASSES, AnnotationNotes, describe_annotation_notes
 from segue.data.annotations.files import annotated_images, is_annotation_file, names_of, read_annotations
 from segue.data.folders.label_files import read_label_files
+from segue.data.folders.masks import groups_of
 from segue.data.folders.observations import Observation, notes_on_images, notes_on_pixel_sizes, observe
 from segue.data.folders.pairing import ImageLabelPair, raise_problems
 from segue.data.folders.patterns import (
@@ -241,8 +242,7 @@ def _shape(one: ImageLabelPair, acquisition: Acquisition | None) -> tuple[int, i
 def pair(images: str, labels: str, group: str | None) -> tuple[list[ImageLabelPair], list[Path]]:
     """Returns the labeled images with their labels, by group and name, and the images without labels."""
     root = Path.cwd()
-    if group is not None:
-        group_expression(group)  # or refuses it, before files are looked at
+    groups_of([], group)  # refuses what is no pattern, before files are looked at
     image_pattern = pattern_of(images)
     matches = find_files(image_pattern, root)
     if is_annotation_file(Path(labels)) and Path(labels).is_file():
@@ -351,38 +351,12 @@ def pattern_of(where: str, images: Sequence[NamedPath] = ()) -> str:
 
 
 def group_of(stem: str, pattern: str | None) -> str:
-    """Returns the group of an image by the name of its file, without suffix: the name itself without a pattern.
-
-    pattern: text with {group} and * around it, such as "{group}_layer_*", or a regular expression with one group, that
-    is searched. What matches no pattern raises SegueError.
+    """Returns the group of an image by the name of its file, without suffix, as `groups_of` does.
 
     >>> group_of("B02_s1", "{group}_s*"), group_of("B02_s1", "^([A-Z])")
     ('B02', 'B')
     """
-    if pattern is None:
-        return stem
-    match = group_expression(pattern).search(stem)
-    if match is None or not match[1]:
-        raise SegueError(f"--group '{pattern}': does not match '{stem}'; correct it.")
-    return match[1]
-
-
-def group_expression(pattern: str) -> re.Pattern[str]:
-    """Returns the regular expression of a pattern that `group_of` takes; raises SegueError for any other."""
-    expression = pattern
-    if "{group}" in pattern:
-        escaped = re.escape(pattern).replace(re.escape("{group}"), "(.+?)", 1).replace(r"\*", ".*").replace(r"\?", ".")
-        expression = f"^{escaped}$"
-    try:
-        compiled = re.compile(expression)
-    except re.error as error:
-        raise SegueError(f"--group '{pattern}': is no regular expression ({error}); or write {{group}}_*.") from None
-    if compiled.groups != 1:
-        raise SegueError(
-            f"--group '{pattern}': has {compiled.groups} capture groups; it needs one, such as '^([^_]+)_', or write "
-            "{group}, such as '{group}_s*'."
-        )
-    return compiled
+    return groups_of([stem], pattern)[0]
 
 
 # what labels are
