@@ -317,7 +317,7 @@ def _fit(
     write_fit_page(
         PageContent(
             title=f"{request.out.name}: fit of {len(look.pairs)} labeled images",
-            answer=tuple(result["answer"]),
+            answer=tuple(filter(None, [*result["answer"], result["tested_by"]])),
             seen=tuple(seen),
             choices=(*data, *choices, _length_choice(request, length, trainings)),
             verdict=verdict,
@@ -572,7 +572,11 @@ def _result(
         test = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in test.items()}
         candidates.append({"name": name, "validation": mean_score(tables["validation"][name]).mean, "test": test})
     licenses = RunFolder(run).read(RunFolder(run).groups).get("licenses", ())
-    origins = [one for one in parents if verdict.chosen in (one.untouched, *_children(one))]
+    origins = [
+        {"name": given, "license": one.license, "card": _card_of(one)}
+        for given, one in zip(request.parents, parents, strict=True)
+        if verdict.chosen in (one.untouched, *_children(one))
+    ]
     is_untouched = verdict.chosen in [one.untouched for one in parents]
     tested_by = ""
     if len(names) > 1:
@@ -605,10 +609,10 @@ def _result(
         "channels": look.channels,
         "classes": list(look.labels.names),
         "data_license": request.license or NOT_STATED,
-        "started_from": [{"name": str(one.folder), "license": one.license, "card": _card_of(one)} for one in origins],
+        "started_from": origins,
         "license": "; ".join(licenses) or NOT_STATED,
         "study": study.name,
-        "files": read_json(work.length)["files"],
+        "files": read_json(work.length).get("files"),
     }
 
 
