@@ -68,10 +68,27 @@ def test_objects_are_normalized_by_their_background_and_averaged_over_views():
 
 
 def test_network_by_time():
-    assert rules.network(situation(training_s=299))[0] == {"name": "resunet", "width": 16}
-    assert rules.network(situation(training_s=300))[0] == {"name": "unet", "width": 16}
+    assert rules.network(situation(training_s=19))[0] == {"name": "resunet", "width": 16}
+    assert rules.network(situation(training_s=20))[0] == {"name": "unet", "width": 16}
     assert rules.network(situation(training_s=10, gpu=True))[0] == {"name": "unet", "width": 16}
+    assert rules.network(situation(training_s=299, kind="classes"))[0] == {"name": "resunet", "width": 16}
     assert rules.network(situation(training_s=300, kind="classes"))[0] == {"name": "resunet", "width": 32}
+
+
+@pytest.mark.parametrize(
+    ("changes", "px", "tiles"),
+    [
+        ({"side": 100}, 64, 8),
+        ({}, 128, 8),
+        ({"diameter": 33.0}, 256, 2),
+        ({"diameter": 33.0, "gpu": True}, 256, 8),
+        ({"kind": "classes", "diameter": 33.0}, 128, 8),
+    ],
+)
+def test_batch_by_tile(changes: dict, px: int, tiles: int):
+    """On a processor a step of larger tiles has as many pixels as 8 of 128 px, and no fewer than two tiles."""
+    here = situation(**changes)
+    assert (rules.tile_px(here)[0], rules.batch(here)[0]) == (px, tiles)
 
 
 def test_length():
