@@ -380,7 +380,7 @@ def test_tables_that_do_not_fit_each_other_are_refused(changes: dict, words: str
 @pytest.mark.parametrize(
     ("name", "datasets", "tiles", "grid_px"),
     [
-        ("demo-series", 1, 120 * 3, 192),
+        ("demo-series", 1, 100 * 3, 192),
         ("hrtem-defocus-series", 1, 1024 * 11, 1280),
         ("hrtem-noise-series", 1, 1024 * 5, 1280),
         ("hrtem-structure-series", 18, 1024, 1280),
