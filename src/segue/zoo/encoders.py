@@ -147,9 +147,7 @@ ENCODERS: tuple[KnownEncoder, ...] = (
         1230,
         f"{PAGES}mouseland/cellpose-sam/resolve/main/cpsam",
     ),
-    KnownEncoder(
-        "Cellpose 3 (cyto3), cells", None, "not stated (data: CC-BY-NC)", 26, "https://www.cellpose.org/models/cyto3"
-    ),
+    KnownEncoder("Cellpose 3 (cyto3), cells", None, "not stated", 26, "https://www.cellpose.org/models/cyto3"),
 )
 
 
