@@ -199,17 +199,18 @@ def _fit(
             log("WARNING: no learning curve: a single group is trained on; label more groups")
     training_s = rules.TRAINING_SHARE * 60 * request.minutes / trainings
     situation = Situation(look, training_s, default_device() == "cuda")
-    begun = read_json(work.length)
-    if begun is not None:
-        _require_same_files(begun.get("files"), look.pairs, work)
+    length_record = read_json(work.length)
+    is_new = length_record is None  # no number of steps is chosen, and nothing trained
+    if length_record is not None:
+        _require_same_files(length_record.get("files"), look.pairs, work)
     data = rules.choose(rules.DATA_RULES, situation)
     choices = rules.choose(rules.STAGE_RULES, situation)
     for name, parts in zip(names, folds, strict=True):
-        _write_images(work, name, table_text(look, parts, work.folder), replace=begun is None)
+        _write_images(work, name, table_text(look, parts, work.folder), replace=is_new)
         reasons = {choice.setting: choice.reason for choice in data}
         text = toml_text(preparation(look, name, data, request.license), reasons=reasons)
-        write_text(work.specification(name), text, replace=begun is None)
-    write_text(work.command, toml_text(request.record(work.folder), comments=["segue fit"]), replace=begun is None)
+        write_text(work.specification(name), text, replace=is_new)
+    write_text(work.command, toml_text(request.record(work.folder), comments=["segue fit"]), replace=is_new)
     store = Store(work.store)
     datasets = {
         name: _make_dataset(work, name, store, progress, log if name == names[0] else _ignore, look.notes)

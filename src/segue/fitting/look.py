@@ -43,7 +43,7 @@ LabelKind = Literal["instances", "classes"]
 MAX_OBSERVED = 48  # images whose intensities are looked at, evenly spaced; of the others, the header and the labels
 PROVISIONAL = {"name": "fit", "manifest": "images.csv", "tile_px": 64}
 PROVISIONAL_LABELS = {"kind": "instances", "names": ["background", "object"], "number_parts": False}
-REMEDIES_HERE = {**REMEDIES, "instances": "give --kind instances", "classes": "give --kind classes"}
+FIT_REMEDIES = {**REMEDIES, "instances": "give --kind instances", "classes": "give --kind classes"}
 LABEL_SUFFIXES = (*READERS, *ARRAY_READERS, *ANNOTATIONS)
 
 
@@ -172,7 +172,7 @@ def look_at(images: str, labels: str, *, group: str | None, kind: LabelKind | No
         measures,
         classes=len(meaning.names) if meaning.kind == "classes" else None,
         number_parts=True if meaning.number_parts else None if of_annotations is None else False,
-        remedies=REMEDIES_HERE,
+        remedies=FIT_REMEDIES,
     )
     if refusal:
         raise SegueError(f"{labels}: {refusal}, in a specification of `segue prepare`; or give --kind.")
@@ -424,9 +424,9 @@ def kind_of_labels(measures: Sequence[LabelMeasures], totals: Mapping[int, int],
         measure.values if INSTANCES["classes"].applies(measure) else measure.objects_repeated for measure in labeled
     ]
     is_usual = 3 * sum(count > 0 for count in repeated) >= len(labeled)
-    are_many = 4 * sum(repeated) >= sum(measure.values for measure in labeled)  # a few are objects that something cuts
+    many_are_repeated = 4 * sum(repeated) >= sum(measure.values for measure in labeled)
     is_mask = len(values) == 1
-    are_classes = few and ((is_usual and are_many) or not totals.get(0))
+    are_classes = few and ((is_usual and many_are_repeated) or not totals.get(0))
     if kind == "instances" or (kind is None and not is_mask and not are_classes):
         number_parts = is_mask or (few and are_classes)
         reason = "the connected parts of each value, numbered" if number_parts else "a number for each object"
