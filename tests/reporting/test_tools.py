@@ -172,12 +172,12 @@ def test_examples_fit_their_columns(folder: Path, count: int, classes: tuple[str
     names = [f"{'a-tool-of-a-long-name-' * (k == 1)}tool-{k}" for k in range(count)]
     masks = {name: folder / ("joined", "missing")[k % 2] for k, name in enumerate(names)}
     result = api.compare(folder / "labels", masks, images=folder / "images", spec=ToolsSpec(classes=classes))
-    drawn = disagreement_figure(result)
-    assert drawn is not None and drawn.caption.count("Not drawn") == bool(absent) and absent in drawn.caption
-    renderer = FigureCanvasAgg(drawn.figure).get_renderer()
-    drawn.figure.draw(renderer)
-    columns = len(drawn.figure.axes) // len(chosen_images(result))
-    for number, (axes, right) in enumerate(pairwise(drawn.figure.axes), 1):
+    figure = disagreement_figure(result)
+    assert figure is not None and figure.caption.count("Not drawn") == bool(absent) and absent in figure.caption
+    renderer = FigureCanvasAgg(figure.figure).get_renderer()
+    figure.figure.draw(renderer)
+    columns = len(figure.figure.axes) // len(chosen_images(result))
+    for number, (axes, right) in enumerate(pairwise(figure.figure.axes), 1):
         for title in axes.findobj(Text) if number % columns else ():
             is_title = title.get_text() and title.get_text() == axes.get_title(loc="left")  # pyright: ignore
             assert not is_title or title.get_window_extent(renderer).x1 < right.get_window_extent(renderer).x0

@@ -253,8 +253,8 @@ def _draw_outlines(axes: Any, image: np.ndarray, labels: np.ndarray, predicted: 
     image, labels, predicted = image[:, *window], labels[window], predicted[window]
     levels = (0.85 * gray_levels(image)).astype(np.uint8)
     rgb = np.repeat(levels, 3 // len(levels), axis=0).transpose(1, 2, 0)
-    true, found = (find_boundaries(np.maximum(one, 0), mode="inner") for one in (labels, predicted))
-    for mask, color in ((true, MISS), (found, FALSE_ALARM), (true & found, HIT)):
+    true, predicted = (find_boundaries(np.maximum(one, 0), mode="inner") for one in (labels, predicted))
+    for mask, color in ((true, MISS), (predicted, FALSE_ALARM), (true & predicted, HIT)):
         rgb[mask] = list(bytes.fromhex(color[1:]))
     axes.imshow(rgb)
 

@@ -37,10 +37,10 @@ def test_written_objects_are_read_back(name: str, suffix: str, tmp_path: Path):
     labels = np.asarray(AWKWARD[name])
     path = segue.write_objects(labels, tmp_path / f"a{suffix}", classes="cell")
     annotations = read_annotations(path, Path("a.tif"))
-    drawn, notes = draw(annotations, labels.shape, OBJECTS, values={}, unlabeled=None, context=path)
+    pixels, notes = draw(annotations, labels.shape, OBJECTS, values={}, unlabeled=None, context=path)
     numbers = np.array([0, *(int(shape.name) for shape in annotations.shapes)])
     assert not notes and len(numbers) == len(np.unique(labels[labels > 0])) + 1
-    np.testing.assert_array_equal(numbers[drawn], np.where(labels > 0, labels, 0))
+    np.testing.assert_array_equal(numbers[pixels], np.where(labels > 0, labels, 0))
 
 
 def test_a_pixel_is_in_an_area_by_its_center():

@@ -64,14 +64,14 @@ def prepared(folder: Path, spec: dict[str, Any], log: Any = None) -> dict[str, n
 
 def write_all(folder: Path, suffix: str) -> None:
     for name in NAMES:
-        segue.write_objects(np.load(folder / f"{name}.npy"), folder / "drawn" / f"{name}{suffix}", classes="cell")
+        segue.write_objects(np.load(folder / f"{name}.npy"), folder / "rois" / f"{name}{suffix}", classes="cell")
 
 
 @pytest.mark.parametrize("suffix", [".geojson", ".geojson.gz", ".zip"])
 def test_a_file_for_each_image(folder: Path, suffix: str):
     """Files called as their images give the labels that were drawn."""
     write_all(folder, suffix)
-    made = prepared(folder, spec_of(folder, f"drawn/{{stem}}{suffix}"))
+    made = prepared(folder, spec_of(folder, f"rois/{{stem}}{suffix}"))
     for name in NAMES:
         np.testing.assert_array_equal(made[name], np.load(folder / f"{name}.npy"))
 
@@ -80,7 +80,7 @@ def coco_of(folder: Path) -> dict[str, Any]:
     write_all(folder, ".json")
     content: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
     for number, name in enumerate(NAMES, 1):
-        one = json.loads((folder / "drawn" / f"{name}.json").read_text(encoding="utf-8"))
+        one = json.loads((folder / "rois" / f"{name}.json").read_text(encoding="utf-8"))
         content["categories"] = one["categories"]
         content["images"].append({**one["images"][0], "id": number, "file_name": f"train\\{name}.png"})
         content["annotations"] += [{**annotation, "image_id": number} for annotation in one["annotations"]]
@@ -184,15 +184,15 @@ def test_files_of_a_mac_in_a_zip_are_no_rois(folder: Path):
 
     write_all(folder, ".zip")
     for name in NAMES:
-        with zipfile.ZipFile(folder / "drawn" / f"{name}.zip", "a") as archive:
+        with zipfile.ZipFile(folder / "rois" / f"{name}.zip", "a") as archive:
             archive.writestr("__MACOSX/._1.roi", b"\0\5\x16\7")
             archive.writestr("notes.txt", b"")
-    made = prepared(folder, spec_of(folder, "drawn/{stem}.zip"))
+    made = prepared(folder, spec_of(folder, "rois/{stem}.zip"))
     np.testing.assert_array_equal(made["a"], np.load(folder / "a.npy"))
-    with zipfile.ZipFile(folder / "drawn" / "a.zip", "w") as archive:
+    with zipfile.ZipFile(folder / "rois" / "a.zip", "w") as archive:
         archive.writestr("notes.txt", b"")
     with pytest.raises(SegueError, match=r"a\.zip: cannot be read as ROIs of ImageJ \(it holds no \.roi"):
-        prepared(folder, spec_of(folder, "drawn/{stem}.zip"))
+        prepared(folder, spec_of(folder, "rois/{stem}.zip"))
 
 
 def test_a_table_may_name_a_file_of_all_images(folder: Path):
@@ -206,7 +206,7 @@ def test_a_table_may_name_a_file_of_all_images(folder: Path):
     for name in NAMES:
         np.testing.assert_array_equal(made[name], np.load(folder / f"{name}.npy"))
     write_all(folder, ".geojson")
-    (folder / "table.csv").write_text(f"image,label,group\n{rows.replace('all.json', 'drawn/a.geojson')}")
+    (folder / "table.csv").write_text(f"image,label,group\n{rows.replace('all.json', 'rois/a.geojson')}")
     with pytest.raises(SegueError, match="is the label image of 3 images"):
         prepared(folder, {**spec, "manifest": "table.csv"})
 

@@ -131,8 +131,8 @@ def compare_tools(counts: ToolCounts, *, margin: float | None = None, resamples:
             }
             adjusted.append(row)
         for row, p in zip(adjusted, holm(np.array([row["p"] for row in adjusted], float)), strict=True):
-            own, reference = single[row["tool"]][name], single[first][name]
-            is_same = np.array_equal(own, reference, equal_nan=True) and bool(np.isfinite(own).any())
+            values, reference = single[row["tool"]][name], single[first][name]
+            is_same = np.array_equal(values, reference, equal_nan=True) and bool(np.isfinite(values).any())
             conclusion = SAME if is_same else _conclusion(row, p, margin)
             differences.append(row | {"p_adjusted": p, "conclusion": conclusion})
     return ToolComparison(

@@ -253,5 +253,5 @@ def background(comparison: ToolComparison, index: int) -> np.ndarray:
     image = pixels.reshape(-1, *pixels.shape[-2:])
     if image.shape[1:] != label.shape:
         raise SegueError(f"{path}: is {image.shape[1]} × {image.shape[2]} px, other than its label image; check it.")
-    in_color = "S" in stack.axes and len(image) >= len(RGB)
+    in_color = "S" in stack.axes and len(image) in (len(RGB), len(RGB) + 1)  # alpha, perhaps
     return image[: len(RGB)].transpose(1, 2, 0) if in_color else image.mean(0)
